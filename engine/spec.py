@@ -1,0 +1,51 @@
+"""What a model expects and gives: names, channels, units. Standard library only; every other module agrees on this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCALE = 8
+"""HR pixels per LR pixel along each axis. The output grid is the NTL grid subdivided exactly this often."""
+
+DMO_SLOTS: tuple[str, ...] = ("coastal", "blue", "green", "red", "nir", "swir1", "swir2")
+"""The seven daytime band slots, in channel order (Landsat Collection 2 SR_B1 … SR_B7)."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One named network input.
+
+    channels: size of axis 1.
+    hr: True for the HR grid (8h, 8w), False for the LR grid (h, w), None for a per-sample vector (no space).
+    """
+
+    name: str
+    channels: int
+    hr: bool | None
+
+
+INPUTS: tuple[InputSpec, ...] = (
+    InputSpec("ntl", 1, hr=False),
+    InputSpec("ntl_valid", 1, hr=False),
+    InputSpec("dmo", 7, hr=True),
+    InputSpec("dmo_valid", 1, hr=True),
+    InputSpec("dmo_bands", 7, hr=None),
+    InputSpec("dem", 1, hr=True),
+    InputSpec("dem_valid", 1, hr=True),
+)
+"""Network inputs, float32, NCHW, physical units; masks are 1 where valid, 0 elsewhere; invalid pixels hold 0."""
+
+OUTPUTS: tuple[InputSpec, ...] = (
+    InputSpec("ntl_hr", 1, hr=True),
+    InputSpec("isp", 1, hr=True),
+    InputSpec("offset", 2, hr=False),
+)
+"""Network outputs: radiance in the input's unit (≥ 0), impervious probability, offset (x, y) in LR pixels."""
+
+
+def input_shape(spec: InputSpec, batch: int, h: int, w: int) -> tuple[int, ...]:
+    """Shape of one input or output for `batch` tiles of h × w LR pixels."""
+    if spec.hr is None:
+        return (batch, spec.channels)
+    f = SCALE if spec.hr else 1
+    return (batch, spec.channels, h * f, w * f)

@@ -1,0 +1,19 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real rasters (DEEPLIGHT_TEST_DATA, else ../shared/data); tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("DEEPLIGHT_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real rasters at {folder}; set DEEPLIGHT_TEST_DATA")
+    return folder
