@@ -1,0 +1,77 @@
+"""Frozen configurations of the network, with the named presets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deeplight.engine.errors import InputError
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Fixed constants that live in the graph; never statistics of a tile or a scene.
+
+    Radiance x becomes log1p(max(x, 0) / ntl_unit) / ntl_gain; a band becomes (x − mean) / std; elevation likewise.
+    """
+
+    ntl_unit: float = 1.0
+    ntl_gain: float = 2.0
+    ntl_max: float = 1e6
+    dmo_mean: tuple[float, ...] = (0.06, 0.07, 0.09, 0.10, 0.24, 0.21, 0.15)
+    dmo_std: tuple[float, ...] = (0.04, 0.05, 0.06, 0.07, 0.11, 0.11, 0.10)
+    dem_mean: float = 400.0
+    dem_std: float = 500.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Widths and depths of DeepLightSR. Tuples run over the scales ×1, ×2, ×4, ×8.
+
+    main: channels of the NTL features. aux: channels of each modality's features.
+    body: residual 3×3 convolutions after the fusion at ×1. refine: 3×3 convolutions in each refinement.
+    localise: 3×3 convolutions that estimate the offset, localise_width their channels.
+    d_max: bound of the offset in LR pixels.
+    """
+
+    preset: str = "tiny"
+    main: tuple[int, int, int, int] = (64, 32, 32, 8)
+    aux: tuple[int, int, int, int] = (32, 32, 16, 8)
+    body: int = 1
+    refine: tuple[int, int, int] = (1, 1, 1)
+    localise: int = 4
+    localise_width: int = 32
+    d_max: float = 2.0
+    normalisation: Normalisation = Normalisation()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> ModelConfig:
+        """A configuration from `to_dict`'s values (lists where JSON made lists of tuples)."""
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        norm = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("normalisation").items()}
+        return ModelConfig(**fields, normalisation=Normalisation(**norm))
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "tiny": ModelConfig(),
+    "base": ModelConfig(
+        preset="base",
+        main=(128, 96, 64, 48),
+        aux=(64, 64, 48, 32),
+        body=4,
+        refine=(3, 3, 2),
+        localise=6,
+        localise_width=64,
+    ),
+}
+
+
+def preset(name: str) -> ModelConfig:
+    """The named preset; InputError names the ones there are."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

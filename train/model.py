@@ -1,0 +1,246 @@
+"""DeepLightSR: calibration-aware alignment, auxiliary-to-main fusion, auxiliary-embedded refinement.
+
+An open implementation that follows the published description (IJCAI 2024); what is not published (widths, depths,
+normalisation, the offset's form) is ours. Scales ×1, ×2, ×4, ×8 are indexed 0 … 3. Nothing here looks at a whole
+image: the result at a pixel depends on a bounded neighbourhood (`train/receptive.py` computes it), so tiles agree.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deeplight import kernels
+from deeplight.train.config import ModelConfig, Normalisation
+
+SMOOTHING_RADIUS = 2
+FILL_RADIUS = 2
+
+
+class Prediction(NamedTuple):
+    """ntl: radiance (B,1,2h,2w), (B,1,4h,4w), (B,1,8h,8w) in the normalised (log) domain, coarse to fine.
+
+    isp_logits: the same shapes. offset: (B,2,h,w), (x, y) in LR pixels.
+    """
+
+    ntl: list[Tensor]
+    isp_logits: list[Tensor]
+    offset: Tensor
+
+
+class Normalise(nn.Module):
+    """Physical units ↔ the network's domain, with constants kept as buffers so that every artifact carries them."""
+
+    def __init__(self, norm: Normalisation) -> None:
+        super().__init__()
+        self.unit, self.gain = norm.ntl_unit, norm.ntl_gain
+        self.ceiling = norm.ntl_max
+        self.register_buffer("dmo_mean", torch.tensor(norm.dmo_mean).reshape(1, -1, 1, 1))
+        self.register_buffer("dmo_std", torch.tensor(norm.dmo_std).reshape(1, -1, 1, 1))
+        self.dem_mean, self.dem_std = norm.dem_mean, norm.dem_std
+
+    def ntl(self, radiance: Tensor) -> Tensor:
+        """log1p of the radiance, negatives (noise) clamped to 0."""
+        return torch.log1p(radiance.clamp(0.0, self.ceiling) / self.unit) / self.gain
+
+    def radiance(self, value: Tensor) -> Tensor:
+        """Inverse of `ntl`, ≥ 0. Clamped above too, so that no weight can make an infinity."""
+        top = math.log1p(self.ceiling / self.unit)
+        return torch.expm1((value * self.gain).clamp(0.0, top)) * self.unit
+
+    def dmo(self, reflectance: Tensor) -> Tensor:
+        """Standardised bands, bounded: clouds and glint must not leave the trained range."""
+        return ((reflectance - self.dmo_mean) / self.dmo_std).clamp(-4.0, 8.0)
+
+    def dem(self, metres: Tensor) -> Tensor:
+        """Standardised elevation, bounded."""
+        return ((metres - self.dem_mean) / self.dem_std).clamp(-4.0, 8.0)
+
+
+class Localise(nn.Module):
+    """Calibration-aware alignment: a dense offset field from [NTL, area mean of the auxiliary].
+
+    The estimate is averaged over a 5×5 window weighted by its own confidence, so that lit structure decides for
+    its dark surroundings. Zero-initialised: training starts from "already aligned".
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.localise_width
+        inputs = 2 + 8 + 2
+        layers = [nn.Conv2d(inputs if i == 0 else width, width, 3, padding=1) for i in range(config.localise)]
+        self.layers = nn.ModuleList(layers)
+        self.head = nn.Conv2d(width, 3, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.d_max = config.d_max
+        line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
+        self.register_buffer("smoother", (line[:, None] * line[None, :] / 256.0)[None, None])
+
+    def forward(self, ntl: Tensor, valid: Tensor, aux: Tensor) -> Tensor:
+        """ntl, valid: (B,1,h,w); aux: (B,10,8h,8w). Returns (B,2,h,w), (x, y) in LR pixels, |·| ≤ d_max."""
+        x = torch.cat([ntl, valid, F.avg_pool2d(aux, 8)], dim=1)
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        dx, dy, confidence = self.head(x).chunk(3, dim=1)
+        weight = torch.exp(4.0 * torch.tanh(confidence * 0.25))
+        offset = self.d_max * torch.tanh(torch.cat([dx, dy], dim=1))
+        stacked = torch.cat([offset * weight, weight], dim=1)
+        padded = F.pad(stacked, (SMOOTHING_RADIUS,) * 4, mode="replicate")
+        smooth = F.conv2d(padded, self.smoother.repeat(3, 1, 1, 1), groups=3)
+        return smooth[:, :2] / smooth[:, 2:]
+
+
+class Encoder(nn.Module):
+    """One modality → features at ×8, ×4, ×2, ×1 (returned coarse to fine). Channel −1 of the input is its mask."""
+
+    def __init__(self, channels: int, widths: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, widths[3], 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(widths[s + 1], widths[s], 2, stride=2) for s in (2, 1, 0))
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> list[Tensor]:
+        """x: (B,channels,8h,8w); bias: (B,A) or None, added to the first features. Four tensors, ×1 first."""
+        y = self.first(x)
+        features = [F.relu(y if bias is None else y + bias[:, :, None, None])]
+        for layer in self.down:
+            features.append(F.relu(layer(features[-1])))
+        return features[::-1]
+
+
+class Fusion(nn.Module):
+    """Parameters of `kernels.fuse` for two modalities. γ and β start at 0: fusion starts as the identity."""
+
+    def __init__(self, main: int, aux: int, modalities: int = 2) -> None:
+        super().__init__()
+        self.query_aux = nn.Parameter(torch.randn(modalities, aux) * aux**-0.5)
+        self.query_main = nn.Parameter(torch.zeros(modalities, main))
+        self.query_bias = nn.Parameter(torch.zeros(modalities))
+        self.film_weight = nn.Parameter(torch.randn(2 * main, aux) * 0.1 * aux**-0.5)
+        self.film_bias = nn.Parameter(torch.zeros(2 * main))
+
+    def forward(self, main: Tensor, aux: list[Tensor], masks: list[Tensor]) -> Tensor:
+        """main: (B,C,H,W); aux: per modality (B,A,H,W); masks: per modality (B,1,H,W)."""
+        return kernels.fuse(
+            main, aux, masks, self.query_aux, self.query_main, self.query_bias, self.film_weight, self.film_bias
+        )
+
+
+class Refine(nn.Module):
+    """Auxiliary-embedded refinement: ISP logit, its probability embedded back, then the NTL residual."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.isp = nn.Conv2d(width, 1, 1)
+        self.embed = nn.Parameter(torch.randn(width) * 0.1)
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
+        self.residual = nn.Conv2d(width, 1, 1)
+        nn.init.zeros_(self.residual.weight)
+        nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
+        nn.init.constant_(self.isp.bias, -2.0)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, base: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (B,C,H,W); base: (B,1,H,W). Returns features, NTL = base + residual, ISP logits."""
+        logits = self.isp(x)
+        x = x + torch.sigmoid(logits) * self.embed[None, :, None, None]
+        for layer in self.layers:
+            x = x + F.relu(layer(x))
+        return x, base + self.residual(x), logits
+
+
+class DeepLightSR(nn.Module):
+    """The network. `predict` gives every supervised output; `forward` gives the deployed ones in physical units."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        main, aux = config.main, config.aux
+        self.normalise = Normalise(config.normalisation)
+        self.localise = Localise(config)
+        self.dmo_encoder = Encoder(8, aux)
+        self.dem_encoder = Encoder(2, aux)
+        self.band_bias = nn.Linear(7, aux[3])
+        self.first = nn.Conv2d(2, main[0], 3, padding=1)
+        self.body = nn.ModuleList(nn.Conv2d(main[0], main[0], 3, padding=1) for _ in range(config.body))
+        self.fusions = nn.ModuleList(Fusion(main[s], aux[s]) for s in range(4))
+        self.ups = nn.ModuleList(nn.Conv2d(main[s], 4 * main[s + 1], 3, padding=1) for s in range(3))
+        self.refines = nn.ModuleList(Refine(main[s + 1], config.refine[s]) for s in range(3))
+        self.register_buffer("cubic", kernels.interpolation_kernel(2, "cubic"))
+        self.register_buffer("linear", kernels.interpolation_kernel(8, "linear"))
+        line = torch.tensor([1.0, 2.0, 4.0, 2.0, 1.0])
+        self.register_buffer("filler", (line[:, None] * line[None, :])[None, None])
+
+    def predict(
+        self,
+        ntl: Tensor,
+        ntl_valid: Tensor,
+        dmo: Tensor,
+        dmo_valid: Tensor,
+        dmo_bands: Tensor,
+        dem: Tensor,
+        dem_valid: Tensor,
+    ) -> Prediction:
+        """Inputs as `deeplight.engine.spec.INPUTS`; outputs in the normalised domain."""
+        x = self.normalise.ntl(ntl) * ntl_valid
+        bands = dmo_bands[:, :, None, None]
+        aux = torch.cat(
+            [
+                self.normalise.dmo(dmo) * dmo_valid * bands,
+                dmo_valid,
+                self.normalise.dem(dem) * dem_valid,
+                dem_valid,
+            ],
+            dim=1,
+        )
+        offset = self.localise(x, ntl_valid, aux)
+        aligned = kernels.resample_offset(aux, kernels.resize_fixed(offset * 8.0, self.linear, 8))
+        return self._reconstruct(self._fill(x, ntl_valid), ntl_valid, aligned, dmo_bands, offset)
+
+    def _fill(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Nodata holes take the weighted mean of valid neighbours, so that interpolation does not darken rims."""
+        near = F.conv2d(x, self.filler, padding=FILL_RADIUS)
+        weight = F.conv2d(valid, self.filler, padding=FILL_RADIUS)
+        return x + (1.0 - valid) * near / weight.clamp(min=1.0)
+
+    def _reconstruct(
+        self, ntl: Tensor, ntl_valid: Tensor, aux: Tensor, dmo_bands: Tensor, offset: Tensor
+    ) -> Prediction:
+        dmo_features = self.dmo_encoder(aux[:, :8], self.band_bias(dmo_bands))
+        dem_features = self.dem_encoder(aux[:, 8:])
+        masks = [[aux[:, 7:8]], [aux[:, 9:10]]]
+        for pyramid in masks:
+            for _ in range(3):
+                pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+        dmo_masks, dem_masks = masks[0][::-1], masks[1][::-1]
+
+        x = F.relu(self.first(torch.cat([ntl, ntl_valid], dim=1)))
+        x = self.fusions[0](x, [dmo_features[0], dem_features[0]], [dmo_masks[0], dem_masks[0]])
+        for layer in self.body:
+            x = x + F.relu(layer(x))
+        level, outputs, logits = ntl, [], []
+        for s in (1, 2, 3):
+            up = self.ups[s - 1]
+            x = kernels.upsample(x, up.weight, up.bias)
+            x = self.fusions[s](x, [dmo_features[s], dem_features[s]], [dmo_masks[s], dem_masks[s]])
+            x, level, isp = self.refines[s - 1](x, kernels.resize_fixed(level, self.cubic, 2))
+            outputs.append(level)
+            logits.append(isp)
+        return Prediction(outputs, logits, offset)
+
+    def forward(
+        self,
+        ntl: Tensor,
+        ntl_valid: Tensor,
+        dmo: Tensor,
+        dmo_valid: Tensor,
+        dmo_bands: Tensor,
+        dem: Tensor,
+        dem_valid: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns ntl_hr (B,1,8h,8w) in the input's unit, isp (B,1,8h,8w) in [0, 1], offset (B,2,h,w) in LR px."""
+        p = self.predict(ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid)
+        return self.normalise.radiance(p.ntl[-1]), torch.sigmoid(p.isp_logits[-1]), p.offset
