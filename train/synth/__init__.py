@@ -1,0 +1,7 @@
+"""A synthetic country with physics: terrain, settlements, roads, lights, reflectance, and what a night
+sensor sees.
+"""
+
+from deeplight.train.synth.country import Country, CountryConfig, Ground, Sample
+
+__all__ = ["Country", "CountryConfig", "Ground", "Sample"]

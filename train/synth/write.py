@@ -1,0 +1,313 @@
+"""A country as files: six GeoTIFFs on four grids, written block by block, so that memory does not grow
+with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.io import DatasetWriter
+from rasterio.warp import transform, transform_bounds
+from rasterio.windows import Window as RasterWindow
+
+from deeplight.engine.errors import DeepLightError, InputError
+from deeplight.engine.grid import Grid
+from deeplight.engine.progress import Progress
+from deeplight.engine.spec import DMO_SLOTS, SCALE
+from deeplight.engine.tiles import Window, split
+from deeplight.train.synth.country import Country, CountryConfig
+from deeplight.train.synth.noise import Doubles, Floats, fractal, stream
+
+NAMES = ("ntl.tif", "ntl_hr.tif", "isp.tif", "offset.tif", "dmo.tif", "dem.tif")
+"""The files of a scene."""
+
+LON, LAT = 15.0, 48.0
+"""Centre of every country, on the central meridian of UTM zone 33."""
+LR_DEG = 15 / 3600
+
+DMO_SCALE, DMO_OFFSET = 0.0000275, -0.2
+"""Landsat Collection 2 Level 2: reflectance = DN · 0.0000275 − 0.2; DN 0 is fill."""
+NTL_NODATA, DEM_NODATA = -9999.0, -32768
+_UTM = 32633
+_DEM_DEG = 3 / 3600
+_MARGIN_LR = 4  # the auxiliary goes on a little beyond the NTL, for the displacement
+_LR_BLOCK = 64
+_AUX_BLOCK = 512
+_MESH = 32
+_RADIANCE = "nW/cm²/sr"
+
+
+def lr_grid(config: CountryConfig) -> Grid:
+    """The NTL grid: EPSG:4326, 15 arc-seconds, around (15° E, 48° N); the country's pixel (0, 0) is its
+    corner.
+    """
+    west = LON - config.lr_width // 2 * LR_DEG
+    north = LAT + config.lr_height // 2 * LR_DEG
+    at = Affine(LR_DEG, 0.0, west, 0.0, -LR_DEG, north)
+    return Grid(CRS.from_epsg(4326), at, config.lr_height, config.lr_width)
+
+
+def _with_margin(lr: Grid) -> tuple[float, float, float, float]:
+    west, south, east, north = lr.bounds_xy
+    m = _MARGIN_LR * LR_DEG
+    return west - m, south - m, east + m, north + m
+
+
+def dmo_grid(lr: Grid) -> Grid:
+    """The DMO grid: UTM 33N, 30 m, or 60 m where the country is larger than 2048 LR px."""
+    side = 30.0 if max(lr.height, lr.width) <= 2048 else 60.0
+    crs = CRS.from_epsg(_UTM)
+    west, south, east, north = transform_bounds(lr.crs, crs, *_with_margin(lr), densify_pts=99)
+    west, north = np.floor(west / side) * side, np.ceil(north / side) * side
+    height, width = int(np.ceil((north - south) / side)), int(np.ceil((east - west) / side))
+    return Grid(crs, Affine(side, 0.0, west, 0.0, -side, north), height, width)
+
+
+def dem_grid(lr: Grid) -> Grid:
+    """The DEM grid: EPSG:4326, 3 arc-seconds, pixel centres on whole multiples as SRTM has them."""
+    west, south, east, north = _with_margin(lr)
+    west = (np.floor(west / _DEM_DEG) - 0.5) * _DEM_DEG
+    north = (np.ceil(north / _DEM_DEG) + 0.5) * _DEM_DEG
+    height, width = int(np.ceil((north - south) / _DEM_DEG)), int(np.ceil((east - west) / _DEM_DEG))
+    return Grid(lr.crs, Affine(_DEM_DEG, 0.0, west, 0.0, -_DEM_DEG, north), height, width)
+
+
+def write_country(config: CountryConfig, out: Path, *, overwrite: bool, progress: Progress) -> list[Path]:
+    """Write the six files of `config`'s country into the folder `out`; returns their paths in the order of
+    NAMES.
+
+    They are written under temporary names and renamed when all are complete. Raises InputError where files
+    are there already and `overwrite` is not set, or where the folder cannot be
+    written.
+    """
+    paths = _checked(out, overwrite)
+    temporary = [path.with_name(f".{path.stem}.{os.getpid()}.tmp.tif") for path in paths]
+    lr = lr_grid(config)
+    dmo, dem = dmo_grid(lr), dem_grid(lr)
+    total = lr.height * lr.width * SCALE**2 + dmo.height * dmo.width + dem.height * dem.width
+    country = Country(config)
+    try:
+        # A small block cache: every block is written once, so that more would only hide the growth of memory.
+        with rasterio.Env(GDAL_CACHEMAX=64), progress:
+            progress.start(total)
+            _write_night(country, lr, temporary[:4], progress)
+            _write_dmo(country, lr, dmo, temporary[4], progress)
+            _write_dem(country, lr, dem, temporary[5], progress)
+        for source, target in zip(temporary, paths, strict=True):
+            source.replace(target)
+    except OSError as error:
+        raise DeepLightError(
+            f"cannot write the country to {out} ({error}); free space or choose another folder"
+        ) from error
+    finally:
+        for path in temporary:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    return paths
+
+
+def _checked(out: Path, overwrite: bool) -> list[Path]:
+    paths = [out / name for name in NAMES]
+    there = [path.name for path in paths if path.exists()]
+    if there and not overwrite:
+        held = ", ".join(there)
+        raise InputError(f"{out} already holds {held}; give --overwrite to replace, or choose another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot create the folder {out} ({error.strerror}); choose another --out"
+        ) from error
+    if not os.access(out, os.W_OK):
+        raise InputError(f"the folder {out} cannot be written; choose another --out")
+    return paths
+
+
+def _create(
+    path: Path, grid: Grid, bands: int, dtype: str, nodata: float | None, block: int
+) -> DatasetWriter:
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "height": grid.height,
+        "width": grid.width,
+        "count": bands,
+        "dtype": dtype,
+        "nodata": nodata,
+        "tiled": True,
+        "blockxsize": block,
+        "blockysize": block,
+        "compress": "zstd",
+        "zstd_level": 1,
+        "predictor": 1 if dtype == "float32" else 2,
+        "bigtiff": "IF_SAFER",
+    }
+    return rasterio.open(path, "w", **profile)
+
+
+def _raster_window(window: Window) -> RasterWindow:
+    return RasterWindow(window.col, window.row, window.width, window.height)
+
+
+def ntl_missing(lr: Grid, window: Window) -> NDArray[np.bool_]:
+    """Where the NTL file has no data: a corner, and an elliptical hole in the upper right."""
+    rows = np.arange(window.row, window.row + window.height)[:, None]
+    cols = np.arange(window.col, window.col + window.width)[None, :]
+    side = min(lr.height, lr.width)
+    corner = (lr.height - 1 - rows) + (lr.width - 1 - cols) < side / 12
+    hole = ((rows - 0.2 * lr.height) / 0.6) ** 2 + (cols - 0.8 * lr.width) ** 2 < (side / 24) ** 2
+    return np.asarray(corner | hole, np.bool_)
+
+
+def _write_night(country: Country, lr: Grid, paths: list[Path], progress: Progress) -> None:
+    hr = lr.finer()
+    with contextlib.ExitStack() as stack:
+        ntl, ntl_hr, isp, offset = (
+            stack.enter_context(_create(path, grid, bands, "float32", NTL_NODATA, block))
+            for path, grid, bands, block in zip(
+                paths,
+                (lr, hr, hr, lr),
+                (1, 1, 1, 2),
+                (_LR_BLOCK, _AUX_BLOCK, _AUX_BLOCK, _LR_BLOCK),
+                strict=True,
+            )
+        )
+        for dataset, names, unit in (
+            (ntl, ("ntl",), _RADIANCE),
+            (ntl_hr, ("ntl_hr",), _RADIANCE),
+            (isp, ("isp",), "1"),
+            (offset, ("offset_x", "offset_y"), "LR px"),
+        ):
+            dataset.descriptions = names
+            dataset.units = (unit,) * len(names)
+        for window in split(Window(0, 0, lr.height, lr.width), _LR_BLOCK):
+            seen, light, built, true = country.night(window)
+            seen[ntl_missing(lr, window)] = NTL_NODATA
+            at, at_hr = _raster_window(window), _raster_window(window.scaled(SCALE))
+            ntl.write(seen, 1, window=at)
+            ntl_hr.write(light, 1, window=at_hr)
+            isp.write(built, 1, window=at_hr)
+            offset.write(true, window=at)
+            progress.advance(light.size)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Ground positions of a block's pixels: x, y (height, width) in HR px, and the HR window needed to sample
+    there.
+
+    inside: whether a pixel lies on the country or its margin.
+    """
+
+    x: Doubles
+    y: Doubles
+    inside: NDArray[np.bool_]
+    window: Window
+
+    def sampled(self, field: Floats) -> Floats:
+        """A field on `window` at the positions, bilinear."""
+        x, y = self.x - (self.window.col + 0.5), self.y - (self.window.row + 0.5)
+        c, r = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+        c, r = np.clip(c, 0, self.window.width - 2), np.clip(r, 0, self.window.height - 2)
+        fx, fy = (x - c).astype(np.float32), (y - r).astype(np.float32)
+        at, flat = r * self.window.width + c, field.ravel()
+        top, low = flat[at], flat[at + self.window.width]
+        top += (flat[at + 1] - top) * fx
+        low += (flat[at + self.window.width + 1] - low) * fx
+        return np.asarray(top + (low - top) * fy, np.float32)
+
+
+def _lattice(first: int, count: int) -> tuple[Doubles, NDArray[np.int64], Doubles]:
+    """Mesh node positions along an axis, and for each pixel centre the node before it and the weight of
+    the next.
+    """
+    cells = -(-count // _MESH)
+    t = (np.arange(count) + 0.5) / _MESH
+    before = np.minimum(np.floor(t).astype(np.int64), cells - 1)
+    return first + _MESH * np.arange(cells + 1, dtype=np.float64), before, t - before
+
+
+def _places(lr: Grid, grid: Grid, block: Window) -> _Places | None:
+    """Where the pixels of `block` of `grid` lie on the ground, through a coarse mesh; None where all lie
+    outside.
+    """
+    rows, r, wr = _lattice(block.row, block.height)
+    cols, c, wc = _lattice(block.col, block.width)
+    a = grid.transform
+    xs, ys = np.meshgrid(a.c + a.a * cols, a.f + a.e * rows)
+    lon, lat = transform(grid.crs, lr.crs, xs.ravel().tolist(), ys.ravel().tolist())
+    inverse = ~lr.finer().transform
+    mesh = np.stack([inverse.c + inverse.a * np.array(lon), inverse.f + inverse.e * np.array(lat)])
+    mesh = mesh.reshape(2, len(rows), len(cols))
+    mesh = mesh[:, r] * (1 - wr)[:, None] + mesh[:, r + 1] * wr[:, None]
+    x, y = mesh[:, :, c] * (1 - wc) + mesh[:, :, c + 1] * wc
+    margin = _MARGIN_LR * SCALE
+    inside = (
+        (x > -margin) & (x < lr.width * SCALE + margin) & (y > -margin) & (y < lr.height * SCALE + margin)
+    )
+    if not inside.any():
+        return None
+    r0, c0 = int(np.floor(y[inside].min())) - 1, int(np.floor(x[inside].min())) - 1
+    r1, c1 = int(np.ceil(y[inside].max())) + 2, int(np.ceil(x[inside].max())) + 2
+    return _Places(x, y, inside, Window(r0, c0, r1 - r0, c1 - c0))
+
+
+def cloud(seed: int, window: Window) -> Floats:
+    """Cloud noise on an HR window in the ground frame; a cloud hides the ground where it exceeds 2 (about
+    1 %).
+    """
+    return fractal(stream(seed, 70), {6: 0.75, 5: 0.45, 3: 0.1}, window)
+
+
+def _write_dmo(country: Country, lr: Grid, grid: Grid, path: Path, progress: Progress) -> None:
+    bands = len(DMO_SLOTS)
+    with _create(path, grid, bands, "uint16", 0, _AUX_BLOCK) as dataset:
+        dataset.descriptions = DMO_SLOTS
+        dataset.scales, dataset.offsets = (DMO_SCALE,) * bands, (DMO_OFFSET,) * bands
+        for block in split(Window(0, 0, grid.height, grid.width), _AUX_BLOCK):
+            dn = np.zeros((bands, *block.shape), np.uint16)
+            places = _places(lr, grid, block)
+            if places is not None:
+                clear = places.inside & (places.sampled(cloud(country.config.seed, places.window)) < 2.0)
+                for band, field in enumerate(country.ground(places.window).dmo):
+                    values = (places.sampled(field) - np.float32(DMO_OFFSET)) / np.float32(DMO_SCALE)
+                    dn[band] = np.where(clear, np.clip(np.rint(values), 1, 65535), 0)
+            dataset.write(dn, window=_raster_window(block))
+            progress.advance(block.height * block.width)
+
+
+def _write_dem(country: Country, lr: Grid, grid: Grid, path: Path, progress: Progress) -> None:
+    with _create(path, grid, 1, "int16", DEM_NODATA, _AUX_BLOCK) as dataset:
+        dataset.descriptions, dataset.units = ("elevation",), ("m",)
+        side = min(grid.height, grid.width)
+        for block in split(Window(0, 0, grid.height, grid.width), _AUX_BLOCK):
+            metres = np.full(block.shape, DEM_NODATA, np.int16)
+            places = _places(lr, grid, block)
+            if places is not None:
+                height = places.sampled(country.relief(places.window).elevation)
+                rows = np.arange(block.row, block.row + block.height)[:, None] - 0.7 * grid.height
+                cols = np.arange(block.col, block.col + block.width)[None, :] - 0.25 * grid.width
+                known = places.inside & (rows**2 + (cols / 1.6) ** 2 > (side / 60) ** 2)
+                metres[known] = np.rint(height[known])
+            dataset.write(metres, 1, window=_raster_window(block))
+            progress.advance(block.height * block.width)
+
+
+def described(config: CountryConfig) -> Iterator[str]:
+    """Lines for the log: what was made, on which grids."""
+    lr = lr_grid(config)
+    dmo, dem = dmo_grid(lr), dem_grid(lr)
+    yield f"NTL {lr.height}×{lr.width} at 15″, truth {SCALE}× finer"
+    yield f"DMO {dmo.height}×{dmo.width} at {dmo.transform.a:g} m in EPSG:{_UTM}"
+    yield f"DEM {dem.height}×{dem.width} at 3″"
