@@ -1,0 +1,1 @@
+"""Checkpoint → artifact: ONNX files that `deeplight.engine` runs, with parity proven."""

@@ -1,0 +1,66 @@
+"""`deeplight-train`: make a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deeplight.engine.console import run_cli
+from deeplight.engine.errors import InputError
+
+HELD_OUT_SEEDS = range(900_000, 900_012)
+"""Countries that no training run ever sees."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--data", default="synthetic", show_default=True, help="synthetic: countries made on the fly.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory for the checkpoint.")
+@click.option("--preset", default="tiny", show_default=True, help="Network: tiny or base.")
+@click.option("--steps", type=click.IntRange(min=1), default=2400, show_default=True)
+@click.option("--regions", type=click.IntRange(min=1), default=160, show_default=True, help="Regions kept in memory.")
+@click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: torch's choice).")
+def command(
+    data: str, out: Path, preset: str, steps: int, regions: int, batch: int, seed: int, threads: int | None
+) -> None:
+    """Train DeepLightSR and leave a checkpoint (safetensors + JSON) in OUT.
+
+    Example: deeplight-train --out run && deeplight-export run --out my-model
+    """
+    if data != "synthetic":
+        raise InputError(f"--data {data!r} is not supported yet: the accepted value is 'synthetic'")
+    from deeplight.train.config import preset as named
+    from deeplight.train.loop import TrainConfig, train
+    from deeplight.train.pool import build_pool
+
+    model_config = named(preset)
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    seeds = range(seed * 10_000, seed * 10_000 + regions)
+    click.echo(f"making {regions} regions of synthetic countries", err=True)
+    pool = build_pool(seeds, regions)
+    held_out = build_pool(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS))
+    provenance = {
+        "kind": "synthetic",
+        "seeds": [seeds.start, seeds.stop],
+        "held_out_seeds": [HELD_OUT_SEEDS.start, HELD_OUT_SEEDS.stop],
+        "regions": regions,
+    }
+    train(model_config, TrainConfig(steps=steps, batch=batch, seed=seed), pool, held_out, out, provenance, _log)
+
+
+def _log(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def main() -> None:
+    """Entry point of `deeplight-train`."""
+    run_cli(command)
+
+
+if __name__ == "__main__":
+    main()

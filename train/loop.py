@@ -1,0 +1,116 @@
+"""The training loop: AdamW, warm-up and cosine schedule, gradient clipping, weight averaging, validation."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from deeplight.engine.errors import DeepLightError
+from deeplight.train.checkpoint import save_checkpoint
+from deeplight.train.config import ModelConfig
+from deeplight.train.losses import ObjectiveConfig, Truth, objective
+from deeplight.train.metrics import validate
+from deeplight.train.model import DeepLightSR
+from deeplight.train.pool import AugmentConfig, Batch, batches, fixed_batches
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run besides the model and the data."""
+
+    steps: int = 2400
+    batch: int = 4
+    crop: int = 40
+    margin: int = 4
+    learning_rate: float = 3e-3
+    warm_up: int = 100
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    average: float = 0.995
+    validate_every: int = 200
+    seed: int = 0
+    objective: ObjectiveConfig = ObjectiveConfig()
+    augment: AugmentConfig = AugmentConfig()
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then half a cosine down to 1 % of the peak."""
+    if step < config.warm_up:
+        return config.learning_rate * (step + 1) / config.warm_up
+    progress = (step - config.warm_up) / max(1, config.steps - config.warm_up)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def keep_heap() -> None:
+    """Ask glibc to keep freed memory: torch on a CPU otherwise maps and faults every large tensor anew, each step."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mmap for large blocks
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        return  # not glibc: only speed is lost
+
+
+def train(
+    model_config: ModelConfig,
+    config: TrainConfig,
+    pool: list,  # type: ignore[type-arg]
+    held_out: list,  # type: ignore[type-arg]
+    run: Path,
+    data: dict[str, object],
+    log: Callable[[str], None] = print,
+) -> DeepLightSR:
+    """Train from scratch on `pool`, validate on `held_out`, and leave a checkpoint (averaged weights) in `run`."""
+    keep_heap()
+    torch.manual_seed(config.seed)
+    model = DeepLightSR(model_config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = copy.deepcopy(model).eval()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    source = batches(pool, config.batch, config.crop, config.margin, config.augment, config.seed)
+    checks = fixed_batches(held_out, config.batch, config.crop, config.margin)
+    start = time.monotonic()
+    history: list[dict[str, float]] = []
+    for step in range(config.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, config)
+        parts = _step(model, optimiser, next(source), config)
+        _average(averaged, model, min(config.average, (step + 1) / (step + 10)))
+        if step % 20 == 0:
+            text = " ".join(f"{k} {v:.4f}" for k, v in parts.items())
+            log(f"step {step}/{config.steps} {text} {(time.monotonic() - start) / (step + 1):.2f} s/step")
+        if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
+            history.append({"step": step + 1, **validate(averaged, checks)})
+            log("validation " + " ".join(f"{k} {v:.4g}" for k, v in history[-1].items()))
+            card = {"step": step + 1, "training": asdict(config), "data": data, "history": history}
+            save_checkpoint(run, averaged, card)
+    return averaged
+
+
+def _step(
+    model: DeepLightSR, optimiser: torch.optim.Optimizer, batch: Batch, config: TrainConfig
+) -> dict[str, float]:
+    inputs = tuple(
+        t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in batch.inputs
+    )
+    truth = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset)
+    loss, parts = objective(model, model.predict(*inputs), truth, config.objective)
+    if not torch.isfinite(loss):
+        raise DeepLightError(f"the loss became {float(loss)}; lower the learning rate or look at the data: {parts}")
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimiser.step()
+    return parts
+
+
+@torch.no_grad()
+def _average(averaged: DeepLightSR, model: DeepLightSR, decay: float) -> None:
+    for a, b in zip(averaged.parameters(), model.parameters(), strict=True):
+        a.lerp_(b, 1.0 - decay)

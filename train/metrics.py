@@ -1,0 +1,56 @@
+"""Quality in physical units, with the bicubic baseline beside it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deeplight.train.model import DeepLightSR
+from deeplight.train.pool import Batch
+
+
+def psnr(squared_error: float, data_range: float) -> float:
+    """Peak signal-to-noise ratio in dB for a mean squared error and the stated data range (same unit)."""
+    return 10.0 * math.log10(data_range**2 / max(squared_error, 1e-30))
+
+
+def bicubic(ntl: Tensor) -> Tensor:
+    """The baseline: (B,1,h,w) radiance → (B,1,8h,8w), bicubic, clamped at 0."""
+    return F.interpolate(ntl, scale_factor=8, mode="bicubic", align_corners=False).clamp(min=0.0)
+
+
+@torch.no_grad()
+def validate(model: DeepLightSR, sets: list[Batch], data_range: float = 200.0) -> dict[str, float]:
+    """RMSE, PSNR (data range in nW/cm²/sr), MAE, sum-of-lights error, ISP error, and the offset's end-point error.
+
+    Each also for bicubic. Only pixels whose loss weight is 1 count.
+    """
+    sums = dict.fromkeys(("se", "ae", "out", "se_bicubic", "ae_bicubic", "out_bicubic", "truth", "isp", "n"), 0.0)
+    epe = lit = epe_zero = 0.0
+    for batch in sets:
+        out, isp, offset = model(*batch.inputs)
+        mask = F.interpolate(batch.weight, scale_factor=8, mode="nearest")
+        base = bicubic(batch.inputs[0].clamp(min=0.0))
+        for name, value in (("", out), ("_bicubic", base)):
+            sums["se" + name] += float((((value - batch.ntl_hr) ** 2) * mask).sum())
+            sums["ae" + name] += float(((value - batch.ntl_hr).abs() * mask).sum())
+            sums["out" + name] += float((value * mask).sum())
+        sums["truth"] += float((batch.ntl_hr * mask).sum())
+        sums["isp"] += float(((isp - batch.isp).abs() * mask).sum())
+        sums["n"] += float(mask.sum())
+        bright = batch.weight * (F.avg_pool2d(batch.ntl_hr, 8) > 1.0)
+        epe += float(((offset - batch.offset).norm(dim=1, keepdim=True) * bright).sum())
+        epe_zero += float((batch.offset.norm(dim=1, keepdim=True) * bright).sum())
+        lit += float(bright.sum())
+    n = max(sums["n"], 1.0)
+    result = {"isp_mae": sums["isp"] / n, "offset_epe_lit_px": epe / max(lit, 1.0)}
+    result["offset_epe_lit_px_if_zero"] = epe_zero / max(lit, 1.0)
+    for name in ("", "_bicubic"):
+        result["rmse" + name] = math.sqrt(sums["se" + name] / n)
+        result["psnr" + name] = psnr(sums["se" + name] / n, data_range)
+        result["mae" + name] = sums["ae" + name] / n
+        result["sum_of_lights_error" + name] = sums["out" + name] / max(sums["truth"], 1e-9) - 1.0
+    return result
