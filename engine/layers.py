@@ -1,0 +1,165 @@
+"""One raster of a scene: its bands in physical units, and for auxiliary layers on the HR grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deeplight.engine.convert import Floats, Mask, to_physical
+from deeplight.engine.errors import InputError
+from deeplight.engine.extents import Overlap
+from deeplight.engine.grid import Grid
+from deeplight.engine.sources import Raster
+from deeplight.engine.spec import SCALE
+from deeplight.engine.tiles import Window
+from deeplight.engine.warp import Warper, area_mean, decimated, decimation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_STRIP_PIXELS = 4 << 20
+"""Native pixels decoded at a time for decimation; seven float32 bands of them are 112 MB."""
+_SAMPLE_SIDE = 64
+_SAMPLE_WINDOWS = 24
+_SAMPLE_ENOUGH = 4 * _SAMPLE_SIDE**2
+
+
+class Layer:
+    """Bands of a raster in physical units: raw · scale + offset.
+
+    bands: 1-based numbers. scale, offset: (C,) float64 in force, nodata: per band; `scaling` (factor, offset)
+    and `nodata` replace what the file says. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        raster: Raster,
+        bands: Sequence[int],
+        scaling: tuple[float, float] | None = None,
+        nodata: float | None = None,
+    ) -> None:
+        index = [band - 1 for band in bands]
+        self.raster = raster
+        self.bands = tuple(bands)
+        self.scale = raster.scales[index] if scaling is None else np.full(len(index), scaling[0])
+        self.offset = raster.offsets[index] if scaling is None else np.full(len(index), scaling[1])
+        self.nodata = tuple(raster.nodata[i] if nodata is None else nodata for i in index)
+        if not (np.isfinite(self.scale).all() and np.isfinite(self.offset).all() and self.scale.all()):
+            raise InputError(
+                f"{raster.what} declares the scale {self.scale.tolist()} and offset {self.offset.tolist()}; "
+                f"write usable ones with gdal_edit.py -scale 1 -offset 0 {raster.name}"
+            )
+
+    def read_native(self, window: Window) -> tuple[Floats, Mask]:
+        """Physical values (C, h, w), 0 where invalid, and mask (h, w) of native pixels; `window` lies in the
+        raster."""
+        raw, mask = self.raster.read(window, self.bands)
+        return to_physical(raw, self.scale, self.offset, self.nodata, mask)
+
+    def sample(self, region: Window) -> tuple[NDArray[Any], Floats, Mask]:
+        """Raw (C, N) and physical (C, N) values and mask (N,) of some pixels inside `region`.
+
+        Small windows at fixed, evenly spread places, until enough valid pixels are found.
+        """
+        raws, values, masks = [], [], []
+        found = 0
+        for window in _sample_windows(region):
+            raw, mask = self.raster.read(window, self.bands)
+            physical, valid = to_physical(raw, self.scale, self.offset, self.nodata, mask)
+            raws.append(raw.reshape(len(self.bands), -1))
+            values.append(physical.reshape(len(self.bands), -1))
+            masks.append(valid.reshape(-1))
+            found += int(np.count_nonzero(valid))
+            if found >= _SAMPLE_ENOUGH:
+                break
+        return np.concatenate(raws, axis=1), np.concatenate(values, axis=1), np.concatenate(masks)
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the run report: file, size, CRS, dtype, bands, and the scale, offset and nodata in
+        force."""
+        raster = self.raster
+        return {
+            "file": raster.name,
+            "bytes": raster.size_bytes,
+            "driver": raster.driver,
+            "height": raster.grid.height,
+            "width": raster.grid.width,
+            "crs": raster.grid.crs.to_string(),
+            "transform": list(raster.grid.transform[:6]),
+            "dtype": raster.dtype,
+            "bands": list(self.bands),
+            "scale": self.scale.tolist(),
+            "offset": self.offset.tolist(),
+            "nodata": [None if value is None else str(value) for value in self.nodata],
+        }
+
+
+class AuxLayer(Layer):
+    """A layer brought onto the HR grid: bilinear, after an area mean where its pixels are finer than HR
+    pixels.
+
+    Every value depends on its place alone, never on the window it is read in: blocks of the area mean count
+    from the raster's corner, the mesh from the grid's. overlap: how it meets the NTL grid. factors: (fy, fx)
+    of the area mean.
+    """
+
+    def __init__(
+        self,
+        raster: Raster,
+        bands: Sequence[int],
+        hr: Grid,
+        overlap: Overlap,
+        scaling: tuple[float, float] | None = None,
+        nodata: float | None = None,
+    ) -> None:
+        super().__init__(raster, bands, scaling, nodata)
+        self.overlap = overlap
+        row, col = ((place + 0.5) * SCALE - 0.5 for place in overlap.centre)
+        self.factors = decimation(hr, raster.grid, (row, col))
+        self._warper = Warper(hr, decimated(raster.grid, *self.factors))
+
+    def read(self, hr_window: Window) -> tuple[Floats, Mask]:
+        """Physical values (C, H, W) at the HR pixels, 0 where invalid, and their mask; the window may leave
+        the raster."""
+        source = self._warper.source_window(hr_window)
+        if source is None:
+            return np.zeros((len(self.bands), *hr_window.shape), np.float32), np.zeros(
+                hr_window.shape, np.uint8
+            )
+        values, mask = self._read_decimated(source) if self.factors != (1, 1) else self.read_native(source)
+        return self._warper.resample(values, mask, source, hr_window)
+
+    def describe(self) -> dict[str, Any]:
+        """As Layer.describe, with the share of the NTL grid covered and the pixels averaged before
+        resampling."""
+        return {
+            **super().describe(),
+            "share_of_scene": self.overlap.share,
+            "area_mean_rows_cols": list(self.factors),
+        }
+
+    def _read_decimated(self, source: Window) -> tuple[Floats, Mask]:
+        """Area means of the blocks in `source`, a window of the decimated grid; read in strips to bound
+        memory."""
+        fy, fx = self.factors
+        values = np.empty((len(self.bands), *source.shape), np.float32)
+        mask = np.empty(source.shape, np.uint8)
+        rows = max(1, _STRIP_PIXELS // (fy * fx * source.width))
+        for top in range(0, source.height, rows):
+            count = min(rows, source.height - top)
+            native = Window((source.row + top) * fy, source.col * fx, count * fy, source.width * fx)
+            part = self.read_native(native.clipped(self.raster.grid.height, self.raster.grid.width))
+            values[:, top : top + count], mask[top : top + count] = area_mean(*part, fy, fx)
+        return values, mask
+
+
+def _sample_windows(region: Window) -> Iterator[Window]:
+    """Windows in `region` at the points of the R2 sequence, which spreads evenly for any count."""
+    height, width = min(_SAMPLE_SIDE, region.height), min(_SAMPLE_SIDE, region.width)
+    for i in range(_SAMPLE_WINDOWS):
+        v, u = (0.5 + i * 0.7548776662466927) % 1.0, (0.5 + i * 0.5698402909980532) % 1.0
+        row = region.row + int(v * (region.height - height + 1))
+        col = region.col + int(u * (region.width - width + 1))
+        yield Window(row, col, height, width)
