@@ -41,7 +41,9 @@ def export_artifact(
         draft = load_artifact(write_artifact(Path(scratch) / "draft", manifest, files))
         rows = _parity(model, draft)
         if not all(row.passed for row in rows):
-            raise DeepLightError(f"the exported model does not match the checkpoint, so no artifact is written:\n{table(rows)}")
+            raise DeepLightError(
+                f"the exported model does not match the checkpoint, so no artifact is written:\n{table(rows)}"
+            )
         manifest = replace(manifest, bytes_per_lr_px=_bytes_per_lr_px(draft))
     files["parity.json"] = (json.dumps(report(rows), indent=1) + "\n").encode()
     return write_artifact(out, manifest, files, overwrite=overwrite), rows

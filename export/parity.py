@@ -67,10 +67,13 @@ def parity_cases() -> dict[str, tuple[Inputs, NDArray[np.float32]]]:
     return cases
 
 
-def _full_inputs(
-    ntl: NDArray[np.float32], dmo: NDArray[np.float32], dem: NDArray[np.float32]
-) -> Inputs:
-    values = {"ntl": ntl[None, None], "dmo": dmo[None], "dem": dem[None, None], "dmo_bands": np.ones((1, 7), np.float32)}
+def _full_inputs(ntl: NDArray[np.float32], dmo: NDArray[np.float32], dem: NDArray[np.float32]) -> Inputs:
+    values = {
+        "ntl": ntl[None, None],
+        "dmo": dmo[None],
+        "dem": dem[None, None],
+        "dmo_bands": np.ones((1, 7), np.float32),
+    }
     for name, like in (("ntl_valid", ntl), ("dmo_valid", dem), ("dem_valid", dem)):
         values[name] = np.ones((1, 1, *like.shape), np.float32)
     return {spec.name: values[spec.name] for spec in INPUTS}
@@ -101,7 +104,9 @@ def compare(model: DeepLightSR, backend: Backend, precision: str) -> list[Parity
             want = model(*(torch.from_numpy(inputs[s.name]) for s in INPUTS))[0].double().numpy()
         got = backend.run(inputs)["ntl_hr"].astype(np.float64)
         valid = np.kron(inputs["ntl_valid"][0, 0], np.ones((SCALE, SCALE)))[None, None] > 0
-        rows.append(_row(case, backend.name, precision, got[valid], want[valid], truth[valid].astype(np.float64)))
+        rows.append(
+            _row(case, backend.name, precision, got[valid], want[valid], truth[valid].astype(np.float64))
+        )
     return rows
 
 

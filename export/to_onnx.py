@@ -73,7 +73,9 @@ def _name_axes(proto: onnx.ModelProto) -> None:
         moving = [0] if spec.hr is None else [0, 2, 3]
         static = [axis for axis in moving if not dims[axis].dim_param]
         if static:
-            raise DeepLightError(f"the ONNX export fixed axes {static} of {spec.name!r}; the model must be dynamic")
+            raise DeepLightError(
+                f"the ONNX export fixed axes {static} of {spec.name!r}; the model must be dynamic"
+            )
 
 
 def _strip_traces(proto: onnx.ModelProto) -> None:

@@ -109,7 +109,9 @@ def interpolation_kernel(factor: int, kind: str) -> Tensor:
     for phase in range(factor):
         centre = (phase + 0.5) / factor - 0.5
         for k in range(taps):
-            line[phase, k] = _keys(centre - (k - radius)) if kind == "cubic" else max(0.0, 1 - abs(centre - (k - radius)))
+            line[phase, k] = (
+                _keys(centre - (k - radius)) if kind == "cubic" else max(0.0, 1 - abs(centre - (k - radius)))
+            )
     square = torch.einsum("ai,bj->abij", line, line)
     return square.reshape(factor * factor, 1, taps, taps).float()
 

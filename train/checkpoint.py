@@ -33,7 +33,9 @@ def load_checkpoint(path: Path) -> tuple[DeepLightSR, dict[str, Any]]:
     weights, card = run / WEIGHTS, run / CARD
     for file in (weights, card):
         if not file.is_file():
-            raise InputError(f"{path} is not a checkpoint: {file.name} is missing; give a directory that deeplight-train wrote")
+            raise InputError(
+                f"{path} is not a checkpoint: {file.name} is missing; give a directory that deeplight-train wrote"
+            )
     try:
         values = json.loads(card.read_text())
         config = ModelConfig.from_dict(values["model"])
@@ -43,5 +45,7 @@ def load_checkpoint(path: Path) -> tuple[DeepLightSR, dict[str, Any]]:
     try:
         model.load_state_dict(load_file(weights))
     except (RuntimeError, OSError, ValueError) as exc:
-        raise InputError(f"{weights} does not fit the architecture in {CARD}: {str(exc).splitlines()[0]}") from exc
+        raise InputError(
+            f"{weights} does not fit the architecture in {CARD}: {str(exc).splitlines()[0]}"
+        ) from exc
     return model.eval(), values

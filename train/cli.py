@@ -15,10 +15,14 @@ HELD_OUT_SEEDS = range(900_000, 900_012)
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--data", default="synthetic", show_default=True, help="synthetic: countries made on the fly.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory for the checkpoint.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Run directory for the checkpoint."
+)
 @click.option("--preset", default="tiny", show_default=True, help="Network: tiny or base.")
 @click.option("--steps", type=click.IntRange(min=1), default=2400, show_default=True)
-@click.option("--regions", type=click.IntRange(min=1), default=160, show_default=True, help="Regions kept in memory.")
+@click.option(
+    "--regions", type=click.IntRange(min=1), default=160, show_default=True, help="Regions kept in memory."
+)
 @click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: torch's choice).")
@@ -50,7 +54,9 @@ def command(
         "held_out_seeds": [HELD_OUT_SEEDS.start, HELD_OUT_SEEDS.stop],
         "regions": regions,
     }
-    train(model_config, TrainConfig(steps=steps, batch=batch, seed=seed), pool, held_out, out, provenance, _log)
+    train(
+        model_config, TrainConfig(steps=steps, batch=batch, seed=seed), pool, held_out, out, provenance, _log
+    )
 
 
 def _log(text: str) -> None:

@@ -7,7 +7,7 @@ import ctypes
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -36,8 +36,8 @@ class TrainConfig:
     average: float = 0.995
     validate_every: int = 200
     seed: int = 0
-    objective: ObjectiveConfig = ObjectiveConfig()
-    augment: AugmentConfig = AugmentConfig()
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -72,7 +72,9 @@ def train(
     torch.manual_seed(config.seed)
     model = DeepLightSR(model_config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(model).eval()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     source = batches(pool, config.batch, config.crop, config.margin, config.augment, config.seed)
     checks = fixed_batches(held_out, config.batch, config.crop, config.margin)
     start = time.monotonic()
@@ -96,13 +98,13 @@ def train(
 def _step(
     model: DeepLightSR, optimiser: torch.optim.Optimizer, batch: Batch, config: TrainConfig
 ) -> dict[str, float]:
-    inputs = tuple(
-        t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in batch.inputs
-    )
+    inputs = tuple(t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in batch.inputs)
     truth = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset)
     loss, parts = objective(model, model.predict(*inputs), truth, config.objective)
     if not torch.isfinite(loss):
-        raise DeepLightError(f"the loss became {float(loss)}; lower the learning rate or look at the data: {parts}")
+        raise DeepLightError(
+            f"the loss became {float(loss)}; lower the learning rate or look at the data: {parts}"
+        )
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)

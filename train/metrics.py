@@ -28,7 +28,9 @@ def validate(model: DeepLightSR, sets: list[Batch], data_range: float = 200.0) -
 
     Each also for bicubic. Only pixels whose loss weight is 1 count.
     """
-    sums = dict.fromkeys(("se", "ae", "out", "se_bicubic", "ae_bicubic", "out_bicubic", "truth", "isp", "n"), 0.0)
+    sums = dict.fromkeys(
+        ("se", "ae", "out", "se_bicubic", "ae_bicubic", "out_bicubic", "truth", "isp", "n"), 0.0
+    )
     epe = lit = epe_zero = 0.0
     for batch in sets:
         out, isp, offset = model(*batch.inputs)

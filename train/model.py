@@ -126,7 +126,14 @@ class Fusion(nn.Module):
     def forward(self, main: Tensor, aux: list[Tensor], masks: list[Tensor]) -> Tensor:
         """main: (B,C,H,W); aux: per modality (B,A,H,W); masks: per modality (B,1,H,W)."""
         return kernels.fuse(
-            main, aux, masks, self.query_aux, self.query_main, self.query_bias, self.film_weight, self.film_bias
+            main,
+            aux,
+            masks,
+            self.query_aux,
+            self.query_main,
+            self.query_bias,
+            self.film_weight,
+            self.film_bias,
         )
 
 

@@ -1,0 +1,58 @@
+# Everything happens in $(VENV), which these targets create. Python ≥ 3.11 and a C++ compiler are all they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# On Linux, PyPI's torch is the CUDA build (gigabytes). TORCH_INDEX=https://download.pytorch.org/whl/cpu gets the CPU one.
+TORCH_INDEX ?=
+DEMO ?= demo
+DEMO_SIZE ?= 192
+BUILD_FILES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engine/native/*)
+PACKAGES := -p deeplight.kernels -p deeplight.engine -p deeplight.train -p deeplight.export
+
+.PHONY: demo test check format bench clean help
+
+help:
+	@echo "make demo    synthetic scene -> deeplight-infer --tiles -> $(DEMO)/ (no GPU, no torch)"
+	@echo "make test    all default tests      make check   ruff and mypy"
+	@echo "make format  apply ruff's format    make bench   pytest-benchmark report"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(BIN)/python $(BUILD_FILES)
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.test: $(BIN)/python $(BUILD_FILES)
+	$(if $(TORCH_INDEX),$(PIP) install -c constraints.txt torch --index-url $(TORCH_INDEX))
+	$(PIP) install -c constraints.txt -e '.[test]'
+	touch $@ $(VENV)/.core
+
+.typing/deeplight:
+	mkdir -p $@
+	for p in kernels engine train export; do ln -sfn ../../$$p $@/$$p; done
+
+demo: $(VENV)/.core
+	$(BIN)/deeplight-data synth --out $(DEMO)/scene --lr-size $(DEMO_SIZE) --seed 7 --overwrite
+	$(BIN)/deeplight-infer --ntl $(DEMO)/scene/ntl.tif --dmo $(DEMO)/scene/dmo.tif --dem $(DEMO)/scene/dem.tif \
+		--out $(DEMO)/ntl_hr.tif --tiles --quicklook $(DEMO)/quicklook.png --report $(DEMO)/run.json --overwrite
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test .typing/deeplight
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test
+	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only --benchmark-json=bench/out/bench.json
+
+clean:
+	rm -rf $(VENV) build dist $(DEMO) .typing .pytest_cache .mypy_cache .ruff_cache
