@@ -1,0 +1,69 @@
+"""The registry of inference runtimes. A runtime is imported only when it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from deeplight.engine.errors import InputError
+
+if TYPE_CHECKING:
+    from deeplight.engine.artifact import Artifact
+    from deeplight.engine.backends.base import Backend
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """Where a backend lives and what it needs. module:attribute is its class; package is for pip."""
+
+    module: str
+    attribute: str
+    package: str
+    devices: tuple[str, ...]
+
+
+BACKENDS: Mapping[str, BackendEntry] = {
+    "onnxruntime": BackendEntry(
+        "deeplight.engine.backends.onnxruntime_backend", "OnnxRuntimeBackend", "onnxruntime", ("cpu",)
+    ),
+}
+"""Backends in the order in which `auto` tries them. Add a backend here and in a module of its own."""
+
+
+def backend_choices() -> tuple[str, ...]:
+    """Accepted backend names."""
+    return (AUTO, *BACKENDS)
+
+
+def device_choices() -> tuple[str, ...]:
+    """Accepted device names over all backends."""
+    return (AUTO, *dict.fromkeys(d for entry in BACKENDS.values() for d in entry.devices))
+
+
+def open_backend(
+    name: str, artifact: Artifact, *, precision: str = "fp32", device: str = AUTO, threads: int = 1
+) -> Backend:
+    """Open an artifact on the backend `name`, or on the first that offers the device for "auto".
+
+    Raises InputError where the name, device or runtime is not there, ArtifactError where the model is not.
+    """
+    if name not in backend_choices():
+        raise InputError(f"unknown backend {name!r}: choose one of {', '.join(backend_choices())}")
+    candidates = list(BACKENDS) if name == AUTO else [name]
+    fitting = [c for c in candidates if device in (AUTO, *BACKENDS[c].devices)]
+    if not fitting:
+        offered = ", ".join(d for c in candidates for d in BACKENDS[c].devices)
+        raise InputError(f"device {device!r} is not offered by backend {name}: choose one of auto, {offered}")
+    artifact.file(precision)
+    entry = BACKENDS[fitting[0]]
+    try:
+        cls: type[Backend] = getattr(import_module(entry.module), entry.attribute)
+    except ImportError as e:
+        raise InputError(
+            f"backend {fitting[0]} needs the package {entry.package} ({e}): pip install {entry.package}"
+        ) from None
+    return cls.open(artifact, precision, entry.devices[0] if device == AUTO else device, threads)

@@ -1,0 +1,83 @@
+"""ONNX Runtime on the CPU. Bits do not depend on the thread count at batch 1 (MEASURED: 1–16 threads)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self
+
+import numpy as np
+import onnxruntime as ort
+
+from deeplight.engine.artifact import Artifact
+from deeplight.engine.backends.base import Array, Backend
+from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.spec import INPUTS
+
+_LOG_FATAL = 4
+"""ONNX Runtime's log level: errors reach the user once, as exceptions, not also as log lines."""
+
+
+class OnnxRuntimeBackend(Backend):
+    """Runs the artifact's ONNX file with the CPU execution provider."""
+
+    name: ClassVar[str] = "onnxruntime"
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self.device = "cpu"
+        self._session = session
+        self._options = ort.RunOptions()
+        self._options.log_severity_level = _LOG_FATAL
+
+    @classmethod
+    def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
+        """See Backend.open. device: "cpu"."""
+        if device != "cpu":
+            raise InputError(f"backend onnxruntime runs on the cpu, not on {device!r}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _LOG_FATAL
+        # Spinning threads would take the cores from readers and writers between two tiles.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = ort.InferenceSession(artifact.read(precision), options, ["CPUExecutionProvider"])
+        except Exception as e:  # the runtime's exceptions share no public base class
+            raise ArtifactError(
+                f"ONNX Runtime {ort.__version__} cannot load {artifact.file(precision)}: {_first_line(e)}"
+            ) from None
+        _check_signature(session, artifact)
+        return cls(session)
+
+    def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        try:
+            results = self._session.run(list(outputs), dict(inputs), self._options)
+        except Exception as e:  # the runtime's exceptions share no public base class
+            h, w = inputs["ntl"].shape[-2:]
+            remedy = "; use smaller --tiles" if "alloc" in str(e).lower() else ""
+            raise DeepLightError(
+                f"ONNX Runtime failed on a tile of {h}×{w} LR pixels: {_first_line(e)}{remedy}"
+            ) from None
+        return [np.asarray(r, np.float32) for r in results]
+
+    def versions(self) -> dict[str, str]:
+        """ONNX Runtime's version."""
+        return {"onnxruntime": str(ort.__version__)}
+
+    def cancel(self) -> None:
+        """Stop the run in progress before its next graph node, and all further runs."""
+        self._options.terminate = True
+
+
+def _check_signature(session: ort.InferenceSession, artifact: Artifact) -> None:
+    """The graph's own inputs and outputs against the manifest's. Raises ArtifactError."""
+    given = {i.name: (i.type, i.shape[1]) for i in session.get_inputs()}
+    wanted = {s.name: ("tensor(float)", s.channels) for s in INPUTS}
+    if given != wanted:
+        raise ArtifactError(f"the graph of {artifact.manifest.name} takes {given}; it must take {wanted}")
+    missing = {t.name for t in artifact.manifest.outputs} - {o.name for o in session.get_outputs()}
+    if missing:
+        raise ArtifactError(f"the graph of {artifact.manifest.name} lacks the outputs {sorted(missing)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,105 @@
+"""A tiny ONNX model whose result is known in closed form, wrapped as an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from deeplight.engine.artifact import Manifest, write_artifact
+from deeplight.engine.spec import INPUTS, OUTPUTS, InputSpec
+
+DMO_WEIGHT, DEM_WEIGHT, BLUR = 2.0, 0.001, 2
+"""Weights of the auxiliary terms; radius in LR pixels of the box blur, so the receptive field is known."""
+
+
+def _axes(spec: InputSpec) -> list[object]:
+    if spec.hr is None:
+        return ["b", spec.channels]
+    return ["b", spec.channels, "H", "W"] if spec.hr else ["b", spec.channels, "h", "w"]
+
+
+def onnx_bytes() -> bytes:
+    """ntl_hr = up(box(max(ntl, 0))) + DMO_WEIGHT · mean(dmo·bands)·dmo_valid + DEM_WEIGHT·|dem|·dem_valid.
+
+    up is nearest ×8; isp and offset are arbitrary functions of the inputs, for tests of extra bands.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    side = 2 * BLUR + 1
+    constants = {
+        "box": np.full((1, 1, side, side), 1 / side**2, np.float32),
+        "scales": np.array([1, 1, 8, 8], np.float32),
+        "zero": np.float32(0),
+        "w_dmo": np.float32(DMO_WEIGHT),
+        "w_dem": np.float32(DEM_WEIGHT),
+        "axes": np.array([2, 3], np.int64),
+        "channel": np.array([1], np.int64),
+    }
+
+    def node(op: str, inputs: list[str], out: str, **attributes: object) -> onnx.NodeProto:
+        return helper.make_node(op, inputs, [out], **attributes)
+
+    nearest = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+    nodes = [
+        node("Max", ["ntl", "zero"], "light"),
+        node("Mul", ["light", "ntl_valid"], "lit"),
+        node("Conv", ["lit", "box"], "soft", pads=[BLUR] * 4),
+        node("Resize", ["soft", "", "scales"], "up", **nearest),
+        node("Unsqueeze", ["dmo_bands", "axes"], "bands4"),
+        node("Mul", ["dmo", "bands4"], "dmo_on"),
+        node("ReduceMean", ["dmo_on", "channel"], "dmo_mean", keepdims=1),
+        node("Mul", ["dmo_mean", "dmo_valid"], "dmo_seen"),
+        node("Mul", ["dmo_seen", "w_dmo"], "dmo_term"),
+        node("Abs", ["dem"], "height"),
+        node("Mul", ["height", "dem_valid"], "dem_seen"),
+        node("Mul", ["dem_seen", "w_dem"], "dem_term"),
+        node("Add", ["up", "dmo_term"], "with_dmo"),
+        node("Add", ["with_dmo", "dem_term"], "ntl_hr"),
+        node("Sigmoid", ["dmo_mean"], "isp"),
+        node("Concat", ["ntl", "ntl_valid"], "offset", axis=1),
+    ]
+
+    def info(specs: tuple[InputSpec, ...]) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(s.name, TensorProto.FLOAT, _axes(s)) for s in specs]
+
+    graph = helper.make_graph(
+        nodes,
+        "analytic",
+        info(INPUTS),
+        info(OUTPUTS),
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def manifest(**changes: object) -> Manifest:
+    """The analytic model's manifest; `changes` replace fields."""
+    fields: dict[str, object] = {
+        "name": "analytic",
+        "preset": "test",
+        "receptive_field_lr": float(BLUR),
+        "halo_lr": BLUR,
+        "precisions": {"fp32": "model.onnx"},
+        "bytes_per_lr_px": 20_000,
+    }
+    return Manifest(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def write_analytic(directory: Path) -> Path:
+    """The artifact on disk."""
+    return write_artifact(directory, manifest(), {"model.onnx": onnx_bytes()})
+
+
+def expected(inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """The same formula in NumPy, float64: (H, W) for inputs of batch 1."""
+    a = {k: v[0].astype(np.float64) for k, v in inputs.items()}
+    lit = np.pad(np.maximum(a["ntl"][0], 0) * a["ntl_valid"][0], BLUR)
+    h, w = a["ntl"].shape[1:]
+    soft = sum(lit[i : i + h, j : j + w] for i in range(2 * BLUR + 1) for j in range(2 * BLUR + 1))
+    up = np.repeat(np.repeat(soft / (2 * BLUR + 1) ** 2, 8, 0), 8, 1)
+    dmo = (a["dmo"] * a["dmo_bands"][:, None, None]).mean(0) * a["dmo_valid"][0]
+    return np.asarray(up + DMO_WEIGHT * dmo + DEM_WEIGHT * np.abs(a["dem"][0]) * a["dem_valid"][0])

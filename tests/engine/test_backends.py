@@ -1,0 +1,116 @@
+"""Backends behind one protocol: right numbers, checked inputs, one-sentence refusals."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deeplight.engine.artifact import Artifact, load_artifact, write_artifact
+from deeplight.engine.backends import backend_choices, device_choices, open_backend
+from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
+from tests.engine.analytic import expected, manifest, write_analytic
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return load_artifact(write_analytic(tmp_path_factory.mktemp("model") / "analytic"))
+
+
+def random_inputs(h: int, w: int, batch: int = 1) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(h * 1000 + w)
+    inputs = {}
+    for s in INPUTS:
+        values = rng.normal(1, 2, input_shape(s, batch, h, w))
+        binary = s.name.endswith(("_valid", "_bands"))
+        inputs[s.name] = ((values > 0) if binary else values).astype(np.float32)
+    return inputs
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (7, 13), (32, 5)])
+def test_run_gives_the_known_result(artifact: Artifact, h: int, w: int) -> None:
+    inputs = random_inputs(h, w)
+    with open_backend("auto", artifact) as backend:
+        out = backend.run(inputs)
+    assert set(out) == {"ntl_hr"} and out["ntl_hr"].dtype == np.float32
+    # 25-term float32 sums of values of order 10
+    np.testing.assert_allclose(out["ntl_hr"][0, 0], expected(inputs), atol=2e-5)
+
+
+def test_all_outputs_have_the_contract_shapes(artifact: Artifact) -> None:
+    with open_backend("onnxruntime", artifact, threads=2) as backend:
+        out = backend.run(random_inputs(5, 6, batch=2), [s.name for s in OUTPUTS])
+        assert backend.versions()["onnxruntime"]
+    assert {k: v.shape for k, v in out.items()} == {s.name: input_shape(s, 2, 5, 6) for s in OUTPUTS}
+
+
+def test_same_bits_for_any_thread_count(artifact: Artifact) -> None:
+    inputs = random_inputs(33, 21)
+    results = []
+    for threads in (1, 2, 3):
+        with open_backend("onnxruntime", artifact, threads=threads) as backend:
+            results.append(backend.run(inputs)["ntl_hr"].tobytes())
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("name", [s.name for s in INPUTS])
+def test_wrong_tensor_is_named(artifact: Artifact, name: str) -> None:
+    inputs = random_inputs(4, 5)
+    with open_backend("onnxruntime", artifact) as backend:
+        with pytest.raises(ValueError, match=rf"input {name} is float64 .*must be float32"):
+            backend.run({**inputs, name: inputs[name].astype(np.float64)})
+        with pytest.raises(ValueError, match=name):
+            backend.run({**inputs, name: inputs[name][..., :-1]})
+        with pytest.raises(ValueError, match="inputs are"):
+            backend.run({k: v for k, v in inputs.items() if k != name})
+
+
+def test_cancelled_backend_stops(artifact: Artifact) -> None:
+    with open_backend("onnxruntime", artifact) as backend:
+        backend.cancel()
+        with pytest.raises(DeepLightError, match="4×5 LR pixels"):
+            backend.run(random_inputs(4, 5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "caffe"}, "unknown backend 'caffe': choose one of auto, onnxruntime"),
+        ({"name": "onnxruntime", "device": "tpu"}, "device 'tpu' is not offered by backend onnxruntime"),
+        ({"name": "auto", "precision": "fp8"}, "has no precision fp8; it has fp32"),
+    ],
+)
+def test_refusals(artifact: Artifact, arguments: dict[str, str], message: str) -> None:
+    name = arguments.pop("name")
+    with pytest.raises(InputError, match=re.escape(message)):
+        open_backend(name, artifact, **arguments)
+
+
+def test_not_a_graph_and_another_graph(tmp_path: Path) -> None:
+    from onnx import helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [1, 2])],
+        [helper.make_tensor_value_info("y", 1, [1, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path = write_artifact(tmp_path / "other", manifest(), {"model.onnx": model.SerializeToString()})
+    with pytest.raises(ArtifactError, match=r"takes .* it must take"):
+        open_backend("auto", load_artifact(path))
+    path = write_artifact(tmp_path / "none", manifest(), {"model.onnx": b""})
+    with pytest.raises(ArtifactError, match="cannot load"):
+        open_backend("auto", load_artifact(path))
+
+
+def test_registry_does_not_import_runtimes() -> None:
+    assert "onnxruntime" in backend_choices() and "cpu" in device_choices()
+    code = "import sys, deeplight.engine.backends.base as b; print('onnxruntime' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
