@@ -21,7 +21,7 @@ from deeplight.train.config import ModelConfig
 from deeplight.train.model import DeepLightSR
 from deeplight.train.receptive import halo
 
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8, localise=2)
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
 
 
 def wild_model() -> DeepLightSR:

@@ -14,7 +14,7 @@ from deeplight.train.config import PRESETS, ModelConfig, preset
 from deeplight.train.model import DeepLightSR
 from deeplight.train.receptive import halo
 
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8, localise=2)
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
 
 
 def make(config: ModelConfig = SMALL, wild: float = 0.0) -> DeepLightSR:

@@ -15,10 +15,10 @@ from deeplight.train.receptive import halo
 
 SMALL = ModelConfig(main=(4, 4, 4, 4), aux=(4, 4, 4, 4), localise_width=4)
 CONFIGS = {
-    "tiny's depths": dataclasses.replace(SMALL),
-    "deeper": dataclasses.replace(SMALL, body=2, refine=(2, 1, 2), localise=2),
-    "no body, short offset": dataclasses.replace(SMALL, body=0, d_max=1.0, localise=1),
-    "far offset decides": dataclasses.replace(SMALL, d_max=6.0, localise=1, body=0),
+    "tiny's depths": SMALL,
+    "deeper": dataclasses.replace(SMALL, body=2, refine=(2, 1, 2)),
+    "shallow, short offset": dataclasses.replace(SMALL, refine=(0, 0, 0), d_max=1.0),
+    "far offset decides": dataclasses.replace(SMALL, d_max=11.0),
 }
 
 
@@ -28,7 +28,7 @@ def spread(config: ModelConfig, name: str, offset_sign: float) -> int:
     model = DeepLightSR(config).eval()
     for p in model.parameters():
         p.data.uniform_(0.05, 0.1)  # positive: no ReLU swallows the trace
-    model.localise.head.bias.data[:2] = 40.0 * offset_sign
+    model.localise.correct[-1].bias.data[:2] = 40.0 * config.d_max * offset_sign
     side = 2 * halo(config) + 5
     middle = side // 2
     inputs = {s.name: torch.ones(input_shape(s, 1, side, side)) for s in INPUTS}

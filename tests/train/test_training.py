@@ -21,7 +21,7 @@ from deeplight.train.model import DeepLightSR
 from deeplight.train.pool import AugmentConfig, Batch, Region, batches, build_pool, fixed_batches
 from tests.kernels.test_reference import plain_sample
 
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8, localise=2)
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
 
 
 @pytest.fixture(scope="module")

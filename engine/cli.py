@@ -1,0 +1,110 @@
+"""deeplight-infer: rasters in, 8× finer nighttime lights out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeplight.engine.artifact import DEFAULT_MODEL
+from deeplight.engine.backends import backend_choices, device_choices
+from deeplight.engine.console import Parsed, logging_to, run_cli
+from deeplight.engine.errors import InputError
+from deeplight.engine.options import (
+    RunOptions,
+    parse_dmo_bands,
+    parse_extra_bands,
+    parse_number,
+    parse_scale,
+)
+from deeplight.engine.parts import Mode
+from deeplight.engine.tiling import parse_tiles
+
+FILE = Parsed("file", str)
+OUTPUT = click.Path(path_type=Path)
+SCALE = Parsed("f[,offset]", parse_scale)
+NUMBER = Parsed("value", parse_number)
+
+
+@click.command(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
+@click.option("--ntl", type=FILE, required=True, help="Nighttime lights, one band")
+@click.option("--dmo", type=FILE, help="Daytime bands (reflectance), any grid and CRS")
+@click.option("--dem", type=FILE, help="Elevation in metres, any grid and CRS")
+@click.option("--out", type=OUTPUT, required=True, help="Cloud-Optimized GeoTIFF to write")
+@click.option("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help=f"Model [{DEFAULT_MODEL}]")
+@click.option(
+    "--tiles",
+    type=Parsed("auto|core[+halo]", parse_tiles),
+    is_flag=False,
+    flag_value="auto",
+    help="Stream in tiles of CORE LR pixels; without it in one piece.",
+)
+@click.option("--backend", type=click.Choice(backend_choices()), default="auto", help="Inference runtime")
+@click.option("--device", type=click.Choice(device_choices()), default="auto", help="Where it runs")
+@click.option("--precision", default="fp32", metavar="NAME", help="One that the model offers [fp32]")
+@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Of the runtime [all CPUs]")
+@click.option("--ntl-scale", type=SCALE, help="Radiance = raw · F + OFFSET, in place of the file's")
+@click.option("--ntl-nodata", type=NUMBER, help="Raw value of NTL without data")
+@click.option("--dmo-bands", type=Parsed("slot=band,…", parse_dmo_bands), help="As in blue=1,green=2,red=3")
+@click.option("--dmo-scale", type=SCALE, help="Reflectance = raw · F + OFFSET")
+@click.option("--dmo-nodata", type=NUMBER, help="Raw value of DMO without data")
+@click.option("--dtype", type=click.Choice(["float32", "uint16"]), default="float32", help="Of the output")
+@click.option("--bands", type=Parsed("isp,offset", parse_extra_bands), help="Extra output bands")
+@click.option("--resume", is_flag=True, help="Continue a run that was stopped")
+@click.option("--overwrite", is_flag=True, help="Replace the output, drop parts of a stopped run")
+@click.option("--report", type=OUTPUT, metavar="RUN.JSON", help="Write a run report")
+@click.option("--quicklook", type=OUTPUT, metavar="Q.PNG", help="Write LR | result | bicubic as a picture")
+@click.option("--allow-remote", is_flag=True, help="Let inputs be URLs and /vsi names")
+@click.version_option(None, "-V", "--version", package_name="deeplight", message="%(prog)s %(version)s")
+def command(**given: Any) -> None:
+    """Refine a nighttime-light raster 8× with a DeepLight model.
+
+    A file may be a path or a local GDAL dataset name. Exit status: 0 done, 1 failed, 2 bad usage or input,
+    130/143 interrupted (continue with --resume).
+    """
+    options = _options(given)
+    from deeplight.engine.pipeline import infer
+    from deeplight.engine.progress import terminal_progress
+
+    progress = terminal_progress()
+    with logging_to(progress.log):
+        report = infer(options, progress)
+    if report is not None:
+        progress.log(report.headline())
+    for path in (options.out, options.quicklook, options.report):
+        if path is not None and path.exists():
+            click.echo(str(path))
+
+
+def _options(given: dict[str, Any]) -> RunOptions:
+    """The run that the command line asks for."""
+    from deeplight.engine.scene import SceneOptions
+
+    resume, overwrite = given.pop("resume"), given.pop("overwrite")
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other: give one of them")
+    mode = Mode.RESUME if resume else Mode.OVERWRITE if overwrite else Mode.NEW
+    names = (
+        "ntl",
+        "dmo",
+        "dem",
+        "ntl_scale",
+        "ntl_nodata",
+        "dmo_bands",
+        "dmo_scale",
+        "dmo_nodata",
+        "allow_remote",
+    )
+    scene = SceneOptions(**{name: given.pop(name) for name in names})
+    given["bands"] = given["bands"] or ()
+    return RunOptions(scene=scene, mode=mode, **given)
+
+
+def main() -> None:
+    """Entry point of deeplight-infer."""
+    run_cli(command)
+
+
+if __name__ == "__main__":
+    main()

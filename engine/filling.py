@@ -1,0 +1,104 @@
+"""Cores collected into packs; a pack is stored as soon as its last pixel is there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.packs import PackStore
+from deeplight.engine.spec import SCALE
+from deeplight.engine.tiles import Window
+
+Array = NDArray[np.float32]
+
+
+class PackFiller:
+    """Packs of a store that are not done yet. Threads may `add` disjoint cores at the same time."""
+
+    def __init__(self, store: PackStore) -> None:
+        store.remove_leftovers()
+        self._store = store
+        done = store.done()
+        self._windows = {key: store.window(key) for key in store.keys() if key not in done}  # noqa: SIM118
+        self._missing = {key: _area(w) for key, w in self._windows.items()}
+        self._open: dict[tuple[int, int], Array] = {}
+        self._lock = threading.Lock()
+        self._written = self._empty = 0
+        self._kept = len(done)
+        self.total_px = store.spec.grid.height * store.spec.grid.width
+        """HR pixels of the scene."""
+        self.done_px = self.total_px - sum(self._missing.values())
+        """HR pixels in packs that an earlier run stored."""
+
+    @property
+    def pending(self) -> int:
+        """Number of packs that are not stored yet."""
+        return len(self._missing)
+
+    def pending_windows(self, side: int) -> Iterator[Window]:
+        """Packs to compute, row by row, in LR pixels. side: of a pack in LR pixels."""
+        for key, window in sorted(self._windows.items()):
+            yield Window(key[0] * side, key[1] * side, window.height // SCALE, window.width // SCALE)
+
+    def add(self, core: Window, pixels: Array | None) -> None:
+        """Take over a core.
+
+        core: in HR pixels. pixels: float32 (bands, height, width), NaN = nodata; None: all of it is nodata.
+        """
+        for key in self._touched(core):
+            part = _intersection(core, self._windows[key])
+            if pixels is not None:
+                rows, cols = part.slices_in(core)
+                self._paste(key, part, pixels[:, rows, cols])
+            if self._last(key, part):
+                self._finish(key)
+
+    def counts(self) -> dict[str, int]:
+        """Packs by what became of them in this run."""
+        return {"written": self._written, "all_nodata": self._empty, "kept_from_earlier_run": self._kept}
+
+    def _touched(self, core: Window) -> list[tuple[int, int]]:
+        side = self._store.side
+        rows = range(core.row // side, (core.row + core.height - 1) // side + 1)
+        cols = range(core.col // side, (core.col + core.width - 1) // side + 1)
+        return [(r, c) for r in rows for c in cols if (r, c) in self._windows]
+
+    def _paste(self, key: tuple[int, int], part: Window, pixels: Array) -> None:
+        window = self._windows[key]
+        with self._lock:
+            if key not in self._open:
+                self._open[key] = np.full((len(pixels), *window.shape), np.nan, np.float32)
+            target = self._open[key]
+        rows, cols = part.slices_in(window)
+        target[:, rows, cols] = pixels
+
+    def _last(self, key: tuple[int, int], part: Window) -> bool:
+        with self._lock:
+            self._missing[key] -= _area(part)
+            return self._missing[key] == 0
+
+    def _finish(self, key: tuple[int, int]) -> None:
+        with self._lock:
+            pixels = self._open.pop(key, None)
+        if pixels is None:
+            self._store.write_empty(key)
+        else:
+            self._store.write(key, pixels)
+        with self._lock:
+            self._missing.pop(key)
+            self._empty += pixels is None
+            self._written += pixels is not None
+
+
+def _area(window: Window) -> int:
+    return window.height * window.width
+
+
+def _intersection(a: Window, b: Window) -> Window:
+    row, col = max(a.row, b.row), max(a.col, b.col)
+    bottom = min(a.row + a.height, b.row + b.height)
+    right = min(a.col + a.width, b.col + b.width)
+    return Window(row, col, bottom - row, right - col)

@@ -1,0 +1,94 @@
+"""What a run is asked to do, and the texts of the command line turned into values. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from deeplight.engine.artifact import DEFAULT_MODEL
+from deeplight.engine.parts import Mode
+from deeplight.engine.spec import DMO_SLOTS
+from deeplight.engine.tiling import TileRequest
+
+if TYPE_CHECKING:
+    from deeplight.engine.scene import SceneOptions
+
+EXTRA_BANDS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "isp": (("isp", "probability"),),
+    "offset": (("offset_x", "LR px"), ("offset_y", "LR px")),
+}
+"""Optional model outputs → (name, unit) of the bands that they become after the radiance band."""
+
+UINT16_SCALE, UINT16_NODATA = 0.1, 65535.0
+"""Black Marble's encoding of radiance: 0 … 6553.4 in steps of 0.1."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """One run of `pipeline.infer`.
+
+    tiles: None runs the scene in one piece. bands: of EXTRA_BANDS. threads: of the backend; None: all.
+    report, quicklook: files to write beside the output.
+    """
+
+    scene: SceneOptions
+    out: Path
+    model: str = DEFAULT_MODEL
+    tiles: TileRequest | None = None
+    backend: str = "auto"
+    device: str = "auto"
+    precision: str = "fp32"
+    dtype: Literal["float32", "uint16"] = "float32"
+    mode: Mode = Mode.NEW
+    bands: tuple[str, ...] = ()
+    threads: int | None = None
+    report: Path | None = None
+    quicklook: Path | None = None
+
+
+def parse_scale(text: str) -> tuple[float, float]:
+    """`F[,OFFSET]` → (scale, offset). Raises ValueError in one sentence."""
+    parts = text.split(",")
+    try:
+        values = [float(p) for p in parts]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2) or not all(map(math.isfinite, values)) or values[0] == 0:
+        raise ValueError(
+            f"{text!r} is not a scale: give F or F,OFFSET with F not 0, as in 0.0001 or 0.0000275,-0.2"
+        )
+    return values[0], values[1] if len(values) == 2 else 0.0
+
+
+def parse_dmo_bands(text: str) -> dict[str, int]:
+    """`blue=1,green=2` → {"blue": 1, "green": 2}, bands counted from 1. Raises ValueError in one sentence."""
+    example = f"slots are {', '.join(DMO_SLOTS)}, bands count from 1, as in blue=1,green=2"
+    mapping: dict[str, int] = {}
+    for part in text.split(","):
+        slot, _, band = (s.strip() for s in part.partition("="))
+        if slot not in DMO_SLOTS or not band.isdecimal() or int(band) < 1:
+            raise ValueError(f"{part!r} does not assign a band to a slot: {example}")
+        if slot in mapping:
+            raise ValueError(f"slot {slot} is assigned twice in {text!r}: give each slot once")
+        mapping[slot] = int(band)
+    return mapping
+
+
+def parse_extra_bands(text: str) -> tuple[str, ...]:
+    """`isp,offset` → the names, in the order of EXTRA_BANDS. Raises ValueError in one sentence."""
+    names = [n.strip() for n in text.split(",")]
+    for name in names:
+        if name not in EXTRA_BANDS:
+            raise ValueError(f"{name!r} is not an extra band: choose from {', '.join(EXTRA_BANDS)}")
+    return tuple(n for n in EXTRA_BANDS if n in names)
+
+
+def parse_number(text: str) -> float:
+    """A number, `nan` included. Raises ValueError in one sentence."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number: give one such as 0, -999.3 or nan") from None

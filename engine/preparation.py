@@ -1,0 +1,112 @@
+"""Before any pixel is computed: what is refused, how the scene is cut, what the output will be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deeplight.engine.artifact import Artifact
+from deeplight.engine.errors import InputError
+from deeplight.engine.machine import available_memory
+from deeplight.engine.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions
+from deeplight.engine.parts import Mode, Record, check_output, check_writable, stored_record
+from deeplight.engine.tiles import Window
+from deeplight.engine.tiling import TilePlan, TileRequest, plan_tiles
+
+if TYPE_CHECKING:
+    from deeplight.engine.backends.base import Backend
+    from deeplight.engine.packs import OutputSpec
+    from deeplight.engine.scene import Scene
+
+_SAMPLES, _SAMPLE = 8, 32
+"""Windows along each axis, and their side in LR pixels, from which the share of valid pixels is estimated."""
+
+
+def check_request(options: RunOptions) -> bool:
+    """What can be refused before any file is opened. Returns True where --resume finds a finished output."""
+    if options.dtype == "uint16" and options.bands:
+        raise InputError(
+            f"--dtype uint16 holds radiance in steps of {UINT16_SCALE} only: "
+            f"leave out --bands {','.join(options.bands)}, or use --dtype float32"
+        )
+    inputs = [options.scene.ntl, options.scene.dmo, options.scene.dem]
+    for path, suffixes in ((options.report, (".json",)), (options.quicklook, (".png",))):
+        if path is not None:
+            check_writable(path, suffixes)
+    for written in (options.out, options.report, options.quicklook):
+        if written is not None and any(written.resolve() == Path(i).resolve() for i in inputs if i):
+            raise InputError(f"{written} is also an input: choose another name for the output")
+    return check_output(options.out, options.mode)
+
+
+def plan_run(
+    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int
+) -> tuple[Record, TilePlan]:
+    """How the scene is cut, and what a resumed run must find unchanged.
+
+    A resumed run keeps the automatic tile size that made its packs: the free memory may have changed since.
+    """
+    from deeplight.engine.provenance import fingerprint
+
+    missing = set(options.bands) - {t.name for t in artifact.manifest.outputs}
+    if missing:
+        raise InputError(
+            f"{artifact.manifest.name} has no output {', '.join(sorted(missing))}: leave out --bands"
+        )
+    request = options.tiles
+    earlier = stored_record(options.out) if options.mode is Mode.RESUME else None
+    if earlier is not None and earlier.core is not None and request == TileRequest():
+        request = TileRequest(earlier.core, earlier.halo)
+    bands = 1 + sum(len(EXTRA_BANDS[b]) for b in options.bands)
+    grid = scene.grid
+    plan = plan_tiles(request, artifact.manifest, grid.height, grid.width, bands, available_memory())
+    return Record(fingerprint(options, artifact, backend, threads), plan.core, plan.halo), plan
+
+
+def output_spec(
+    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, plan: TilePlan
+) -> OutputSpec:
+    """Grid, bands, encoding and tags of the output."""
+    from deeplight.engine.packs import BandSpec, OutputSpec
+    from deeplight.engine.provenance import output_tags
+
+    bands = [BandSpec("ntl", scene.unit)]
+    bands += [BandSpec(name, unit) for extra in options.bands for name, unit in EXTRA_BANDS[extra]]
+    whole = options.dtype == "float32"
+    return OutputSpec(
+        grid=scene.hr_grid,
+        bands=tuple(bands),
+        dtype=options.dtype,
+        scale=1.0 if whole else UINT16_SCALE,
+        nodata=float("nan") if whole else UINT16_NODATA,
+        tags=output_tags(options, artifact, backend, plan),
+    )
+
+
+def valid_share(scene: Scene) -> float:
+    """Estimated share of the scene that has data, from windows spread evenly over it; at least 0.01."""
+    height, width = scene.grid.height, scene.grid.width
+    tops = {round(i * max(0, height - _SAMPLE) / (_SAMPLES - 1)) for i in range(_SAMPLES)}
+    lefts = {round(i * max(0, width - _SAMPLE) / (_SAMPLES - 1)) for i in range(_SAMPLES)}
+    seen = [
+        scene.read_ntl(Window(top, left, min(_SAMPLE, height), min(_SAMPLE, width)))[1].mean()
+        for top in sorted(tops)
+        for left in sorted(lefts)
+    ]
+    return max(0.01, float(sum(seen)) / len(seen))
+
+
+def check_complete(out: Path, spec: OutputSpec) -> None:
+    """Refuse to call a finished output that another model or other options made this run's result."""
+    import rasterio
+
+    from deeplight.engine.provenance import differing_tag
+
+    with rasterio.open(out) as dataset:
+        difference = differing_tag(dataset.tags(), spec.tags)
+        if difference is None and (dataset.height, dataset.width) != (spec.grid.height, spec.grid.width):
+            difference = f"it has {dataset.height}×{dataset.width} pixels"
+    if difference is not None:
+        raise InputError(
+            f"{out} is complete but of another run ({difference}): use --overwrite to make it again"
+        )

@@ -1,0 +1,192 @@
+"""run.json: what was done, how fast, what held it up."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.durable import write_file
+from deeplight.engine.machine import bytes_moved, peak_memory
+from deeplight.engine.spec import SCALE
+from deeplight.engine.stream import Stage
+
+if TYPE_CHECKING:
+    from deeplight.engine.artifact import Artifact
+    from deeplight.engine.options import RunOptions
+    from deeplight.engine.pipeline import Run
+    from deeplight.engine.tiling import TilePlan
+
+
+@dataclass
+class Tally:
+    """Counts over the tiles of a run, from any thread. Lights are sums of radiance over LR pixels."""
+
+    tiles: int = 0
+    skipped_tiles: int = 0
+    core_px: int = 0
+    computed_px: int = 0
+    valid_px: int = 0
+    area_km2: float = 0.0
+    lights_in: float = 0.0
+    lights_in_clamped: float = 0.0
+    lights_out: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def skip(self) -> None:
+        """A tile without data."""
+        with self._lock:
+            self.skipped_tiles += 1
+
+    def add(
+        self,
+        lr: NDArray[np.float32],
+        valid: NDArray[np.uint8],
+        hr_sum: float,
+        computed_px: int,
+        area_km2: float,
+    ) -> None:
+        """A finished tile. lr, valid: (h, w) of its core; hr_sum: radiance over its valid HR pixels."""
+        seen = lr[valid != 0].astype(np.float64)
+        with self._lock:
+            self.tiles += 1
+            self.core_px += lr.size
+            self.computed_px += computed_px
+            self.valid_px += seen.size
+            self.area_km2 += area_km2
+            self.lights_in += float(seen.sum())
+            self.lights_in_clamped += float(np.maximum(seen, 0).sum())
+            # An HR pixel covers 1/64 of an LR pixel: so the two sums compare.
+            self.lights_out += hr_sum / SCALE**2
+
+    def lights(self, unit: str) -> dict[str, Any]:
+        """Mean radiance in and out over the valid pixels; None where there were none."""
+        n = self.valid_px
+
+        def mean(total: float) -> float | None:
+            return total / n if n else None
+
+        return {
+            "unit": unit,
+            "valid_lr_pixels": n,
+            "mean_in": mean(self.lights_in),
+            "mean_in_negatives_as_zero": mean(self.lights_in_clamped),
+            "mean_out": mean(self.lights_out),
+        }
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything that run.json holds. Rates are over the wall time, busy seconds over a stage's workers."""
+
+    output: str
+    model: Mapping[str, Any]
+    backend: Mapping[str, Any]
+    options: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    grid: Mapping[str, Any]
+    tiles: Mapping[str, Any]
+    packs: Mapping[str, int]
+    lights: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    load: Mapping[str, float]
+    bottleneck: str
+    hr_mpix_per_s: float
+    km2_per_s: float
+    peak_memory_bytes: int
+    bytes_read: int | None
+    bytes_written: int | None
+    versions: Mapping[str, str]
+
+    def to_json(self) -> str:
+        """The text of run.json."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
+
+    def headline(self) -> str:
+        """The run in one line."""
+        t, s = self.tiles, self.seconds
+        return (
+            f"{t['computed']} tiles ({t['skipped']} skipped) in {s['total']:.1f} s: "
+            f"{self.hr_mpix_per_s:.2f} HR Mpix/s, {self.km2_per_s:.0f} km²/s, "
+            f"peak memory {self.peak_memory_bytes / 1e9:.2f} GB, "
+            f"bottleneck {self.bottleneck} ({self.load.get(self.bottleneck, 0):.0%} busy)"
+        )
+
+
+def make_report(
+    options: RunOptions,
+    run: Run,
+    artifact: Artifact,
+    seconds: Mapping[str, float],
+    moved: tuple[int, int] | None,
+) -> RunReport:
+    """What a finished run was. moved: `bytes_moved` at its start."""
+    from deeplight.engine.provenance import pixel_options, versions
+
+    tally, plan, backend, wall = run.tally, run.plan, run.backend, seconds["total"]
+    load, bottleneck = stage_load(run.stages, seconds["stream"], seconds["assemble"])
+    busy = {f"{s.name}_busy": s.busy_s for s in run.stages}
+    now = bytes_moved()
+    return RunReport(
+        output=str(options.out),
+        model=_model(artifact, options.precision),
+        backend={"name": backend.name, "device": backend.device, "threads": run.threads},
+        options=pixel_options(options) | {"tiles": str(options.tiles or "none"), "mode": options.mode.value},
+        inputs=run.scene.describe(),
+        grid={
+            "lr": [run.scene.grid.height, run.scene.grid.width],
+            "hr": [run.scene.hr_grid.height, run.scene.hr_grid.width],
+        },
+        tiles=_tiles(plan, tally),
+        packs=run.filler.counts(),
+        lights=tally.lights(run.scene.unit),
+        seconds={k: round(v, 3) for k, v in {**seconds, **busy}.items()},
+        load=load,
+        bottleneck=bottleneck,
+        hr_mpix_per_s=round(tally.core_px * SCALE**2 / 1e6 / wall, 4),
+        km2_per_s=round(tally.area_km2 / wall, 3),
+        peak_memory_bytes=peak_memory(),
+        bytes_read=now[0] - moved[0] if now and moved else None,
+        bytes_written=now[1] - moved[1] if now and moved else None,
+        versions=versions(backend),
+    )
+
+
+def _model(artifact: Artifact, precision: str) -> dict[str, Any]:
+    m = artifact.manifest
+    return {"name": m.name, "preset": m.preset, "manifest_sha256": artifact.digest, "precision": precision}
+
+
+def _tiles(plan: TilePlan, tally: Tally) -> dict[str, Any]:
+    return {
+        "plan": plan.describe(),
+        "core": plan.core,
+        "halo": plan.halo,
+        "computed": tally.tiles,
+        "skipped": tally.skipped_tiles,
+        "core_share": round(tally.core_px / tally.computed_px, 4) if tally.computed_px else None,
+        "memory_estimate_bytes": plan.estimate,
+    }
+
+
+def stage_load(stages: Sequence[Stage], stream_s: float, assemble_s: float) -> tuple[dict[str, float], str]:
+    """Busy share of each stage while the stream ran, and the name of what held the run up most.
+
+    The finaliser runs alone after the stream, so it is the bottleneck where it took longer than any stage.
+    """
+    load = {s.name: round(s.load(stream_s), 4) for s in stages}
+    total = stream_s + assemble_s
+    load["assemble"] = round(assemble_s / total, 4) if total > 0 else 0.0
+    seconds = {s.name: s.busy_s / s.workers for s in stages} | {"assemble": assemble_s}
+    return load, max(seconds, key=lambda name: seconds[name])
+
+
+def write_report(report: RunReport, path: Path) -> None:
+    """Write run.json durably. Raises DeepLightError where the disk refuses."""
+    write_file(path, [report.to_json().encode()])

@@ -1,0 +1,126 @@
+"""Stages and queues: everything passes once, memory is bounded, an error anywhere stops everything."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from deeplight.engine.stream import Stage, run_stages
+
+
+@pytest.mark.parametrize("workers", [(1, 1, 1), (3, 1, 2)])
+def test_every_item_passes_every_stage_once(workers: tuple[int, int, int]) -> None:
+    out: list[int] = []
+    stages = [
+        Stage("a", lambda x: x + 1, workers[0]),
+        Stage("b", lambda x: x * 10, workers[1]),
+        Stage("c", out.append, workers[2]),
+    ]
+    run_stages(range(200), stages)
+    assert sorted(out) == [10 * (i + 1) for i in range(200)]
+
+
+def test_nothing_to_do() -> None:
+    run_stages([], [Stage("a", lambda x: x), Stage("b", lambda x: x)])
+
+
+def test_busy_time_counts_work_not_waiting() -> None:
+    stages = [Stage("fast", lambda x: x, 2), Stage("slow", lambda x: time.sleep(0.01))]
+    run_stages(range(10), stages)
+    assert stages[1].busy_s >= 0.1
+    assert stages[0].busy_s < stages[1].busy_s / 4
+
+
+def test_a_slow_end_holds_the_source_back() -> None:
+    taken, done, ahead = 0, 0, 0
+
+    def source() -> Iterator[int]:
+        nonlocal taken
+        for i in range(60):
+            taken += 1
+            yield i
+
+    def slow(item: int) -> None:
+        nonlocal done, ahead
+        ahead = max(ahead, taken - done)
+        time.sleep(0.002)
+        done += 1
+
+    run_stages(source(), [Stage("a", lambda x: x, 2), Stage("b", lambda x: x), Stage("c", slow)], depth=2)
+    # two queues of 2, and one item in the hands of each of the 4 workers
+    assert done == 60 and ahead <= 8
+
+
+@pytest.mark.parametrize("failing", ["source", "a", "b", "c"])
+def test_an_error_stops_all_stages_and_is_raised(failing: str) -> None:
+    before = threading.active_count()
+    seen = 0
+    stopped = threading.Event()
+
+    def source() -> Iterator[int]:
+        for i in range(100_000):
+            if failing == "source" and i == 20:
+                raise OSError("source failed")
+            yield i
+
+    def work(name: str):
+        def step(item: int) -> int:
+            nonlocal seen
+            seen += 1
+            if name == failing and item == 20:
+                raise OSError(f"{name} failed")
+            return item
+
+        return step
+
+    stages = [Stage("a", work("a"), 2), Stage("b", work("b")), Stage("c", work("c"), 2)]
+    with pytest.raises(OSError, match=f"{failing} failed"):
+        run_stages(source(), stages, on_stop=stopped.set)
+    assert stopped.is_set()
+    assert seen < 300
+    assert threading.active_count() == before
+
+
+def test_interruption_of_the_caller_stops_the_workers() -> None:
+    import signal
+
+    def handler(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    before = threading.active_count()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(iter(int, 1), [Stage("a", lambda x: x), Stage("b", lambda x: time.sleep(0.001))])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert threading.active_count() == before
+
+
+def test_waiting_workers_do_not_keep_items_alive() -> None:
+    class Tile:
+        pass
+
+    alive: weakref.WeakSet[Tile] = weakref.WeakSet()
+    most = 0
+
+    def make(_: int) -> Tile:
+        tile = Tile()
+        alive.add(tile)
+        return tile
+
+    def slow(tile: Tile) -> None:
+        nonlocal most
+        del tile
+        time.sleep(0.005)
+        most = max(most, len(alive))
+
+    run_stages(range(40), [Stage("a", make, 2), Stage("b", lambda t: t), Stage("c", slow)], depth=1)
+    # one item in each of the two queues, one in the hands of each of the four workers
+    assert most <= 6

@@ -1,0 +1,115 @@
+"""Who may import whom: kernels ← engine ← train ← export; inference runtimes only in their backends."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+LAYERS = ("kernels", "engine", "train", "export")
+"""From the bottom up: a folder imports itself and those before it."""
+TORCH_IN_ENGINE = {"engine/backends/torch_backend.py"}
+RUNTIME_HOMES = {
+    "onnxruntime": {"engine/backends/onnxruntime_backend.py"},
+    "tensorrt": {"engine/backends/tensorrt_backend.py"},
+}
+CLICK_HOMES = {"cli.py", "data_cli.py", "console.py"}
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted(p for p in (ROOT / folder).rglob("*.py") if "build" not in p.parts)
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """(dotted name, line) of every import, lazy ones too; relative ones start with a dot."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield module, node.lineno
+            for alias in node.names:
+                yield f"{module}.{alias.name}", node.lineno
+
+
+def offenders(folder: str, forbidden) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in sources(folder)
+        for name, line in imports(path)
+        if forbidden(path.relative_to(ROOT).as_posix(), name)
+    ]
+
+
+def top(name: str) -> str:
+    return name.split(".")[0]
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(sources("engine")) > 20
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_imports_point_down(folder: str) -> None:
+    above = LAYERS[LAYERS.index(folder) + 1 :]
+    if folder == "engine":
+        # the engine reaches kernels through the torch backend alone
+        above = (*above, "kernels")
+
+    def forbidden(path: str, name: str) -> bool:
+        layer = name.removeprefix("deeplight.").split(".")[0] if name.startswith("deeplight.") else ""
+        return layer in above and path not in TORCH_IN_ENGINE
+
+    assert offenders(folder, forbidden) == []
+
+
+@pytest.mark.parametrize("folder", [*LAYERS, "tests", "bench"])
+def test_imports_are_absolute_and_by_package_name(folder: str) -> None:
+    def forbidden(path: str, name: str) -> bool:
+        return name.startswith(".") or top(name) in LAYERS
+
+    assert offenders(folder, forbidden) == []
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_the_product_does_not_import_tests_or_benchmarks(folder: str) -> None:
+    assert offenders(folder, lambda path, name: top(name) in ("tests", "bench", "pytest")) == []
+
+
+def test_engine_loads_torch_only_in_its_backend() -> None:
+    heavy = {"torch", "triton", "safetensors", "onnx", "onnxscript", "pyproj", "rio_cogeo"}
+    assert offenders("engine", lambda path, name: top(name) in heavy and path not in TORCH_IN_ENGINE) == []
+
+
+@pytest.mark.parametrize("runtime", sorted(RUNTIME_HOMES))
+def test_runtimes_stay_in_their_backend(runtime: str) -> None:
+    homes = RUNTIME_HOMES[runtime]
+    assert offenders("engine", lambda path, name: top(name) == runtime and path not in homes) == []
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_click_stays_in_the_command_lines(folder: str) -> None:
+    def forbidden(path: str, name: str) -> bool:
+        return top(name) == "click" and Path(path).name not in CLICK_HOMES
+
+    assert offenders(folder, forbidden) == []
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_functions_and_files_stay_short(folder: str) -> None:
+    too_long = []
+    for path in sources(folder):
+        text = path.read_text()
+        if folder != "kernels" and len(text.splitlines()) > 400:
+            too_long.append(f"{path.relative_to(ROOT)} has more than 400 lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and folder != "kernels":
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > 60:
+                    too_long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {length} lines")
+    assert too_long == []
