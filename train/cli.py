@@ -35,6 +35,7 @@ def command(
     """
     if data != "synthetic":
         raise InputError(f"--data {data!r} is not supported yet: the accepted value is 'synthetic'")
+    from deeplight.engine.machine import available_cpus
     from deeplight.train.config import preset as named
     from deeplight.train.loop import TrainConfig, train
     from deeplight.train.pool import build_pool
@@ -46,8 +47,9 @@ def command(
         torch.set_num_threads(threads)
     seeds = range(seed * 10_000, seed * 10_000 + regions)
     click.echo(f"making {regions} regions of synthetic countries", err=True)
-    pool = build_pool(seeds, regions)
-    held_out = build_pool(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS))
+    workers = threads or available_cpus()
+    pool = build_pool(seeds, regions, workers)
+    held_out = build_pool(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), workers)
     provenance = {
         "kind": "synthetic",
         "seeds": [seeds.start, seeds.stop],

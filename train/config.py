@@ -30,16 +30,15 @@ class ModelConfig:
 
     main: channels of the NTL features. aux: channels of each modality's features.
     body: residual 3×3 convolutions after the fusion at ×1. refine: 3×3 convolutions in each refinement.
-    localise: 3×3 convolutions that estimate the offset, localise_width their channels.
-    d_max: bound of the offset in LR pixels.
+    localise_width: channels of the pointwise layers that estimate the offset.
+    d_max: bound of the offset in LR pixels; the search covers ±2.
     """
 
     preset: str = "tiny"
     main: tuple[int, int, int, int] = (64, 32, 32, 8)
     aux: tuple[int, int, int, int] = (32, 32, 16, 8)
-    body: int = 1
+    body: int = 0
     refine: tuple[int, int, int] = (1, 1, 1)
-    localise: int = 4
     localise_width: int = 32
     d_max: float = 2.0
     normalisation: Normalisation = Normalisation()
@@ -64,7 +63,6 @@ PRESETS: dict[str, ModelConfig] = {
         aux=(64, 64, 48, 32),
         body=4,
         refine=(3, 3, 2),
-        localise=6,
         localise_width=64,
     ),
 }

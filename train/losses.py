@@ -66,18 +66,19 @@ def objective(
         parts["consistency"] = _mean(gap.abs(), truth.weight)
         loss = loss + config.consistency * parts["consistency"]
     if config.offset > 0 and truth.offset is not None:
-        parts["offset"] = _offset_error(model, prediction, truth)
+        light = F.avg_pool2d(truth.ntl_hr, 8)
+        parts["offset"] = offset_error(model, prediction.offset, truth.offset, light, truth.weight)
         loss = loss + config.offset * parts["offset"]
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
-def _offset_error(model: DeepLightSR, prediction: Prediction, truth: Truth) -> Tensor:
-    """Mean absolute offset error in LR px, weighted by light: in the dark nothing tells where things are."""
-    assert truth.offset is not None
-    light = model.normalise.ntl(F.avg_pool2d(truth.ntl_hr, 8))
-    near = F.avg_pool2d(light, 5, stride=1, padding=2)
-    weight = truth.weight * (near + 0.02)
-    return _mean((prediction.offset - truth.offset).abs().mean(1, keepdim=True), weight)
+def offset_error(model: DeepLightSR, offset: Tensor, true: Tensor, ntl_lr: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute offset error in LR px, weighted by nearby light: in the dark nothing tells where things are.
+
+    offset, true: (B,2,h,w). ntl_lr: radiance (B,1,h,w). weight: (B,1,h,w).
+    """
+    near = F.avg_pool2d(model.normalise.ntl(ntl_lr), 5, stride=1, padding=2)
+    return _mean((offset - true).abs().mean(1, keepdim=True), weight * (near + 0.02))
 
 
 def _area_mean(x: Tensor, factor: int) -> Tensor:

@@ -17,8 +17,12 @@ from torch import Tensor, nn
 from deeplight import kernels
 from deeplight.train.config import ModelConfig, Normalisation
 
+SHIFT_RADIUS = 2
+WINDOW_RADIUS = 3
 SMOOTHING_RADIUS = 2
 FILL_RADIUS = 2
+VARIANCE_FLOOR = 1e-2
+"""Added to the variances of the correlation: noise in the dark must not look like structure."""
 
 
 class Prediction(NamedTuple):
@@ -62,37 +66,82 @@ class Normalise(nn.Module):
 
 
 class Localise(nn.Module):
-    """Calibration-aware alignment: a dense offset field from [NTL, area mean of the auxiliary].
+    """Calibration-aware alignment: a dense offset field from the NTL and the area mean of the auxiliary.
 
-    The estimate is averaged over a 5×5 window weighted by its own confidence, so that lit structure decides for
-    its dark surroundings. Zero-initialised: training starts from "already aligned".
+    The auxiliary is turned, pixel by pixel, into one channel that should look like the lights. That channel, moved
+    by each of the 25 whole shifts within ±2 LR pixels, is correlated with the NTL (zero-mean normalised
+    cross-correlation over a tapered 7×7 window, so neither a town's brightness nor the background matters). The mean
+    shift under softmax(correlation) plus a small pointwise correction is the estimate; its average over a 5×5 window,
+    weighted by its own confidence, lets lit structure decide for its dark surroundings.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = config.localise_width
-        inputs = 2 + 8 + 2
-        layers = [nn.Conv2d(inputs if i == 0 else width, width, 3, padding=1) for i in range(config.localise)]
-        self.layers = nn.ModuleList(layers)
-        self.head = nn.Conv2d(width, 3, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        width, shifts = config.localise_width, (2 * SHIFT_RADIUS + 1) ** 2
+        self.lights = nn.ModuleList(
+            [nn.Conv2d(10, width, 1), nn.Conv2d(width, width, 1), nn.Conv2d(width, 1, 1)]
+        )
+        self.correct = nn.ModuleList(
+            [nn.Conv2d(shifts + 2, width, 1), nn.Conv2d(width, width, 1), nn.Conv2d(width, 3, 1)]
+        )
+        nn.init.zeros_(self.correct[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.correct[-1].bias)  # type: ignore[arg-type]
+        self.sharpness = nn.Parameter(torch.tensor(1.5))
+        axis = torch.arange(-SHIFT_RADIUS, SHIFT_RADIUS + 1, dtype=torch.float32)
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        self.prior = nn.Parameter(-0.3 * (x**2 + y**2).reshape(1, shifts, 1, 1))
         self.d_max = config.d_max
-        line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
-        self.register_buffer("smoother", (line[:, None] * line[None, :] / 256.0)[None, None])
+        self.register_buffer("shift_xy", torch.stack([x, y]).reshape(2, shifts, 1, 1))
+        self.register_buffer("shifts", torch.eye(shifts).reshape(shifts, 1, *x.shape))
+        self.register_buffer("window", _taper([1.0, 2.0, 3.0, 3.0, 3.0, 2.0, 1.0]))
+        self.register_buffer("smoother", _taper([1.0, 4.0, 6.0, 4.0, 1.0]))
 
-    def forward(self, ntl: Tensor, valid: Tensor, aux: Tensor) -> Tensor:
-        """ntl, valid: (B,1,h,w); aux: (B,10,8h,8w). Returns (B,2,h,w), (x, y) in LR pixels, |·| ≤ d_max."""
-        x = torch.cat([ntl, valid, F.avg_pool2d(aux, 8)], dim=1)
-        for layer in self.layers:
-            x = F.relu(layer(x))
-        dx, dy, confidence = self.head(x).chunk(3, dim=1)
+    def forward(self, ntl: Tensor, aux: Tensor) -> Tensor:
+        """ntl: (B,1,h,w); aux: (B,10,h,w), both normalised. Returns (B,2,h,w), (x, y) in LR px, |·| ≤ d_max."""
+        correlation, contrast = self._correlate(ntl, _pointwise(self.lights, aux))
+        share = torch.softmax(torch.exp(self.sharpness) * correlation + self.prior, dim=1)
+        estimate = F.conv2d(share, self.shift_xy)
+        dx, dy, confidence = _pointwise(self.correct, torch.cat([correlation, contrast], dim=1)).chunk(
+            3, dim=1
+        )
+        # scaled tanh: the identity near 0, never beyond d_max
+        offset = self.d_max * torch.tanh((estimate + torch.cat([dx, dy], dim=1)) * (1.0 / self.d_max))
         weight = torch.exp(4.0 * torch.tanh(confidence * 0.25))
-        offset = self.d_max * torch.tanh(torch.cat([dx, dy], dim=1))
-        stacked = torch.cat([offset * weight, weight], dim=1)
-        padded = F.pad(stacked, (SMOOTHING_RADIUS,) * 4, mode="replicate")
-        smooth = F.conv2d(padded, self.smoother.repeat(3, 1, 1, 1), groups=3)
+        smooth = _window_mean(torch.cat([offset * weight, weight], dim=1), self.smoother)
         return smooth[:, :2] / smooth[:, 2:]
+
+    def _correlate(self, ntl: Tensor, lights: Tensor) -> tuple[Tensor, Tensor]:
+        """Correlation per shift (B,25,h,w), and the log variances of both images (B,2,h,w)."""
+        both = torch.cat([ntl, lights], dim=1)
+        mean = _window_mean(both, self.window)
+        variance = (_window_mean(both * both, self.window) - mean * mean).clamp(min=0.0) + VARIANCE_FLOOR
+        moved, moved_mean, moved_variance = (self._move(t) for t in (lights, mean[:, 1:], variance[:, 1:]))
+        covariance = _window_mean(ntl * moved, self.window) - mean[:, :1] * moved_mean
+        return covariance * torch.rsqrt(variance[:, :1] * moved_variance), torch.log(variance)
+
+    def _move(self, x: Tensor) -> Tensor:
+        """(B,1,h,w) → (B,25,h,w): x(p + shift) for every shift, edges repeated."""
+        return F.conv2d(F.pad(x, (SHIFT_RADIUS,) * 4, mode="replicate"), self.shifts)
+
+
+def _taper(line: list[float]) -> Tensor:
+    """Separable window (1,1,K,K) that sums to 1."""
+    t = torch.tensor(line)
+    return (t[:, None] * t[None, :] / t.sum() ** 2)[None, None]
+
+
+def _window_mean(x: Tensor, window: Tensor) -> Tensor:
+    """Weighted mean of each channel over the window, edges repeated."""
+    radius, c = window.shape[-1] // 2, x.shape[1]
+    return F.conv2d(F.pad(x, (radius,) * 4, mode="replicate"), window.repeat(c, 1, 1, 1), groups=c)
+
+
+def _pointwise(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    """1×1 convolutions with ReLU between them."""
+    for layer in layers[:-1]:
+        x = F.relu(layer(x))
+    out: Tensor = layers[-1](x)
+    return out
 
 
 class Encoder(nn.Module):
@@ -203,7 +252,7 @@ class DeepLightSR(nn.Module):
             ],
             dim=1,
         )
-        offset = self.localise(x, ntl_valid, aux)
+        offset = self.localise(x, F.avg_pool2d(aux, 8))
         aligned = kernels.resample_offset(aux, kernels.resize_fixed(offset * 8.0, self.linear, 8))
         return self._reconstruct(self._fill(x, ntl_valid), ntl_valid, aligned, dmo_bands, offset)
 

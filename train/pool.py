@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
-from deeplight.train.synth import Country, CountryConfig, Sample
+from deeplight.train.model import DeepLightSR
+from deeplight.train.synth import Country, CountryConfig
 
 REGION = 96
 """Side of a stored region in LR pixels."""
@@ -42,26 +46,25 @@ def country_config(seed: int) -> CountryConfig:
     )
 
 
-def build_pool(seeds: range, count: int, threads: int = 2) -> list[Region]:
-    """`count` regions, the countries of `seeds` in turn; the same for the same arguments."""
+def build_pool(seeds: range, count: int, workers: int = 1) -> list[Region]:
+    """`count` regions, the countries of `seeds` in turn; the same for the same arguments, whatever `workers`."""
     jobs = [(seeds[i % len(seeds)], i) for i in range(count)]
-
-    def make(job: tuple[int, int]) -> Region:
-        seed, index = job
-        rng = np.random.default_rng((seed, index))
-        row, col = (int(v) for v in rng.integers(0, 4096, 2))
-        return _region(Country(country_config(seed)).sample(Window(row, col, REGION, REGION)))
-
-    with ThreadPoolExecutor(threads) as executor:
-        return list(executor.map(make, jobs))
+    if workers == 1:
+        made = [_make(job) for job in jobs]
+    else:
+        # processes: the synthesis holds the interpreter lock half of its time
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
+            made = list(executor.map(_make, jobs))
+    return [Region(*(torch.from_numpy(a) for a in arrays)) for arrays in made]
 
 
-def _region(sample: Sample) -> Region:
-    def tensor(array: np.ndarray) -> Tensor:
-        t = torch.from_numpy(np.ascontiguousarray(array)).half()
-        return t if t.ndim == 3 else t[None]
-
-    return Region(*(tensor(getattr(sample, name)) for name in Region.__dataclass_fields__))
+def _make(job: tuple[int, int]) -> tuple[NDArray[np.float16], ...]:
+    seed, index = job
+    rng = np.random.default_rng((seed, index))
+    row, col = (int(v) for v in rng.integers(0, 4096, 2))
+    sample = Country(country_config(seed)).sample(Window(row, col, REGION, REGION))
+    arrays = (getattr(sample, name).astype(np.float16) for name in Region.__dataclass_fields__)
+    return tuple(a if a.ndim == 3 else a[None] for a in arrays)
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,23 @@ def _turn(parts: list[Tensor], flip_x: bool, flip_y: bool, transpose: bool) -> l
         offset = offset.flip(0).transpose(1, 2)
     out[10] = offset
     return [p.contiguous() for p in out]
+
+
+def lr_sample(model: DeepLightSR, region: Region) -> list[Tensor]:
+    """What the offset is learnt from, at LR size: NTL (1,h,w), normalised auxiliary (10,h,w), offset, true light."""
+    one = torch.ones(1, REGION * SCALE, REGION * SCALE)
+    dmo = model.normalise.dmo(region.dmo.float()[None])[0]
+    aux = torch.cat([dmo, one, model.normalise.dem(region.dem.float()), one])
+    light = F.avg_pool2d(region.ntl_hr.float(), SCALE)
+    return [region.ntl.float(), F.avg_pool2d(aux, SCALE), region.offset.float(), light]
+
+
+def turned(sample: list[Tensor], rng: np.random.Generator) -> list[Tensor]:
+    """One of the eight symmetries of an `lr_sample`."""
+    ntl, aux, offset, light = sample
+    parts = [ntl, aux, light, *[torch.zeros(1)] * 7, offset]
+    out = _turn(parts, bool(rng.integers(2)), bool(rng.integers(2)), bool(rng.integers(2)))
+    return [out[0], out[1], out[10], out[2]]
 
 
 def _drop(parts: list[Tensor], augment: AugmentConfig, rng: np.random.Generator) -> None:
