@@ -19,7 +19,7 @@ HELD_OUT_SEEDS = range(900_000, 900_012)
     "--out", type=click.Path(path_type=Path), required=True, help="Run directory for the checkpoint."
 )
 @click.option("--preset", default="tiny", show_default=True, help="Network: tiny or base.")
-@click.option("--steps", type=click.IntRange(min=1), default=2400, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=2200, show_default=True)
 @click.option(
     "--regions", type=click.IntRange(min=1), default=160, show_default=True, help="Regions kept in memory."
 )

@@ -50,9 +50,13 @@ class ModelConfig:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ModelConfig:
         """A configuration from `to_dict`'s values (lists where JSON made lists of tuples)."""
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        norm = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("normalisation").items()}
-        return ModelConfig(**fields, normalisation=Normalisation(**norm))
+        fields = {k: v for k, v in values.items() if k != "normalisation"}
+        norm = Normalisation(**_tuples(values["normalisation"]))
+        return ModelConfig(**_tuples(fields), normalisation=norm)
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 PRESETS: dict[str, ModelConfig] = {

@@ -18,6 +18,7 @@ class ObjectiveConfig:
     alpha: share of the radiance term. beta: weights of the outputs at ×2, ×4, ×8.
     consistency: weight of |log mean(output) − log mean(truth)| over 8×8 blocks; keeps sums of lights, which a mean
     absolute error in the log domain alone would lower (it estimates a median).
+    totals: weight of each crop's relative error in its sum of lights (physical units).
     offset: weight of the offset's error where the true field is known (synthetic data only).
     literal_isp: BCE between the normalised radiance and ISP, as the paper prints it; for ablation only, since it
     raises the radiance of every impervious pixel.
@@ -26,6 +27,7 @@ class ObjectiveConfig:
     alpha: float = 0.8
     beta: tuple[float, float, float] = (0.25, 0.5, 1.0)
     consistency: float = 0.2
+    totals: float = 0.0
     offset: float = 0.1
     literal_isp: bool = False
 
@@ -65,6 +67,9 @@ def objective(
         gap = model.normalise.ntl(mean_out) - model.normalise.ntl(F.avg_pool2d(truth.ntl_hr, 8))
         parts["consistency"] = _mean(gap.abs(), truth.weight)
         loss = loss + config.consistency * parts["consistency"]
+    if config.totals > 0:
+        parts["totals"] = _totals_error(model.normalise.radiance(prediction.ntl[-1]), truth)
+        loss = loss + config.totals * parts["totals"]
     if config.offset > 0 and truth.offset is not None:
         light = F.avg_pool2d(truth.ntl_hr, 8)
         parts["offset"] = offset_error(model, prediction.offset, truth.offset, light, truth.weight)
@@ -79,6 +84,15 @@ def offset_error(model: DeepLightSR, offset: Tensor, true: Tensor, ntl_lr: Tenso
     """
     near = F.avg_pool2d(model.normalise.ntl(ntl_lr), 5, stride=1, padding=2)
     return _mean((offset - true).abs().mean(1, keepdim=True), weight * (near + 0.02))
+
+
+def _totals_error(radiance: Tensor, truth: Truth) -> Tensor:
+    """Mean over the crops of |sum of lights / true sum − 1|; a nearly dark crop's sum is floored at 0.1 a pixel."""
+    weight = F.interpolate(truth.weight, scale_factor=8, mode="nearest")
+    out = (radiance * weight).sum(dim=(1, 2, 3))
+    true = (truth.ntl_hr * weight).sum(dim=(1, 2, 3))
+    floor = 0.1 * weight.sum(dim=(1, 2, 3)) + 1e-6
+    return ((out - true).abs() / torch.maximum(true, floor)).mean()
 
 
 def _area_mean(x: Tensor, factor: int) -> Tensor:

@@ -39,6 +39,9 @@ class Prediction(NamedTuple):
 class Normalise(nn.Module):
     """Physical units ↔ the network's domain, with constants kept as buffers so that every artifact carries them."""
 
+    dmo_mean: Tensor
+    dmo_std: Tensor
+
     def __init__(self, norm: Normalisation) -> None:
         super().__init__()
         self.unit, self.gain = norm.ntl_unit, norm.ntl_gain
@@ -74,6 +77,11 @@ class Localise(nn.Module):
     shift under softmax(correlation) plus a small pointwise correction is the estimate; its average over a 5×5 window,
     weighted by its own confidence, lets lit structure decide for its dark surroundings.
     """
+
+    shift_xy: Tensor
+    shifts: Tensor
+    window: Tensor
+    smoother: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -211,6 +219,10 @@ class Refine(nn.Module):
 class DeepLightSR(nn.Module):
     """The network. `predict` gives every supervised output; `forward` gives the deployed ones in physical units."""
 
+    cubic: Tensor
+    linear: Tensor
+    filler: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -280,6 +292,7 @@ class DeepLightSR(nn.Module):
         level, outputs, logits = ntl, [], []
         for s in (1, 2, 3):
             up = self.ups[s - 1]
+            assert isinstance(up, nn.Conv2d) and up.bias is not None
             x = kernels.upsample(x, up.weight, up.bias)
             x = self.fusions[s](x, [dmo_features[s], dem_features[s]], [dmo_masks[s], dem_masks[s]])
             x, level, isp = self.refines[s - 1](x, kernels.resize_fixed(level, self.cubic, 2))

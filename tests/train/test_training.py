@@ -142,6 +142,7 @@ def test_optional_terms_react() -> None:
     for config in (
         ObjectiveConfig(consistency=1, offset=0),
         ObjectiveConfig(consistency=0, offset=1),
+        ObjectiveConfig(consistency=0, offset=0, totals=1),
         ObjectiveConfig(consistency=0, offset=0, literal_isp=True),
     ):
         assert float(objective(model, p, truth, config)[0].detach()) != pytest.approx(plain, rel=1e-6)
@@ -165,21 +166,27 @@ def test_validation_of_a_perfect_and_of_the_bicubic_answer() -> None:
 
 
 def test_training_learns_and_leaves_a_checkpoint(tmp_path: Path, region: Region) -> None:
-    config = TrainConfig(steps=12, batch=1, crop=20, margin=2, warm_up=2, validate_every=6)
+    config = TrainConfig(
+        steps=12, batch=1, crop=20, margin=2, warm_up=2, validate_every=6, localise_steps=2, finish_steps=4
+    )
     lines: list[str] = []
     model = train(SMALL, config, [region], [region], tmp_path / "run", {"kind": "test"}, lines.append)
     loaded, card = load_checkpoint(tmp_path / "run")
     again, _ = load_checkpoint(tmp_path / "run" / "model.safetensors")
     for a, b, c in zip(model.parameters(), loaded.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b) and torch.equal(b, c)
-    assert card["step"] == 12 and card["data"] == {"kind": "test"} and len(card["history"]) == 2
+    assert card["step"] == 16 and card["data"] == {"kind": "test"} and len(card["history"]) == 3
     fresh = validate(DeepLightSR(SMALL).eval(), fixed_batches([region], 1, 20, 2))
     assert card["history"][-1]["isp_mae"] != fresh["isp_mae"]
-    assert any(line.startswith("step 0/12") for line in lines)
+    assert [
+        s for s in ("offset step 0/2", "step 0/12", "step 12/16") if not any(x.startswith(s) for x in lines)
+    ] == []
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, region: Region) -> None:
-    config = TrainConfig(steps=30, batch=1, crop=16, margin=2, warm_up=1, learning_rate=1e30)
+    config = TrainConfig(
+        steps=30, batch=1, crop=16, margin=2, warm_up=1, learning_rate=1e30, localise_steps=0
+    )
     with pytest.raises(DeepLightError, match="loss became"):
         train(SMALL, config, [region], [region], tmp_path / "run", {}, lambda _: None)
 

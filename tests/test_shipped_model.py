@@ -1,0 +1,182 @@
+"""The model in the package, run as a user runs it: seams, alignment, quality, real rasters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from numpy.typing import NDArray
+from PIL import Image
+
+from deeplight.engine.artifact import DEFAULT_MODEL, load_artifact
+from deeplight.engine.backends import open_backend
+from deeplight.engine.backends.base import Backend
+from deeplight.engine.options import RunOptions
+from deeplight.engine.pipeline import infer
+from deeplight.engine.scene import SceneOptions
+from deeplight.engine.spec import SCALE
+from deeplight.engine.tiles import Window
+from deeplight.engine.tiling import TileRequest
+from deeplight.train.synth import Country, CountryConfig, Sample
+from deeplight.train.synth.write import write_country
+
+HELD_OUT = (910_001, 910_002)
+"""Countries that neither training nor its validation has seen."""
+
+ROOT = Path(__file__).parent.parent
+Inputs = dict[str, NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def backend() -> Backend:
+    return open_backend("onnxruntime", load_artifact(DEFAULT_MODEL), threads=2)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> SceneOptions:
+    """A synthetic scene on three grids whose sides are multiples of nothing, with misregistration and holes."""
+    folder = tmp_path_factory.mktemp("scene")
+    config = CountryConfig(seed=910_003, lr_height=113, lr_width=131, misregistration_lr=1.2)
+    write_country(config, folder, overwrite=False, progress=None)
+    return SceneOptions(*(str(folder / f"{name}.tif") for name in ("ntl", "dmo", "dem")))
+
+
+def run(scene: SceneOptions, out: Path, core: int | None, **options: object) -> NDArray[np.float32]:
+    tiles = None if core is None else TileRequest(core)
+    infer(RunOptions(scene=scene, out=out, tiles=tiles, **options))  # type: ignore[arg-type]
+    with rasterio.open(out) as file:
+        values: NDArray[np.float32] = file.read()
+        return values
+
+
+@pytest.fixture(scope="module")
+def whole(scene: SceneOptions, tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.float32]:
+    return run(scene, tmp_path_factory.mktemp("whole") / "whole.tif", None, bands=("offset",))
+
+
+@pytest.mark.parametrize("core", [17, 32, 48, 100, 256])
+def test_tiled_equals_whole(
+    scene: SceneOptions, whole: NDArray[np.float32], tmp_path: Path, core: int
+) -> None:
+    tiled = run(scene, tmp_path / "tiled.tif", core)[0]
+    lights, offsets = whole[0], whole[1:]
+    assert np.nanmax(np.abs(offsets)) > 0.5, "the offsets must be at work, or this shows nothing"
+    assert np.array_equal(np.isnan(tiled), np.isnan(lights)) and np.isnan(lights).any()
+    span = np.nanmax(lights) - np.nanmin(lights)
+    assert span > 50
+    assert np.nanmax(np.abs(tiled - lights)) <= 1e-5 * span
+
+
+def inputs_of(sample: Sample, *layers: str) -> Inputs:
+    """Inputs with only the named layers of "dmo" and "dem"."""
+
+    def mask(name: str, like: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.full((1, 1, *like.shape), float(name in layers), np.float32)
+
+    dmo, dem = float("dmo" in layers), float("dem" in layers)
+    return {
+        "ntl": sample.ntl[None, None],
+        "ntl_valid": np.ones_like(sample.ntl)[None, None],
+        "dmo": sample.dmo[None] * np.float32(dmo),
+        "dmo_valid": mask("dmo", sample.dem),
+        "dmo_bands": np.full((1, 7), dmo, np.float32),
+        "dem": sample.dem[None, None] * np.float32(dem),
+        "dem_valid": mask("dem", sample.dem),
+    }
+
+
+def bicubic(ntl: NDArray[np.float32]) -> NDArray[np.float32]:
+    h, w = ntl.shape
+    size = (w * SCALE, h * SCALE)
+    return np.maximum(np.asarray(Image.fromarray(ntl).resize(size, Image.Resampling.BICUBIC)), 0.0)
+
+
+@pytest.fixture(scope="module", params=HELD_OUT)
+def sample(request: pytest.FixtureRequest) -> Sample:
+    country = Country(CountryConfig(seed=request.param, misregistration_lr=1.4))
+    return brightest(country)
+
+
+def brightest(country: Country) -> Sample:
+    """The brightest of a few windows: alignment can only be seen where there is light."""
+    samples = [country.sample(Window(r, c, 72, 72)) for r in (0, 300) for c in (0, 300)]
+    return max(samples, key=lambda s: float(np.log1p(s.ntl.clip(0)).mean()))
+
+
+INNER = (slice(12 * SCALE, -12 * SCALE),) * 2
+
+
+def rmse(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean((got[INNER] - want[INNER]).astype(np.float64) ** 2)))
+
+
+def test_better_than_bicubic_and_keeps_the_sum_of_lights(backend: Backend, sample: Sample) -> None:
+    got = backend.run(inputs_of(sample, "dmo", "dem"))["ntl_hr"][0, 0]
+    assert rmse(got, sample.ntl_hr) < 0.9 * rmse(bicubic(sample.ntl), sample.ntl_hr)
+    assert abs(got[INNER].sum() / sample.ntl_hr[INNER].sum() - 1) < 0.05
+
+
+@pytest.mark.parametrize("layers", [(), ("dmo",), ("dem",)])
+def test_every_subset_of_layers_is_at_least_as_good_as_bicubic(
+    backend: Backend, sample: Sample, layers: tuple[str, ...]
+) -> None:
+    got = backend.run(inputs_of(sample, *layers))["ntl_hr"][0, 0]
+    assert np.isfinite(got).all()
+    assert rmse(got, sample.ntl_hr) < 1.02 * rmse(bicubic(sample.ntl), sample.ntl_hr)
+
+
+def test_alignment_recovers_misregistration(backend: Backend, sample: Sample) -> None:
+    found = backend.run(inputs_of(sample, "dmo", "dem"), ["offset"])["offset"][0]
+    lit = (sample.ntl > 1.0)[12:-12, 12:-12]
+    found, true = found[:, 12:-12, 12:-12][:, lit], sample.offset[:, 12:-12, 12:-12][:, lit]
+    error = np.hypot(*(found - true)).mean()
+    assert error < 0.75 * np.hypot(*true).mean()
+    assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.6
+
+
+def test_aligned_layers_are_left_alone(backend: Backend) -> None:
+    sample = brightest(Country(CountryConfig(seed=HELD_OUT[0], misregistration_lr=0.0)))
+    found = backend.run(inputs_of(sample, "dmo", "dem"), ["offset"])["offset"][0]
+    lit = sample.ntl > 1.0
+    assert np.hypot(*found[:, lit]).mean() < 0.35
+
+
+PLACES = {
+    "luxembourg": {"dmo": "dmo.tif", "dem": "dem.tif", "dmo_scale": (0.0001, 0.0)},
+    "lesotho_maseru": {},
+    "us_nyc": {"ntl_scale": (0.1, 0.0)},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_real_rasters(shared_data: Path, tmp_path: Path, place: str) -> None:
+    given = dict(PLACES[place])
+    for layer in ("dmo", "dem"):
+        if layer in given:
+            given[layer] = str(shared_data / place / str(given[layer]))
+    source = shared_data / place / "ntl.tif"
+    out = tmp_path / "out.tif"
+    infer(
+        RunOptions(
+            scene=SceneOptions(str(source), **given),  # type: ignore[arg-type]
+            out=out,
+            tiles=TileRequest(),
+            quicklook=tmp_path / "q.png",
+        )
+    )
+    with rasterio.open(source) as lr, rasterio.open(out) as hr:
+        assert (hr.height, hr.width) == (lr.height * SCALE, lr.width * SCALE)
+        assert hr.crs == lr.crs
+        assert np.allclose(hr.bounds, lr.bounds, rtol=1e-12)
+        raw = lr.read(1, masked=True)
+        values = hr.read(1)
+    missing = np.kron(np.ma.getmaskarray(raw), np.ones((SCALE, SCALE), bool))
+    assert np.array_equal(np.isnan(values), missing)
+    assert np.nanmin(values) >= 0
+    scale = given.get("ntl_scale", (1.0, 0.0))[0]  # type: ignore[index]
+    light = float(np.maximum(raw.astype(float) * scale, 0).mean())
+    # The unit is the input's: the mean radiance stays within a quarter, although the model was never here.
+    assert 0.75 * light < np.nanmean(values) < 1.25 * light
+    assert (tmp_path / "q.png").stat().st_size > 10_000
