@@ -15,6 +15,7 @@ from deeplight.engine.backends import open_backend
 from deeplight.engine.backends.base import Backend
 from deeplight.engine.options import RunOptions
 from deeplight.engine.pipeline import infer
+from deeplight.engine.progress import Silent
 from deeplight.engine.scene import SceneOptions
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
@@ -39,7 +40,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> SceneOptions:
     """A synthetic scene on three grids whose sides are multiples of nothing, with misregistration and holes."""
     folder = tmp_path_factory.mktemp("scene")
     config = CountryConfig(seed=910_003, lr_height=113, lr_width=131, misregistration_lr=1.2)
-    write_country(config, folder, overwrite=False, progress=None)
+    write_country(config, folder, overwrite=False, progress=Silent())
     return SceneOptions(*(str(folder / f"{name}.tif") for name in ("ntl", "dmo", "dem")))
 
 
