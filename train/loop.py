@@ -193,7 +193,7 @@ def _step(
     loss, parts = objective(model, model.predict(*inputs), truth, config.objective)
     if not torch.isfinite(loss):
         raise DeepLightError(
-            f"the loss became {float(loss)}; lower the learning rate or look at the data: {parts}"
+            f"the loss became {float(loss.detach())}; lower the learning rate or look at the data: {parts}"
         )
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -48,19 +48,18 @@ def receptive_field(config: ModelConfig) -> float:
 
     With the largest offset that the network can make; fractions of an LR pixel are kept.
     """
-    features = Span(0, SCALE, SCALE)
-    base = features
+    radiance = features = Span(0, SCALE, SCALE)
     aux: list[Span] = []
     for level in (2, 1, 0):
         scale = 2 << level
-        base = base.at(scale).union(features.at(scale))
-        features = features.at(scale).widened(config.refine[level])
+        # radiance = upsampled coarser radiance + residual(features), so it needs the features where it is needed
+        features = features.union(radiance).widened(config.refine[level])
         aux.append(features)
-        base = base.at(scale // 2).widened(CUBIC_RADIUS)
+        radiance = radiance.at(scale // 2).widened(CUBIC_RADIUS)
         features = features.at(scale // 2).widened(1)
     features = features.widened(config.body)
     aux.append(features)
-    ntl = features.widened(1).union(base).widened(FILL_RADIUS)
+    ntl = features.widened(1).union(radiance).widened(FILL_RADIUS)
     return max(_reach(ntl), _aux_reach(aux, config))
 
 
