@@ -17,3 +17,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real rasters at {folder}; set DEEPLIGHT_TEST_DATA")
     return folder
+
+
+@pytest.fixture(params=["native", "numpy"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both implementations of the host arithmetic in turn: the native module and its NumPy fallback."""
+    from deeplight.engine import accel
+
+    if request.param == "numpy":
+        monkeypatch.setattr(accel, "NATIVE", None)
+    elif accel.NATIVE is None:
+        pytest.skip("the native module is not built")
+    return str(request.param)

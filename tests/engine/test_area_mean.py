@@ -14,15 +14,6 @@ LATLON = Grid(CRS.from_epsg(4326), Affine(1 / 1920, 0, 3.2, 0, -1 / 1920, 47.1),
 METRES = Grid(UTM31, Affine(60, 0, 515_000, 0, -60, 5_219_000), 1050, 980)
 
 
-@pytest.fixture(params=["native", "numpy"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "numpy":
-        monkeypatch.setattr(accel, "NATIVE", None)
-    elif accel.NATIVE is None:
-        pytest.skip("the native module is not built")
-    return str(request.param)
-
-
 def test_decimation_counts_whole_pixels() -> None:
     hr = Grid(UTM31, Affine(60, 0, 500_000, 0, -60, 5_000_000), 100, 100)
     for size, expected in (

@@ -15,15 +15,6 @@ CAST = ["bool", "float16", "int64", "uint64", ">u2", ">f4"]
 SHAPES = [(1, 1, 1), (2, 3, 5), (7, 37, 61), (3, 0, 4), (4, 1, 2049)]
 
 
-@pytest.fixture(params=["native", "numpy"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "numpy":
-        monkeypatch.setattr(accel, "NATIVE", None)
-    elif accel.NATIVE is None:
-        pytest.skip("the native module is not built")
-    return str(request.param)
-
-
 def pixels(dtype: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     kind = np.dtype(dtype)

@@ -25,7 +25,9 @@ def test_every_item_passes_every_stage_once(workers: tuple[int, int, int]) -> No
 
 
 def test_nothing_to_do() -> None:
-    run_stages([], [Stage("a", lambda x: x), Stage("b", lambda x: x)])
+    out: list[int] = []
+    run_stages([], [Stage("a", lambda x: x), Stage("b", out.append)])
+    assert out == []
 
 
 def test_busy_time_counts_work_not_waiting() -> None:

@@ -57,15 +57,6 @@ PAIRS = {
 }
 
 
-@pytest.fixture(params=["native", "numpy"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "numpy":
-        monkeypatch.setattr(accel, "NATIVE", None)
-    elif accel.NATIVE is None:
-        pytest.skip("the native module is not built")
-    return str(request.param)
-
-
 @pytest.fixture(params=PAIRS.values(), ids=PAIRS.keys())
 def pair(request: pytest.FixtureRequest) -> tuple[Grid, Grid]:
     return request.param

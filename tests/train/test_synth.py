@@ -2,14 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
-from rasterio.warp import Resampling, reproject
 
 from deeplight.engine.errors import InputError
 from deeplight.engine.spec import DMO_SLOTS, SCALE
@@ -19,7 +14,6 @@ from deeplight.train.synth.noise import ancestors, bell, fractal, hash_window, u
 from deeplight.train.synth.roads import MOTORWAY, PRIMARY, roads_of_cell
 from deeplight.train.synth.settlements import TOWN, VILLAGE, sites_of_cell
 from deeplight.train.synth.spectra import MATERIALS
-from deeplight.train.synth.write import NAMES, NTL_NODATA
 
 HR_FIELDS = ("ntl_hr", "isp", "dmo", "dem")
 SEED = 4  # a country with a coast, mountains and cities in its first 128 × 128 LR px
@@ -34,21 +28,6 @@ def country() -> Country:
 @pytest.fixture(scope="module")
 def land(country: Country) -> Sample:
     return country.sample(Window(0, 0, 128, 128))
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("synth") / "scene"
-    done = run_cli("synth", "--out", str(out), "--lr-size", "37x70", "--seed", str(SEED))
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "from deeplight.train.data_cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-    )
 
 
 def test_fractal_of_a_window_is_a_part_of_a_larger_one() -> None:
@@ -292,124 +271,3 @@ def test_water_is_dark_and_unbuilt(country: Country, land: Sample) -> None:
 def test_senseless_settings_are_refused(change: dict[str, float], word: str) -> None:
     with pytest.raises(InputError, match=word):
         dataclasses.replace(QUIET, **change)
-
-
-def test_files_lie_on_grids_of_their_own(files: Path) -> None:
-    assert sorted(p.name for p in files.iterdir()) == sorted(NAMES)
-    opened = {name: rasterio.open(files / name) for name in NAMES}
-    expected = {  # CRS, dtype, bands, nodata
-        "ntl.tif": (4326, "float32", 1, NTL_NODATA),
-        "ntl_hr.tif": (4326, "float32", 1, NTL_NODATA),
-        "isp.tif": (4326, "float32", 1, NTL_NODATA),
-        "offset.tif": (4326, "float32", 2, NTL_NODATA),
-        "dmo.tif": (32633, "uint16", 7, 0),
-        "dem.tif": (4326, "int16", 1, -32768),
-    }
-    for name, (epsg, dtype, bands, nodata) in expected.items():
-        d = opened[name]
-        assert (d.crs.to_epsg(), d.dtypes[0], d.count, d.nodata) == (epsg, dtype, bands, nodata), name
-        assert d.profile["compress"] == "zstd" and d.profile["tiled"]
-    ntl, dmo, dem = opened["ntl.tif"], opened["dmo.tif"], opened["dem.tif"]
-    assert ntl.shape == opened["offset.tif"].shape == (37, 70)
-    assert opened["ntl_hr.tif"].shape == opened["isp.tif"].shape == (37 * SCALE, 70 * SCALE)
-    assert ntl.bounds == pytest.approx(opened["ntl_hr.tif"].bounds)
-    assert ntl.res == pytest.approx((15 / 3600, 15 / 3600))
-    assert dmo.descriptions == DMO_SLOTS and dmo.res == (30, 30)
-    assert dmo.scales == (0.0000275,) * 7 and dmo.offsets == (-0.2,) * 7
-    assert dem.res == pytest.approx((3 / 3600, 3 / 3600))
-    half = (dem.transform.c - ntl.transform.c) / dem.transform.a % 1
-    assert half == pytest.approx(0.5, abs=1e-6)  # the lattices do not coincide
-    assert dem.bounds.left < ntl.bounds.left and dem.bounds.top > ntl.bounds.top
-
-
-def test_files_hold_the_country(files: Path) -> None:
-    sample = Country(CountryConfig(seed=SEED)).sample(Window(0, 0, 37, 70))
-    for name in ("ntl_hr", "isp", "offset", "ntl"):
-        with rasterio.open(files / f"{name}.tif") as d:
-            values = d.read(masked=True).squeeze()
-        assert np.array_equal(values.compressed(), getattr(sample, name)[~np.ma.getmaskarray(values)]), name
-        assert (0.005 < np.ma.getmaskarray(values).mean() < 0.1) == (name == "ntl")
-
-
-def test_files_of_the_auxiliary_fit_the_country_after_reprojection(files: Path) -> None:
-    sample = Country(CountryConfig(seed=SEED)).sample(Window(0, 0, 37, 70))
-    with rasterio.open(files / "ntl_hr.tif") as d:
-        crs, transform, shape = d.crs, d.transform, d.shape
-    for name, truth, band in (("dmo", sample.dmo[4], 5), ("dem", sample.dem, 1)):
-        with rasterio.open(files / f"{name}.tif") as d:
-            raw = d.read(band).astype(np.float32)
-            raw = np.where(raw == d.nodata, np.nan, raw * d.scales[band - 1] + d.offsets[band - 1])
-            warped = np.full(shape, np.nan, np.float32)
-            reproject(
-                raw,
-                warped,
-                src_crs=d.crs,
-                src_transform=d.transform,
-                dst_crs=crs,
-                dst_transform=transform,
-                src_nodata=np.nan,
-                dst_nodata=np.nan,
-                resampling=Resampling.bilinear,
-            )
-        known = np.isfinite(warped)
-        assert 0.9 < known.mean() < 1.0  # holes, but few
-        assert np.corrcoef(warped[known], truth[known])[0, 1] > 0.97
-        moved = np.roll(truth, 1, axis=1)
-        error = np.abs(warped - truth)[known].mean()
-        assert error < 0.6 * np.abs(warped - moved)[known].mean()  # not even one HR pixel off
-
-
-def test_existing_files_need_overwrite(files: Path) -> None:
-    before = (files / "ntl.tif").read_bytes()
-    refused = run_cli("synth", "--out", str(files), "--lr-size", "8")
-    assert refused.returncode == 2 and "--overwrite" in refused.stderr
-    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
-    assert (files / "ntl.tif").read_bytes() == before
-
-
-def test_overwriting_gives_equal_bytes(tmp_path: Path) -> None:
-    arguments = ("synth", "--out", str(tmp_path), "--lr-size", "9x8", "--overwrite")
-    assert run_cli(*arguments).returncode == 0
-    first = {name: (tmp_path / name).read_bytes() for name in NAMES}
-    assert run_cli(*arguments).returncode == 0
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == first
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--lr-size", "0"), "between 8 and"),
-        (("--lr-size", "12x"), "such as 128"),
-        (("--lr-size", "99999999"), "between 8 and"),
-        (("--misregistration", "-1"), "misregistration"),
-        (("--nonsense",), "--nonsense"),
-    ],
-)
-def test_bad_requests_are_one_sentence_and_no_file(
-    tmp_path: Path, arguments: tuple[str, ...], words: str
-) -> None:
-    out = tmp_path / "scene"
-    refused = run_cli("synth", "--out", str(out), *arguments)
-    assert refused.returncode == 2 and words in refused.stderr
-    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
-    assert not out.exists()
-
-
-def test_a_file_in_the_way_of_the_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("")
-    refused = run_cli("synth", "--out", str(tmp_path / "taken"), "--lr-size", "8")
-    assert refused.returncode == 2 and "taken" in refused.stderr and "Traceback" not in refused.stderr
-
-
-def test_help_is_short_and_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom deeplight.train.data_cli import main\n"
-        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "heavy = {'numpy', 'rasterio', 'torch', 'rich'} & set(sys.modules)\nassert not heavy, heavy\n"
-    )
-    for arguments in (["--help"], ["synth", "--help"], []):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "synth" in done.stdout and len(done.stdout.splitlines()) <= 40
