@@ -52,6 +52,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.test
+	mkdir -p bench/out
 	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only --benchmark-json=bench/out/bench.json
 
 clean:

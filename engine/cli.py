@@ -50,11 +50,22 @@ NUMBER = Parsed("value", parse_number)
 @click.option("--dmo-scale", type=SCALE, help="Reflectance = raw · F + OFFSET")
 @click.option("--dmo-nodata", type=NUMBER, help="Raw value of DMO without data")
 @click.option("--dtype", type=click.Choice(["float32", "uint16"]), default="float32", help="Of the output")
-@click.option("--bands", type=Parsed("isp,offset", parse_extra_bands), help="Extra output bands")
+@click.option("--compression", type=click.Choice(["zstd", "deflate"]), default="zstd", help="Of the output")
+@click.option("--bands", type=Parsed("isp,offset,quality", parse_extra_bands), help="Extra output bands")
+@click.option("--conserve-radiance", is_flag=True, help="Give each 8×8 block the mean of its LR pixel")
 @click.option("--resume", is_flag=True, help="Continue a run that was stopped")
 @click.option("--overwrite", is_flag=True, help="Replace the output, drop parts of a stopped run")
 @click.option("--report", type=OUTPUT, metavar="RUN.JSON", help="Write a run report")
+@click.option("--events", type=OUTPUT, metavar="E.JSONL", help="Write what happens as JSON lines")
+@click.option(
+    "--verify-seams",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Compute N places across tile borders again; fail if they differ",
+)
 @click.option("--quicklook", type=OUTPUT, metavar="Q.PNG", help="Write LR | result | bicubic as a picture")
+@click.option("--stac", is_flag=True, help="Write a STAC item beside the output")
 @click.option("--allow-remote", is_flag=True, help="Let inputs be URLs and /vsi names")
 @click.version_option(None, "-V", "--version", package_name="deeplight", message="%(prog)s %(version)s")
 def command(**given: Any) -> None:
@@ -66,13 +77,15 @@ def command(**given: Any) -> None:
     options = _options(given)
     from deeplight.engine.pipeline import infer
     from deeplight.engine.progress import terminal_progress
+    from deeplight.engine.stac import item_path
 
     progress = terminal_progress()
     with logging_to(progress.log):
         report = infer(options, progress)
     if report is not None:
         progress.log(report.headline())
-    for path in (options.out, options.quicklook, options.report):
+    item = item_path(options.out) if options.stac else None
+    for path in (options.out, options.quicklook, options.report, item):
         if path is not None and path.exists():
             click.echo(str(path))
 

@@ -13,8 +13,7 @@ import functools
 import io
 import itertools
 import struct
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -84,9 +83,12 @@ class _Layout:
     big: bool
 
 
-def assemble(store: PackStore, out: Path, *, disk: Disk = DISK) -> AssemblyStats:
+def assemble(
+    store: PackStore, out: Path, *, verify: Callable[[Path], None] | None = None, disk: Disk = DISK
+) -> AssemblyStats:
     """Write the finished file as `out`, which appears whole, checked and synced, or stays as it was.
 
+    verify: looks at the finished file and raises to keep it from getting its name.
     Equal packs give equal bytes. Memory does not grow with the scene, except for 24 bytes a block.
     Raises DeepLightError where packs are missing or damaged (those are removed, so that a resumed run
     computes them again), where the disk is full, or where the finished file does not read back.
@@ -101,12 +103,18 @@ def assemble(store: PackStore, out: Path, *, disk: Disk = DISK) -> AssemblyStats
     check_storable(store.spec)
     remove_leftovers(out.parent, (out.name,), disk=disk)
     try:
-        with disk_errors(out), tempfile.TemporaryFile(dir=store.folder) as spool:
+        with disk_errors(out), disk.scratch(store.folder) as spool:
             levels = _tables(store)
             _Overviews(store, levels, spool).build()
             layout = _lay_out(store.spec, levels)
             check = functools.partial(_check, spec=store.spec, levels=levels, size=layout.size)
-            with replacing(out, check=check, disk=disk) as file:
+
+            def accept(path: Path) -> None:
+                check(path)
+                if verify is not None:
+                    verify(path)
+
+            with replacing(out, check=accept, disk=disk) as file:
                 file.write(layout.header)
                 for number in reversed(range(len(levels))):
                     for data in _stored(store, number, levels[number], spool):
@@ -206,7 +214,7 @@ class _Overviews:
             return self.store.rest((row, col)) if row < rows and col < cols else None
         rows, cols = self.store.spec.blocks(level - 1)
         below = self._block(level - 1, row, col) if row < rows and col < cols else None
-        return None if below is None else halve(below)
+        return None if below is None else halve(below, self.store.spec.flag_bands)
 
     def _keep(self, level: int, row: int, col: int, pixels: Pixels) -> None:
         codec, table = self.store.spec.codec, self.levels[level]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,22 @@ Array = NDArray[np.float32]
 
 
 class PackFiller:
-    """Packs of a store that are not done yet. Threads may `add` disjoint cores at the same time."""
+    """Packs of a store that are not done yet. Threads may `add` cores at the same time.
 
-    def __init__(self, store: PackStore) -> None:
+    A core that comes twice, because it was tried twice, counts once. stored: told of every pack that is
+    finished: its key, and the bytes it takes.
+    """
+
+    def __init__(
+        self, store: PackStore, stored: Callable[[tuple[int, int], int], None] | None = None
+    ) -> None:
         store.remove_leftovers()
+        self._tell = stored
         self._store = store
         done = store.done()
         self._windows = {key: store.window(key) for key in store.keys() if key not in done}  # noqa: SIM118
         self._missing = {key: _area(w) for key, w in self._windows.items()}
+        self._parts: dict[tuple[int, int], set[Window]] = {key: set() for key in self._windows}
         self._open: dict[tuple[int, int], Array] = {}
         self._lock = threading.Lock()
         self._written = self._empty = 0
@@ -50,6 +58,8 @@ class PackFiller:
         """
         for key in self._touched(core):
             part = _intersection(core, self._windows[key])
+            if not self._first(key, part):
+                continue
             if pixels is not None:
                 rows, cols = part.slices_in(core)
                 self._paste(key, part, pixels[:, rows, cols])
@@ -75,6 +85,13 @@ class PackFiller:
         rows, cols = part.slices_in(window)
         target[:, rows, cols] = pixels
 
+    def _first(self, key: tuple[int, int], part: Window) -> bool:
+        with self._lock:
+            if key not in self._missing or part in self._parts[key]:
+                return False
+            self._parts[key].add(part)
+            return True
+
     def _last(self, key: tuple[int, int], part: Window) -> bool:
         with self._lock:
             self._missing[key] -= _area(part)
@@ -83,12 +100,12 @@ class PackFiller:
     def _finish(self, key: tuple[int, int]) -> None:
         with self._lock:
             pixels = self._open.pop(key, None)
-        if pixels is None:
-            self._store.write_empty(key)
-        else:
-            self._store.write(key, pixels)
+        size = self._store.write_empty(key) if pixels is None else self._store.write(key, pixels)
+        if self._tell is not None:
+            self._tell(key, size)
         with self._lock:
             self._missing.pop(key)
+            self._parts.pop(key)
             self._empty += pixels is None
             self._written += pixels is not None
 

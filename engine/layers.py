@@ -14,7 +14,7 @@ from deeplight.engine.grid import Grid
 from deeplight.engine.sources import Raster
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
-from deeplight.engine.warp import Warper, area_mean, decimated, decimation
+from deeplight.engine.warp import Warper, area_mean, decimated, decimation, goes_round, with_neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,6 +58,20 @@ class Layer:
         raw, mask = self.raster.read(window, self.bands)
         return to_physical(raw, self.scale, self.offset, self.nodata, mask)
 
+    def native_windows(self, window: Window) -> list[Window]:
+        """The raster's pixels that LR pixels are made from; none where they do not meet."""
+        inside = window.clipped(self.raster.grid.height, self.raster.grid.width)
+        return [inside] if inside.height and inside.width else []
+
+    def cached_bytes(self, window: Window) -> int:
+        """What the decoded blocks behind LR pixels take in GDAL's cache."""
+        high, wide = self.raster.block_shape
+        blocks = 0
+        for w in self.native_windows(window):
+            down = (w.row + w.height - 1) // high - w.row // high + 1
+            blocks += down * ((w.col + w.width - 1) // wide - w.col // wide + 1)
+        return blocks * high * wide * self.raster.pixel_bytes
+
     def sample(self, region: Window) -> tuple[NDArray[Any], Floats, Mask]:
         """Raw (C, N) and physical (C, N) values and mask (N,) of some pixels inside `region`.
 
@@ -93,6 +107,7 @@ class Layer:
             "scale": self.scale.tolist(),
             "offset": self.offset.tolist(),
             "nodata": [None if value is None else str(value) for value in self.nodata],
+            "bytes_read": raster.bytes_read,
         }
 
 
@@ -118,18 +133,34 @@ class AuxLayer(Layer):
         self.overlap = overlap
         row, col = ((place + 0.5) * SCALE - 0.5 for place in overlap.centre)
         self.factors = decimation(hr, raster.grid, (row, col))
-        self._warper = Warper(hr, decimated(raster.grid, *self.factors))
+        self._grid = decimated(raster.grid, *self.factors)
+        self._round = goes_round(self._grid)
+        self._warper = Warper(hr, with_neighbours(self._grid) if self._round else self._grid)
 
     def read(self, hr_window: Window) -> tuple[Floats, Mask]:
         """Physical values (C, H, W) at the HR pixels, 0 where invalid, and their mask; the window may leave
         the raster."""
-        source = self._warper.source_window(hr_window)
-        if source is None:
-            return np.zeros((len(self.bands), *hr_window.shape), np.float32), np.zeros(
-                hr_window.shape, np.uint8
-            )
-        values, mask = self._read_decimated(source) if self.factors != (1, 1) else self.read_native(source)
-        return self._warper.resample(values, mask, source, hr_window)
+        found = [
+            self._warper.resample(*self._read_round(source), source, hr_window)
+            for source in self._warper.source_windows(hr_window)
+        ]
+        if not found:
+            shape = hr_window.shape
+            return np.zeros((len(self.bands), *shape), np.float32), np.zeros(shape, np.uint8)
+        values, mask = found[0]
+        for more, also in found[1:]:  # never both valid
+            values += more
+            mask |= also
+        return values, mask
+
+    def native_windows(self, window: Window) -> list[Window]:
+        """See Layer."""
+        (fy, fx), grid = self.factors, self.raster.grid
+        found = []
+        for s in self._warper.source_windows(window.scaled(SCALE)):
+            native = Window(s.row * fy, (s.col - self._round) * fx, s.height * fy, s.width * fx)
+            found.append(native.clipped(grid.height, grid.width))
+        return found
 
     def describe(self) -> dict[str, Any]:
         """As Layer.describe, with the share of the NTL grid covered and the pixels averaged before
@@ -139,6 +170,26 @@ class AuxLayer(Layer):
             "share_of_scene": self.overlap.share,
             "area_mean_rows_cols": list(self.factors),
         }
+
+    def _read_round(self, source: Window) -> tuple[Floats, Mask]:
+        """The pixels of `source`, a window of the warper's grid: the column beside the first is the last."""
+        if not self._round:
+            return self._read_means(source)
+        width = self._grid.width
+        inside = Window(source.row, source.col - 1, source.height, source.width)
+        pieces = [inside.clipped(self._grid.height, width)]
+        if inside.col < 0:
+            pieces.insert(0, Window(source.row, width - 1, source.height, 1))
+        if inside.col + inside.width > width:
+            pieces.append(Window(source.row, 0, source.height, 1))
+        if len(pieces) == 1:
+            return self._read_means(pieces[0])
+        parts = [self._read_means(piece) for piece in pieces if piece.width]
+        return np.concatenate([v for v, _ in parts], axis=2), np.concatenate([m for _, m in parts], axis=1)
+
+    def _read_means(self, source: Window) -> tuple[Floats, Mask]:
+        """The pixels of `source`, a window of the decimated grid."""
+        return self._read_decimated(source) if self.factors != (1, 1) else self.read_native(source)
 
     def _read_decimated(self, source: Window) -> tuple[Floats, Mask]:
         """Area means of the blocks in `source`, a window of the decimated grid; read in strips to bound

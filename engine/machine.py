@@ -46,6 +46,15 @@ def bytes_moved() -> tuple[int, int] | None:
         return None
 
 
+def thread_bytes_read() -> int:
+    """Bytes read by the calling thread's system calls so far; 0 where the system does not count them."""
+    try:
+        with Path("/proc/thread-self/io").open("rb") as file:
+            return int(file.readline().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def _meminfo(root: Path) -> int | None:
     try:
         for line in (root / "proc/meminfo").read_text().splitlines():

@@ -71,6 +71,20 @@ class Mesh:
             _ends(part.col, part.width, self.col, self.step),
         )
 
+    def cells(self, part: Window) -> Doubles:
+        """Boxes of the cells that `part` (inside this block) touches: (4, n) lowest row, lowest column, highest
+        row, highest column of the pixels of `part` in each; cells outside the projection's domain left out."""
+        low = high = self.corners(part)
+        for axis, first, length, origin in (
+            (1, part.row, part.height, self.row),
+            (2, part.col, part.width, self.col),
+        ):
+            cell = (_ends(first, length, origin, self.step) - origin) // self.step
+            starts = np.flatnonzero(np.diff(cell, prepend=-1))
+            low, high = np.fmin.reduceat(low, starts, axis), np.fmax.reduceat(high, starts, axis)
+        boxes: Doubles = np.concatenate([low, high]).reshape(4, -1)
+        return boxes[:, np.isfinite(boxes).all(axis=0)]
+
 
 def _ends(first: int, length: int, origin: int, step: int) -> NDArray[np.int64]:
     """The first and last pixel of a range in every cell that it touches."""
@@ -127,10 +141,7 @@ class Meshes:
 
     @cached_property
     def _period(self) -> float:
-        """A full turn of longitude in the units of `aux`, 0 where its x is no longitude."""
-        if not self.aux.crs.is_geographic:
-            return 0.0
-        return float(2 * np.pi / self.aux.crs.units_factor[1])
+        return full_turn(self.aux.crs)
 
     @cached_property
     def _centre_x(self) -> float:
@@ -170,6 +181,11 @@ class Meshes:
         offsets = np.arange(0, BLOCK + spacing / 2, spacing)
         rows, cols = np.meshgrid(row + offsets, col + offsets, indexing="ij")
         return self.coordinates(rows, cols)
+
+
+def full_turn(crs: CRS) -> float:
+    """A full turn of longitude in the units of a CRS, 0 where its x is no longitude."""
+    return float(2 * np.pi / crs.units_factor[1]) if crs.is_geographic else 0.0
 
 
 def _apply(t: Affine, x: Doubles, y: Doubles) -> tuple[Doubles, Doubles]:

@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Literal
 
 from deeplight.engine.artifact import DEFAULT_MODEL
 from deeplight.engine.parts import Mode
-from deeplight.engine.spec import DMO_SLOTS
+from deeplight.engine.spec import DMO_SLOTS, Quality
 from deeplight.engine.tiling import TileRequest
 
 if TYPE_CHECKING:
     from deeplight.engine.scene import SceneOptions
 
+QUALITY_BAND = "quality (bit flags: " + ", ".join(f"{flag.value} {flag.name}" for flag in Quality) + ")"
+"""The quality band's description. Its flags are float32 numbers, as all bands share one type; 0 … 31 are exact."""
+
 EXTRA_BANDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "isp": (("isp", "probability"),),
     "offset": (("offset_x", "LR px"), ("offset_y", "LR px")),
+    "quality": ((QUALITY_BAND, ""),),
 }
-"""Optional model outputs → (name, unit) of the bands that they become after the radiance band."""
+"""Optional outputs → (description, unit) of the bands that they become after the radiance band."""
 
 UINT16_SCALE, UINT16_NODATA = 0.1, 65535.0
 """Black Marble's encoding of radiance: 0 … 6553.4 in steps of 0.1."""
@@ -31,7 +35,9 @@ class RunOptions:
     """One run of `pipeline.infer`.
 
     tiles: None runs the scene in one piece. bands: of EXTRA_BANDS. threads: of the backend; None: all.
-    report, quicklook: files to write beside the output.
+    report, quicklook, events: files to write beside the output. verify_seams: how many places across tile borders
+    to compute again and compare. stac: write a STAC item beside it. conserve_radiance:
+    make the mean of each 8 × 8 block that of its LR pixel.
     """
 
     scene: SceneOptions
@@ -42,11 +48,16 @@ class RunOptions:
     device: str = "auto"
     precision: str = "fp32"
     dtype: Literal["float32", "uint16"] = "float32"
+    compression: Literal["zstd", "deflate"] = "zstd"
+    conserve_radiance: bool = False
     mode: Mode = Mode.NEW
     bands: tuple[str, ...] = ()
     threads: int | None = None
     report: Path | None = None
     quicklook: Path | None = None
+    events: Path | None = None
+    verify_seams: int = 0
+    stac: bool = False
 
 
 def parse_scale(text: str) -> tuple[float, float]:

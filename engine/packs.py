@@ -36,10 +36,14 @@ TYPICAL_BYTES = {"float32": 2.5, "uint16": 1.0}
 
 @dataclass(frozen=True)
 class BandSpec:
-    """One output band: its description and its unit ("" for none)."""
+    """One output band: its description and its unit ("" for none).
+
+    flags: its values are bit flags; overviews hold the union of those of their pixels instead of a mean.
+    """
 
     name: str
     unit: str
+    flags: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,11 @@ class OutputSpec:
         return overview_levels(self.grid.height, self.grid.width, self.block)
 
     @property
+    def flag_bands(self) -> tuple[int, ...]:
+        """Bands, from 0, that hold bit flags."""
+        return tuple(number for number, band in enumerate(self.bands) if band.flags)
+
+    @property
     def codec(self) -> BlockCodec:
         """What turns pixels into the bytes of a tile."""
         level = self.zstd_level if self.compression == "zstd" else 6
@@ -127,6 +136,11 @@ def required_bytes(spec: OutputSpec, side: int | None = None) -> tuple[int, int]
     upper = 2 * sum(bounds) + (rest_pixels * 4 * 257) // 256 + fixed
     blocks = pixels * TYPICAL_BYTES[spec.dtype] * 4 / 3
     return upper, min(upper, int(2 * blocks + rest_pixels * TYPICAL_BYTES["float32"]) + fixed)
+
+
+def pack_count(spec: OutputSpec, side: int) -> int:
+    """Number of packs with `side` pixels a side."""
+    return -(-spec.grid.height // side) * -(-spec.grid.width // side)
 
 
 def _doublings(spec: OutputSpec, side: int) -> int:
@@ -166,6 +180,7 @@ class PackStore:
             (grid.height, grid.width, self.side),
             [(band.name, band.unit) for band in spec.bands],
             spec.codec,
+            sorted(spec.tags.items()),
         )
         return hashlib.sha256(repr(fields).encode()).hexdigest()
 
@@ -208,9 +223,9 @@ class PackStore:
         blocks = []
         level = pixels
         for number in range(self.full_levels + 1):
-            level = halve(level) if number else level
+            level = halve(level, self.spec.flag_bands) if number else level
             blocks += self._level_blocks(number, level)
-        rest = halve(level) if self.full_levels < self.spec.levels else None
+        rest = halve(level, self.spec.flag_bands) if self.full_levels < self.spec.levels else None
         if rest is not None and np.isnan(rest).all():
             rest = None
         return write_file(self.path(key), pack_chunks(self._fingerprint, key, blocks, rest), disk=self.disk)
@@ -246,7 +261,7 @@ class PackStore:
             raise DamagedPack(path.name, key, "it is missing") from None
         if index.fingerprint != self._fingerprint:
             raise InputError(
-                f"{self.folder} holds packs of another output (grid, bands, data type or pack size differ): "
+                f"{self.folder} holds packs of another output (grid, bands, data type, tags or pack size differ): "
                 "remove that folder or write to another file"
             )
         return index

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deeplight.engine.artifact import Manifest, load_artifact
+from deeplight.engine.artifact import Artifact, load_artifact
 from deeplight.engine.backends import open_backend
 from deeplight.engine.errors import DeepLightError
+from deeplight.engine.events import Events
+from deeplight.engine.executor import LocalExecutor, Outcome, Quarantined, Task
 from deeplight.engine.filling import PackFiller
 from deeplight.engine.geodesy import valid_area_km2
-from deeplight.engine.machine import available_cpus, bytes_moved
+from deeplight.engine.machine import available_cpus, available_memory, bytes_moved
 from deeplight.engine.options import RunOptions
-from deeplight.engine.parts import check_space, claimed_parts
+from deeplight.engine.ordering import Order, choose_order, tasks
+from deeplight.engine.parts import Mode, check_space, claimed_parts
 from deeplight.engine.preparation import (
     check_complete,
     check_request,
@@ -25,193 +28,253 @@ from deeplight.engine.preparation import (
     plan_run,
     valid_share,
 )
+from deeplight.engine.products import Products
 from deeplight.engine.progress import Progress, Silent
 from deeplight.engine.report import RunReport, Tally, make_report, write_report
+from deeplight.engine.seams import SeamCheck, verify_seams
 from deeplight.engine.spec import SCALE
-from deeplight.engine.stream import Stage, run_stages
 from deeplight.engine.tiles import Window
-from deeplight.engine.tiling import TilePlan, cores, tile_window
+from deeplight.engine.tiling import TilePlan, reader_count
+from deeplight.engine.work import Tile, TileWork
 
 if TYPE_CHECKING:
     from deeplight.engine.backends.base import Backend
-    from deeplight.engine.packs import PackStore
+    from deeplight.engine.packs import OutputSpec, PackStore
     from deeplight.engine.scene import Scene
 
-_READERS, _WRITERS = 2, 2
-Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A core on its way through the stages.
-
-    lr, valid: its NTL (h, w), physical, and mask. window, inputs: what the model is given; None where
-    the core is all nodata. pixels: the result, (bands, 8h, 8w), NaN = nodata.
-    """
-
-    core: Window
-    lr: Array
-    valid: NDArray[np.uint8]
-    window: Window | None = None
-    inputs: dict[str, Array] | None = None
-    pixels: Array | None = None
+_WRITERS = 2
 
 
 def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | None:
     """Run a model over a scene and write the Cloud-Optimized GeoTIFF `options.out`.
 
     Returns the report; None where --resume finds the output complete. Raises DeepLightError (InputError
-    before anything is written); after an interruption the finished packs stay beside the output for --resume.
+    before anything is written). After an interruption, or where tiles had to be given up, the finished packs
+    stay beside the output for --resume and the output does not appear.
     """
-    from deeplight.engine.cog import assemble
-    from deeplight.engine.packs import PackStore, required_bytes
+    from deeplight.engine.packs import PackStore, pack_count, required_bytes
     from deeplight.engine.scene import Scene
 
     progress = progress or Silent()
     complete = check_request(options)
-    moved = bytes_moved()
-    began = time.perf_counter()
+    moved, began = bytes_moved(), time.perf_counter()
     artifact = load_artifact(options.model)
     threads = options.threads or available_cpus()
     with (
+        Events(options.events, append=options.mode is Mode.RESUME) as events,
         Scene.open(options.scene) as scene,
-        open_backend(
-            options.backend, artifact, precision=options.precision, device=options.device, threads=threads
-        ) as backend,
+        open_model(options, artifact, options.precision, threads) as backend,
     ):
         record, plan = plan_run(options, scene, artifact, backend, threads)
-        spec = output_spec(options, scene, artifact, backend, plan)
+        spec = output_spec(options, scene, artifact, backend)
         if complete:
             check_complete(options.out, spec)
             progress.log(f"{options.out} is complete already")
-            draw(options, scene)
+            beside(options, scene, spec)
             return None
-        typical = required_bytes(spec, plan.pack * SCALE)[1]
-        check_space(options.out, int(typical * valid_share(scene)))
+        side = plan.pack * SCALE
+        typical = int(required_bytes(spec, side)[1] * valid_share(scene))
+        check_space(options.out, typical, pack_count(spec, side), options.mode)
         with claimed_parts(options.out, record, options.mode) as folder:
             store = PackStore(folder, spec, plan.pack * SCALE)
-            run = Run(scene, backend, artifact.manifest, plan, store, options.bands, threads, progress)
-            stream_s = run.stream()
-            progress.log("assembling the output")
-            start = time.perf_counter()
-            assemble(store, options.out)
-            assemble_s = time.perf_counter() - start
-        seconds = {"total": time.perf_counter() - began, "stream": stream_s, "assemble": assemble_s}
-        report = make_report(options, run, artifact, seconds, moved)
-        draw(options, scene)
+            work = tile_work(options, scene, artifact, backend, plan, threads)
+            with Run(options, work, plan, store, threads, progress, events) as run:
+                run.stream()
+                if not run.quarantined:
+                    run.assemble()
+            run.seconds["total"] = time.perf_counter() - began
+            report = make_report(options, run, artifact, moved)
+            if options.report is not None and run.quarantined:
+                write_report(report, options.report)
+            check_all_done(run.quarantined)
+        beside(options, scene, spec)
+        events.emit("finished", **report.summary())
     if options.report is not None:
         write_report(report, options.report)
     return report
 
 
-def draw(options: RunOptions, scene: Scene) -> None:
-    """The quicklook, where one is asked for."""
+def open_model(options: RunOptions, artifact: Artifact, precision: str, threads: int) -> Backend:
+    """The model in a precision, on the backend and device that were asked for."""
+    name, device = options.backend, options.device
+    return open_backend(name, artifact, precision=precision, device=device, threads=threads)
+
+
+def tile_work(
+    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, plan: TilePlan, threads: int
+) -> TileWork:
+    """What decides pixels; the model in fp32 is opened when a tile needs it."""
+    manifest = artifact.manifest
+    other = options.precision != "fp32" and "fp32" in manifest.precisions
+    return TileWork(
+        scene,
+        backend,
+        manifest,
+        plan.halo,
+        Products(options.bands, manifest, scene.ceiling, options.conserve_radiance),
+        (lambda: open_model(options, artifact, "fp32", threads)) if other else None,
+    )
+
+
+def beside(options: RunOptions, scene: Scene, spec: OutputSpec) -> None:
+    """The quicklook and the STAC item, where they are asked for."""
     if options.quicklook is not None:
         from deeplight.engine.quicklook import write_quicklook
 
         write_quicklook(scene, options.out, options.quicklook)
+    if options.stac:
+        from deeplight.engine.stac import write_item
+
+        write_item(options.out, spec, scene.ntl_raster)
+
+
+def check_all_done(quarantined: list[Quarantined]) -> None:
+    """Raise DeepLightError, naming tiles, where some were given up."""
+    if not quarantined:
+        return
+    places = ", ".join(f"row {q.core.row} column {q.core.col}" for q in quarantined[:5])
+    more = ", …" if len(quarantined) > 5 else ""
+    raise DeepLightError(
+        f"{len(quarantined)} tiles could not be computed (LR pixels {places}{more}) and the output was not "
+        f"written; all others are kept for --resume; the first reason: {quarantined[0].reason}"
+    )
 
 
 class Run:
-    """One pass over the packs that are not done yet."""
+    """One pass over the packs that are not done yet, then the output. A context manager.
+
+    seconds: what the parts of the run took. quarantined: tiles that were given up.
+    """
 
     def __init__(
         self,
-        scene: Scene,
-        backend: Backend,
-        manifest: Manifest,
+        options: RunOptions,
+        work: TileWork,
         plan: TilePlan,
         store: PackStore,
-        bands: Sequence[str],
         threads: int,
         progress: Progress,
+        events: Events,
     ) -> None:
-        self.scene, self.backend, self.manifest, self.plan = scene, backend, manifest, plan
-        self.outputs = ("ntl_hr", *bands)
-        self.threads = threads
-        self.progress = progress
+        self.options, self.work, self.plan, self.store = options, work, plan, store
+        self.threads, self.progress, self.events = threads, progress, events
         self.tally = Tally()
-        self.stages = [
-            Stage("read", self.read, _READERS if plan.core else 1),
-            Stage("infer", self.compute),
-            Stage("write", self.write, _WRITERS if plan.core else 1),
-        ]
-        self.filler = PackFiller(store)
+        self.seams: SeamCheck | None = None
+        self.seconds = {"stream": 0.0, "assemble": 0.0}
+        self.filler = PackFiller(store, lambda key, size: events.emit("pack", key=key, bytes=size))
+        self.readers = reader_count(threads) if plan.core else 1
+        self.order = self._order()
+        self.executor: LocalExecutor | None = None
 
-    def stream(self) -> float:
-        """Compute and store all packs that are missing; returns the seconds it took."""
-        start = time.perf_counter()
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.work.close()
+
+    @property
+    def scene(self) -> Scene:
+        """The rasters that are read."""
+        return self.work.scene
+
+    @property
+    def quarantined(self) -> list[Quarantined]:
+        """Tiles that were given up."""
+        return self.executor.quarantined if self.executor is not None else []
+
+    def _order(self) -> Order:
+        from deeplight.engine.sources import CACHE_MB
+
+        order = Order(self.scene.grid.width, CACHE_MB)
+        if self.plan.core is not None:
+            order = choose_order(self.scene, self.plan, self.readers, CACHE_MB, available_memory())
+        self.scene.prepare_reading(order.cache_mb)
+        return order
+
+    def stream(self) -> None:
+        """Compute and store all packs that are missing, except those of tiles that have to be given up."""
         done, total = self.filler.done_px, self.filler.total_px
         if done:
             self.progress.log(f"resuming: {done / total:.0%} of the output is done")
-        with self.progress:
+        self.events.emit(
+            "started", tiles=self.plan.describe(), packs=self.filler.pending, hr_pixels=total - done
+        )
+        with self.progress, self._timed("stream"):
             self.progress.start(total - done)
-            run_stages(self.jobs(), self.stages, depth=1, on_stop=self.backend.cancel)
-        return time.perf_counter() - start
+            self.executor = LocalExecutor(
+                self.work.read,
+                self.work.compute,
+                self.write,
+                readers=self.readers,
+                writers=_WRITERS if self.plan.core else 1,
+                on_stop=self.work.cancel,
+                **({} if self.plan.core else {"timeout_s": None}),
+            )
+            with self.executor as executor:
+                executor.run(self.jobs(), self.note)
+        for line in self.work.products.coverage.lines():
+            self.progress.log(line)
 
-    def jobs(self) -> Iterator[Window]:
-        """Cores in LR pixels, pack by pack, so that few packs are open at once."""
+    def jobs(self) -> Iterator[Task]:
+        """The tiles, in an order in which source blocks are decoded once and few packs are open."""
         if self.plan.core is None:
             if self.filler.pending:
-                yield Window(0, 0, self.scene.grid.height, self.scene.grid.width)
+                yield Task(Window(0, 0, self.scene.grid.height, self.scene.grid.width))
             return
-        for pack in self.filler.pending_windows(self.plan.pack):
-            yield from cores(pack, self.plan)
+        yield from tasks(self.filler.pending_windows(self.plan.pack), self.plan, self.order, self.readers)
 
-    def read(self, core: Window) -> Tile:
-        """Everything the model needs for a core, unless the core holds no data."""
-        lr, valid = self.scene.read_ntl(core)
-        if not valid.any():
-            return Tile(core, lr, valid)
-        window = tile_window(core, self.plan.halo, self.manifest)
-        return Tile(core, lr, valid, window, self.scene.read_inputs(window))
-
-    def compute(self, tile: Tile) -> Tile:
-        """The model's outputs over the core, the halo cut off."""
-        if tile.window is None or tile.inputs is None:
-            return tile
-        outputs = self.backend.run(tile.inputs, self.outputs)
-        rows, cols = tile.core.slices_in(tile.window)
-        hr_rows, hr_cols = tile.core.scaled(SCALE).slices_in(tile.window.scaled(SCALE))
-        bands = []
-        for name in self.outputs:
-            if outputs[name].shape[-2:] == tile.window.shape:
-                bands.append(np.repeat(np.repeat(outputs[name][0, :, rows, cols], SCALE, 1), SCALE, 2))
-            else:
-                bands.append(outputs[name][0, :, hr_rows, hr_cols])
-        return Tile(tile.core, tile.lr, tile.valid, tile.window, None, np.concatenate(bands))
+    def note(self, outcome: Outcome) -> None:
+        """Say what became of a tile."""
+        core = outcome.task.core
+        place = {"row": core.row, "col": core.col, "height": core.height, "width": core.width}
+        if outcome.error is None:
+            self.events.emit("tile", **place, tried=outcome.task.tried, worker=outcome.worker)
+            return
+        self.progress.log(f"warning: tile at row {core.row}, column {core.col} failed: {outcome.error}")
+        self.events.emit("tile_failed", **place, tried=outcome.task.tried + 1, error=str(outcome.error))
 
     def write(self, tile: Tile) -> None:
-        """Check the numbers, mask what is nodata in NTL, hand the core to its pack."""
-        size = tile.core.height * tile.core.width
-        if tile.window is None or tile.pixels is None:
-            self.filler.add(tile.core.scaled(SCALE), None)
+        """Mask and check a tile's pixels, hand them to its packs."""
+        core = tile.core
+        pixels = self.work.finish(tile)
+        self.filler.add(core.scaled(SCALE), pixels)
+        if pixels is None or tile.window is None:
             self.tally.skip()
         else:
-            pixels = masked(tile.pixels, tile.valid, tile.core, self.manifest.name)
-            self.filler.add(tile.core.scaled(SCALE), pixels)
             self.tally.add(
                 tile.lr,
                 tile.valid,
                 float(np.nansum(pixels[0], dtype=np.float64)),
                 tile.window.height * tile.window.width,
-                valid_area_km2(self.scene.grid, tile.core, tile.valid),
+                valid_area_km2(self.scene.grid, core, tile.valid),
+                float(np.nanmax(pixels[0])),
             )
-        self.progress.advance(size * SCALE**2)
+        self.progress.advance(core.height * core.width * SCALE**2)
 
+    def assemble(self) -> None:
+        """Make the output from the packs. Raises DeepLightError where --verify-seams finds a difference."""
+        from deeplight.engine.cog import assemble
 
-def masked(pixels: Array, valid: NDArray[np.uint8], core: Window, model: str) -> Array:
-    """`pixels` (bands, 8h, 8w) with NaN wherever the LR mask `valid` (h, w) is 0.
+        self.progress.log("assembling the output")
+        self.events.emit("assembling")
+        with self._timed("assemble"):
+            assemble(self.store, self.options.out, verify=self.verify if self.options.verify_seams else None)
+        self.seconds["assemble"] -= self.seconds.get("verify", 0.0)
 
-    Raises DeepLightError, naming the tile, where a valid pixel is not finite or its radiance is below zero.
-    """
-    hr_valid = np.repeat(np.repeat(valid != 0, SCALE, 0), SCALE, 1)
-    result = np.where(hr_valid, pixels, np.float32(np.nan))
-    finite = np.isfinite(result).all(axis=0)
-    if not np.array_equal(finite, hr_valid) or np.nanmin(result[0]) < 0:
-        raise DeepLightError(
-            f"{model} gave values that are not finite or below zero in the tile at row {core.row}, "
-            f"column {core.col} of {core.height}×{core.width} LR pixels: "
-            f"check the scales of the inputs there, or use another model or --precision fp32"
+    def verify(self, path: Path) -> None:
+        """--verify-seams, on the finished file before it gets its name."""
+        count = self.options.verify_seams
+        with self._timed("verify"):
+            self.seams = verify_seams(path, self.store.spec, self.work, self.plan, count, self.tally.largest)
+        self.progress.log(
+            f"seams: {self.seams.windows} places computed again, largest difference {self.seams.worst:.1e} of the range"
         )
-    return result
+        self.events.emit("seams", windows=self.seams.windows, worst=self.seams.worst)
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - start

@@ -10,8 +10,10 @@ from deeplight.engine.errors import InputError
 from deeplight.engine.machine import available_memory
 from deeplight.engine.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions
 from deeplight.engine.parts import Mode, Record, check_output, check_writable, stored_record
+from deeplight.engine.products import model_outputs
+from deeplight.engine.stac import require_pystac
 from deeplight.engine.tiles import Window
-from deeplight.engine.tiling import TilePlan, TileRequest, plan_tiles
+from deeplight.engine.tiling import TilePlan, TileRequest, plan_tiles, reader_count
 
 if TYPE_CHECKING:
     from deeplight.engine.backends.base import Backend
@@ -29,11 +31,24 @@ def check_request(options: RunOptions) -> bool:
             f"--dtype uint16 holds radiance in steps of {UINT16_SCALE} only: "
             f"leave out --bands {','.join(options.bands)}, or use --dtype float32"
         )
+    if options.dtype == "uint16" and options.conserve_radiance:
+        raise InputError(
+            f"--dtype uint16 rounds radiance to steps of {UINT16_SCALE}, which --conserve-radiance does not allow: "
+            "leave one of them out"
+        )
+    if options.verify_seams and options.tiles is None:
+        raise InputError("--verify-seams compares across tile borders and there are none: use --tiles")
+    if options.stac:
+        require_pystac()
     inputs = [options.scene.ntl, options.scene.dmo, options.scene.dem]
-    for path, suffixes in ((options.report, (".json",)), (options.quicklook, (".png",))):
+    for path, suffixes in (
+        (options.report, (".json",)),
+        (options.quicklook, (".png",)),
+        (options.events, (".jsonl",)),
+    ):
         if path is not None:
             check_writable(path, suffixes)
-    for written in (options.out, options.report, options.quicklook):
+    for written in (options.out, options.report, options.quicklook, options.events):
         if written is not None and any(written.resolve() == Path(i).resolve() for i in inputs if i):
             raise InputError(f"{written} is also an input: choose another name for the output")
     return check_output(options.out, options.mode)
@@ -48,7 +63,7 @@ def plan_run(
     """
     from deeplight.engine.provenance import fingerprint
 
-    missing = set(options.bands) - {t.name for t in artifact.manifest.outputs}
+    missing = set(model_outputs(options.bands)) - {t.name for t in artifact.manifest.outputs}
     if missing:
         raise InputError(
             f"{artifact.manifest.name} has no output {', '.join(sorted(missing))}: leave out --bands"
@@ -59,19 +74,23 @@ def plan_run(
         request = TileRequest(earlier.core, earlier.halo)
     bands = 1 + sum(len(EXTRA_BANDS[b]) for b in options.bands)
     grid = scene.grid
-    plan = plan_tiles(request, artifact.manifest, grid.height, grid.width, bands, available_memory())
+    readers = reader_count(threads)
+    memory = available_memory()
+    plan = plan_tiles(request, artifact.manifest, grid.height, grid.width, bands, memory, readers)
     return Record(fingerprint(options, artifact, backend, threads), plan.core, plan.halo), plan
 
 
-def output_spec(
-    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, plan: TilePlan
-) -> OutputSpec:
+def output_spec(options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend) -> OutputSpec:
     """Grid, bands, encoding and tags of the output."""
     from deeplight.engine.packs import BandSpec, OutputSpec
     from deeplight.engine.provenance import output_tags
 
     bands = [BandSpec("ntl", scene.unit)]
-    bands += [BandSpec(name, unit) for extra in options.bands for name, unit in EXTRA_BANDS[extra]]
+    bands += [
+        BandSpec(name, unit, flags=extra == "quality")
+        for extra in options.bands
+        for name, unit in EXTRA_BANDS[extra]
+    ]
     whole = options.dtype == "float32"
     return OutputSpec(
         grid=scene.hr_grid,
@@ -79,7 +98,8 @@ def output_spec(
         dtype=options.dtype,
         scale=1.0 if whole else UINT16_SCALE,
         nodata=float("nan") if whole else UINT16_NODATA,
-        tags=output_tags(options, artifact, backend, plan),
+        tags=output_tags(options, artifact, backend),
+        compression=options.compression,
     )
 
 

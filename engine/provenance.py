@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from deeplight.engine.artifact import Artifact
     from deeplight.engine.backends.base import Backend
     from deeplight.engine.options import RunOptions
-    from deeplight.engine.tiling import TilePlan
 
 
 def versions(backend: Backend) -> dict[str, str]:
@@ -44,11 +43,14 @@ def deeplight_version() -> str:
 
 
 def pixel_options(options: RunOptions) -> dict[str, str]:
-    """The options that decide pixels: no paths, no thread counts, nothing about how the run was started."""
+    """The options that decide pixels and their encoding: no paths, no thread counts, not how it was
+    started."""
     scene = {k: v for k, v in asdict(options.scene).items() if k not in ("ntl", "dmo", "dem", "allow_remote")}
     chosen = {
         **scene,
         "dtype": options.dtype,
+        "compression": options.compression,
+        "conserve_radiance": "yes" if options.conserve_radiance else "",
         "bands": ",".join(options.bands),
         "precision": options.precision,
     }
@@ -64,15 +66,20 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def output_tags(options: RunOptions, artifact: Artifact, backend: Backend, plan: TilePlan) -> dict[str, str]:
-    """Metadata items of the output. Equal runs give equal ones: no paths, times or resume flags."""
+def output_tags(options: RunOptions, artifact: Artifact, backend: Backend) -> dict[str, str]:
+    """Metadata items of the output. Equal runs give equal ones: no paths, times or resume flags.
+
+    Tile size and thread count are left out: they move no pixel by more than the tolerance of the seam test (1e-5
+    of the range), so an output stands for all of them. `fingerprint` holds them, since a resumed run must give the
+    same bits, and run.json, for whoever wants these again.
+    """
     tags = {
         "DEEPLIGHT_VERSION": deeplight_version(),
         "DEEPLIGHT_MODEL": artifact.manifest.name,
         "DEEPLIGHT_MODEL_SHA256": artifact.digest,
         "DEEPLIGHT_BACKEND": backend.name,
-        "DEEPLIGHT_TILES": plan.describe(),
     }
+    tags |= {f"DEEPLIGHT_INPUT_{k.upper()}": v for k, v in _inputs(options, timed=False).items()}
     tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options).items()}
     others = {k: v for k, v in versions(backend).items() if k != "deeplight"}
     return tags | {f"DEEPLIGHT_{k.upper()}_VERSION": v for k, v in others.items()}
@@ -80,9 +87,7 @@ def output_tags(options: RunOptions, artifact: Artifact, backend: Backend, plan:
 
 def fingerprint(options: RunOptions, artifact: Artifact, backend: Backend, threads: int) -> dict[str, str]:
     """What a resumed run must find as it was, by name for the message that says what changed."""
-    scene = options.scene
-    layers = {"--ntl": scene.ntl, "--dmo": scene.dmo, "--dem": scene.dem}
-    fields = {f"the file of {k}": _layer(v, scene.allow_remote) for k, v in layers.items() if v is not None}
+    fields = {f"the file of --{k}": v for k, v in _inputs(options, timed=True).items()}
     fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
     fields["the backend"] = f"{backend.name} on {backend.device}"
     fields["--tiles"] = "absent" if options.tiles is None else str(options.tiles)
@@ -91,7 +96,14 @@ def fingerprint(options: RunOptions, artifact: Artifact, backend: Backend, threa
     return fields | {f"the version of {k}": v for k, v in versions(backend).items()}
 
 
-def _layer(name: str, allow_remote: bool) -> str:
+def _inputs(options: RunOptions, timed: bool) -> dict[str, str]:
+    """Layer → one line that changes with its files; without `timed` equal for equal files anywhere."""
+    scene = options.scene
+    layers = {"ntl": scene.ntl, "dmo": scene.dmo, "dem": scene.dem}
+    return {k: _layer(v, scene.allow_remote, timed) for k, v in layers.items() if v is not None}
+
+
+def _layer(name: str, allow_remote: bool, timed: bool) -> str:
     """One line that changes when any file behind a dataset name does."""
     from rasterio.io import DatasetReader
 
@@ -99,13 +111,16 @@ def _layer(name: str, allow_remote: bool) -> str:
 
     located = locate(name, name, allow_remote)
     if located.path is None:
-        return f"remote {name}"
+        return f"remote {name}" if timed else "remote"
     with DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False) as dataset:
         others = sorted({Path(f) for f in dataset.files} - {located.path})
-    line = file_fingerprint(located.path)
+    line = file_fingerprint(located.path, timed)
+    if located.dataset != str(located.path):  # one of several datasets in the file
+        before, _, after = located.dataset.rpartition(located.path.name)
+        line += f", dataset {before.rpartition(':')[0]} {after}".rstrip()
     if not others:
         return line
-    digest = hashlib.sha256("\n".join(file_fingerprint(p) for p in others if p.is_file()).encode())
+    digest = hashlib.sha256("\n".join(file_fingerprint(p, timed) for p in others if p.is_file()).encode())
     return f"{line}, with {len(others)} files of sha256 {digest.hexdigest()[:16]}"
 
 

@@ -19,9 +19,10 @@ from deeplight.engine.stream import Stage
 
 if TYPE_CHECKING:
     from deeplight.engine.artifact import Artifact
+    from deeplight.engine.executor import Outcome
     from deeplight.engine.options import RunOptions
     from deeplight.engine.pipeline import Run
-    from deeplight.engine.tiling import TilePlan
+    from deeplight.engine.tiles import Window
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Tally:
     lights_in: float = 0.0
     lights_in_clamped: float = 0.0
     lights_out: float = 0.0
+    largest: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def skip(self) -> None:
@@ -51,8 +53,9 @@ class Tally:
         hr_sum: float,
         computed_px: int,
         area_km2: float,
+        hr_max: float,
     ) -> None:
-        """A finished tile. lr, valid: (h, w) of its core; hr_sum: radiance over its valid HR pixels."""
+        """A finished tile. lr, valid: (h, w) of its core; hr_sum, hr_max: radiance over its valid HR pixels."""
         seen = lr[valid != 0].astype(np.float64)
         with self._lock:
             self.tiles += 1
@@ -64,6 +67,7 @@ class Tally:
             self.lights_in_clamped += float(np.maximum(seen, 0).sum())
             # An HR pixel covers 1/64 of an LR pixel: so the two sums compare.
             self.lights_out += hr_sum / SCALE**2
+            self.largest = max(self.largest, hr_max)
 
     def lights(self, unit: str) -> dict[str, Any]:
         """Mean radiance in and out over the valid pixels; None where there were none."""
@@ -83,15 +87,24 @@ class Tally:
 
 @dataclass(frozen=True)
 class RunReport:
-    """Everything that run.json holds. Rates are over the wall time, busy seconds over a stage's workers."""
+    """Everything that run.json holds. Rates are over the wall time, busy seconds over a stage's workers.
+
+    status: "complete", or "incomplete" where tiles are in quarantine. retried: tries that failed and were
+    answered by another. bytes_read of an input: by this run's reads, so over its bytes the number of times
+    that its blocks were decoded.
+    """
 
     output: str
+    status: str
     model: Mapping[str, Any]
     backend: Mapping[str, Any]
     options: Mapping[str, Any]
     inputs: Mapping[str, Any]
     grid: Mapping[str, Any]
     tiles: Mapping[str, Any]
+    retried: Sequence[Mapping[str, Any]]
+    quarantined: Sequence[Mapping[str, Any]]
+    seams: Mapping[str, Any] | None
     packs: Mapping[str, int]
     lights: Mapping[str, Any]
     seconds: Mapping[str, float]
@@ -108,42 +121,59 @@ class RunReport:
         """The text of run.json."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
 
+    def summary(self) -> dict[str, Any]:
+        """The run in a few numbers, for the event stream."""
+        names = (
+            "hr_mpix_per_s",
+            "km2_per_s",
+            "bottleneck",
+            "peak_memory_bytes",
+            "bytes_read",
+            "bytes_written",
+        )
+        counts = {"tiles": self.tiles["computed"], "skipped": self.tiles["skipped"]}
+        return counts | {"seconds": self.seconds["total"]} | {name: getattr(self, name) for name in names}
+
     def headline(self) -> str:
         """The run in one line."""
         t, s = self.tiles, self.seconds
+        moved = ""
+        if self.bytes_read is not None and self.bytes_written is not None:
+            moved = f"read {self.bytes_read / 1e6:.0f} MB, wrote {self.bytes_written / 1e6:.0f} MB, "
         return (
             f"{t['computed']} tiles ({t['skipped']} skipped) in {s['total']:.1f} s: "
             f"{self.hr_mpix_per_s:.2f} HR Mpix/s, {self.km2_per_s:.0f} km²/s, "
             f"peak memory {self.peak_memory_bytes / 1e9:.2f} GB, "
-            f"bottleneck {self.bottleneck} ({self.load.get(self.bottleneck, 0):.0%} busy)"
+            f"{moved}bottleneck {self.bottleneck} ({self.load.get(self.bottleneck, 0):.0%} busy)"
         )
 
 
 def make_report(
-    options: RunOptions,
-    run: Run,
-    artifact: Artifact,
-    seconds: Mapping[str, float],
-    moved: tuple[int, int] | None,
+    options: RunOptions, run: Run, artifact: Artifact, moved: tuple[int, int] | None
 ) -> RunReport:
-    """What a finished run was. moved: `bytes_moved` at its start."""
+    """What a run was that went through all its tiles. moved: `bytes_moved` at its start."""
     from deeplight.engine.provenance import pixel_options, versions
 
-    tally, plan, backend, wall = run.tally, run.plan, run.backend, seconds["total"]
-    load, bottleneck = stage_load(run.stages, seconds["stream"], seconds["assemble"])
-    busy = {f"{s.name}_busy": s.busy_s for s in run.stages}
+    tally, backend, seconds = run.tally, run.work.backend, run.seconds
+    wall, stages = seconds["total"], run.executor.stages if run.executor else []
+    load, bottleneck = stage_load(stages, seconds["stream"], seconds["assemble"])
+    busy = {f"{s.name}_busy": s.busy_s for s in stages}
     now = bytes_moved()
     return RunReport(
         output=str(options.out),
+        status="incomplete" if run.quarantined else "complete",
         model=_model(artifact, options.precision),
         backend={"name": backend.name, "device": backend.device, "threads": run.threads},
         options=pixel_options(options) | {"tiles": str(options.tiles or "none"), "mode": options.mode.value},
-        inputs=run.scene.describe(),
+        inputs=run.work.products.coverage.merged(run.scene.describe()),
         grid={
             "lr": [run.scene.grid.height, run.scene.grid.width],
             "hr": [run.scene.hr_grid.height, run.scene.hr_grid.width],
         },
-        tiles=_tiles(plan, tally),
+        tiles=_tiles(run),
+        retried=[_failure(o.task.core, str(o.error), [o.worker]) for o in _requeued(run)],
+        quarantined=[_failure(q.core, q.reason, q.workers) for q in run.quarantined],
+        seams=None if run.seams is None else asdict(run.seams),
         packs=run.filler.counts(),
         lights=tally.lights(run.scene.unit),
         seconds={k: round(v, 3) for k, v in {**seconds, **busy}.items()},
@@ -163,7 +193,17 @@ def _model(artifact: Artifact, precision: str) -> dict[str, Any]:
     return {"name": m.name, "preset": m.preset, "manifest_sha256": artifact.digest, "precision": precision}
 
 
-def _tiles(plan: TilePlan, tally: Tally) -> dict[str, Any]:
+def _requeued(run: Run) -> Sequence[Outcome]:
+    return run.executor.requeued if run.executor is not None else []
+
+
+def _failure(core: Window, reason: str, workers: Sequence[str]) -> dict[str, Any]:
+    place = {"row": core.row, "col": core.col, "height": core.height, "width": core.width}
+    return {**place, "reason": reason, "workers": list(workers)}
+
+
+def _tiles(run: Run) -> dict[str, Any]:
+    plan, tally = run.plan, run.tally
     return {
         "plan": plan.describe(),
         "core": plan.core,
@@ -172,6 +212,9 @@ def _tiles(plan: TilePlan, tally: Tally) -> dict[str, Any]:
         "skipped": tally.skipped_tiles,
         "core_share": round(tally.core_px / tally.computed_px, 4) if tally.computed_px else None,
         "memory_estimate_bytes": plan.estimate,
+        "readers": run.readers,
+        "panel": run.order.panel,
+        "block_cache_mb": run.order.cache_mb,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ RADIANCE_UNIT = "nW/cm²/sr"
 DEM_VOID = -32768.0
 """SRTM's void, also where a file does not declare it; no place on Earth is that deep."""
 _MAX_SIDE = (1 << 31) - 1
+_DMSP_CEILING, _BLACK_MARBLE_CEILING_RAW, _BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
+"""Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
 _FEET = frozenset({"ft", "foot", "feet", "us-ft", "us survey foot", "us survey feet", "ftus"})
 
 
@@ -53,7 +56,8 @@ class SceneOptions:
 class Scene:
     """Open rasters that fit together; `open` makes one. Reads are thread-safe and the same in any window.
 
-    grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling.
+    grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling. ceiling: the NTL value
+    in that unit from which the sensor or its product is saturated.
     dmo_slots: slot name to 1-based DMO band, in slot order, empty without DMO.
     """
 
@@ -63,6 +67,7 @@ class Scene:
         self.grid = ntl.raster.grid
         self.hr_grid = self.grid.finer()
         self.unit = unit
+        self.ceiling = _ceiling(ntl, unit)
         self.dmo_slots = dict(dmo_slots)
         self._ntl, self._dmo, self._dem = ntl, dmo, dem
         self._channels = [DMO_SLOTS.index(slot) for slot in dmo_slots]
@@ -111,11 +116,17 @@ class Scene:
         inputs["ntl"][0, 0], inputs["ntl_valid"][0, 0] = self.read_ntl(window)
         hr_window = window.scaled(SCALE)
         if self._dmo is not None:
-            values, mask = self._dmo.read(hr_window)
-            inputs["dmo"][0, self._channels], inputs["dmo_valid"][0, 0] = values, mask
+            values, inputs["dmo_valid"][0, 0] = self._dmo.read(hr_window)
+            if len(values) == len(
+                DMO_SLOTS
+            ):  # in slot order: taken over, for copying them costs as much as reading
+                inputs["dmo"] = values[None]
+            else:
+                inputs["dmo"][0, self._channels] = values
             inputs["dmo_bands"][0, self._channels] = 1
         if self._dem is not None:
-            inputs["dem"][0], inputs["dem_valid"][0, 0] = self._dem.read(hr_window)
+            values, inputs["dem_valid"][0, 0] = self._dem.read(hr_window)
+            inputs["dem"] = values[None]
         return inputs
 
     def read_ntl(self, window: Window) -> tuple[Floats, Mask]:
@@ -129,6 +140,16 @@ class Scene:
             values[part] = native[0]
         return values, mask
 
+    def cached_bytes(self, window: Window) -> int:
+        """What the decoded blocks behind `window`, in LR pixels, take in GDAL's cache, over all layers."""
+        return sum(layer.cached_bytes(window) for layer in self._layers.values())
+
+    def prepare_reading(self, cache_mb: int) -> None:
+        """Give GDAL that much for decoded blocks, unless the environment's GDAL_CACHEMAX says otherwise, and
+        count bytes read from here on."""
+        for layer in self._layers.values():
+            layer.raster.cache_mb, layer.raster.bytes_read = cache_mb, 0
+
     def any_valid(self, window: Window) -> bool:
         """Whether NTL is valid anywhere in `window`."""
         return bool(self.read_ntl(window)[1].any())
@@ -140,6 +161,11 @@ class Scene:
         if self._dmo is not None:
             facts["dmo"]["slots"] = self.dmo_slots
         return facts
+
+    @property
+    def ntl_raster(self) -> Raster:
+        """The open NTL raster."""
+        return self._ntl.raster
 
     @property
     def _layers(self) -> dict[str, Layer]:
@@ -217,3 +243,15 @@ def _unit(ntl: Layer, options: SceneOptions) -> str:
         return declared
     unscaled = options.ntl_scale is None and (ntl.scale[0], ntl.offset[0]) == (1.0, 0.0)
     return "DN" if ntl.raster.dtype == "uint8" and unscaled else RADIANCE_UNIT
+
+
+def _ceiling(ntl: Layer, unit: str) -> float:
+    """Where NTL values saturate: DMSP's ceiling for bytes and digital numbers, Black Marble's otherwise; scaled
+    like the raw values where the file holds the product's own integers."""
+    raw = {"uint8": _DMSP_CEILING, "uint16": _BLACK_MARBLE_CEILING_RAW}.get(ntl.raster.dtype)
+    if unit == "DN" and ntl.raster.dtype != "uint8":
+        return _DMSP_CEILING
+    if raw is None:
+        return _BLACK_MARBLE_CEILING
+    # A negative factor turns the order around: the product is not one of those known.
+    return float(raw * ntl.scale[0] + ntl.offset[0]) if ntl.scale[0] > 0 else math.inf

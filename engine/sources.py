@@ -17,6 +17,7 @@ from deeplight.engine.dataset_names import Located, locate
 from deeplight.engine.errors import DeepLightError, InputError
 from deeplight.engine.extents import lonlat_bounds
 from deeplight.engine.grid import Grid
+from deeplight.engine.machine import thread_bytes_read
 from deeplight.engine.tiles import Window
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ class Raster:
 
     name, role: as given. what: both, for messages. driver: GDAL's short name. grid: CRS, transform and size.
     bands: 1-based numbers of the data bands (an alpha band is a mask, not data); count: how many they are.
-    dtype: of `read` over all data bands. size_bytes: of the file, None for a remote one. Per file band, index
+    dtype: of `read` over all data bands. path, size_bytes: of the file, None for a remote one. tags: metadata
+    items of the dataset. block_shape: (rows,
+    columns) decoded at once; pixel_bytes: of one pixel in such a block, all bands that are decoded with it.
+    cache_mb: GDAL's block cache while this raster is read. bytes_read: from the file by `read` so far, where
+    the system counts them. Per file band, index
     = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units and band_names (common name
     or description, "" where there is none).
     """
@@ -87,11 +92,14 @@ class Raster:
         self.role = role
         self.what = f"{role} raster {name}"
         self.size_bytes = None if located.path is None else located.path.stat().st_size
+        self.path = located.path
         self._located = located
         self._local = threading.local()
         self._handles: list[DatasetReader] = []
         self._handles_lock = threading.Lock()
         self._closed = False
+        self.cache_mb = CACHE_MB
+        self.bytes_read = 0
         try:
             with self._env():
                 self._describe(self._handle())
@@ -124,7 +132,7 @@ class Raster:
             raise ValueError(f"{window} is not inside {self.what}")
         pixels = ((window.row, window.row + window.height), (window.col, window.col + window.width))
         dtypes = [self.dtypes[band - 1] for band in bands]
-        with self._env(), self._reading(window):
+        with self._env(), self._reading(window), self._counted():
             handle = self._handle()
             if len(set(dtypes)) == 1:
                 raw = handle.read(list(bands), window=pixels)
@@ -146,9 +154,16 @@ class Raster:
             # Should a local file name a remote one in a way not seen before opening, it stays unreachable.
             options["CPL_VSIL_CURL_ALLOWED_EXTENSIONS"] = ".none"
         if "GDAL_CACHEMAX" not in os.environ:
-            options["GDAL_CACHEMAX"] = CACHE_MB
+            options["GDAL_CACHEMAX"] = self.cache_mb << 20  # rasterio takes integers as bytes, not MB
         with _serial_lock if self._located.serial else nullcontext(), rasterio.Env(**options):
             yield
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        before = thread_bytes_read()
+        yield
+        with self._handles_lock:
+            self.bytes_read += thread_bytes_read() - before
 
     @contextmanager
     def _reading(self, window: Window) -> Iterator[None]:
@@ -204,10 +219,15 @@ class Raster:
         _check_dtypes(self)
         self.dtype = str(np.result_type(*(self.dtypes[b - 1] for b in self.bands)))
         self.grid = _checked_grid(self, dataset)
+        self.block_shape: tuple[int, int] = dataset.block_shapes[self.bands[0] - 1]
+        sizes = [np.dtype(dtype).itemsize for dtype in self.dtypes]
+        whole = _pixel_interleaved(dataset)
+        self.pixel_bytes = sum(sizes) if whole else sum(sizes[b - 1] for b in self.bands)
         self.scales = np.array(dataset.scales, np.float64)
         self.offsets = np.array(dataset.offsets, np.float64)
         self.nodata: tuple[float | None, ...] = tuple(dataset.nodatavals)
         self.units = tuple(unit or "" for unit in dataset.units)
+        self.tags: dict[str, str] = dataset.tags()
         self.band_names = tuple(_band_name(dataset, b) for b in dataset.indexes)
         flags = {flag.name for flag in dataset.mask_flag_enums[self.bands[0] - 1]}
         self._has_mask = bool(flags & {"per_dataset", "alpha"})
@@ -311,10 +331,14 @@ def _band_name(dataset: DatasetReader, band: int) -> str:
     return dataset.descriptions[band - 1] or ""
 
 
+def _pixel_interleaved(dataset: DatasetReader) -> bool:
+    return dataset.interleaving is not None and dataset.interleaving.name == "pixel"
+
+
 def _check_blocks(raster: Raster, dataset: DatasetReader, size: int) -> None:
     """Refuses files whose smallest read takes absurd memory, and TIFFs that end before their pixels do."""
     height, width = dataset.block_shapes[0]
-    by_pixel = dataset.interleaving is not None and dataset.interleaving.name == "pixel"
+    by_pixel = _pixel_interleaved(dataset)
     itemsize = max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
     block = height * width * itemsize * (dataset.count if by_pixel else 1)
     if block > _MAX_BLOCK or (block > _BIG_BLOCK and block > _BLOCK_TO_FILE * size):

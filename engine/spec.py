@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntFlag
 
 SCALE = 8
 """HR pixels per LR pixel along each axis. The output grid is the NTL grid subdivided exactly this often."""
@@ -41,6 +42,16 @@ OUTPUTS: tuple[InputSpec, ...] = (
     InputSpec("offset", 2, hr=False),
 )
 """Network outputs: radiance in the input's unit (≥ 0), impervious probability, offset (x, y) in LR pixels."""
+
+
+class Quality(IntFlag):
+    """Flags of an HR pixel in the quality band; docs/nodata.md says when each is set."""
+
+    NTL_FILLED_NEAR = 1
+    DMO_MISSING = 2
+    DEM_MISSING = 4
+    SATURATED_LR = 8
+    EXTRAPOLATED_OFFSET = 16
 
 
 def input_shape(spec: InputSpec, batch: int, h: int, w: int) -> tuple[int, ...]:

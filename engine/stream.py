@@ -5,16 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Protocol
 
-_POLL_S = 0.2
-"""How often the waiting main thread lets signal handlers run."""
+POLL_S = 0.2
+"""How often a waiting main thread lets signal handlers run."""
+_GRACE_S = 5.0
+"""How long the end of a stream waits for a worker that was given up."""
+DROPPED: Final = object()
+"""What a stage's work returns for an item that goes no further."""
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """The stream was aborted; workers leave quietly."""
+
+
+class Source(Protocol):
+    """Where the first stage takes its items from, from several threads."""
+
+    def get(self, worker: int) -> Any:
+        """The next item for the worker of that number; raises StopIteration at the end, Stopped after
+        `abort`."""
+
+    def abort(self) -> None:
+        """Give out no more items and wake everyone who waits."""
 
 
 class _Channel:
@@ -31,16 +46,15 @@ class _Channel:
         with self._changed:
             self._changed.wait_for(lambda: self._aborted or len(self._items) < self._depth)
             if self._aborted:
-                raise _Stopped
+                raise Stopped
             self._items.append(item)
             self._changed.notify_all()
 
-    def get(self) -> Any:
-        """The next item; raises StopIteration at the end."""
+    def get(self, worker: int) -> Any:
         with self._changed:
             self._changed.wait_for(lambda: self._aborted or self._items or not self._producers)
             if self._aborted:
-                raise _Stopped
+                raise Stopped
             if not self._items:
                 raise StopIteration
             item = self._items.popleft()
@@ -60,22 +74,10 @@ class _Channel:
             self._changed.notify_all()
 
 
-class _Source:
-    """An iterable that several threads take from, one item at a time."""
-
-    def __init__(self, items: Iterable[Any]) -> None:
-        self._iterator = iter(items)
-        self._lock = threading.Lock()
-
-    def get(self) -> Any:
-        """The next item; raises StopIteration at the end."""
-        with self._lock:
-            return next(self._iterator)
-
-
 @dataclass
 class Stage:
-    """One step of the stream. work: item → item for the next stage; called by `workers` threads at once.
+    """One step of the stream. work: item → item for the next stage, or DROPPED; called by `workers` threads
+    at once.
 
     busy_s: seconds spent in `work` over all workers, without waiting for queues.
     """
@@ -90,81 +92,138 @@ class Stage:
         return self.busy_s / (self.workers * wall_s) if wall_s > 0 else 0.0
 
 
-def run_stages(
-    items: Iterable[Any], stages: Sequence[Stage], depth: int = 2, on_stop: Callable[[], None] | None = None
-) -> None:
-    """Pass every item through all stages; the last stage's results are dropped. Order is not kept.
+class Worker:
+    """One thread of a stage. item: what it works on since `since` (monotonic seconds), None between items."""
 
-    At most `depth` items wait between two stages. The first exception of any worker, or one raised in the
-    calling thread by a signal handler, aborts all queues, calls `on_stop` and is raised when they ended.
+    def __init__(self, stage: Stage, number: int, inlet: Source, outlet: _Channel | None) -> None:
+        self.stage, self.number = stage, number
+        self.inlet, self.outlet = inlet, outlet
+        self.item: Any = None
+        self.since = 0.0
+        self.abandoned = False
+        self.thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.stage.name}-{self.number}"
+
+
+class Stream:
+    """Passes every item of a source through all stages; the last stage's results are dropped.
+
+    Order is not kept. At most `depth` items wait between two stages. The first exception of any worker, or
+    one given to `stop`, aborts all queues and calls `on_stop`; `check` and `join` raise it.
     """
-    channels = [_Channel(depth, stage.workers) for stage in stages[:-1]]
-    inlets: list[_Source | _Channel] = [_Source(items), *channels]
-    outlets: list[_Channel | None] = [*channels, None]
-    crew = _Crew(channels, on_stop)
-    for stage, inlet, outlet in zip(stages, inlets, outlets, strict=True):
-        crew.hire(stage, inlet, outlet)
-    crew.run()
 
-
-class _Crew:
-    """The worker threads of one stream and the first error among them."""
-
-    def __init__(self, channels: Sequence[_Channel], on_stop: Callable[[], None] | None) -> None:
-        self._channels = channels
+    def __init__(
+        self,
+        source: Source,
+        stages: Sequence[Stage],
+        depth: int = 2,
+        on_stop: Callable[[], None] | None = None,
+    ) -> None:
+        self._source = source
+        self._channels = [_Channel(depth, stage.workers) for stage in stages[:-1]]
         self._on_stop = on_stop
-        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._stopped = False
         self._error: BaseException | None = None
+        inlets: list[Source] = [source, *self._channels]
+        outlets: list[_Channel | None] = [*self._channels, None]
+        self._workers = [
+            Worker(stage, number, inlet, outlet)
+            for stage, inlet, outlet in zip(stages, inlets, outlets, strict=True)
+            for number in range(stage.workers)
+        ]
 
-    def hire(self, stage: Stage, inlet: _Source | _Channel, outlet: _Channel | None) -> None:
-        for i in range(stage.workers):
-            name = f"{stage.name}-{i}"
-            self._threads.append(threading.Thread(target=self._work, args=(stage, inlet, outlet), name=name))
+    def start(self) -> None:
+        """Begin; the calling thread goes on."""
+        for worker in self._workers:
+            self._start(worker)
 
-    def run(self) -> None:
-        try:
-            for thread in self._threads:
-                thread.start()
-            for thread in self._threads:
-                while thread.is_alive():
-                    thread.join(_POLL_S)
-        except BaseException as e:
-            self._stop(e)
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+    def check(self) -> None:
+        """Raise the error that stopped the stream, if one did."""
         if self._error is not None:
             raise self._error
 
-    def _stop(self, error: BaseException) -> None:
+    def join(self) -> None:
+        """Wait until all items are through or the stream was stopped; then raise the error, if there is one.
+
+        An exception raised meanwhile in the calling thread, by a signal handler, stops the stream.
+        """
+        try:
+            for worker in self._workers:
+                while worker.thread is not None and worker.thread.is_alive() and not worker.abandoned:
+                    worker.thread.join(POLL_S)
+        except BaseException as error:
+            self.stop(error)
+        for worker in self._workers:
+            if worker.thread is not None and worker.thread.ident is not None:
+                worker.thread.join(_GRACE_S if worker.abandoned else None)
+        self.check()
+
+    def stop(self, error: BaseException) -> None:
+        """Abort because of `error`; only the first counts. Does not wait for the workers."""
         with self._lock:
             if self._stopped:
                 return
             self._stopped, self._error = True, error
+        self._source.abort()
         for channel in self._channels:
             channel.abort()
         if self._on_stop is not None:
             self._on_stop()
 
-    def _work(self, stage: Stage, inlet: _Source | _Channel, outlet: _Channel | None) -> None:
+    def overdue(self, limit_s: float) -> list[tuple[Worker, Any]]:
+        """The workers that have been at one item for longer than `limit_s` seconds, and that item."""
+        now = time.monotonic()
+        held = [(w, w.item) for w in self._workers if now - w.since > limit_s]
+        return [(w, item) for w, item in held if item is not None]
+
+    def abandon(self, worker: Worker, item: Any, *, replace: bool) -> bool:
+        """Wait no more for a worker and drop what it may still return; `replace` puts another in its place.
+
+        False, and nothing happens, where the worker is done with `item` by now.
+        """
+        with self._lock:
+            if worker.item is not item:
+                return False
+            worker.abandoned, worker.item = True, None
+        if replace:
+            fresh = Worker(worker.stage, worker.number, worker.inlet, worker.outlet)
+            self._workers.append(fresh)
+            self._start(fresh)
+        return True
+
+    def _start(self, worker: Worker) -> None:
+        # Daemons, so that a worker that hangs in a library cannot keep the process from ending.
+        worker.thread = threading.Thread(target=self._work, args=(worker,), name=repr(worker), daemon=True)
+        worker.thread.start()
+
+    def _work(self, worker: Worker) -> None:
+        stage, outlet = worker.stage, worker.outlet
         busy = 0.0
         try:
             while not self._stopped:
-                item = inlet.get()
+                item = worker.inlet.get(worker.number)
                 start = time.perf_counter()
+                worker.since, worker.item = time.monotonic(), item
                 item = stage.work(item)
                 busy += time.perf_counter() - start
-                if outlet is not None:
+                with self._lock:
+                    worker.item = None
+                    if worker.abandoned:
+                        return
+                if outlet is not None and item is not DROPPED:
                     outlet.put(item)
                 del item  # a worker that waits must not keep its last tile in memory
-        except (_Stopped, StopIteration):
+        except (Stopped, StopIteration):
             pass
-        except BaseException as e:
-            self._stop(e)
+        except BaseException as error:
+            if not worker.abandoned:
+                self.stop(error)
         finally:
             with self._lock:
                 stage.busy_s += busy
-            if outlet is not None:
+                closing = outlet is not None and not worker.abandoned
+            if outlet is not None and closing:
                 outlet.close()

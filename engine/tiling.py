@@ -20,11 +20,14 @@ _LEAST_PACK = 256
 """LR pixels; a pack's side is this times a power of two (512·2^k HR pixels, k ≥ 2)."""
 _UNKNOWN_MODEL_BYTES = 300_000
 """Working bytes per LR pixel of a tile assumed for a model that does not say: a wide network's."""
+_SLACK = 1.5
+"""A runtime's allocator takes memory in growing steps and keeps it: peaks of tiled runs were fitted with this."""
 _INPUT_BYTES = 4 * sum(s.channels * (SCALE * SCALE if s.hr else 1) for s in INPUTS if s.hr is not None)
 """Bytes of the input tensors per LR pixel of a tile."""
-_TILES_IN_FLIGHT = 9
-"""Input tensors in memory at once, fitted to measured peaks: two tiles being read (each raw, physical and resampled),
-three that are ready, one that is computed."""
+_TILES_IN_FLIGHT, _TILES_PER_READER = 4, 3
+"""Input tensors in memory at once: those that are ready or computed; and those of a tile that is being read (raw,
+physical and resampled)."""
+_CPUS_PER_READER = 4
 _FIXED_BYTES = 400 << 20
 """Interpreter, libraries, the raster library's block cache."""
 _PACKS_IN_FLIGHT = 3
@@ -71,8 +74,22 @@ def parse_tiles(text: str) -> TileRequest:
     return TileRequest(int(match[1]), None if match[2] is None else int(match[2]))
 
 
+def reader_count(threads: int) -> int:
+    """Readers beside a model that has `threads` threads on the same CPUs: reading takes a small part of it.
+
+    Few, because each has a cache of decoded blocks of its own.
+    """
+    return max(1, threads // _CPUS_PER_READER)
+
+
 def plan_tiles(
-    request: TileRequest | None, manifest: Manifest, height: int, width: int, bands: int, memory: int
+    request: TileRequest | None,
+    manifest: Manifest,
+    height: int,
+    width: int,
+    bands: int,
+    memory: int,
+    readers: int = 1,
 ) -> TilePlan:
     """Choose core, halo and pack for a scene of height × width LR pixels.
 
@@ -90,8 +107,9 @@ def plan_tiles(
     usable = int(memory * _MEMORY_SHARE)
     if request is None:
         return _whole_scene(manifest, height, width, halo, bands, usable)
-    core = request.core or _auto_core(manifest, height, width, halo, bands, usable)
-    return TilePlan(core, halo, pack_side(core), _tiled_bytes(manifest, height, width, core, halo, bands))
+    core = request.core or _auto_core(manifest, height, width, halo, bands, usable, readers)
+    estimate = _tiled_bytes(manifest, height, width, core, halo, bands, readers)
+    return TilePlan(core, halo, pack_side(core), estimate)
 
 
 def pack_side(core: int) -> int:
@@ -133,13 +151,16 @@ def _output_bytes(bands: int) -> int:
     return 4 * bands * SCALE * SCALE
 
 
-def _tiled_bytes(manifest: Manifest, height: int, width: int, core: int, halo: int, bands: int) -> int:
+def _tiled_bytes(
+    manifest: Manifest, height: int, width: int, core: int, halo: int, bands: int, readers: int
+) -> int:
     """Peak memory of a tiled run. The scene's size only enters where it is smaller than a tile or a pack."""
     h, w = min(core, height), min(core, width)
     tile = (h + 2 * halo) * (w + 2 * halo)
     side = pack_side(core)
     pack = min(side, height) * min(side, width)
-    per_tile = _model_bytes(manifest) + _TILES_IN_FLIGHT * (_INPUT_BYTES + _output_bytes(bands))
+    per_tile = int(_model_bytes(manifest) * _SLACK) + _output_bytes(bands) * _TILES_IN_FLIGHT
+    per_tile += _INPUT_BYTES * (_TILES_IN_FLIGHT + readers * _TILES_PER_READER)
     return _FIXED_BYTES + tile * per_tile + pack * _PACKS_IN_FLIGHT * _output_bytes(bands)
 
 
@@ -155,12 +176,14 @@ def _whole_scene(manifest: Manifest, height: int, width: int, halo: int, bands: 
     return TilePlan(None, halo, _LEAST_PACK, estimate)
 
 
-def _auto_core(manifest: Manifest, height: int, width: int, halo: int, bands: int, usable: int) -> int:
+def _auto_core(
+    manifest: Manifest, height: int, width: int, halo: int, bands: int, usable: int, readers: int
+) -> int:
     """The largest core that fits the memory and cuts a pack into equal parts, so that no tile is a sliver."""
     start = next((c for c in _AUTO_CORES if core_share(c, halo) >= LEAST_SHARE), _AUTO_CORES[-1])
     for parts in range(1, start // _LEAST_AUTO_CORE + 1):
         core = -(-start // parts)
-        need = _tiled_bytes(manifest, height, width, core, halo, bands)
+        need = _tiled_bytes(manifest, height, width, core, halo, bands, readers)
         if need <= usable:
             return core
     raise InputError(

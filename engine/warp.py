@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from deeplight.engine import accel
 from deeplight.engine.convert import Floats, Mask, as_mask
 from deeplight.engine.grid import Grid
-from deeplight.engine.mesh import Doubles, Mesh, Meshes
+from deeplight.engine.mesh import Doubles, Mesh, Meshes, full_turn
 from deeplight.engine.tiles import Window
 
 HALF = np.float32(0.499999)
 """Sum of weights from which a resampled pixel is valid: one half, less the rounding of four float32
 weights."""
+
+_LEAST_GAP = 16
+"""Columns between two source windows from which they are read one by one."""
 
 
 class Warper:
@@ -38,24 +41,39 @@ class Warper:
 
     def source_window(self, hr_window: Window) -> Window | None:
         """The pixels of `aux` that `resample` needs for `hr_window`; None where they do not meet."""
-        parts = [self._source_part(mesh, hr_window) for mesh in self._meshes.covering(hr_window)]
-        met = [part for part in parts if part is not None]
-        if not met:
-            return None
-        row, col = min(p.row for p in met), min(p.col for p in met)
-        bottom, right = max(p.row + p.height for p in met), max(p.col + p.width for p in met)
-        return Window(row, col, bottom - row, right - col)
+        meshes = self._meshes.covering(hr_window)
+        met = [mesh.corners(_overlap(mesh.window, hr_window)).reshape(2, -1) for mesh in meshes]
+        places = np.concatenate([np.empty((2, 0)), *met], axis=1)
+        places = places[:, np.isfinite(places).all(axis=0)]
+        return self._window(places, places) if places.size else None
 
-    def _source_part(self, mesh: Mesh, hr_window: Window) -> Window | None:
-        places = mesh.corners(_overlap(mesh.window, hr_window))
-        known = places[:, np.isfinite(places).all(axis=0)]
-        if known.size == 0:
-            return None
+    def source_windows(self, hr_window: Window) -> list[Window]:
+        """As source_window, in two windows far apart where `hr_window` lies on both sides of a place where the
+        columns of `aux` start again, such as the antimeridian.
+
+        Every HR pixel has all its neighbours in one window and none in the other: `resample` both and add.
+        """
+        window = self.source_window(hr_window)
+        gap = max(_LEAST_GAP, self.aux.width // 4)
+        if window is None or window.width <= gap:
+            return [] if window is None else [window]
+        meshes = self._meshes.covering(hr_window)
+        boxes = np.concatenate([mesh.cells(_overlap(mesh.window, hr_window)) for mesh in meshes], axis=1)
+        boxes = boxes[:, np.argsort(boxes[1], kind="stable")]
+        gaps = boxes[1, 1:] - np.maximum.accumulate(boxes[3])[:-1]
+        if not gaps.size or gaps.max() <= gap:
+            return [window]
+        cut = int(np.argmax(gaps)) + 1
+        parts = [self._window(b[:2], b[2:]) for b in (boxes[:, :cut], boxes[:, cut:])]
+        return [part for part in parts if part is not None]
+
+    def _window(self, lowest: Doubles, highest: Doubles) -> Window | None:
+        """The pixels around places between those of `lowest` and `highest`, (2, n) each."""
         # Clipped before it becomes an integer: a place may be astronomically far away. One pixel more than
         # the taps on each side, because rounding inside a cell may step over the corners' values.
         last = np.array([self.aux.height, self.aux.width], np.float64)
-        low = np.clip(np.floor(known.min(axis=1)) - 1, 0, last).astype(int)
-        high = np.clip(np.floor(known.max(axis=1)) + 3, 0, last).astype(int)
+        low = np.clip(np.floor(lowest.min(axis=1)) - 1, 0, last).astype(int)
+        high = np.clip(np.floor(highest.max(axis=1)) + 3, 0, last).astype(int)
         if (high <= low).any():
             return None
         return Window(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
@@ -119,6 +137,17 @@ def decimated(aux: Grid, fy: int, fx: int) -> Grid:
     """The grid of area_mean's result: blocks of fy × fx pixels from the upper-left corner, the last ones
     partly outside."""
     return Grid(aux.crs, aux.transform @ Affine.scale(fx, fy), -(-aux.height // fy), -(-aux.width // fx))
+
+
+def goes_round(grid: Grid) -> bool:
+    """Whether a grid's columns run once around the Earth, so that its last column lies beside its first."""
+    t, turn = grid.transform, full_turn(grid.crs)
+    return bool(turn) and t.b == t.d == 0 and abs(abs(t.a) * grid.width - turn) < 0.01 * abs(t.a)
+
+
+def with_neighbours(grid: Grid) -> Grid:
+    """A grid that goes round, with its last column once more before the first and its first after the last."""
+    return Grid(grid.crs, grid.transform @ Affine.translation(-1, 0), grid.height, grid.width + 2)
 
 
 def area_mean(

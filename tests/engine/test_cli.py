@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -64,11 +65,29 @@ def test_forms_of_tiles(
     files: SceneFiles, model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], tiles: list[str]
 ) -> None:
     out = tmp_path / "o.tif"
-    status, _, stderr = call(capfd, *tiles, "--ntl", files.ntl, "--out", out, "--model", model)
+    report = tmp_path / "run.json"
+    status, _, stderr = call(
+        capfd, *tiles, "--ntl", files.ntl, "--out", out, "--model", model, "--report", report
+    )
     assert status == 0, stderr
-    with rasterio.open(out) as d:
-        said = d.tags()["DEEPLIGHT_TILES"]
+    said = json.loads(report.read_text())["tiles"]["plan"]
     assert said == {0: "whole scene", 1: "9+3", 2: "256+2" if "auto" in tiles else "9+2"}[len(tiles)]
+
+
+def test_all_products_at_once(
+    files: SceneFiles, model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o.tif"
+    status, stdout, stderr = call(
+        capfd, "--ntl", files.ntl, "--dem", files.dem, "--out", out, "--model", model, "--compression", "deflate",
+        "--bands", "quality,isp", "--conserve-radiance", "--stac", "--tiles", "9",
+    )  # fmt: skip
+    assert status == 0, stderr
+    assert stdout.split() == [str(out), str(tmp_path / "o.stac.json")]
+    assert re.search(r"valid pixels: DMO on 0.0%, DEM on \d+\.\d%", stderr)
+    with rasterio.open(out) as d:
+        assert [name.split()[0] for name in d.descriptions] == ["ntl", "isp", "quality"]
+        assert d.compression.value == "DEFLATE"
 
 
 def usage(files: SceneFiles, model: str, tmp_path: Path) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-HEAVY = ("torch", "onnxruntime", "onnx", "rasterio", "numba", "PIL", "rich", "tifffile")
+HEAVY = ("torch", "onnxruntime", "onnx", "rasterio", "numba", "PIL", "rich", "tifffile", "pystac")
 LIMIT_S = 0.5
 
 

@@ -19,7 +19,7 @@ from rasterio.crs import CRS
 from deeplight.engine.durable import Disk, write_file
 from deeplight.engine.errors import DeepLightError, InputError
 from deeplight.engine.grid import Grid
-from deeplight.engine.pack_format import Pixels, halve
+from deeplight.engine.pack_format import DamagedPack, Pixels, halve, read_index
 from deeplight.engine.packs import BandSpec, OutputSpec, PackStore, required_bytes
 
 BLOCK = 128
@@ -255,6 +255,20 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     (store.folder / ".notes.txt.1-2.tmp").write_bytes(b"not ours")
     store.remove_leftovers()
     assert sorted(p.name for p in store.folder.iterdir()) == [".notes.txt.1-2.tmp", "00000_00000.pack"]
+
+
+def test_a_pack_that_the_disk_cannot_read_is_damaged() -> None:
+    class Unreadable(io.BytesIO):
+        number = errno.EIO
+
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(self.number, "no")
+
+    with pytest.raises(DamagedPack, match=r"00000_00000.pack is damaged \(the disk cannot read it\)"):
+        read_index(Unreadable(), "00000_00000.pack", (0, 0))
+    Unreadable.number = errno.EBADF
+    with pytest.raises(OSError, match="no"):
+        read_index(Unreadable(), "00000_00000.pack", (0, 0))
 
 
 class RecordingDisk(Disk):

@@ -17,10 +17,11 @@ from deeplight.engine.errors import DeepLightError, InputError, Interrupted
 from deeplight.engine.options import RunOptions
 from deeplight.engine.packs import PackStore
 from deeplight.engine.parts import Mode, parts_folder
-from deeplight.engine.pipeline import infer, masked
+from deeplight.engine.pipeline import infer
 from deeplight.engine.scene import Scene, SceneOptions
 from deeplight.engine.tiles import Window
 from deeplight.engine.tiling import TileRequest
+from deeplight.engine.work import masked
 from tests.engine.analytic import BLUR, expected, write_analytic
 from tests.scenes import write_raster, write_scene
 
@@ -117,9 +118,45 @@ def test_report_adds_up(scene: SceneOptions, model: str, tmp_path: Path) -> None
 
 
 def test_equal_runs_give_equal_bytes(scene: SceneOptions, model: str, tmp_path: Path) -> None:
-    run(scene, model, tmp_path / "a.tif", 6)
-    run(scene, model, tmp_path / "b.tif", 6)
-    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+    """Whatever the file's name and folder, the inputs' folder, the time, and how the run was started."""
+    (tmp_path / "elsewhere").mkdir()
+    moved = {}
+    for layer in ("ntl", "dmo", "dem"):
+        moved[layer] = str(tmp_path / "elsewhere" / f"{layer}_2.tif")
+        Path(moved[layer]).write_bytes(Path(getattr(scene, layer)).read_bytes())
+    bands = ("isp", "offset", "quality")
+    run(scene, model, tmp_path / "a.tif", 6, bands=bands)
+    other = dataclasses.replace(scene, **moved)
+    run(other, model, tmp_path / "elsewhere" / "b.tif", 6, bands=bands, mode=Mode.RESUME)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "elsewhere" / "b.tif").read_bytes()
+    with rasterio.open(tmp_path / "a.tif") as d:
+        tags = d.tags()
+    assert tags["DEEPLIGHT_OPTION_BANDS"] == "isp,offset,quality"
+    assert str(tmp_path) not in json.dumps(tags) and "tif" not in json.dumps(list(tags.values()))
+
+
+def test_tags_do_not_name_what_decides_no_pixel(scene: SceneOptions, model: str, tmp_path: Path) -> None:
+    tags = []
+    for tiles, threads in ((6, 1), (None, 2)):
+        run(scene, model, tmp_path / "o.tif", tiles, threads=threads, mode=Mode.OVERWRITE)
+        with rasterio.open(tmp_path / "o.tif") as d:
+            tags.append(d.tags())
+    assert tags[0] == tags[1]
+    assert {
+        "DEEPLIGHT_MODEL",
+        "DEEPLIGHT_MODEL_SHA256",
+        "DEEPLIGHT_VERSION",
+        "DEEPLIGHT_OPTION_DTYPE",
+    } <= set(tags[0])
+
+
+def test_deflate_on_request(scene: SceneOptions, model: str, tmp_path: Path) -> None:
+    run(scene, model, tmp_path / "z.tif", 6)
+    run(scene, model, tmp_path / "d.tif", 6, compression="deflate")
+    with rasterio.open(tmp_path / "z.tif") as z, rasterio.open(tmp_path / "d.tif") as d:
+        assert (z.compression.value, d.compression.value) == ("ZSTD", "DEFLATE")
+        np.testing.assert_array_equal(z.read(), d.read())
+    assert cog_validate(tmp_path / "d.tif", strict=True)[0]
 
 
 def test_uint16(scene: SceneOptions, model: str, tmp_path: Path) -> None:
@@ -190,8 +227,10 @@ def test_resume_of_nothing_and_of_a_finished_run(scene: SceneOptions, model: str
     before = out.stat().st_mtime_ns
     request = RunOptions(scene=scene, out=out, model=model, tiles=TileRequest(8), mode=Mode.RESUME)
     assert infer(request) is None and out.stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="DEEPLIGHT_TILES is 8"):
-        infer(dataclasses.replace(request, tiles=TileRequest(9)))
+    # Tiles of another size would give the same map.
+    assert infer(dataclasses.replace(request, tiles=TileRequest(9))) is None
+    with pytest.raises(InputError, match="DEEPLIGHT_OPTION_COMPRESSION is zstd there and deflate here"):
+        infer(dataclasses.replace(request, compression="deflate"))
 
 
 def test_changed_input_is_named(

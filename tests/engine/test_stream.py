@@ -5,11 +5,36 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from deeplight.engine.stream import Stage, run_stages
+from deeplight.engine.stream import DROPPED, Stage, Stopped, Stream
+
+
+class Items:
+    """An iterable as a stream's source."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.iterator, self.lock, self.aborted = iter(items), threading.Lock(), False
+
+    def get(self, worker: int) -> Any:
+        with self.lock:
+            if self.aborted:
+                raise Stopped
+            return next(self.iterator)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def run_stages(
+    items: Iterable[Any], stages: Sequence[Stage], depth: int = 2, on_stop: Callable[[], None] | None = None
+) -> None:
+    stream = Stream(Items(items), stages, depth, on_stop)
+    stream.start()
+    stream.join()
 
 
 @pytest.mark.parametrize("workers", [(1, 1, 1), (3, 1, 2)])
@@ -126,3 +151,41 @@ def test_waiting_workers_do_not_keep_items_alive() -> None:
     run_stages(range(40), [Stage("a", make, 2), Stage("b", lambda t: t), Stage("c", slow)], depth=1)
     # one item in each of the two queues, one in the hands of each of the four workers
     assert most <= 6
+
+
+def test_dropped_items_go_no_further() -> None:
+    out: list[int] = []
+    stages = [Stage("a", lambda x: DROPPED if x % 3 else x, 2), Stage("b", out.append)]
+    run_stages(range(30), stages)
+    assert sorted(out) == list(range(0, 30, 3))
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_an_abandoned_worker_is_not_waited_for_and_its_item_is_dropped(replace: bool) -> None:
+    out: list[int] = []
+    free = threading.Event()
+
+    def first(item: int) -> int:
+        if item == 3:
+            assert free.wait(60)
+        return item
+
+    stream = Stream(Items(range(8)), [Stage("a", first), Stage("b", out.append)])
+    stream.start()
+    while not (late := stream.overdue(0.1)):
+        time.sleep(0.01)
+    ((worker, item),) = late
+    assert item == 3 and not stream.abandon(worker, 4, replace=replace)
+    assert stream.abandon(worker, 3, replace=replace)
+    if replace:
+        while len(out) < 7:
+            time.sleep(0.01)
+    else:
+        stream.stop(TimeoutError("hangs"))
+    threading.Timer(0.1, free.set).start()
+    if replace:
+        stream.join()
+        assert sorted(out) == [0, 1, 2, 4, 5, 6, 7]
+    else:
+        with pytest.raises(TimeoutError):
+            stream.join()

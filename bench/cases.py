@@ -1,0 +1,126 @@
+"""Named sizes and the rasters that the benchmarks read, declared once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window as RasterWindow
+
+from deeplight.engine.grid import Grid
+from deeplight.engine.scene import SceneOptions
+from deeplight.engine.spec import DMO_SLOTS
+
+ARC = 15 / 3600
+WEST, NORTH = 10.0, 22.0
+MERCATOR = CRS.from_epsg(3857)
+BLOCK = 512
+_PATCH = 2048
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scene in LR pixels."""
+
+    height: int
+    width: int
+
+    @property
+    def hr_mpix(self) -> float:
+        """Size of the output in millions of pixels."""
+        return self.height * self.width * 64 / 1e6
+
+
+CASES = {
+    "engine": Case(512, 1024),
+    "small": Case(512, 512),
+    "four times": Case(1024, 1024),
+    "strip": Case(256, 8192),
+}
+
+
+def write_case(folder: Path, case: Case, compress: str = "zstd") -> SceneOptions:
+    """NTL (15″, float32), DMO (Mercator, 58 m, 7 × uint16) and DEM (3″, int16) of any size, in flat memory.
+
+    The content is one patch of texture and noise, repeated; noise keeps the codecs from having it easy.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ntl = Grid(CRS.from_epsg(4326), Affine(ARC, 0, WEST, 0, -ARC, NORTH), case.height, case.width)
+    west, south, east, north = WEST, NORTH - case.height * ARC, WEST + case.width * ARC, NORTH
+    x0, y0, x1, y1 = transform_bounds(ntl.crs, MERCATOR, west, south, east, north)
+    pixel = 57.9
+    dmo = Grid(
+        MERCATOR,
+        Affine(pixel, 0, x0 - 300, 0, -pixel, y1 + 300),
+        int((y1 - y0 + 600) / pixel) + 1,
+        int((x1 - x0 + 600) / pixel) + 1,
+    )
+    fine = 3 / 3600
+    dem = Grid(
+        ntl.crs, Affine(fine, 0, WEST - fine, 0, -fine, NORTH + fine), 5 * case.height + 2, 5 * case.width + 2
+    )
+    lights = _patch(1, seed=1)
+    lights = np.where(lights > 0.7, np.exp(9 * (lights - 0.7)) - 1, 0.1 * lights).astype(np.float32)
+    slots = _patch(7, seed=2) * 3000 + 300
+    relief = _patch(1, seed=3) * 1200
+    return SceneOptions(
+        str(_write(folder / "ntl.tif", ntl, lights, compress)),
+        str(_write(folder / "dmo.tif", dmo, slots.astype(np.uint16), compress, names=DMO_SLOTS, scale=1e-4)),
+        str(_write(folder / "dem.tif", dem, relief.astype(np.int16), compress)),
+    )
+
+
+def _patch(bands: int, seed: int) -> NDArray[np.float32]:
+    """(bands, side, side) in 0 … 1: waves of several lengths that close over the patch, and noise."""
+    rng = np.random.default_rng(seed)
+    place = np.linspace(0, 2 * np.pi, _PATCH, endpoint=False, dtype=np.float32)
+    total = np.zeros((bands, _PATCH, _PATCH), np.float32)
+    for band in total:
+        for waves in (3, 7, 19, 53):
+            a, b = rng.integers(1, waves, 2)
+            band += np.sin(a * place + rng.random() * 6)[:, None] * np.cos(b * place + rng.random() * 6)
+        band += rng.normal(0, 0.15, band.shape).astype(np.float32)
+    return np.clip(total / 8 + 0.5, 0, 1)
+
+
+def _write(
+    path: Path,
+    grid: Grid,
+    patch: NDArray[np.generic],
+    compress: str,
+    names: tuple[str, ...] = (),
+    scale: float = 1,
+) -> Path:
+    header = {
+        "driver": "GTiff",
+        "height": grid.height,
+        "width": grid.width,
+        "count": len(patch),
+        "dtype": patch.dtype,
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "compress": compress,
+        "interleave": "band",
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "bigtiff": "if_safer",
+        "num_threads": "all_cpus",
+    }
+    if compress == "zstd":
+        header["zstd_level"] = 1
+    with rasterio.open(path, "w", **header) as file:
+        if names:
+            file.descriptions = names
+            file.scales = (scale,) * len(names)
+        for row in range(0, grid.height, _PATCH):
+            for col in range(0, grid.width, _PATCH):
+                h, w = min(_PATCH, grid.height - row), min(_PATCH, grid.width - col)
+                file.write(patch[:, :h, :w], window=RasterWindow(col, row, w, h))
+    return path

@@ -1,0 +1,70 @@
+"""When a nighttime-light raster was taken: from its metadata, else from the names that the products use."""
+
+from __future__ import annotations
+
+import calendar
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+Span = tuple[datetime, datetime]
+"""First and last second, UTC."""
+
+_TAG_PAIRS = (("RangeBeginningDate", "RangeEndingDate"), ("time_coverage_start", "time_coverage_end"))
+"""As HDF-EOS (Black Marble) and netCDF files (ACDD) write them; GDAL puts a group's name before them."""
+_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
+_RANGE = re.compile(r"(?<!\d)(\d{8})-(\d{8})(?!\d)")
+_BLACK_MARBLE = re.compile(r"VNP46A([1-4])\.A(\d{4})(\d{3})(?!\d)", re.IGNORECASE)
+_DMSP = re.compile(r"(?<![A-Za-z0-9])F1\d((?:19|20)\d{2})(?!\d)")
+_YEAR = re.compile(r"(?<![\dA-Za-z])((?:19[89]|20[0-9])\d)(?!\d)")
+
+
+def acquired(name: str, tags: Mapping[str, str]) -> Span | None:
+    """The time that a raster covers; None where neither its metadata nor its file name says.
+
+    name: of the file, without its folder. tags: metadata items of the dataset.
+    """
+    for first, last in _TAG_PAIRS:
+        found = _tag_date(tags, first), _tag_date(tags, last)
+        if found[0] and found[1]:
+            return _span(found[0], found[1])
+    try:
+        return _from_name(name)
+    except (ValueError, OverflowError):  # digits that are no date
+        return None
+
+
+def _tag_date(tags: Mapping[str, str], name: str) -> datetime | None:
+    for key, value in tags.items():
+        match = _DATE.search(value) if key.endswith(name) else None
+        if match:
+            try:
+                return datetime(int(match[1]), int(match[2]), int(match[3]), tzinfo=UTC)
+            except ValueError:
+                return None
+    return None
+
+
+def _from_name(name: str) -> Span | None:
+    if match := _RANGE.search(name):
+        first, last = (datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC) for text in match.groups())
+        return _span(first, last)
+    if match := _BLACK_MARBLE.search(name):
+        day = datetime(int(match[2]), 1, 1, tzinfo=UTC) + timedelta(days=int(match[3]) - 1)
+        if match[1] == "3":
+            return _span(day, day.replace(day=calendar.monthrange(day.year, day.month)[1]))
+        return _year(day.year) if match[1] == "4" else _span(day, day)
+    match = _DMSP.search(name) or _YEAR.search(name)
+    return _year(int(match[1])) if match else None
+
+
+def _year(year: int) -> Span:
+    return _span(datetime(year, 1, 1, tzinfo=UTC), datetime(year, 12, 31, tzinfo=UTC))
+
+
+def _span(first: datetime, last: datetime) -> Span:
+    """From the first second of one day to the last of another. Raises ValueError where they are in the wrong
+    order."""
+    if last < first:
+        raise ValueError(f"{last} is before {first}")
+    return first, last.replace(hour=23, minute=59, second=59)

@@ -1,0 +1,127 @@
+"""One tile, from its place to its pixels: read what the model needs, run it, cut the core out, mask it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.artifact import Manifest
+from deeplight.engine.errors import DeepLightError
+from deeplight.engine.products import Products
+from deeplight.engine.spec import SCALE
+from deeplight.engine.tiles import Window
+from deeplight.engine.tiling import tile_window
+
+if TYPE_CHECKING:
+    from deeplight.engine.backends.base import Backend
+    from deeplight.engine.scene import Scene
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A core on its way through the stages.
+
+    lr, valid: its NTL (h, w), physical, and mask. window, inputs: what the model is given; None where the core
+    is all nodata. pixels: the result, (bands, 8h, 8w), not masked yet.
+    """
+
+    core: Window
+    lr: Array
+    valid: NDArray[np.uint8]
+    window: Window | None = None
+    inputs: dict[str, Array] | None = None
+    pixels: Array | None = None
+
+
+class BadPixels(DeepLightError):
+    """A model gave numbers for a tile that cannot be radiance."""
+
+
+class TileWork:
+    """Everything that decides a tile's pixels. `read` and `finish` may be called from several threads.
+
+    fp32: opens the same model in fp32, for tiles whose numbers were bad; None where the model has no fp32.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        backend: Backend,
+        manifest: Manifest,
+        halo: int,
+        products: Products,
+        fp32: Callable[[], Backend] | None = None,
+    ) -> None:
+        self.scene, self.backend, self.manifest = scene, backend, manifest
+        self.halo, self.products = halo, products
+        self._open_fp32 = fp32
+        self._fp32: Backend | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the model that `compute` opened in fp32. The one given stays open."""
+        if self._fp32 is not None:
+            self._fp32.close()
+            self._fp32 = None
+
+    def cancel(self) -> None:
+        """Ask `compute` in another thread to stop early."""
+        with self._lock:
+            for backend in (self.backend, self._fp32):
+                if backend is not None:
+                    backend.cancel()
+
+    def read(self, core: Window) -> Tile:
+        """Everything the model needs for a core, unless the core holds no data."""
+        lr, valid = self.scene.read_ntl(core)
+        if not valid.any():
+            return Tile(core, lr, valid)
+        window = tile_window(core, self.halo, self.manifest)
+        return Tile(core, lr, valid, window, self.scene.read_inputs(window))
+
+    def compute(self, tile: Tile, fp32: bool = False) -> Tile:
+        """The bands of the core, the halo cut off. fp32: with the model in fp32. One thread at a time."""
+        if tile.window is None or tile.inputs is None:
+            return tile
+        backend = self._in_fp32() if fp32 else self.backend
+        outputs = backend.run(tile.inputs, self.products.model_outputs)
+        pixels = self.products.make(outputs, tile.inputs, tile.core, tile.window)
+        return replace(tile, inputs=None, pixels=pixels)
+
+    def finish(self, tile: Tile) -> Array | None:
+        """The pixels with NaN wherever NTL is nodata; None where all of them are. Raises BadPixels."""
+        if tile.pixels is None:
+            return None
+        return masked(tile.pixels, tile.valid, tile.core, self.manifest.name)
+
+    def _in_fp32(self) -> Backend:
+        with self._lock:
+            if self._fp32 is None and self._open_fp32 is not None:
+                self._fp32 = self._open_fp32()
+            return self._fp32 or self.backend
+
+
+def masked(pixels: Array, valid: NDArray[np.uint8], core: Window, model: str) -> Array:
+    """`pixels` (bands, 8h, 8w) with NaN wherever the LR mask `valid` (h, w) is 0.
+
+    Raises BadPixels, naming the tile, where a valid pixel is not finite or its radiance is below zero.
+    """
+    hr_valid = np.repeat(np.repeat(valid != 0, SCALE, 0), SCALE, 1)
+    finite = np.isfinite(pixels).all(axis=0)
+    good = finite & (pixels[0] >= 0)
+    if not (good | ~hr_valid).all():
+        raise BadPixels(
+            f"{model} gave values that are not finite or below zero in the tile at row {core.row}, "
+            f"column {core.col} of {core.height}×{core.width} LR pixels: "
+            f"check the scales of the inputs there, or use another model or --precision fp32"
+        )
+    if hr_valid.all():
+        return pixels
+    return np.where(hr_valid, pixels, np.float32(np.nan))

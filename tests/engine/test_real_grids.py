@@ -1,0 +1,50 @@
+"""Real rasters on odd grids through the whole engine; see the hostile folder's SOURCES.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from deeplight.engine.options import RunOptions
+from deeplight.engine.pipeline import infer
+from deeplight.engine.scene import Scene, SceneOptions
+from deeplight.engine.tiles import Window
+from deeplight.engine.tiling import TileRequest
+from tests.engine.analytic import write_analytic
+
+FILES = [
+    "h10_south_up.tif",
+    "h16_rotated_nan_no_nodata.tif",
+    "h17_sheared_utm.tif",
+    "h20_sinusoidal.nc",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_output_lies_on_the_input_and_is_nodata_where_it_is(
+    name: str, shared_data: Path, tmp_path: Path
+) -> None:
+    scene = SceneOptions(str(shared_data / "hostile" / name))
+    model = str(write_analytic(tmp_path / "model"))
+    out = tmp_path / "o.tif"
+    infer(RunOptions(scene=scene, out=out, model=model, tiles=TileRequest(64), bands=("quality",)))
+    with Scene.open(scene) as opened:
+        grid, unit = opened.grid, opened.unit
+        valid = opened.read_ntl(Window(0, 0, grid.height, grid.width))[1] != 0
+    with rasterio.open(out) as d:
+        assert d.shape == (8 * grid.height, 8 * grid.width)
+        assert d.units[0] == unit
+        for row, col in ((0, 0), (grid.height, grid.width), (0, grid.width)):
+            np.testing.assert_allclose(
+                d.transform @ (8 * col, 8 * row), grid.transform @ (col, row), rtol=1e-9
+            )
+        assert d.crs == grid.crs or d.crs.to_dict() == grid.crs.to_dict()
+        for band in d.read():
+            np.testing.assert_array_equal(np.isfinite(band), np.kron(valid, np.ones((8, 8), bool)))
+    assert valid.any() == (name != "h10_south_up.tif")
+    if not valid.any():
+        # An index of 16 bytes a block and the header, for 66 million bytes of pixels.
+        assert out.stat().st_size < 20_000
