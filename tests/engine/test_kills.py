@@ -183,7 +183,8 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     campaign.kill(PLAIN, campaign.storing, 0.1)
     campaign.kill(SLOW, campaign.assembling, 0.5)
     campaign.kill(SLOW, campaign.removing, 0.3)
-    assert campaign.kills["assembling"] == campaign.kills["removing the parts"] == 1
+    # where the second kill lands is the machine's choice; the slowed ones hit what they aim at
+    assert campaign.kills["assembling"] >= 1 and campaign.kills["removing the parts"] >= 1
     assert sum(campaign.kills.values()) >= 3
     campaign.finish()
 
