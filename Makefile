@@ -37,7 +37,7 @@ $(VENV)/.test: $(BIN)/python $(BUILD_FILES)
 demo: $(VENV)/.core
 	$(BIN)/deeplight-data synth --out $(DEMO)/scene --lr-size $(DEMO_SIZE) --seed 7 --overwrite
 	$(BIN)/deeplight-infer --ntl $(DEMO)/scene/ntl.tif --dmo $(DEMO)/scene/dmo.tif --dem $(DEMO)/scene/dem.tif \
-		--out $(DEMO)/ntl_hr.tif --tiles --quicklook $(DEMO)/quicklook.png --report $(DEMO)/run.json --overwrite
+		--out $(DEMO)/ntl_hr.tif --tiles 64 --quicklook $(DEMO)/quicklook.png --report $(DEMO)/run.json --overwrite
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

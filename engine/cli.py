@@ -9,14 +9,13 @@ import click
 
 from deeplight.engine.artifact import DEFAULT_MODEL
 from deeplight.engine.backends import backend_choices, device_choices
+from deeplight.engine.bands import parse_bands, parse_scale
 from deeplight.engine.console import Parsed, logging_to, run_cli
 from deeplight.engine.errors import InputError
 from deeplight.engine.options import (
     RunOptions,
-    parse_dmo_bands,
     parse_extra_bands,
     parse_number,
-    parse_scale,
 )
 from deeplight.engine.parts import Mode
 from deeplight.engine.tiling import parse_tiles
@@ -46,7 +45,7 @@ NUMBER = Parsed("value", parse_number)
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Of the runtime [all CPUs]")
 @click.option("--ntl-scale", type=SCALE, help="Radiance = raw · F + OFFSET, in place of the file's")
 @click.option("--ntl-nodata", type=NUMBER, help="Raw value of NTL without data")
-@click.option("--dmo-bands", type=Parsed("slot=band,…", parse_dmo_bands), help="As in blue=1,green=2,red=3")
+@click.option("--dmo-bands", type=Parsed("slot=band,…", parse_bands), help="As in blue=1,green=2,red=3")
 @click.option("--dmo-scale", type=SCALE, help="Reflectance = raw · F + OFFSET")
 @click.option("--dmo-nodata", type=NUMBER, help="Raw value of DMO without data")
 @click.option("--dtype", type=click.Choice(["float32", "uint16"]), default="float32", help="Of the output")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deeplight.engine.artifact import DEFAULT_MODEL
 from deeplight.engine.parts import Mode
-from deeplight.engine.spec import DMO_SLOTS, Quality
+from deeplight.engine.spec import Quality
 from deeplight.engine.tiling import TileRequest
 
 if TYPE_CHECKING:
@@ -58,34 +57,6 @@ class RunOptions:
     events: Path | None = None
     verify_seams: int = 0
     stac: bool = False
-
-
-def parse_scale(text: str) -> tuple[float, float]:
-    """`F[,OFFSET]` → (scale, offset). Raises ValueError in one sentence."""
-    parts = text.split(",")
-    try:
-        values = [float(p) for p in parts]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 2) or not all(map(math.isfinite, values)) or values[0] == 0:
-        raise ValueError(
-            f"{text!r} is not a scale: give F or F,OFFSET with F not 0, as in 0.0001 or 0.0000275,-0.2"
-        )
-    return values[0], values[1] if len(values) == 2 else 0.0
-
-
-def parse_dmo_bands(text: str) -> dict[str, int]:
-    """`blue=1,green=2` → {"blue": 1, "green": 2}, bands counted from 1. Raises ValueError in one sentence."""
-    example = f"slots are {', '.join(DMO_SLOTS)}, bands count from 1, as in blue=1,green=2"
-    mapping: dict[str, int] = {}
-    for part in text.split(","):
-        slot, _, band = (s.strip() for s in part.partition("="))
-        if slot not in DMO_SLOTS or not band.isdecimal() or int(band) < 1:
-            raise ValueError(f"{part!r} does not assign a band to a slot: {example}")
-        if slot in mapping:
-            raise ValueError(f"slot {slot} is assigned twice in {text!r}: give each slot once")
-        mapping[slot] = int(band)
-    return mapping
 
 
 def parse_extra_bands(text: str) -> tuple[str, ...]:

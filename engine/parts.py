@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -152,6 +153,14 @@ def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
     read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
     if read_only or not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path} cannot be written: the folder {folder} is not writable; choose another one")
+    try:
+        tempfile.TemporaryFile(
+            dir=folder
+        ).close()  # permission bits do not tell all: /proc, quotas, network disks
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: the folder {folder} takes no files ({error.strerror}); choose another one"
+        ) from None
     longest = os.pathconf(folder, "PC_NAME_MAX") - _LONGEST_ADDITION
     if len(os.fsencode(path.name)) > longest:
         raise InputError(f"the name {path.name} is too long: give one of at most {longest} bytes")

@@ -36,6 +36,7 @@ def check_request(options: RunOptions) -> bool:
             f"--dtype uint16 rounds radiance to steps of {UINT16_SCALE}, which --conserve-radiance does not allow: "
             "leave one of them out"
         )
+    _check_layer_options(options)
     if options.verify_seams and options.tiles is None:
         raise InputError("--verify-seams compares across tile borders and there are none: use --tiles")
     if options.stac:
@@ -52,6 +53,21 @@ def check_request(options: RunOptions) -> bool:
         if written is not None and any(written.resolve() == Path(i).resolve() for i in inputs if i):
             raise InputError(f"{written} is also an input: choose another name for the output")
     return check_output(options.out, options.mode)
+
+
+def _check_layer_options(options: RunOptions) -> None:
+    """An option about a layer that is not given is a mistake, not a wish to ignore."""
+    scene = options.scene
+    if scene.dmo is None:
+        for flag, value in (
+            ("--dmo-bands", scene.dmo_bands),
+            ("--dmo-scale", scene.dmo_scale),
+            ("--dmo-nodata", scene.dmo_nodata),
+        ):
+            if value is not None:
+                raise InputError(
+                    f"{flag} is about the daytime bands and there are none: give --dmo, or leave it out"
+                )
 
 
 def plan_run(
