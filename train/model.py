@@ -215,6 +215,25 @@ class Refine(nn.Module):
             x = x + F.relu(layer(x))
         return x, base + self.residual(x), logits
 
+    def finish(self, x: Tensor, level: Tensor, norm: Normalise) -> tuple[Tensor, Tensor]:
+        """x: (B,C,H,W); level: (B,1,H/2,W/2), normalised. Returns radiance and ISP probability, (B,1,H,W) each."""
+        blocks = [_parameters(layer) for layer in self.layers]
+        return kernels.refine(
+            x,
+            level,
+            *_parameters(self.isp),
+            self.embed,
+            [weight for weight, _ in blocks],
+            [bias for _, bias in blocks],
+            *_parameters(self.residual),
+            finish=kernels.Finish(norm.unit, norm.gain, norm.ceiling),
+        )
+
+
+def _parameters(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution."""
+    return layer.weight, layer.bias  # type: ignore[return-value]
+
 
 class DeepLightSR(nn.Module):
     """The network. `predict` gives every supervised output; `forward` gives the deployed ones in physical units."""
@@ -238,6 +257,7 @@ class DeepLightSR(nn.Module):
         self.ups = nn.ModuleList(nn.Conv2d(main[s], 4 * main[s + 1], 3, padding=1) for s in range(3))
         self.refines = nn.ModuleList(Refine(main[s + 1], config.refine[s]) for s in range(3))
         self.register_buffer("cubic", kernels.interpolation_kernel(2, "cubic"))
+        # no longer read, but in every checkpoint
         self.register_buffer("linear", kernels.interpolation_kernel(8, "linear"))
         line = torch.tensor([1.0, 2.0, 4.0, 2.0, 1.0])
         self.register_buffer("filler", (line[:, None] * line[None, :])[None, None])
@@ -253,6 +273,22 @@ class DeepLightSR(nn.Module):
         dem_valid: Tensor,
     ) -> Prediction:
         """Inputs as `deeplight.engine.spec.INPUTS`; outputs in the normalised domain."""
+        filled, aligned, offset = self._align(ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid)
+        x, level, outputs, logits = self._reconstruct(filled, ntl_valid, aligned, dmo_bands)
+        _, level, isp = self.refines[2](x, kernels.resize_fixed(level, self.cubic, 2))
+        return Prediction([*outputs, level], [*logits, isp], offset)
+
+    def _align(
+        self,
+        ntl: Tensor,
+        ntl_valid: Tensor,
+        dmo: Tensor,
+        dmo_valid: Tensor,
+        dmo_bands: Tensor,
+        dem: Tensor,
+        dem_valid: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset."""
         x = self.normalise.ntl(ntl) * ntl_valid
         bands = dmo_bands[:, :, None, None]
         aux = torch.cat(
@@ -265,8 +301,7 @@ class DeepLightSR(nn.Module):
             dim=1,
         )
         offset = self.localise(x, F.avg_pool2d(aux, 8))
-        aligned = kernels.resample_offset(aux, kernels.resize_fixed(offset * 8.0, self.linear, 8))
-        return self._reconstruct(self._fill(x, ntl_valid), ntl_valid, aligned, dmo_bands, offset)
+        return self._fill(x, ntl_valid), kernels.align(aux, offset=offset), offset
 
     def _fill(self, x: Tensor, valid: Tensor) -> Tensor:
         """Nodata holes take the weighted mean of valid neighbours, so that interpolation does not darken rims."""
@@ -275,8 +310,9 @@ class DeepLightSR(nn.Module):
         return x + (1.0 - valid) * near / weight.clamp(min=1.0)
 
     def _reconstruct(
-        self, ntl: Tensor, ntl_valid: Tensor, aux: Tensor, dmo_bands: Tensor, offset: Tensor
-    ) -> Prediction:
+        self, ntl: Tensor, ntl_valid: Tensor, aux: Tensor, dmo_bands: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        """Everything but the last refinement: fused features at ×8, then NTL at ×4, outputs and ISP logits so far."""
         dmo_features = self.dmo_encoder(aux[:, :8], self.band_bias(dmo_bands))
         dem_features = self.dem_encoder(aux[:, 8:])
         masks = [[aux[:, 7:8]], [aux[:, 9:10]]]
@@ -295,10 +331,11 @@ class DeepLightSR(nn.Module):
             assert isinstance(up, nn.Conv2d) and up.bias is not None
             x = kernels.upsample(x, up.weight, up.bias)
             x = self.fusions[s](x, [dmo_features[s], dem_features[s]], [dmo_masks[s], dem_masks[s]])
-            x, level, isp = self.refines[s - 1](x, kernels.resize_fixed(level, self.cubic, 2))
-            outputs.append(level)
-            logits.append(isp)
-        return Prediction(outputs, logits, offset)
+            if s < 3:
+                x, level, isp = self.refines[s - 1](x, kernels.resize_fixed(level, self.cubic, 2))
+                outputs.append(level)
+                logits.append(isp)
+        return x, level, outputs, logits
 
     def forward(
         self,
@@ -311,5 +348,9 @@ class DeepLightSR(nn.Module):
         dem_valid: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns ntl_hr (B,1,8h,8w) in the input's unit, isp (B,1,8h,8w) in [0, 1], offset (B,2,h,w) in LR px."""
-        p = self.predict(ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid)
-        return self.normalise.radiance(p.ntl[-1]), torch.sigmoid(p.isp_logits[-1]), p.offset
+        filled, aligned, offset = self._align(ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid)
+        x, level, _, _ = self._reconstruct(filled, ntl_valid, aligned, dmo_bands)
+        last = self.refines[2]
+        assert isinstance(last, Refine)
+        radiance, isp = last.finish(x, level, self.normalise)
+        return radiance, isp, offset

@@ -1,0 +1,116 @@
+"""Bytes and FLOPs per HR pixel, on paper: python -m bench.traffic prints the table of docs/kernels.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deeplight.kernels.variants import PRESETS, REFINE_DEPTH
+
+BODY = {"tiny": 0, "base": 4}
+REFINE = {"tiny": (1, 1, 1), "base": (3, 3, 2)}
+SHARE = (1 / 64, 1 / 16, 1 / 4, 1.0)
+"""Pixels at ×1, ×2, ×4, ×8 per HR pixel."""
+COPY, MATRIX = 4.3e12, 790e12
+"""Measured on an H200: bytes/s of a copy, bf16 FLOP/s of a large product."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Values (2 bytes each) moved per HR pixel: eager, with pointwise chains fused (torch.compile), by our kernels."""
+
+    eager: float = 0.0
+    compiled: float = 0.0
+    fused: float = 0.0
+    flops: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.eager + other.eager,
+            self.compiled + other.compiled,
+            self.fused + other.fused,
+            self.flops + other.flops,
+        )
+
+    def __mul__(self, f: float) -> Cost:
+        return Cost(self.eager * f, self.compiled * f, self.fused * f, self.flops * f)
+
+
+def fuse(c: int, a: int) -> Cost:
+    return Cost(9 * c + 11 * a + 40, 7 * c + 7 * a + 12, 2 * c + 2 * a + 2, 4 * c * a + 4 * c + 10 * a)
+
+
+def upsample(k: int, c: int) -> Cost:
+    """Per input pixel."""
+    ours = k + 4 * c if k <= 64 and 4 * c <= 64 else k + 12 * c
+    return Cost(k + 20 * c, k + 12 * c, ours, 2 * 9 * k * 4 * c)
+
+
+def block(c: int) -> Cost:
+    return Cost(7 * c, 5 * c, 5 * c, 2 * 9 * c * c)
+
+
+def embedding(c: int) -> Cost:
+    return Cost(5 * c + 4, 3 * c + 2, 3 * c + 2, 4 * c)
+
+
+def head(c: int) -> Cost:
+    return Cost(c + 7, c + 5, c + 5, 2 * c)
+
+
+def refine(c: int, depth: int) -> Cost:
+    """At ×8, with the inverse transform; two float32 results are four values."""
+    tail = Cost(c + 32, c + 12, 0, 2 * c + 60)
+    before = block(c) * (depth - 1) + (embedding(c) if depth > 1 else Cost())
+    ours = before.fused + c + 4.5
+    whole = embedding(c) + block(c) * depth + tail
+    return Cost(whole.eager, whole.compiled, ours, whole.flops)
+
+
+def align() -> Cost:
+    """Ten channels at an offset from the HR grid: four gathers and three interpolations; offset maps are float32."""
+    return Cost(4 * 20 + 3 * 80 + 40, 20 + 16, 20 + 0.1, 10 * 12)
+
+
+def encoders(a: tuple[int, ...]) -> Cost:
+    first = Cost(10 + 6 * a[3], 10 + 6 * a[3], 10 + 6 * a[3], 2 * 9 * 10 * a[3])
+    for s in (2, 1, 0):
+        moved = 2 * a[s + 1] * 4 + 6 * a[s]
+        first += Cost(moved, moved, moved, 2 * 2 * 4 * a[s + 1] * a[s]) * SHARE[s]
+    return first
+
+
+def network(name: str) -> dict[str, Cost]:
+    main, aux = PRESETS[name]
+    rows = {
+        "align": align(),
+        "fuse, four scales": sum((fuse(c, a) * f for c, a, f in zip(main, aux, SHARE, strict=True)), Cost()),
+        "upsample ×1 → ×4": upsample(main[0], main[1]) * SHARE[0] + upsample(main[1], main[2]) * SHARE[1],
+        "upsample ×4 → ×8": upsample(main[2], main[3]) * SHARE[2],
+        "refine ×8": refine(main[3], REFINE_DEPTH[name]),
+        "encoders (PyTorch)": encoders(aux),
+    }
+    rest = Cost(4, 4, 4, 18 * 2 * main[0]) * SHARE[0] + block(main[0]) * BODY[name] * SHARE[0]
+    for s in (1, 2):
+        c = main[s]
+        rest += (embedding(c) + block(c) * REFINE[name][s - 1] + head(c)) * SHARE[s]
+    rows["body, refine ×2 and ×4 (PyTorch)"] = rest
+    rows["network"] = sum(rows.values(), Cost())
+    return rows
+
+
+def main() -> None:
+    for name in PRESETS:
+        print(
+            f"\n{name}, 2-byte features | eager B | compiled B | fused B | kFLOP | floor, HR Gpix/s | bound\n"
+            + "---|" * 7
+        )
+        for op, cost in network(name).items():
+            memory, matrix = COPY / (2 * cost.fused), MATRIX / cost.flops
+            bound = "memory" if memory < matrix else "arithmetic"
+            moved = " | ".join(f"{2 * values:.0f}" for values in (cost.eager, cost.compiled, cost.fused))
+            floor = min(memory, matrix) / 1e9
+            print(f"{op} | {moved} | {cost.flops / 1e3:.2f} | {floor:.1f} | {bound}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Ahead-of-time compilation of the kernels for CUDA, on a machine with or without a GPU.
+
+    python -m deeplight.kernels.compile --out DIR [--archs 80,90] [--presets tiny,base] [--dtypes fp16,bf16,fp32]
+
+writes kernels.bin (all cubins) and kernels.inc (the table that libdeeplight_kernels is built with). Not under
+TRITON_INTERPRET=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deeplight.kernels.launch import UNALIGNED, Launch, device_function
+from deeplight.kernels.variants import DTYPES, PRESETS, variants
+
+ARCHS = (80, 86, 89, 90, 100, 120)
+"""Compute capabilities. Code for 9.0 and above runs on exactly that one; 8.0 also on 8.6 and 8.9."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel for one architecture. registers: a thread. stack, local: bytes a thread in local memory, where spills
+    go. shared: bytes a program. widths: bytes of a global access → (loads, stores) in the PTX."""
+
+    launch: Launch
+    arch: int
+    cubin: bytes
+    shared: int
+    registers: int
+    stack: int
+    local: int
+    widths: dict[int, tuple[int, int]]
+
+
+def compile_launch(launch: Launch, arch: int) -> Compiled:
+    """Compile for compute capability arch / 10 and read the report.
+
+    Raises RuntimeError where the compiled kernel needs scratch memory, which a plain launch cannot give it.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    function = device_function(launch.kernel)
+    given = launch.signature
+    signature = {name: given.get(name, "constexpr") for name in function.arg_names}
+    constants = {(i,): launch.compile_time[n] for i, n in enumerate(signature) if n not in given}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, kind) in enumerate(signature.items())
+        if kind.startswith("*") and name not in UNALIGNED
+    }
+    compiled = triton.compile(
+        ASTSource(function, signature, constants, aligned),
+        target=GPUTarget("cuda", arch, 32),
+        options={"num_warps": launch.config.warps, "num_stages": launch.config.stages},
+    )
+    if compiled.metadata.global_scratch_size or compiled.metadata.profile_scratch_size:
+        raise RuntimeError(f"{launch.key} for sm_{arch} needs scratch memory")
+    cubin: bytes = compiled.asm["cubin"]
+    usage = _resource_usage(cubin)
+    return Compiled(
+        launch,
+        arch,
+        cubin,
+        compiled.metadata.shared,
+        usage["REG"],
+        usage["STACK"],
+        usage["LOCAL"],
+        access_widths(compiled.asm["ptx"]),
+    )
+
+
+def _resource_usage(cubin: bytes) -> dict[str, int]:
+    """REG, STACK, LOCAL … of the only kernel, by the cuobjdump in Triton's wheel."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [str(tool), "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    return {name: int(value) for name, value in re.findall(r"\b([A-Z]+):(\d+)", text)}
+
+
+def access_widths(ptx: str) -> dict[int, tuple[int, int]]:
+    """Bytes of a thread's global access (cp.async too) → how many loads and stores of it the PTX has."""
+    loads: Counter[int] = Counter()
+    stores: Counter[int] = Counter()
+    for kind, modifiers in re.findall(r"\b(ld|st)\.global([\w.:]*)", ptx):
+        vector = re.search(r"\.v(\d)", modifiers)
+        bits = re.search(r"\.[bfus](\d+)", modifiers)
+        assert bits is not None, modifiers
+        width = (int(vector.group(1)) if vector else 1) * int(bits.group(1)) // 8
+        (loads if kind == "ld" else stores)[width] += 1
+    for width in re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*?\],\s*(?:\[[^\]]*\],\s*)?(\w+)", ptx):
+        loads[int(width, 0)] += 1
+    return {w: (loads[w], stores[w]) for w in sorted(loads | stores)}
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m deeplight.kernels.compile", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--archs", default=",".join(map(str, ARCHS)))
+    parser.add_argument("--presets", default=",".join(PRESETS))
+    parser.add_argument("--dtypes", default=",".join(DTYPES))
+    return parser.parse_args(argv)
+
+
+def build(out: Path, archs: list[int], presets: list[str], dtypes: list[str]) -> int:
+    """Write kernels.bin and kernels.inc, and return how many cubins they hold."""
+    launches = {v.key: v for p in presets for d in dtypes for v in variants(p, DTYPES[d])}
+    blob, rows = bytearray(), []
+    for key, launch in sorted(launches.items()):
+        for arch in archs:
+            compiled = compile_launch(launch, arch)
+            blob += b"\0" * (-len(blob) % 64)
+            rows.append(
+                f'{{"{key}", "{launch.kernel}", {arch}, {len(blob)}ull, {len(compiled.cubin)}ull, '
+                f"{32 * launch.config.warps}, {compiled.shared}, {len(launch.arguments) + 2}}},"
+            )
+            blob += compiled.cubin
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "kernels.bin").write_bytes(bytes(blob))
+    (out / "kernels.inc").write_text("\n".join(rows) + "\n")
+    return len(rows)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of the module."""
+    options: Any = parse(argv)
+    count = build(
+        options.out,
+        [int(a) for a in re.split("[,;]", options.archs)],
+        options.presets.split(","),
+        options.dtypes.split(","),
+    )
+    print(f"{count} cubins in {options.out / 'kernels.bin'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Which implementation runs: chosen by explicit argument, device and export state, never by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from deeplight.kernels import launch
+
+Implementation = Literal["auto", "triton", "reference"]
+"""auto: the kernel for CUDA tensors, the reference elsewhere, while exporting and where a gradient is needed that
+the kernel does not have. triton: the kernel, or an error. reference: plain PyTorch."""
+
+CHOICES = ("auto", "triton", "reference")
+ACTIVATIONS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def kernel_runs_on(device: torch.device) -> bool:
+    """Whether the kernels can run there: Triton or a loaded library on CUDA, the interpreter on the CPU."""
+    if device.type == "cuda":
+        return launch.TRITON or launch.launcher() is not None
+    return device.type == "cpu" and launch.interpreting()
+
+
+def use_kernel(
+    op: str, implementation: Implementation, tensors: Sequence[Tensor | None], *, differentiable: bool
+) -> bool:
+    """True for the Triton kernel, False for the reference. tensors[0] decides the device.
+
+    Raises ValueError for an unknown implementation and where "triton" cannot do what is asked.
+    """
+    if implementation not in CHOICES:
+        raise ValueError(f"{op}: implementation must be one of {', '.join(CHOICES)}, not {implementation!r}")
+    if implementation == "reference":
+        return False
+    given = [t for t in tensors if t is not None]
+    device = given[0].device
+    tracked = not differentiable and torch.is_grad_enabled() and any(t.requires_grad for t in given)
+    exporting = torch.compiler.is_exporting()
+    if implementation == "auto":
+        wanted = device.type == "cuda" and kernel_runs_on(device) and supported(given[0].dtype)
+        return wanted and not tracked and not exporting
+    if tracked:
+        raise ValueError(
+            f"{op}: the kernel has no gradient; use implementation='reference' or torch.no_grad()"
+        )
+    if not exporting and not kernel_runs_on(device):
+        raise ValueError(
+            f"{op}: implementation 'triton' needs CUDA tensors and Triton (or TRITON_INTERPRET=1 on the CPU); "
+            f"these are on {device} and Triton is {'' if launch.TRITON else 'not '}installed"
+        )
+    return True
+
+
+def supported(dtype: torch.dtype) -> bool:
+    """Element types that the kernels read as features or raw pixels."""
+    return dtype in (*ACTIVATIONS, torch.uint16, torch.int16)
+
+
+def check_shape(op: str, name: str, tensor: Tensor, expected: Sequence[int | None]) -> None:
+    """Raise ValueError unless the shape is as expected; None leaves an axis free."""
+    if torch.compiler.is_exporting():
+        return  # comparing symbolic sizes would fix them
+    shape = tuple(tensor.shape)
+    if len(shape) != len(expected) or any(
+        want is not None and got != want for got, want in zip(shape, expected, strict=True)
+    ):
+        wanted = ", ".join("any" if want is None else str(want) for want in expected)
+        raise ValueError(f"{op}: {name} must have shape ({wanted}), not {shape}")
+
+
+def check_dtype(op: str, name: str, tensor: Tensor, accepted: Iterable[torch.dtype]) -> None:
+    """Raise ValueError unless the element type is one of `accepted`."""
+    accepted = tuple(accepted)
+    if tensor.dtype not in accepted:
+        names = ", ".join(str(d).removeprefix("torch.") for d in accepted)
+        raise ValueError(f"{op}: {name} must be {names}, not {str(tensor.dtype).removeprefix('torch.')}")
+
+
+def check_together(op: str, tensors: dict[str, Tensor | None], *, dtype: bool = True) -> None:
+    """Raise ValueError unless all tensors have the device and, with `dtype`, the element type of the first."""
+    items = [(name, t) for name, t in tensors.items() if t is not None]
+    first_name, first = items[0]
+    for name, t in items[1:]:
+        if t.device != first.device:
+            raise ValueError(f"{op}: {name} is on {t.device}, {first_name} on {first.device}")
+        if dtype and t.dtype != first.dtype:
+            raise ValueError(f"{op}: {name} is {t.dtype}, {first_name} is {first.dtype}")

@@ -1,0 +1,157 @@
+"""One launch of a kernel as data: the JIT, the ahead-of-time compiler and the prebuilt library all work from it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeplight.kernels.table import Config
+
+UNALIGNED = frozenset({"mask0", "mask1", "mask", "valid"})
+"""Pointers that may start anywhere; all others start at a multiple of 16 bytes."""
+
+MODULES = {
+    "fuse": "fuse",
+    "upsample_epilogue": "upsample",
+    "upsample_conv": "upsample",
+    "align": "align",
+    "refine": "refine",
+}
+"""Kernel → module in deeplight.kernels.device."""
+
+TYPES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.uint16: "u16",
+    torch.int16: "i16",
+    torch.int32: "i32",
+    torch.uint8: "u8",
+    torch.bool: "u8",
+}
+"""Triton's names of element types."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """kernel: a key of MODULES. programs: the grid, one axis. arguments: in the kernel's order; int is int32 and
+    float is float32. constants: compile-time arguments except BLOCK, which is in `config`."""
+
+    kernel: str
+    programs: int
+    arguments: Mapping[str, Tensor | int | float]
+    constants: Mapping[str, int | bool | str]
+    config: Config
+
+    @property
+    def compile_time(self) -> dict[str, int | bool | str]:
+        """All compile-time arguments."""
+        return {**self.constants, "BLOCK": self.config.block}
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """Triton's type of every run-time argument, in order."""
+        return {name: _type(value) for name, value in self.arguments.items()}
+
+    @property
+    def key(self) -> str:
+        """Names one compiled variant: kernel, element types, compile-time arguments, warps."""
+        types = ",".join(t.lstrip("*") for t in self.signature.values() if t.startswith("*"))
+        constants = ",".join(f"{k}={v}" for k, v in self.compile_time.items())
+        return f"{self.kernel}({types};{constants};warps={self.config.warps})"
+
+
+def _type(value: Tensor | int | float) -> str:
+    if isinstance(value, Tensor):
+        return "*" + TYPES[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+Launcher = Callable[[Launch], None]
+_installed: list[Launcher] = []
+
+
+def install(launcher: Launcher | None) -> None:
+    """Make `launcher` (deeplight.kernels.aot.Library.launch) run all kernels; None: Triton's JIT again."""
+    _installed[:] = [] if launcher is None else [launcher]
+
+
+def launcher() -> Launcher | None:
+    """What `install` was given."""
+    return _installed[0] if _installed else None
+
+
+def device_function(kernel: str) -> Any:
+    """The Triton function of a kernel (imports Triton)."""
+    return getattr(importlib.import_module(f"deeplight.kernels.device.{MODULES[kernel]}"), kernel)
+
+
+def run(launch: Launch) -> None:
+    """Launch on the current stream of the arguments' device. An empty grid is no launch."""
+    if launch.programs == 0:
+        return
+    chosen = launcher()
+    if chosen is not None:
+        chosen(launch)
+        return
+    function = device_function(launch.kernel)
+    config = launch.config
+    first = next(v for v in launch.arguments.values() if isinstance(v, Tensor))
+    with torch.cuda.device(first.device if first.is_cuda else -1):
+        function[(launch.programs,)](
+            **launch.arguments, **launch.compile_time, num_warps=config.warps, num_stages=config.stages
+        )
+
+
+def arch_of(device: torch.device) -> int:
+    """Compute capability as one number (90 for 9.0) for the table of configurations; 0 for a device without one.
+
+    0 too where a prebuilt library runs the kernels: it holds the configurations that hold for every architecture.
+    """
+    if device.type != "cuda" or launcher() is not None:
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def next_power(n: int, least: int = 16) -> int:
+    """The smallest power of two ≥ n and ≥ least. tl.dot needs 16."""
+    return max(least, 1 << (n - 1).bit_length())
+
+
+def ceil_div(a: int, b: int) -> int:
+    """⌈a / b⌉."""
+    return -(-a // b)
+
+
+TRITON = importlib.util.find_spec("triton") is not None
+"""Whether `import triton` would work."""
+
+
+def interpreting() -> bool:
+    """Whether Triton's interpreter runs the kernels on the CPU (TRITON_INTERPRET=1)."""
+    return os.environ.get("TRITON_INTERPRET") == "1" and TRITON
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """How deeplight.kernels.device.common.dot multiplies: three TF32 products keep float32's accuracy."""
+    if dtype == torch.bfloat16 and interpreting():
+        return "upcast"
+    return "tf32x3" if dtype == torch.float32 else "ieee"
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """`x` in channels-last memory, a copy only where it is not, on a 16-byte boundary."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    return x.clone(memory_format=torch.channels_last) if x.device.type != "meta" and x.data_ptr() % 16 else x
+
+
+def like_channels_last(x: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised channels-last tensor on the device and, unless given, of the dtype of `x`."""
+    return torch.empty(shape, device=x.device, dtype=dtype or x.dtype, memory_format=torch.channels_last)

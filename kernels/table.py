@@ -1,0 +1,87 @@
+"""Launch configurations: MEASURED where a GPU was there, REASONED elsewhere.
+
+`python -m deeplight.kernels.tune` rewrites measured.json beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+MEASURED_FILE = Path(__file__).with_name("measured.json")
+
+
+@dataclass(frozen=True)
+class Config:
+    """block: pixels (upsample_epilogue: values) a program. warps: of a program. stages: of the software pipeline."""
+
+    block: int
+    warps: int
+    stages: int = 2
+
+
+REASONED: dict[tuple[str, int], Config] = {
+    # A thread holds BLOCK · channels / (32 · warps) values of a tile: 8 of them make 16 bytes of fp16, and four tiles
+    # of at most 32 stay below 255 registers.
+    ("fuse", 16): Config(128, 4),
+    ("fuse", 32): Config(64, 4),
+    ("fuse", 64): Config(64, 4),
+    ("fuse", 128): Config(32, 4),
+    ("upsample_epilogue", 0): Config(2048, 4),
+    ("upsample_conv", 16): Config(128, 4, 3),
+    ("upsample_conv", 32): Config(128, 4, 3),
+    ("upsample_conv", 64): Config(128, 4, 3),
+    ("upsample_conv", 128): Config(64, 4, 3),
+    # gathers: few pixels a program keep the addresses of all taps in registers
+    ("align", 8): Config(128, 4),
+    ("align", 16): Config(64, 4),
+    ("align", 2): Config(128, 4),
+    ("align", 4): Config(128, 4),
+    ("refine", 16): Config(128, 4, 3),
+    ("refine", 32): Config(64, 4, 3),
+    ("refine", 64): Config(64, 4, 3),
+    ("refine", 128): Config(32, 4, 3),
+}
+"""(kernel, channels as a power of two) → configuration for every architecture and width."""
+
+WIDE: dict[tuple[str, int], Config] = {
+    # float32 doubles the registers of a tile, and three TF32 products need three copies of their inputs
+    ("fuse", 64): Config(64, 8),
+    ("fuse", 128): Config(32, 8),
+    ("refine", 64): Config(64, 8),
+}
+"""REASONED for four-byte features, where it differs."""
+
+BUCKETS = (64, 256, 1024)
+"""Upper ends of the width buckets; wider rows are bucket 0."""
+
+
+def bucket(width: int) -> int:
+    """The width bucket of a row of `width` pixels."""
+    return next((b for b in BUCKETS if width <= b), 0)
+
+
+def configuration(kernel: str, arch: int, channels: int, width: int, itemsize: int) -> Config:
+    """The measured configuration of two-byte features, else the reasoned one.
+
+    arch: compute capability (90 for 9.0), 0 where none is known. channels: a power of two, 0 where it does not matter.
+    width: pixels of a row. itemsize: bytes of a feature.
+    """
+    key = kernel, channels
+    if itemsize > 2:
+        return WIDE.get(key) or REASONED.get(key) or Config(32, 8)
+    return measured().get((kernel, arch, channels, bucket(width))) or REASONED.get(key) or Config(32, 4)
+
+
+@cache
+def measured() -> dict[tuple[str, int, int, int], Config]:
+    """(kernel, arch, channels, width bucket) → configuration, from measured.json."""
+    if not MEASURED_FILE.exists():
+        return {}
+    rows = json.loads(MEASURED_FILE.read_text())
+    return {
+        (r["kernel"], r["arch"], r["channels"], r["bucket"]): Config(r["block"], r["warps"], r["stages"])
+        for r in rows
+    }

@@ -1,0 +1,77 @@
+"""The launches of the shipped networks, as meta tensors: what is compiled ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from deeplight.kernels import _align, _fuse, _refine, _upsample
+from deeplight.kernels.launch import Launch
+from deeplight.kernels.reference import Finish, Mesh
+
+PRESETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "tiny": ((64, 32, 32, 8), (32, 32, 16, 8)),
+    "base": ((128, 96, 64, 48), (64, 64, 48, 32)),
+}
+"""Preset → channels of the NTL features and of each modality's, at ×1, ×2, ×4, ×8 (deeplight.train.config)."""
+
+REFINE_DEPTH = {"tiny": 1, "base": 2}
+"""Residual blocks of the last refinement."""
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def variants(preset: str, dtype: torch.dtype, *, side: int = 64) -> Iterator[Launch]:
+    """Every launch of one preset in one element type; of `align`, uint16 and int16 pixels through a mesh, and features
+    on their own grid. side: pixels of the images' sides, a multiple of 8."""
+    main, aux = PRESETS[preset]
+    for c, a in zip(main, aux, strict=True):
+        yield _fuse_launch(c, a, dtype, side)
+    for k, c in pairwise(main):
+        yield _upsample_launch(k, c, dtype, side)
+    yield from _align_launches(dtype, side)
+    yield _refine_launch(main[3], dtype, side, embed=REFINE_DEPTH[preset] == 1)
+
+
+def _meta(*shape: int, dtype: torch.dtype) -> Tensor:
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def _fuse_launch(c: int, a: int, dtype: torch.dtype, side: int) -> Launch:
+    image = _meta(1, c, side, side, dtype=dtype)
+    aux, masks = ([_meta(1, n, side, side, dtype=dtype)] * 2 for n in (a, 1))
+    shapes = ((2, a), (2, c), (2,), (2 * c, a), (2 * c,))
+    return _fuse.plan(image, aux, masks, [_meta(*shape, dtype=dtype) for shape in shapes], image)
+
+
+def _upsample_launch(k: int, c: int, dtype: torch.dtype, side: int) -> Launch:
+    out, bias = _meta(1, c, 2 * side, 2 * side, dtype=dtype), _meta(4 * c, dtype=dtype)
+    if _upsample.prefers_gemm(k, 4 * c):
+        x, weight = _meta(1, k, side, side, dtype=dtype), _meta(9, k, 4 * c, dtype=dtype)
+        return _upsample.plan_conv(x, weight, bias, None, out)
+    return _upsample.plan_epilogue(_meta(1, 4 * c, side, side, dtype=dtype), bias, None, out)
+
+
+def _align_launches(dtype: torch.dtype, side: int) -> Iterator[Launch]:
+    offset = torch.empty(1, 2, side // 8, side // 8, device="meta")
+    nodes = torch.empty(1, 2, side // 32 + 2, side // 32 + 2, device="meta")
+    mesh = Mesh(nodes.to(torch.int32), nodes, 0, 0, 32)
+    for raw_dtype, bands, c in ((torch.uint16, 8, 7), (torch.int16, 1, 1)):
+        affine = torch.empty(1, c, device="meta")
+        raw, mask = _meta(1, bands, side, side, dtype=raw_dtype), _meta(1, 1, side, side, dtype=torch.uint8)
+        out = _meta(1, c + 1, side, side, dtype=dtype)
+        yield _align.plan(raw, affine, affine, mask, offset, mesh, (-4.0, 8.0), out)
+    features, affine = _meta(1, 10, side, side, dtype=dtype), torch.empty(1, 10, device="meta")
+    yield _align.plan(features, affine, affine, None, offset, None, (-4.0, 8.0), features)
+
+
+def _refine_launch(c: int, dtype: torch.dtype, side: int, *, embed: bool) -> Launch:
+    pixels = torch.empty(1, 1, side, side, device="meta")
+    vectors = [_meta(n, dtype=dtype) for n in (c, c, 1, c, c, 1)]
+    level = torch.empty(1, 1, side // 2, side // 2, device="meta")
+    x, weight = _meta(1, c, side, side, dtype=dtype), _meta(9, c, c, dtype=dtype)
+    return _refine.plan(x, level, weight, vectors, None, Finish(), pixels, pixels, embed=embed)

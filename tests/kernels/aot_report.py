@@ -1,0 +1,46 @@
+"""Compiles kernels and prints a report of each as a line of JSON. Run in a process of its own, without the interpreter:
+
+python -m tests.kernels.aot_report ARCHS PRESETS DTYPE all|one
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from deeplight.kernels.compile import compile_launch
+from deeplight.kernels.launch import Launch
+from deeplight.kernels.variants import DTYPES, variants
+
+
+def chosen(preset: str) -> list[Launch]:
+    """All variants, or one of each kernel: at ×8, and of `align` the one that reads 8 bands."""
+    every = list(variants(preset, DTYPES[sys.argv[3]]))
+    if sys.argv[4] == "all":
+        return every
+    last = {v.kernel: v for v in every}
+    last["align"] = next(v for v in every if v.kernel == "align")
+    return list(last.values())
+
+
+def main() -> None:
+    archs = [int(a) for a in sys.argv[1].split(",")]
+    for preset in sys.argv[2].split(","):
+        for launch in chosen(preset):
+            for arch in archs:
+                c = compile_launch(launch, arch)
+                row = {
+                    "kernel": launch.kernel,
+                    "constants": launch.constants,
+                    "arch": arch,
+                    "registers": c.registers,
+                    "stack": c.stack,
+                    "local": c.local,
+                    "shared": c.shared,
+                    "widths": c.widths,
+                }
+                print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Kernels run in Triton's interpreter, or compiled where there is a GPU; memory that nobody wrote holds NaN."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # before anything imports Triton: it decides when a kernel is defined
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_interpreter() -> None:
+    """The interpreter patches triton.language anew for every call of a device function, some 20 ms; once a module does.
+
+    A launch itself patches and restores what its kernel sees; patches for Triton's own modules stay.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
+        return
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    patched: set[str] = set()
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.fn.__module__ not in patched:
+            interpreter._patch_lang(self.fn)
+            patched.add(self.fn.__module__)
+        return self.rewrite()(*args, **kwargs)
+
+    interpreter.InterpretedFunction.__call__ = call
+
+
+@pytest.fixture(params=["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where the kernel runs: "cpu" through the interpreter, "cuda" compiled."""
+    pytest.importorskip("triton")
+    wanted = {"interpreter": "cpu", "gpu": "cuda"}[request.param]
+    if (wanted == "cuda") != torch.cuda.is_available():
+        pytest.skip("no GPU" if wanted == "cuda" else "the interpreter is off where there is a GPU: -m gpu")
+    return wanted
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Deterministic mode fills torch.empty with NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,26 @@
+"""Comparing a kernel with its reference in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""Relative to the largest value: sums of some hundred float32 products (three TF32 products on a GPU); else one
+rounding of the mixed features and one of the result, 2⁻¹¹ and 2⁻⁸ each, with what they add up to."""
+
+
+def assert_close(name: str, got: Tensor, want: Tensor, *, times: float = 1.0) -> None:
+    """Same shape, finite, and within TOLERANCE of got's dtype times the largest value. `want` is float64."""
+    assert got.shape == want.shape, f"{name}: shape {tuple(got.shape)}, not {tuple(want.shape)}"
+    assert torch.isfinite(got).all(), f"{name}: {int((~torch.isfinite(got)).sum())} values are not finite"
+    error = (got.double().cpu() - want.double().cpu()).abs().max() if got.numel() else torch.tensor(0.0)
+    limit = times * TOLERANCE.get(got.dtype, 5e-6) * max(1.0, float(want.abs().max()))
+    assert error <= limit, f"{name}: differs by {float(error):.3g}, allowed {limit:.3g}"
+
+
+def doubled(x: object) -> object:
+    """Every tensor, also in lists, as float64 on the CPU, without history."""
+    if isinstance(x, Tensor):
+        return x.detach().cpu().double() if x.dtype.is_floating_point else x.detach().cpu()
+    return [doubled(y) for y in x] if isinstance(x, list | tuple) else x

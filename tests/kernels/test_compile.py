@@ -1,0 +1,91 @@
+"""Every kernel compiles ahead of time for every architecture, without spills and with wide accesses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from deeplight.kernels import launch
+from deeplight.kernels.compile import ARCHS, access_widths
+from deeplight.kernels.variants import DTYPES, PRESETS, variants
+from tests.conftest import ROOT
+
+KERNELS = {"fuse", "upsample_epilogue", "upsample_conv", "align", "refine"}
+SHARED_LIMIT = 99 * 1024
+"""Bytes a program may have on sm_86, sm_89 and sm_120; the others have more."""
+
+
+def reports(archs: tuple[int, ...], presets: str, dtype: str, which: str) -> list[dict[str, Any]]:
+    """The interpreter's switch breaks the compiler, so this needs a process of its own."""
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    # the folder view of the sources, where there is one, before an installed package
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
+    command = [
+        sys.executable,
+        "-m",
+        "tests.kernels.aot_report",
+        ",".join(map(str, archs)),
+        presets,
+        dtype,
+        which,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def assert_no_local_memory(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert row["stack"] == row["local"] == 0, f"spills or local memory: {row}"
+        assert 0 < row["registers"] <= 255 and row["shared"] <= SHARED_LIMIT, row
+
+
+@pytest.fixture(scope="module")
+def tiny_fp16() -> list[dict[str, Any]]:
+    return reports(ARCHS, "tiny", "fp16", "one")
+
+
+@pytest.mark.timeout(900)
+def test_every_kernel_compiles_for_every_architecture(tiny_fp16: list[dict[str, Any]]) -> None:
+    assert {(r["kernel"], r["arch"]) for r in tiny_fp16} == {(k, a) for k in KERNELS for a in ARCHS}
+    assert_no_local_memory(tiny_fp16)
+
+
+@pytest.mark.timeout(900)
+def test_features_are_read_and_written_16_bytes_at_a_time(tiny_fp16: list[dict[str, Any]]) -> None:
+    for row in tiny_fp16:
+        channels = row["constants"].get("OUT", 8)
+        loads, stores = row["widths"].get("16", (0, 0))
+        narrow_stores = sum(n for w, (_, n) in row["widths"].items() if int(w) < 16)
+        if row["kernel"] == "refine":
+            # one band of output: 4 bytes a thread
+            assert loads > 0, row
+        elif channels % 8 == 0:
+            assert loads > 0 and stores > 0 and narrow_stores == 0, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+@pytest.mark.timeout(1800)
+def test_every_variant_compiles(dtype: str) -> None:
+    assert_no_local_memory(reports((80, 90, 100), ",".join(PRESETS), dtype, "all"))
+
+
+def test_the_table_of_kernels_is_complete() -> None:
+    assert {v.kernel for p in PRESETS for v in variants(p, DTYPES["fp16"])} == KERNELS == set(launch.MODULES)
+
+
+def test_access_widths_reads_ptx() -> None:
+    ptx = """
+    ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];
+    @%p1 ld.global.L1::evict_last.b16 { %rs1 }, [ %rd2 + 0 ];
+    st.global.v2.b64 [ %rd3 + 0 ], { %rd4, %rd5 };
+    cp.async.cg.shared.global [ %r5 + 0 ], [ %rd6 + 0 ], 0x10, %r6;
+    """
+    assert access_widths(ptx) == {2: (1, 0), 16: (2, 1)}
