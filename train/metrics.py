@@ -24,13 +24,13 @@ def bicubic(ntl: Tensor) -> Tensor:
 
 @torch.no_grad()
 def validate(model: DeepLightSR, sets: list[Batch], data_range: float = 200.0) -> dict[str, float]:
-    """RMSE, PSNR (data range in nW/cm²/sr), MAE, sum-of-lights error, ISP error, and the offset's end-point error.
+    """RMSE, PSNR (data range in nW/cm²/sr; also of log1p radiance), MAE, sum-of-lights error, ISP error, and the offset's end-point error.
 
     Each also for bicubic. Only pixels whose loss weight is 1 count.
     """
-    sums = dict.fromkeys(
-        ("se", "ae", "out", "se_bicubic", "ae_bicubic", "out_bicubic", "truth", "isp", "n"), 0.0
-    )
+    errors = ("se", "ae", "out", "log")
+    names = (*errors, *(f"{e}_bicubic" for e in errors), "truth", "isp", "n")
+    sums = dict.fromkeys(names, 0.0)
     epe = lit = epe_zero = 0.0
     for batch in sets:
         out, isp, offset = model(*batch.inputs)
@@ -40,6 +40,8 @@ def validate(model: DeepLightSR, sets: list[Batch], data_range: float = 200.0) -
             sums["se" + name] += float((((value - batch.ntl_hr) ** 2) * mask).sum())
             sums["ae" + name] += float(((value - batch.ntl_hr).abs() * mask).sum())
             sums["out" + name] += float((value * mask).sum())
+            log_error = torch.log1p(value) - torch.log1p(batch.ntl_hr)
+            sums["log" + name] += float((log_error**2 * mask).sum())
         sums["truth"] += float((batch.ntl_hr * mask).sum())
         sums["isp"] += float(((isp - batch.isp).abs() * mask).sum())
         sums["n"] += float(mask.sum())
@@ -53,6 +55,7 @@ def validate(model: DeepLightSR, sets: list[Batch], data_range: float = 200.0) -
     for name in ("", "_bicubic"):
         result["rmse" + name] = math.sqrt(sums["se" + name] / n)
         result["psnr" + name] = psnr(sums["se" + name] / n, data_range)
+        result["psnr_log1p" + name] = psnr(sums["log" + name] / n, math.log1p(data_range))
         result["mae" + name] = sums["ae" + name] / n
         result["sum_of_lights_error" + name] = sums["out" + name] / max(sums["truth"], 1e-9) - 1.0
     return result
