@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -102,6 +103,13 @@ class Parsed(_ParamType):
             return self._parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def parse_folder(text: str) -> Path:
+    """The path of a folder. Raises ValueError where the text is empty, which Path would take for the current one."""
+    if not text.strip():
+        raise ValueError("the name of the folder is empty: give one, or . for the current folder")
+    return Path(text)
 
 
 @contextlib.contextmanager

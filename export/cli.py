@@ -24,6 +24,9 @@ def command(
     The exported file is run and compared with the PyTorch model first; where it differs, nothing is written and
     the exit status is 1. The comparison is kept as parity.json.
     """
+    from deeplight.train.requirements import EXPORTING, require
+
+    require("deeplight-export", EXPORTING)
     from deeplight.export.build import export_artifact
     from deeplight.export.parity import table
     from deeplight.train.checkpoint import load_checkpoint

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from deeplight.engine.errors import InputError
 from deeplight.train.config import ModelConfig
 from deeplight.train.model import DeepLightSR
-
-WEIGHTS = "model.safetensors"
-CARD = "checkpoint.json"
+from deeplight.train.run_folder import CARD, WEIGHTS
 
 
 def save_checkpoint(run: Path, model: DeepLightSR, card: dict[str, Any]) -> None:
@@ -39,11 +38,15 @@ def load_checkpoint(path: Path) -> tuple[DeepLightSR, dict[str, Any]]:
     try:
         values = json.loads(card.read_text())
         config = ModelConfig.from_dict(values["model"])
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise InputError(f"{card} is not a checkpoint card of this version: {exc}") from exc
-    model = DeepLightSR(config)
     try:
+        model = DeepLightSR(config)
         model.load_state_dict(load_file(weights))
+    except SafetensorError as exc:
+        raise InputError(
+            f"{weights} is not a whole safetensors file ({' '.join(str(exc).split())}): train again or copy it anew"
+        ) from exc
     except (RuntimeError, OSError, ValueError) as exc:
         raise InputError(
             f"{weights} does not fit the architecture in {CARD}: {str(exc).splitlines()[0]}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from deeplight.engine.console import run_cli
+from deeplight.engine.console import Parsed, parse_folder, run_cli
 from deeplight.engine.errors import InputError
 
 HELD_OUT_SEEDS = range(900_000, 900_012)
@@ -16,7 +16,7 @@ HELD_OUT_SEEDS = range(900_000, 900_012)
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--data", default="synthetic", show_default=True, help="synthetic: countries made on the fly.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Run directory for the checkpoint."
+    "--out", type=Parsed("dir", parse_folder), required=True, help="Run directory for the checkpoint."
 )
 @click.option("--preset", default="tiny", show_default=True, help="Network: tiny or base.")
 @click.option("--steps", type=click.IntRange(min=1), default=2200, show_default=True)
@@ -24,10 +24,19 @@ HELD_OUT_SEEDS = range(900_000, 900_012)
     "--regions", type=click.IntRange(min=1), default=160, show_default=True, help="Regions kept in memory."
 )
 @click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: torch's choice).")
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")
 def command(
-    data: str, out: Path, preset: str, steps: int, regions: int, batch: int, seed: int, threads: int | None
+    data: str,
+    out: Path,
+    preset: str,
+    steps: int,
+    regions: int,
+    batch: int,
+    seed: int,
+    threads: int | None,
+    overwrite: bool,
 ) -> None:
     """Train DeepLightSR and leave a checkpoint (safetensors + JSON) in OUT.
 
@@ -35,13 +44,19 @@ def command(
     """
     if data != "synthetic":
         raise InputError(f"--data {data!r} is not supported yet: the accepted value is 'synthetic'")
-    from deeplight.engine.machine import available_cpus
     from deeplight.train.config import preset as named
-    from deeplight.train.loop import TrainConfig, train
-    from deeplight.train.pool import build_pool
+    from deeplight.train.requirements import TRAINING, require
+    from deeplight.train.run_folder import check_unused, make_writable
 
     model_config = named(preset)
+    check_unused(out, overwrite)
+    require("deeplight-train", TRAINING)
+    make_writable(out)
     import torch
+
+    from deeplight.engine.machine import available_cpus
+    from deeplight.train.loop import TrainConfig, train
+    from deeplight.train.pool import build_pool
 
     if threads:
         torch.set_num_threads(threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,14 +51,50 @@ class ModelConfig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ModelConfig:
-        """A configuration from `to_dict`'s values (lists where JSON made lists of tuples)."""
+        """A configuration from `to_dict`'s values (lists where JSON made lists of tuples).
+
+        Raises ValueError, KeyError, TypeError or AttributeError where they are not such.
+        """
         fields = {k: v for k, v in values.items() if k != "normalisation"}
         norm = Normalisation(**_tuples(values["normalisation"]))
-        return ModelConfig(**_tuples(fields), normalisation=norm)
+        config = ModelConfig(**_tuples(fields), normalisation=norm)
+        _check(config)
+        return config
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _check(config: ModelConfig) -> None:
+    """Raise ValueError in one sentence where a field is not what the network can be built from."""
+    for name, count, least in (("main", 4, 1), ("aux", 4, 1), ("refine", 3, 0)):
+        value = getattr(config, name)
+        if not (isinstance(value, tuple) and len(value) == count and all(_whole(v, least) for v in value)):
+            raise ValueError(f"{name} must be {count} integers from {least} on, not {reprlib.repr(value)}")
+    for name, least in (("body", 0), ("localise_width", 1)):
+        if not _whole(getattr(config, name), least):
+            given = reprlib.repr(getattr(config, name))
+            raise ValueError(f"{name} must be an integer from {least} on, not {given}")
+    if not (_number(config.d_max) and config.d_max > 0):
+        raise ValueError(f"d_max must be a number above 0, not {reprlib.repr(config.d_max)}")
+    if not isinstance(config.preset, str):
+        raise ValueError(f"preset must be a text, not {reprlib.repr(config.preset)}")
+    for name, default in asdict(Normalisation()).items():
+        value = getattr(config.normalisation, name)
+        wanted = len(default) if isinstance(default, tuple) else 0
+        parts = value if wanted and isinstance(value, tuple) else (value,)
+        if len(parts) != (wanted or 1) or not all(_number(v) for v in parts):
+            kind = f"{wanted} numbers" if wanted else "a number"
+            raise ValueError(f"normalisation.{name} must be {kind}, not {reprlib.repr(value)}")
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 PRESETS: dict[str, ModelConfig] = {

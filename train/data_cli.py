@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import click
 
-from deeplight.engine.errors import DeepLightError
+from deeplight.engine.console import Parsed, parse_folder, run_cli
 
 
 def _size(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int]:
@@ -31,7 +30,7 @@ def cli(ctx: click.Context) -> None:
 
 
 @cli.command()
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder to fill.")
+@click.option("--out", required=True, type=Parsed("dir", parse_folder), metavar="DIR", help="Folder to fill.")
 @click.option(
     "--lr-size",
     callback=_size,
@@ -103,19 +102,8 @@ def synth(
 
 
 def main() -> None:
-    """Entry point: runs the command line; a failure is one sentence on stderr and a status."""
-    try:
-        status = cli(standalone_mode=False)
-    except click.exceptions.Abort:
-        print("error: interrupted; nothing was left behind", file=sys.stderr)
-        status = 130
-    except click.ClickException as error:
-        print(f"error: {error.format_message()}", file=sys.stderr)
-        status = error.exit_code
-    except DeepLightError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = error.exit_code
-    sys.exit(status if isinstance(status, int) else 0)
+    """Entry point of `deeplight-data`."""
+    run_cli(cli)
 
 
 if __name__ == "__main__":

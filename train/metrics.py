@@ -24,7 +24,7 @@ def bicubic(ntl: Tensor) -> Tensor:
 
 @torch.no_grad()
 def validate(model: DeepLightSR, sets: list[Batch], data_range: float = 200.0) -> dict[str, float]:
-    """RMSE, PSNR (data range in nW/cm²/sr; also of log1p radiance), MAE, sum-of-lights error, ISP error, and the offset's end-point error.
+    """RMSE, PSNR (data range in nW/cm²/sr; also of log1p radiance), MAE, errors of sum, ISP and offset (end point).
 
     Each also for bicubic. Only pixels whose loss weight is 1 count.
     """

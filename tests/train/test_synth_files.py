@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,12 @@ def test_overwriting_gives_equal_bytes(tmp_path: Path) -> None:
         (("--lr-size", "99999999"), "between 8 and"),
         (("--misregistration", "-1"), "misregistration"),
         (("--nonsense",), "--nonsense"),
+        (("--noise", "nan"), "the noise is nan"),
+        (("--noise", "inf"), "the noise is inf"),
+        (("--psf", "nan"), "PSF"),
+        (("--misregistration", "nan"), "misregistration"),
+        (("--saturation", "nan"), "the saturation is nan"),
+        (("--saturation", "inf"), "the saturation is inf"),
     ],
 )
 def test_bad_requests_are_one_sentence_and_no_file(
@@ -137,6 +145,30 @@ def test_a_file_in_the_way_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     refused = run_cli("synth", "--out", str(tmp_path / "taken"), "--lr-size", "8")
     assert refused.returncode == 2 and "taken" in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(("name", "words"), [("", "empty"), ("x" * 300, "too long")])
+def test_folder_names_that_cannot_be_are_one_sentence(tmp_path: Path, name: str, words: str) -> None:
+    refused = run_cli("synth", "--lr-size", "8", "--out", str(tmp_path / name) if name else "")
+    assert refused.returncode == 2 and words in refused.stderr
+    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+
+
+def test_a_terminated_run_leaves_no_files(tmp_path: Path) -> None:
+    code = "from deeplight.train.data_cli import main; main()"
+    command = [sys.executable, "-c", code, "synth", "--out", str(tmp_path), "--lr-size", "2000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            end = time.monotonic() + 60
+            while not any(tmp_path.iterdir()) and run.poll() is None and time.monotonic() < end:
+                time.sleep(0.02)
+            assert any(tmp_path.iterdir())
+            run.send_signal(signal.SIGTERM)
+            _, stderr = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 143 and stderr.splitlines()[-1] == "error: interrupted by signal 15", stderr
+    assert "Traceback" not in stderr and list(tmp_path.iterdir()) == []
 
 
 def test_help_is_short_and_imports_nothing_heavy() -> None:

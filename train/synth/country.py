@@ -11,6 +11,7 @@ The HR lattice carries the country: its fields are defined at HR pixel centres a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,9 +83,10 @@ class CountryConfig:
         if not 0 <= self.misregistration_lr <= _MAX_MISREGISTRATION:
             limit = f"it must be between 0 and {_MAX_MISREGISTRATION:g}"
             raise InputError(f"the misregistration is {self.misregistration_lr} LR pixels; {limit}")
-        if self.noise < 0 or self.relative_noise < 0:
-            raise InputError(f"the noise is {min(self.noise, self.relative_noise)}; it must be 0 or larger")
-        if self.saturation is not None and self.saturation <= 0:
+        for noise in (self.noise, self.relative_noise):
+            if not 0 <= noise < math.inf:
+                raise InputError(f"the noise is {noise}; it must be a number that is 0 or larger")
+        if self.saturation is not None and not 0 < self.saturation < math.inf:
             raise InputError(f"the saturation is {self.saturation}; it must be a radiance above 0")
 
 

@@ -118,7 +118,10 @@ def write_country(config: CountryConfig, out: Path, *, overwrite: bool, progress
 
 def _checked(out: Path, overwrite: bool) -> list[Path]:
     paths = [out / name for name in NAMES]
-    there = [path.name for path in paths if path.exists()]
+    try:
+        there = [path.name for path in paths if path.exists()]
+    except OSError as error:
+        raise InputError(f"{out} cannot be used ({error.strerror}); choose another --out") from error
     if there and not overwrite:
         held = ", ".join(there)
         raise InputError(f"{out} already holds {held}; give --overwrite to replace, or choose another folder")
