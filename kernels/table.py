@@ -27,7 +27,7 @@ REASONED: dict[tuple[str, int], Config] = {
     # of at most 32 stay below 255 registers.
     ("fuse", 16): Config(128, 4),
     ("fuse", 32): Config(64, 4),
-    ("fuse", 64): Config(64, 4),
+    ("fuse", 64): Config(32, 4),
     ("fuse", 128): Config(32, 4),
     ("upsample_epilogue", 0): Config(2048, 4),
     ("upsample_conv", 16): Config(128, 4, 3),
@@ -48,9 +48,9 @@ REASONED: dict[tuple[str, int], Config] = {
 
 WIDE: dict[tuple[str, int], Config] = {
     # float32 doubles the registers of a tile, and three TF32 products need three copies of their inputs
-    ("fuse", 64): Config(64, 8),
+    ("fuse", 64): Config(32, 8),
     ("fuse", 128): Config(32, 8),
-    ("refine", 64): Config(64, 8),
+    ("refine", 64): Config(32, 8),
 }
 """REASONED for four-byte features, where it differs."""
 
