@@ -239,7 +239,6 @@ class DeepLightSR(nn.Module):
     """The network. `predict` gives every supervised output; `forward` gives the deployed ones in physical units."""
 
     cubic: Tensor
-    linear: Tensor
     filler: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -257,8 +256,6 @@ class DeepLightSR(nn.Module):
         self.ups = nn.ModuleList(nn.Conv2d(main[s], 4 * main[s + 1], 3, padding=1) for s in range(3))
         self.refines = nn.ModuleList(Refine(main[s + 1], config.refine[s]) for s in range(3))
         self.register_buffer("cubic", kernels.interpolation_kernel(2, "cubic"))
-        # no longer read, but in every checkpoint
-        self.register_buffer("linear", kernels.interpolation_kernel(8, "linear"))
         line = torch.tensor([1.0, 2.0, 4.0, 2.0, 1.0])
         self.register_buffer("filler", (line[:, None] * line[None, :])[None, None])
 
