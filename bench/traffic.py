@@ -1,13 +1,18 @@
-"""Bytes and FLOPs per HR pixel, on paper: python -m bench.traffic prints the table of docs/kernels.md."""
+"""Bytes and FLOPs per HR pixel, on paper.
+
+python -m bench.traffic prints the tables; python -m bench.traffic docs/kernels.md puts them in place of those in it.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from deeplight.kernels.variants import PRESETS, REFINE_DEPTH
+from deeplight.kernels._upsample import prefers_gemm
+from deeplight.train.config import PRESETS
 
-BODY = {"tiny": 0, "base": 4}
-REFINE = {"tiny": (1, 1, 1), "base": (3, 3, 2)}
 SHARE = (1 / 64, 1 / 16, 1 / 4, 1.0)
 """Pixels at ×1, ×2, ×4, ×8 per HR pixel."""
 COPY, MATRIX = 4.3e12, 790e12
@@ -41,7 +46,7 @@ def fuse(c: int, a: int) -> Cost:
 
 def upsample(k: int, c: int) -> Cost:
     """Per input pixel."""
-    ours = k + 4 * c if k <= 64 and 4 * c <= 64 else k + 12 * c
+    ours = k + 4 * c if prefers_gemm(k, 4 * c) else k + 12 * c
     return Cost(k + 20 * c, k + 12 * c, ours, 2 * 9 * k * 4 * c)
 
 
@@ -66,13 +71,20 @@ def refine(c: int, depth: int) -> Cost:
     return Cost(whole.eager, whole.compiled, ours, whole.flops)
 
 
+def inputs() -> Cost:
+    """Eight bands standardised, bounded, masked and joined with their masks; the area mean of the ten."""
+    return Cost(110, 30, 30, 8 * 6 + 10)
+
+
 def align() -> Cost:
     """Ten channels at an offset from the HR grid: four gathers and three interpolations; offset maps are float32."""
     return Cost(4 * 20 + 3 * 80 + 40, 20 + 16, 20 + 0.1, 10 * 12)
 
 
 def encoders(a: tuple[int, ...]) -> Cost:
-    first = Cost(10 + 6 * a[3], 10 + 6 * a[3], 10 + 6 * a[3], 2 * 9 * 10 * a[3])
+    """Two modalities; their channels are cut from the ten by a copy, since a convolution takes dense pixels."""
+    moved = 20 + 10 + 6 * a[3]
+    first = Cost(moved, moved, moved, 2 * 9 * 10 * a[3])
     for s in (2, 1, 0):
         moved = 2 * a[s + 1] * 4 + 6 * a[s]
         first += Cost(moved, moved, moved, 2 * 2 * 4 * a[s + 1] * a[s]) * SHARE[s]
@@ -80,36 +92,55 @@ def encoders(a: tuple[int, ...]) -> Cost:
 
 
 def network(name: str) -> dict[str, Cost]:
-    main, aux = PRESETS[name]
+    config = PRESETS[name]
+    main, aux = config.main, config.aux
     rows = {
+        "inputs (PyTorch)": inputs(),
         "align": align(),
         "fuse, four scales": sum((fuse(c, a) * f for c, a, f in zip(main, aux, SHARE, strict=True)), Cost()),
         "upsample ×1 → ×4": upsample(main[0], main[1]) * SHARE[0] + upsample(main[1], main[2]) * SHARE[1],
         "upsample ×4 → ×8": upsample(main[2], main[3]) * SHARE[2],
-        "refine ×8": refine(main[3], REFINE_DEPTH[name]),
+        "refine ×8": refine(main[3], config.refine[2]),
         "encoders (PyTorch)": encoders(aux),
     }
-    rest = Cost(4, 4, 4, 18 * 2 * main[0]) * SHARE[0] + block(main[0]) * BODY[name] * SHARE[0]
+    rest = Cost(4, 4, 4, 18 * 2 * main[0]) * SHARE[0] + block(main[0]) * config.body * SHARE[0]
     for s in (1, 2):
         c = main[s]
-        rest += (embedding(c) + block(c) * REFINE[name][s - 1] + head(c)) * SHARE[s]
+        rest += (embedding(c) + block(c) * config.refine[s - 1] + head(c)) * SHARE[s]
     rows["body, refine ×2 and ×4 (PyTorch)"] = rest
     rows["network"] = sum(rows.values(), Cost())
     return rows
 
 
-def main() -> None:
+def table(name: str) -> str:
+    """The Markdown table of one preset."""
+    lines = [
+        f"| {name}, 2-byte features | eager B | compiled B | fused B | kFLOP | floor, HR Mpix/s | bound |",
+        "|---" * 7 + "|",
+    ]
+    for op, cost in network(name).items():
+        memory, matrix = COPY / (2 * cost.fused), MATRIX / cost.flops
+        bound = "memory" if memory < matrix else "arithmetic"
+        moved = " | ".join(f"{2 * values:.0f}" for values in (cost.eager, cost.compiled, cost.fused))
+        floor = min(memory, matrix) / 1e6
+        lines.append(f"| {op} | {moved} | {cost.flops / 1e3:.2f} | {floor:,.0f} | {bound} |")
+    return "\n".join(lines)
+
+
+def updated(text: str) -> str:
+    """`text` with every preset's table replaced by the present one."""
     for name in PRESETS:
-        print(
-            f"\n{name}, 2-byte features | eager B | compiled B | fused B | kFLOP | floor, HR Gpix/s | bound\n"
-            + "---|" * 7
-        )
-        for op, cost in network(name).items():
-            memory, matrix = COPY / (2 * cost.fused), MATRIX / cost.flops
-            bound = "memory" if memory < matrix else "arithmetic"
-            moved = " | ".join(f"{2 * values:.0f}" for values in (cost.eager, cost.compiled, cost.fused))
-            floor = min(memory, matrix) / 1e9
-            print(f"{op} | {moved} | {cost.flops / 1e3:.2f} | {floor:.1f} | {bound}")
+        present = table(name)
+        text = re.sub(rf"(?m)^\| {name}, 2-byte features.*\n(?:\|.*\n)+", lambda _, t=present: t + "\n", text)
+    return text
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        document = Path(sys.argv[1])
+        document.write_text(updated(document.read_text()))
+    else:
+        print("\n\n".join(map(table, PRESETS)))
 
 
 if __name__ == "__main__":

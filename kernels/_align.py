@@ -17,10 +17,14 @@ from deeplight.kernels.launch import (
     channels_last,
     like_channels_last,
     next_power,
+    ready,
     run,
 )
 from deeplight.kernels.reference import SCALE, Mesh
 from deeplight.kernels.table import Config, configuration
+
+MAX_BANDS = 31
+"""A thread keeps all bands of its pixels, and the validity."""
 
 
 def plan(
@@ -95,10 +99,12 @@ def _op(
 ) -> Tensor:
     mesh = None
     if whole is not None and fraction is not None:
-        mesh = Mesh(whole.contiguous(), fraction.contiguous(), mesh_row, mesh_col, step)
+        mesh = Mesh(whole, fraction, mesh_row, mesh_col, step)
     if not dispatch.kernel_runs_on(raw.device):
         out = reference.align(raw, gain, bias, mask, offset, mesh, (height, width), (low, high), dtype)
         return out.contiguous(memory_format=torch.channels_last)
+    if mesh is not None:
+        mesh = mesh._replace(whole=ready(mesh.whole), fraction=ready(mesh.fraction.float()))
     if gain is None or bias is None:
         gain, bias = _identity(raw)
         low, high = -math.inf, math.inf
@@ -106,8 +112,8 @@ def _op(
     out = like_channels_last(raw, raw.shape[0], channels, height, width, dtype=dtype)
     if mask is not None:
         mask = (mask if mask.dtype == torch.uint8 else (mask != 0).to(torch.uint8)).contiguous()
-    offset = None if offset is None else offset.float().contiguous()
-    gain, bias = gain.float().contiguous(), bias.float().contiguous()
+    offset = None if offset is None else ready(offset.float())
+    gain, bias = ready(gain.float()), ready(bias.float())
     run(plan(channels_last(raw), gain, bias, mask, offset, mesh, (low, high), out))
     return out
 
@@ -169,14 +175,14 @@ def align(
     (with `mesh`) or on the HR grid; channels-last with R·itemsize a multiple of 16 gives 16-byte reads. gain, bias:
     (B, C) with C ≤ R, float32, file units → normalised units; 0 and 0 for an absent band; None and None where
     all R bands are normalised already and stay as they are, unbounded. mask: (B, 1, h, w), nonzero
-    = valid; whatever lies under it has no influence. offset: (B, 2, H/8, W/8), float32, (x, y) in LR pixels.
+    = valid; whatever lies under it has no influence. offset: (B, 2, H/8, W/8), floating, (x, y) in LR pixels.
     mesh: see Mesh; it covers the tile. size: (H, W) of the tile in HR pixels, by default (h, w), which it must be
     without a mesh. bounds: of normalised values, around 0. dtype: of the result, float32, float16 or bfloat16, by
     default raw's where that is floating, else float32. The reference takes float64 too.
 
     Returns (B, C + 1, H, W), the last channel being v; without mask and mesh (B, C, H, W). A pixel has the same bits
-    in whatever tile and source window it lies. The kernel has no gradient: "auto" takes the reference where one is
-    needed.
+    in whatever tile and source window it lies. The kernel takes at most 31 bands and has no gradient: elsewhere
+    "auto" takes the reference.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """
@@ -185,11 +191,15 @@ def align(
     if dtype is None:
         dtype = raw.dtype if raw.dtype.is_floating_point else torch.float32
     tensors = [raw, gain, bias, mask, offset]
-    if not dispatch.use_kernel("align", implementation, tensors, differentiable=False):
+    bands = raw.shape[1] if gain is None else gain.shape[1]
+    limit = None
+    if bands > MAX_BANDS:
+        limit = f"the kernel takes at most {MAX_BANDS} bands, not {bands}"
+    if dtype not in dispatch.ACTIVATIONS:
+        limit = f"the kernel's dtype must be float32, float16 or bfloat16, not {dtype}"
+    if not dispatch.use_kernel("align", implementation, tensors, differentiable=False, limit=limit):
         return reference.align(raw, gain, bias, mask, offset, mesh, (height, width), bounds, dtype)
     dispatch.check_dtype("align", "raw", raw, (*dispatch.ACTIVATIONS, torch.uint16, torch.int16))
-    if dtype not in dispatch.ACTIVATIONS:
-        raise ValueError(f"align: dtype must be float32, float16 or bfloat16, not {dtype}")
     low, high = bounds
     whole, fraction, row, col, step = mesh or (None, None, 0, 0, 1)
     result: Tensor = _op(
@@ -215,6 +225,8 @@ def _check(
     if gain is not None and bias is not None:
         dispatch.check_shape("align", "gain", gain, (b, None))
         dispatch.check_shape("align", "bias", bias, tuple(gain.shape))
+        for name, t in (("gain", gain), ("bias", bias)):
+            dispatch.check_dtype("align", name, t, (torch.float32, torch.float64))
         if gain.shape[1] > bands:
             raise ValueError(f"align: gain has {gain.shape[1]} bands, raw only {bands}")
     if not bounds[0] <= 0.0 <= bounds[1]:
@@ -228,8 +240,12 @@ def _check(
          "mesh.whole": whole, "mesh.fraction": fraction},
         dtype=False,
     )  # fmt: skip
+    if offset is not None:
+        dispatch.check_dtype("align", "offset", offset, (*dispatch.ACTIVATIONS, torch.float64))
     if torch.compiler.is_exporting():
         return
+    if bands * h * w == 0:
+        raise ValueError(f"align: raw must have pixels and bands, not shape {tuple(raw.shape)}")
     if offset is not None:
         if size[0] % SCALE or size[1] % SCALE:
             raise ValueError(f"align: size must be multiples of {SCALE} where there is an offset, not {size}")

@@ -18,9 +18,13 @@ from deeplight.kernels.launch import (
     dot_precision,
     like_channels_last,
     next_power,
+    ready,
     run,
 )
 from deeplight.kernels.table import Config, configuration
+
+MAX_CHANNELS = 128
+"""Of `main` and of each modality: a program keeps all channels of its pixels, and the weights of one product."""
 
 
 def plan(
@@ -86,8 +90,8 @@ def _op(
         return out.contiguous(memory_format=torch.channels_last)
     out = like_channels_last(main, *main.shape)
     masks = [m if pixel_stride(m) is not None else m.contiguous() for m in masks]
-    ready = [channels_last(t) for t in aux]
-    run(plan(channels_last(main), ready, masks, [t.contiguous() for t in weights], out))
+    images = [channels_last(t) for t in aux]
+    run(plan(channels_last(main), images, masks, [ready(t) for t in weights], out))
     return out
 
 
@@ -189,8 +193,9 @@ def fuse(
     The reference takes float64 too. No units: features.
 
     Returns (B, C, H, W) of main's dtype; from the kernel in channels-last memory. The kernel takes one or two
-    modalities, reads each channels-last tensor once (others are copied first) and computes in float32, with products
-    of film_weight in main's dtype (float32: three TF32 products).
+    modalities of at most 128 channels (beyond that "auto" takes the reference), reads each channels-last tensor once
+    (others are copied first) and computes in float32, with products of film_weight in main's dtype (float32: three
+    TF32 products).
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """
@@ -204,13 +209,21 @@ def fuse(
     }
     _check(main, aux, masks, weights)
     tensors = [main, *aux, *masks, *weights.values()]
-    if not dispatch.use_kernel("fuse", implementation, tensors, differentiable=True):
+    limit = _limit(main, aux)
+    if not dispatch.use_kernel("fuse", implementation, tensors, differentiable=True, limit=limit):
         return reference.fuse(main, aux, masks, *(t.to(main.dtype) for t in weights.values()))
-    if len(aux) > 2:
-        raise ValueError(f"fuse: the kernel takes one or two modalities, not {len(aux)}")
     dispatch.check_dtype("fuse", "main", main, dispatch.ACTIVATIONS)
     result: Tensor = _op(main, aux, masks, *weights.values())
     return result
+
+
+def _limit(main: Tensor, aux: list[Tensor]) -> str | None:
+    if len(aux) > 2:
+        return f"the kernel takes one or two modalities, not {len(aux)}"
+    widest = max(main.shape[1], aux[0].shape[1])
+    if widest > MAX_CHANNELS:
+        return f"the kernel takes at most {MAX_CHANNELS} channels, not {widest}"
+    return None
 
 
 def _check(main: Tensor, aux: list[Tensor], masks: list[Tensor], weights: dict[str, Tensor]) -> None:

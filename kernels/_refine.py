@@ -16,10 +16,14 @@ from deeplight.kernels.launch import (
     channels_last,
     dot_precision,
     next_power,
+    ready,
     run,
 )
 from deeplight.kernels.reference import SCALE, Finish
 from deeplight.kernels.table import Config, configuration
+
+MAX_CHANNELS = {2: 128, 4: 64}
+"""By bytes of a feature: a program keeps one tap's weights, of all channels to all, in shared memory."""
 
 
 def plan(
@@ -116,14 +120,14 @@ def _op(
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             x = reference.residual_block(x, weight, bias)
     vectors = [biases[-1], isp_weight, isp_bias, embed, residual_weight, residual_bias]
-    vectors = [t.flatten().contiguous() for t in vectors]
+    vectors = [ready(t.flatten()) for t in vectors]
     if valid is not None:
         valid = (valid != 0).to(torch.uint8).contiguous()
     weight = gemm_weight(weights[-1])
     run(
         plan(
             channels_last(x),
-            level.float().contiguous(),
+            ready(level.float()),
             weight,
             vectors,
             valid,
@@ -215,9 +219,8 @@ def refine(
     The reference takes float64 too. Radiance and `ceiling` in the input's unit.
 
     Returns radiance (float32 or uint16) and s (float32), both (B, 1, H − 2·crop, W − 2·crop). With one block the
-    kernel does all of it and reads x once from memory; of more blocks it does the last; it
-    needs one. No gradient: "auto" takes the
-    reference where one is needed.
+    kernel does all of it and reads x once from memory; of more blocks it does the last. It needs at least one, takes
+    at most 128 channels (64 of float32) and has no gradient: elsewhere "auto" takes the reference.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """
@@ -232,10 +235,8 @@ def refine(
     }
     _check(x, level, heads, weights, biases, valid, finish)
     tensors = [x, level, *heads.values(), *weights, *biases]
-    kernel = dispatch.use_kernel("refine", implementation, tensors, differentiable=False)
-    if kernel and not weights and implementation == "triton":
-        raise ValueError("refine: the kernel needs at least one residual block")
-    if not kernel or not weights:
+    limit = _limit(x, weights)
+    if not dispatch.use_kernel("refine", implementation, tensors, differentiable=False, limit=limit):
         return _reference(x, level, list(heads.values()), weights, biases, valid, finish)
     dispatch.check_dtype("refine", "x", x, dispatch.ACTIVATIONS)
     pair: tuple[Tensor, Tensor] = _op(
@@ -244,6 +245,13 @@ def refine(
         finish.nodata,
     )  # fmt: skip
     return pair
+
+
+def _limit(x: Tensor, weights: list[Tensor]) -> str | None:
+    c, most = x.shape[1], MAX_CHANNELS.get(x.itemsize)
+    if most is not None and c > most:
+        return f"the kernel takes at most {most} channels of {str(x.dtype).removeprefix('torch.')}, not {c}"
+    return None if weights else "the kernel needs at least one residual block"
 
 
 def _check(

@@ -18,6 +18,7 @@ from deeplight.kernels.launch import (
     dot_precision,
     like_channels_last,
     next_power,
+    ready,
     run,
 )
 from deeplight.kernels.table import Config, configuration
@@ -29,7 +30,7 @@ read once more. Wider ones are compute-bound, where the library's convolution is
 
 def phase_order(t: Tensor) -> Tensor:
     """Axis 0 from PixelShuffle's order c·4 + s to s·C + c, in which a pixel's four phases are contiguous runs."""
-    return t.reshape(-1, 4, *t.shape[1:]).transpose(0, 1).flatten(0, 1).contiguous()
+    return ready(t.reshape(-1, 4, *t.shape[1:]).transpose(0, 1).flatten(0, 1))
 
 
 def plan_epilogue(

@@ -1,6 +1,7 @@
 """Ahead-of-time compilation of the kernels for CUDA, on a machine with or without a GPU.
 
     python -m deeplight.kernels.compile --out DIR [--archs 80,90] [--presets tiny,base] [--dtypes fp16,bf16,fp32]
+                                        [--jobs N]
 
 writes kernels.bin (all cubins) and kernels.inc (the table that libdeeplight_kernels is built with). Not under
 TRITON_INTERPRET=1.
@@ -9,19 +10,27 @@ TRITON_INTERPRET=1.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deeplight.kernels import launch as launching
 from deeplight.kernels.launch import UNALIGNED, Launch, device_function
 from deeplight.kernels.variants import DTYPES, PRESETS, variants
 
 ARCHS = (80, 86, 89, 90, 100, 120)
 """Compute capabilities. Code for 9.0 and above runs on exactly that one; 8.0 also on 8.6 and 8.9."""
+
+SCRATCH_POINTERS = 2
+"""Parameters that Triton appends to a kernel's own; the library passes null for them."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class Compiled:
 def compile_launch(launch: Launch, arch: int) -> Compiled:
     """Compile for compute capability arch / 10 and read the report.
 
-    Raises RuntimeError where the compiled kernel needs scratch memory, which a plain launch cannot give it.
+    Raises RuntimeError where the compiled kernel needs scratch memory, which a plain launch cannot give it, or takes
+    other parameters than `launch` has.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -64,6 +74,12 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
     )
     if compiled.metadata.global_scratch_size or compiled.metadata.profile_scratch_size:
         raise RuntimeError(f"{launch.key} for sm_{arch} needs scratch memory")
+    parameters = parameter_count(compiled.asm["ptx"])
+    if parameters != len(launch.arguments) + SCRATCH_POINTERS:
+        raise RuntimeError(
+            f"{launch.key} for sm_{arch} takes {parameters} parameters, not {len(launch.arguments)} and "
+            f"{SCRATCH_POINTERS} scratch pointers: this version of Triton passes arguments otherwise"
+        )
     cubin: bytes = compiled.asm["cubin"]
     usage = _resource_usage(cubin)
     return Compiled(
@@ -107,44 +123,98 @@ def access_widths(ptx: str) -> dict[int, tuple[int, int]]:
     return {w: (loads[w], stores[w]) for w in sorted(loads | stores)}
 
 
+def parameter_count(ptx: str) -> int:
+    """Parameters of the only entry point of a PTX file."""
+    entry = ptx[ptx.index(".entry") :]
+    return entry[: entry.index(")")].count(".param")
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m deeplight.kernels.compile", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--archs", default=",".join(map(str, ARCHS)))
-    parser.add_argument("--presets", default=",".join(PRESETS))
-    parser.add_argument("--dtypes", default=",".join(DTYPES))
-    return parser.parse_args(argv)
+    for name, known in (
+        ("archs", list(map(str, ARCHS))),
+        ("presets", list(PRESETS)),
+        ("dtypes", list(DTYPES)),
+    ):
+        parser.add_argument(f"--{name}", type=_listed(known), default=known, help=f"of {','.join(known)}")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (by default all cores)"
+    )
+    options = parser.parse_args(argv)
+    if not launching.TRITON:
+        parser.error("Triton is not installed")
+    if launching.interpreting():
+        parser.error("the interpreter is on: unset TRITON_INTERPRET")
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {options.jobs}")
+    return options
 
 
-def build(out: Path, archs: list[int], presets: list[str], dtypes: list[str]) -> int:
+def _listed(known: list[str]) -> Callable[[str], list[str]]:
+    """Parser of names between commas or semicolons, all of them known."""
+
+    def parsed(text: str) -> list[str]:
+        names = re.split("[,;]", text)
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return names
+
+    return parsed
+
+
+def build(out: Path, archs: list[int], presets: list[str], dtypes: list[str], jobs: int) -> int:
     """Write kernels.bin and kernels.inc, and return how many cubins they hold."""
-    launches = {v.key: v for p in presets for d in dtypes for v in variants(p, DTYPES[d])}
+    launches = {v.key: (p, d) for p in presets for d in dtypes for v in variants(p, DTYPES[d])}
+    tasks = [(key, *launches[key], arch) for key in sorted(launches) for arch in archs]
     blob, rows = bytearray(), []
-    for key, launch in sorted(launches.items()):
-        for arch in archs:
-            compiled = compile_launch(launch, arch)
-            blob += b"\0" * (-len(blob) % 64)
-            rows.append(
-                f'{{"{key}", "{launch.kernel}", {arch}, {len(blob)}ull, {len(compiled.cubin)}ull, '
-                f"{32 * launch.config.warps}, {compiled.shared}, {len(launch.arguments) + 2}}},"
-            )
-            blob += compiled.cubin
+    for (key, _, _, arch), (launch, cubin, shared) in zip(tasks, _compiled(tasks, jobs), strict=True):
+        blob += b"\0" * (-len(blob) % 64)
+        rows.append(
+            f'{{"{key}", "{launch.kernel}", {arch}, {len(blob)}ull, {len(cubin)}ull, '
+            f"{32 * launch.config.warps}, {shared}, {len(launch.arguments) + SCRATCH_POINTERS}}},"
+        )
+        blob += cubin
     out.mkdir(parents=True, exist_ok=True)
     (out / "kernels.bin").write_bytes(bytes(blob))
     (out / "kernels.inc").write_text("\n".join(rows) + "\n")
     return len(rows)
 
 
+Task = tuple[str, str, str, int]
+"""Key, preset, dtype, architecture: what finds a launch in another process, since meta tensors do not travel."""
+
+
+def _compiled(tasks: list[Task], jobs: int) -> Iterator[tuple[Launch, bytes, int]]:
+    """Launch, cubin and shared memory of every task, in order."""
+    jobs = min(jobs, len(tasks))
+    results: Iterator[tuple[bytes, int]]
+    if jobs <= 1:
+        results = map(_compile_task, tasks)
+    else:
+        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+        with pool:
+            results = iter(list(pool.map(_compile_task, tasks)))
+    for task, (cubin, shared) in zip(tasks, results, strict=True):
+        yield _find(task), cubin, shared
+
+
+def _compile_task(task: Task) -> tuple[bytes, int]:
+    compiled = compile_launch(_find(task), task[3])
+    return compiled.cubin, compiled.shared
+
+
+def _find(task: Task) -> Launch:
+    key, preset, dtype, _ = task
+    return next(v for v in variants(preset, DTYPES[dtype]) if v.key == key)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Command line of the module."""
     options: Any = parse(argv)
-    count = build(
-        options.out,
-        [int(a) for a in re.split("[,;]", options.archs)],
-        options.presets.split(","),
-        options.dtypes.split(","),
-    )
+    count = build(options.out, list(map(int, options.archs)), options.presets, options.dtypes, options.jobs)
     print(f"{count} cubins in {options.out / 'kernels.bin'}")
 
 

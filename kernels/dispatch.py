@@ -11,8 +11,8 @@ from torch import Tensor
 from deeplight.kernels import launch
 
 Implementation = Literal["auto", "triton", "reference"]
-"""auto: the kernel for CUDA tensors, the reference elsewhere, while exporting and where a gradient is needed that
-the kernel does not have. triton: the kernel, or an error. reference: plain PyTorch."""
+"""auto: the kernel for CUDA tensors, the reference elsewhere, while exporting, beyond the kernel's limits and where a
+gradient is needed that the kernel does not have. triton: the kernel, or an error. reference: plain PyTorch."""
 
 CHOICES = ("auto", "triton", "reference")
 ACTIVATIONS = (torch.float32, torch.float16, torch.bfloat16)
@@ -26,11 +26,17 @@ def kernel_runs_on(device: torch.device) -> bool:
 
 
 def use_kernel(
-    op: str, implementation: Implementation, tensors: Sequence[Tensor | None], *, differentiable: bool
+    op: str,
+    implementation: Implementation,
+    tensors: Sequence[Tensor | None],
+    *,
+    differentiable: bool,
+    limit: str | None = None,
 ) -> bool:
     """True for the Triton kernel, False for the reference. tensors[0] decides the device.
 
-    Raises ValueError for an unknown implementation and where "triton" cannot do what is asked.
+    limit: what the kernel would need and these arguments do not have ("the kernel takes …, not …"), None where it
+    can do them. Raises ValueError for an unknown implementation and where "triton" cannot do what is asked.
     """
     if implementation not in CHOICES:
         raise ValueError(f"{op}: implementation must be one of {', '.join(CHOICES)}, not {implementation!r}")
@@ -42,7 +48,9 @@ def use_kernel(
     exporting = torch.compiler.is_exporting()
     if implementation == "auto":
         wanted = device.type == "cuda" and kernel_runs_on(device) and supported(given[0].dtype)
-        return wanted and not tracked and not exporting
+        return wanted and limit is None and not tracked and not exporting
+    if limit is not None:
+        raise ValueError(f"{op}: {limit}")
     if tracked:
         raise ValueError(
             f"{op}: the kernel has no gradient; use implementation='reference' or torch.no_grad()"

@@ -147,9 +147,19 @@ def dot_precision(dtype: torch.dtype) -> str:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """`x` in channels-last memory, a copy only where it is not, on a 16-byte boundary."""
+    """`x` in channels-last memory on a 16-byte boundary, a copy only where it is not."""
     x = x.contiguous(memory_format=torch.channels_last)
-    return x.clone(memory_format=torch.channels_last) if x.device.type != "meta" and x.data_ptr() % 16 else x
+    return x if _on_boundary(x) else x.clone(memory_format=torch.channels_last)
+
+
+def ready(x: Tensor) -> Tensor:
+    """`x` contiguous on a 16-byte boundary, a copy only where it is not."""
+    x = x.contiguous()
+    return x if _on_boundary(x) else x.clone()
+
+
+def _on_boundary(x: Tensor) -> bool:
+    return x.device.type == "meta" or x.data_ptr() % 16 == 0
 
 
 def like_channels_last(x: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:

@@ -164,8 +164,9 @@ class Mesh(NamedTuple):
 
 
 def split_nodes(nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """float64 coordinates → (int32 whole, float32 fraction in [0, 1)), 0 and NaN where they are not finite."""
-    known = torch.isfinite(nodes)
+    """float64 coordinates → (int32 whole, float32 fraction in [0, 1]), 0 and NaN where they are not finite or beyond
+    2³⁰, so that differences of wholes stay in 32 bits."""
+    known = nodes.abs() < 2.0**30
     whole = torch.floor(torch.where(known, nodes, 0.0))
     return whole.to(torch.int32), torch.where(known, nodes - whole, torch.nan).to(torch.float32)
 

@@ -21,12 +21,21 @@ PRESETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 REFINE_DEPTH = {"tiny": 1, "base": 2}
 """Residual blocks of the last refinement."""
 
+RASTERS = (
+    (torch.uint16, 8, 7),
+    (torch.int16, 8, 7),
+    (torch.float32, 8, 7),
+    (torch.int16, 1, 1),
+    (torch.float32, 1, 1),
+)
+"""Raw pixels that `align` is compiled for: element type, bands in memory (8 make 16-byte reads), bands used."""
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def variants(preset: str, dtype: torch.dtype, *, side: int = 64) -> Iterator[Launch]:
-    """Every launch of one preset in one element type; of `align`, uint16 and int16 pixels through a mesh, and features
-    on their own grid. side: pixels of the images' sides, a multiple of 8."""
+    """Every launch of one preset in one element type; of `align`, uint16, int16 and float32 pixels through a mesh, and
+    features on their own grid. side: pixels of the images' sides, a multiple of 8."""
     main, aux = PRESETS[preset]
     for c, a in zip(main, aux, strict=True):
         yield _fuse_launch(c, a, dtype, side)
@@ -60,7 +69,7 @@ def _align_launches(dtype: torch.dtype, side: int) -> Iterator[Launch]:
     offset = torch.empty(1, 2, side // 8, side // 8, device="meta")
     nodes = torch.empty(1, 2, side // 32 + 2, side // 32 + 2, device="meta")
     mesh = Mesh(nodes.to(torch.int32), nodes, 0, 0, 32)
-    for raw_dtype, bands, c in ((torch.uint16, 8, 7), (torch.int16, 1, 1)):
+    for raw_dtype, bands, c in RASTERS:
         affine = torch.empty(1, c, device="meta")
         raw, mask = _meta(1, bands, side, side, dtype=raw_dtype), _meta(1, 1, side, side, dtype=torch.uint8)
         out = _meta(1, c + 1, side, side, dtype=dtype)

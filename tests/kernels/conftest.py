@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from deeplight.kernels import launch
+
 if not torch.cuda.is_available():
     # before anything imports Triton: it decides when a kernel is defined
     os.environ["TRITON_INTERPRET"] = "1"
@@ -33,6 +35,28 @@ def quick_interpreter() -> None:
         return self.rewrite()(*args, **kwargs)
 
     interpreter.InterpretedFunction.__call__ = call
+
+
+MOST_PROGRAMS = 50
+"""Of one launch: a program takes the interpreter some 5 ms."""
+
+
+class _Counted:
+    """A device function whose launches are small."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        assert grid[0] <= MOST_PROGRAMS, f"{grid[0]} programs, at most {MOST_PROGRAMS} a case"
+        return self.function[grid]
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No case launches more than MOST_PROGRAMS."""
+    find = launch.device_function
+    monkeypatch.setattr(launch, "device_function", lambda kernel: _Counted(find(kernel)))
 
 
 @pytest.fixture(params=["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])

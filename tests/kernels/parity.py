@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deeplight.kernels.launch import UNALIGNED, Launch
+
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Relative to the largest value: sums of some hundred float32 products (three TF32 products on a GPU); else one
 rounding of the mixed features and one of the result, 2⁻¹¹ and 2⁻⁸ each, with what they add up to."""
@@ -24,3 +26,18 @@ def doubled(x: object) -> object:
     if isinstance(x, Tensor):
         return x.detach().cpu().double() if x.dtype.is_floating_point else x.detach().cpu()
     return [doubled(y) for y in x] if isinstance(x, list | tuple) else x
+
+
+def off_boundary(x: Tensor) -> Tensor:
+    """The same values in memory that starts beside a 16-byte boundary, as views of flat parameters do."""
+    moved = torch.cat([torch.zeros(1, dtype=x.dtype), x.flatten()])[1:].view_as(x)
+    assert moved.data_ptr() % 16
+    return moved
+
+
+def assert_on_boundary(launches: list[Launch]) -> None:
+    """One launch, whose memory starts where the machine code expects it."""
+    (only,) = launches
+    for name, argument in only.arguments.items():
+        if isinstance(argument, Tensor) and name not in UNALIGNED:
+            assert argument.data_ptr() % 16 == 0, name

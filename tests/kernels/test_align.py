@@ -1,24 +1,18 @@
-"""align: the kernel against its definition, and the definition against resampling on the host, step by step."""
+"""align: the kernel against its definition, what it reads and writes, registration, messages."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from affine import Affine
-from rasterio.crs import CRS
 from torch import Tensor
 
 from deeplight import kernels
-from deeplight.engine.grid import Grid
-from deeplight.engine.mesh import Meshes
-from deeplight.engine.tiles import Window
-from deeplight.engine.warp import Warper
-from deeplight.kernels import reference
+from deeplight.kernels import _align, reference
+from deeplight.kernels.launch import Launch
 from deeplight.kernels.reference import Mesh
-from tests.kernels.parity import assert_close, doubled
+from tests.kernels.parity import assert_close, assert_on_boundary, doubled, off_boundary
 
 RAW = [torch.uint16, torch.int16, torch.float32, torch.float16, torch.bfloat16]
 
@@ -165,31 +159,6 @@ def test_a_pixel_has_the_same_bits_in_every_tile_and_source_window(device: str) 
     assert got[:, -1].any() and torch.equal(got, want)
 
 
-def test_it_is_the_hosts_resampling(device: str) -> None:
-    """Reprojection through the engine's mesh, without an offset: the same pixels as Warper.resample."""
-    hr = Grid(CRS.from_epsg(4326), Affine(0.001, 0, 10.0, 0, -0.001, 50.0), 512, 512)
-    aux = Grid(CRS.from_epsg(32632), Affine(60.0, 0, 571600.0, 0, -60.0, 5539000.0), 700, 500)
-    window = Window(40, 64, 16, 24)
-    warper = Warper(hr, aux)
-    source = warper.source_window(window)
-    assert source is not None
-    raw = raw_pixels(1, 8, source.height, source.width, torch.uint16)
-    mask = (torch.rand(1, 1, source.height, source.width) > 0.2).to(torch.uint8)
-    want, want_mask = warper.resample(raw[0].float().numpy(), mask[0, 0].numpy(), source, window)
-
-    (mesh,) = Meshes(hr, aux).covering(window)
-    nodes = torch.from_numpy(mesh.nodes - np.array([source.row, source.col]).reshape(2, 1, 1))
-    whole, fraction = reference.split_nodes(nodes[None])
-    ours = Mesh(whole, fraction, mesh.row - window.row, mesh.col - window.col, mesh.step)
-    gain, bias = torch.full((1, 7), 1e-4), torch.full((1, 7), -1.0)
-    values = {"raw": raw, "gain": gain, "bias": bias, "mask": mask, "mesh": ours, "size": (16, 24)}
-    got = run(device, values)
-    assert np.array_equal(got[0, 7].cpu().numpy() != 0, want_mask != 0)
-    expected = np.where(want_mask != 0, want[:7] * np.float32(1e-4) - 1, 0)
-    # float32 coordinates in the kernel, float64 on the host: 2⁻¹⁸ of a pixel between neighbours 6 apart
-    assert np.abs(got[0, :7].cpu().numpy() - expected).max() < 5e-5
-
-
 def test_reference_gradcheck() -> None:
     raw = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
     # fractions of the HR offset away from 0 and 1, where the derivative jumps
@@ -235,8 +204,68 @@ def test_no_gradient_from_the_kernel(device: str) -> None:
         ({"size": (8, 320), "offset": None}, "the mesh has"),
         ({"bounds": (1.0, 8.0)}, "bounds must enclose 0"),
         ({"mesh": None, "offset": None}, "size must be raw's"),
+        ({"raw": torch.zeros(1, 8, 0, 4), "mask": None}, "raw must have pixels and bands"),
+        ({"offset": torch.zeros(1, 2, 1, 2, dtype=torch.int32)}, "offset must be float32"),
+        ({"gain": torch.ones(1, 7).half()}, "gain must be float32, float64, not float16"),
     ],
 )
 def test_messages_name_the_tensor(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kernels.align(**{**case(), **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.int16, torch.float32], ids=str)
+def test_neither_a_warped_nor_a_normalised_raster_exists(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One launch reads the raw pixels in place and writes the result; the operator makes no other image."""
+    launches: list[Launch] = []
+    monkeypatch.setattr(_align, "run", launches.append)
+    monkeypatch.setattr(_align.dispatch, "kernel_runs_on", lambda _: True)
+    values = case(dtype=dtype)
+    values["raw"] = values["raw"].contiguous(memory_format=torch.channels_last)
+    got = kernels.align(**values, dtype=torch.float16, implementation="triton")
+    (only,) = launches
+    mesh: Mesh = values["mesh"]
+    read = {**values, "whole": mesh.whole, "fraction": mesh.fraction, "out": got}
+    for name, argument in only.arguments.items():
+        if isinstance(argument, Tensor):
+            assert argument.data_ptr() == read[name].data_ptr(), f"{name} is a copy"
+
+
+def test_unaligned_arguments_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches: list[Launch] = []
+    monkeypatch.setattr(_align, "run", launches.append)
+    monkeypatch.setattr(_align.dispatch, "kernel_runs_on", lambda _: True)
+    values = case(dtype=torch.float32)
+    for name in ("raw", "gain", "bias", "offset"):
+        values[name] = off_boundary(values[name])
+    kernels.align(**values, implementation="triton")
+    assert_on_boundary(launches)
+
+
+def test_nodes_beyond_32_bits_are_unknown_places() -> None:
+    nodes = torch.tensor([3.25, -0.5, 1e12, -(2.0**31), torch.inf, torch.nan], dtype=torch.float64)
+    whole, fraction = reference.split_nodes(nodes)
+    assert whole.tolist() == [3, -1, 0, 0, 0, 0]
+    assert fraction[:2].tolist() == [0.25, 0.5] and torch.isnan(fraction[2:]).all()
+
+
+def test_an_empty_batch(device: str) -> None:
+    values = case(b=2)
+    values["mesh"] = values["mesh"]._replace(
+        whole=values["mesh"].whole[:0], fraction=values["mesh"].fraction[:0]
+    )
+    values |= {k: values[k][:0] for k in ("raw", "gain", "bias", "mask", "offset")}
+    assert run(device, values).shape == (0, 8, 8, 16)
+
+
+def test_beyond_the_kernels_limits_only_the_reference_runs(device: str) -> None:
+    x = torch.randn(1, 32, 8, 8)
+    assert torch.equal(kernels.align(x.to(device)).cpu(), x)
+    with pytest.raises(ValueError, match="at most 31 bands, not 32"):
+        kernels.align(x.to(device), implementation="triton")
+    with pytest.raises(ValueError, match=r"dtype must be float32, float16 or bfloat16, not torch\.float64"):
+        kernels.align(x[:, :4].to(device), dtype=torch.float64, implementation="triton")
+    with pytest.raises(ValueError, match="raw must be float32, float16, bfloat16, uint16, int16, not uint8"):
+        kernels.align(x[:, :4].to(device, torch.uint8), implementation="triton")

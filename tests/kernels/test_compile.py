@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deeplight.kernels import launch
-from deeplight.kernels.compile import ARCHS, access_widths
+from deeplight.kernels.compile import ARCHS, access_widths, parameter_count, parse
 from deeplight.kernels.variants import DTYPES, PRESETS, variants
 from tests.conftest import ROOT
 
@@ -79,6 +79,30 @@ def test_every_variant_compiles(dtype: str) -> None:
 
 def test_the_table_of_kernels_is_complete() -> None:
     assert {v.kernel for p in PRESETS for v in variants(p, DTYPES["fp16"])} == KERNELS == set(launch.MODULES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--archs", "80,75"], "'75' is none of 80, 86, 89, 90, 100, 120"),
+        (["--presets", "huge"], "'huge' is none of tiny, base"),
+        (["--dtypes", "fp16;fp8"], "'fp8' is none of fp16, bf16, fp32"),
+        (["--jobs", "0"], "--jobs must be at least 1"),
+    ],
+)
+def test_the_command_line_names_what_it_takes(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(launch, "TRITON", True)
+    with pytest.raises(SystemExit) as stop:
+        parse(["--out", "x", *options])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_parameters_are_counted() -> None:
+    ptx = ".version 8.7\n.visible .entry fuse(\n .param .u64 .ptr .global .align 1 a,\n .param .u32 b\n)\n{ ld.param"
+    assert parameter_count(ptx) == 2
 
 
 def test_access_widths_reads_ptx() -> None:

@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from deeplight import kernels
-from deeplight.kernels import aot, launch
+from deeplight.kernels import _upsample, aot, launch
 from deeplight.kernels.variants import variants
 from tests.conftest import ROOT
 
-ARCHS = {80, 90}
+pytestmark = pytest.mark.timeout(1800)
+
+ARCHS = {80, 90} | ({launch.arch_of(torch.device("cuda"))} if torch.cuda.is_available() else set())
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> aot.Library:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as CMake builds it, of one preset and element type."""
     pytest.importorskip("triton")
-    if shutil.which("c++") is None:
-        pytest.skip("no C++ compiler")
+    if shutil.which("cmake") is None or shutil.which("c++") is None:
+        pytest.skip("no CMake or no C++ compiler")
     out = tmp_path_factory.mktemp("aot")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
-    options = ["--out", str(out), "--archs", "80,90", "--presets", "tiny", "--dtypes", "fp16"]
-    command = [sys.executable, "-m", "deeplight.kernels.compile", *options]
-    subprocess.run(command, check=True, env=environment, cwd=out, timeout=280)
-    definitions = [f'-DDEEPLIGHT_KERNELS_BLOB="{out / "kernels.bin"}"', '-DDEEPLIGHT_VERSION="1.2.3"']
-    target = out / aot.NAME
-    source = ROOT / "kernels" / "native" / "deeplight_kernels.cpp"
-    flags = ["-std=c++17", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", f"-I{out}"]
-    subprocess.run(["c++", *flags, *definitions, str(source), "-o", str(target), "-ldl"], check=True)
-    return aot.Library.open(target)
+    settings = {
+        "Python_EXECUTABLE": sys.executable,
+        "DEEPLIGHT_AOT_ARCHS": ",".join(map(str, sorted(ARCHS))),
+        "DEEPLIGHT_AOT_PRESETS": "tiny",
+        "DEEPLIGHT_AOT_DTYPES": "fp16",
+        "CMAKE_CXX_FLAGS": "-Werror",
+    }
+    options = [f"-D{name}={value}" for name, value in settings.items()]
+    subprocess.run(["cmake", "-S", str(ROOT / "kernels" / "native"), "-B", str(out), *options], check=True)
+    subprocess.run(["cmake", "--build", str(out)], check=True, timeout=1700)
+    return out / aot.NAME
 
 
-@pytest.mark.timeout(600)
+@pytest.fixture(scope="module")
+def library(built: Path) -> aot.Library:
+    return aot.Library.open(built)
+
+
 def test_it_holds_every_kernel_for_every_architecture(library: aot.Library) -> None:
     held = library.variants()
     wanted = {v.key: v for v in variants("tiny", torch.float16)}
@@ -46,7 +58,16 @@ def test_it_holds_every_kernel_for_every_architecture(library: aot.Library) -> N
     for v in held:
         assert v.kernel in launch.MODULES and v.threads == 32 * wanted[v.key].config.warps
         assert v.arguments == len(wanted[v.key].arguments)
-    assert library.version == "1.2.3"
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert library.version == declared
+
+
+def test_it_exports_what_the_header_declares(built: Path) -> None:
+    header = (ROOT / "kernels" / "native" / "deeplight_kernels.h").read_text()
+    declared = set(re.findall(r"\b(deeplight_kernels_\w+)\(", header))
+    assert len(declared) == 7
+    loaded = ctypes.CDLL(str(built))
+    assert all(hasattr(loaded, name) for name in declared)
 
 
 def test_the_header_compiles_as_c(tmp_path: Path) -> None:
@@ -67,7 +88,6 @@ def small_upsample(device: str) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a driver")
-@pytest.mark.timeout(600)
 def test_without_a_driver_it_says_so(library: aot.Library, monkeypatch: pytest.MonkeyPatch) -> None:
     launches = [v for v in variants("tiny", torch.float16) if v.kernel == "upsample_conv"]
     values = {
@@ -93,7 +113,6 @@ class _Keyed:
         self.key, self.arguments, self.programs, self.constants = key, arguments, 1, like.constants
 
 
-@pytest.mark.timeout(600)
 def test_an_unknown_variant_is_named(library: aot.Library) -> None:
     ready = next(iter(variants("tiny", torch.float16)))
     with pytest.raises(aot.KernelError, match=r"nothing\(.*holds no such kernel") as error:
@@ -101,7 +120,6 @@ def test_an_unknown_variant_is_named(library: aot.Library) -> None:
     assert error.value.status == aot.NOT_FOUND
 
 
-@pytest.mark.timeout(600)
 def test_arguments_are_checked(library: aot.Library) -> None:
     ready = next(iter(variants("tiny", torch.float16)))
     with pytest.raises(aot.KernelError, match="x must start at a multiple of 16 bytes"):
@@ -112,6 +130,121 @@ def test_arguments_are_checked(library: aot.Library) -> None:
         library.launch(_Keyed(ready.key, {"x": torch.zeros(4)}, ready))  # type: ignore[arg-type]
 
 
+CASES: dict[str, dict[str, str]] = {
+    # the one that cannot load comes before those that keep what they have loaded
+    "does not load": {"FAKE_FAIL": "cuModuleLoadData"},
+    "90": {"FAKE_ARCH": "90"},
+    "90 again": {"FAKE_ARCH": "90"},
+    "80": {"FAKE_ARCH": "80"},
+    "89": {"FAKE_ARCH": "89"},
+    "75": {"FAKE_ARCH": "75"},
+    "103": {"FAKE_ARCH": "103"},
+    "no context": {"FAKE_CONTEXT": "none"},
+    "does not launch": {"FAKE_FAIL": "cuLaunchKernel"},
+}
+"""What the driver is asked to be, in one process."""
+
+LAUNCHES = """
+import json, os
+import torch
+from tests.kernels.test_library import CASES, conv_launch
+from deeplight.kernels import aot
+library, ready = aot.Library.open(), conv_launch()
+values = [v.data_ptr() if isinstance(v, torch.Tensor) else v for v in ready.arguments.values()]
+print(json.dumps({"key": ready.key, "programs": ready.programs, "values": values}), flush=True)
+for name, settings in CASES.items():
+    os.environ.update(settings)
+    print(json.dumps({"case": name}), flush=True)
+    try:
+        library.launch(ready)
+        print(json.dumps({"status": 0}), flush=True)
+    except aot.KernelError as error:
+        print(json.dumps({"status": error.status, "error": str(error)}), flush=True)
+    for setting in settings:
+        del os.environ[setting]
+"""
+
+
+def conv_launch() -> launch.Launch:
+    """A launch of `tiny`'s ×4 → ×8 on the CPU's memory."""
+    x, weight, bias = small_upsample("cpu")
+    x, out = (launch.channels_last(t) for t in (x, torch.empty(1, 8, 128, 128, dtype=torch.float16)))
+    return _upsample.plan_conv(x, _upsample.gemm_weight(weight), _upsample.phase_order(bias), None, out)
+
+
+Record = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def driven(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, dict[str, Record]]:
+    """The launch, and by case what a CUDA driver that only records saw of it and what came back."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a real driver")
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("driver")
+    source = ROOT / "tests" / "kernels" / "fake_cuda.c"
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run(["cc", *flags, str(source), "-o", str(folder / "libcuda.so.1")], check=True)
+    environment = os.environ | {
+        "LD_LIBRARY_PATH": str(folder),
+        "DEEPLIGHT_KERNELS": str(built),
+        "FAKE_TYPES": "pppppii",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+    }
+    command = [sys.executable, "-c", LAUNCHES]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    wanted, *lines = map(json.loads, done.stdout.splitlines())
+    cases: dict[str, Record] = {}
+    for line in lines:
+        if "case" in line:
+            cases[line["case"]] = {}
+        else:
+            cases[list(cases)[-1]] |= line
+    return wanted, cases
+
+
+@pytest.mark.parametrize(("name", "arch"), [("90", 90), ("90 again", 90), ("80", 80), ("89", 80)])
+def test_the_driver_gets_the_arguments_of_the_launch(
+    library: aot.Library, driven: tuple[Record, dict[str, Record]], name: str, arch: int
+) -> None:
+    wanted, cases = driven
+    got = cases[name]
+    (held,) = (v for v in library.variants() if (v.key, v.arch) == (wanted["key"], arch))
+    assert got["status"] == 0 and got["kernel"] == "upsample_conv" and got["stream"] == 0
+    assert got["arguments"] == wanted["values"] and len(wanted["values"]) == held.arguments
+    assert (got["programs"], got["threads"], got["shared"]) == (wanted["programs"], held.threads, held.shared)
+
+
+def test_machine_code_is_loaded_once_and_for_the_architecture(
+    driven: tuple[Record, dict[str, Record]],
+) -> None:
+    loads = {name: record["load"] for name, record in driven[1].items() if "load" in record}
+    assert set(loads) == {"does not load", "90", "80"}, "89 runs the code for 80, which is loaded"
+    # where an ELF file for CUDA says its architecture depends on its version
+    for name, flags in loads.items():
+        arch = 90 if name == "does not load" else int(name)
+        assert arch in (flags & 0xFF, flags >> 8 & 0xFF), name
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "message"),
+    [
+        ("75", aot.NOT_FOUND, "no such kernel for this GPU's architecture"),
+        ("103", aot.NOT_FOUND, "no such kernel for this GPU's architecture"),
+        ("no context", 2, "no current CUDA context"),
+        ("does not launch", 5, "refused the launch (CUresult 700)"),
+        ("does not load", 5, "refused the launch (CUresult 700)"),
+    ],
+)
+def test_what_the_driver_refuses_is_one_clear_error(
+    driven: tuple[Record, dict[str, Record]], name: str, status: int, message: str
+) -> None:
+    record = driven[1][name]
+    assert record["status"] == status and message in record["error"] and "upsample_conv" in record["error"]
+
+
 def test_a_file_that_is_no_library(tmp_path: Path) -> None:
     (tmp_path / "x.so").write_text("no")
     with pytest.raises(aot.KernelError, match="cannot load"):
@@ -119,7 +252,6 @@ def test_a_file_that_is_no_library(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.timeout(600)
 def test_it_computes_what_the_jit_computes(library: aot.Library) -> None:
     args = small_upsample("cuda")
     want = kernels.upsample(*args, implementation="triton")

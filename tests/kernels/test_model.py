@@ -1,20 +1,32 @@
-"""The network with kernels against the network without, and which implementation is taken when."""
+"""The network with kernels against the network without, what torch.compile and the library see of it, and which
+implementation is taken when."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from deeplight import kernels
-from deeplight.kernels import dispatch
+from deeplight.kernels import dispatch, launch
+from deeplight.kernels.launch import Launch
+from deeplight.kernels.variants import DTYPES, PRESETS, REFINE_DEPTH, variants
+from deeplight.train.config import PRESETS as CONFIGS
+from deeplight.train.config import ModelConfig, Normalisation
+from tests.kernels import test_align, test_refine, test_upsample
 from tests.kernels.test_fuse import case
-from tests.train.test_model import inputs, make
+from tests.train.test_model import SMALL, inputs, make
 
 
-def test_the_network_is_the_same_with_kernels(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, values = make(wild=0.15).to(device), inputs(1, 2, 3)
+@pytest.mark.parametrize("config", [SMALL, CONFIGS["tiny"]], ids=["small", "tiny"])
+def test_the_network_is_the_same_with_kernels(
+    device: str, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, values = make(config, wild=0.15 if config is SMALL else 0.05).to(device), inputs(1, 2, 3)
     values = {k: v.to(device) for k, v in values.items()}
     values["dem_valid"][..., :7] = 0
     values["dem"] *= values["dem_valid"]
@@ -33,6 +45,106 @@ def test_the_network_is_the_same_with_kernels(device: str, monkeypatch: pytest.M
     for name, g, w in zip(("ntl_hr", "isp", "offset"), got, want, strict=True):
         # float32 through some ten layers, then exp; offsets move the samples
         assert (g - w).abs().max() <= 1e-4 * max(1.0, float(w.abs().max())), name
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_what_is_compiled_ahead_are_the_presets(name: str) -> None:
+    config = CONFIGS[name]
+    assert PRESETS[name] == (config.main, config.aux) and REFINE_DEPTH[name] == config.refine[2]
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
+    """Every launch, none of which computes: the results are 0. As on a GPU, where nothing is interpreted."""
+    launches: list[Launch] = []
+
+    def record(ready: Launch) -> None:
+        launches.append(ready)
+        for name in ("out", "ntl", "isp"):
+            if name in ready.arguments:
+                ready.arguments[name].zero_()  # type: ignore[union-attr]
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(dispatch, "use_kernel", lambda *_, **__: True)
+    monkeypatch.setattr(dispatch, "kernel_runs_on", lambda _: True)
+    launch.install(record)
+    yield launches
+    launch.install(None)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_the_library_is_built_with_every_launch_of_the_network(
+    recorded: list[Launch], name: str, dtype: str
+) -> None:
+    # a CPU's clamp of float16 takes no limit beyond its range
+    config = dataclasses.replace(CONFIGS[name], normalisation=Normalisation(ntl_max=6e4))
+    model = make(config).to(DTYPES[dtype])
+    with torch.no_grad():
+        model(*(v.to(DTYPES[dtype]) for v in inputs(1, 1, 2).values()))
+    assert Counter(ready.kernel for ready in recorded).keys() >= {
+        "align",
+        "fuse",
+        "upsample_epilogue",
+        "refine",
+    }
+    assert len(recorded) == 1 + 4 + 3 + 1
+    assert {ready.key for ready in recorded} <= {v.key for v in variants(name, DTYPES[dtype])}
+
+
+def compiled_whole(
+    function: Callable[..., Any], backend: str = "eager"
+) -> tuple[Callable[..., Any], list[str]]:
+    """`function` in one graph, and the operators of ours in it, filled when it is called."""
+    seen: list[str] = []
+
+    def compiler(module: torch.fx.GraphModule, example: list[torch.Tensor]) -> Any:
+        names = (str(node.target) for node in module.graph.nodes)
+        seen.extend(name.split(".")[1] for name in names if name.startswith("deeplight."))
+        return torch._dynamo.lookup_backend(backend)(module, example)
+
+    torch.compiler.reset()
+    return torch.compile(function, backend=compiler, fullgraph=True), seen
+
+
+@pytest.mark.parametrize("op", ["align", "fuse", "upsample", "refine"])
+def test_compile_sees_one_operator(device: str, op: str) -> None:
+    arguments: dict[str, Any] = {
+        "align": [test_align.moved(device, v) for v in list(test_align.case().values())[:6]],
+        "fuse": case(1, 8, 8, 3, 5),
+        "upsample": test_upsample.case(1, 8, 4, 3, 5),
+        "refine": test_refine.case(w=8),
+    }
+    given = _on(device, arguments[op])
+    more = {"size": (8, 16)} if op == "align" else {}
+
+    def call(*args: Any) -> Any:
+        return getattr(kernels, op)(*args, **more, implementation="triton")
+
+    compiled, seen = compiled_whole(call, "aot_eager")
+    got, want = compiled(*given), call(*given)
+    assert seen == [op]
+    assert torch.equal(got, want) if isinstance(got, torch.Tensor) else all(map(torch.equal, got, want))
+
+
+def _on(device: str, value: Any) -> Any:
+    if type(value) is list:
+        return [_on(device, v) for v in value]
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("with_kernels", [False, True], ids=["reference", "kernels"])
+def test_compile_takes_the_whole_network(with_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, values = make(wild=0.15), list(inputs(1, 2, 3).values())
+    monkeypatch.setattr(dispatch, "use_kernel", lambda *_, **__: with_kernels)
+    # the operators' bodies are the reference here
+    monkeypatch.setattr(dispatch, "kernel_runs_on", lambda _: False)
+    compiled, seen = compiled_whole(model)
+    with torch.no_grad():
+        got, want = compiled(*values), model(*values)
+    ours = {"align": 1, "fuse": 4, "upsample": 3, "refine": 1}
+    assert Counter(seen) == (ours if with_kernels else {})
+    assert all(map(torch.equal, got, want))
 
 
 def test_auto_is_the_reference_on_a_cpu() -> None:

@@ -154,6 +154,38 @@ def test_without_residual_blocks_only_the_reference_runs(device: str) -> None:
         run(device, args)
 
 
+@pytest.mark.parametrize(
+    ("c", "dtype", "most"), [(72, torch.float32, 64), (136, torch.float16, 128)], ids=str
+)
+def test_more_channels_are_the_references_business(
+    device: str, c: int, dtype: torch.dtype, most: int
+) -> None:
+    args = case(c=c, w=8, dtype=dtype)
+    with pytest.raises(ValueError, match=f"at most {most} channels of {str(dtype)[6:]}, not {c}"):
+        run(device, args)
+    moved = [
+        [t.to(device) for t in a] if isinstance(a, list) else None if a is None else a.to(device)
+        for a in args
+    ]
+    assert kernels.refine(*moved)[0].shape == (1, 1, 8, 8), "auto takes the reference"
+
+
+def test_an_empty_batch(device: str) -> None:
+    args = case(2)
+    args[0], args[1] = args[0][:0], args[1][:0]
+    assert [tuple(t.shape) for t in run(device, args)] == [(0, 1, 8, 16)] * 2
+
+
+def test_a_pixel_has_the_same_bits_wherever_it_lies(device: str) -> None:
+    args = case(h=32, w=40)
+    whole = run(device, args)
+    args[0], args[1] = args[0][..., 8:, 16:], args[1][..., 4:, 8:]
+    part = run(device, args)
+    # one pixel of the convolution, and two coarse pixels of the cubic base, see the cut sides
+    for got, want in zip(part, whole, strict=True):
+        assert torch.equal(got[..., 6:, 6:], want[..., 14:, 22:])
+
+
 @pytest.mark.parametrize("wrong", [{"dtype": "float16"}, {"dtype": "uint16"}, {"scale": 0.0}, {"crop": -1}])
 def test_finish_checks_itself(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):

@@ -91,6 +91,12 @@ def test_reference_gradcheck() -> None:
     assert torch.autograd.gradcheck(reference.upsample, args)
 
 
+@pytest.mark.parametrize("gemm", [True, False], ids=["conv", "epilogue"])
+def test_an_empty_batch(device: str, gemm: bool) -> None:
+    x, *rest = on(device, case(1, 8, 4, 3, 5))
+    assert _upsample._run(x[:0], *rest, gemm=gemm).shape == (0, 4, 6, 10)
+
+
 @pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
 def test_opcheck(device: str, skip: bool) -> None:
     args = [a if a is None else a.requires_grad_() for a in on(device, case(1, 8, 4, 3, 5, skip=skip))]
