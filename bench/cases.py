@@ -41,7 +41,6 @@ CASES = {
     "engine": Case(512, 1024),
     "small": Case(512, 512),
     "four times": Case(1024, 1024),
-    "strip": Case(256, 8192),
 }
 
 

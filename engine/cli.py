@@ -115,7 +115,10 @@ def _options(given: dict[str, Any]) -> RunOptions:
 
 def main() -> None:
     """Entry point of deeplight-infer."""
-    run_cli(command)
+    run_cli(
+        command,
+        go_on="all finished parts are kept, run the same command with --resume (in place of --overwrite) to continue",
+    )
 
 
 if __name__ == "__main__":

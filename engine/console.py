@@ -25,9 +25,10 @@ else:  # generic only since click 8.4
 DEBUG_VARIABLE = "DEEPLIGHT_DEBUG"
 
 
-def run_cli(run: click.Command | Callable[[], Any]) -> NoReturn:
+def run_cli(run: click.Command | Callable[[], Any], go_on: str = "") -> NoReturn:
     """Run a click command, or a function without arguments, as a program and exit.
 
+    go_on: how to go on after an interruption, added to its message.
     Exit status: 0 done (or what `run` returns), 1 failed, 2 bad usage or input, 130 or 143 interrupted.
     Errors are one line on stderr, `error: sentence`; DEEPLIGHT_DEBUG=1 adds the traceback.
     """
@@ -37,19 +38,26 @@ def run_cli(run: click.Command | Callable[[], Any]) -> NoReturn:
         sys.stdout.flush()
         status = result if isinstance(result, int) else 0
     except BaseException as error:
-        status = _report(error)
+        status = _report(error, go_on)
     sys.exit(status)
 
 
-def _report(error: BaseException) -> int:
+def one_line(text: str) -> str:
+    """Text with line breaks and other characters that cannot be printed as escapes, as \\n: names may hold them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _report(error: BaseException, go_on: str) -> int:
     """Say what went wrong; returns the exit status."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if os.environ.get(DEBUG_VARIABLE) == "1":
         traceback.print_exception(error)
     message, status = _explain(error)
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM) and go_on:
+        message = f"{message}: {go_on}"
     with contextlib.suppress(OSError):
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
     return status
 
 
@@ -134,4 +142,4 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        self._say(prefix + record.getMessage())
+        self._say(prefix + one_line(record.getMessage()))

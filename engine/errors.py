@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class DeepLightError(Exception):
     """The work failed although the request was sound. Exit status 1."""
@@ -23,5 +25,5 @@ class Interrupted(DeepLightError):
     """The run was stopped by a signal and can be resumed. Exit status 128 + signal number."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"interrupted by signal {signum}")
+        super().__init__(f"interrupted by {signal.Signals(signum).name}")
         self.exit_code = 128 + signum

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.coverage import Facts
 from deeplight.engine.packs import PackStore
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
@@ -20,6 +21,7 @@ class PackFiller:
 
     A core that comes twice, because it was tried twice, counts once. stored: told of every pack that is
     finished: its key, and the bytes it takes.
+    facts: over all pixels so far, those that earlier runs stored included.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class PackFiller:
         self._lock = threading.Lock()
         self._written = self._empty = 0
         self._kept = len(done)
+        self.facts = sum((Facts.from_json(store.index(key).facts) for key in sorted(done)), Facts())
+        self._facts = {key: Facts() for key in self._windows}
         self.total_px = store.spec.grid.height * store.spec.grid.width
         """HR pixels of the scene."""
         self.done_px = self.total_px - sum(self._missing.values())
@@ -51,10 +55,11 @@ class PackFiller:
         for key, window in sorted(self._windows.items()):
             yield Window(key[0] * side, key[1] * side, window.height // SCALE, window.width // SCALE)
 
-    def add(self, core: Window, pixels: Array | None) -> None:
+    def add(self, core: Window, pixels: Array | None, facts: Callable[[Window], Facts] | None = None) -> None:
         """Take over a core.
 
         core: in HR pixels. pixels: float32 (bands, height, width), NaN = nodata; None: all of it is nodata.
+        facts: what there is to count in a part of the core, in HR pixels of the scene.
         """
         for key in self._touched(core):
             part = _intersection(core, self._windows[key])
@@ -63,6 +68,8 @@ class PackFiller:
             if pixels is not None:
                 rows, cols = part.slices_in(core)
                 self._paste(key, part, pixels[:, rows, cols])
+                if facts is not None:
+                    self._count(key, facts(part))
             if self._last(key, part):
                 self._finish(key)
 
@@ -85,6 +92,11 @@ class PackFiller:
         rows, cols = part.slices_in(window)
         target[:, rows, cols] = pixels
 
+    def _count(self, key: tuple[int, int], facts: Facts) -> None:
+        with self._lock:
+            self._facts[key] += facts
+            self.facts += facts
+
     def _first(self, key: tuple[int, int], part: Window) -> bool:
         with self._lock:
             if key not in self._missing or part in self._parts[key]:
@@ -99,8 +111,9 @@ class PackFiller:
 
     def _finish(self, key: tuple[int, int]) -> None:
         with self._lock:
-            pixels = self._open.pop(key, None)
-        size = self._store.write_empty(key) if pixels is None else self._store.write(key, pixels)
+            pixels, facts = self._open.pop(key, None), self._facts.pop(key)
+        store, counted = self._store, facts.to_json()
+        size = store.write_empty(key) if pixels is None else store.write(key, pixels, counted)
         if self._tell is not None:
             self._tell(key, size)
         with self._lock:

@@ -30,7 +30,7 @@ class Layer:
     """Bands of a raster in physical units: raw · scale + offset.
 
     bands: 1-based numbers. scale, offset: (C,) float64 in force, nodata: per band; `scaling` (factor, offset)
-    and `nodata` replace what the file says. Thread-safe.
+    and `nodata` replace what the file says. limits: physical values outside are invalid. Thread-safe.
     """
 
     def __init__(
@@ -39,7 +39,9 @@ class Layer:
         bands: Sequence[int],
         scaling: tuple[float, float] | None = None,
         nodata: float | None = None,
+        limits: tuple[float, float] | None = None,
     ) -> None:
+        self.limits = limits
         index = [band - 1 for band in bands]
         self.raster = raster
         self.bands = tuple(bands)
@@ -49,14 +51,21 @@ class Layer:
         if not (np.isfinite(self.scale).all() and np.isfinite(self.offset).all() and self.scale.all()):
             raise InputError(
                 f"{raster.what} declares the scale {self.scale.tolist()} and offset {self.offset.tolist()}; "
-                f"write usable ones with gdal_edit.py -scale 1 -offset 0 {raster.name}"
+                f"{_rescaling(raster)}"
             )
 
     def read_native(self, window: Window) -> tuple[Floats, Mask]:
         """Physical values (C, h, w), 0 where invalid, and mask (h, w) of native pixels; `window` lies in the
         raster."""
         raw, mask = self.raster.read(window, self.bands)
-        return to_physical(raw, self.scale, self.offset, self.nodata, mask)
+        values, valid = to_physical(raw, self.scale, self.offset, self.nodata, mask)
+        if self.limits is not None:
+            low, high = self.limits
+            if values.min(initial=0) < low or values.max(initial=0) > high:
+                beyond = ((values < low) | (values > high)).any(axis=0)
+                values[:, beyond] = 0
+                valid[beyond] = 0
+        return values, valid
 
     def native_windows(self, window: Window) -> list[Window]:
         """The raster's pixels that LR pixels are made from; none where they do not meet."""
@@ -128,8 +137,9 @@ class AuxLayer(Layer):
         overlap: Overlap,
         scaling: tuple[float, float] | None = None,
         nodata: float | None = None,
+        limits: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(raster, bands, scaling, nodata)
+        super().__init__(raster, bands, scaling, nodata, limits)
         self.overlap = overlap
         row, col = ((place + 0.5) * SCALE - 0.5 for place in overlap.centre)
         self.factors = decimation(hr, raster.grid, (row, col))
@@ -204,6 +214,13 @@ class AuxLayer(Layer):
             part = self.read_native(native.clipped(self.raster.grid.height, self.raster.grid.width))
             values[:, top : top + count], mask[top : top + count] = area_mean(*part, fy, fx)
         return values, mask
+
+
+def _rescaling(raster: Raster) -> str:
+    """How to give a raster a usable scale."""
+    if raster.role in ("NTL", "DMO"):
+        return f"give the right ones with --{raster.role.lower()}-scale F[,OFFSET]"
+    return f"write usable ones: gdal_translate -a_scale 1 -a_offset 0 {raster.name} rescaled.tif"
 
 
 def _sample_windows(region: Window) -> Iterator[Window]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import struct
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ Pixels = npt.NDArray[np.float32]
 PackKey = tuple[int, int]
 """(row, column) of a pack in the lattice of packs."""
 
-MAGIC = b"DLPACK1\n"
+MAGIC = b"DLPACK2\n"
 PREFIX = struct.Struct("<II")
 
 
@@ -105,6 +106,24 @@ class BlockCodec:
         """TIFF tag 317."""
         return 2 if self.dtype == "uint16" else 1
 
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The lowest and the highest uint16 value that is not nodata."""
+        return (1, 65535) if self.nodata == 0 else (0, 65534)
+
+    @property
+    def largest(self) -> float:
+        """The largest physical value that the type holds; infinite for float32."""
+        return math.inf if self.dtype == "float32" else self.steps[1] * self.scale + self.offset
+
+    def clamped(self, pixels: Pixels) -> int:
+        """How many pixels are so far beyond what uint16 holds that `encode` moves them by more than rounding does."""
+        if self.dtype == "float32":
+            return 0
+        low, high = (np.float64(step * self.scale + self.offset) for step in self.steps)
+        half = self.scale / 2
+        return int(np.count_nonzero(pixels > high + half) + np.count_nonzero(pixels < low - half))
+
     def encode(self, pixels: npt.NDArray[np.float32]) -> bytes:
         """One compressed tile of at most (block, block) pixels, filled up with nodata; b"" if all nodata."""
         missing = np.isnan(pixels)
@@ -125,12 +144,11 @@ class BlockCodec:
     def _uint16(
         self, pixels: npt.NDArray[np.float32], missing: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.uint16]:
-        lowest, highest = (1, 65535) if self.nodata == 0 else (0, 65534)
         steps = pixels.astype(np.float64)  # in float32 the largest counts would be off by up to 0.004
         steps -= self.offset
         steps /= self.scale
         np.rint(steps, out=steps)
-        np.clip(steps, lowest, highest, out=steps)
+        np.clip(steps, *self.steps, out=steps)
         steps[missing] = self.nodata
         return steps.astype("<u2")
 
@@ -164,13 +182,15 @@ class Rest(NamedTuple):
 
 @dataclass(frozen=True)
 class PackIndex:
-    """What a pack holds. fingerprint: of the output it belongs to; start: offset of the first block."""
+    """What a pack holds. fingerprint: of the output it belongs to; start: offset of the first block; facts: what
+    its writer wanted to be kept with it."""
 
     fingerprint: str
     key: PackKey
     blocks: tuple[Block, ...]
     rest: Rest | None
     start: int
+    facts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rest_start(self) -> int:
@@ -184,10 +204,14 @@ class PackIndex:
 
 
 def pack_chunks(
-    fingerprint: str, key: PackKey, blocks: Sequence[tuple[int, int, int, int, bytes]], rest: Pixels | None
+    fingerprint: str,
+    key: PackKey,
+    blocks: Sequence[tuple[int, int, int, int, bytes]],
+    rest: Pixels | None,
+    facts: Mapping[str, float],
 ) -> list[bytes]:
     """The bytes of a pack file, in pieces. blocks: (level, band, row, col, bytes); rest: None if nodata."""
-    index: dict[str, Any] = {"output": fingerprint, "key": list(key), "rest": None}
+    index: dict[str, Any] = {"output": fingerprint, "key": list(key), "rest": None, "facts": dict(facts)}
     index["blocks"] = [[*place, len(data), zlib.crc32(data)] for *place, data in blocks]
     payload = [data for *_, data in blocks]
     if rest is not None:
@@ -215,6 +239,7 @@ def read_index(file: BinaryIO, name: str, key: PackKey) -> PackIndex:
         blocks=tuple(Block(*block) for block in fields["blocks"]),
         rest=Rest(tuple(rest[0]), rest[1], rest[2]) if rest else None,
         start=len(head) + length,
+        facts=fields["facts"],
     )
     if index.key != key:
         raise DamagedPack(name, key, f"it is pack {index.key}")

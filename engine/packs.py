@@ -206,10 +206,11 @@ class PackStore:
         """Where a pack is kept."""
         return self.folder / f"{key[0]:05d}_{key[1]:05d}.pack"
 
-    def write(self, key: PackKey, pixels: Pixels) -> int:
+    def write(self, key: PackKey, pixels: Pixels, facts: Mapping[str, float] | None = None) -> int:
         """Store a pack durably and return its bytes; one that exists is replaced.
 
-        pixels: float32 (bands, height, width) of `window(key)`, physical values, NaN = nodata.
+        pixels: float32 (bands, height, width) of `window(key)`, physical values, NaN = nodata. facts: to be kept
+        with it, see `index`; the output does not hold them.
         Raises ValueError for another shape, dtype or an infinite value, DeepLightError if the disk is full.
         """
         window = self.window(key)
@@ -228,12 +229,13 @@ class PackStore:
         rest = halve(level, self.spec.flag_bands) if self.full_levels < self.spec.levels else None
         if rest is not None and np.isnan(rest).all():
             rest = None
-        return write_file(self.path(key), pack_chunks(self._fingerprint, key, blocks, rest), disk=self.disk)
+        chunks = pack_chunks(self._fingerprint, key, blocks, rest, facts or {})
+        return write_file(self.path(key), chunks, disk=self.disk)
 
     def write_empty(self, key: PackKey) -> int:
         """Store a pack in which everything is nodata, durably, and return its bytes."""
         self.window(key)
-        return write_file(self.path(key), pack_chunks(self._fingerprint, key, [], None), disk=self.disk)
+        return write_file(self.path(key), pack_chunks(self._fingerprint, key, [], None, {}), disk=self.disk)
 
     def _level_blocks(self, number: int, level: Pixels) -> list[tuple[int, int, int, int, bytes]]:
         codec, side = self.spec.codec, self.spec.block

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deeplight.engine.artifact import Artifact, load_artifact
 from deeplight.engine.backends import open_backend
+from deeplight.engine.coverage import Facts
 from deeplight.engine.errors import DeepLightError
 from deeplight.engine.events import Events
 from deeplight.engine.executor import LocalExecutor, Outcome, Quarantined, Task
@@ -26,6 +28,7 @@ from deeplight.engine.preparation import (
     check_request,
     output_spec,
     plan_run,
+    remove_beside_leftovers,
     valid_share,
 )
 from deeplight.engine.products import Products
@@ -35,7 +38,7 @@ from deeplight.engine.seams import SeamCheck, verify_seams
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
 from deeplight.engine.tiling import TilePlan, reader_count
-from deeplight.engine.work import Tile, TileWork
+from deeplight.engine.work import Array, Tile, TileWork
 
 if TYPE_CHECKING:
     from deeplight.engine.backends.base import Backend
@@ -70,12 +73,14 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
         if complete:
             check_complete(options.out, spec)
             progress.log(f"{options.out} is complete already")
+            remove_beside_leftovers(options)
             beside(options, scene, spec)
             return None
         side = plan.pack * SCALE
         typical = int(required_bytes(spec, side)[1] * valid_share(scene))
         check_space(options.out, typical, pack_count(spec, side), options.mode)
         with claimed_parts(options.out, record, options.mode) as folder:
+            remove_beside_leftovers(options)
             store = PackStore(folder, spec, plan.pack * SCALE)
             work = tile_work(options, scene, artifact, backend, plan, threads)
             with Run(options, work, plan, store, threads, progress, events) as run:
@@ -138,6 +143,21 @@ def check_all_done(quarantined: list[Quarantined]) -> None:
         f"{len(quarantined)} tiles could not be computed (LR pixels {places}{more}) and the output was not "
         f"written; all others are kept for --resume; the first reason: {quarantined[0].reason}"
     )
+
+
+def counting(
+    tile: Tile, pixels: Array, layers: NDArray[np.uint8], clamped: Callable[[Array], int]
+) -> Callable[[Window], Facts]:
+    """What counts parts of a finished tile, each in HR pixels of the scene. clamped: of pixels, see BlockCodec."""
+
+    def count(part: Window) -> Facts:
+        rows, cols = part.slices_in(tile.core.scaled(SCALE))
+        lr_part = Window(part.row // SCALE, part.col // SCALE, part.height // SCALE, part.width // SCALE)
+        lr = lr_part.slices_in(tile.core)
+        own = pixels[:, rows, cols]
+        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own))
+
+    return count
 
 
 class Run:
@@ -212,8 +232,7 @@ class Run:
             )
             with self.executor as executor:
                 executor.run(self.jobs(), self.note)
-        for line in self.work.products.coverage.lines():
-            self.progress.log(line)
+        self._say_what_was_counted()
 
     def jobs(self) -> Iterator[Task]:
         """The tiles, in an order in which source blocks are decoded once and few packs are open."""
@@ -237,19 +256,26 @@ class Run:
         """Mask and check a tile's pixels, hand them to its packs."""
         core = tile.core
         pixels = self.work.finish(tile)
-        self.filler.add(core.scaled(SCALE), pixels)
-        if pixels is None or tile.window is None:
+        if pixels is None or tile.window is None or tile.layers is None:
+            self.filler.add(core.scaled(SCALE), None)
             self.tally.skip()
         else:
-            self.tally.add(
-                tile.lr,
-                tile.valid,
-                float(np.nansum(pixels[0], dtype=np.float64)),
-                tile.window.height * tile.window.width,
-                valid_area_km2(self.scene.grid, core, tile.valid),
-                float(np.nanmax(pixels[0])),
-            )
+            facts = counting(tile, pixels, tile.layers, self.store.spec.codec.clamped)
+            self.filler.add(core.scaled(SCALE), pixels, facts)
+            computed = tile.window.height * tile.window.width
+            self.tally.add(tile.lr.size, computed, valid_area_km2(self.scene.grid, core, tile.valid))
         self.progress.advance(core.height * core.width * SCALE**2)
+
+    def _say_what_was_counted(self) -> None:
+        facts, codec = self.filler.facts, self.store.spec.codec
+        for line in facts.lines():
+            self.progress.log(line)
+        if facts.clamped:
+            self.progress.log(
+                f"warning: {facts.clamped} pixels ({facts.clamped / facts.valid:.2g} of the valid ones) were above "
+                f"{codec.largest:g} {self.scene.unit}, the largest value that uint16 holds here, and were written "
+                "as that: use --dtype float32 to keep them"
+            )
 
     def assemble(self) -> None:
         """Make the output from the packs. Raises DeepLightError where --verify-seams finds a difference."""
@@ -265,7 +291,9 @@ class Run:
         """--verify-seams, on the finished file before it gets its name."""
         count = self.options.verify_seams
         with self._timed("verify"):
-            self.seams = verify_seams(path, self.store.spec, self.work, self.plan, count, self.tally.largest)
+            self.seams = verify_seams(
+                path, self.store.spec, self.work, self.plan, count, self.filler.facts.largest
+            )
         self.progress.log(
             f"seams: {self.seams.windows} places computed again, largest difference {self.seams.worst:.1e} of the range"
         )

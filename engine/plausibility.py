@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.convert import to_physical
 from deeplight.engine.errors import InputError
 from deeplight.engine.layers import AuxLayer, Layer
 from deeplight.engine.tiles import Window, split
@@ -22,6 +23,10 @@ _MIN_P1 = -0.5
 """Over-corrected dark pixels reach −0.2 (the floor of Landsat's integer range); lower is a wrong offset."""
 _TINY_P99 = 5e-4
 """Even open water reflects more somewhere: this is a scale applied twice (0.3 · 0.0001 = 3e-5)."""
+
+_LEAST_RADIANCE, _MOST_RADIANCE = -100.0, 2e7
+"""nW/cm²/sr, or DN. Noise of VIIRS reaches about −1.5; its day/night band ends at 0.02 W/cm²/sr. Undeclared fill
+(−999, −9999, ±3.4e38) and a wrong scale lie beyond."""
 
 _FULL_SCAN_PIXELS = 1 << 27
 _SCAN_SIDE = 2048
@@ -74,7 +79,86 @@ def _remedy(raw: NDArray[Any]) -> str:
     return "pass --dmo-scale F[,OFFSET] such that raw · F + OFFSET is reflectance"
 
 
-def check_ntl_fill(layer: Layer) -> None:
+def check_elevation(layer: AuxLayer) -> None:
+    """Raises InputError where no sampled pixel can be an elevation in metres; logs which share cannot, which is
+    then taken as missing (layer.limits)."""
+    assert layer.limits is not None
+    low, high = layer.limits
+    _, values, mask = layer.sample(layer.overlap.window)
+    heights = values[0][mask != 0]
+    if not heights.size:
+        _log.warning("%s: no valid pixel among those sampled", layer.raster.what)
+        return
+    beyond = heights[(heights < low) | (heights > high)]
+    span = f"outside {low:g}…{high:g} m (such as {beyond[0]:.6g})" if beyond.size else ""
+    if beyond.size == heights.size:
+        raise InputError(
+            f"{layer.raster.what}: all sampled elevations are {span}; give elevations in metres, and declare voids: "
+            f"rio edit-info --nodata VALUE {layer.raster.name}"
+        )
+    if beyond.size:
+        _log.warning(
+            "%s: %.2g %% of the sampled elevations are %s and are treated as missing",
+            layer.raster.what,
+            100 * beyond.size / heights.size,
+            span,
+        )
+
+
+def check_ntl(layer: Layer) -> None:
+    """Raises InputError where an NTL raster has no valid pixel, values that cannot be radiance, or the value its
+    product fills gaps with undeclared."""
+    known = _known_range(layer)
+    what = layer.raster.what
+    if known is None:
+        if layer.nodata[0] is not None:
+            raise InputError(
+                f"{what} has no valid pixel: all are NaN, masked or the nodata value {layer.nodata[0]:g}; give a "
+                "raster with data, or the right --ntl-nodata"
+            )
+        raise InputError(
+            f"{what} has no valid pixel: all are NaN, infinite or masked; give a raster with data"
+        )
+    scale, offset = float(layer.scale[0]), float(layer.offset[0])
+    for raw in known:
+        if not _LEAST_RADIANCE <= raw * scale + offset <= _MOST_RADIANCE:
+            raise InputError(
+                f"{what} holds {raw:.6g}, after scaling by {_scaling(layer)} {raw * scale + offset:.4g}, which "
+                f"cannot be radiance ({_LEAST_RADIANCE:g}…{_MOST_RADIANCE:g}); pass --ntl-nodata {raw:.9g} if it "
+                "marks missing pixels, or the right --ntl-scale F[,OFFSET]"
+            )
+    _check_ntl_fill(layer)
+
+
+def _known_range(layer: Layer) -> tuple[float, float] | None:
+    """Least and largest raw value of pixels that are finite, not nodata and not masked; None where there are none.
+
+    Where the type alone keeps values plausible, the first window with a valid pixel is enough.
+    """
+    raster, nodata = layer.raster, layer.nodata[0]
+    dtype = np.dtype(raster.dtype)
+    bounded = dtype.kind in "iu" and all(
+        _LEAST_RADIANCE <= float(edge) * layer.scale[0] + layer.offset[0] <= _MOST_RADIANCE
+        for edge in (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    )
+    found: tuple[float, float] | None = None
+    scanned = set(_scan_windows(layer))
+    grid = raster.grid
+    for window in split(Window(0, 0, grid.height, grid.width), _SCAN_SIDE):
+        if found is not None and (bounded or window not in scanned):
+            continue
+        raw, mask = raster.read(window, layer.bands)
+        # the pixels' own validity, before a scale that may overflow
+        known = to_physical(raw, [0.0], [0.0], [nodata], mask)[1] != 0
+        if not known.any():
+            continue
+        pixels = raw[0][known]
+        low, high = float(pixels.min()), float(pixels.max())
+        found = (low, high) if found is None else (min(low, found[0]), max(high, found[1]))
+    return found
+
+
+def _check_ntl_fill(layer: Layer) -> None:
     """Raises InputError where an integer NTL raster without nodata holds the value its product fills gaps
     with."""
     raster = layer.raster

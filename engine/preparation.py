@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplight.engine.artifact import Artifact
+from deeplight.engine.durable import remove_leftovers
 from deeplight.engine.errors import InputError
 from deeplight.engine.machine import available_memory
 from deeplight.engine.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions
 from deeplight.engine.parts import Mode, Record, check_output, check_writable, stored_record
 from deeplight.engine.products import model_outputs
-from deeplight.engine.stac import require_pystac
+from deeplight.engine.stac import item_path, require_pystac
 from deeplight.engine.tiles import Window
 from deeplight.engine.tiling import TilePlan, TileRequest, plan_tiles, reader_count
 
@@ -52,7 +53,24 @@ def check_request(options: RunOptions) -> bool:
     for written in (options.out, options.report, options.quicklook, options.events):
         if written is not None and any(written.resolve() == Path(i).resolve() for i in inputs if i):
             raise InputError(f"{written} is also an input: choose another name for the output")
-    return check_output(options.out, options.mode)
+    complete = check_output(options.out, options.mode)
+    for path in beside_output(options):
+        if options.mode is Mode.NEW and (path.exists() or path.is_symlink()):
+            raise InputError(f"{path} exists: use --overwrite to replace it, or choose another name")
+    return complete
+
+
+def beside_output(options: RunOptions) -> list[Path]:
+    """The files that a run writes once, beside the output."""
+    item = item_path(options.out) if options.stac else None
+    return [path for path in (options.report, options.quicklook, item) if path is not None]
+
+
+def remove_beside_leftovers(options: RunOptions) -> None:
+    """Remove temporary files that killed runs left of the files beside the output. Only while no other run of this
+    output is at work."""
+    for path in beside_output(options):
+        remove_leftovers(path.parent, (path.name,))
 
 
 def _check_layer_options(options: RunOptions) -> None:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from deeplight.engine.artifact import Manifest
 from deeplight.engine.conserve import conserve_radiance
-from deeplight.engine.coverage import Coverage
 from deeplight.engine.quality import quality_flags
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
@@ -34,7 +33,6 @@ class Products:
 
     def __init__(self, bands: Sequence[str], manifest: Manifest, ceiling: float, conserve: bool) -> None:
         self.model_outputs = model_outputs(bands)
-        self.coverage = Coverage()
         self._bands = tuple(bands)
         self._conserve = conserve
         self._ceiling = ceiling
@@ -48,7 +46,6 @@ class Products:
         outputs, inputs: the model's, of `window`, batch of 1. core, window: in LR pixels; `window` holds the
         core and at least the model's receptive field around it.
         """
-        self.coverage.add(inputs, core, window)
         radiance = _cut(outputs["ntl_hr"], core, window)
         if self._conserve:
             rows, cols = core.slices_in(window)

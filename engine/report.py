@@ -9,9 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from deeplight.engine.durable import write_file
 from deeplight.engine.machine import bytes_moved, peak_memory
 from deeplight.engine.spec import SCALE
@@ -27,18 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """Counts over the tiles of a run, from any thread. Lights are sums of radiance over LR pixels."""
+    """Counts over the tiles of this run, from any thread."""
 
     tiles: int = 0
     skipped_tiles: int = 0
     core_px: int = 0
     computed_px: int = 0
-    valid_px: int = 0
     area_km2: float = 0.0
-    lights_in: float = 0.0
-    lights_in_clamped: float = 0.0
-    lights_out: float = 0.0
-    largest: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def skip(self) -> None:
@@ -46,43 +38,13 @@ class Tally:
         with self._lock:
             self.skipped_tiles += 1
 
-    def add(
-        self,
-        lr: NDArray[np.float32],
-        valid: NDArray[np.uint8],
-        hr_sum: float,
-        computed_px: int,
-        area_km2: float,
-        hr_max: float,
-    ) -> None:
-        """A finished tile. lr, valid: (h, w) of its core; hr_sum, hr_max: radiance over its valid HR pixels."""
-        seen = lr[valid != 0].astype(np.float64)
+    def add(self, core_px: int, computed_px: int, area_km2: float) -> None:
+        """A finished tile: LR pixels of its core, those computed for it, and the ground that has data."""
         with self._lock:
             self.tiles += 1
-            self.core_px += lr.size
+            self.core_px += core_px
             self.computed_px += computed_px
-            self.valid_px += seen.size
             self.area_km2 += area_km2
-            self.lights_in += float(seen.sum())
-            self.lights_in_clamped += float(np.maximum(seen, 0).sum())
-            # An HR pixel covers 1/64 of an LR pixel: so the two sums compare.
-            self.lights_out += hr_sum / SCALE**2
-            self.largest = max(self.largest, hr_max)
-
-    def lights(self, unit: str) -> dict[str, Any]:
-        """Mean radiance in and out over the valid pixels; None where there were none."""
-        n = self.valid_px
-
-        def mean(total: float) -> float | None:
-            return total / n if n else None
-
-        return {
-            "unit": unit,
-            "valid_lr_pixels": n,
-            "mean_in": mean(self.lights_in),
-            "mean_in_negatives_as_zero": mean(self.lights_in_clamped),
-            "mean_out": mean(self.lights_out),
-        }
 
 
 @dataclass(frozen=True)
@@ -91,7 +53,8 @@ class RunReport:
 
     status: "complete", or "incomplete" where tiles are in quarantine. retried: tries that failed and were
     answered by another. bytes_read of an input: by this run's reads, so over its bytes the number of times
-    that its blocks were decoded.
+    that its blocks were decoded. lights, clamped_pixels and share_of_output of an input are over the whole output,
+    packs of earlier runs included; tiles, seconds, rates, load and bytes are this run's.
     """
 
     output: str
@@ -107,6 +70,7 @@ class RunReport:
     seams: Mapping[str, Any] | None
     packs: Mapping[str, int]
     lights: Mapping[str, Any]
+    clamped_pixels: int
     seconds: Mapping[str, float]
     load: Mapping[str, float]
     bottleneck: str
@@ -165,7 +129,7 @@ def make_report(
         model=_model(artifact, options.precision),
         backend={"name": backend.name, "device": backend.device, "threads": run.threads},
         options=pixel_options(options) | {"tiles": str(options.tiles or "none"), "mode": options.mode.value},
-        inputs=run.work.products.coverage.merged(run.scene.describe()),
+        inputs=run.filler.facts.merged(run.scene.describe()),
         grid={
             "lr": [run.scene.grid.height, run.scene.grid.width],
             "hr": [run.scene.hr_grid.height, run.scene.hr_grid.width],
@@ -175,7 +139,8 @@ def make_report(
         quarantined=[_failure(q.core, q.reason, q.workers) for q in run.quarantined],
         seams=None if run.seams is None else asdict(run.seams),
         packs=run.filler.counts(),
-        lights=tally.lights(run.scene.unit),
+        lights=run.filler.facts.lights(run.scene.unit),
+        clamped_pixels=run.filler.facts.clamped,
         seconds={k: round(v, 3) for k, v in {**seconds, **busy}.items()},
         load=load,
         bottleneck=bottleneck,

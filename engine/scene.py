@@ -17,7 +17,7 @@ from deeplight.engine.errors import InputError
 from deeplight.engine.extents import Overlap, format_bounds, lonlat_bounds, overlap
 from deeplight.engine.grid import Grid
 from deeplight.engine.layers import AuxLayer, Layer
-from deeplight.engine.plausibility import check_ntl_fill, check_reflectance
+from deeplight.engine.plausibility import check_elevation, check_ntl, check_reflectance
 from deeplight.engine.sources import Raster, open_raster
 from deeplight.engine.spec import DMO_SLOTS, INPUTS, SCALE, input_shape
 from deeplight.engine.tiles import Window
@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 RADIANCE_UNIT = "nW/cm²/sr"
 DEM_VOID = -32768.0
 """SRTM's void, also where a file does not declare it; no place on Earth is that deep."""
+ELEVATIONS = -500.0, 9000.0
+"""Metres; land lies between the Dead Sea's shore (−430 and falling) and Mount Everest (8849). What a file has beyond is
+an undeclared void or the sea floor, which the network has never seen: missing."""
 _MAX_SIDE = (1 << 31) - 1
 _DMSP_CEILING, _BLACK_MARBLE_CEILING_RAW, _BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
 """Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
@@ -182,7 +185,7 @@ def _open_ntl(options: SceneOptions, stack: ExitStack) -> Layer:
             "more than a GeoTIFF holds; cut it into parts with gdal_translate -srcwin"
         )
     layer = Layer(raster, raster.bands, options.ntl_scale, options.ntl_nodata)
-    check_ntl_fill(layer)
+    check_ntl(layer)
     return layer
 
 
@@ -214,7 +217,10 @@ def _open_dem(options: SceneOptions, ntl: Grid, stack: ExitStack) -> AuxLayer | 
         )
     signed = np.dtype(raster.dtype).kind != "u"
     nodata = DEM_VOID if raster.nodata[band - 1] is None and signed else None
-    return AuxLayer(raster, raster.bands, ntl.finer(), _meeting(ntl, raster), nodata=nodata)
+    found = _meeting(ntl, raster)
+    layer = AuxLayer(raster, raster.bands, ntl.finer(), found, nodata=nodata, limits=ELEVATIONS)
+    check_elevation(layer)
+    return layer
 
 
 def _check_single(raster: Raster) -> None:

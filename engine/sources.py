@@ -61,6 +61,7 @@ _BLOCK_TO_FILE = 200
 _MAX_BLOCKS_CHECKED = 50_000
 _SERIAL_DRIVERS = frozenset({"netCDF", "HDF5", "HDF5Image", "HDF4", "HDF4Image"})
 _serial_lock = threading.Lock()
+_PLACE = "--transform '[pixel width, 0, west, 0, -pixel height, north]'"
 
 
 def open_raster(name: str, role: str, allow_remote: bool = False) -> Raster:
@@ -284,19 +285,18 @@ def _checked_grid(raster: Raster, dataset: DatasetReader) -> Grid:
     if not all(math.isfinite(v) for v in transform[:6]) or transform.determinant == 0:
         raise InputError(
             f"{raster.what} has a geotransform that cannot be inverted {transform[:6]}; "
-            "set the right one with gdal_edit.py -a_ullr ulx uly lrx lry FILE"
+            f"set the right one: {_edit(raster, _PLACE)}"
         )
     if dataset.crs is None:
         raise InputError(
-            f"{raster.what} has no CRS; say which it is, for example with "
-            f"gdal_edit.py -a_srs EPSG:4326 {raster.name}"
+            f"{raster.what} has no CRS; say which it is, for example with {_edit(raster, '--crs EPSG:4326')}"
         )
     grid = Grid(dataset.crs, transform, dataset.height, dataset.width)
     if not (dataset.crs.is_geographic or dataset.crs.is_projected) or lonlat_bounds(grid) is None:
         raise InputError(
             f"{raster.what} cannot be placed on the globe: its CRS and its coordinates "
             f"(from x = {transform.c:g}, y = {transform.f:g}) do not fit together; "
-            f"set the right CRS with gdal_edit.py -a_srs EPSG:code {raster.name}"
+            f"set the right CRS with {_edit(raster, '--crs EPSG:code')}"
         )
     return grid
 
@@ -319,8 +319,13 @@ def _no_transform(raster: Raster, dataset: DatasetReader) -> str:
         )
     return (
         f"{raster.what} is not georeferenced; give it its CRS and corners: "
-        f"gdal_edit.py -a_srs EPSG:4326 -a_ullr ulx uly lrx lry {raster.name}"
+        f"{_edit(raster, f'--crs EPSG:4326 {_PLACE}')}"
     )
+
+
+def _edit(raster: Raster, what: str) -> str:
+    """A command that corrects a file's header; rasterio, which is always there, brings it."""
+    return f"rio edit-info {what} {raster.name}"
 
 
 def _band_name(dataset: DatasetReader, band: int) -> str:

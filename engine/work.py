@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplight.engine.artifact import Manifest
+from deeplight.engine.coverage import layers_present
 from deeplight.engine.errors import DeepLightError
 from deeplight.engine.products import Products
 from deeplight.engine.spec import SCALE
@@ -29,7 +30,8 @@ class Tile:
     """A core on its way through the stages.
 
     lr, valid: its NTL (h, w), physical, and mask. window, inputs: what the model is given; None where the core
-    is all nodata. pixels: the result, (bands, 8h, 8w), not masked yet.
+    is all nodata. pixels: the result, (bands, 8h, 8w), not masked yet. layers: which layers they were made
+    from, as coverage.layers_present.
     """
 
     core: Window
@@ -38,6 +40,7 @@ class Tile:
     window: Window | None = None
     inputs: dict[str, Array] | None = None
     pixels: Array | None = None
+    layers: NDArray[np.uint8] | None = None
 
 
 class BadPixels(DeepLightError):
@@ -93,7 +96,8 @@ class TileWork:
         backend = self._in_fp32() if fp32 else self.backend
         outputs = backend.run(tile.inputs, self.products.model_outputs)
         pixels = self.products.make(outputs, tile.inputs, tile.core, tile.window)
-        return replace(tile, inputs=None, pixels=pixels)
+        layers = layers_present(tile.inputs, tile.core, tile.window)
+        return replace(tile, inputs=None, pixels=pixels, layers=layers)
 
     def finish(self, tile: Tile) -> Array | None:
         """The pixels with NaN wherever NTL is nodata; None where all of them are. Raises BadPixels."""

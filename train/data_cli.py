@@ -18,6 +18,19 @@ def _size(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, i
     return int(found[1]), int(found[2] or found[1])
 
 
+def _window(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int, int, int] | None:
+    """`ROW,COL,HxW` in LR pixels → (row, col, height, width)."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9}),(\d{1,9}),(\d{1,9})[xX](\d{1,9})", text.strip())
+    if found is None:
+        raise click.BadParameter(
+            f"'{text}' is no window; give ROW,COL,HxW in LR pixels, such as 4096,0,256x8192"
+        )
+    row, col, height, width = map(int, found.groups())
+    return row, col, height, width
+
+
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -38,6 +51,12 @@ def cli(ctx: click.Context) -> None:
     show_default=True,
     metavar="N|HxW",
     help="Size in LR (NTL) pixels.",
+)
+@click.option(
+    "--window",
+    callback=_window,
+    metavar="ROW,COL,HxW",
+    help="Write only this part of the country, in LR pixels.",
 )
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Which country; the same seed, the same pixels."
@@ -68,6 +87,7 @@ def cli(ctx: click.Context) -> None:
 def synth(
     out: Path,
     lr_size: tuple[int, int],
+    window: tuple[int, int, int, int] | None,
     seed: int,
     misregistration: float,
     noise: float,
@@ -81,6 +101,7 @@ def synth(
     coarse sensor, displaced against dmo.tif and dem.tif by offset.tif. It streams: any size fits in memory.
     """
     from deeplight.engine.progress import terminal_progress
+    from deeplight.engine.tiles import Window
     from deeplight.train.synth.country import CountryConfig
     from deeplight.train.synth.write import described, write_country
 
@@ -94,8 +115,9 @@ def synth(
         saturation=saturation,
     )
     progress = terminal_progress()
-    paths = write_country(config, out, overwrite=overwrite, progress=progress)
-    for line in described(config):
+    part = None if window is None else Window(*window)
+    paths = write_country(config, out, overwrite=overwrite, progress=progress, window=part)
+    for line in described(config, part):
         progress.log(line)
     for path in paths:
         click.echo(path)
@@ -103,7 +125,7 @@ def synth(
 
 def main() -> None:
     """Entry point of `deeplight-data`."""
-    run_cli(cli)
+    run_cli(cli, go_on="nothing was written, run the same command to start again")
 
 
 if __name__ == "__main__":

@@ -167,11 +167,12 @@ def test_unwritable_folder(
     [
         (InputError("bad file"), 2, "error: bad file"),
         (DeepLightError("it failed"), 1, "error: it failed"),
-        (Interrupted(15), 143, "error: interrupted by signal 15"),
-        (KeyboardInterrupt(), 130, "error: interrupted by signal 2"),
+        (Interrupted(15), 143, "error: interrupted by SIGTERM: go on like this\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted by SIGINT: go on like this\n"),
         (OSError(28, "No space left on device", "x.tif"), 1, "error: No space left on device: x.tif"),
         (MemoryError(), 1, "error: the memory is full"),
         (ZeroDivisionError("oops"), 1, "error: unexpected ZeroDivisionError (oops)"),
+        (InputError("a\nb\x1b[2J\udcff.tif, nW/cm²/sr"), 2, "error: a\\nb\\x1b[2J\\udcff.tif, nW/cm²/sr\n"),
     ],
 )
 def test_every_exception_is_one_line_and_a_status(
@@ -181,7 +182,7 @@ def test_every_exception_is_one_line_and_a_status(
         raise error
 
     with pytest.raises(SystemExit) as e:
-        run_cli(fail)
+        run_cli(fail, go_on="go on like this")
     err = capfd.readouterr().err
     assert e.value.code == status and err.startswith(message) and err.count("\n") == 1
 
@@ -230,6 +231,12 @@ def test_interrupted_run_resumes_to_the_same_bytes(
     process.send_signal(number)
     stderr = process.communicate(timeout=60)[1].decode()
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), stderr
+    if number != signal.SIGKILL:
+        last = stderr.splitlines()[-1]
+        assert (
+            last.startswith(f"error: interrupted by {number.name}: all finished parts are kept")
+            and "--resume" in last
+        )
     assert not out.exists()
     status, _, stderr = call(capfd, *arguments, "--out", out, "--resume")
     assert status == 0 and "resuming: " in stderr

@@ -190,11 +190,13 @@ class Stopper:
     def __init__(self, packs: int, error: BaseException) -> None:
         self.left, self.error, self.write = packs, error, PackStore.write
 
-    def __call__(self, store: PackStore, key: tuple[int, int], pixels: np.ndarray) -> int:
+    def __call__(
+        self, store: PackStore, key: tuple[int, int], pixels: np.ndarray, facts: dict[str, float]
+    ) -> int:
         if self.left == 0:
             raise self.error
         self.left -= 1
-        return self.write(store, key, pixels)
+        return self.write(store, key, pixels, facts)
 
 
 def test_stopped_run_resumes_to_the_same_bytes(

@@ -285,10 +285,10 @@ def test_all_files_are_closed_when_one_is_refused(files: SceneFiles, monkeypatch
 
 
 def test_description_names_what_is_in_force(files: SceneFiles) -> None:
-    with Scene.open(options(files, dmo_scale=(2e-4, -0.1), ntl_nodata=-1.0)) as scene:
+    with Scene.open(options(files, dmo_scale=(2e-4, -0.1), dmo_nodata=1.0)) as scene:
         facts = scene.describe()
     assert list(facts) == ["ntl", "dmo", "dem"]
-    assert facts["ntl"]["nodata"] == ["-1.0"]
+    assert facts["ntl"]["nodata"] == ["-999.0"] and facts["dmo"]["nodata"] == ["1.0"] * 7
     assert facts["ntl"]["unit"] == "nW/cm²/sr"
     assert facts["dmo"]["scale"] == [2e-4] * 7
     assert facts["dmo"]["offset"] == [-0.1] * 7

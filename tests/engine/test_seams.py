@@ -77,13 +77,13 @@ def test_a_seam_fails_the_run_and_the_output_does_not_appear(
     original = PackFiller.add
     top = 0.0
 
-    def add(filler: PackFiller, core: Window, pixels: np.ndarray | None) -> None:
+    def add(filler: PackFiller, core: Window, pixels: np.ndarray | None, *more: Any) -> None:
         nonlocal top
         if pixels is not None:
             top = max(top, float(np.nanmax(pixels)))
             pixels = pixels.copy()
             pixels[:, -1] += error * 100
-        original(filler, core, pixels)
+        original(filler, core, pixels, *more)
 
     monkeypatch.setattr(PackFiller, "add", add)
     with pytest.raises(DeepLightError, match="the seams are not clean") as e:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from click.testing import CliRunner
 from rasterio.control import GroundControlPoint
+from rasterio.rio.main import main_group
 
 from deeplight.engine.dataset_names import locate
 from deeplight.engine.errors import DeepLightError, InputError
@@ -269,7 +271,11 @@ def test_vrt_with_raw_bands_document_type_or_other_classes_is_refused(tmp_path: 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_georeferencing_that_is_missing_or_wrong(tmp_path: Path) -> None:
     here = tmp_path / "a.tif"
-    assert "gdal_edit.py -a_srs" in refusal(write_raster(here, RAMP, crs=None))
+    command = f"rio edit-info --crs EPSG:4326 {here}"
+    assert refusal(write_raster(here, RAMP, crs=None)).endswith(command)
+    done = CliRunner().invoke(main_group, command.split()[1:])
+    with rasterio.open(here) as repaired:
+        assert done.exit_code == 0 and repaired.crs.to_epsg() == 4326
     assert "is not georeferenced" in refusal(write_raster(here, RAMP, crs=None, transform=Affine.identity()))
     flat = refusal(write_raster(here, RAMP, transform=Affine(1, 2, 0, 2, 4, 0)))
     assert "cannot be inverted" in flat

@@ -11,10 +11,12 @@ import pytest
 import rasterio
 from rasterio.warp import Resampling, reproject
 
+from deeplight.engine.progress import Silent
 from deeplight.engine.spec import DMO_SLOTS, SCALE
 from deeplight.engine.tiles import Window
 from deeplight.train.synth import Country, CountryConfig
-from deeplight.train.synth.write import NAMES, NTL_NODATA
+from deeplight.train.synth.country import TALLEST, WIDEST
+from deeplight.train.synth.write import NAMES, NTL_NODATA, write_country
 
 SEED = 4
 
@@ -120,7 +122,11 @@ def test_overwriting_gives_equal_bytes(tmp_path: Path) -> None:
     [
         (("--lr-size", "0"), "between 8 and"),
         (("--lr-size", "12x"), "such as 128"),
-        (("--lr-size", "99999999"), "between 8 and"),
+        (("--lr-size", "99999999"), "the whole globe"),
+        (("--lr-size", "43185x8"), "its height must be between 8 and 43184"),
+        (("--window", "0,0,8"), "such as 4096,0,256x8192"),
+        (("--lr-size", "16", "--window", "9,0,8x16"), "leaves the country of 16x16"),
+        (("--lr-size", "16", "--window", "0,0,0x16"), "is empty"),
         (("--misregistration", "-1"), "misregistration"),
         (("--nonsense",), "--nonsense"),
         (("--noise", "nan"), "the noise is nan"),
@@ -139,6 +145,48 @@ def test_bad_requests_are_one_sentence_and_no_file(
     assert refused.returncode == 2 and words in refused.stderr
     assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_window_holds_what_the_whole_country_has_there(files: Path, tmp_path: Path) -> None:
+    out, part = tmp_path / "part", Window(11, 23, 9, 40)
+    config = CountryConfig(seed=SEED, lr_height=37, lr_width=70)
+    write_country(config, out, overwrite=False, progress=Silent(), window=part)
+    for name in NAMES:
+        with rasterio.open(files / name) as whole, rasterio.open(out / name) as d:
+            place = ~whole.transform @ d.transform  # pixels of one in those of the other
+            assert (place.a, place.e) == pytest.approx((1, 1)) and (place.b, place.d) == pytest.approx((0, 0))
+            row, col = round(place.f), round(place.c)
+            assert (place.c, place.f) == pytest.approx((col, row), abs=1e-4)
+            got, valid = d.read(), d.dataset_mask() != 0
+            at = ((row, row + d.height), (col, col + d.width))
+            want = whole.read(window=at, boundless=True)
+        if name not in ("dmo.tif", "dem.tif"):
+            np.testing.assert_array_equal(got, want)
+            continue
+        # Positions come through a mesh that starts elsewhere: the last digit of a few differs, and a pixel at the
+        # edge of a cloud may be one of it.
+        assert valid.mean() > 0.5
+        last = 1 if name == "dem.tif" else 3
+        assert (np.abs(got.astype(int) - want)[:, valid].max(axis=0) <= last).mean() > 0.999
+
+
+@pytest.mark.parametrize("corner", ["north-west", "south-east"])
+def test_a_country_may_be_as_large_as_the_globe(tmp_path: Path, corner: str) -> None:
+    row, col = (0, 0) if corner == "north-west" else (TALLEST - 8, WIDEST - 8)
+    config = CountryConfig(seed=SEED, lr_height=TALLEST, lr_width=WIDEST)
+    write_country(config, tmp_path, overwrite=False, progress=Silent(), window=Window(row, col, 8, 8))
+    with (
+        rasterio.open(tmp_path / "ntl.tif") as ntl,
+        rasterio.open(tmp_path / "dem.tif") as dem,
+        rasterio.open(tmp_path / "dmo.tif") as dmo,
+    ):
+        edge, pole = (-180, 90) if corner == "north-west" else (180, -90)
+        assert abs(ntl.bounds[0 if edge < 0 else 2] - edge) < 0.05
+        assert abs(ntl.bounds[3 if pole > 0 else 1] - pole) < 0.05
+        assert -180 <= dem.bounds.left < ntl.bounds.left and ntl.bounds.right < dem.bounds.right <= 180
+        assert -90 <= dem.bounds.bottom < ntl.bounds.bottom and ntl.bounds.top < dem.bounds.top <= 90
+        assert dmo.crs.to_epsg() == 4087
+        assert (dmo.dataset_mask() != 0).mean() > 0.5 and np.isfinite(ntl.read()).all()
 
 
 def test_a_file_in_the_way_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -167,7 +215,9 @@ def test_a_terminated_run_leaves_no_files(tmp_path: Path) -> None:
             _, stderr = run.communicate(timeout=60)
         finally:
             run.kill()
-    assert run.returncode == 143 and stderr.splitlines()[-1] == "error: interrupted by signal 15", stderr
+    assert run.returncode == 143 and stderr.splitlines()[-1] == (
+        "error: interrupted by SIGTERM: nothing was written, run the same command to start again"
+    ), stderr
     assert "Traceback" not in stderr and list(tmp_path.iterdir()) == []
 
 

@@ -44,8 +44,9 @@ from deeplight.train.synth.settlements import (
 from deeplight.train.synth.spectra import reflectance
 from deeplight.train.synth.terrain import Terrain, terrain
 
-SMALLEST, LARGEST = 8, 16384
-"""Sides of a country in LR px; a larger one would reach the pole."""
+SMALLEST, TALLEST, WIDEST = 8, 43184, 86384
+"""Sides of a country in LR px of 15 arc-seconds: the globe has 43200 × 86400 of them, and the auxiliary goes on
+a little beyond the NTL."""
 _MAX_MISREGISTRATION = 4.0
 
 
@@ -73,10 +74,11 @@ class CountryConfig:
         """Raise InputError where a value makes no sense."""
         if self.seed < 0:
             raise InputError(f"the seed is {self.seed}; give an integer that is 0 or larger")
-        if not all(SMALLEST <= n <= LARGEST for n in (self.lr_height, self.lr_width)):
-            size = f"{self.lr_height}x{self.lr_width}"
+        if not (SMALLEST <= self.lr_height <= TALLEST and SMALLEST <= self.lr_width <= WIDEST):
             raise InputError(
-                f"the country's size is {size} LR pixels; each side must be between {SMALLEST} and {LARGEST}"
+                f"the country's size is {self.lr_height}x{self.lr_width} LR pixels; its height must be between "
+                f"{SMALLEST} and {TALLEST} and its width between {SMALLEST} and {WIDEST}, the whole globe at 15 "
+                "arc-seconds"
             )
         if not 0 <= self.psf_fwhm_lr <= 4:
             raise InputError(f"the PSF's width is {self.psf_fwhm_lr} LR pixels; it must be between 0 and 4")
