@@ -9,9 +9,6 @@ import click
 from deeplight.engine.console import Parsed, parse_folder, run_cli
 from deeplight.engine.errors import InputError
 
-HELD_OUT_SEEDS = range(900_000, 900_012)
-"""Countries that no training run ever sees."""
-
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--data", default="synthetic", show_default=True, help="synthetic: countries made on the fly.")
@@ -19,9 +16,19 @@ HELD_OUT_SEEDS = range(900_000, 900_012)
     "--out", type=Parsed("dir", parse_folder), required=True, help="Run directory for the checkpoint."
 )
 @click.option("--preset", default="tiny", show_default=True, help="Network: tiny or base.")
-@click.option("--steps", type=click.IntRange(min=1), default=2200, show_default=True)
 @click.option(
-    "--regions", type=click.IntRange(min=1), default=160, show_default=True, help="Regions kept in memory."
+    "--steps",
+    type=click.IntRange(min=1),
+    default=1950,
+    show_default=True,
+    help="Steps of the whole network; the stages before it keep their share.",
+)
+@click.option(
+    "--regions",
+    type=click.IntRange(min=1),
+    default=320,
+    show_default=True,
+    help="Regions kept in memory (12 MB each).",
 )
 @click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
@@ -57,6 +64,7 @@ def command(
     from deeplight.engine.machine import available_cpus
     from deeplight.train.loop import TrainConfig, train
     from deeplight.train.pool import build_pool
+    from deeplight.train.scores import HELD_OUT_SEEDS
 
     if threads:
         torch.set_num_threads(threads)
@@ -71,9 +79,8 @@ def command(
         "held_out_seeds": [HELD_OUT_SEEDS.start, HELD_OUT_SEEDS.stop],
         "regions": regions,
     }
-    train(
-        model_config, TrainConfig(steps=steps, batch=batch, seed=seed), pool, held_out, out, provenance, _log
-    )
+    config = TrainConfig(batch=batch, seed=seed).scaled(steps)
+    train(model_config, config, pool, held_out, out, provenance, _log)
 
 
 def _log(text: str) -> None:

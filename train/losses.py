@@ -18,6 +18,8 @@ class ObjectiveConfig:
     alpha: share of the radiance term. beta: weights of the outputs at ×2, ×4, ×8.
     consistency: weight of |log mean(output) − log mean(truth)| over 8×8 blocks; keeps sums of lights, which a mean
     absolute error in the log domain alone would lower (it estimates a median).
+    squared: weight of the mean squared error of the finest output, whose optimum is the mean (of log radiance) rather
+    than the median: what reflectance does not tell, such as a block's lamps, is then spread evenly and PSNR rises.
     totals: weight of each crop's relative error in its sum of lights (physical units).
     offset: weight of the offset's error where the true field is known (synthetic data only).
     literal_isp: BCE between the normalised radiance and ISP, as the paper prints it; for ablation only, since it
@@ -27,6 +29,7 @@ class ObjectiveConfig:
     alpha: float = 0.8
     beta: tuple[float, float, float] = (0.25, 0.5, 1.0)
     consistency: float = 0.2
+    squared: float = 4.0
     totals: float = 0.0
     offset: float = 0.1
     literal_isp: bool = False
@@ -67,6 +70,10 @@ def objective(
         gap = model.normalise.ntl(mean_out) - model.normalise.ntl(F.avg_pool2d(truth.ntl_hr, 8))
         parts["consistency"] = _mean(gap.abs(), truth.weight)
         loss = loss + config.consistency * parts["consistency"]
+    if config.squared > 0:
+        weight = F.interpolate(truth.weight, scale_factor=8, mode="nearest")
+        parts["squared"] = _mean((prediction.ntl[-1] - model.normalise.ntl(truth.ntl_hr)) ** 2, weight)
+        loss = loss + config.squared * parts["squared"]
     if config.totals > 0:
         parts["totals"] = _totals_error(model.normalise.radiance(prediction.ntl[-1]), truth)
         loss = loss + config.totals * parts["totals"]

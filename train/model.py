@@ -7,6 +7,7 @@ image: the result at a pixel depends on a bounded neighbourhood (`train/receptiv
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -18,11 +19,10 @@ from deeplight import kernels
 from deeplight.train.config import ModelConfig, Normalisation
 
 SHIFT_RADIUS = 2
-WINDOW_RADIUS = 3
-SMOOTHING_RADIUS = 2
+WINDOW_RADIUS = 11
 FILL_RADIUS = 2
-VARIANCE_FLOOR = 1e-2
-"""Added to the variances of the correlation: noise in the dark must not look like structure."""
+VARIANCE_FLOOR = 1e-3
+"""Added to variances of log radiance before dividing or taking logs: noise in the dark is no structure."""
 
 
 class Prediction(NamedTuple):
@@ -69,79 +69,97 @@ class Normalise(nn.Module):
 
 
 class Localise(nn.Module):
-    """Calibration-aware alignment: a dense offset field from the NTL and the area mean of the auxiliary.
+    """Calibration-aware alignment: a dense offset field from the NTL and the auxiliary.
 
-    The auxiliary is turned, pixel by pixel, into one channel that should look like the lights. That channel, moved
-    by each of the 25 whole shifts within ±2 LR pixels, is correlated with the NTL (zero-mean normalised
-    cross-correlation over a tapered 7×7 window, so neither a town's brightness nor the background matters). The mean
-    shift under softmax(correlation) plus a small pointwise correction is the estimate; its average over a 5×5 window,
-    weighted by its own confidence, lets lit structure decide for its dark surroundings.
+    The auxiliary is turned, pixel by pixel, into the lights it suggests: impervious share at ×4, its area mean at ×1
+    together with the bands' means, then a log radiance. These lights, moved by each of the 81 shifts on a half-pixel
+    lattice within ±2 LR pixels, are fitted to the NTL over a tapered 23×23 window with a free gain and level, so that
+    a town's brightness does not matter. The estimate is the mean shift under the posterior
+    exp(−sharpness · residual variance − prior · |shift|²): where nothing can be seen the prior holds it at 0, and
+    along a lone road only the shift across it is decided. A small pointwise correction follows.
     """
 
     shift_xy: Tensor
     shifts: Tensor
     window: Tensor
-    smoother: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, shifts = config.localise_width, (2 * SHIFT_RADIUS + 1) ** 2
-        self.lights = nn.ModuleList(
-            [nn.Conv2d(10, width, 1), nn.Conv2d(width, width, 1), nn.Conv2d(width, 1, 1)]
-        )
-        self.correct = nn.ModuleList(
-            [nn.Conv2d(shifts + 2, width, 1), nn.Conv2d(width, width, 1), nn.Conv2d(width, 3, 1)]
-        )
-        nn.init.zeros_(self.correct[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.correct[-1].bias)  # type: ignore[arg-type]
-        self.sharpness = nn.Parameter(torch.tensor(1.5))
-        axis = torch.arange(-SHIFT_RADIUS, SHIFT_RADIUS + 1, dtype=torch.float32)
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        self.prior = nn.Parameter(-0.3 * (x**2 + y**2).reshape(1, shifts, 1, 1))
+        width, shifts = config.localise_width, (4 * SHIFT_RADIUS + 1) ** 2
+        self.impervious = _pointwise_layers(10, 32, 32, 1)
+        self.lights = _pointwise_layers(11, width, width, 1)
+        self.certainty = _pointwise_layers(3, 16, 1)
+        self.correct = _pointwise_layers(shifts + 3, width, width, 2)
+        for layer in (self.certainty[-1], self.correct[-1]):
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.sharpness = nn.Parameter(torch.tensor(4.0))
+        self.prior = nn.Parameter(torch.tensor(-1.2))
         self.d_max = config.d_max
-        self.register_buffer("shift_xy", torch.stack([x, y]).reshape(2, shifts, 1, 1))
-        self.register_buffer("shifts", torch.eye(shifts).reshape(shifts, 1, *x.shape))
-        self.register_buffer("window", _taper([1.0, 2.0, 3.0, 3.0, 3.0, 2.0, 1.0]))
-        self.register_buffer("smoother", _taper([1.0, 4.0, 6.0, 4.0, 1.0]))
+        xy, kernels_ = _half_pixel_shifts()
+        self.register_buffer("shift_xy", xy)
+        self.register_buffer("shifts", kernels_)
+        line = torch.hann_window(2 * WINDOW_RADIUS + 3, periodic=False)[1:-1].sqrt()
+        self.register_buffer("window", line / line.sum())
 
     def forward(self, ntl: Tensor, aux: Tensor) -> Tensor:
-        """ntl: (B,1,h,w); aux: (B,10,h,w), both normalised. Returns (B,2,h,w), (x, y) in LR px, |·| ≤ d_max."""
-        correlation, contrast = self._correlate(ntl, _pointwise(self.lights, aux))
-        share = torch.softmax(torch.exp(self.sharpness) * correlation + self.prior, dim=1)
-        estimate = F.conv2d(share, self.shift_xy)
-        dx, dy, confidence = _pointwise(self.correct, torch.cat([correlation, contrast], dim=1)).chunk(
-            3, dim=1
+        """ntl: (B,1,h,w); aux: (B,10,4h,4w), both normalised. Returns (B,2,h,w), (x, y) in LR px, |·| ≤ d_max."""
+        residual, state = self._residuals(ntl, self.suggested(aux)[0])
+        sharpness = torch.exp(self.sharpness + 2.0 * torch.tanh(_pointwise(self.certainty, state)))
+        distance = (self.shift_xy * self.shift_xy).sum(dim=0, keepdim=True).reshape(1, -1, 1, 1)
+        share = torch.softmax(-sharpness * residual - torch.exp(self.prior) * distance, dim=1)
+        offset = F.conv2d(share, self.shift_xy) + _pointwise(
+            self.correct, torch.cat([share * 5.0, state], dim=1)
         )
         # scaled tanh: the identity near 0, never beyond d_max
-        offset = self.d_max * torch.tanh((estimate + torch.cat([dx, dy], dim=1)) * (1.0 / self.d_max))
-        weight = torch.exp(4.0 * torch.tanh(confidence * 0.25))
-        smooth = _window_mean(torch.cat([offset * weight, weight], dim=1), self.smoother)
-        return smooth[:, :2] / smooth[:, 2:]
+        return self.d_max * torch.tanh(offset * (1.0 / self.d_max))
 
-    def _correlate(self, ntl: Tensor, lights: Tensor) -> tuple[Tensor, Tensor]:
-        """Correlation per shift (B,25,h,w), and the log variances of both images (B,2,h,w)."""
-        both = torch.cat([ntl, lights], dim=1)
-        mean = _window_mean(both, self.window)
-        variance = (_window_mean(both * both, self.window) - mean * mean).clamp(min=0.0) + VARIANCE_FLOOR
-        moved, moved_mean, moved_variance = (self._move(t) for t in (lights, mean[:, 1:], variance[:, 1:]))
-        covariance = _window_mean(ntl * moved, self.window) - mean[:, :1] * moved_mean
-        return covariance * torch.rsqrt(variance[:, :1] * moved_variance), torch.log(variance)
+    def suggested(self, aux: Tensor) -> tuple[Tensor, Tensor]:
+        """aux: (B,10,4h,4w). Returns the lights it suggests (B,1,h,w), normalised, and ISP logits (B,1,4h,4w)."""
+        logits = _pointwise(self.impervious, aux)
+        both = F.avg_pool2d(torch.cat([torch.sigmoid(logits), aux], dim=1), 4)
+        return torch.log1p(F.softplus(_pointwise(self.lights, both))) * 0.5, logits
+
+    def _residuals(self, ntl: Tensor, lights: Tensor) -> tuple[Tensor, Tensor]:
+        """Residual variance per shift (B,81,h,w), and what it was made of (B,3,h,w): two log variances, the mean."""
+        moved = self._move(lights)
+        mean, moved_mean = self._mean(ntl), self._move(self._mean(lights))
+        variance = (self._mean(ntl * ntl) - mean * mean).clamp(min=0.0)
+        moved_variance = (self._mean(moved * moved) - moved_mean * moved_mean).clamp(min=0.0)
+        covariance = self._mean(ntl * moved) - mean * moved_mean
+        gain = (covariance / (moved_variance + VARIANCE_FLOOR)).clamp(0.0, 3.0)
+        residual = variance + gain * (gain * moved_variance - 2.0 * covariance)
+        # the smallest as −max(−x): exporters know a maximum over channels
+        best = -torch.amax(-residual, dim=1, keepdim=True)
+        logs = [torch.log(v.clamp(min=0.0) + VARIANCE_FLOOR) for v in (variance, best)]
+        return residual, torch.cat([*logs, mean], dim=1)
 
     def _move(self, x: Tensor) -> Tensor:
-        """(B,1,h,w) → (B,25,h,w): x(p + shift) for every shift, edges repeated."""
+        """(B,1,h,w) → (B,81,h,w): x(p + shift) for every shift, linear between pixels, edges repeated."""
         return F.conv2d(F.pad(x, (SHIFT_RADIUS,) * 4, mode="replicate"), self.shifts)
 
+    def _mean(self, x: Tensor) -> Tensor:
+        """Mean of each channel over the tapered window, edges repeated."""
+        c, n = x.shape[1], 2 * WINDOW_RADIUS + 1
+        padded = F.pad(x, (WINDOW_RADIUS,) * 4, mode="replicate")
+        rows = F.conv2d(padded, self.window.reshape(1, 1, n, 1).repeat(c, 1, 1, 1), groups=c)
+        return F.conv2d(rows, self.window.reshape(1, 1, 1, n).repeat(c, 1, 1, 1), groups=c)
 
-def _taper(line: list[float]) -> Tensor:
-    """Separable window (1,1,K,K) that sums to 1."""
-    t = torch.tensor(line)
-    return (t[:, None] * t[None, :] / t.sum() ** 2)[None, None]
+
+def _half_pixel_shifts() -> tuple[Tensor, Tensor]:
+    """Shifts (2,81,1,1) as (x, y) within ±SHIFT_RADIUS in steps of ½, and the kernels (81,1,K,K) that sample there."""
+    n = 4 * SHIFT_RADIUS + 1
+    at = torch.linspace(-SHIFT_RADIUS, SHIFT_RADIUS, n)
+    taps = torch.arange(-SHIFT_RADIUS, SHIFT_RADIUS + 1, dtype=torch.float32)
+    line = (1.0 - (at[:, None] - taps[None, :]).abs()).clamp(min=0.0)
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    sampling = (line[:, None, :, None] * line[None, :, None, :]).reshape(n * n, 1, len(taps), len(taps))
+    return torch.stack([x, y]).reshape(2, n * n, 1, 1), sampling
 
 
-def _window_mean(x: Tensor, window: Tensor) -> Tensor:
-    """Weighted mean of each channel over the window, edges repeated."""
-    radius, c = window.shape[-1] // 2, x.shape[1]
-    return F.conv2d(F.pad(x, (radius,) * 4, mode="replicate"), window.repeat(c, 1, 1, 1), groups=c)
+def _pointwise_layers(*channels: int) -> nn.ModuleList:
+    """1×1 convolutions through these channel counts."""
+    return nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(channels))
 
 
 def _pointwise(layers: nn.ModuleList, x: Tensor) -> Tensor:
@@ -268,9 +286,14 @@ class DeepLightSR(nn.Module):
         dmo_bands: Tensor,
         dem: Tensor,
         dem_valid: Tensor,
+        known_offset: Tensor | None = None,
     ) -> Prediction:
-        """Inputs as `deeplight.engine.spec.INPUTS`; outputs in the normalised domain."""
-        filled, aligned, offset = self._align(ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid)
+        """Inputs as `deeplight.engine.spec.INPUTS`; outputs in the normalised domain.
+
+        known_offset: (B,2,h,w) in LR pixels, aligns the auxiliary in place of the estimate (for training).
+        """
+        inputs = (ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid)
+        filled, aligned, offset = self._align(*inputs, known_offset)
         x, level, outputs, logits = self._reconstruct(filled, ntl_valid, aligned, dmo_bands)
         _, level, isp = self.refines[2](x, kernels.resize_fixed(level, self.cubic, 2))
         return Prediction([*outputs, level], [*logits, isp], offset)
@@ -284,6 +307,7 @@ class DeepLightSR(nn.Module):
         dmo_bands: Tensor,
         dem: Tensor,
         dem_valid: Tensor,
+        known_offset: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset."""
         x = self.normalise.ntl(ntl) * ntl_valid
@@ -297,7 +321,7 @@ class DeepLightSR(nn.Module):
             ],
             dim=1,
         )
-        offset = self.localise(x, F.avg_pool2d(aux, 8))
+        offset = self.localise(x, F.avg_pool2d(aux, 2)) if known_offset is None else known_offset
         return self._fill(x, ntl_valid), kernels.align(aux, offset=offset), offset
 
     def _fill(self, x: Tensor, valid: Tensor) -> Tensor:

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
-from deeplight.train.model import DeepLightSR
 from deeplight.train.synth import Country, CountryConfig
 
 REGION = 96
 """Side of a stored region in LR pixels."""
+CHECKED, FULL_MARGIN = 40, 18
+"""Side of what validation scores in each region, and the rim around it (receptive field of `tiny`), in LR pixels."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,17 @@ def _make(job: tuple[int, int]) -> tuple[NDArray[np.float16], ...]:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Probabilities of the augmentations; each is drawn per sample."""
+    """Probabilities of the augmentations, each drawn per sample; gain_octaves bounds the brightness factor 2^±x.
+
+    cut: NTL that is 0, though not declared as nodata, on one side of a line (a country cut out of its surroundings).
+    """
 
     drop_dmo: float = 0.12
     drop_dem: float = 0.2
     drop_both: float = 0.1
     drop_bands: float = 0.25
     hole: float = 0.25
+    cut: float = 0.1
     gain_octaves: float = 2.0
 
 
@@ -99,8 +103,10 @@ def batches(
         yield _collate([_draw(pool, crop, margin, augment, rng) for _ in range(size)])
 
 
-def fixed_batches(pool: list[Region], size: int, crop: int, margin: int) -> list[Batch]:
-    """Validation: the centre crop of each region, nothing augmented."""
+def fixed_batches(
+    pool: list[Region], size: int, crop: int = CHECKED + 2 * FULL_MARGIN, margin: int = FULL_MARGIN
+) -> list[Batch]:
+    """Validation: the centre crop of each region, not augmented; its rim gives the rest the surroundings it sees."""
     start = (REGION - crop) // 2
     rows = [_sample(region, start, start, crop, margin) for region in pool]
     return [_collate(rows[i : i + size]) for i in range(0, len(rows), size)]
@@ -137,8 +143,20 @@ def _draw(
     gain = float(2.0 ** rng.uniform(-augment.gain_octaves, augment.gain_octaves))
     parts[0], parts[7] = parts[0] * gain, parts[7] * gain
     parts[5] = parts[5] + float(rng.uniform(-200, 600))
+    if rng.random() < augment.cut:
+        _cut(parts, rng)
     _drop(parts, augment, rng)
     return parts
+
+
+def _cut(parts: list[Tensor], rng: np.random.Generator) -> None:
+    """Zero NTL and truth beyond a random line, in whole LR pixels; in place."""
+    side = parts[0].shape[1]
+    angle, shift = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3) * side
+    axis = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+    kept = (axis[None, :] * np.cos(angle) + axis[:, None] * np.sin(angle) < shift).float()
+    parts[0] = parts[0] * kept
+    parts[7] = parts[7] * kept.repeat_interleave(SCALE, 0).repeat_interleave(SCALE, 1)
 
 
 def _turn(parts: list[Tensor], flip_x: bool, flip_y: bool, transpose: bool) -> list[Tensor]:
@@ -151,23 +169,6 @@ def _turn(parts: list[Tensor], flip_x: bool, flip_y: bool, transpose: bool) -> l
         offset = offset.flip(0).transpose(1, 2)
     out[10] = offset
     return [p.contiguous() for p in out]
-
-
-def lr_sample(model: DeepLightSR, region: Region) -> list[Tensor]:
-    """What the offset is learnt from, at LR size: NTL (1,h,w), normalised auxiliary (10,h,w), offset, true light."""
-    one = torch.ones(1, REGION * SCALE, REGION * SCALE)
-    dmo = model.normalise.dmo(region.dmo.float()[None])[0]
-    aux = torch.cat([dmo, one, model.normalise.dem(region.dem.float()), one])
-    light = F.avg_pool2d(region.ntl_hr.float(), SCALE)
-    return [region.ntl.float(), F.avg_pool2d(aux, SCALE), region.offset.float(), light]
-
-
-def turned(sample: list[Tensor], rng: np.random.Generator) -> list[Tensor]:
-    """One of the eight symmetries of an `lr_sample`."""
-    ntl, aux, offset, light = sample
-    parts = [ntl, aux, light, *[torch.zeros(1)] * 7, offset]
-    out = _turn(parts, bool(rng.integers(2)), bool(rng.integers(2)), bool(rng.integers(2)))
-    return [out[0], out[1], out[10], out[2]]
 
 
 def _drop(parts: list[Tensor], augment: AugmentConfig, rng: np.random.Generator) -> None:

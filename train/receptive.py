@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from deeplight.engine.spec import SCALE
 from deeplight.train.config import ModelConfig
-from deeplight.train.model import FILL_RADIUS, SHIFT_RADIUS, SMOOTHING_RADIUS, WINDOW_RADIUS
+from deeplight.train.model import FILL_RADIUS, SHIFT_RADIUS, WINDOW_RADIUS
 
 CUBIC_RADIUS = 2
 LINEAR_RADIUS = 1
@@ -76,7 +76,7 @@ def _aux_reach(spans: list[Span], config: ModelConfig) -> float:
     hr = hr.widened(1)
     shift = math.ceil(config.d_max * SCALE)
     sampled = Span(hr.low - shift, hr.high + shift + 1, SCALE)
-    field = hr.at(1).widened(LINEAR_RADIUS + SMOOTHING_RADIUS + WINDOW_RADIUS + SHIFT_RADIUS)
+    field = hr.at(1).widened(LINEAR_RADIUS + WINDOW_RADIUS + SHIFT_RADIUS)
     return max(_reach(sampled), _reach(field))
 
 

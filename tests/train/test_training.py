@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from deeplight.train.losses import ObjectiveConfig, Truth, objective
 from deeplight.train.metrics import psnr, validate
 from deeplight.train.model import DeepLightSR
 from deeplight.train.pool import AugmentConfig, Batch, Region, batches, build_pool, fixed_batches
+from deeplight.train.scores import LAYERS, by_layers, table
 from tests.kernels.test_reference import plain_sample
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
@@ -106,7 +108,7 @@ def test_objective_is_the_stated_sum() -> None:
     model, batch = DeepLightSR(SMALL), toy_batch()
     p = model.predict(*batch.inputs)
     truth = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset)
-    config = ObjectiveConfig(alpha=0.7, beta=(0.1, 0.2, 0.9), consistency=0.0, offset=0.0)
+    config = ObjectiveConfig(alpha=0.7, beta=(0.1, 0.2, 0.9), consistency=0.0, squared=0.0, offset=0.0)
     loss, _ = objective(model, p, truth, config)
     want = 0.0
     for j, (value, logit) in enumerate(zip(p.ntl, p.isp_logits, strict=True)):
@@ -138,12 +140,14 @@ def test_optional_terms_react() -> None:
     model, batch = DeepLightSR(SMALL), toy_batch()
     p = model.predict(*batch.inputs)
     truth = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset)
-    plain = float(objective(model, p, truth, ObjectiveConfig(consistency=0, offset=0))[0].detach())
+    none = ObjectiveConfig(consistency=0, offset=0, squared=0)
+    plain = float(objective(model, p, truth, none)[0].detach())
     for config in (
-        ObjectiveConfig(consistency=1, offset=0),
-        ObjectiveConfig(consistency=0, offset=1),
-        ObjectiveConfig(consistency=0, offset=0, totals=1),
-        ObjectiveConfig(consistency=0, offset=0, literal_isp=True),
+        replace(none, consistency=1),
+        replace(none, offset=1),
+        replace(none, squared=1),
+        replace(none, totals=1),
+        replace(none, literal_isp=True),
     ):
         assert float(objective(model, p, truth, config)[0].detach()) != pytest.approx(plain, rel=1e-6)
 
@@ -165,9 +169,67 @@ def test_validation_of_a_perfect_and_of_the_bicubic_answer() -> None:
     assert scores["sum_of_lights_error"] == pytest.approx(float(out.sum() / batch.ntl_hr.sum()) - 1, abs=1e-5)
 
 
+def test_scores_take_layers_away_and_name_every_row() -> None:
+    torch.manual_seed(0)
+    model, batch = DeepLightSR(SMALL).eval(), toy_batch()
+    for fusion in model.fusions:  # at its start the fusion is the identity, whatever is given
+        fusion.film_weight.data *= 20.0  # type: ignore[operator, union-attr]
+        fusion.film_bias.data += 0.3  # type: ignore[operator, union-attr]
+    for refine in model.refines:
+        refine.residual.weight.data.normal_()  # type: ignore[operator, union-attr]
+    scores = by_layers(model, [batch])
+    assert len({s["rmse"] for s in scores.values()}) == len(LAYERS), "each set of layers must matter"
+    bare = list(batch.inputs)
+    bare[2:] = [t * 0 for t in bare[2:]]
+    alone = validate(model, [replace(batch, inputs=tuple(bare))])
+    assert scores["none"] == alone
+    lines = table(scores).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [*LAYERS, "bicubic"]
+    assert f"{alone['psnr_log1p'] - alone['psnr_log1p_bicubic']:+.2f} dB" in lines[5]
+
+
+def test_a_scene_gain_is_the_ratio_of_its_errors() -> None:
+    model, batch = DeepLightSR(SMALL).eval(), toy_batch()
+    scores = validate(model, [batch])
+    gain = scores["psnr_log1p"] - scores["psnr_log1p_bicubic"]
+    assert scores["psnr_log1p_gain_scene_mean"] == pytest.approx(gain, abs=1e-3), (
+        "one scene: pooled and mean agree"
+    )
+
+
+def test_known_offset_takes_the_estimate_s_place(region: Region) -> None:
+    torch.manual_seed(0)
+    model = DeepLightSR(SMALL).eval()
+    batch = fixed_batches([region], 1, 24, 2)[0]
+    with torch.no_grad():
+        told = model.predict(*batch.inputs, known_offset=batch.offset)
+        estimated = model.predict(*batch.inputs)
+        again = model.predict(*batch.inputs, known_offset=estimated.offset)
+    assert torch.equal(told.offset, batch.offset) and not torch.equal(told.offset, estimated.offset)
+    assert torch.equal(again.ntl[-1], estimated.ntl[-1])
+
+
+def test_a_cut_is_zero_in_lights_and_truth_alike(region: Region) -> None:
+    augment = AugmentConfig(0, 0, 0, 0, 0, cut=1.0)
+    batch = next(batches([region], 4, 24, 3, augment, seed=1))
+    dark = F.interpolate((batch.inputs[0] == 0).float(), scale_factor=8, mode="nearest")
+    assert 0.1 < dark.mean() < 0.9
+    assert torch.equal(batch.ntl_hr == 0, dark > 0)
+    assert batch.inputs[1].min() == 1, "cut, but not declared as nodata"
+
+
 def test_training_learns_and_leaves_a_checkpoint(tmp_path: Path, region: Region) -> None:
     config = TrainConfig(
-        steps=12, batch=1, crop=20, margin=2, warm_up=2, validate_every=6, localise_steps=2, finish_steps=4
+        steps=12,
+        batch=1,
+        crop=20,
+        margin=2,
+        warm_up=2,
+        validate_every=6,
+        localise_steps=2,
+        light_steps=2,
+        told_steps=6,
+        finish_steps=4,
     )
     lines: list[str] = []
     model = train(SMALL, config, [region], [region], tmp_path / "run", {"kind": "test"}, lines.append)
@@ -175,17 +237,19 @@ def test_training_learns_and_leaves_a_checkpoint(tmp_path: Path, region: Region)
     again, _ = load_checkpoint(tmp_path / "run" / "model.safetensors")
     for a, b, c in zip(model.parameters(), loaded.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b) and torch.equal(b, c)
-    assert card["step"] == 16 and card["data"] == {"kind": "test"} and len(card["history"]) == 3
+    assert card["step"] == 22 and card["data"] == {"kind": "test"} and len(card["history"]) == 4
     fresh = validate(DeepLightSR(SMALL).eval(), fixed_batches([region], 1, 20, 2))
     assert card["history"][-1]["isp_mae"] != fresh["isp_mae"]
     assert [
-        s for s in ("offset step 0/2", "step 0/12", "step 12/16") if not any(x.startswith(s) for x in lines)
+        s
+        for s in ("offset_loss step 0/2", "step 0/6", "step 6/18", "step 18/22")
+        if not any(x.startswith(s) for x in lines)
     ] == []
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, region: Region) -> None:
     config = TrainConfig(
-        steps=30, batch=1, crop=16, margin=2, warm_up=1, learning_rate=1e30, localise_steps=0
+        steps=30, batch=1, crop=16, margin=2, warm_up=1, learning_rate=1e30, localise_steps=0, told_steps=0
     )
     with pytest.raises(DeepLightError, match="loss became"):
         train(SMALL, config, [region], [region], tmp_path / "run", {}, lambda _: None)

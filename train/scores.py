@@ -1,0 +1,82 @@
+"""The numbers of the model card: quality on unseen countries for each set of layers.
+
+`python -m deeplight.train.scores RUN` makes the held-out countries and prints them for a checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import click
+
+from deeplight.engine.console import run_cli
+from deeplight.train.metrics import validate
+from deeplight.train.model import DeepLightSR
+from deeplight.train.pool import Batch
+
+HELD_OUT_SEEDS = range(900_000, 900_012)
+"""Countries that no training run ever sees."""
+
+LAYERS = {"DMO + DEM": (1, 1), "DMO": (1, 0), "DEM": (0, 1), "none": (0, 0)}
+
+Scores = dict[str, dict[str, float]]
+
+
+def by_layers(model: DeepLightSR, sets: list[Batch]) -> Scores:
+    """`validate` for each row of LAYERS, the other layers taken away as the engine does it."""
+    return {name: validate(model, [_with(batch, *given) for batch in sets]) for name, given in LAYERS.items()}
+
+
+def _with(batch: Batch, dmo: int, dem: int) -> Batch:
+    keep = (1, 1, dmo, dmo, dmo, dem, dem)
+    return replace(batch, inputs=tuple(t * k for t, k in zip(batch.inputs, keep, strict=True)))
+
+
+def table(scores: Scores) -> str:
+    """Markdown: one row for each set of layers, and bicubic."""
+    columns = "layers given|PSNR, log1p|over bicubic|mean over scenes|median|RMSE|sum of lights|offset error"
+    head = "| " + columns.replace("|", " | ") + " |"
+    lines = [head, "|---" * 8 + "|"]
+    for name, s in scores.items():
+        gain = s["psnr_log1p"] - s["psnr_log1p_bicubic"]
+        cells = [
+            name,
+            f"{s['psnr_log1p']:.1f} dB",
+            f"{gain:+.2f} dB",
+            f"{s['psnr_log1p_gain_scene_mean']:+.2f} dB",
+            f"{s['psnr_log1p_gain_scene_median']:+.2f} dB",
+            f"{s['rmse']:.2f}",
+            f"{100 * s['sum_of_lights_error']:+.1f} %",
+            f"{s['offset_epe_lit_px']:.3f} LR px of {s['offset_epe_lit_px_if_zero']:.3f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    s = next(iter(scores.values()))
+    total = f"{100 * s['sum_of_lights_error_bicubic']:+.1f} %"
+    lines.append(
+        f"| bicubic | {s['psnr_log1p_bicubic']:.1f} dB | | | | {s['rmse_bicubic']:.2f} | {total} | |"
+    )
+    return "\n".join(lines)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("run")
+def command(run: str) -> None:
+    """Print the table for the checkpoint in RUN."""
+    from pathlib import Path
+
+    from deeplight.engine.machine import available_cpus
+    from deeplight.train.checkpoint import load_checkpoint
+    from deeplight.train.pool import build_pool, fixed_batches
+
+    model, _ = load_checkpoint(Path(run))
+    held_out = build_pool(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), available_cpus())
+    click.echo(table(by_layers(model, fixed_batches(held_out, 4))))
+
+
+def main() -> None:
+    """Entry point of `python -m deeplight.train.scores`."""
+    run_cli(command)
+
+
+if __name__ == "__main__":
+    main()
