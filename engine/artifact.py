@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deeplight.engine.errors import ArtifactError
-from deeplight.engine.onnx_external import uses_external_data
+from deeplight.engine.file_checks import check_file
 from deeplight.engine.spec import DMO_SLOTS, INPUTS, OUTPUTS, SCALE, InputSpec
 
 SCHEMA = 1
@@ -67,7 +67,9 @@ class Manifest:
     receptive_field_lr: radius in LR pixels that an output pixel can see; halo_lr ≥ that, the halo tiles need.
     multiple_lr, min_lr: tile sides in LR pixels must be multiples of the first and at least the second.
     bytes_per_lr_px: peak working memory of one run per LR pixel of the tile, measured; 0 where unknown.
-    precisions: precision name → file name. files: file name → checksum and size, filled by `write_artifact`.
+    precisions: precision name → ONNX file. programs: precision name → torch.export program without weights, which
+    are in the safetensors file `weights` ("" where there is no program). files: file name → checksum and size,
+    filled by `write_artifact`.
     normalisation, training, producer: a record for people; the graph itself applies the normalisation.
     """
 
@@ -86,6 +88,8 @@ class Manifest:
     multiple_lr: int = 1
     min_lr: int = 1
     bytes_per_lr_px: int = 0
+    programs: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
     files: Mapping[str, FileInfo] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -133,6 +137,8 @@ def _parse(d: dict[str, Any]) -> Manifest:
         multiple_lr=_integer(rules, "multiple_lr", 1),
         min_lr=_integer(rules, "min_lr", 1),
         bytes_per_lr_px=_integer(d, "bytes_per_lr_px", 0) if "bytes_per_lr_px" in d else 0,
+        programs={str(k): str(v) for k, v in _mapping(d, "programs").items()} if "programs" in d else {},
+        weights=str(d.get("weights", "")),
         files={
             k: FileInfo(_text(v, "sha256"), _integer(v, "bytes", 0)) for k, v in _mapping(d, "files").items()
         },
@@ -188,31 +194,49 @@ def _check_files(m: Manifest) -> None:
             raise ValueError(f"the checksum of {name!r} is not a SHA-256")
     if not m.precisions:
         raise ValueError('"precisions" is empty')
-    for precision, name in m.precisions.items():
+    for precision, name in (*m.precisions.items(), *m.programs.items()):
         if name not in m.files:
             raise ValueError(f"the file {name!r} of precision {precision!r} is not listed under files")
+    if m.programs and m.weights not in m.files:
+        raise ValueError(f"the file {m.weights!r} with the weights is not listed under files")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified artifact. digest: SHA-256 of manifest.json, which holds those of all other files."""
+    """A verified artifact. digest: SHA-256 of manifest.json, which holds those of all other files.
+
+    trusted: the user vouches for native code in it (TensorRT plans).
+    """
 
     path: Path
     manifest: Manifest
     digest: str
+    trusted: bool = False
 
-    def file(self, precision: str) -> Path:
+    def offered(self, kind: str = "onnx") -> Mapping[str, str]:
+        """Precision → file of a kind: "onnx" or "program"."""
+        return self.manifest.programs if kind == "program" else self.manifest.precisions
+
+    def file(self, precision: str, kind: str = "onnx") -> Path:
         """The model file of a precision. Raises ArtifactError where the artifact has none."""
-        name = self.manifest.precisions.get(precision)
+        name = self.offered(kind).get(precision)
         if name is None:
-            have = ", ".join(self.manifest.precisions)
-            raise ArtifactError(f"the model {self.manifest.name} has no precision {precision}; it has {have}")
+            have = ", ".join(self.offered(kind)) or "none"
+            what = "torch program of precision" if kind == "program" else "precision"
+            raise ArtifactError(f"the model {self.manifest.name} has no {what} {precision}; it has {have}")
         return self.path / name
 
-    def read(self, precision: str) -> bytes:
+    def read(self, precision: str, kind: str = "onnx") -> bytes:
         """The verified bytes of the model file: what was checked is what is used."""
-        name = self.file(precision).name
-        return _verified(self.path, name, self.manifest.files[name])
+        return self.read_file(self.file(precision, kind).name)
+
+    def read_file(self, name: str) -> bytes:
+        """The verified bytes of a listed file. Raises ArtifactError where it is not listed or was changed."""
+        if name not in self.manifest.files:
+            raise ArtifactError(f"the model {self.manifest.name} has no file {name!r}")
+        data = _verified(self.path, name, self.manifest.files[name])
+        check_file(name, data)
+        return data
 
 
 def model_names() -> tuple[str, ...]:
@@ -222,11 +246,11 @@ def model_names() -> tuple[str, ...]:
     return tuple(sorted(p.name for p in MODELS.iterdir() if (p / MANIFEST_NAME).is_file()))
 
 
-def load_artifact(name_or_dir: str | Path) -> Artifact:
+def load_artifact(name_or_dir: str | Path, *, trust: bool = False) -> Artifact:
     """Open a built-in model by name, else an artifact by directory; a built-in name wins over a folder.
 
-    Every file's size and SHA-256 are checked, names stay inside the directory, ONNX external data is refused.
-    Raises ArtifactError in one sentence.
+    Every file's size, SHA-256 and content (`file_checks`) are checked, names stay inside the directory.
+    trust: let native code in it run. Raises ArtifactError in one sentence.
     """
     path = MODELS / str(name_or_dir) if str(name_or_dir) in model_names() else Path(name_or_dir)
     manifest_path = path / MANIFEST_NAME
@@ -247,8 +271,8 @@ def load_artifact(name_or_dir: str | Path) -> Artifact:
     except ArtifactError as e:
         raise ArtifactError(f"the model at {path} cannot be used: {e}") from None
     for name, info in manifest.files.items():
-        _refuse_external_data(path / name, _verified(path, name, info))
-    return Artifact(path, manifest, hashlib.sha256(text).hexdigest())
+        check_file(str(path / name), _verified(path, name, info))
+    return Artifact(path, manifest, hashlib.sha256(text).hexdigest(), trust)
 
 
 def _verified(folder: Path, name: str, info: FileInfo) -> bytes:
@@ -266,17 +290,6 @@ def _verified(folder: Path, name: str, info: FileInfo) -> bytes:
     if hashlib.sha256(data).hexdigest() != info.sha256:
         raise ArtifactError(f"{path} does not match its SHA-256: copy or export the model again")
     return data
-
-
-def _refuse_external_data(path: Path, data: bytes) -> None:
-    if path.suffix != ".onnx":
-        return
-    try:
-        external = uses_external_data(data)
-    except ValueError as e:
-        raise ArtifactError(f"{path} is not an ONNX model: {e}") from None
-    if external:
-        raise ArtifactError(f"{path} keeps weights in other files: export it as one file")
 
 
 def write_artifact(
@@ -297,7 +310,7 @@ def write_artifact(
     text = dataclasses.replace(manifest, files=infos).to_json()
     Manifest.from_json(text)
     for name, data in files.items():
-        _refuse_external_data(Path(name), data)
+        check_file(name, data)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _commit(target, {**files, MANIFEST_NAME: text.encode()})

@@ -39,7 +39,13 @@ NUMBER = Parsed("value", parse_number)
     flag_value="auto",
     help="Stream in tiles of CORE LR pixels; without it in one piece.",
 )
-@click.option("--backend", type=click.Choice(backend_choices()), default="auto", help="Inference runtime")
+@click.option(
+    "--backend",
+    type=click.Choice(backend_choices()),
+    default="auto",
+    metavar="NAME",
+    help="|".join(backend_choices()),
+)
 @click.option("--device", type=click.Choice(device_choices()), default="auto", help="Where it runs")
 @click.option("--precision", default="fp32", metavar="NAME", help="One that the model offers [fp32]")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Of the runtime [all CPUs]")
@@ -63,6 +69,10 @@ NUMBER = Parsed("value", parse_number)
     metavar="N",
     help="Compute N places across tile borders again; fail if they differ",
 )
+@click.option(
+    "--check", type=click.IntRange(0), default=0, metavar="N", help="First compare N tiles with fp32"
+)
+@click.option("--trust", is_flag=True, help="Let the model run native code (TensorRT plans)")
 @click.option("--quicklook", type=OUTPUT, metavar="Q.PNG", help="Write LR | result | bicubic as a picture")
 @click.option("--stac", is_flag=True, help="Write a STAC item beside the output")
 @click.option("--allow-remote", is_flag=True, help="Let inputs be URLs and /vsi names")

@@ -35,7 +35,8 @@ class RunOptions:
 
     tiles: None runs the scene in one piece. bands: of EXTRA_BANDS. threads: of the backend; None: all.
     report, quicklook, events: files to write beside the output. verify_seams: how many places across tile borders
-    to compute again and compare. stac: write a STAC item beside it. conserve_radiance:
+    to compute again and compare. check: how many tiles to compare with float32 first. trust: let native code in the
+    model's folder run. stac: write a STAC item beside it. conserve_radiance:
     make the mean of each 8 × 8 block that of its LR pixel.
     """
 
@@ -56,6 +57,8 @@ class RunOptions:
     quicklook: Path | None = None
     events: Path | None = None
     verify_seams: int = 0
+    check: int = 0
+    trust: bool = False
     stac: bool = False
 
 

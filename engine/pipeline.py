@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from deeplight.engine.artifact import Artifact, load_artifact
 from deeplight.engine.backends import open_backend
+from deeplight.engine.check import check_scene
 from deeplight.engine.coverage import Facts
-from deeplight.engine.errors import DeepLightError
+from deeplight.engine.errors import DeepLightError, InputError
 from deeplight.engine.events import Events
 from deeplight.engine.executor import LocalExecutor, Outcome, Quarantined, Task
 from deeplight.engine.filling import PackFiller
@@ -61,7 +62,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
     progress = progress or Silent()
     complete = check_request(options)
     moved, began = bytes_moved(), time.perf_counter()
-    artifact = load_artifact(options.model)
+    artifact = load_artifact(options.model, trust=options.trust)
     threads = options.threads or available_cpus()
     with (
         Events(options.events, append=options.mode is Mode.RESUME) as events,
@@ -76,6 +77,11 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
             remove_beside_leftovers(options)
             beside(options, scene, spec)
             return None
+        if options.check:
+            for row in check_scene(scene, artifact, backend, options.precision, options.check, threads):
+                progress.log(
+                    f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}"
+                )
         side = plan.pack * SCALE
         typical = int(required_bytes(spec, side)[1] * valid_share(scene))
         check_space(options.out, typical, pack_count(spec, side), options.mode)
@@ -117,8 +123,16 @@ def tile_work(
         manifest,
         plan.halo,
         Products(options.bands, manifest, scene.ceiling, options.conserve_radiance),
-        (lambda: open_model(options, artifact, "fp32", threads)) if other else None,
+        (lambda: open_in_fp32(options, artifact, threads)) if other else None,
     )
+
+
+def open_in_fp32(options: RunOptions, artifact: Artifact, threads: int) -> Backend:
+    """The model in fp32 where it is asked to run, or on the CPU where that has only the reduced precision."""
+    try:
+        return open_model(options, artifact, "fp32", threads)
+    except InputError:
+        return open_backend("onnxruntime", artifact, device="cpu", threads=threads)
 
 
 def beside(options: RunOptions, scene: Scene, spec: OutputSpec) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,39 +17,137 @@ from typing import Any
 import numpy as np
 
 from deeplight.engine.artifact import Artifact, Manifest, load_artifact, write_artifact
-from deeplight.engine.backends import BACKENDS, open_backend
-from deeplight.engine.errors import DeepLightError
+from deeplight.engine.backends import open_backend
+from deeplight.engine.compare import Difference
+from deeplight.engine.errors import DeepLightError, InputError
+from deeplight.engine.plans import FOLDER
 from deeplight.engine.spec import INPUTS, input_shape
-from deeplight.export.parity import ParityRow, compare, report, table
-from deeplight.export.to_onnx import to_onnx
+from deeplight.export.parity import Case, cases_of, compare_all, report, table
+from deeplight.export.program import to_pt2, to_safetensors, trace
+from deeplight.export.to_onnx import metadata, to_onnx
+from deeplight.export.to_tensorrt import PlanOptions, build_plans
 from deeplight.train.model import DeepLightSR
 from deeplight.train.receptive import halo, receptive_field
 
-ONNX_FILE = {"fp32": "model.onnx"}
-"""File name of each precision that can be exported."""
+ONNX_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+PROGRAM_FILES = {"fp32": "program.pt2", "fp16": "program.fp16.pt2", "bf16": "program.bf16.pt2"}
+"""Precisions of each kind and their file names."""
 
+WEIGHTS_FILE = "weights.safetensors"
 MEMORY_PROBE_LR = 128
 
 
+@dataclass(frozen=True)
+class Request:
+    """What to export. formats: of "onnx", "torch" and "tensorrt"; the ONNX file in fp32 is always written, since it
+    is the reference. data: folder with the user's own scene, for parity. plans: how TensorRT builds.
+    """
+
+    formats: tuple[str, ...] = ("onnx",)
+    precisions: tuple[str, ...] = ("fp32",)
+    data: Path | None = None
+    plans: PlanOptions = field(default_factory=PlanOptions)
+
+    def onnx(self) -> tuple[str, ...]:
+        """Precisions of the ONNX files."""
+        return (
+            "fp32",
+            *(p for p in self.precisions if p in ONNX_FILES and p != "fp32" and "onnx" in self.formats),
+        )
+
+    def programs(self) -> tuple[str, ...]:
+        """Precisions of the torch programs; fp32 is among them, for tiles that fail in another one."""
+        wanted = [p for p in self.precisions if p in PROGRAM_FILES and p != "fp32"]
+        return ("fp32", *wanted) if "torch" in self.formats else ()
+
+    def check(self) -> None:
+        """Raise InputError for a precision that none of the formats has."""
+        for precision in self.precisions:
+            if precision not in (*self.onnx(), *self.programs()):
+                home = "torch" if precision in PROGRAM_FILES else "onnx"
+                raise InputError(f"no file would hold {precision}: add {home} to --format, or leave it out")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """path: the artifact. rows: of parity. notes: what was left out, and why."""
+
+    path: Path
+    rows: list[Difference]
+    notes: list[str]
+
+
 def export_artifact(
-    model: DeepLightSR, card: dict[str, Any], out: Path, *, name: str | None = None, overwrite: bool = False
-) -> tuple[Path, list[ParityRow]]:
-    """Write the artifact directory `out` (manifest.json, model.onnx, parity.json) and return it with the parity rows.
+    model: DeepLightSR,
+    card: dict[str, Any],
+    out: Path,
+    request: Request | None = None,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Write the artifact directory `out`: manifest.json, model files, parity.json.
 
     model: in eval mode. card: the checkpoint's card. Raises DeepLightError, and leaves nothing, where parity fails.
     """
+    request = request or Request()
+    request.check()
     manifest = _manifest(model, card, name or f"deeplight-{model.config.preset}")
-    files = {ONNX_FILE["fp32"]: to_onnx(model)}
+    files, manifest = _files(model, manifest, request)
+    cases = cases_of(model, request.data, manifest.halo_lr)
+    notes: list[str] = []
+    if "int8" in request.precisions:
+        manifest, note = _add_int8(files, manifest, cases)
+        notes.append(note)
     with tempfile.TemporaryDirectory(prefix="deeplight-export-") as scratch:
         draft = load_artifact(write_artifact(Path(scratch) / "draft", manifest, files))
-        rows = _parity(model, draft)
+        if "tensorrt" in request.formats:
+            build_plans(draft.path, request.precisions, request.plans)
+        rows, absent = compare_all(draft, cases)
         if not all(row.passed for row in rows):
+            print(table(rows), file=sys.stderr)
             raise DeepLightError(
-                f"the exported model does not match the checkpoint, so no artifact is written:\n{table(rows)}"
+                "the exported model does not match the checkpoint, so no artifact is written"
             )
         manifest = replace(manifest, bytes_per_lr_px=_bytes_per_lr_px(draft))
-    files["parity.json"] = (json.dumps(report(rows), indent=1) + "\n").encode()
-    return write_artifact(out, manifest, files, overwrite=overwrite), rows
+        notes += [f"not compared: {reason}" for reason in absent]
+        files["parity.json"] = (json.dumps(report(rows, notes), indent=1) + "\n").encode()
+        path = write_artifact(out, manifest, files, overwrite=overwrite)
+        if "tensorrt" in request.formats:
+            shutil.copytree(draft.path / FOLDER, path / FOLDER)
+    return Exported(path, rows, notes)
+
+
+def _files(model: DeepLightSR, manifest: Manifest, request: Request) -> tuple[dict[str, bytes], Manifest]:
+    """Everything but int8, and the manifest that names it. Each precision is traced once for both kinds of file."""
+    files: dict[str, bytes] = {}
+    weights = to_safetensors(model)
+    digest = hashlib.sha256(weights).hexdigest()
+    onnx = [p for p in request.onnx() if p != "int8"]
+    for precision in dict.fromkeys((*onnx, *request.programs())):
+        program = trace(model, precision)
+        if precision in request.programs():
+            files[PROGRAM_FILES[precision]] = to_pt2(program)
+            files[WEIGHTS_FILE] = weights
+        if precision in onnx:
+            files[ONNX_FILES[precision]] = to_onnx(program, metadata(manifest, precision, digest))
+    return files, replace(
+        manifest,
+        precisions={p: ONNX_FILES[p] for p in onnx},
+        programs={p: PROGRAM_FILES[p] for p in request.programs()},
+        weights=WEIGHTS_FILE if request.programs() else "",
+    )
+
+
+def _add_int8(files: dict[str, bytes], manifest: Manifest, cases: Sequence[Case]) -> tuple[Manifest, str]:
+    """Add the quantised file where it is worth it; else only the note that says why not."""
+    from deeplight.export.int8 import quantise
+
+    result = quantise(files[ONNX_FILES["fp32"]], cases)
+    if result.kept:
+        files[ONNX_FILES["int8"]] = result.model
+        manifest = replace(manifest, precisions={**manifest.precisions, "int8": ONNX_FILES["int8"]})
+    return manifest, result.note
 
 
 def _manifest(model: DeepLightSR, card: dict[str, Any], name: str) -> Manifest:
@@ -55,7 +156,7 @@ def _manifest(model: DeepLightSR, card: dict[str, Any], name: str) -> Manifest:
         preset=model.config.preset,
         receptive_field_lr=receptive_field(model.config),
         halo_lr=halo(model.config),
-        precisions=dict(ONNX_FILE),
+        precisions={"fp32": ONNX_FILES["fp32"]},
         normalisation=asdict(model.config.normalisation),
         training={k: card[k] for k in ("step", "training", "data", "history") if k in card}
         | {"parameters": sum(p.numel() for p in model.parameters())},
@@ -69,16 +170,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _parity(model: DeepLightSR, artifact: Artifact) -> list[ParityRow]:
-    """Rows for every precision of the artifact on every backend of this installation."""
-    rows = []
-    for precision in artifact.manifest.precisions:
-        for name in BACKENDS:
-            with open_backend(name, artifact, precision=precision) as backend:
-                rows += compare(model, backend, precision)
-    return rows
 
 
 def _bytes_per_lr_px(artifact: Artifact) -> int:

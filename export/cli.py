@@ -3,38 +3,102 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from deeplight.engine.console import run_cli
+from deeplight.engine.console import Parsed, run_cli
+
+FORMATS = ("onnx", "torch", "tensorrt", "triton-repo")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
+def _list(accepted: tuple[str, ...], text: str) -> tuple[str, ...]:
+    """Names separated by commas. Raises ValueError naming the first that is not accepted."""
+    names = tuple(dict.fromkeys(n.strip() for n in text.split(",")))
+    for name in names:
+        if name not in accepted:
+            raise ValueError(f"{name!r} is not one of {', '.join(accepted)}")
+    return names
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Artifact directory to write.")
-@click.option("--format", "formats", type=click.Choice(["onnx"]), default="onnx", show_default=True)
-@click.option("--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True)
+@click.option(
+    "--format",
+    "formats",
+    type=Parsed("formats", lambda text: _list(FORMATS, text)),
+    default="onnx",
+    show_default=True,
+    help=f"Of {', '.join(FORMATS)}, separated by commas.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=Parsed("precisions", lambda text: _list(PRECISIONS, text)),
+    default="fp32",
+    show_default=True,
+    help=f"Of {', '.join(PRECISIONS)}; ONNX in fp32 is always written.",
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder with ntl.tif …: compare on its tiles too."
+)
+@click.option(
+    "--plugins",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    help="TensorRT: our kernels in the plan",
+)
+@click.option(
+    "--version-compatible", is_flag=True, help="TensorRT: plans for later versions too (lean runtime)"
+)
+@click.option(
+    "--hardware",
+    type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
+    default="none",
+    help="TensorRT: other GPUs that plans shall run on",
+)
 @click.option("--name", help="Name of the model (default: deeplight-PRESET).")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there.")
 def command(
-    checkpoint: Path, out: Path, formats: str, precision: str, name: str | None, overwrite: bool
+    checkpoint: Path,
+    out: Path,
+    formats: tuple[str, ...],
+    precisions: tuple[str, ...],
+    data: Path | None,
+    name: str | None,
+    overwrite: bool,
+    **plans: Any,
 ) -> None:
     """Turn CHECKPOINT (a run directory of deeplight-train) into an artifact that deeplight-infer runs.
 
-    The exported file is run and compared with the PyTorch model first; where it differs, nothing is written and
+    Every exported file is run and compared with the PyTorch model first; where one differs, nothing is written and
     the exit status is 1. The comparison is kept as parity.json.
     """
     from deeplight.train.requirements import EXPORTING, require
 
     require("deeplight-export", EXPORTING)
-    from deeplight.export.build import export_artifact
+    from deeplight.export.build import Request, export_artifact
     from deeplight.export.parity import table
+    from deeplight.export.to_tensorrt import PlanOptions, require_builder
+    from deeplight.export.triton_repo import check_free, write_repository
     from deeplight.train.checkpoint import load_checkpoint
 
+    repository = Path(f"{out}-triton")
+    if "tensorrt" in formats:
+        require_builder()
+    if "triton-repo" in formats:
+        check_free(repository, overwrite=overwrite)
     model, card = load_checkpoint(checkpoint)
-    path, rows = export_artifact(model, card, out, name=name, overwrite=overwrite)
-    click.echo(table(rows), err=True)
-    click.echo(path)
+    options = PlanOptions(plans["plugins"], plans["hardware"], plans["version_compatible"])
+    request = Request(formats, precisions, data, options)
+    exported = export_artifact(model, card, out, request, name=name, overwrite=overwrite)
+    for line in (table(exported.rows), *exported.notes):
+        click.echo(line, err=True)
+    click.echo(exported.path)
+    if "triton-repo" in formats:
+        click.echo(write_repository(exported.path, repository, overwrite=overwrite))
 
 
 def main() -> None:

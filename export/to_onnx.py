@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
 
 import onnx
 import torch
-from torch import Tensor
+from onnx import helper
+from torch.export import ExportedProgram
 
+from deeplight.engine.artifact import Manifest
 from deeplight.engine.errors import DeepLightError
-from deeplight.engine.spec import INPUTS, OUTPUTS, SCALE, InputSpec, input_shape
-from deeplight.train.model import DeepLightSR
+from deeplight.engine.spec import INPUTS, OUTPUTS
+from deeplight.export.operators import DOMAIN, NAMESPACE, OPSET, attach, translations
 
-OPSET = 20
-
-
-def example_inputs(batch: int, h: int, w: int) -> tuple[Tensor, ...]:
-    """Plausible inputs in the order of `spec.INPUTS`; batch ≥ 2 keeps the exporter from fixing the axis."""
-    generator = torch.Generator().manual_seed(0)
-    return tuple(torch.rand(input_shape(spec, batch, h, w), generator=generator) for spec in INPUTS)
-
-
-def dynamic_shapes() -> dict[str, dict[int, Any]]:
-    """Symbolic axes: batch, h, w on the LR grid; 8h, 8w on the HR grid."""
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    h = torch.export.Dim("h", min=4, max=8192)
-    w = torch.export.Dim("w", min=4, max=8192)
-
-    def axes(spec: InputSpec) -> dict[int, Any]:
-        if spec.hr is None:
-            return {0: batch}
-        return {0: batch, 2: SCALE * h, 3: SCALE * w} if spec.hr else {0: batch, 2: h, 3: w}
-
-    return {spec.name: axes(spec) for spec in INPUTS}
+FORBIDDEN = (
+    "Resize",
+    "Upsample",
+    "GridSample",
+    "AffineGrid",
+    "DeformConv",
+    "InstanceNormalization",
+    "GlobalAveragePool",
+)
+"""Operators that are slow in ONNX Runtime, refused by TensorRT, or make a pixel depend on its tile."""
 
 
-def to_onnx(model: DeepLightSR) -> bytes:
-    """The model as serialised ONNX (fp32, opset 20). DeepLightError where an axis would be static.
+def to_onnx(program: ExportedProgram, metadata: Mapping[str, str]) -> bytes:
+    """The program as serialised ONNX, with `metadata` in it. Raises DeepLightError where the file is not as promised.
 
     Two steps on purpose: torch.export raises where a dimension specialises; the ONNX exporter alone would write a
     static model without a word.
     """
-    model = model.eval()
-    with torch.no_grad():
-        program = torch.export.export(
-            model, example_inputs(2, 12, 16), dynamic_shapes=dynamic_shapes(), strict=False
-        )
+    with torch.no_grad(), quietly():
         exported = torch.onnx.export(
             program,
             input_names=[s.name for s in INPUTS],
@@ -55,24 +45,98 @@ def to_onnx(model: DeepLightSR) -> bytes:
             dynamo=True,
             optimize=True,
             verbose=False,
+            custom_translation_table=translations(),
         )
     assert exported is not None
     proto = exported.model_proto
-    _name_axes(proto)
     _strip_traces(proto)
+    attach(proto)
+    helper.set_model_props(proto, dict(metadata))
+    check_onnx(proto)
+    return bytes(proto.SerializeToString())
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the warnings of exporters and quantisers: about packages that are not needed and the like."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def metadata(manifest: Manifest, precision: str, weights_sha256: str) -> dict[str, str]:
+    """What the file says about itself: receptive field, halo, scale, modalities with units, hash of the weights."""
+    tensors = [*manifest.inputs, *manifest.outputs]
+    return {
+        "deeplight.name": manifest.name,
+        "deeplight.preset": manifest.preset,
+        "deeplight.precision": precision,
+        "deeplight.scale": str(manifest.scale),
+        "deeplight.receptive_field_lr": str(manifest.receptive_field_lr),
+        "deeplight.halo_lr": str(manifest.halo_lr),
+        "deeplight.modalities": json.dumps(
+            {"ntl": ["radiance"], "dmo": manifest.dmo_slots, "dem": ["elevation"]}
+        ),
+        "deeplight.units": json.dumps({t.name: t.unit for t in tensors}, ensure_ascii=False),
+        "deeplight.weights_sha256": weights_sha256,
+    }
+
+
+METADATA = frozenset(
+    f"deeplight.{key}"
+    for key in (
+        "name",
+        "preset",
+        "precision",
+        "scale",
+        "receptive_field_lr",
+        "halo_lr",
+        "modalities",
+        "units",
+    )
+) | {"deeplight.weights_sha256"}
+
+
+def check_onnx(proto: onnx.ModelProto) -> None:
+    """Assert what every runtime relies on. Raises DeepLightError naming what is wrong.
+
+    Every axis that must vary does, operators are of this opset and none is forbidden, each operator deeplight::…
+    has its body and its plugin namespace, the metadata is complete, weights are inside.
+    """
+    _check_axes(proto)
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    if versions.get("") != OPSET:
+        raise DeepLightError(f"the ONNX export has opset {versions.get('')}, not {OPSET}")
+    bodies = {f.name for f in proto.functions if f.domain == DOMAIN}
+    nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    for node in nodes:
+        if node.op_type in FORBIDDEN:
+            raise DeepLightError(
+                f"the ONNX export holds the operator {node.op_type}, which must not be there"
+            )
+        if node.domain == DOMAIN:
+            space = [a.s for a in node.attribute if a.name == NAMESPACE]
+            if node.op_type not in bodies or space != [DOMAIN.encode()]:
+                raise DeepLightError(f"the ONNX node {node.op_type} lacks its body or its {NAMESPACE}")
+        elif node.domain:
+            raise DeepLightError(f"the ONNX export holds an operator of the domain {node.domain}")
+    missing = METADATA - {p.key for p in proto.metadata_props if p.value}
+    if missing:
+        raise DeepLightError(f"the ONNX export lacks the metadata {', '.join(sorted(missing))}")
     onnx.checker.check_model(proto, full_check=True)
-    buffer = io.BytesIO()
-    onnx.save_model(proto, buffer)
-    return buffer.getvalue()
 
 
-def _name_axes(proto: onnx.ModelProto) -> None:
-    """Assert that every axis that must vary does; a static file would fail on the second tile shape."""
+def _check_axes(proto: onnx.ModelProto) -> None:
+    """A static file would fail on the second tile shape."""
     for value, spec in zip([*proto.graph.input, *proto.graph.output], [*INPUTS, *OUTPUTS], strict=True):
         dims = value.type.tensor_type.shape.dim
         moving = [0] if spec.hr is None else [0, 2, 3]
         static = [axis for axis in moving if not dims[axis].dim_param]
-        if static:
+        if static or value.name != spec.name:
             raise DeepLightError(
                 f"the ONNX export fixed axes {static} of {spec.name!r}; the model must be dynamic"
             )
@@ -86,8 +150,6 @@ def _strip_traces(proto: onnx.ModelProto) -> None:
     for value in [*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer]:
         del value.metadata_props[:]
         value.doc_string = ""
-    for function in proto.functions:
-        for node in function.node:
-            del node.metadata_props[:]
+    del proto.functions[:]
     del proto.graph.metadata_props[:]
     del proto.metadata_props[:]

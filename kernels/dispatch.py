@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -16,6 +18,19 @@ gradient is needed that the kernel does not have. triton: the kernel, or an erro
 
 CHOICES = ("auto", "triton", "reference")
 ACTIVATIONS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+_EMITTING = ContextVar("emitting", default=False)
+
+
+@contextlib.contextmanager
+def emit_operators() -> Iterator[None]:
+    """Inside, torch.export meets "auto" with the operators deeplight::…, not with their decompositions."""
+    token = _EMITTING.set(True)
+    try:
+        yield
+    finally:
+        _EMITTING.reset(token)
 
 
 def kernel_runs_on(device: torch.device) -> bool:
@@ -46,6 +61,8 @@ def use_kernel(
     device = given[0].device
     tracked = not differentiable and torch.is_grad_enabled() and any(t.requires_grad for t in given)
     exporting = torch.compiler.is_exporting()
+    if implementation == "auto" and exporting and _EMITTING.get():
+        return True
     if implementation == "auto":
         wanted = device.type == "cuda" and kernel_runs_on(device) and supported(given[0].dtype)
         return wanted and limit is None and not tracked and not exporting

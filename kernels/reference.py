@@ -84,9 +84,11 @@ def fuse(
     gates: list[Tensor] = []
     for m, (features, mask) in enumerate(zip(aux, masks, strict=True)):
         logit = F.conv2d(features, query_aux[m][None, :, None, None]) + main_logits[:, m : m + 1]
+        logit = logit.to(torch.promote_types(main.dtype, torch.float32))
         gates.append(mask * torch.exp(LOGIT_BOUND * torch.tanh(logit * (1.0 / LOGIT_BOUND))))
     scale = 1.0 / (reduce(torch.add, gates) + MASK_EPSILON)
-    mixed = reduce(torch.add, [(gate * scale) * features for gate, features in zip(gates, aux, strict=True)])
+    weights = [(gate * scale).to(main.dtype) for gate in gates]
+    mixed = reduce(torch.add, [weight * features for weight, features in zip(weights, aux, strict=True)])
     c = main.shape[1]
     gain = F.conv2d(mixed, film_weight[:c, :, None, None], film_bias[:c] + 1.0)  # 1 + γ
     beta = F.conv2d(mixed, film_weight[c:, :, None, None], film_bias[c:])

@@ -20,6 +20,7 @@ from deeplight.engine.scene import SceneOptions
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
 from deeplight.engine.tiling import TileRequest
+from deeplight.train.pool import country_config
 from deeplight.train.synth import Country, CountryConfig, Sample
 from deeplight.train.synth.write import write_country
 
@@ -102,11 +103,11 @@ def sample(request: pytest.FixtureRequest) -> Sample:
 
 def brightest(country: Country) -> Sample:
     """The brightest of a few windows: alignment can only be seen where there is light."""
-    samples = [country.sample(Window(r, c, 72, 72)) for r in (0, 300) for c in (0, 300)]
+    samples = [country.sample(Window(r, c, 84, 84)) for r in (0, 300) for c in (0, 300)]
     return max(samples, key=lambda s: float(np.log1p(s.ntl.clip(0)).mean()))
 
 
-INNER = (slice(12 * SCALE, -12 * SCALE),) * 2
+INNER = (slice(18 * SCALE, -18 * SCALE),) * 2
 
 
 def rmse(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
@@ -128,20 +129,58 @@ def test_every_subset_of_layers_is_at_least_as_good_as_bicubic(
     assert rmse(got, sample.ntl_hr) < 1.02 * rmse(bicubic(sample.ntl), sample.ntl_hr)
 
 
-def test_alignment_recovers_misregistration(backend: Backend, sample: Sample) -> None:
+def test_alignment_follows_the_misregistration(backend: Backend, sample: Sample) -> None:
     found = backend.run(inputs_of(sample, "dmo", "dem"), ["offset"])["offset"][0]
-    lit = (sample.ntl > 1.0)[12:-12, 12:-12]
-    found, true = found[:, 12:-12, 12:-12][:, lit], sample.offset[:, 12:-12, 12:-12][:, lit]
-    error = np.hypot(*(found - true)).mean()
-    assert error < 0.75 * np.hypot(*true).mean()
-    assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.6
+    lit = (sample.ntl > 1.0)[18:-18, 18:-18]
+    found, true = found[:, 18:-18, 18:-18][:, lit], sample.offset[:, 18:-18, 18:-18][:, lit]
+    assert np.hypot(*(found - true)).mean() < 0.6 * np.hypot(*true).mean()
+    assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.8
 
 
 def test_aligned_layers_are_left_alone(backend: Backend) -> None:
     sample = brightest(Country(CountryConfig(seed=HELD_OUT[0], misregistration_lr=0.0)))
     found = backend.run(inputs_of(sample, "dmo", "dem"), ["offset"])["offset"][0]
     lit = sample.ntl > 1.0
-    assert np.hypot(*found[:, lit]).mean() < 0.35
+    assert np.hypot(*found[:, lit]).mean() < 0.25
+
+
+@pytest.fixture(scope="module")
+def scores(backend: Backend) -> dict[str, float]:
+    """Pooled and per-scene results on countries drawn as the training countries are, from seeds of their own."""
+    lights: list[tuple[float, float]] = []
+    offset = misregistration = lit = 0.0
+    for seed in range(920_000, 920_010):
+        sample = Country(country_config(seed)).sample(Window(1000, 500, 76, 76))
+        out = backend.run(inputs_of(sample, "dmo", "dem"), ["ntl_hr", "offset"])
+        truth = np.log1p(sample.ntl_hr[RIM_HR])
+        errors = [np.log1p(v[RIM_HR]) - truth for v in (out["ntl_hr"][0, 0], bicubic(sample.ntl.clip(0)))]
+        lights.append((float(np.mean(errors[0] ** 2)), float(np.mean(errors[1] ** 2))))
+        where = sample.ntl_hr.reshape(76, 8, 76, 8).mean(axis=(1, 3))[RIM] > 1.0
+        found, true = out["offset"][0][:, *RIM][:, where], sample.offset[:, *RIM][:, where]
+        offset += float(np.hypot(*(found - true)).sum())
+        misregistration += float(np.hypot(*true).sum())
+        lit += where.sum()
+    assert lit > 500
+    model, base = np.array(lights).T
+    return {
+        "mean over scenes": float(10 * np.log10(base / model).mean()),
+        "pooled": float(10 * np.log10(base.sum() / model.sum())),
+        "offset": offset / misregistration,
+    }
+
+
+RIM = (slice(18, -18),) * 2
+RIM_HR = (slice(18 * SCALE, -18 * SCALE),) * 2
+
+
+def test_the_gain_over_bicubic_is_what_the_card_says(scores: dict[str, float]) -> None:
+    # the card's countries are others: ten scenes scatter by about 0.5 dB around its means
+    assert scores["mean over scenes"] > 4.5
+    assert scores["pooled"] > 3.5
+
+
+def test_half_of_the_misregistration_is_removed(scores: dict[str, float]) -> None:
+    assert scores["offset"] < 0.55
 
 
 PLACES = {

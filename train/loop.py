@@ -199,9 +199,12 @@ def _step(
     config: TrainConfig,
     known_offset: bool = False,
 ) -> dict[str, float]:
-    inputs = tuple(t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in batch.inputs)
+    ntl, valid, dmo, dmo_valid, bands, dem, dem_valid = (
+        t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in batch.inputs
+    )
     truth = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset)
-    prediction = model.predict(*inputs, known_offset=batch.offset if known_offset else None)
+    told = batch.offset if known_offset else None
+    prediction = model.predict(ntl, valid, dmo, dmo_valid, bands, dem, dem_valid, told)
     loss, parts = objective(model, prediction, truth, config.objective)
     if not torch.isfinite(loss):
         raise DeepLightError(

@@ -78,5 +78,6 @@ def _log_error(value: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 def _told(model: DeepLightSR, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """The model's outputs where the true offset aligns the auxiliary."""
-    p = model.predict(*batch.inputs, known_offset=batch.offset)
+    ntl, valid, dmo, dmo_valid, bands, dem, dem_valid = batch.inputs
+    p = model.predict(ntl, valid, dmo, dmo_valid, bands, dem, dem_valid, batch.offset)
     return model.normalise.radiance(p.ntl[-1]), torch.sigmoid(p.isp_logits[-1]), p.offset

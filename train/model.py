@@ -334,7 +334,7 @@ class DeepLightSR(nn.Module):
         self, ntl: Tensor, ntl_valid: Tensor, aux: Tensor, dmo_bands: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         """Everything but the last refinement: fused features at ×8, then NTL at ×4, outputs and ISP logits so far."""
-        dmo_features = self.dmo_encoder(aux[:, :8], self.band_bias(dmo_bands))
+        dmo_features = self.dmo_encoder(aux[:, :8], self.band_bias(dmo_bands.to(aux.dtype)))
         dem_features = self.dem_encoder(aux[:, 8:])
         masks = [[aux[:, 7:8]], [aux[:, 9:10]]]
         for pyramid in masks:
@@ -342,7 +342,7 @@ class DeepLightSR(nn.Module):
                 pyramid.append(F.avg_pool2d(pyramid[-1], 2))
         dmo_masks, dem_masks = masks[0][::-1], masks[1][::-1]
 
-        x = F.relu(self.first(torch.cat([ntl, ntl_valid], dim=1)))
+        x = F.relu(self.first(torch.cat([ntl, ntl_valid], dim=1).to(aux.dtype)))
         x = self.fusions[0](x, [dmo_features[0], dem_features[0]], [dmo_masks[0], dem_masks[0]])
         for layer in self.body:
             x = x + F.relu(layer(x))

@@ -18,17 +18,32 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """Where a backend lives and what it needs. module:attribute is its class; package is for pip."""
+    """Where a backend lives and what it needs.
+
+    module:attribute is its class; package is for pip; devices: the first is the default; kind: what it runs of an
+    artifact, "onnx" (also where it is the source of a plan) or "program".
+    """
 
     module: str
     attribute: str
     package: str
     devices: tuple[str, ...]
+    kind: str = "onnx"
 
 
 BACKENDS: Mapping[str, BackendEntry] = {
     "onnxruntime": BackendEntry(
         "deeplight.engine.backends.onnxruntime_backend", "OnnxRuntimeBackend", "onnxruntime", ("cpu",)
+    ),
+    "torch": BackendEntry(
+        "deeplight.engine.backends.torch_backend",
+        "TorchBackend",
+        "'deeplight[train]'",
+        ("cpu", "cuda"),
+        "program",
+    ),
+    "tensorrt": BackendEntry(
+        "deeplight.engine.backends.tensorrt_backend", "TensorRtBackend", "'deeplight[tensorrt]'", ("cuda",)
     ),
 }
 """Backends in the order in which `auto` tries them. Add a backend here and in a module of its own."""
@@ -58,12 +73,15 @@ def open_backend(
     if not fitting:
         offered = ", ".join(d for c in candidates for d in BACKENDS[c].devices)
         raise InputError(f"device {device!r} is not offered by backend {name}: choose one of auto, {offered}")
-    artifact.file(precision)
-    entry = BACKENDS[fitting[0]]
+    # "auto" takes the first that has the precision; without any, the first names what there is instead
+    ready = [c for c in fitting if precision in artifact.offered(BACKENDS[c].kind)]
+    chosen = (ready or fitting)[0]
+    entry = BACKENDS[chosen]
+    artifact.file(precision, entry.kind)
     try:
         cls: type[Backend] = getattr(import_module(entry.module), entry.attribute)
     except ImportError as e:
         raise InputError(
-            f"backend {fitting[0]} needs the package {entry.package} ({e}): pip install {entry.package}"
+            f"backend {chosen} needs the package {entry.package} ({e}): pip install {entry.package}"
         ) from None
     return cls.open(artifact, precision, entry.devices[0] if device == AUTO else device, threads)

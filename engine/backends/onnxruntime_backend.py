@@ -33,14 +33,10 @@ class OnnxRuntimeBackend(Backend):
         """See Backend.open. device: "cpu"."""
         if device != "cpu":
             raise InputError(f"backend onnxruntime runs on the cpu, not on {device!r}")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _LOG_FATAL
-        # Spinning threads would take the cores from readers and writers between two tiles.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = ort.InferenceSession(artifact.read(precision), options, ["CPUExecutionProvider"])
+            session = open_session(artifact.read(precision), threads)
+        except ArtifactError:
+            raise
         except Exception as e:  # the runtime's exceptions share no public base class
             raise ArtifactError(
                 f"ONNX Runtime {ort.__version__} cannot load {artifact.file(precision)}: {_first_line(e)}"
@@ -66,6 +62,17 @@ class OnnxRuntimeBackend(Backend):
     def cancel(self) -> None:
         """Stop the run in progress before its next graph node, and all further runs."""
         self._options.terminate = True
+
+
+def open_session(model: bytes, threads: int) -> ort.InferenceSession:
+    """A session on the CPU with `threads` threads. Raises what ONNX Runtime raises where it cannot load the model."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_FATAL
+    # Spinning threads would take the cores from readers and writers between two tiles.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
 
 
 def _check_signature(session: ort.InferenceSession, artifact: Artifact) -> None:

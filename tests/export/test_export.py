@@ -1,8 +1,9 @@
-"""Export: dynamic axes, parity through the engine's backend, and nothing left behind where it fails."""
+"""Export: files that hold what they promise, parity through the engine's backends, nothing left where it fails."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,103 +12,223 @@ import onnx
 import pytest
 import torch
 
-from deeplight.engine.artifact import load_artifact
+from deeplight.engine.artifact import DEFAULT_MODEL, Artifact, load_artifact
 from deeplight.engine.backends import open_backend
-from deeplight.engine.errors import DeepLightError
-from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
+from deeplight.engine.compare import PSNR_TOLERANCE_DB, TOLERANCE, Difference
+from deeplight.engine.errors import DeepLightError, InputError
+from deeplight.engine.spec import DMO_SLOTS, INPUTS, OUTPUTS, input_shape
 from deeplight.export import build, to_onnx
-from deeplight.export.parity import ParityRow, parity_cases
-from deeplight.train.config import ModelConfig
+from deeplight.export.build import Exported, Request
+from deeplight.export.emulate import EmulatedHalf
+from deeplight.export.parity import Case, cases_of, compare, parity_cases, scene_inputs
 from deeplight.train.model import DeepLightSR
 from deeplight.train.receptive import halo
-
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
-
-
-def wild_model() -> DeepLightSR:
-    torch.manual_seed(0)
-    model = DeepLightSR(SMALL).eval()
-    for p in model.parameters():
-        p.data += 0.1 * torch.randn_like(p)
-    return model
+from tests.export.conftest import SMALL
+from tests.export.naive import naive_half
+from tests.scenes import write_scene
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ParityRow]]:
-    out = tmp_path_factory.mktemp("export") / "artifact"
-    return build.export_artifact(wild_model(), {"step": 7, "data": {"kind": "test"}}, out)
+def cases(model: DeepLightSR) -> list[Case]:
+    return cases_of(model)
 
 
-def test_axes_are_dynamic_and_named_by_the_contract(exported: tuple[Path, list[ParityRow]]) -> None:
-    graph = onnx.load(exported[0] / "model.onnx").graph
-    assert [v.name for v in graph.input] == [s.name for s in INPUTS]
-    assert [v.name for v in graph.output] == [s.name for s in OUTPUTS]
-    for value, spec in zip([*graph.input, *graph.output], [*INPUTS, *OUTPUTS], strict=True):
-        dims = value.type.tensor_type.shape.dim
-        assert dims[1].dim_value == spec.channels
-        assert all(dims[axis].dim_param for axis in ([0] if spec.hr is None else [0, 2, 3]))
+def test_axes_are_dynamic_and_named_by_the_contract(exported: Exported) -> None:
+    for file in ("model.onnx", "model.fp16.onnx"):
+        proto = onnx.load(exported.path / file)
+        graph = proto.graph
+        assert [v.name for v in graph.input] == [s.name for s in INPUTS]
+        assert [v.name for v in graph.output] == [s.name for s in OUTPUTS]
+        assert {e.domain: e.version for e in proto.opset_import}[""] == 20
+        for value, spec in zip([*graph.input, *graph.output], [*INPUTS, *OUTPUTS], strict=True):
+            dims = value.type.tensor_type.shape.dim
+            assert dims[1].dim_value == spec.channels
+            assert all(dims[axis].dim_param for axis in ([0] if spec.hr is None else [0, 2, 3]))
 
 
-def test_the_graph_has_no_grid_sample_and_no_resize(exported: tuple[Path, list[ParityRow]]) -> None:
-    ops = {node.op_type for node in onnx.load(exported[0] / "model.onnx").graph.node}
+def test_custom_operators_are_nodes_with_bodies(exported: Exported) -> None:
+    proto = onnx.load(exported.path / "model.onnx")
+    nodes = [n for n in proto.graph.node if n.domain == "deeplight"]
+    assert [n.op_type for n in nodes].count("fuse") == 4 and [n.op_type for n in nodes].count("upsample") == 3
+    assert {n.op_type for n in nodes} == {"align", "fuse", "upsample", "refine"}
+    assert {f.name for f in proto.functions} == {n.op_type for n in nodes}
+    for node in nodes:
+        assert [a.s for a in node.attribute if a.name == "plugin_namespace"] == [b"deeplight"]
+
+
+def test_the_graph_has_no_grid_sample_and_no_resize(exported: Exported) -> None:
+    proto = onnx.load(exported.path / "model.onnx")
+    ops = {n.op_type for n in proto.graph.node} | {n.op_type for f in proto.functions for n in f.node}
+    assert {"Conv", "DepthToSpace", "Gather"} <= ops
     assert not ops & {"GridSample", "Resize", "InstanceNormalization", "GlobalAveragePool", "Where"}
 
 
-def test_no_source_path_of_the_exporting_machine_is_left(exported: tuple[Path, list[ParityRow]]) -> None:
-    assert str(Path(torch.__file__).parent).encode() not in (exported[0] / "model.onnx").read_bytes()
-    assert b".py" not in (exported[0] / "model.onnx").read_bytes()
+def test_metadata_is_complete(exported: Exported) -> None:
+    proto = onnx.load(exported.path / "model.fp16.onnx")
+    meta = {p.key.removeprefix("deeplight."): p.value for p in proto.metadata_props}
+    weights = (exported.path / "weights.safetensors").read_bytes()
+    assert meta["halo_lr"] == str(halo(SMALL)) and meta["scale"] == "8" and meta["precision"] == "fp16"
+    assert float(meta["receptive_field_lr"]) <= halo(SMALL)
+    assert json.loads(meta["modalities"])["dmo"] == list(DMO_SLOTS)
+    assert json.loads(meta["units"])["ntl_hr"] == "nW/cm²/sr" and json.loads(meta["units"])["dem"] == "m"
+    assert meta["weights_sha256"] == hashlib.sha256(weights).hexdigest()
 
 
-def test_parity_is_within_tolerance_and_recorded(exported: tuple[Path, list[ParityRow]]) -> None:
-    path, rows = exported
-    assert {r.case for r in rows} == set(parity_cases())
-    assert all(r.passed and r.relative_l2 > 0 for r in rows)
-    assert json.loads((path / "parity.json").read_text())["passed"] is True
+def test_no_source_path_of_the_exporting_machine_is_left(exported: Exported) -> None:
+    for path in exported.path.iterdir():
+        data = path.read_bytes()
+        assert str(Path(torch.__file__).parent).encode() not in data and b".py" not in data
 
 
-def test_other_shapes_and_batches_run_and_agree(exported: tuple[Path, list[ParityRow]]) -> None:
-    model, artifact = wild_model(), load_artifact(exported[0])
-    for b, h, w in ((1, 4, 4), (1, 9, 31), (3, 6, 5)):
-        g = torch.Generator().manual_seed(h)
-        inputs = [torch.rand(input_shape(s, b, h, w), generator=g) for s in INPUTS]
-        with torch.no_grad():
-            want = model(*inputs)
-        with open_backend("onnxruntime", artifact) as backend:
-            got = backend.run(
-                {s.name: x.numpy() for s, x in zip(INPUTS, inputs, strict=True)}, [s.name for s in OUTPUTS]
-            )
-        for spec, value in zip(OUTPUTS, want, strict=True):
-            # two runtimes order float32 sums differently: a few ulp of the largest value
-            assert np.abs(got[spec.name] - value.numpy()).max() <= 2e-5 * max(1.0, float(value.abs().max()))
+def test_parity_of_every_precision_and_backend_is_recorded(exported: Exported) -> None:
+    ran = {(r.backend, r.precision) for r in exported.rows}
+    absent = " ".join(exported.notes)
+    for wanted in (
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "fp16"),
+        ("emulated GPU", "fp16"),
+        ("torch", "fp32"),
+    ):
+        assert wanted in ran
+    assert ("torch", "bf16") in ran or "torch cpu bf16" in absent
+    for device in ("torch cuda", "tensorrt cuda"):
+        assert any(b == device for b, _ in ran) or f"not compared: {device} fp32" in absent
+    assert all(r.passed and r.relative_l2 > 0 for r in exported.rows)
+    assert {r.case for r in exported.rows} == set(parity_cases())
+    saved = json.loads((exported.path / "parity.json").read_text())
+    assert saved["passed"] is True and len(saved["rows"]) == len(exported.rows)
+    assert {"max_abs", "relative_l2", "psnr_change_db", "sum_of_lights_change"} <= set(saved["rows"][0])
 
 
-def test_manifest_says_what_the_model_is(exported: tuple[Path, list[ParityRow]]) -> None:
-    m = load_artifact(exported[0]).manifest
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_other_shapes_and_batches_run_and_agree(exported: Exported, model: DeepLightSR, backend: str) -> None:
+    artifact = load_artifact(exported.path)
+    with open_backend(backend, artifact) as opened:
+        for b, h, w in ((1, 4, 4), (1, 9, 31), (3, 6, 5)):
+            g = torch.Generator().manual_seed(h)
+            inputs = [torch.rand(input_shape(s, b, h, w), generator=g) for s in INPUTS]
+            with torch.no_grad():
+                want = model(*inputs)
+            given = {s.name: x.numpy() for s, x in zip(INPUTS, inputs, strict=True)}
+            got = opened.run(given, [s.name for s in OUTPUTS])
+            for spec, value in zip(OUTPUTS, want, strict=True):
+                # two runtimes order float32 sums differently: a few ulp of the largest value
+                error = np.abs(got[spec.name] - value.numpy()).max()
+                assert error <= 2e-5 * max(1.0, float(value.abs().max()))
+
+
+def test_manifest_says_what_the_model_is(exported: Exported) -> None:
+    m = load_artifact(exported.path).manifest
     assert m.halo_lr == halo(SMALL) and m.preset == SMALL.preset
     assert m.bytes_per_lr_px > 64 * 4, "a run needs at least its output"
     assert m.training["step"] == 7 and m.producer["torch"] == torch.__version__
+    assert set(m.precisions) == {"fp32", "fp16"} and set(m.programs) == {"fp32", "fp16", "bf16"}
 
 
-def test_failed_parity_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = wild_model()
-    good = to_onnx.to_onnx(model)
-    monkeypatch.setattr(build, "to_onnx", lambda _: good)
-    model.first.weight.data *= 1.01  # the checkpoint is no longer what was exported
-    with pytest.raises(DeepLightError, match="FAILED"):
+def test_a_naive_whole_graph_conversion_fails_the_gate(cases: list[Case], tmp_path: Path) -> None:
+    """With the shipped network: its trained offsets and radiances are what float16 cannot hold."""
+    shipped = load_artifact(DEFAULT_MODEL)
+    naive = naive_half(shipped.read("fp32"))
+    manifest = dataclasses.replace(
+        shipped.manifest, precisions={"fp16": "model.onnx"}, programs={}, weights=""
+    )
+    path = build.write_artifact(tmp_path / "naive", manifest, {"model.onnx": naive})
+    with open_backend("onnxruntime", shipped) as backend:
+        cases = [dataclasses.replace(c, want=backend.run(c.inputs)["ntl_hr"]) for c in cases]
+    with EmulatedHalf.open(load_artifact(path), "fp16", "cpu", 1) as backend:
+        rows = [compare(case, backend, "fp16") for case in cases]
+    assert not all(row.passed for row in rows)
+
+
+def test_the_emulation_rounds_as_float16_does(exported: Exported) -> None:
+    """PyTorch computes the same network in float16 on the CPU, rounding every result."""
+    errors = {
+        backend: [r.relative_l2 for r in exported.rows if (r.backend, r.precision) == (backend, "fp16")]
+        for backend in ("emulated GPU", "torch", "onnxruntime")
+    }
+    for emulated, rounded, unrounded in zip(*errors.values(), strict=True):
+        assert 0.5 * rounded <= emulated <= 2.0 * rounded
+        assert unrounded < emulated, "ONNX Runtime's CPU provider drops the roundings"
+
+
+def test_failed_parity_leaves_nothing(
+    exported: Exported, model: DeepLightSR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = onnx.load(exported.path / "model.onnx")
+    first = next(t for t in wrong.graph.initializer if t.name == "first.weight")
+    first.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(first) * 1.01, first.name))
+    monkeypatch.setattr(build, "trace", lambda *_: None)
+    monkeypatch.setattr(build, "to_onnx", lambda *_: wrong.SerializeToString())
+    with pytest.raises(DeepLightError, match="FAILED") as error:
         build.export_artifact(model, {"step": 0}, tmp_path / "artifact")
+    assert error.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_static_axis_fails_the_export() -> None:
-    proto = onnx.load_from_string(to_onnx.to_onnx(wild_model()))
-    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 32
-    with pytest.raises(DeepLightError, match="fixed axes"):
-        to_onnx._name_axes(proto)
+@pytest.mark.parametrize("good", [True, False])
+def test_plans_are_compared_before_the_artifact_appears(
+    exported: Exported, model: DeepLightSR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
+    def build_plans(path: Path, precisions: tuple[str, ...], options: object) -> None:
+        (path / "plans").mkdir()
+        (path / "plans" / "p.plan").write_bytes(b"plan")
+
+    def compare_plans(draft: Artifact, cases: object) -> tuple[list[Difference], list[str]]:
+        assert (draft.path / "plans" / "p.plan").is_file()
+        return [Difference("c", "tensorrt cuda", "fp32", 0.0, 0.0 if good else 1.0, 0.0, 0.0, 1e-5)], []
+
+    onnx_file = (exported.path / "model.onnx").read_bytes()
+    monkeypatch.setattr(build, "trace", lambda *_: None)
+    monkeypatch.setattr(build, "to_onnx", lambda *_: onnx_file)
+    monkeypatch.setattr(build, "cases_of", lambda *_: [])
+    monkeypatch.setattr(build, "build_plans", build_plans)
+    monkeypatch.setattr(build, "compare_all", compare_plans)
+    monkeypatch.setattr(build, "_bytes_per_lr_px", lambda _: 1)
+    out = tmp_path / "artifact"
+    if good:
+        build.export_artifact(model, {}, out, Request(("onnx", "tensorrt")))
+        assert (out / "plans" / "p.plan").read_bytes() == b"plan" and load_artifact(out)
+    else:
+        with pytest.raises(DeepLightError, match="FAILED"):
+            build.export_artifact(model, {}, out, Request(("onnx", "tensorrt")))
+        assert list(tmp_path.iterdir()) == []
 
 
-def test_parity_row_fails_on_nan_and_on_either_limit() -> None:
-    row = ParityRow("c", "b", "fp32", 0.0, 1e-6, 0.0, 0.0, 1e-5)
-    assert row.passed
+def damaged(proto: onnx.ModelProto, how: str) -> onnx.ModelProto:
+    if how == "static axis":
+        proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 32
+    elif how == "resize":
+        proto.graph.node[0].op_type = "Resize"
+    elif how == "body":
+        del proto.functions[0]
+    elif how == "metadata":
+        del proto.metadata_props[0]
+    elif how == "opset":
+        proto.opset_import[0].version = 18
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("static axis", "fixed axes"),
+        ("resize", "operator Resize"),
+        ("body", "lacks its body"),
+        ("metadata", "lacks the metadata"),
+        ("opset", "opset 18, not 20"),
+    ],
+)
+def test_a_file_that_is_not_as_promised_fails_the_export(exported: Exported, how: str, message: str) -> None:
+    proto = onnx.load(exported.path / "model.onnx")
+    to_onnx.check_onnx(proto)
+    proto.opset_import.sort(key=lambda entry: entry.domain)
+    with pytest.raises(DeepLightError, match=message):
+        to_onnx.check_onnx(damaged(proto, how))
+
+
+def test_a_row_fails_on_nan_and_on_either_limit() -> None:
+    row = Difference("c", "b", "fp32", 0.0, 1e-6, 0.0, 0.0, 1e-5)
+    assert row.passed and dataclasses.replace(row, psnr_change_db=None).passed
     for change in (
         {"relative_l2": 1e-4},
         {"psnr_change_db": 0.06},
@@ -115,3 +236,31 @@ def test_parity_row_fails_on_nan_and_on_either_limit() -> None:
         {"relative_l2": float("nan")},
     ):
         assert not dataclasses.replace(row, **change).passed
+
+
+def test_the_tolerances_are_those_of_the_design() -> None:
+    assert {p: TOLERANCE[p] for p in ("fp32", "fp16", "bf16")} == {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.5e-2}
+    assert {PSNR_TOLERANCE_DB[p] for p in ("fp32", "fp16", "bf16")} == {0.05}
+
+
+def test_tiles_of_the_users_own_scene_are_compared_too(model: DeepLightSR, tmp_path: Path) -> None:
+    scene = tmp_path / "mine"
+    scene.mkdir()
+    write_scene(scene, 21, 27)
+    (case,) = (c for c in cases_of(model, scene, 12) if c.name.startswith("mine"))
+    assert case.truth is None and case.inputs["ntl"].shape == (1, 1, 21 + 24, 27 + 24)
+    assert case.inputs["dmo_valid"].any() and case.want.shape == (1, 1, 8 * 45, 8 * 51)
+    (scene / "dmo.tif").unlink()
+    (bare,) = (inputs for _, inputs in scene_inputs(scene, 12))
+    assert not bare["dmo_valid"].any() and bare["dem_valid"].any()
+    (scene / "ntl.tif").unlink()
+    with pytest.raises(InputError, match=r"has no ntl\.tif"):
+        next(scene_inputs(scene, 12))
+
+
+def test_a_precision_without_a_home_is_refused() -> None:
+    with pytest.raises(InputError, match="no file would hold bf16: add torch"):
+        Request(("onnx",), ("bf16",)).check()
+    with pytest.raises(InputError, match="no file would hold int8: add onnx"):
+        Request(("torch",), ("int8",)).check()
+    assert Request(("torch",), ("bf16",)).onnx() == ("fp32",)

@@ -1,0 +1,93 @@
+"""The Triton kernels with parameters in the order that TensorRT's AOT plugins pass: inputs, int32 scalars, outputs.
+
+Float scalars are compile-time constants there.
+"""
+# mypy: ignore-errors
+
+import triton
+import triton.language as tl
+
+from deeplight.kernels.device.fuse import fuse
+from deeplight.kernels.device.refine import refine
+from deeplight.kernels.device.upsample import upsample_conv
+
+
+@triton.jit
+def fuse_plugin(
+    main,
+    aux0,
+    aux1,
+    mask0,
+    mask1,
+    query_aux,
+    query_main,
+    query_bias,
+    film_weight,
+    film_bias,
+    pixels,
+    stride0,
+    stride1,
+    out,
+    C: tl.constexpr,
+    A: tl.constexpr,
+    CP: tl.constexpr,
+    AP: tl.constexpr,
+    MODALITIES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """See deeplight.kernels.device.fuse."""
+    fuse(
+        main, aux0, aux1, mask0, mask1, query_aux, query_main, query_bias, film_weight, film_bias, out,
+        pixels, stride0, stride1, C, A, CP, AP, MODALITIES, PRECISION, BLOCK,
+    )  # fmt: skip
+
+
+@triton.jit
+def upsample_plugin(
+    x,
+    weight,
+    bias,
+    height,
+    width,
+    out,
+    K: tl.constexpr,
+    C: tl.constexpr,
+    KP: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """See deeplight.kernels.device.upsample."""
+    upsample_conv(x, weight, bias, out, out, height, width, K, C, KP, BLOCK_N, False, PRECISION, BLOCK)
+
+
+@triton.jit
+def refine_plugin(
+    x,
+    level,
+    isp_weight,
+    isp_bias,
+    embed,
+    weight,
+    bias,
+    residual_weight,
+    residual_bias,
+    height,
+    width,
+    radiance,
+    isp,
+    UNIT: tl.constexpr,
+    GAIN: tl.constexpr,
+    TOP: tl.constexpr,
+    C: tl.constexpr,
+    CP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """See deeplight.kernels.device.refine; no crop, no nodata, float32 results."""
+    refine(
+        x, level, weight, bias, isp_weight, isp_bias, embed, residual_weight, residual_bias, isp_bias,
+        radiance, isp, height, width, 0, UNIT, GAIN, TOP, 1.0, 0.0, 0.0,
+        C, CP, True, False, 0, 0, PRECISION, BLOCK,
+    )  # fmt: skip

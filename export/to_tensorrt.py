@@ -1,0 +1,203 @@
+"""Artifact → TensorRT plans for this machine's GPU. Strongly typed: the precision is that of the ONNX file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx.inliner
+import onnxscript.optimizer
+
+from deeplight.engine.artifact import load_artifact
+from deeplight.engine.errors import DeepLightError, InputError
+from deeplight.engine.plans import FOLDER, PlanKey, save_plan
+from deeplight.engine.spec import INPUTS, input_shape
+from deeplight.export.tensorrt_rules import problems
+
+OLDEST = (10, 12)
+LARGEST_TILE = 512
+"""LR pixels along a side of the dynamic profile's largest tile."""
+
+COMPATIBILITY = {
+    "none": "NONE",
+    "ampere_plus": "AMPERE_PLUS",
+    "same_compute_capability": "SAME_COMPUTE_CAPABILITY",
+}
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """plugins: "off", "on", or "auto", which builds both and keeps the faster. tile: see PlanKey."""
+
+    plugins: str = "auto"
+    compatibility: str = "none"
+    version_compatible: bool = False
+    tile: tuple[int, int, int] = (1, 96, 96)
+
+
+def require_builder() -> Any:
+    """The module tensorrt. Raises InputError, which says what to install, where it is missing or too old."""
+    try:
+        trt = importlib.import_module("tensorrt")
+    except (ImportError, OSError) as e:
+        raise InputError(
+            f"--format tensorrt needs TensorRT ≥ 10.12 and a GPU ({e}): pip install 'deeplight[tensorrt]'"
+        ) from None
+    version = tuple(int(n) for n in str(trt.__version__).split(".")[:2])
+    if version < OLDEST:
+        raise InputError(f"TensorRT {trt.__version__} is too old: install 10.12 or later")
+    return trt
+
+
+def build_plans(path: Path, precisions: Sequence[str], options: PlanOptions | None = None) -> list[Path]:
+    """Build a plan of every ONNX precision asked for, into the artifact's folder plans/. Needs the GPU."""
+    from deeplight.engine.backends.tensorrt_backend import key_here
+
+    trt, options, artifact = require_builder(), options or PlanOptions(), load_artifact(path)
+    built = []
+    for precision in (p for p in precisions if p in artifact.manifest.precisions and p != "int8"):
+        model = artifact.read(precision)
+        key = key_here(
+            hashlib.sha256(model).hexdigest(),
+            precision,
+            compatibility=options.compatibility,
+            version_compatible=options.version_compatible,
+            tile=options.tile,
+        )
+        folder = path / FOLDER
+        folder.mkdir(exist_ok=True)
+        plan = build(trt, model, key, folder, options.plugins)
+        built.append(save_plan(folder, key, plan))
+    return built
+
+
+def build(trt: Any, model: bytes, key: PlanKey, folder: Path, plugins: str) -> bytes:
+    """One plan. With "auto", the faster of the plans with and without our kernels."""
+    if plugins not in ("off", "on", "auto"):
+        raise InputError(f"--plugins {plugins!r} is not one of auto, on, off")
+    plans = []
+    if plugins != "on":
+        plans.append(serialise(trt, prepared(model, plugins=False), key, folder, plugins=False))
+    if plugins != "off":
+        from deeplight.export.plugins import register
+
+        major, minor = key.capability.split(".")
+        register(trt, importlib.import_module("tensorrt.plugin"), 10 * int(major) + int(minor))
+        plans.append(serialise(trt, prepared(model, plugins=True), key, folder, plugins=True))
+    return plans[0] if len(plans) == 1 else min(plans, key=lambda plan: seconds(trt, plan, key))
+
+
+def prepared(model: bytes, *, plugins: bool) -> bytes:
+    """The ONNX file as TensorRT shall parse it: with packed weights for plugins, else without functions.
+
+    Raises DeepLightError listing everything that TensorRT would refuse.
+    """
+    proto = onnx.load_from_string(model)
+    names: frozenset[str] = frozenset()
+    if plugins:
+        from deeplight.export.plugins import NAMES, pack
+
+        pack(proto)
+        names = frozenset(NAMES)
+    else:
+        proto = onnxscript.optimizer.optimize(onnx.inliner.inline_local_functions(proto))
+    if found := problems(proto, names):
+        raise DeepLightError("TensorRT would refuse this model: " + "; ".join(found))
+    return bytes(proto.SerializeToString())
+
+
+def serialise(trt: Any, model: bytes, key: PlanKey, folder: Path, *, plugins: bool) -> bytes:
+    """Parse and build. Raises DeepLightError with every error of the parser, or what the builder logged."""
+    log = _logger(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(_network_flags(trt, plugins))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(model):
+        errors = "\n".join(_parser_error(parser.get_error(i)) for i in range(parser.num_errors))
+        raise DeepLightError(f"TensorRT {trt.__version__} cannot parse the model:\n{errors}")
+    config = builder.create_builder_config()
+    for profile in profiles(key.tile):
+        added = builder.create_optimization_profile()
+        for name, (low, best, high) in profile.items():
+            added.set_shape(name, low, best, high)
+        config.add_optimization_profile(added)
+    if key.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+    level = COMPATIBILITY[key.compatibility]
+    config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+    timings = folder / key.timing_cache_name()
+    cache = config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise DeepLightError(f"TensorRT {trt.__version__} cannot build the plan:\n" + "\n".join(log.errors))
+    timings.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Smallest, best and largest shape of an input."""
+
+
+def profiles(tile: tuple[int, int, int]) -> list[dict[str, Range]]:
+    """Two optimisation profiles, input → Range: the engine's tile batch, and any shape."""
+    batch, h, w = tile
+    best = {s.name: input_shape(s, batch, h, w) for s in INPUTS}
+    exact: dict[str, Range] = {name: (shape, shape, shape) for name, shape in best.items()}
+    large = (max(batch, 8), max(h, LARGEST_TILE), max(w, LARGEST_TILE))
+    dynamic: dict[str, Range] = {
+        s.name: (input_shape(s, 1, 4, 4), best[s.name], input_shape(s, *large)) for s in INPUTS
+    }
+    return [exact, dynamic]
+
+
+def _network_flags(trt: Any, plugins: bool) -> int:
+    """Strong typing (the only kind from TensorRT 11 on), and ahead-of-time implementations of plugins."""
+    flag = trt.NetworkDefinitionCreationFlag
+    names = ["STRONGLY_TYPED", *(["PREFER_AOT_PYTHON_PLUGINS"] if plugins else [])]
+    return sum(1 << int(getattr(flag, name)) for name in names if hasattr(flag, name))
+
+
+def _parser_error(error: Any) -> str:
+    return f"{error.node_name() or 'model'} ({error.node_operator()}): {error.desc()}"
+
+
+def _logger(trt: Any) -> Any:
+    """A logger that keeps errors for the message."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(message)
+
+    return Log()
+
+
+def seconds(trt: Any, plan: bytes, key: PlanKey) -> float:
+    """Median time of a tile of the engine's size, through the backend."""
+    import statistics
+    import time
+
+    import numpy as np
+
+    from deeplight.engine.backends.tensorrt_backend import TensorRtBackend
+
+    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(plan)
+    inputs = {s.name: np.ones(input_shape(s, *key.tile), np.float32) for s in INPUTS}
+    times = []
+    with TensorRtBackend(engine) as backend:
+        for _ in range(20):
+            start = time.perf_counter()
+            backend.run(inputs)
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[5:])

@@ -1,0 +1,33 @@
+"""One export of a small network in every precision, shared by the tests of this folder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deeplight.export.build import Exported, Request, export_artifact
+from deeplight.train.config import ModelConfig
+from deeplight.train.model import DeepLightSR
+
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+
+
+def wild_model() -> DeepLightSR:
+    """A network whose every parameter is in use: fresh ones have zeros in the offset and residual heads."""
+    torch.manual_seed(0)
+    model = DeepLightSR(SMALL).eval()
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model() -> DeepLightSR:
+    return wild_model()
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, model: DeepLightSR) -> Exported:
+    out = tmp_path_factory.mktemp("export") / "artifact"
+    request = Request(("onnx", "torch"), ("fp32", "fp16", "bf16"))
+    return export_artifact(model, {"step": 7, "data": {"kind": "test"}}, out, request)

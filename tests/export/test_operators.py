@@ -1,0 +1,148 @@
+"""The ONNX bodies of the operators against their definitions, in the forms that the small test network lacks."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from deeplight.export.operators import OPSET, attach, function, translations
+from deeplight.kernels import refine, upsample
+from deeplight.kernels.dispatch import emit_operators
+from deeplight.kernels.reference import Finish
+from deeplight.kernels.reference import align as align_reference
+from deeplight.kernels.reference import fuse as fuse_reference
+from deeplight.kernels.reference import refine as refine_reference
+from deeplight.kernels.reference import upsample as upsample_reference
+
+
+def run_body(
+    name: str, inputs: dict[str, np.ndarray], outputs: list[str], **attributes: float
+) -> list[np.ndarray]:
+    """One node of the operator, its inputs fed, through ONNX Runtime."""
+    node = helper.make_node(
+        name, list(inputs), outputs, domain="deeplight", plugin_namespace="deeplight", **attributes
+    )
+
+    def described(names: list[str]) -> list[onnx.ValueInfoProto]:
+        return [
+            helper.make_tensor_value_info(
+                n, helper.np_dtype_to_tensor_dtype(inputs[n].dtype) if n in inputs else kind, None
+            )
+            for n in names
+        ]
+
+    kind = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
+    graph = helper.make_graph([node], "g", described(list(inputs)), described(outputs))
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("deeplight", 1)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[function(name)])
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(outputs, inputs))
+
+
+def test_align_clamps_at_the_borders_and_serves_every_batch() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 5, 24, 40, generator=g)
+    offset = 4.0 * torch.rand(3, 2, 3, 5, generator=g) - 2.0  # ±2 LR px = ±16 pixels: many taps outside
+    (got,) = run_body("align", {"x": x.numpy(), "offset": offset.numpy()}, ["out"])
+    want = align_reference(x, offset=offset)
+    # the last bits of interpolated offsets of up to 16 pixels, times differences of values in [0, 1]
+    assert np.abs(got - want.numpy()).max() <= 1e-5
+
+
+def test_fuse_with_missing_modalities() -> None:
+    g = torch.Generator().manual_seed(3)
+    c, a = 6, 4
+    shapes = {"main": (2, c, 5, 7), "aux0": (2, a, 5, 7), "aux1": (2, a, 5, 7)}
+    weights = {
+        "query_aux": (2, a),
+        "query_main": (2, c),
+        "query_bias": (2,),
+        "film_weight": (2 * c, a),
+        "film_bias": (2 * c,),
+    }
+    t = {name: torch.randn(*shape, generator=g) for name, shape in (shapes | weights).items()}
+    masks = [
+        torch.rand(2, 1, 5, 7, generator=g) * (torch.rand(2, 1, 5, 7, generator=g) > 0.5) for _ in range(2)
+    ]
+    feeds = {n: t[n].numpy() for n in shapes} | {f"mask{i}": m.numpy() for i, m in enumerate(masks)}
+    (got,) = run_body("fuse", feeds | {n: t[n].numpy() for n in weights}, ["out"])
+    want = fuse_reference(t["main"], [t["aux0"], t["aux1"]], masks, *(t[n] for n in weights))
+    # float32 sums of a few terms of order 1
+    assert np.abs(got - want.numpy()).max() <= 1e-5 * float(want.abs().max())
+
+
+def test_fuse_in_half_precision_keeps_its_exponentials_in_float32() -> None:
+    ops = [(n.op_type, n.output[0]) for n in function("fuse").node]
+    cast = [i for i, (op, _) in enumerate(ops) if op == "Cast"]
+    exponentials = [i for i, (op, _) in enumerate(ops) if op in ("Exp", "Tanh", "Reciprocal")]
+    back = [i for i, (op, out) in enumerate(ops) if op == "CastLike" and out.startswith("share")]
+    assert min(exponentials) > min(cast) and max(exponentials) < min(back)
+
+
+class Tail(nn.Module):
+    """An upsampling with a skip and a refinement of two blocks, as in the preset `base`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(1)
+
+        def weight(*shape: int) -> nn.Parameter:
+            return nn.Parameter(0.2 * torch.randn(*shape, generator=g))
+
+        self.up, self.up_bias = weight(16, 6, 3, 3), weight(16)
+        self.isp, self.isp_bias, self.embed = weight(1, 4, 1, 1), weight(1), weight(4)
+        self.blocks = nn.ParameterList([weight(4, 4, 3, 3), weight(4, 4, 3, 3)])
+        self.biases = nn.ParameterList([weight(4), weight(4)])
+        self.last, self.last_bias = weight(1, 4, 1, 1), weight(1)
+
+    def forward(self, x: Tensor, skip: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        y = upsample(x, self.up, self.up_bias, skip)
+        heads = (self.isp, self.isp_bias, self.embed)
+        last = (self.last, self.last_bias)
+        return refine(
+            y, level, *heads, list(self.blocks), list(self.biases), *last, finish=Finish(2.0, 1.5, 900.0)
+        )
+
+
+def test_deeper_refinements_and_skips_are_exported() -> None:
+    tail = Tail().eval()
+    g = torch.Generator().manual_seed(2)
+    given = tuple(torch.rand(*s, generator=g) for s in ((2, 6, 8, 12), (2, 4, 16, 24), (2, 1, 8, 12)))
+    with torch.no_grad(), emit_operators():
+        program = torch.export.export(tail, given, strict=False)
+    names = {str(n.target) for n in program.graph.nodes}
+    assert {"deeplight.upsample.default", "deeplight.refine.default"} <= names
+    with torch.no_grad():
+        exported = torch.onnx.export(
+            program, opset_version=OPSET, dynamo=True, verbose=False, custom_translation_table=translations()
+        )
+    assert exported is not None
+    proto = exported.model_proto
+    del proto.functions[:]
+    attach(proto)
+    assert {n.op_type for n in proto.graph.node if n.domain == "deeplight"} == {"upsample", "refine_last"}
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = dict(zip((i.name for i in session.get_inputs()), (t.numpy() for t in given), strict=True))
+    got = session.run(None, feeds)
+    with torch.no_grad():
+        y = upsample_reference(given[0], tail.up, tail.up_bias, given[1])
+        want = refine_reference(
+            y, given[2], tail.isp, tail.isp_bias, tail.embed, list(tail.blocks), list(tail.biases), tail.last,
+            tail.last_bias, None, Finish(2.0, 1.5, 900.0),
+        )  # fmt: skip
+    for a, b in zip(got, want, strict=True):
+        # float32 sums of some tens of terms of order 1, then expm1
+        assert np.abs(a - b.numpy()).max() <= 1e-5 * max(1.0, float(b.abs().max()))
+    assert numpy_helper.to_array(proto.graph.initializer[0]).size
+
+
+def test_outside_an_export_context_the_reference_is_decomposed() -> None:
+    tail = Tail().eval()
+    given = (torch.rand(2, 6, 8, 12), torch.rand(2, 4, 16, 24), torch.rand(2, 1, 8, 12))
+    with torch.no_grad():
+        program = torch.export.export(tail, given, strict=False)
+    assert not [n for n in program.graph.nodes if "deeplight" in str(n.target)]

@@ -1,0 +1,311 @@
+"""TensorRT up to the builder call: restrictions, strong typing, profiles, caches, errors, plugins in a dry run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from deeplight.engine.artifact import load_artifact
+from deeplight.engine.backends import open_backend
+from deeplight.engine.errors import DeepLightError, InputError
+from deeplight.engine.plans import PlanKey
+from deeplight.engine.spec import INPUTS, input_shape
+from deeplight.export import to_tensorrt
+from deeplight.export.operators import function
+from deeplight.export.plugins import fits, pack, strip_scratch
+from deeplight.export.tensorrt_rules import problems
+from deeplight.kernels import _refine, _upsample
+from tests.conftest import ROOT
+from tests.engine.analytic import write_analytic
+from tests.export.fake_tensorrt import BuilderFlag, Flag, HardwareCompatibilityLevel, PluginModule, TensorRt
+
+KEY = PlanKey("NVIDIA H200", "9.0", "11.4.0.106", "fp16", "ab" * 32, "ampere_plus", True, (2, 40, 56))
+
+
+def model_of(
+    *nodes: onnx.NodeProto, inputs: dict[str, int], weights: dict[str, np.ndarray] | None = None
+) -> bytes:
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info(n, t, ["b", 8, "h", "w"]) for n, t in inputs.items()],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v, k) for k, v in (weights or {}).items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("deeplight", 1)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+
+
+RELU = model_of(helper.make_node("Relu", ["x"], ["y"]), inputs={"x": TensorProto.FLOAT})
+UNSET = model_of(
+    helper.make_node("DeformConv", ["x", "w", "o"], ["y"], name="bend"),
+    inputs={"x": TensorProto.FLOAT, "w": TensorProto.FLOAT, "o": TensorProto.FLOAT},
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (UNSET, r"DeformConv \(bend\)"),
+        (
+            model_of(helper.make_node("AffineGrid", ["x", "s"], ["y"]), inputs={"x": 1, "s": 7}),
+            "AffineGrid",
+        ),
+        (
+            model_of(helper.make_node("Resize", ["x", "", "s"], ["y"], antialias=1), inputs={"x": 1, "s": 1}),
+            "Resize .* antialiased",
+        ),
+        (model_of(helper.make_node("Cast", ["x"], ["y"], to=1), inputs={"x": TensorProto.UINT16}), "UINT16"),
+        (
+            model_of(helper.make_node("Add", ["x", "z"], ["y"], name="sum"), inputs={"x": 1, "z": 10}),
+            r"Add \(sum\) mixes FLOAT and FLOAT16",
+        ),
+        (
+            model_of(helper.make_node("GridSample", ["x", "z"], ["y"]), inputs={"x": 10, "z": 1}),
+            "GridSample .* mixes",
+        ),
+        (
+            model_of(helper.make_node("Cast", ["x"], ["y"], to=TensorProto.INT16), inputs={"x": 1}),
+            "makes INT16",
+        ),
+        (
+            model_of(helper.make_node("warp", ["x"], ["y"], domain="deeplight"), inputs={"x": 1}),
+            "deeplight::warp .* neither a plugin nor a body",
+        ),
+    ],
+)
+def test_what_tensorrt_refuses_is_listed(model: bytes, named: str) -> None:
+    found = problems(onnx.load_from_string(model))
+    assert len(found) == 1 and re.search(named, found[0])
+    with pytest.raises(DeepLightError, match="TensorRT would refuse this model"):
+        to_tensorrt.prepared(model, plugins=True)
+
+
+def test_what_tensorrt_takes_is_not_listed() -> None:
+    plain = model_of(
+        helper.make_node("Resize", ["x", "", "s"], ["y"], mode="linear"), inputs={"x": 1, "s": 1}
+    )
+    for model in (RELU, plain):
+        assert problems(onnx.load_from_string(model)) == []
+    fuse = model_of(helper.make_node("fuse", ["x"], ["y"], domain="deeplight"), inputs={"x": 1})
+    assert problems(onnx.load_from_string(fuse), frozenset({"fuse"})) == []
+
+
+@pytest.mark.parametrize("name", ["align", "fuse", "upsample", "refine", "refine_last"])
+def test_the_bodies_of_our_operators_are_accepted(name: str) -> None:
+    proto = onnx.load_from_string(RELU)
+    proto.functions.append(function(name))
+    assert problems(proto) == []
+
+
+def test_without_plugins_the_bodies_are_inlined_and_their_weights_folded() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"qa": (2, 8), "qm": (2, 8), "qb": (2,), "fw": (16, 8), "fb": (16,)}
+    weights = {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+    given = ["main", "a0", "a1", "m0", "m1"]
+    node = helper.make_node(
+        "fuse", [*given, *shapes], ["y"], domain="deeplight", plugin_namespace="deeplight"
+    )
+    proto = onnx.load_from_string(model_of(node, inputs=dict.fromkeys(given, 1), weights=weights))
+    proto.functions.append(function("fuse"))
+    unfolded = onnx.inliner.inline_local_functions(proto)
+    assert [p for p in problems(unfolded) if "has weights that the graph computes" in p]
+    ready = onnx.load_from_string(to_tensorrt.prepared(proto.SerializeToString(), plugins=False))
+    assert not ready.functions and {n.domain for n in ready.graph.node} == {""}
+
+
+def test_the_builder_is_asked_for_a_strongly_typed_plan(tmp_path: Path) -> None:
+    trt = TensorRt()
+    plan = to_tensorrt.build(trt, RELU, KEY, tmp_path, "off")
+    assert plan.startswith(b"plan of")
+    assert trt.network_flags == [1 << Flag.STRONGLY_TYPED]
+    config = trt.configs[0]
+    assert config.flags == [BuilderFlag.VERSION_COMPATIBLE, BuilderFlag.EXCLUDE_LEAN_RUNTIME]
+    assert config.hardware_compatibility_level is HardwareCompatibilityLevel.AMPERE_PLUS
+    exact, dynamic = (p.shapes for p in config.profiles)
+    for spec in INPUTS:
+        tile = input_shape(spec, 2, 40, 56)
+        assert exact[spec.name] == (tile, tile, tile)
+        low, best, high = dynamic[spec.name]
+        assert low == input_shape(spec, 1, 4, 4) and best == tile and high[0] >= 8
+    assert dynamic["ntl"][2][2:] == (512, 512)
+
+
+def test_the_timing_cache_is_kept_beside_the_artifact_and_used_again(tmp_path: Path) -> None:
+    trt = TensorRt()
+    for expected in (b"", b"+timed"):
+        to_tensorrt.build(trt, RELU, KEY, tmp_path, "off")
+        assert trt.configs[-1].cache.content == expected
+    assert [p.name for p in tmp_path.iterdir()] == [KEY.timing_cache_name()]
+
+
+def test_all_parser_errors_are_reported(tmp_path: Path) -> None:
+    trt = TensorRt(errors=("first thing", "second thing"))
+    with pytest.raises(DeepLightError) as error:
+        to_tensorrt.build(trt, RELU, KEY, tmp_path, "off")
+    assert "node_7 (DeformConv): first thing" in str(error.value) and "second thing" in str(error.value)
+
+
+def test_a_failed_build_says_what_the_builder_logged(tmp_path: Path) -> None:
+    with pytest.raises(DeepLightError, match="out of workspace"):
+        to_tensorrt.build(TensorRt(fail="out of workspace"), RELU, KEY, tmp_path, "off")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_automatic_plugins_keep_the_faster_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trt = TensorRt()
+    trtp = PluginModule()
+    monkeypatch.setitem(sys.modules, "tensorrt.plugin", trtp)
+    plans = iter([b"without", b"with"])
+    monkeypatch.setattr(to_tensorrt, "serialise", lambda *_, plugins: next(plans))
+    monkeypatch.setattr(to_tensorrt, "seconds", lambda trt, plan, key: {b"without": 2.0, b"with": 1.0}[plan])
+    assert to_tensorrt.build(trt, RELU, KEY, tmp_path, "auto") == b"with"
+    assert set(trtp.registered) == {"deeplight::fuse", "deeplight::upsample", "deeplight::refine"}
+
+
+def test_plugins_ask_for_ahead_of_time_implementations(tmp_path: Path) -> None:
+    trt = TensorRt()
+    to_tensorrt.serialise(trt, RELU, KEY, tmp_path, plugins=True)
+    assert trt.network_flags == [1 << Flag.STRONGLY_TYPED | 1 << Flag.PREFER_AOT_PYTHON_PLUGINS]
+
+
+def test_without_tensorrt_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(
+        InputError, match=r"needs TensorRT ≥ 10\.12 and a GPU .*pip install 'deeplight\[tensorrt\]'"
+    ):
+        to_tensorrt.require_builder()
+    sys.modules.pop("deeplight.engine.backends.tensorrt_backend", None)
+    with pytest.raises(InputError, match=r"backend tensorrt needs the package 'deeplight\[tensorrt\]'"):
+        open_backend("tensorrt", load_artifact(write_analytic(tmp_path / "m")))
+    monkeypatch.setitem(sys.modules, "tensorrt", TensorRt("10.3.0"))
+    with pytest.raises(InputError, match=r"TensorRT 10\.3\.0 is too old: install 10\.12"):
+        to_tensorrt.require_builder()
+    for version in ("10.12.0.36", "11.4.0.106"):
+        monkeypatch.setitem(sys.modules, "tensorrt", TensorRt(version))
+        assert to_tensorrt.require_builder().__version__ == version
+
+
+def test_importing_the_modules_does_not_import_tensorrt() -> None:
+    code = (
+        "import sys, deeplight.export.to_tensorrt, deeplight.engine.plans; print('tensorrt' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+UPSAMPLE = {
+    "w": np.arange(64 * 16 * 9, dtype=np.float32).reshape(64, 16, 3, 3),
+    "b": np.arange(64, dtype=np.float32),
+}
+
+
+def test_weights_are_packed_as_the_kernels_read_them() -> None:
+    node = helper.make_node(
+        "upsample", ["x", "w", "b"], ["y"], domain="deeplight", plugin_namespace="deeplight"
+    )
+    proto = onnx.load_from_string(model_of(node, inputs={"x": 1}, weights=UPSAMPLE))
+    assert pack(proto) == ["y"]
+    tensors = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    assert list(proto.graph.node[0].input) == ["x", "w_packed", "b_packed"]
+    assert np.array_equal(tensors["w_packed"], _upsample.gemm_weight(torch.from_numpy(UPSAMPLE["w"])).numpy())
+    assert np.array_equal(tensors["b_packed"], UPSAMPLE["b"].reshape(-1, 4).T.reshape(-1))
+    weight = np.arange(8 * 8 * 9, dtype=np.float16).reshape(8, 8, 3, 3)
+    vectors = {n: np.zeros(s, np.float16) for n, s in (("i", (1, 8, 1, 1)), ("j", (1,)), ("e", (8,)))}
+    node = helper.make_node(
+        "refine",
+        ["x", "l", "i", "j", "e", "w", "e", "i", "j"],
+        ["y", "p"],
+        domain="deeplight",
+        plugin_namespace="d",
+    )
+    proto = onnx.load_from_string(model_of(node, inputs={"x": 10, "l": 1}, weights={"w": weight, **vectors}))
+    assert pack(proto) == ["y"] and proto.graph.node[0].input[5] == "w_packed"
+    packed = numpy_helper.to_array(proto.graph.initializer[-1])
+    assert np.array_equal(packed, _refine.gemm_weight(torch.from_numpy(weight)).numpy())
+
+
+def test_operators_that_no_kernel_fits_stay_with_their_bodies() -> None:
+    wide = {"w": np.zeros((512, 128, 3, 3), np.float32), "b": np.zeros(512, np.float32)}
+    node = helper.make_node(
+        "upsample", ["x", "w", "b"], ["y"], domain="deeplight", plugin_namespace="deeplight"
+    )
+    proto = onnx.load_from_string(model_of(node, inputs={"x": 1}, weights=wide))
+    assert pack(proto) == [] and list(proto.graph.node[0].input) == ["x", "w", "b"]
+    assert [a.name for a in proto.graph.node[0].attribute] == []
+    fuse = helper.make_node("fuse", [*"abcde", "qa", "qm"], ["y"], domain="deeplight")
+    assert fits(fuse, {"qa": (2, 4), "qm": (2, 8)}, half=False)
+    assert not fits(fuse, {"qa": (2, 4), "qm": (2, 8)}, half=True), "HWC8 pads 4 channels to 8"
+
+
+PTX = """
+.visible .entry k(
+	.param .u64 .ptr .global .align 16 k_param_0,
+	.param .u32 k_param_1,
+	.param .u64 .ptr .global .align 1 k_param_2,
+	.param .u64 .ptr .global .align 1 k_param_3
+)
+{ ld.param.u64 %rd1, [k_param_0]; BODY ret; }
+"""
+
+
+def test_hidden_scratch_parameters_are_stripped_unless_they_are_used() -> None:
+    stripped = strip_scratch(PTX, 2)
+    assert re.findall(r"k_param_\d", stripped) == ["k_param_0", "k_param_1", "k_param_0"]
+    with pytest.raises(DeepLightError, match="uses its scratch parameter k_param_3"):
+        strip_scratch(PTX.replace("BODY", "ld.param.u64 %rd2, [k_param_3];"), 2)
+    with pytest.raises(DeepLightError, match="has 4 parameters, not 5"):
+        strip_scratch(PTX, 5)
+    with pytest.raises(DeepLightError, match="no entry"):
+        strip_scratch("", 1)
+
+
+def test_plugin_functions_in_a_dry_run() -> None:
+    """Registered under checked signatures, tuned, and compiled to PTX whose parameters are what TensorRT passes."""
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.export.plugin_report"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    report = {r["plugin"]: r for r in map(json.loads, done.stdout.splitlines())}
+    assert set(report) == {"fuse", "upsample", "refine"}
+    # inputs, int32 scalars, outputs
+    assert report["fuse"]["parameters"] == ["u64"] * 10 + ["u32"] * 3 + ["u64"]
+    assert report["upsample"]["parameters"] == ["u64"] * 3 + ["u32"] * 2 + ["u64"]
+    assert report["refine"]["parameters"] == ["u64"] * 9 + ["u32"] * 2 + ["u64"] * 2
+    assert report["fuse"]["scalars"] == ["((main0*main2)*main3)", "1", "1"]
+    assert report["upsample"]["output"] == ["x0", "(bias0//4)", "(x2*2)", "(x3*2)"]
+    assert report["refine"]["output"] == ["x0", "1", "x2", "x3"]
+    places = report["refine"]["places"]
+    assert places["0"] == ["FP16", "HWC8"] and places["1"] == ["FP32", "LINEAR"]
+    assert places["9"] == places["10"] == ["FP32", "LINEAR"] and places["2"] == ["FP16", "LINEAR"]
+    for row in report.values():
+        assert row["target"] == "sm_90a" and row["threads"] % 32 == 0 and row["grid"] > 0
+
+
+def test_the_real_tensorrt_has_the_names_that_we_use() -> None:
+    trt = pytest.importorskip("tensorrt")
+    assert importlib.import_module("tensorrt.plugin").aot_impl
+    assert trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED is not None
+    assert trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME is not None

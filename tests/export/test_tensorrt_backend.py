@@ -1,0 +1,116 @@
+"""The TensorRT backend's own logic with stand-ins for CUDA and the engine: nothing here ran on a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deeplight.engine.artifact import load_artifact
+from deeplight.engine.backends import open_backend
+from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.plans import FOLDER, save_plan
+from deeplight.engine.spec import INPUTS, input_shape
+from tests.engine.analytic import write_analytic
+from tests.export.fake_cuda import Engine, Error, Runtime
+from tests.export.fake_tensorrt import TensorRt
+
+NAME = "deeplight.engine.backends.tensorrt_backend"
+TILE = (1, 6, 5)
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime()
+
+
+@pytest.fixture
+def backend_module(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """The module, imported against the stand-ins."""
+    trt: Any = TensorRt()
+    trt.Logger = types.SimpleNamespace(ERROR=1)
+    monkeypatch.setattr(trt, "Logger", type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None}))
+    plans = {b"good": Engine(runtime, TILE), b"stale": None}
+    trt.Runtime = lambda logger: types.SimpleNamespace(deserialize_cuda_engine=lambda plan: plans[plan])
+    bindings: Any = types.ModuleType("cuda.bindings")
+    bindings.runtime = runtime
+    for name, module in (
+        ("tensorrt", trt),
+        ("cuda", types.ModuleType("cuda")),
+        ("cuda.bindings", bindings),
+        ("cuda.bindings.runtime", runtime),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delitem(sys.modules, NAME, raising=False)
+    yield importlib.import_module(NAME)
+    sys.modules.pop(NAME, None)
+
+
+def inputs(batch: int, h: int, w: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(h * 100 + w)
+    return {s.name: rng.random(input_shape(s, batch, h, w), np.float32) for s in INPUTS}
+
+
+def doubled(given: dict[str, np.ndarray]) -> np.ndarray:
+    return np.repeat(np.repeat(2 * given["ntl"], 8, 2), 8, 3)
+
+
+def test_a_plan_built_here_is_opened_and_run(backend_module: Any, tmp_path: Path) -> None:
+    artifact = load_artifact(write_analytic(tmp_path / "m"))
+    model = hashlib.sha256(artifact.read("fp32")).hexdigest()
+    with pytest.raises(InputError, match="no TensorRT plan for NVIDIA H200"):
+        open_backend("tensorrt", artifact)
+    key = backend_module.key_here(model, "fp32")
+    assert (key.gpu, key.capability) == ("NVIDIA H200", "9.0")
+    save_plan(artifact.path / FOLDER, key, b"good")
+    given = inputs(1, 7, 9)
+    with open_backend("tensorrt", artifact) as backend:
+        assert backend.name == "tensorrt" and backend.device == "cuda"
+        assert np.array_equal(backend.run(given)["ntl_hr"], doubled(given))
+    save_plan(artifact.path / FOLDER, key, b"stale")
+    with pytest.raises(ArtifactError, match="refuses its own plan"):
+        open_backend("tensorrt", artifact)
+
+
+def test_buffers_and_graph_are_made_once_a_shape(backend_module: Any, runtime: Runtime) -> None:
+    engine = Engine(runtime, TILE)
+    with backend_module.TensorRtBackend(engine) as backend:
+        first = inputs(*TILE)
+        got = backend.run(first)["ntl_hr"]
+        made = dict(runtime.calls)
+        for _ in range(5):
+            given = inputs(*TILE)
+            assert np.array_equal(backend.run(given)["ntl_hr"], doubled(given))
+        grown = {name for name, count in runtime.calls.items() if count != made.get(name)}
+        assert grown == {"cudaGraphLaunch"}, "a tile costs one launch and no allocation"
+        assert np.array_equal(got, doubled(first)), "results do not alias the buffers"
+        other = inputs(2, 4, 8)
+        assert np.array_equal(backend.run(other)["ntl_hr"], doubled(other))
+        assert engine.profiles == [0, 1], "the tuned profile for the plan's tile, the dynamic one for others"
+    assert not runtime.blocks, "everything is freed"
+
+
+def test_only_some_shapes_are_kept(backend_module: Any, runtime: Runtime) -> None:
+    with backend_module.TensorRtBackend(Engine(runtime, TILE)) as backend:
+        for h in range(4, 4 + backend_module._SHAPES + 3):
+            backend.run(inputs(1, h, 4))
+        assert runtime.calls["cudaGraphExecDestroy"] == 3
+    assert not runtime.blocks
+
+
+def test_failures_name_the_tile(backend_module: Any, runtime: Runtime) -> None:
+    with backend_module.TensorRtBackend(Engine(runtime, TILE, largest=8 * 16)) as backend:
+        with pytest.raises(DeepLightError, match=r"tile of 4×40 LR pixels: .* outside the plan's profile"):
+            backend.run(inputs(1, 4, 40))
+        runtime.memory = 1000
+        with pytest.raises(DeepLightError, match=f"tile of 5×6 LR pixels: CUDA error {Error(2).name}"):
+            backend.run(inputs(1, 5, 6))
+        assert not runtime.blocks, "what was allocated before the failure is freed"
