@@ -87,6 +87,23 @@ def _log(text: str) -> None:
     click.echo(text, err=True)
 
 
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("run", type=Parsed("dir", parse_folder))
+def score_command(run: Path) -> None:
+    """Print the quality of the checkpoint in RUN on unseen synthetic countries, for each set of layers."""
+    from deeplight.train.requirements import TRAINING, require
+
+    require("deeplight-train", TRAINING)
+    from deeplight.train.scores import score
+
+    click.echo(score(run))
+
+
+def score_main() -> None:
+    """Entry point of `deeplight-score`."""
+    run_cli(score_command)
+
+
 def main() -> None:
     """Entry point of `deeplight-train`."""
     run_cli(command)

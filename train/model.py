@@ -118,7 +118,9 @@ class Localise(nn.Module):
         """aux: (B,10,4h,4w). Returns the lights it suggests (B,1,h,w), normalised, and ISP logits (B,1,4h,4w)."""
         logits = _pointwise(self.impervious, aux)
         both = F.avg_pool2d(torch.cat([torch.sigmoid(logits), aux], dim=1), 4)
-        return torch.log1p(F.softplus(_pointwise(self.lights, both))) * 0.5, logits
+        # softplus written out, since exporters turn torch's into a selection; 80 keeps the exponential finite
+        radiance = torch.log1p(torch.exp(_pointwise(self.lights, both).clamp(max=80.0)))
+        return torch.log1p(radiance) * 0.5, logits
 
     def _residuals(self, ntl: Tensor, lights: Tensor) -> tuple[Tensor, Tensor]:
         """Residual variance per shift (B,81,h,w), and what it was made of (B,3,h,w): two log variances, the mean."""

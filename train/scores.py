@@ -1,18 +1,15 @@
-"""The numbers of the model card: quality on unseen countries for each set of layers.
-
-`python -m deeplight.train.scores RUN` makes the held-out countries and prints them for a checkpoint.
-"""
+"""The numbers of the model card: quality on unseen countries for each set of layers."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-import click
-
-from deeplight.engine.console import run_cli
+from deeplight.engine.machine import available_cpus
+from deeplight.train.checkpoint import load_checkpoint
 from deeplight.train.metrics import validate
 from deeplight.train.model import DeepLightSR
-from deeplight.train.pool import Batch
+from deeplight.train.pool import Batch, build_pool, fixed_batches
 
 HELD_OUT_SEEDS = range(900_000, 900_012)
 """Countries that no training run ever sees."""
@@ -58,25 +55,8 @@ def table(scores: Scores) -> str:
     return "\n".join(lines)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("run")
-def command(run: str) -> None:
-    """Print the table for the checkpoint in RUN."""
-    from pathlib import Path
-
-    from deeplight.engine.machine import available_cpus
-    from deeplight.train.checkpoint import load_checkpoint
-    from deeplight.train.pool import build_pool, fixed_batches
-
-    model, _ = load_checkpoint(Path(run))
+def score(run: Path) -> str:
+    """The table for the checkpoint in `run`; makes the held-out countries first."""
+    model, _ = load_checkpoint(run)
     held_out = build_pool(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), available_cpus())
-    click.echo(table(by_layers(model, fixed_batches(held_out, 4))))
-
-
-def main() -> None:
-    """Entry point of `python -m deeplight.train.scores`."""
-    run_cli(command)
-
-
-if __name__ == "__main__":
-    main()
+    return table(by_layers(model, fixed_batches(held_out, 4)))

@@ -122,7 +122,7 @@ def usage(files: SceneFiles, model: str, tmp_path: Path) -> dict[str, list[str]]
         "is not an extra band": [*base, "--bands", "ntl"],
         "is not a number": [*base, "--ntl-nodata", "none"],
         "exclude each other": [*base, "--resume", "--overwrite"],
-        "'torch' is not one of": [*base, "--backend", "torch"],
+        "'tensorflow' is not one of": [*base, "--backend", "tensorflow"],
         "has no precision fp16; it has fp32": [*base, "--precision", "fp16"],
         "steps of 0.1 only": [*base, "--dtype", "uint16", "--bands", "isp"],
         "does not end in .json": [*base, "--report", str(tmp_path / "out" / "r.txt")],

@@ -112,7 +112,7 @@ def test_tiles_equal_the_whole() -> None:
     r0, r1 = reach, side - 5 - reach
     want = whole[0][..., (r0 + 3) * 8 : (r1 + 3) * 8, (r0 + 3) * 8 : (r1 + 3) * 8]
     got = tiled[0][..., r0 * 8 : r1 * 8, r0 * 8 : r1 * 8]
-    assert whole[2].abs().max() > 0.3, "offsets must be at work, or this shows nothing"
+    assert whole[2].abs().max() > 0.2, "offsets must be at work, or this shows nothing"
     assert (want - got).abs().max() <= 1e-5 * float(whole[0].max() - whole[0].min())
 
 
