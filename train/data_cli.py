@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplight.engine.console import Parsed, parse_folder, run_cli
+from deeplight.engine.bands import parse_bands, parse_scale
+from deeplight.engine.console import Parsed, logging_to, parse_folder, run_cli
+from deeplight.engine.errors import DeepLightError, InputError
+from deeplight.engine.options import parse_number
+from deeplight.engine.spec import DMO_SLOTS
+
+if TYPE_CHECKING:
+    from deeplight.train.clip_cut import ClipRequest
 
 
 def _size(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int]:
@@ -123,9 +133,238 @@ def synth(
         click.echo(path)
 
 
+_FILE = Parsed("file", str)
+_SCALE_TYPE = Parsed("f[,offset]", parse_scale)
+_NUMBER = Parsed("value", parse_number)
+
+
+def _band_files(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str] | None:
+    """Every `SLOT=FILE` → slot to file."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (slot, equals, name) in zip(texts, pairs, strict=True):
+        if slot not in DMO_SLOTS or not equals or not name:
+            raise click.BadParameter(f"'{text}' is not SLOT=FILE; slots are {', '.join(DMO_SLOTS)}")
+    if len({slot for slot, _, _ in pairs}) < len(pairs):
+        raise click.BadParameter("a slot is given twice; give each band once")
+    return {slot: name for slot, _, name in pairs} or None
+
+
+def _sides(text: str) -> tuple[int, int]:
+    """`N` or `N,LEAST` → (largest, smallest) side of a clip. Raises ValueError."""
+    found = re.fullmatch(r"(\d{1,4})(?:,(\d{1,4}))?", text.strip())
+    if found is None:
+        raise ValueError(f"'{text}' is no size; give N or N,LEAST in LR pixels, such as 256 or 64,24")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _lit(text: str) -> tuple[float, float]:
+    """`SHARE` or `SHARE,ABOVE` → both. Raises ValueError."""
+    try:
+        share, above = map(float, (text if "," in text else f"{text},0.5").split(","))
+    except ValueError:
+        share = above = math.nan
+    if not 0 <= share <= 1 or not math.isfinite(above):
+        raise ValueError(
+            f"'{text}' is not SHARE or SHARE,ABOVE, such as 0.01,0.5: a share of pixels and a radiance"
+        )
+    return share, above
+
+
+@cli.command()
+@click.option("--out", required=True, type=Parsed("dir", parse_folder), metavar="TREE", help="Clip tree.")
+@click.option(
+    "--place", required=True, metavar="NAME", help="What the rasters show; one of the index's columns."
+)
+@click.option("--date", default="", metavar="TEXT", help="When, such as 2021-06.")
+@click.option("--ntl", type=_FILE, default="", help="LR lights; without them, see --degrade.")
+@click.option("--ntl-hr", type=_FILE, help="HR lights, the truth.")
+@click.option("--dmo", type=_FILE, help="Daytime bands in one file.")
+@click.option("--dmo-band", "dmo_files", multiple=True, callback=_band_files, metavar="SLOT=FILE",
+              help="Or each in its own; repeat.")  # fmt: skip
+@click.option("--dem", type=_FILE, help="Elevation in metres.")
+@click.option("--isp", type=_FILE, help="Impervious fraction.")
+@click.option("--qa", type=_FILE, help="Landsat QA_PIXEL: its cloud bits hide daytime pixels.")
+@click.option("--cloud-mask", type=_FILE, help="Or a mask, not 0 = cloud.")
+@click.option("--ntl-scale", type=_SCALE_TYPE, help="Radiance = raw · F + OFFSET, in place of the file's.")
+@click.option("--ntl-nodata", type=_NUMBER, help="Raw value without data.")
+@click.option("--ntl-hr-scale", type=_SCALE_TYPE)
+@click.option("--ntl-hr-nodata", type=_NUMBER)
+@click.option("--dmo-bands", type=Parsed("slot=n,…", parse_bands), help="As in blue=1,green=2,red=3.")
+@click.option("--dmo-scale", type=_SCALE_TYPE)
+@click.option("--dmo-nodata", type=_NUMBER)
+@click.option("--isp-scale", type=_SCALE_TYPE, help="0.01 for percent.")
+@click.option("--isp-nodata", type=_NUMBER)
+@click.option("--unit", default="", help="Of the lights, in place of the file's.")
+@click.option(
+    "--degrade",
+    type=Parsed("key=n,…", str),
+    help="Make LR lights of the HR ones: psf=1,noise=0.1 or default.",
+)
+@click.option(
+    "--clip",
+    "sides",
+    type=Parsed("n[,least]", _sides),
+    default="256",
+    help="Side in LR pixels; LEAST at edges [256].",
+)
+@click.option("--block", type=click.IntRange(1), help="Least side of a split's blocks [2 clips + buffer].")
+@click.option("--buffer", type=click.IntRange(0), default=16, help="LR pixels between splits [16].")
+@click.option(
+    "--shares", type=Parsed("train,val,test", str), default="0.8,0.1,0.1", help="Of blocks [0.8,0.1,0.1]."
+)
+@click.option(
+    "--hold-out",
+    multiple=True,
+    metavar="NAME[=W,S,E,N]",
+    help="A region, or a place, as its own split; repeat.",
+)
+@click.option("--seed", type=int, default=0, help="Of the blocks' order [0].")
+@click.option(
+    "--min-valid", type=click.FloatRange(0, 1), default=0.9, help="Least share of valid lights [0.9]."
+)
+@click.option("--max-cloud", type=click.FloatRange(0, 1), default=0.3, help="Most cloud [0.3].")
+@click.option(
+    "--min-lit",
+    type=Parsed("share[,above]", _lit),
+    default="0.01,0.5",
+    help="Least share of LR pixels brighter than ABOVE [0.01,0.5].",
+)
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option("--overwrite", is_flag=True, help="Cut a place again that the tree holds.")
+def clip(**given: Any) -> None:
+    """Cut training clips from a place's rasters, of any grid and CRS; docs/data.md tells more."""
+    from deeplight.engine.progress import terminal_progress
+    from deeplight.train.clip_cut import cut_place
+
+    request = _clip_request(given)
+    progress = terminal_progress()
+    with logging_to(progress.log):
+        report = cut_place(request, progress)
+    for line in report.lines():
+        progress.log(line)
+    click.echo(request.out)
+
+
+def _clip_request(given: dict[str, Any]) -> ClipRequest:
+    """What the command line asks for."""
+    from deeplight.engine.parts import Mode
+    from deeplight.engine.scene import SceneOptions
+    from deeplight.train.clip_cut import ClipRequest, Rules
+    from deeplight.train.clip_place import PlaceOptions
+    from deeplight.train.clip_plan import PlanOptions, parse_name, parse_region, parse_shares
+    from deeplight.train.degrade import parse_degradation
+
+    if given["resume"] and given["overwrite"]:
+        raise InputError("--resume and --overwrite exclude each other: give one of them")
+    scene_keys = ("ntl", "dmo", "dem", "ntl_scale", "ntl_nodata", "dmo_bands", "dmo_scale", "dmo_nodata")
+    place_keys = ("dmo_files", "ntl_hr", "ntl_hr_scale", "ntl_hr_nodata", "isp", "isp_scale", "isp_nodata", "qa",
+                  "cloud_mask")  # fmt: skip
+    (side, least), buffer = given["sides"], given["buffer"]
+    return ClipRequest(
+        out=given["out"],
+        place=parse_name(given["place"]),
+        date=parse_name(given["date"]) if given["date"] else "",
+        files=PlaceOptions(
+            SceneOptions(**{key: given[key] for key in scene_keys}), **{key: given[key] for key in place_keys}
+        ),
+        plan=PlanOptions(
+            clip=side,
+            clip_min=least,
+            block=given["block"] or 2 * side + buffer,
+            buffer=buffer,
+            shares=parse_shares(given["shares"]),
+            seed=given["seed"],
+            regions=tuple(parse_region(text) for text in given["hold_out"]),
+        ),
+        rules=Rules(given["min_valid"], given["max_cloud"], *given["min_lit"]),
+        degradation=None if given["degrade"] is None else parse_degradation(given["degrade"]),
+        unit=given["unit"],
+        mode=Mode.RESUME if given["resume"] else Mode.OVERWRITE if given["overwrite"] else Mode.NEW,
+    )
+
+
+@cli.command()
+@click.argument("tree", type=Parsed("tree", str))
+@click.option("--split", default="all", show_default=True, help="Only this split.")
+@click.option("--sheet", type=Parsed("q.png", Path), help="Write pictures of up to 24 clips.")
+@click.option("--json", "report", type=Parsed("report.json", Path), help="Write the numbers.")
+@click.option("--overwrite", is_flag=True, help="Replace these files.")
+def inspect(tree: str, split: str, sheet: Path | None, report: Path | None, overwrite: bool) -> None:
+    """Print what clip trees hold (several: separated by commas), after the check that no split leaks.
+
+    Exit status 1 where a clip cannot be read.
+    """
+    import json
+    from dataclasses import asdict
+
+    from deeplight.engine.durable import write_file
+    from deeplight.engine.progress import terminal_progress
+    from deeplight.train.clips import ClipTree
+    from deeplight.train.inspect_sheet import write_sheet
+    from deeplight.train.inspect_stats import inspect_tree
+
+    for path, suffix in ((sheet, ".png"), (report, ".json")):
+        _check_new(path, (suffix,), overwrite)
+    clips = ClipTree.open([part.strip() for part in tree.split(",") if part.strip()], split)
+    found = inspect_tree(clips, terminal_progress())
+    for line in found.lines():
+        click.echo(line)
+    if report is not None:
+        write_file(report, [(json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n").encode()])
+        click.echo(report)
+    if sheet is not None:
+        write_sheet(clips, sheet)
+        click.echo(sheet)
+    if found.unreadable:
+        raise DeepLightError(
+            f"{len(found.unreadable)} of {len(clips)} clips cannot be read; they are named above"
+        )
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=Parsed("file", Path))
+@click.option("--out", required=True, type=Parsed("out.tif", Path), help="GeoTIFF to write.")
+@click.option("--layer", help="Radiance layer [the first that is known].")
+@click.option(
+    "--max-quality",
+    type=click.IntRange(0, 254),
+    metavar="N",
+    help="Drop pixels whose quality flag is above N (0: best).",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the output.")
+def blackmarble(
+    files: tuple[Path, ...], out: Path, layer: str | None, max_quality: int | None, overwrite: bool
+) -> None:
+    """Turn Black Marble HDF5 tiles (VNP46A1 to A4) of one date into a GeoTIFF in nW/cm²/sr.
+
+    The place comes from h and v in each file's name, scale and fill from its attributes.
+    """
+    from deeplight.engine.progress import terminal_progress
+    from deeplight.train.blackmarble import convert
+
+    _check_new(out, (".tif", ".tiff"), overwrite)
+    convert(files, out, terminal_progress(), layer, max_quality)
+    click.echo(out)
+
+
+def _check_new(path: Path | None, suffixes: tuple[str, ...], overwrite: bool) -> None:
+    """Refuse an output of another kind, in a folder that is not there, or that exists."""
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path} does not end in {' or '.join(suffixes)}: choose another name")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist: create it, or choose another")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists: use --overwrite to replace it, or choose another name")
+
+
 def main() -> None:
     """Entry point of `deeplight-data`."""
-    run_cli(cli, go_on="nothing was written, run the same command to start again")
+    go_on = "nothing was written, run the same command to start again"
+    if sys.argv[1:2] == ["clip"]:
+        go_on = "finished clips are kept, run the same command with --resume to go on"
+    run_cli(cli, go_on=go_on)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,272 @@
+"""A user's rasters of one place, read as samples: a scene, and the truth, imperviousness and clouds beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from deeplight.engine.convert import Mask
+from deeplight.engine.errors import InputError
+from deeplight.engine.extents import format_bounds, lonlat_bounds, overlap
+from deeplight.engine.grid import Grid
+from deeplight.engine.layers import AuxLayer
+from deeplight.engine.plausibility import check_ntl, check_reflectance
+from deeplight.engine.scene import Scene, SceneOptions
+from deeplight.engine.sources import Raster, open_raster
+from deeplight.engine.spec import DMO_SLOTS, SCALE
+from deeplight.engine.tiles import Window
+from deeplight.train.samples import Sample
+from deeplight.train.synth.noise import Floats
+
+QA_BITS = 0b11111
+"""Landsat Collection 2 QA_PIXEL: fill, dilated cloud, cirrus, cloud, cloud shadow."""
+_FRACTION = 0.0, 1.0
+_ALLOWED_BEYOND = 0.01
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """The rasters of a place.
+
+    scene: NTL, and DMO and DEM where there are any. dmo_files: slot name to a file of one band, in place of
+    scene.dmo; scene.dmo_scale and scene.dmo_nodata hold for them too. ntl_hr, isp: the truth and the impervious
+    fraction; *_scale (factor, offset) and *_nodata in place of the file's own. qa: Landsat's QA_PIXEL. cloud_mask: not
+    0 = cloud. offset: two bands, the known misregistration in LR px, on the NTL grid.
+    """
+
+    scene: SceneOptions
+    dmo_files: Mapping[str, str] | None = None
+    ntl_hr: str | None = None
+    ntl_hr_scale: tuple[float, float] | None = None
+    ntl_hr_nodata: float | None = None
+    isp: str | None = None
+    isp_scale: tuple[float, float] | None = None
+    isp_nodata: float | None = None
+    qa: str | None = None
+    cloud_mask: str | None = None
+    offset: str | None = None
+
+
+class _CloudLayer(AuxLayer):
+    """The share of cloud at HR pixels, from bits of a quality band or a mask. Where it has no data, it is cloudy."""
+
+    bits: int | None = None
+
+    def read_native(self, window: Window) -> tuple[Floats, Mask]:
+        raw, mask = self.raster.read(window, self.bands)
+        band = raw[0]
+        # NaN is not 0, so cloudy
+        cloudy = (band.astype(np.int64) & self.bits) != 0 if self.bits is not None else band != 0
+        if mask is not None:
+            cloudy |= mask == 0
+        nodata = self.nodata[0]
+        if nodata is not None:
+            cloudy |= band == nodata
+        return cloudy.astype(np.float32)[None], np.ones(band.shape, np.uint8)
+
+
+_Kind = TypeVar("_Kind", bound=AuxLayer)
+
+
+class Place:
+    """The open rasters of a place. Reads are the same in any window; a context manager."""
+
+    def __init__(self, options: PlaceOptions) -> None:
+        """Open all. Raises InputError, one sentence with the remedy, for what cannot be used."""
+        if options.dmo_files and options.scene.dmo:
+            raise InputError("--dmo and --dmo-band both give daytime bands: use one of them")
+        with ExitStack() as stack:
+            self.scene = stack.enter_context(Scene.open(options.scene))
+            self._stack = stack
+            self.grid, self.unit = self.scene.grid, self.scene.unit
+            self._dmo = {
+                slot: self._open_dmo(slot, name, options) for slot, name in (options.dmo_files or {}).items()
+            }
+            self._ntl_hr = self._open_ntl_hr(options) if options.ntl_hr else None
+            self._isp = self._open_isp(options) if options.isp else None
+            self._clouds = self._open_clouds(options) if options.qa or options.cloud_mask else None
+            self._offset = self._open_offset(options.offset) if options.offset else None
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that are there."""
+        dmo = self._dmo or self.scene.dmo_slots
+        dem = "dem" in self.scene.describe()
+        there = {
+            "ntl": True,
+            "ntl_hr": self._ntl_hr,
+            "dmo": dmo,
+            "dem": dem,
+            "isp": self._isp,
+            "offset": self._offset,
+        }
+        return tuple(name for name, is_there in there.items() if is_there)
+
+    @property
+    def has_clouds(self) -> bool:
+        """Whether clouds are known."""
+        return self._clouds is not None
+
+    def read(self, window: Window) -> Sample:
+        """The sample of a window in LR px; it may leave the raster. Clouds hide DMO."""
+        return self.read_with_clouds(window)[0]
+
+    def read_with_clouds(self, window: Window) -> tuple[Sample, float]:
+        """The sample, and the share of its HR pixels that are cloudy (0 where no mask was given)."""
+        inputs = {name: values[0] for name, values in self.scene.read_inputs(window).items()}
+        hr = window.scaled(SCALE)
+        if self._dmo:
+            self._read_dmo_files(inputs, hr)
+        cloud = self._read_clouds(hr)
+        inputs["dmo_valid"] *= 1 - cloud
+        inputs["dmo"] *= inputs["dmo_valid"]
+        truth, isp = self._read_aux(self._ntl_hr, hr), self._read_aux(self._isp, hr)
+        sample = Sample(**inputs, ntl_hr=truth[0], ntl_hr_valid=truth[1], isp=isp[0], isp_valid=isp[1],
+                        offset=self._read_offset(window))  # fmt: skip
+        return sample, float(cloud.mean())
+
+    def _read_dmo_files(self, inputs: dict[str, Floats], hr: Window) -> None:
+        valid = np.ones(hr.shape, np.uint8)
+        for slot, layer in self._dmo.items():
+            values, mask = layer.read(hr)
+            inputs["dmo"][DMO_SLOTS.index(slot)] = values[0]
+            inputs["dmo_bands"][DMO_SLOTS.index(slot)] = 1
+            valid &= mask
+        inputs["dmo_valid"] = valid.astype(np.float32)[None]
+
+    def _read_clouds(self, hr: Window) -> Floats:
+        """(1, H, W): 1 where any cloudy pixel contributes, and where nothing is known."""
+        if self._clouds is None:
+            return np.zeros((1, *hr.shape), np.float32)
+        share, known = self._clouds.read(hr)
+        return np.asarray((share > 0) | (known == 0), np.float32)
+
+    def _read_offset(self, window: Window) -> Floats | None:
+        """The offset on the NTL's own grid; 0 outside and where it is not valid."""
+        if self._offset is None:
+            return None
+        out = np.zeros((2, *window.shape), np.float32)
+        inside = window.clipped(self.grid.height, self.grid.width)
+        if inside.height and inside.width:
+            raw, _ = self._offset.read(inside, (1, 2))
+            nodata = self._offset.nodata[0]
+            values = raw.astype(np.float32)
+            known = np.isfinite(values) & (values != (np.nan if nodata is None else np.float32(nodata)))
+            rows, cols = inside.slices_in(window)
+            out[:, rows, cols] = np.where(known, values, np.float32(0))
+        return out
+
+    @staticmethod
+    def _read_aux(layer: AuxLayer | None, hr: Window) -> tuple[Floats, Floats]:
+        if layer is None:
+            return np.zeros((1, *hr.shape), np.float32), np.zeros((1, *hr.shape), np.float32)
+        values, valid = layer.read(hr)
+        return values, valid.astype(np.float32)[None]
+
+    def _open(self, name: str, role: str) -> Raster:
+        return self._stack.enter_context(open_raster(name, role))
+
+    def _open_dmo(self, slot: str, name: str, options: PlaceOptions) -> AuxLayer:
+        if slot not in DMO_SLOTS:
+            raise InputError(f"{slot!r} is not a band slot; slots are {', '.join(DMO_SLOTS)}")
+        raster = _single(self._open(name, "DMO"))
+        scene = options.scene
+        layer = _on(self.grid, raster, AuxLayer, scene.dmo_scale, scene.dmo_nodata)
+        check_reflectance(layer)
+        return layer
+
+    def _open_ntl_hr(self, options: PlaceOptions) -> AuxLayer:
+        raster = _single(self._open(str(options.ntl_hr), "NTL-HR"))
+        layer = _on(self.grid, raster, AuxLayer, options.ntl_hr_scale, options.ntl_hr_nodata)
+        check_hr_lights(layer)
+        return layer
+
+    def _open_isp(self, options: PlaceOptions) -> AuxLayer:
+        raster = _single(self._open(str(options.isp), "ISP"))
+        layer = _on(self.grid, raster, AuxLayer, options.isp_scale, options.isp_nodata)
+        check_fraction(layer)
+        layer.limits = _FRACTION
+        return layer
+
+    def _open_clouds(self, options: PlaceOptions) -> AuxLayer:
+        if options.qa and options.cloud_mask:
+            raise InputError("--qa and --cloud-mask both say where clouds are: give one of them")
+        raster = _single(self._open(str(options.qa or options.cloud_mask), "cloud"))
+        if options.qa and np.dtype(raster.dtype).kind not in "iu":
+            raise InputError(
+                f"{raster.what} holds {raster.dtype} and QA_PIXEL holds bits of integers; give Landsat's QA_PIXEL, or "
+                "a mask of 0 and 1 with --cloud-mask"
+            )
+        layer = _on(self.grid, raster, _CloudLayer, None, None)
+        layer.bits = QA_BITS if options.qa else None
+        return layer
+
+    def _open_offset(self, name: str) -> Raster:
+        raster = self._open(name, "offset")
+        if raster.count != 2 or (raster.grid.height, raster.grid.width) != (
+            self.grid.height,
+            self.grid.width,
+        ):
+            raise InputError(
+                f"{raster.what} has {raster.count} bands of {raster.grid.height}x{raster.grid.width} pixels; it must "
+                f"have two on the NTL grid, {self.grid.height}x{self.grid.width}"
+            )
+        return raster
+
+
+def check_hr_lights(layer: AuxLayer) -> None:
+    """Raise InputError where HR lights cannot be radiance or hold undeclared fill."""
+    try:
+        check_ntl(layer)
+    except InputError as error:
+        raise InputError(str(error).replace("--ntl-", "--ntl-hr-")) from error
+
+
+def check_fraction(layer: AuxLayer) -> None:
+    """Raise InputError where more than 1 % of the sampled values are no fraction, 0 … 1."""
+    _, values, mask = layer.sample(layer.overlap.window)
+    seen = values[0][mask != 0]
+    beyond = (seen < 0) | (seen > 1 + 1e-6)
+    if not seen.size or np.mean(beyond) <= _ALLOWED_BEYOND:
+        return
+    largest = float(seen.max())
+    remedy = "for percent pass --isp-scale 0.01" if 1 < largest <= 100 else (
+        "for 0 … 255 pass --isp-scale 0.003922, or --isp-nodata V where V marks missing pixels"
+    )  # fmt: skip
+    raise InputError(
+        f"{layer.raster.what} holds values from {float(seen.min()):.4g} to {largest:.4g} after scaling, and the "
+        f"impervious fraction lies in 0…1; {remedy}"
+    )
+
+
+def _single(raster: Raster) -> Raster:
+    if raster.count != 1:
+        raise InputError(
+            f"{raster.what} has {raster.count} bands and must have one; "
+            f"pick it first: gdal_translate -b 1 {raster.name} one_band.tif"
+        )
+    return raster
+
+
+def _on(
+    grid: Grid, raster: Raster, kind: type[_Kind], scaling: tuple[float, float] | None, nodata: float | None
+) -> _Kind:
+    """A layer of one band on the HR grid of `grid`."""
+    found = overlap(grid, raster.grid)
+    if found is None:
+        raise InputError(
+            f"{raster.what} ({format_bounds(lonlat_bounds(raster.grid))}) does not overlap the NTL raster "
+            f"({format_bounds(lonlat_bounds(grid))}); give layers of the same place"
+        )
+    return kind(raster, raster.bands, grid.finer(), found, scaling, nodata)
