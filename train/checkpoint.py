@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
+from torch import Tensor
 
+from deeplight.engine.durable import write_file
 from deeplight.engine.errors import InputError
 from deeplight.train.config import ModelConfig
 from deeplight.train.model import DeepLightSR
-from deeplight.train.run_folder import CARD, WEIGHTS
+from deeplight.train.run_folder import BEST_CARD, BEST_WEIGHTS, CARD, WEIGHTS
 
 
-def save_checkpoint(run: Path, model: DeepLightSR, card: dict[str, Any]) -> None:
-    """Write the weights and `card` (step, objective, data, metrics …) into `run`; each file by rename, never half."""
+def save_checkpoint(run: Path, model: DeepLightSR, card: dict[str, Any], *, best: bool = False) -> None:
+    """Write the weights and `card` (step, settings, data, history …) into `run`; each file by rename, never half.
+
+    best: under the names of the best so far rather than of the last.
+    """
     run.mkdir(parents=True, exist_ok=True)
-    weights = run / (WEIGHTS + ".tmp")
-    save_file({k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}, weights)
-    weights.replace(run / WEIGHTS)
-    text = run / (CARD + ".tmp")
-    text.write_text(json.dumps({"schema": 1, "model": model.config.to_dict(), **card}, indent=1) + "\n")
-    text.replace(run / CARD)
+    weights, text = (BEST_WEIGHTS, BEST_CARD) if best else (WEIGHTS, CARD)
+    plain = {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}
+    write_file(run / weights, [save(plain)])
+    values = {"schema": 1, "model": model.config.to_dict(), **card}
+    write_file(run / text, [(json.dumps(values, indent=1) + "\n").encode()])
 
 
 def load_checkpoint(path: Path) -> tuple[DeepLightSR, dict[str, Any]]:
-    """The model (in eval mode) and its card from a run directory or a file in it. InputError names what is missing."""
+    """The model (in eval mode) and its card from a run directory or a file in it. InputError names what is missing.
+
+    A directory gives the last weights; its `best.safetensors` or `best.json`, the best.
+    """
     run = path if path.is_dir() else path.parent
-    weights, card = run / WEIGHTS, run / CARD
+    names = (BEST_WEIGHTS, BEST_CARD) if path.name in (BEST_WEIGHTS, BEST_CARD) else (WEIGHTS, CARD)
+    weights, card = (run / name for name in names)
     for file in (weights, card):
         if not file.is_file():
             raise InputError(
@@ -41,14 +50,51 @@ def load_checkpoint(path: Path) -> tuple[DeepLightSR, dict[str, Any]]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise InputError(f"{card} is not a checkpoint card of this version: {exc}") from exc
     try:
-        model = DeepLightSR(config)
-        model.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
     except SafetensorError as exc:
         raise InputError(
             f"{weights} is not a whole safetensors file ({' '.join(str(exc).split())}): train again or copy it anew"
         ) from exc
-    except (RuntimeError, OSError, ValueError) as exc:
-        raise InputError(
-            f"{weights} does not fit the architecture in {CARD}: {str(exc).splitlines()[0]}"
-        ) from exc
-    return model.eval(), values
+    except OSError as exc:
+        raise InputError(f"{weights} cannot be read: {exc.strerror or exc}") from exc
+    return _filled(DeepLightSR(config), tensors, weights, card.name).eval(), values
+
+
+def _filled(model: DeepLightSR, tensors: dict[str, Tensor], weights: Path, card: str) -> DeepLightSR:
+    """The model with these weights. InputError says which fields of its configuration they do not fit."""
+    try:
+        model.load_state_dict(tensors)
+    except (RuntimeError, ValueError) as exc:
+        made = _widths(tensors)
+        differ = [
+            f"{f.name} is {given} there, {made[f.name]} in the weights"
+            for f in fields(ModelConfig)
+            for given in [getattr(model.config, f.name)]
+            if f.name in made and made[f.name] != given
+        ]
+        reason = "; ".join(differ) or " ".join(str(exc).split())[:300]
+        raise InputError(f"{weights} does not fit the architecture in {card}: {reason}") from exc
+    return model
+
+
+def _widths(tensors: dict[str, Tensor]) -> dict[str, object]:
+    """The fields of ModelConfig that the shapes of weights tell; without those whose tensors are not there."""
+
+    def channels(name: str, divisor: int = 1) -> int:
+        return tensors[name].shape[0] // divisor if name in tensors else 0
+
+    def layers(prefix: str) -> int:
+        return sum(k.startswith(prefix) and k.endswith(".weight") for k in tensors)
+
+    ups = (channels(f"ups.{s}.weight", 4) for s in range(3))
+    down = (channels(f"dmo_encoder.down.{s}.weight") for s in (2, 1, 0))
+    found: dict[str, object] = {
+        "main": (channels("first.weight"), *ups),
+        "aux": (*down, channels("dmo_encoder.first.weight")),
+        "body": layers("body."),
+        "refine": tuple(layers(f"refines.{s}.layers.") for s in range(3)),
+        "localise_width": channels("localise.lights.0.weight"),
+    }
+    return {
+        k: v for k, v in found.items() if v and not (isinstance(v, tuple) and k != "refine" and 0 in v)
+    } | {"body": found["body"]}

@@ -3,88 +3,129 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deeplight.engine.console import Parsed, parse_folder, run_cli
 from deeplight.engine.errors import InputError
 
+if TYPE_CHECKING:
+    from deeplight.train.logs import Reporter
+    from deeplight.train.loop import TrainingData
+    from deeplight.train.settings import Settings
+
+
+_RESUME = "run the same command with --resume to go on from the last checkpoint"
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--data", default="synthetic", show_default=True, help="synthetic: countries made on the fly.")
 @click.option(
-    "--out", type=Parsed("dir", parse_folder), required=True, help="Run directory for the checkpoint."
+    "--data", default="synthetic", show_default=True, metavar="synthetic|DIR", help="Clips, or a scene."
 )
-@click.option("--preset", default="tiny", show_default=True, help="Network: tiny or base.")
-@click.option(
-    "--steps",
-    type=click.IntRange(min=1),
-    default=1950,
-    show_default=True,
-    help="Steps of the whole network; the stages before it keep their share.",
-)
-@click.option(
-    "--regions",
-    type=click.IntRange(min=1),
-    default=320,
-    show_default=True,
-    help="Regions kept in memory (12 MB each).",
-)
-@click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Run directory.")
+@click.option("--preset", help="Network: tiny (default) or base.")
+@click.option("--steps", type=int, help="Steps of the whole network (1950); other stages keep their share.")
+@click.option("--protocol", type=click.Choice(["paired", "wald"]), help="wald needs no HR lights.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings as TOML.")
+@click.option("--set", "sets", multiple=True, metavar="TABLE.KEY=VALUE", help="One setting; repeatable.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUT.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that is already there.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--precision", metavar="32-true|bf16-mixed|16-mixed", help="Default: 32-true.")
+@click.option("--batch", type=int, help="Windows a step, over all processes (4).")
+@click.option("--seed", type=int, help="Of weights, windows and augmentation (0).")
+@click.option("--regions", type=int, help="Synthetic regions kept in memory, 12 MB each (320).")
+@click.option("--workers", type=int, help="Reading processes (none on a CPU).")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: torch's choice).")
-@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is already there.")
 def command(
-    data: str,
-    out: Path,
-    preset: str,
-    steps: int,
-    regions: int,
-    batch: int,
-    seed: int,
-    threads: int | None,
-    overwrite: bool,
+    data: str, out: Path, config: Path | None, sets: tuple[str, ...], resume: bool, **rest: Any
 ) -> None:
     """Train DeepLightSR and leave a checkpoint (safetensors + JSON) in OUT.
 
+    Several processes: torchrun --nproc-per-node 2 -m deeplight.train.cli … . docs/training.md lists the settings.
+
     Example: deeplight-train --out run && deeplight-export run --out my-model
     """
-    if data != "synthetic":
-        raise InputError(f"--data {data!r} is not supported yet: the accepted value is 'synthetic'")
-    from deeplight.train.config import preset as named
     from deeplight.train.requirements import TRAINING, require
     from deeplight.train.run_folder import check_unused, make_writable
+    from deeplight.train.settings import load_settings
 
-    model_config = named(preset)
-    check_unused(out, overwrite)
+    if resume and rest["overwrite"]:
+        raise InputError("--resume goes on and --overwrite starts anew: give one of them")
+    options = {name: rest[key] for key, name in _OPTIONS.items()}
+    settings = load_settings(config, sets, options)
+    check_unused(out, rest["overwrite"], resume)
     require("deeplight-train", TRAINING)
     make_writable(out)
     import torch
 
+    from deeplight.train.logs import terminal_reporter
+    from deeplight.train.loop import train
+
+    if rest["threads"]:
+        torch.set_num_threads(rest["threads"])
+    reporter = terminal_reporter()
+    found = _data(data, settings, rest["threads"], reporter)
+    train(settings, found, out, device=rest["device"], resume=resume, reporter=reporter)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+_OPTIONS = {
+    "preset": "model.preset",
+    "steps": "training.steps",
+    "protocol": "data.protocol",
+    "precision": "training.precision",
+    "batch": "training.batch",
+    "seed": "training.seed",
+    "regions": "data.regions",
+    "workers": "data.workers",
+}
+"""Options that are settings, by their names in both."""
+
+
+def _data(data: str, settings: Settings, threads: int | None, reporter: Reporter) -> TrainingData:
+    """What `--data` names: synthetic countries, or the train and val splits of a folder."""
+    from deeplight.train.loop import TrainingData
+
+    if data == "synthetic":
+        return _synthetic(settings, threads, reporter)
+    from deeplight.train.clips import open_source
+    from deeplight.train.degrade import Degradation
+
+    degradation = Degradation(**dict(settings.degradation))
+    protocol = settings.data.protocol
+    sources = [open_source(data, split, protocol, degradation) for split in ("train", "val")]
+    card: dict[str, object] = {"kind": "folder", "name": Path(data).resolve().name, "protocol": protocol}
+    card |= {"places": [len(source) for source in sources]}
+    return TrainingData(sources[0], sources[1], card)
+
+
+def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> TrainingData:
     from deeplight.engine.machine import available_cpus
-    from deeplight.train.loop import TrainConfig, train
-    from deeplight.train.pool import build_pool
+    from deeplight.train.loop import TrainingData
+    from deeplight.train.pool import synthetic_source
     from deeplight.train.scores import HELD_OUT_SEEDS
 
-    if threads:
-        torch.set_num_threads(threads)
-    seeds = range(seed * 10_000, seed * 10_000 + regions)
-    click.echo(f"making {regions} regions of synthetic countries", err=True)
-    workers = threads or available_cpus()
-    pool = build_pool(seeds, regions, workers)
-    held_out = build_pool(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), workers)
-    provenance = {
+    if settings.data.protocol != "paired":
+        raise InputError(
+            "synthetic countries come with their HR lights: leave --protocol away, or name a folder with --data"
+        )
+    regions, first = settings.data.regions, settings.training.seed * 10_000
+    seeds, workers = range(first, first + regions), threads or available_cpus()
+    reporter.log(f"making {regions} regions of synthetic countries")
+    card: dict[str, object] = {
         "kind": "synthetic",
         "seeds": [seeds.start, seeds.stop],
         "held_out_seeds": [HELD_OUT_SEEDS.start, HELD_OUT_SEEDS.stop],
         "regions": regions,
     }
-    config = TrainConfig(batch=batch, seed=seed).scaled(steps)
-    train(model_config, config, pool, held_out, out, provenance, _log)
-
-
-def _log(text: str) -> None:
-    click.echo(text, err=True)
+    return TrainingData(
+        synthetic_source(seeds, regions, workers),
+        synthetic_source(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), workers),
+        card,
+    )
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -106,7 +147,7 @@ def score_main() -> None:
 
 def main() -> None:
     """Entry point of `deeplight-train`."""
-    run_cli(command)
+    run_cli(command, _RESUME)
 
 
 if __name__ == "__main__":

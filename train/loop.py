@@ -1,74 +1,52 @@
-"""The training loop: AdamW, warm-up and cosine schedule, gradient clipping, weight averaging, validation."""
+"""The training loop: stages one after the other, each resumable at any checkpoint, on Lightning Fabric."""
 
 from __future__ import annotations
 
 import copy
 import ctypes
 import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.fabric import Fabric
+from torch import Tensor
 
-from deeplight.engine.errors import DeepLightError
+from deeplight.engine.errors import DeepLightError, InputError
+from deeplight.engine.machine import available_cpus
+from deeplight.train.batch import FixedBatches
 from deeplight.train.checkpoint import save_checkpoint
-from deeplight.train.config import ModelConfig
-from deeplight.train.losses import ObjectiveConfig, Truth, objective
+from deeplight.train.devices import make_fabric, worker_count
+from deeplight.train.loader import Loaded, probe, stage_batches
+from deeplight.train.logs import Records, Reporter
+from deeplight.train.losses import one_process
 from deeplight.train.metrics import validate
 from deeplight.train.model import DeepLightSR
-from deeplight.train.pool import AugmentConfig, Batch, Region, batches, fixed_batches
-from deeplight.train.pretrain import pretrain_offset
+from deeplight.train.receptive import halo
+from deeplight.train.run_folder import STATE, clear
+from deeplight.train.samples import SampleSource
 from deeplight.train.scores import by_layers, table
+from deeplight.train.settings import Settings, differences
+from deeplight.train.stages import Facts, Stage, plan, schedule
+from deeplight.train.state import Position, Saved, load_state, restore, save_state
+from deeplight.train.supervision import Supervised, average, optimiser
+
+_LESS_IS_BETTER = ("rmse", "mae")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides a run besides the model and the data.
+class TrainingData:
+    """What a run learns from and what it is validated on. card: provenance for the checkpoint."""
 
-    light_steps, localise_steps: steps of the offset's layers alone (see pretrain.py). told_steps, told_rate: steps of
-    everything else, aligned with the true offset, and their learning rate. steps, learning_rate: the whole network,
-    aligned with its own estimate. localise_rate: learning rate of the offset's layers there, relative to the others
-    (0 leaves them as they were: crops cut their window off, and going on with them made the offset worse).
-    finish_steps, finish_rate, finish_totals: the last stage, its learning rate and its weight of the totals term.
-    """
+    train: SampleSource
+    held_out: SampleSource
+    card: dict[str, Any]
 
-    told_steps: int = 1200
-    told_rate: float = 3e-3
-    steps: int = 1950
-    batch: int = 4
-    crop: int = 44
-    margin: int = 8
-    learning_rate: float = 2e-3
-    warm_up: int = 100
-    weight_decay: float = 1e-4
-    clip: float = 1.0
-    average: float = 0.995
-    localise_steps: int = 1000
-    light_steps: int = 400
-    localise_rate: float = 0.0
-    finish_steps: int = 120
-    finish_rate: float = 5e-4
-    finish_totals: float = 0.15
-    validate_every: int = 200
-    seed: int = 0
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def scaled(self, steps: int) -> TrainConfig:
-        """The same with `steps` steps of the whole network, and every other stage longer or shorter alike."""
-        names = ("light_steps", "localise_steps", "told_steps", "finish_steps")
-        others = {name: math.ceil(getattr(self, name) * steps / self.steps) for name in names}
-        return replace(self, steps=steps, **others)
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine down to 1 % of the peak."""
-    if step < config.warm_up:
-        return config.learning_rate * (step + 1) / config.warm_up
-    progress = (step - config.warm_up) / max(1, config.steps - config.warm_up)
-    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of what decides the two."""
+        return {"train": self.train.fingerprint(), "validation": self.held_out.fingerprint()}
 
 
 def keep_heap() -> None:
@@ -82,142 +60,289 @@ def keep_heap() -> None:
 
 
 def train(
-    model_config: ModelConfig,
-    config: TrainConfig,
-    pool: list[Region],
-    held_out: list[Region],
+    settings: Settings,
+    data: TrainingData,
     run: Path,
-    data: dict[str, object],
-    log: Callable[[str], None] = print,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    reporter: Reporter | None = None,
 ) -> DeepLightSR:
-    """Train from scratch on `pool`, validate on `held_out`, and leave a checkpoint (averaged weights) in `run`.
+    """Train on `data` and leave a checkpoint (averaged weights), the state and the records in `run`; see `stages.plan`.
 
-    Four stages: the offset alone at LR size; the rest with the true offset, since encoders that see misplaced streets
-    learn to ignore them; the whole network; and a short one that removes the bias in totals.
+    resume: go on from the state in `run`, or start where there is none. Otherwise what is in `run` is replaced.
+    Returns the averaged weights, in eval mode. Raises InputError where the data, the device or a resumed run do not
+    fit the settings, and DeepLightError, naming the batch, where the loss is no longer finite.
     """
     keep_heap()
-    torch.manual_seed(config.seed)
-    model = DeepLightSR(model_config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.localise_steps:
-        pretrain_offset(model, pool, config.light_steps, config.localise_steps, config.seed, log)
-    book = _Book(config, fixed_batches(held_out, config.batch), run, data, log)
-    if config.told_steps:
-        model = copy.deepcopy(tell(model, pool, config, book)).train()
-    averaged = _stage(model, pool, config, book, config.told_steps, config.steps)
-    averaged = finish(averaged, pool, config, book)
-    log(table(by_layers(averaged, book.checks)))
-    return averaged
-
-
-def tell(model: DeepLightSR, pool: list[Region], config: TrainConfig, book: _Book) -> DeepLightSR:
-    """The stage with the true offset: the first half of a cosine, since the whole network goes on from there."""
-    told = replace(config, learning_rate=config.told_rate, steps=2 * config.told_steps)
-    return _stage(model, pool, told, book, 0, config.told_steps, known_offset=True)
-
-
-def finish(model: DeepLightSR, pool: list[Region], config: TrainConfig, book: _Book) -> DeepLightSR:
-    """The last stage: small steps with the totals term. An absolute error in the log domain has a median for its
-    optimum, which lies below the mean of skewed lights, so sums of lights come out low without this.
-    """
-    if not config.finish_steps:
-        return model
-    totals = replace(config.objective, totals=config.finish_totals)
-    last = replace(
-        config,
-        objective=totals,
-        learning_rate=config.finish_rate,
-        steps=config.finish_steps,
-        warm_up=min(20, config.finish_steps),
-        average=0.98,
-        seed=config.seed + 2,
-    )
-    first = config.told_steps + config.steps
-    return _stage(copy.deepcopy(model).train(), pool, last, book, first, config.finish_steps)
+    reporter = reporter or Reporter()
+    trainer = _Trainer(settings, data, run, make_fabric(device, settings.training.precision), reporter)
+    try:
+        return trainer.go(resume)
+    finally:
+        reporter.stop()
+        trainer.close()
 
 
 @dataclass
-class _Book:
-    """Validation, log lines and checkpoints of a run."""
-
-    config: TrainConfig
-    checks: list[Batch]
+class _Trainer:
+    settings: Settings
+    data: TrainingData
     run: Path
-    data: dict[str, object]
-    log: Callable[[str], None]
-    history: list[dict[str, float]] = field(default_factory=list)
+    fabric: Fabric
+    reporter: Reporter
+    position: Position = field(default_factory=Position)
+    records: Records | None = None
 
-    def note(self, averaged: DeepLightSR, step: int, known_offset: bool) -> None:
-        """Validate the averaged weights and write them as the run's checkpoint."""
-        scores = validate(averaged, self.checks, known_offset=known_offset)
-        self.history.append({"step": step, "known_offset": float(known_offset), **scores})
-        self.log("validation " + " ".join(f"{k} {v:.4g}" for k, v in self.history[-1].items()))
-        card = {"step": step, "training": asdict(self.config), "data": self.data, "history": self.history}
-        save_checkpoint(self.run, averaged, card)
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.settings.training.seed)
+        model = DeepLightSR(self.settings.model)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.fabric.to_device(model)
+        self.model = model
+        self.averaged = copy.deepcopy(self.model).eval()
+        size = self.settings.training.batch
+        limit = self.settings.data.validation_places
+        rim = halo(self.settings.model)
+        self.checks = FixedBatches(self.data.held_out, size, rim, limit, self.fabric.device)
+        self.fingerprints = self.data.fingerprints()
+        if size < self.fabric.world_size:
+            raise InputError(
+                f"training.batch = {size} is less than the {self.fabric.world_size} processes of this run; "
+                "give each at least one window"
+            )
 
+    def go(self, resume: bool) -> DeepLightSR:
+        """All stages that are not over yet."""
+        saved = self._saved() if resume else None
+        self.fabric.barrier()
+        facts = probe(self.data.train)
+        stages, notes = plan(self.settings, facts)
+        if saved:
+            self.position = saved.position
+            restore(saved, {"model": self.model, "averaged": self.averaged})
+            _take_up(self.position, stages)
+            self.reporter.log(f"resumed after {self.position.steps} steps")
+        elif self.fabric.is_global_zero:
+            clear(self.run)
+        for note in notes:
+            self.reporter.log(note)
+        if self.fabric.is_global_zero:
+            self.run.mkdir(parents=True, exist_ok=True)
+            self.records = Records(self.run, self.position.steps)
+        for stage in stages:
+            if stage.name not in self.position.ended:
+                self._stage(stage, facts, saved if stage.name == self.position.stage else None)
+        if self.fabric.is_global_zero and len(self.checks):
+            self.reporter.log(table(by_layers(self.averaged, self.checks)))
+        return self.averaged
 
-def _stage(
-    model: DeepLightSR,
-    pool: list[Region],
-    config: TrainConfig,
-    book: _Book,
-    first: int,
-    steps: int,
-    known_offset: bool = False,
-) -> DeepLightSR:
-    """`steps` steps of the whole network, counted from `first`. Returns the averaged weights, in eval mode."""
-    model.localise.requires_grad_(config.localise_rate > 0 and not known_offset)
-    averaged = copy.deepcopy(model).eval()
-    optimiser = _optimiser(model, config)
-    source = batches(pool, config.batch, config.crop, config.margin, config.augment, config.seed + first)
-    start = time.monotonic()
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, config) * group["relative"]
-        parts = _step(model, optimiser, next(source), config, known_offset)
-        _average(averaged, model, min(config.average, (step + 1) / (step + 10)))
-        if step % 20 == 0:
-            text = " ".join(f"{k} {v:.4f}" for k, v in parts.items())
-            rate = (time.monotonic() - start) / (step + 1)
-            book.log(f"step {first + step}/{first + steps} {text} {rate:.2f} s/step")
-        if (step + 1) % config.validate_every == 0 or step + 1 == steps:
-            book.note(averaged, first + step + 1, known_offset)
-    return averaged
+    def close(self) -> None:
+        """Write out the records."""
+        if self.records:
+            self.records.close()
 
+    def _saved(self) -> Saved | None:
+        """The state in the run's folder, where it belongs to these settings and data."""
+        file = self.run / STATE
+        if not file.exists():
+            return None
+        saved = load_state(file)
+        changed = differences(self.settings, saved.settings)
+        changed += [
+            f"{name} data: fingerprint {then[:12]}… → {self.fingerprints[name][:12]}…"
+            for name, then in saved.data.items()
+            if then != self.fingerprints[name]
+        ]
+        if changed:
+            raise InputError(
+                f"{self.run} was started with other settings or data ({'; '.join(changed)}): give them as they were, "
+                "or --overwrite to start anew"
+            )
+        then, now = saved.settings["training"]["steps"], self.settings.training.steps
+        if now < then:
+            raise InputError(f"--steps may grow on --resume, not shrink: {then} → {now}")
+        return saved
 
-def _optimiser(model: DeepLightSR, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with the offset's layers in a group of their own."""
-    offset = list(model.localise.parameters())
-    others = [p for name, p in model.named_parameters() if not name.startswith("localise.")]
-    groups = [{"params": others, "relative": 1.0}, {"params": offset, "relative": config.localise_rate}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    def _stage(self, stage: Stage, facts: Facts, saved: Saved | None) -> None:
+        """Make the steps of a stage that are left, from the averaged weights of the stage before."""
+        first = self.position.done.setdefault(stage.name, 0)
+        if saved is None:
+            self.model.load_state_dict(self.averaged.state_dict())
+            self.position.stage, self.position.waited = stage.name, 0
+        world = self.fabric.world_size
+        across = self._mean_over_processes if world > 1 else one_process
+        module = Supervised(self.model, stage, across)
+        plain = optimiser(self.model, stage, self.settings.training.weight_decay)
+        if saved is not None:
+            restore(saved, {"model": self.model, "averaged": self.averaged}, plain)
+            self.fabric.strategy.precision.load_state_dict(saved.scaler)
+        wrapped, stepper = self.fabric.setup(module, plain)
+        self.reporter.start(stage.name, first, stage.steps)
+        for step, loaded in enumerate(self._batches(stage, facts, first), first):
+            rate = schedule(step, stage.rate, stage.horizon, stage.warm_up, stage.floor)
+            for group in plain.param_groups:
+                group["lr"] = rate * group["relative"]
+            loss, parts = self._step(wrapped, stepper, loaded)
+            average(self.averaged, self.model, min(stage.average, (step + 1) / (step + 10)))
+            self.position.done[stage.name] = step + 1
+            self._tell(stage, step, {"loss": loss, **parts}, rate)
+            if self._after(stage, step, plain):
+                break
 
-
-def _step(
-    model: DeepLightSR,
-    optimiser: torch.optim.Optimizer,
-    batch: Batch,
-    config: TrainConfig,
-    known_offset: bool = False,
-) -> dict[str, float]:
-    ntl, valid, dmo, dmo_valid, bands, dem, dem_valid = (
-        t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in batch.inputs
-    )
-    truth = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset)
-    told = batch.offset if known_offset else None
-    prediction = model.predict(ntl, valid, dmo, dmo_valid, bands, dem, dem_valid, told)
-    loss, parts = objective(model, prediction, truth, config.objective)
-    if not torch.isfinite(loss):
-        raise DeepLightError(
-            f"the loss became {float(loss.detach())}; lower the learning rate or look at the data: {parts}"
+    def _batches(self, stage: Stage, facts: Facts, first: int) -> Iterator[Loaded]:
+        workers = worker_count(self.settings.data.workers, self.fabric, available_cpus())
+        batches = stage_batches(
+            self.data.train,
+            stage,
+            facts.aligned if stage.aligned else (),
+            self.settings.training.seed,
+            first,
+            workers=workers,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            pin=self.fabric.device.type == "cuda",
         )
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    optimiser.step()
-    return parts
+        for loaded in batches:
+            self._note_unreadable(loaded.unreadable)
+            yield loaded
+
+    def _step(self, wrapped: Any, stepper: Any, loaded: Loaded) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step of the optimiser. Raises DeepLightError, before the weights change, where it is not finite."""
+        loss, parts = wrapped(loaded.batch.to(self.fabric.device))
+        stepper.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(
+            wrapped, stepper, max_norm=self.settings.training.clip, error_if_nonfinite=False
+        )
+        total = loss.detach()
+        if self.fabric.world_size > 1:
+            total = self._mean_over_processes(total)
+        # the scaler of 16-mixed meets gradients that are too large, passes over the step and lowers its factor
+        checked = total if self.settings.training.precision == "16-mixed" else total + norm
+        if not torch.isfinite(checked):
+            self._stop_naming_the_batch(loss.detach(), parts, loaded)
+        stepper.step()
+        return total, parts
+
+    def _stop_naming_the_batch(self, loss: Tensor, parts: dict[str, Tensor], loaded: Loaded) -> None:
+        """Raise DeepLightError with the windows at fault, of all processes: those whose tensors are not finite, else
+        those of the processes whose loss is not, else all.
+        """
+        told: list[Any] = [(loaded.not_finite(), bool(torch.isfinite(loss)), loaded.where)]
+        if self.fabric.world_size > 1:
+            everyone: list[Any] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(everyone, told[0])
+            told = everyone
+        windows = [w for broken, _, _ in told for w in broken]
+        windows = windows or [w for _, finite, where in told if not finite for w in where]
+        windows = windows or [w for _, _, where in told for w in where]
+        values = " ".join(f"{name} {float(v):.4g}" for name, v in parts.items())
+        stage = self.position.stage
+        raise DeepLightError(
+            f"the loss became {float(loss):.4g} or its gradient infinite ({values}) at step "
+            f"{self.position.done[stage]} of stage {stage}, on {'; '.join(windows)}: look at these data, or lower the "
+            "learning rate"
+        )
+
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
+        mean = self.fabric.all_reduce(value.detach().clone(), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
+    def _tell(self, stage: Stage, step: int, parts: dict[str, Tensor], rate: float) -> None:
+        self.reporter.advance()
+        if step % self.settings.training.log_every == 0:
+            numbers = torch.stack(list(parts.values()))
+            if self.fabric.world_size > 1:
+                numbers = self._mean_over_processes(numbers)
+            values = dict(zip(parts, numbers.tolist(), strict=True)) | {"rate": rate}
+            self.reporter.step(stage.name, step, stage.steps, values)
+            if self.records:
+                self.records.add(self.position.steps, stage.name, values)
+
+    def _after(self, stage: Stage, step: int, plain: torch.optim.Optimizer) -> bool:
+        """Validate and save where it is time to; whether the stage is over."""
+        config, last = self.settings.training, step + 1 == stage.steps
+        stop = False
+        if stage.validated and (last or (step + 1) % config.validate_every == 0):
+            stop = self._validate(stage)
+        if last or stop:
+            self.position.ended[stage.name] = "steps" if last else "early"
+        if (last or stop or (step + 1) % config.checkpoint_every == 0) and self.fabric.is_global_zero:
+            scaler = self.fabric.strategy.precision.state_dict()
+            meta = {"settings": self.settings.to_dict(), "data": self.fingerprints, "scaler": scaler}
+            models = {"model": self.model, "averaged": self.averaged}
+            save_state(self.run / STATE, models, plain, meta, self.position)
+        return last or stop
+
+    def _validate(self, stage: Stage) -> bool:
+        """Validate the averaged weights and write them; whether `patience` is at its end. The first process does it."""
+        stop = False
+        if self.fabric.is_global_zero:
+            step = sum(n for name, n in self.position.done.items() if name in ("told", "whole", "finish"))
+            scores: dict[str, float] = {}
+            if len(self.checks):
+                scores = validate(self.averaged, self.checks, known_offset=stage.told)
+            self._note_unreadable(self.checks.unreadable)
+            entry = {"step": float(step), "known_offset": float(stage.told), **scores}
+            self.position.history.append(entry)
+            self.reporter.log("validation " + " ".join(f"{k} {v:.4g}" for k, v in entry.items()))
+            if self.records:
+                self.records.add(self.position.steps, f"validation {stage.name}", scores)
+            self._keep(step, scores, stage)
+            patience = self.settings.training.patience
+            stop = stage.stops_early and 0 < patience <= self.position.waited
+        stop = bool(self.fabric.broadcast(stop))
+        if stop:
+            self.reporter.log(
+                f"stage {stage.name} ends early: nothing better in {self.position.waited} validations"
+            )
+        return stop
+
+    def _keep(self, step: int, scores: dict[str, float], stage: Stage) -> None:
+        """Write the last checkpoint, and the best where it is: with an alignment of its own, not a told one."""
+        tables = self.settings.to_dict()
+        card = {
+            "step": step,
+            "training": tables["training"] | {k: tables[k] for k in ("objective", "augment")},
+            "settings": tables,
+            "data": {**self.data.card, "fingerprint": self.fingerprints},
+            "history": self.position.history,
+        }
+        save_checkpoint(self.run, self.averaged, card)
+        monitor = self.settings.training.monitor
+        value = scores.get(monitor, math.nan) * (-1.0 if monitor in _LESS_IS_BETTER else 1.0)
+        if stage.told or math.isnan(value):
+            return
+        self.position.waited += 1
+        if self.position.best is None or value > self.position.best:
+            self.position.best, self.position.waited = value, 0
+            save_checkpoint(self.run, self.averaged, card, best=True)
+
+    def _note_unreadable(self, met: dict[str, str]) -> None:
+        """Name places that cannot be read, once each. Raises InputError where they are more than allowed."""
+        limit = self.settings.data.unreadable
+        for name, reason in met.items():
+            if name not in self.position.unreadable:
+                self.position.unreadable[name] = reason
+                self.reporter.log(f"warning: skipped {name}: {reason}")
+        if len(self.position.unreadable) > limit:
+            names = ", ".join(list(self.position.unreadable)[:5])
+            raise InputError(
+                f"{len(self.position.unreadable)} clips cannot be read, more than data.unreadable = {limit} "
+                f"({names}): repair or remove them; the last: {list(self.position.unreadable.values())[-1]}"
+            )
 
 
-@torch.no_grad()
-def _average(averaged: DeepLightSR, model: DeepLightSR, decay: float) -> None:
-    for a, b in zip(averaged.parameters(), model.parameters(), strict=True):
-        a.lerp_(b, 1.0 - decay)
+def _take_up(position: Position, stages: list[Stage]) -> None:
+    """Reopen the stage of the whole network where it has grown since it ended; the one after it is then made anew."""
+    for stage in stages:
+        over = position.ended.get(stage.name) == "steps"
+        if stage.name == "whole" and over and position.done[stage.name] < stage.steps:
+            fresh = position.stage != stage.name
+            for name in ("whole", "finish"):
+                position.ended.pop(name, None)
+            position.done.pop("finish", None)
+            if fresh:
+                position.stage = ""

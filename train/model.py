@@ -279,28 +279,28 @@ class DeepLightSR(nn.Module):
         line = torch.tensor([1.0, 2.0, 4.0, 2.0, 1.0])
         self.register_buffer("filler", (line[:, None] * line[None, :])[None, None])
 
-    def predict(
-        self,
-        ntl: Tensor,
-        ntl_valid: Tensor,
-        dmo: Tensor,
-        dmo_valid: Tensor,
-        dmo_bands: Tensor,
-        dem: Tensor,
-        dem_valid: Tensor,
-        known_offset: Tensor | None = None,
-    ) -> Prediction:
-        """Inputs as `deeplight.engine.spec.INPUTS`; outputs in the normalised domain.
+    def predict(self, *inputs: Tensor, known_offset: Tensor | None = None) -> Prediction:
+        """Inputs in the order of `deeplight.engine.spec.INPUTS`; outputs in the normalised domain.
 
-        known_offset: (B,2,h,w) in LR pixels, aligns the auxiliary in place of the estimate (for training).
+        known_offset: (B,2,h,w) in LR pixels, aligns the auxiliary in place of the estimate (for training). Reduced
+        precision (autocast) does not reach the alignment: offsets and gathers keep 32 bits.
         """
-        inputs = (ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid)
-        filled, aligned, offset = self._align(*inputs, known_offset)
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            filled, aligned, offset = self._align(*inputs, known_offset=known_offset)
+        if torch.is_autocast_enabled(aligned.device.type):
+            aligned = aligned.to(torch.get_autocast_dtype(aligned.device.type))
+        ntl_valid, dmo_bands = inputs[1], inputs[4]
         x, level, outputs, logits = self._reconstruct(filled, ntl_valid, aligned, dmo_bands)
         _, level, isp = self.refines[2](x, kernels.resize_fixed(level, self.cubic, 2))
         return Prediction([*outputs, level], [*logits, isp], offset)
 
-    def _align(
+    def _align(self, *inputs: Tensor, known_offset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset."""
+        x, aux = self.layers(*inputs)
+        offset = self.localise(x, F.avg_pool2d(aux, 2)) if known_offset is None else known_offset
+        return self._fill(x, inputs[1]), kernels.align(aux, offset=offset), offset
+
+    def layers(
         self,
         ntl: Tensor,
         ntl_valid: Tensor,
@@ -309,10 +309,8 @@ class DeepLightSR(nn.Module):
         dmo_bands: Tensor,
         dem: Tensor,
         dem_valid: Tensor,
-        known_offset: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset."""
-        x = self.normalise.ntl(ntl) * ntl_valid
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised NTL (B,1,h,w) and auxiliary (B,10,8h,8w) with its masks, not aligned; invalid pixels hold 0."""
         bands = dmo_bands[:, :, None, None]
         aux = torch.cat(
             [
@@ -323,8 +321,7 @@ class DeepLightSR(nn.Module):
             ],
             dim=1,
         )
-        offset = self.localise(x, F.avg_pool2d(aux, 2)) if known_offset is None else known_offset
-        return self._fill(x, ntl_valid), kernels.align(aux, offset=offset), offset
+        return self.normalise.ntl(ntl) * ntl_valid, aux
 
     def _fill(self, x: Tensor, valid: Tensor) -> Tensor:
         """Nodata holes take the weighted mean of valid neighbours, so that interpolation does not darken rims."""

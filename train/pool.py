@@ -1,9 +1,9 @@
-"""Training samples held in memory: regions of synthetic countries, cut into augmented batches."""
+"""Training samples held in memory: regions of synthetic countries."""
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -14,12 +14,11 @@ from torch import Tensor
 
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
+from deeplight.train.samples import Sample
 from deeplight.train.synth import Country, CountryConfig
 
 REGION = 96
 """Side of a stored region in LR pixels."""
-CHECKED, FULL_MARGIN = 40, 18
-"""Side of what validation scores in each region, and the rim around it (receptive field of `tiny`), in LR pixels."""
 
 
 @dataclass(frozen=True)
@@ -67,136 +66,56 @@ def _make(job: tuple[int, int]) -> tuple[NDArray[np.float16], ...]:
     return tuple(a if a.ndim == 3 else a[None] for a in arrays)
 
 
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Probabilities of the augmentations, each drawn per sample; gain_octaves bounds the brightness factor 2^±x.
+class SyntheticSource:
+    """Regions in memory as a SampleSource: all valid, with ISP and the true offset."""
 
-    cut: NTL that is 0, though not declared as nodata, on one side of a line (a country cut out of its surroundings).
-    """
+    def __init__(self, regions: list[Region], seeds: range) -> None:
+        """seeds: what the regions were made from, for the fingerprint."""
+        self._regions, self._seeds = regions, seeds
 
-    drop_dmo: float = 0.12
-    drop_dem: float = 0.2
-    drop_both: float = 0.1
-    drop_bands: float = 0.25
-    hole: float = 0.25
-    cut: float = 0.1
-    gain_octaves: float = 2.0
+    def __len__(self) -> int:
+        """Regions."""
+        return len(self._regions)
 
+    def size(self, index: int) -> tuple[int, int]:
+        """(h, w) in LR pixels."""
+        h, w = self._regions[index].ntl.shape[1:]
+        return h, w
 
-@dataclass(frozen=True)
-class Batch:
-    """inputs in the order of `spec.INPUTS`, then the supervision of `losses.Truth`."""
+    def name(self, index: int) -> str:
+        """Names the country by its seed."""
+        return f"synthetic region {index} (seed {self._seeds[index % len(self._seeds)]})"
 
-    inputs: tuple[Tensor, ...]
-    ntl_hr: Tensor
-    isp: Tensor
-    weight: Tensor
-    offset: Tensor
+    def read(self, index: int, window: Window) -> Sample:
+        """See SampleSource."""
+        region = self._regions[index]
+        whole = Window(0, 0, *self.size(index))
+        lr = (slice(None), *window.slices_in(whole))
+        hr = (slice(None), *window.scaled(SCALE).slices_in(whole.scaled(SCALE)))
+        one_lr = np.ones((1, *window.shape), np.float32)
+        one_hr = np.ones((1, *window.scaled(SCALE).shape), np.float32)
+        return Sample(
+            ntl=region.ntl[lr].float().numpy(),
+            ntl_valid=one_lr,
+            dmo=region.dmo[hr].float().numpy(),
+            dmo_valid=one_hr,
+            dmo_bands=np.ones(7, np.float32),
+            dem=region.dem[hr].float().numpy(),
+            dem_valid=one_hr,
+            ntl_hr=region.ntl_hr[hr].float().numpy(),
+            ntl_hr_valid=one_hr,
+            isp=region.isp[hr].float().numpy(),
+            isp_valid=one_hr,
+            offset=region.offset[lr].float().numpy(),
+        )
 
-
-def batches(
-    pool: list[Region], size: int, crop: int, margin: int, augment: AugmentConfig, seed: int
-) -> Iterator[Batch]:
-    """Endless augmented batches of `size` crops of `crop`² LR px; the outer `margin` px carry no loss."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield _collate([_draw(pool, crop, margin, augment, rng) for _ in range(size)])
-
-
-def fixed_batches(
-    pool: list[Region], size: int, crop: int = CHECKED + 2 * FULL_MARGIN, margin: int = FULL_MARGIN
-) -> list[Batch]:
-    """Validation: the centre crop of each region, not augmented; its rim gives the rest the surroundings it sees."""
-    start = (REGION - crop) // 2
-    rows = [_sample(region, start, start, crop, margin) for region in pool]
-    return [_collate(rows[i : i + size]) for i in range(0, len(rows), size)]
-
-
-def _sample(region: Region, row: int, col: int, crop: int, margin: int) -> list[Tensor]:
-    lr = (slice(None), slice(row, row + crop), slice(col, col + crop))
-    hr = (slice(None), *(slice(s.start * SCALE, s.stop * SCALE) for s in lr[1:]))
-    one_lr, one_hr = torch.ones(1, crop, crop), torch.ones(1, crop * SCALE, crop * SCALE)
-    weight = torch.zeros(1, crop, crop)
-    weight[:, margin : crop - margin, margin : crop - margin] = 1.0
-    return [
-        region.ntl[lr].float(),
-        one_lr,
-        region.dmo[hr].float(),
-        one_hr,
-        torch.ones(7),
-        region.dem[hr].float(),
-        one_hr.clone(),
-        region.ntl_hr[hr].float(),
-        region.isp[hr].float(),
-        weight,
-        region.offset[lr].float(),
-    ]
+    def fingerprint(self) -> str:
+        """SHA-256 of the seeds, the number of regions and the lights of the first: the code that makes them counts."""
+        text = f"synthetic {self._seeds.start} {self._seeds.stop} {len(self._regions)}"
+        first = self._regions[0].ntl.contiguous().view(torch.uint8).numpy().tobytes()
+        return hashlib.sha256(text.encode() + first).hexdigest()
 
 
-def _draw(
-    pool: list[Region], crop: int, margin: int, augment: AugmentConfig, rng: np.random.Generator
-) -> list[Tensor]:
-    region = pool[int(rng.integers(len(pool)))]
-    row, col = (int(v) for v in rng.integers(0, REGION - crop + 1, 2))
-    parts = _sample(region, row, col, crop, margin)
-    parts = _turn(parts, bool(rng.integers(2)), bool(rng.integers(2)), bool(rng.integers(2)))
-    gain = float(2.0 ** rng.uniform(-augment.gain_octaves, augment.gain_octaves))
-    parts[0], parts[7] = parts[0] * gain, parts[7] * gain
-    parts[5] = parts[5] + float(rng.uniform(-200, 600))
-    if rng.random() < augment.cut:
-        _cut(parts, rng)
-    _drop(parts, augment, rng)
-    return parts
-
-
-def _cut(parts: list[Tensor], rng: np.random.Generator) -> None:
-    """Zero NTL and truth beyond a random line, in whole LR pixels; in place."""
-    side = parts[0].shape[1]
-    angle, shift = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3) * side
-    axis = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
-    kept = (axis[None, :] * np.cos(angle) + axis[:, None] * np.sin(angle) < shift).float()
-    parts[0] = parts[0] * kept
-    parts[7] = parts[7] * kept.repeat_interleave(SCALE, 0).repeat_interleave(SCALE, 1)
-
-
-def _turn(parts: list[Tensor], flip_x: bool, flip_y: bool, transpose: bool) -> list[Tensor]:
-    """One of the eight symmetries of the square, the offset's components turned with the image."""
-    dims = [2] * flip_x + [1] * flip_y
-    out = [p if p.ndim == 1 else (p.flip(dims) if dims else p) for p in parts]
-    offset = out[10] * torch.tensor([-1.0 if flip_x else 1.0, -1.0 if flip_y else 1.0])[:, None, None]
-    if transpose:
-        out = [p if p.ndim == 1 else p.transpose(1, 2) for p in out]
-        offset = offset.flip(0).transpose(1, 2)
-    out[10] = offset
-    return [p.contiguous() for p in out]
-
-
-def _drop(parts: list[Tensor], augment: AugmentConfig, rng: np.random.Generator) -> None:
-    """Modality and band dropout, and rectangular holes; in place. Holes in the NTL carry no loss."""
-    both = rng.random() < augment.drop_both
-    if both or rng.random() < augment.drop_dmo:
-        parts[2], parts[3], parts[4] = parts[2] * 0, parts[3] * 0, parts[4] * 0
-    elif rng.random() < augment.drop_bands:
-        present = torch.from_numpy((rng.random(7) < 0.7).astype(np.float32))
-        parts[4] = present
-        parts[2] = parts[2] * present[:, None, None]
-    if both or rng.random() < augment.drop_dem:
-        parts[5], parts[6] = parts[5] * 0, parts[6] * 0
-    for value, mask in ((0, 1), (2, 3), (5, 6)):
-        if rng.random() < augment.hole:
-            _hole(parts, value, mask, rng)
-    parts[9] = parts[9] * parts[1]
-
-
-def _hole(parts: list[Tensor], value: int, mask: int, rng: np.random.Generator) -> None:
-    side = parts[mask].shape[1]
-    h, w = (int(v) for v in rng.integers(1, max(2, side // 3), 2))
-    r, c = int(rng.integers(0, side - h)), int(rng.integers(0, side - w))
-    parts[mask] = parts[mask].clone()
-    parts[mask][:, r : r + h, c : c + w] = 0
-    parts[value] = parts[value] * parts[mask]
-
-
-def _collate(rows: list[list[Tensor]]) -> Batch:
-    stacked = [torch.stack(column) for column in zip(*rows, strict=True)]
-    return Batch(tuple(stacked[:7]), *stacked[7:])
+def synthetic_source(seeds: range, count: int, workers: int = 1) -> SyntheticSource:
+    """`build_pool` as a source."""
+    return SyntheticSource(build_pool(seeds, count, workers), seeds)

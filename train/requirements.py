@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 
 from deeplight.engine.errors import InputError
 
-TRAINING = ("torch", "safetensors")
+TRAINING = ("torch", "safetensors", "lightning", "tensorboard")
 EXPORTING = ("torch", "safetensors", "onnx", "onnxscript")
-_TITLES = {"torch": "PyTorch"}
+_TITLES = {"torch": "PyTorch", "lightning": "Lightning", "tensorboard": "TensorBoard"}
 
 
 def require(program: str, modules: tuple[str, ...]) -> None:
     """Import `modules` by name. Raises InputError, which says how to install them, at the first that cannot be."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise InputError(
-                f"{program} needs {_TITLES.get(module, module)}: pip install 'deeplight[train]'"
-            ) from error
+    # importing takes seconds, so look first whether all are there
+    for attempt in (_find, importlib.import_module):
+        for module in modules:
+            try:
+                attempt(module)
+            except ImportError as error:
+                raise InputError(
+                    f"{program} needs {_TITLES.get(module, module)}: pip install 'deeplight[train]'"
+                ) from error
+
+
+def _find(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(module)

@@ -9,20 +9,29 @@ from deeplight.engine.errors import InputError
 
 WEIGHTS = "model.safetensors"
 CARD = "checkpoint.json"
+BEST_WEIGHTS = "best.safetensors"
+BEST_CARD = "best.json"
+STATE = "state.safetensors"
+METRICS = "metrics.csv"
+EVENTS = "tensorboard"
 
 
-def check_unused(out: Path, overwrite: bool) -> None:
-    """Raise InputError where `out` is no folder, or already holds a checkpoint and `overwrite` is not set."""
+def check_unused(out: Path, overwrite: bool, resume: bool = False) -> None:
+    """Raise InputError where `out` is no folder, or already holds a run and neither flag is set."""
     try:
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is not a folder; choose another --out")
-        held = [name for name in (WEIGHTS, CARD) if (out / name).exists()]
+        held = [name for name in (WEIGHTS, CARD, STATE) if (out / name).exists()]
     except OSError as error:
         raise InputError(f"{out} cannot be used ({error.strerror}); choose another --out") from error
-    if held and not overwrite:
+    if held and resume and STATE not in held:
         raise InputError(
-            f"{out} already holds {' and '.join(held)}; give --overwrite to replace, or choose another --out"
+            f"{out} holds {' and '.join(held)} but no {STATE}, so it cannot be resumed; "
+            "give --overwrite to replace, or choose another --out"
         )
+    if held and not overwrite and not resume:
+        remedy = "--resume to go on, --overwrite to replace" if STATE in held else "--overwrite to replace"
+        raise InputError(f"{out} already holds {' and '.join(held)}; give {remedy}, or choose another --out")
 
 
 def make_writable(out: Path) -> None:
@@ -35,3 +44,12 @@ def make_writable(out: Path) -> None:
         ) from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise InputError(f"the folder {out} cannot be written; choose another --out")
+
+
+def clear(out: Path) -> None:
+    """Remove what an earlier run left in `out`, its state first, so that nothing of it can be resumed or mixed up."""
+    for name in (STATE, CARD, WEIGHTS, BEST_CARD, BEST_WEIGHTS, METRICS):
+        (out / name).unlink(missing_ok=True)
+    if (out / EVENTS).is_dir():
+        for file in (out / EVENTS).glob("events.out.tfevents.*"):
+            file.unlink()

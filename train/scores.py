@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from deeplight.engine.machine import available_cpus
+from deeplight.train.batch import Batch, FixedBatches
 from deeplight.train.checkpoint import load_checkpoint
 from deeplight.train.metrics import validate
 from deeplight.train.model import DeepLightSR
-from deeplight.train.pool import Batch, build_pool, fixed_batches
+from deeplight.train.pool import synthetic_source
+from deeplight.train.receptive import halo
 
 HELD_OUT_SEEDS = range(900_000, 900_012)
 """Countries that no training run ever sees."""
@@ -19,9 +22,9 @@ LAYERS = {"DMO + DEM": (1, 1), "DMO": (1, 0), "DEM": (0, 1), "none": (0, 0)}
 Scores = dict[str, dict[str, float]]
 
 
-def by_layers(model: DeepLightSR, sets: list[Batch]) -> Scores:
+def by_layers(model: DeepLightSR, sets: Iterable[Batch]) -> Scores:
     """`validate` for each row of LAYERS, the other layers taken away as the engine does it."""
-    return {name: validate(model, [_with(batch, *given) for batch in sets]) for name, given in LAYERS.items()}
+    return {name: validate(model, (_with(batch, *given) for batch in sets)) for name, given in LAYERS.items()}
 
 
 def _with(batch: Batch, dmo: int, dem: int) -> Batch:
@@ -58,5 +61,5 @@ def table(scores: Scores) -> str:
 def score(run: Path) -> str:
     """The table for the checkpoint in `run`; makes the held-out countries first."""
     model, _ = load_checkpoint(run)
-    held_out = build_pool(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), available_cpus())
-    return table(by_layers(model, fixed_batches(held_out, 4)))
+    held_out = synthetic_source(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), available_cpus())
+    return table(by_layers(model, FixedBatches(held_out, 4, halo(model.config))))

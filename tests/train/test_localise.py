@@ -1,17 +1,25 @@
-"""The offset: what the estimate can and cannot see, and the training stage that teaches it."""
+"""The offset: what the estimate can and cannot see, and the training stages that teach it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from deeplight.train import pretrain
-from deeplight.train.config import ModelConfig
-from deeplight.train.losses import offset_error
+from deeplight.engine.tiles import Window
+from deeplight.train.augment import augmented
+from deeplight.train.batch import FixedBatches, window_parts
+from deeplight.train.config import AugmentConfig, ModelConfig
+from deeplight.train.loader import probe, stage_batches
+from deeplight.train.losses import offset_error, one_process
 from deeplight.train.model import DeepLightSR, Localise
-from deeplight.train.pool import REGION, Region
+from deeplight.train.pool import REGION, Region, SyntheticSource
+from deeplight.train.settings import settings_from
+from deeplight.train.stages import Stage, plan, schedule
+from deeplight.train.supervision import Supervised, optimiser
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
 INNER = slice(14, -14)
@@ -71,15 +79,14 @@ def region(dx: float, dy: float) -> Region:
     return Region(ntl, night, night * 0.1, band.expand(7, -1, -1), band[None] * 100, offset)
 
 
-def test_crops_are_turned_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = DeepLightSR(SMALL)
-    sample = pretrain._sample(model, region(0.8, -0.5))
-    rng = np.random.default_rng(0)
+def test_windows_are_turned_together() -> None:
+    source = SyntheticSource([region(0.8, -0.5)], range(1))
+    parts = window_parts(source.read(0, Window(10, 20, 24, 24)), (96, 96), 24, 0)
+    only_turned = AugmentConfig(1, 0, 0, 0, 0, 0, 0, 0, (0, 0))
     seen = set()
-    for _ in range(40):
-        parts = pretrain._turned([t[None].float() for t in (sample.ntl, sample.aux, sample.isp)] + [
-            sample.offset[None], sample.light[None]], rng)  # fmt: skip
-        ntl, offset = parts[0][0, 0], parts[3][0]
+    for seed in range(40):
+        one = augmented(parts, only_turned, np.random.default_rng(seed))
+        ntl, offset = one["ntl"][0], one["offset"]
         # night(p) = ground + slope · offset, and the slope of ground is that of night
         slope_x, slope_y = ntl[0, 1] - ntl[0, 0], ntl[1, 0] - ntl[0, 0]
         gain = slope_x * offset[0] + slope_y * offset[1]
@@ -88,9 +95,20 @@ def test_crops_are_turned_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) == 8, "all eight symmetries must occur"
 
 
-def test_the_stage_teaches_the_offset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain, "SIZE", 2)
-    monkeypatch.setattr(pretrain, "CROP", 40)
+def learn(model: DeepLightSR, source: SyntheticSource, stage: Stage, aligned: tuple[int, ...]) -> None:
+    """The stage's steps, as the loop makes them."""
+    module = Supervised(model, stage, one_process)
+    adam = optimiser(model, stage, 1e-4)
+    for step, loaded in enumerate(stage_batches(source, stage, aligned if stage.aligned else (), 0, 0)):
+        for group in adam.param_groups:
+            group["lr"] = schedule(step, stage.rate, stage.horizon, stage.warm_up, stage.floor)
+        adam.zero_grad()
+        module(loaded.batch)[0].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+
+
+def test_the_stages_teach_the_offset() -> None:
     torch.manual_seed(0)
     model = DeepLightSR(SMALL)
     towns = town(0, 0).roll((-4, -4), (0, 1))[:32, :32].repeat(3, 3)
@@ -102,15 +120,16 @@ def test_the_stage_teaches_the_offset(monkeypatch: pytest.MonkeyPatch) -> None:
         offset = torch.tensor([dx, dy])[:, None, None].expand(2, 96, 96).float()
         return Region(ntl, night, night / 20, 0.1 + 0.3 * ground.expand(7, -1, -1), ground[None] * 0, offset)
 
-    pool = [made(0, 0), made(1, 0), made(0, -1)]
-    lines: list[str] = []
-    pretrain.pretrain_offset(model, pool, 150, 40, 0, lines.append)
-    assert any("light_loss" in line for line in lines) and any("offset_loss" in line for line in lines)
-    sample = pretrain._sample(model, pool[1])
-    one = torch.ones(1, 384, 384)
-    aux = torch.cat([sample.aux[:7].float(), one, sample.aux[7:].float(), one])[None]
+    source = SyntheticSource([made(0, 0), made(1, 0), made(0, -1)], range(3))
+    facts = probe(source)
+    assert facts.aligned == (0,)
+    settings = settings_from({"training": {"light_steps": 150, "localise_steps": 40}})
+    for stage in plan(settings, facts)[0][:2]:
+        learn(model, source, replace(stage, batch=2, crop=40), facts.aligned)
+    (batch,) = FixedBatches(SyntheticSource([made(1, 0)], range(1)), 1, 14)
     with torch.no_grad():
-        found = model.localise(model.normalise.ntl(sample.ntl[None]), aux)
-    light, weight = sample.light[None], torch.ones(1, 1, 96, 96)
-    error = offset_error(model, found, sample.offset[None], light, weight * (light > 1))
+        found = model.predict(*batch.inputs).offset
+    assert batch.offset is not None
+    light = torch.nn.functional.avg_pool2d(batch.ntl_hr, 8)
+    error = offset_error(model, found, batch.offset, light, batch.weight * (light > 1))
     assert error < 0.25, "of 0.5 (one of two components is 1) where there is light"

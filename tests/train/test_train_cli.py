@@ -1,12 +1,16 @@
-"""deeplight-train and deeplight-export refuse, in one sentence and before any work, what cannot end well."""
+"""deeplight-train and deeplight-export refuse, in one sentence and before any work, what cannot end well; a run that
+is interrupted says how to go on."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import ROOT
 
 BLOCK = """
 import sys
@@ -39,6 +43,8 @@ def refused(done: subprocess.CompletedProcess[str], words: str) -> None:
     [
         ("train", "torch", "PyTorch"),
         ("train", "safetensors", "safetensors"),
+        ("train", "lightning", "Lightning"),
+        ("train", "tensorboard", "TensorBoard"),
         ("export", "torch", "PyTorch"),
         ("export", "onnx", "onnx"),
     ],
@@ -59,13 +65,73 @@ def test_out_is_checked_before_any_work(tmp_path: Path) -> None:
     refused(run("train", "--out", tmp_path / ("x" * 300)), "too long")
     refused(run("train", "--out", ""), "empty")
     for seed in (-1, 2**63):
-        refused(run("train", "--out", tmp_path / "run", "--seed", seed), "--seed")
+        refused(run("train", "--out", tmp_path / "run", "--seed", seed), "training.seed must be")
     held = tmp_path / "held"
     held.mkdir()
     (held / "model.safetensors").write_bytes(b"precious")
     refused(run("train", "--out", held), "already holds model.safetensors; give --overwrite")
+    refused(run("train", "--out", held, "--resume"), "holds model.safetensors but no state.safetensors")
+    refused(run("train", "--out", held, "--resume", "--overwrite"), "give one of them")
     refused(run("train", "--out", held, "--overwrite"), "needs PyTorch")
     assert (held / "model.safetensors").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--preset", "huge"), "model.preset is 'huge': choose one of tiny, base"),
+        (("--steps", "0"), "training.steps must be 1 or more"),
+        (("--set", "training.btach=3"), "unknown setting training.btach: did you mean batch?"),
+        (("--config", "no.toml"), "--config no.toml cannot be read"),
+        (("--precision", "fp8"), "must be one of 32-true, bf16-mixed, 16-mixed"),
+    ],
+)
+def test_settings_are_checked_before_any_work(arguments: tuple[str, str], words: str, tmp_path: Path) -> None:
+    refused(run("train", "--out", tmp_path / "run", *arguments), words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_fits_a_screen_and_needs_no_torch() -> None:
+    done = run("train", "--help", blocked=("torch", "lightning", "numpy", "rasterio"))
+    assert done.returncode == 0 and len(done.stdout.splitlines()) <= 40
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+LONG = """
+import deeplight.train.cli as cli
+from deeplight.train.loop import TrainingData
+from tests.train.fake_source import FakeSource
+cli._data = lambda *_: TrainingData(FakeSource(((20, 20),)), FakeSource(((12, 12),)), {})
+cli.main()
+"""
+"""A run on fake data that lasts until it is stopped."""
+
+
+def stopped(out: Path, signum: int, *arguments: str) -> tuple[int, list[str]]:
+    """Exit status and lines of a long run that gets the signal after some steps."""
+    small = ("model.main=[4,4,4,4]", "model.aux=[4,4,4,4]", "training.crop=16", "training.margin=2")
+    stages = [f"training.{name}_steps=0" for name in ("told", "light", "localise", "finish")]
+    sets = [f"--set={x}" for x in (*small, *stages, "training.log_every=1", "training.checkpoint_every=3")]
+    command = [sys.executable, "-c", LONG, "--out", str(out), "--steps", "1000000", *sets, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line.rstrip())
+            if line.startswith("whole step") and sum(x.startswith("whole step") for x in lines) == 8:
+                process.send_signal(signum)
+    return process.returncode, lines
+
+
+def test_an_interrupted_run_names_resume_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    status, lines = stopped(tmp_path / "run", signal.SIGTERM, "--workers", "1")
+    assert status == 143
+    assert lines[-1].startswith("error: interrupted by SIGTERM: run the same command with --resume")
+    made = int(lines[-2].split()[2].partition("/")[0])
+    status, lines = stopped(tmp_path / "run", signal.SIGINT, "--resume")
+    assert status == 130 and lines[-1].startswith("error: interrupted by SIGINT: run the same command")
+    (resumed,) = [int(x.split()[2]) for x in lines if x.startswith("resumed after")]
+    assert resumed % 3 == 0 and made + 1 - 3 <= resumed <= made + 1
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_data(tmp_path: Path) -> None:

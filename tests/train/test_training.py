@@ -1,9 +1,9 @@
-"""Samples, augmentation, objective, loop and checkpoints, on a handful of pixels."""
+"""Augmentation, objective, schedule, validation and the whole recipe on synthetic data, on a handful of pixels."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +12,43 @@ import torch
 import torch.nn.functional as F
 
 from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.train import pool as pools
+from deeplight.engine.spec import INPUTS
+from deeplight.engine.tiles import Window
+from deeplight.train.augment import Parts, augmented, turned
+from deeplight.train.batch import Batch, FixedBatches, window_parts
 from deeplight.train.checkpoint import load_checkpoint, save_checkpoint
-from deeplight.train.config import ModelConfig
-from deeplight.train.loop import TrainConfig, learning_rate, train
-from deeplight.train.losses import ObjectiveConfig, Truth, objective
+from deeplight.train.config import AugmentConfig, ModelConfig, ObjectiveConfig
+from deeplight.train.loop import TrainingData, train
+from deeplight.train.losses import Truth, objective
 from deeplight.train.metrics import psnr, validate
 from deeplight.train.model import DeepLightSR
-from deeplight.train.pool import AugmentConfig, Batch, Region, batches, build_pool, fixed_batches
+from deeplight.train.pool import Region, SyntheticSource, build_pool
+from deeplight.train.receptive import halo
 from deeplight.train.scores import LAYERS, by_layers, table
+from deeplight.train.settings import Settings, settings_from
+from deeplight.train.stages import schedule
 from tests.kernels.test_reference import plain_sample
+from tests.train.test_resume import StopAfter
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+PLAIN = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, (0, 0))
 
 
 @pytest.fixture(scope="module")
-def region() -> Region:
-    return build_pool(range(5, 6), 1)[0]
+def source() -> SyntheticSource:
+    """A corner of one region, so that validation stays small."""
+    (region,) = build_pool(range(5, 6), 1)
+    parts = {f.name: getattr(region, f.name) for f in fields(region)}
+    side = {name: 48 if name in ("ntl", "offset") else 384 for name in parts}
+    return SyntheticSource(
+        [Region(**{name: p[:, : side[name], : side[name]] for name, p in parts.items()})], range(5, 6)
+    )
+
+
+def drawn(source: SyntheticSource, augment: AugmentConfig, seed: int, side: int = 24) -> Parts:
+    window = Window(10 + seed, 20, side, side)
+    parts = window_parts(source.read(0, window), (48, 48), side, 3)
+    return augmented(parts, augment, np.random.default_rng(seed))
 
 
 def smooth_region(side: int) -> Region:
@@ -56,35 +76,62 @@ def smooth_region(side: int) -> Region:
 @pytest.mark.parametrize(
     "turn", [(x, y, t) for x in (False, True) for y in (False, True) for t in (False, True)]
 )
-def test_the_offset_turns_with_the_image(
-    turn: tuple[bool, bool, bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("axes", [0, 1], ids=["sample", "batch"])
+def test_the_offset_turns_with_the_image(turn: tuple[bool, bool, bool], axes: int) -> None:
     side = 14
-    monkeypatch.setattr(pools, "REGION", side)
-    parts = pools._turn(pools._sample(smooth_region(side), 0, 0, side, 0), *turn)
-    hr = F.interpolate(parts[10][None], scale_factor=8, mode="bilinear")[0].numpy() * 8
-    again = plain_sample(parts[5].numpy(), hr)[0]
+    whole = SyntheticSource([smooth_region(side)], range(1)).read(0, Window(0, 0, side, side))
+    parts = window_parts(whole, (side, side), side, 0)
+    if axes:
+        parts = {name: p[None] for name, p in parts.items() if p.ndim > 1}
+    parts = turned(parts, *turn)
+    if axes:
+        parts = {name: p[0] for name, p in parts.items()}
+    hr = F.interpolate(parts["offset"][None], scale_factor=8, mode="bilinear")[0].numpy() * 8
+    again = plain_sample(parts["dem"].numpy(), hr)[0]
     inner = slice(16, -16)  # clamped taps at the edge are not symmetric
-    assert np.abs(again[inner, inner] - parts[8][0].numpy()[inner, inner]).max() < 1e-4
+    assert np.abs(again[inner, inner] - parts["isp"][0].numpy()[inner, inner]).max() < 1e-4
 
 
-def test_batches_are_reproducible_and_bounded(region: Region) -> None:
-    one = next(batches([region], 2, 24, 3, AugmentConfig(), seed=4))
-    two = next(batches([region], 2, 24, 3, AugmentConfig(), seed=4))
-    other = next(batches([region], 2, 24, 3, AugmentConfig(), seed=5))
-    assert all(torch.equal(a, b) for a, b in zip(one.inputs, two.inputs, strict=True))
-    assert not torch.equal(one.inputs[0], other.inputs[0])
-    assert one.inputs[2].shape == (2, 7, 192, 192)
-    assert one.weight[..., :3, :].sum() == 0 and one.weight.sum() > 0
-    for value, mask in ((0, 1), (2, 3), (5, 6)):
-        assert (one.inputs[value] * (1 - one.inputs[mask])).abs().sum() == 0
+def test_augmentation_is_reproducible_and_keeps_invalid_pixels_zero(source: SyntheticSource) -> None:
+    one, two, other = (drawn(source, AugmentConfig(), seed) for seed in (4, 4, 5))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["ntl"], other["ntl"])
+    assert one["dmo"].shape == (7, 192, 192)
+    for seed in range(8):
+        parts = drawn(source, replace(AugmentConfig(), hole=1.0), seed)
+        assert parts["weight"][..., :3, :].sum() == 0 and parts["weight"].sum() > 0
+        assert (parts["weight"] * (1 - parts["ntl_valid"])).sum() == 0, "no loss where NTL is nodata"
+        for value in ("ntl", "dmo", "dem"):
+            assert (parts[value] * (1 - parts[f"{value}_valid"])).abs().sum() == 0
 
 
-def test_dropout_tells_the_network(region: Region) -> None:
-    augment = AugmentConfig(drop_dmo=1.0, drop_dem=1.0, drop_both=0.0, hole=1.0)
-    batch = next(batches([region], 2, 24, 3, augment, seed=0))
-    assert all(batch.inputs[i].abs().sum() == 0 for i in (2, 3, 4, 5, 6))
-    assert (batch.weight * (1 - batch.inputs[1])).sum() == 0, "no loss where NTL is nodata"
+def test_without_augmentation_the_sample_stays(source: SyntheticSource) -> None:
+    sample = source.read(0, Window(10, 20, 24, 24))
+    parts = drawn(source, PLAIN, 0)
+    assert all(np.array_equal(parts[spec.name].numpy(), getattr(sample, spec.name)) for spec in INPUTS)
+
+
+def test_dropout_tells_the_network(source: SyntheticSource) -> None:
+    parts = drawn(source, replace(PLAIN, drop_dmo=1.0, drop_dem=1.0), 0)
+    assert all(parts[n].abs().sum() == 0 for n in ("dmo", "dmo_valid", "dmo_bands", "dem", "dem_valid"))
+    bands = drawn(source, replace(PLAIN, drop_bands=1.0), 1)
+    gone = bands["dmo_bands"] == 0
+    assert 0 < gone.sum() < 7 and bands["dmo"][gone].abs().sum() == 0 and bands["dmo_valid"].min() == 1
+
+
+def test_brightness_goes_to_lights_and_truth_alike(source: SyntheticSource) -> None:
+    plain, bright = drawn(source, PLAIN, 2), drawn(source, replace(PLAIN, gain_octaves=2.0), 2)
+    ratio = bright["ntl"].sum() / plain["ntl"].sum()
+    assert abs(float(ratio) - 1) > 0.05
+    assert float(bright["ntl_hr"].sum() / plain["ntl_hr"].sum()) == pytest.approx(float(ratio), rel=1e-5)
+
+
+def test_a_cut_is_zero_in_lights_and_truth_alike(source: SyntheticSource) -> None:
+    parts = drawn(source, replace(PLAIN, cut=1.0), 1)
+    dark = F.interpolate((parts["ntl"] == 0).float()[None], scale_factor=8, mode="nearest")[0]
+    assert 0.1 < dark.mean() < 0.9
+    assert torch.equal(parts["ntl_hr"] == 0, dark > 0)
+    assert parts["ntl_valid"].min() == 1, "cut, but not declared as nodata"
 
 
 def toy_batch(seed: int = 0) -> Batch:
@@ -135,6 +182,36 @@ def test_pixels_without_weight_do_not_count() -> None:
     assert torch.equal(one, two)
 
 
+ALL_TERMS = ObjectiveConfig(totals=0.3)
+
+
+def test_masks_that_are_all_valid_change_nothing() -> None:
+    torch.manual_seed(0)
+    model, batch = DeepLightSR(SMALL), toy_batch()
+    p, ones = model.predict(*batch.inputs), torch.ones_like(batch.isp)
+    plain = objective(model, p, Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset), ALL_TERMS)[0]
+    masked = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset, ones, ones)
+    assert torch.equal(objective(model, p, masked, ALL_TERMS)[0], plain)
+
+
+def test_truth_that_is_not_known_does_not_count() -> None:
+    torch.manual_seed(0)
+    model, batch = DeepLightSR(SMALL), toy_batch()
+    p = model.predict(*batch.inputs)
+    lights, built = (torch.rand_like(batch.isp) > 0.4 for _ in range(2))
+
+    def loss(spoil: float) -> torch.Tensor:
+        hr = torch.where(lights, batch.ntl_hr, spoil)
+        isp = torch.where(built, batch.isp, min(spoil, 1.0))
+        truth = Truth(hr, isp, batch.weight, batch.offset, lights.float(), built.float())
+        return objective(model, p, truth, ALL_TERMS)[0]
+
+    assert float(loss(0.0).detach()) == pytest.approx(float(loss(1e3).detach()), rel=1e-6)
+    none = torch.zeros_like(batch.isp)
+    dark = objective(model, p, Truth(none, none, batch.weight, None, none, none), ALL_TERMS)[0]
+    assert float(dark.detach()) == 0.0
+
+
 def test_optional_terms_react() -> None:
     torch.manual_seed(0)
     model, batch = DeepLightSR(SMALL), toy_batch()
@@ -153,10 +230,11 @@ def test_optional_terms_react() -> None:
 
 
 def test_schedule() -> None:
-    config = TrainConfig(steps=1000, warm_up=100, learning_rate=1.0)
-    rates = [learning_rate(s, config) for s in range(1000)]
+    rates = [schedule(s, 1.0, 1000, 100, 0.01) for s in range(1000)]
     assert rates[0] == pytest.approx(0.01) and max(rates) == pytest.approx(1.0, abs=0.01)
     assert np.argmax(rates) in range(98, 102) and rates[-1] == pytest.approx(0.01, abs=1e-3)
+    assert rates[550] == pytest.approx(0.505, abs=1e-3), "half of the cosine"
+    assert schedule(0, 1.0, 10, 0, 0.5) == 1.0 and schedule(99, 1.0, 10, 0, 0.5) == 0.5
 
 
 def test_validation_of_a_perfect_and_of_the_bicubic_answer() -> None:
@@ -167,6 +245,21 @@ def test_validation_of_a_perfect_and_of_the_bicubic_answer() -> None:
         out = model(*batch.inputs)[0]
     assert scores["rmse"] == pytest.approx(float(((out - batch.ntl_hr) ** 2).mean().sqrt()), rel=1e-5)
     assert scores["sum_of_lights_error"] == pytest.approx(float(out.sum() / batch.ntl_hr.sum()) - 1, abs=1e-5)
+
+
+def test_validation_counts_valid_pixels_alone_and_needs_no_offset() -> None:
+    model, batch = DeepLightSR(SMALL).eval(), toy_batch()
+    known = torch.ones_like(batch.isp)
+    known[..., 48:] = 0
+    part = replace(batch, ntl_hr=batch.ntl_hr * known, ntl_hr_valid=known, isp_valid=known, offset=None)
+    weight = batch.weight.clone()
+    weight[..., 6:] = 0
+    want = validate(model, [replace(batch, weight=weight)])
+    got = validate(model, [part])
+    assert all(got[k] == pytest.approx(want[k], rel=1e-6) for k in got if "offset" not in k)
+    assert got["rmse"] != validate(model, [batch])["rmse"]
+    below = replace(batch, ntl_hr=batch.ntl_hr - 30.0)  # noise: log1p is not defined below −1
+    assert np.isfinite(list(validate(model, [below]).values())).all()
 
 
 def test_scores_take_layers_away_and_name_every_row() -> None:
@@ -197,62 +290,75 @@ def test_a_scene_gain_is_the_ratio_of_its_errors() -> None:
     )
 
 
-def test_known_offset_takes_the_estimate_s_place(region: Region) -> None:
+def test_known_offset_takes_the_estimate_s_place(source: SyntheticSource) -> None:
     torch.manual_seed(0)
     model = DeepLightSR(SMALL).eval()
-    batch = fixed_batches([region], 1, 24, 2)[0]
+    batch = next(iter(FixedBatches(source, 1, 10)))
     with torch.no_grad():
         told = model.predict(*batch.inputs, known_offset=batch.offset)
         estimated = model.predict(*batch.inputs)
         again = model.predict(*batch.inputs, known_offset=estimated.offset)
+    assert batch.offset is not None
     assert torch.equal(told.offset, batch.offset) and not torch.equal(told.offset, estimated.offset)
     assert torch.equal(again.ntl[-1], estimated.ntl[-1])
 
 
-def test_a_cut_is_zero_in_lights_and_truth_alike(region: Region) -> None:
-    augment = AugmentConfig(0, 0, 0, 0, 0, cut=1.0)
-    batch = next(batches([region], 4, 24, 3, augment, seed=1))
-    dark = F.interpolate((batch.inputs[0] == 0).float(), scale_factor=8, mode="nearest")
-    assert 0.1 < dark.mean() < 0.9
-    assert torch.equal(batch.ntl_hr == 0, dark > 0)
-    assert batch.inputs[1].min() == 1, "cut, but not declared as nodata"
+def few_steps(**training: object) -> Settings:
+    steps = {"steps": 12, "told_steps": 6, "finish_steps": 4, "light_steps": 0, "localise_steps": 2}
+    config = {"batch": 1, "crop": 20, "margin": 2, "warm_up": 2, "validate_every": 6}
+    model = {"main": [8, 8, 4, 4], "aux": [8, 4, 4, 4], "localise_width": 8}
+    return settings_from({"model": model, "training": {**steps, **config, **training}})
 
 
-def test_training_learns_and_leaves_a_checkpoint(tmp_path: Path, region: Region) -> None:
-    config = TrainConfig(
-        steps=12,
-        batch=1,
-        crop=20,
-        margin=2,
-        warm_up=2,
-        validate_every=6,
-        localise_steps=2,
-        light_steps=2,
-        told_steps=6,
-        finish_steps=4,
-    )
-    lines: list[str] = []
-    model = train(SMALL, config, [region], [region], tmp_path / "run", {"kind": "test"}, lines.append)
-    loaded, card = load_checkpoint(tmp_path / "run")
-    again, _ = load_checkpoint(tmp_path / "run" / "model.safetensors")
+def test_training_learns_and_leaves_a_checkpoint(tmp_path: Path, source: SyntheticSource) -> None:
+    out, said = tmp_path / "run", StopAfter()
+    data = TrainingData(source, source, {"kind": "test"})
+    model = train(few_steps(), data, out, device="cpu", reporter=said)
+    loaded, card = load_checkpoint(out)
+    again, _ = load_checkpoint(out / "model.safetensors")
     for a, b, c in zip(model.parameters(), loaded.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b) and torch.equal(b, c)
-    assert card["step"] == 22 and card["data"] == {"kind": "test"} and len(card["history"]) == 4
-    fresh = validate(DeepLightSR(SMALL).eval(), fixed_batches([region], 1, 20, 2))
-    assert card["history"][-1]["isp_mae"] != fresh["isp_mae"]
-    assert [
-        s
-        for s in ("offset_loss step 0/2", "step 0/6", "step 6/18", "step 18/22")
-        if not any(x.startswith(s) for x in lines)
-    ] == []
+    assert card["step"] == 22 and card["data"]["kind"] == "test" and len(card["history"]) == 4
+    fresh = validate(DeepLightSR(SMALL).eval(), FixedBatches(source, 1, halo(SMALL)))
+    assert card["history"][-1]["isp_mae"] < fresh["isp_mae"], "it learns"
+    rows = said.lines[-1].splitlines()
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [*LAYERS, "bicubic"]
+    assert "-100.0 %" not in said.lines[-1], "every row has pixels"
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, region: Region) -> None:
-    config = TrainConfig(
-        steps=30, batch=1, crop=16, margin=2, warm_up=1, learning_rate=1e30, localise_steps=0, told_steps=0
-    )
-    with pytest.raises(DeepLightError, match="loss became"):
-        train(SMALL, config, [region], [region], tmp_path / "run", {}, lambda _: None)
+def test_the_offset_s_layers_are_frozen_unless_they_have_a_rate(
+    tmp_path: Path, source: SyntheticSource
+) -> None:
+    data, short = TrainingData(source, source, {}), {"steps": 1, "told_steps": 0, "finish_steps": 0}
+    torch.manual_seed(0)
+    start = DeepLightSR(SMALL).localise.state_dict()
+    for rate in (0.0, 0.5):
+        settings = few_steps(**short, localise_steps=0, localise_rate=rate)
+        model = train(settings, data, tmp_path / str(rate), device="cpu")
+        same = all(torch.equal(v, start[k]) for k, v in model.localise.state_dict().items())
+        assert same == (rate == 0)
+        assert not torch.equal(model.first.weight, DeepLightSR(SMALL).first.weight)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, source: SyntheticSource) -> None:
+    settings = few_steps(learning_rate=1e30, localise_steps=0, told_steps=0, warm_up=1)
+    with pytest.raises(DeepLightError, match=r"the loss became .* of stage whole, on synthetic region 0"):
+        train(settings, TrainingData(source, source, {}), tmp_path / "run", device="cpu")
+
+
+def test_reduced_precision_stays_near_full(tmp_path: Path, source: SyntheticSource) -> None:
+    short = {"steps": 2, "told_steps": 0, "finish_steps": 0, "localise_steps": 0}
+    data = TrainingData(source, source, {})
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        out = tmp_path / precision
+        train(few_steps(**short, precision=precision, log_every=1), data, out, device="cpu")
+        rows = [r.split(",") for r in (out / "metrics.csv").read_text().splitlines()]
+        losses.append([float(r[3]) for r in rows if r[2] == "loss"])
+    # bfloat16 keeps 8 bits: 0.4 % a value; the loss averages thousands
+    assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[0] != losses[1]
+    with pytest.raises(InputError, match="16-mixed needs a GPU"):
+        train(few_steps(precision="16-mixed"), data, tmp_path / "half", device="cpu")
 
 
 def test_checkpoint_errors_say_what_is_wrong(tmp_path: Path) -> None:
@@ -263,7 +369,9 @@ def test_checkpoint_errors_say_what_is_wrong(tmp_path: Path) -> None:
     values = json.loads(card.read_text())
     values["model"]["main"] = [16, 8, 4, 4]
     card.write_text(json.dumps(values))
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(
+        InputError, match=r"does not fit .*: main is \(16, 8, 4, 4\) there, \(8, 8, 4, 4\) in the"
+    ):
         load_checkpoint(tmp_path / "run")
     card.write_text("{}")
     with pytest.raises(InputError, match="not a checkpoint card"):
