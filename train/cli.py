@@ -25,7 +25,7 @@ _RESUME = "run the same command with --resume to go on from the last checkpoint"
 )
 @click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Run directory.")
 @click.option("--preset", help="Network: tiny (default) or base.")
-@click.option("--steps", type=int, help="Steps of the whole network (1950); other stages keep their share.")
+@click.option("--steps", type=int, help="Steps of the whole network (4500); other stages keep their share.")
 @click.option("--protocol", type=click.Choice(["paired", "wald"]), help="wald needs no HR lights.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings as TOML.")
 @click.option("--set", "sets", multiple=True, metavar="TABLE.KEY=VALUE", help="One setting; repeatable.")

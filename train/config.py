@@ -39,7 +39,7 @@ class ModelConfig:
     preset: str = "tiny"
     main: tuple[int, int, int, int] = (64, 32, 32, 8)
     aux: tuple[int, int, int, int] = (32, 32, 16, 8)
-    body: int = 0
+    body: int = 2
     refine: tuple[int, int, int] = (1, 1, 1)
     localise_width: int = 32
     d_max: float = 2.0
@@ -179,7 +179,7 @@ class TrainConfig:
 
     told_steps: int = field(default=1200, metadata={"least": 0})
     told_rate: float = field(default=3e-3, metadata={"above": 0})
-    steps: int = field(default=1950, metadata={"least": 1})
+    steps: int = field(default=4500, metadata={"least": 1})
     batch: int = field(default=4, metadata={"least": 1})
     crop: int = field(default=44, metadata={"least": 8, "most": 1024})
     margin: int = field(default=8, metadata={"least": 0})

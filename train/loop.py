@@ -19,6 +19,7 @@ from deeplight.engine.machine import available_cpus
 from deeplight.train.batch import FixedBatches
 from deeplight.train.checkpoint import save_checkpoint
 from deeplight.train.devices import make_fabric, worker_count
+from deeplight.train.estimates import EstimatedSource, affordable
 from deeplight.train.loader import Loaded, probe, stage_batches
 from deeplight.train.logs import Records, Reporter
 from deeplight.train.losses import one_process
@@ -172,14 +173,15 @@ class _Trainer:
             self.position.stage, self.position.waited = stage.name, 0
         world = self.fabric.world_size
         across = self._mean_over_processes if world > 1 else one_process
-        module = Supervised(self.model, stage, across)
+        source, estimated = self._source(stage, facts)
+        module = Supervised(self.model, stage, across, estimated=estimated)
         plain = optimiser(self.model, stage, self.settings.training.weight_decay)
         if saved is not None:
             restore(saved, {"model": self.model, "averaged": self.averaged}, plain)
             self.fabric.strategy.precision.load_state_dict(saved.scaler)
         wrapped, stepper = self.fabric.setup(module, plain)
         self.reporter.start(stage.name, first, stage.steps)
-        for step, loaded in enumerate(self._batches(stage, facts, first), first):
+        for step, loaded in enumerate(self._batches(source, stage, facts, first), first):
             rate = schedule(step, stage.rate, stage.horizon, stage.warm_up, stage.floor)
             for group in plain.param_groups:
                 group["lr"] = rate * group["relative"]
@@ -190,10 +192,17 @@ class _Trainer:
             if self._after(stage, step, plain):
                 break
 
-    def _batches(self, stage: Stage, facts: Facts, first: int) -> Iterator[Loaded]:
+    def _source(self, stage: Stage, facts: Facts) -> tuple[SampleSource, bool]:
+        """What a stage draws from, and whether its offsets are the network's own, estimated for whole places."""
+        if not (stage.estimated and facts.offset and affordable(self.data.train)):
+            return self.data.train, False
+        self.reporter.log(f"stage {stage.name}: estimating the offset of {len(self.data.train)} places")
+        return EstimatedSource(self.data.train, self.model), True
+
+    def _batches(self, source: SampleSource, stage: Stage, facts: Facts, first: int) -> Iterator[Loaded]:
         workers = worker_count(self.settings.data.workers, self.fabric, available_cpus())
         batches = stage_batches(
-            self.data.train,
+            source,
             stage,
             facts.aligned if stage.aligned else (),
             self.settings.training.seed,

@@ -147,11 +147,11 @@ def offset_error(
 
 
 def _totals_error(radiance: Tensor, lights: _Masked, across: MeanOverProcesses) -> Tensor:
-    """Mean over the crops of |sum of lights / true sum − 1|; a nearly dark crop's sum is floored at 0.1 a pixel."""
+    """Mean over the crops of |sum of lights / true sum − 1|; a nearly dark crop's sum is floored at 1 a pixel."""
     target, weight = lights.at(8)
     out = (radiance * weight).sum(dim=(1, 2, 3))
     true = (target * weight).sum(dim=(1, 2, 3))
-    floor = 0.1 * weight.sum(dim=(1, 2, 3)) + 1e-6
+    floor = 1.0 * weight.sum(dim=(1, 2, 3)) + 1e-6
     return weighted_mean((out - true).abs() / torch.maximum(true, floor), torch.ones_like(out), across)
 
 

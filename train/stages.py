@@ -57,6 +57,11 @@ class Stage:
         """Whether the whole network is at work, so that its quality can be measured."""
         return self.task == "image"
 
+    @property
+    def estimated(self) -> bool:
+        """Whether the offset's layers rest, so that their estimate can be made once for each place."""
+        return self.validated and not self.told and not self.localise_rate
+
 
 def schedule(step: int, peak: float, horizon: int, warm_up: int, floor: float) -> float:
     """Learning rate: linear warm-up, then half a cosine from `peak` down to `floor`·peak at `horizon`."""

@@ -15,9 +15,13 @@ from deeplight.train.stages import Stage
 class Supervised(nn.Module):
     """The network together with what a stage asks of it. Sets which parameters learn."""
 
-    def __init__(self, model: DeepLightSR, stage: Stage, across: MeanOverProcesses) -> None:
+    def __init__(
+        self, model: DeepLightSR, stage: Stage, across: MeanOverProcesses, *, estimated: bool = False
+    ) -> None:
+        """estimated: the batches bring the network's own estimate as their offset."""
         super().__init__()
         self.model, self._stage, self._across = model, stage, across
+        self._given = stage.told or estimated
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(learns(name, stage))
 
@@ -31,8 +35,8 @@ class Supervised(nn.Module):
             t.to(memory_format=torch.channels_last) if t.ndim == 4 else t  # as the weights are
             for t in batch.inputs
         )
-        told = batch.offset if self._stage.told else None
-        prediction = self.model.predict(*inputs, known_offset=told)
+        given = batch.offset if self._given else None
+        prediction = self.model.predict(*inputs, known_offset=given)
         truth = Truth(
             batch.ntl_hr, batch.isp, batch.weight, batch.offset, batch.ntl_hr_valid, batch.isp_valid
         )
