@@ -39,10 +39,8 @@ demo: $(VENV)/.core
 	$(BIN)/deeplight-infer --ntl $(DEMO)/scene/ntl.tif --dmo $(DEMO)/scene/dmo.tif --dem $(DEMO)/scene/dem.tif \
 		--out $(DEMO)/ntl_hr.tif --tiles 64 --quicklook $(DEMO)/quicklook.png --report $(DEMO)/run.json --overwrite
 
-# Exports have a process of their own: tracing was over five times slower in one that had run a thousand tests.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --ignore=tests/export
-	$(BIN)/python -m pytest tests/export
+	$(BIN)/python -m pytest
 
 check: $(VENV)/.test .typing/deeplight
 	$(BIN)/ruff check .

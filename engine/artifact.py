@@ -292,6 +292,25 @@ def _verified(folder: Path, name: str, info: FileInfo) -> bytes:
     return data
 
 
+def check_target(directory: str | Path, *, overwrite: bool = False) -> Path:
+    """The absolute path of a place that an artifact can be written to. Raises ArtifactError where it cannot.
+
+    An existing directory is refused unless `overwrite`, and accepted then only where it is itself an artifact.
+    """
+    target = Path(directory).absolute()
+    try:
+        if target.exists() or target.is_symlink():
+            if not overwrite:
+                raise ArtifactError(f"{directory} exists: choose another place or ask to overwrite it")
+            if not (target / MANIFEST_NAME).is_file():
+                raise ArtifactError(f"{directory} is not a model artifact, so it is not overwritten")
+        parent = next(folder for folder in target.parents if folder.exists())
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=parent):
+            return target
+    except OSError as e:
+        raise ArtifactError(f"cannot write {directory}: {e.strerror}; choose another place") from None
+
+
 def write_artifact(
     directory: str | Path, manifest: Manifest, files: Mapping[str, bytes], *, overwrite: bool = False
 ) -> Path:
@@ -300,12 +319,7 @@ def write_artifact(
     `manifest.files` is filled from `files`. An existing directory is refused unless `overwrite`, and
     replaced only where it is itself an artifact. Raises ArtifactError.
     """
-    target = Path(directory).absolute()
-    if target.exists() or target.is_symlink():
-        if not overwrite:
-            raise ArtifactError(f"{directory} exists: choose another place or ask to overwrite it")
-        if not (target / MANIFEST_NAME).is_file():
-            raise ArtifactError(f"{directory} is not a model artifact, so it is not overwritten")
+    target = check_target(directory, overwrite=overwrite)
     infos = {name: FileInfo(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
     text = dataclasses.replace(manifest, files=infos).to_json()
     Manifest.from_json(text)

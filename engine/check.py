@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from deeplight.engine.artifact import Artifact
 from deeplight.engine.backends import open_backend
-from deeplight.engine.compare import Difference, difference, table
+from deeplight.engine.compare import Difference, difference, failures, table
 from deeplight.engine.errors import DeepLightError
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
@@ -18,6 +19,8 @@ from deeplight.engine.tiling import tile_window
 if TYPE_CHECKING:
     from deeplight.engine.backends.base import Backend
     from deeplight.engine.scene import Scene
+
+_LOG = logging.getLogger(__name__)
 
 REFERENCE = "onnxruntime"
 SIDE = 48
@@ -29,7 +32,7 @@ def check_scene(
 ) -> list[Difference]:
     """Compare `backend` with the model in fp32 on ONNX Runtime, on `count` tiles spread over the scene's data.
 
-    Returns a row a tile. Raises DeepLightError with the table where one is beyond tolerance.
+    Returns a row a tile. Logs the table and raises DeepLightError where one is beyond tolerance.
     """
     halo = artifact.manifest.halo_lr
     rows = []
@@ -41,9 +44,11 @@ def check_scene(
             case = f"row {core.row}, column {core.col}"
             rows.append(difference(case, backend.name, precision, got[valid], want[valid]))
     if not all(row.passed for row in rows):
+        for line in table(rows).splitlines():
+            _LOG.info(line)
         raise DeepLightError(
-            f"{backend.name} in {precision} differs too much from float32 on this scene, so nothing is written; "
-            f"use --precision fp32:\n{table(rows)}"
+            f"{backend.name} in {precision} differs too much from float32 on this scene, so nothing is written: "
+            f"{failures(rows)}; use --precision fp32"
         )
     return rows
 

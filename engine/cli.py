@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from deeplight.engine.artifact import DEFAULT_MODEL
-from deeplight.engine.backends import backend_choices, device_choices
+from deeplight.engine.backends import backend_choices, parse_device
 from deeplight.engine.bands import parse_bands, parse_scale
 from deeplight.engine.console import Parsed, logging_to, run_cli
 from deeplight.engine.errors import InputError
@@ -46,7 +46,13 @@ NUMBER = Parsed("value", parse_number)
     metavar="NAME",
     help="|".join(backend_choices()),
 )
-@click.option("--device", type=click.Choice(device_choices()), default="auto", help="Where it runs")
+@click.option(
+    "--device",
+    type=Parsed("device", parse_device),
+    default="auto",
+    metavar="auto|cpu|cuda[:i]",
+    help="Where it runs",
+)
 @click.option("--precision", default="fp32", metavar="NAME", help="One that the model offers [fp32]")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Of the runtime [all CPUs]")
 @click.option("--ntl-scale", type=SCALE, help="Radiance = raw · F + OFFSET, in place of the file's")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -70,7 +71,21 @@ def _psnr(value: Values, truth: Values) -> float:
     return 10.0 * math.log10(max(float(np.ptp(truth)), 1e-30) ** 2 / max(error, 1e-30))
 
 
-def table(rows: list[Difference]) -> str:
+def failures(rows: Sequence[Difference]) -> str:
+    """How many of the rows failed and by how much the worst did, for a sentence. At least one must have failed."""
+    failed = [r for r in rows if not r.passed]
+    # a NaN is worse than any number
+    worst = max(failed, key=lambda r: (math.isnan(r.relative_l2), r.relative_l2 / r.tolerance))
+    psnr = ""
+    if worst.psnr_change_db is not None:
+        psnr = f" and {worst.psnr_change_db:+.3f} dB of PSNR (at most {PSNR_TOLERANCE_DB[worst.precision]})"
+    return (
+        f"{len(failed)} of {len(rows)} comparisons failed, worst {worst.precision} on {worst.backend} in "
+        f"{worst.case!r} with a relative L2 error of {worst.relative_l2:.1e} (at most {worst.tolerance:.1e}){psnr}"
+    )
+
+
+def table(rows: Sequence[Difference]) -> str:
     """The rows as aligned text."""
     head = f"{'case':<24}{'backend':<18}{'max |Δ|':>10}{'rel. L2':>10}{'ΔPSNR dB':>10}{'Δsum':>10}"
     lines = [head]

@@ -122,17 +122,19 @@ def parse_folder(text: str) -> Path:
 
 @contextlib.contextmanager
 def logging_to(say: Callable[[str], None]) -> Iterator[None]:
-    """Send what the package logs, from INFO on, to `say`, one line each."""
+    """Send what the package logs, from INFO on, to `say`, one line each, and nowhere else: libraries add handlers."""
     handler = _Forward(say)
     logger = logging.getLogger("deeplight")
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagate
 
 
 class _Forward(logging.Handler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -16,22 +17,24 @@ from typing import Any
 
 import numpy as np
 
-from deeplight.engine.artifact import Artifact, Manifest, load_artifact, write_artifact
+from deeplight.engine.artifact import Artifact, Manifest, check_target, load_artifact, write_artifact
 from deeplight.engine.backends import open_backend
 from deeplight.engine.compare import Difference
 from deeplight.engine.errors import DeepLightError, InputError
 from deeplight.engine.plans import FOLDER
 from deeplight.engine.spec import INPUTS, input_shape
-from deeplight.export.parity import Case, cases_of, compare_all, report, table
+from deeplight.export.parity import Case, cases_of, check_parity, compare_all, report
 from deeplight.export.program import to_pt2, to_safetensors, trace
 from deeplight.export.to_onnx import metadata, to_onnx
-from deeplight.export.to_tensorrt import PlanOptions, build_plans
+from deeplight.export.to_tensorrt import PlanOptions, build_plans, keep_timings
 from deeplight.train.model import DeepLightSR
 from deeplight.train.receptive import halo, receptive_field
 
 ONNX_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 PROGRAM_FILES = {"fp32": "program.pt2", "fp16": "program.fp16.pt2", "bf16": "program.bf16.pt2"}
 """Precisions of each kind and their file names."""
+
+_LOG = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "weights.safetensors"
 MEMORY_PROBE_LR = 128
@@ -60,12 +63,13 @@ class Request:
         wanted = [p for p in self.precisions if p in PROGRAM_FILES and p != "fp32"]
         return ("fp32", *wanted) if "torch" in self.formats else ()
 
-    def check(self) -> None:
-        """Raise InputError for a precision that none of the formats has."""
+    def check(self, out: Path, *, overwrite: bool = False) -> None:
+        """Raise InputError for a precision that none of the formats has, ArtifactError where `out` is not free."""
         for precision in self.precisions:
             if precision not in (*self.onnx(), *self.programs()):
                 home = "torch" if precision in PROGRAM_FILES else "onnx"
                 raise InputError(f"no file would hold {precision}: add {home} to --format, or leave it out")
+        check_target(out, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,14 @@ def export_artifact(
 ) -> Exported:
     """Write the artifact directory `out`: manifest.json, model files, parity.json.
 
-    model: in eval mode. card: the checkpoint's card. Raises DeepLightError, and leaves nothing, where parity fails.
+    model: in eval mode. card: the checkpoint's card. Raises ParityError, and leaves nothing, where parity fails;
+    InputError for a request that no file would meet, ArtifactError where `out` cannot be written.
     """
     request = request or Request()
-    request.check()
+    request.check(out, overwrite=overwrite)
     manifest = _manifest(model, card, name or f"deeplight-{model.config.preset}")
-    files, manifest = _files(model, manifest, request)
     cases = cases_of(model, request.data, manifest.halo_lr)
+    files, manifest = _files(model, manifest, request)
     notes: list[str] = []
     if "int8" in request.precisions:
         manifest, note = _add_int8(files, manifest, cases)
@@ -102,19 +107,18 @@ def export_artifact(
     with tempfile.TemporaryDirectory(prefix="deeplight-export-") as scratch:
         draft = load_artifact(write_artifact(Path(scratch) / "draft", manifest, files))
         if "tensorrt" in request.formats:
+            _LOG.info("building TensorRT plans, which takes minutes")
+            keep_timings(out / FOLDER, draft.path / FOLDER)
             build_plans(draft.path, request.precisions, request.plans)
         rows, absent = compare_all(draft, cases)
-        if not all(row.passed for row in rows):
-            print(table(rows), file=sys.stderr)
-            raise DeepLightError(
-                "the exported model does not match the checkpoint, so no artifact is written"
-            )
+        check_parity(rows)
         manifest = replace(manifest, bytes_per_lr_px=_bytes_per_lr_px(draft))
         notes += [f"not compared: {reason}" for reason in absent]
         files["parity.json"] = (json.dumps(report(rows, notes), indent=1) + "\n").encode()
         path = write_artifact(out, manifest, files, overwrite=overwrite)
         if "tensorrt" in request.formats:
-            shutil.copytree(draft.path / FOLDER, path / FOLDER)
+            whole = shutil.copytree(draft.path / FOLDER, path / f".{FOLDER}.tmp")
+            whole.rename(path / FOLDER)
     return Exported(path, rows, notes)
 
 
@@ -125,6 +129,7 @@ def _files(model: DeepLightSR, manifest: Manifest, request: Request) -> tuple[di
     digest = hashlib.sha256(weights).hexdigest()
     onnx = [p for p in request.onnx() if p != "int8"]
     for precision in dict.fromkeys((*onnx, *request.programs())):
+        _LOG.info("exporting %s", precision)
         program = trace(model, precision)
         if precision in request.programs():
             files[PROGRAM_FILES[precision]] = to_pt2(program)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from deeplight.engine.console import Parsed, run_cli
+from deeplight.engine.console import Parsed, logging_to, parse_folder, run_cli
 
 FORMATS = ("onnx", "torch", "tensorrt", "triton-repo")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -22,9 +23,16 @@ def _list(accepted: tuple[str, ...], text: str) -> tuple[str, ...]:
     return names
 
 
+def _plain(text: str) -> str:
+    """A name that may be a folder's, as in a model repository. Raises ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise ValueError(f"{text!r} is not a plain name: use letters, digits, dots, hyphens and underscores")
+    return text
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Artifact directory to write.")
+@click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Artifact directory to write.")
 @click.option(
     "--format",
     "formats",
@@ -59,7 +67,7 @@ def _list(accepted: tuple[str, ...], text: str) -> tuple[str, ...]:
     default="none",
     help="TensorRT: other GPUs that plans shall run on",
 )
-@click.option("--name", help="Name of the model (default: deeplight-PRESET).")
+@click.option("--name", type=Parsed("name", _plain), help="Name of the model (default: deeplight-PRESET).")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there.")
 def command(
     checkpoint: Path,
@@ -80,20 +88,25 @@ def command(
 
     require("deeplight-export", EXPORTING)
     from deeplight.export.build import Request, export_artifact
-    from deeplight.export.parity import table
+    from deeplight.export.parity import ParityError, table
     from deeplight.export.to_tensorrt import PlanOptions, require_builder
     from deeplight.export.triton_repo import check_free, write_repository
     from deeplight.train.checkpoint import load_checkpoint
 
-    repository = Path(f"{out}-triton")
+    options = PlanOptions(plans["plugins"], plans["hardware"], plans["version_compatible"])
+    request, repository = Request(formats, precisions, data, options), Path(f"{out}-triton")
+    request.check(out, overwrite=overwrite)
     if "tensorrt" in formats:
         require_builder()
     if "triton-repo" in formats:
         check_free(repository, overwrite=overwrite)
     model, card = load_checkpoint(checkpoint)
-    options = PlanOptions(plans["plugins"], plans["hardware"], plans["version_compatible"])
-    request = Request(formats, precisions, data, options)
-    exported = export_artifact(model, card, out, request, name=name, overwrite=overwrite)
+    with logging_to(lambda line: click.echo(line, err=True)):
+        try:
+            exported = export_artifact(model, card, out, request, name=name, overwrite=overwrite)
+        except ParityError as error:
+            click.echo(table(error.rows), err=True)
+            raise
     for line in (table(exported.rows), *exported.notes):
         click.echo(line, err=True)
     click.echo(exported.path)

@@ -24,7 +24,7 @@ DOMAIN, VERSION, OPSET = "deeplight", 1, 20
 NAMESPACE = "plugin_namespace"
 """Attribute by which TensorRT finds the plugin's creator; every node carries it."""
 
-_SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "align": (("x", "offset"), ("out",), ()),
     "fuse": (
         (
@@ -259,7 +259,7 @@ _TENSORS: dict[str, Callable[[], dict[str, Any]]] = {
 
 def function(name: str) -> FunctionProto:
     """The ONNX function that defines an operator: the same formula as `deeplight.kernels.reference`."""
-    inputs, outputs, attributes = _SIGNATURES[name]
+    inputs, outputs, attributes = SIGNATURES[name]
     text = f"{_HEADER} {name} <{', '.join((*attributes, NAMESPACE))}> ({', '.join(inputs)}) => "
     body = onnx.parser.parse_function(f"{text} ({', '.join(outputs)}) {{ {_BODIES[name]} }}")
     for constant, value in reversed(_TENSORS.get(name, dict)().items()):
@@ -277,7 +277,7 @@ def attach(proto: onnx.ModelProto) -> None:
 
 
 def _operator(name: str) -> Op:
-    inputs, outputs, attributes = _SIGNATURES[name]
+    inputs, outputs, attributes = SIGNATURES[name]
     schema = onnx.defs.OpSchema
     floats = [f"tensor({t})" for t in ("float", "float16", "bfloat16")]
     described = schema(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from deeplight.engine.artifact import Artifact
 from deeplight.engine.backends import BACKENDS, open_backend
 from deeplight.engine.backends.base import Backend
-from deeplight.engine.compare import Difference, difference, table
-from deeplight.engine.errors import ArtifactError, InputError
+from deeplight.engine.compare import Difference, difference, failures, table
+from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.spec import INPUTS, SCALE
 from deeplight.engine.tiles import Window
 from deeplight.export.emulate import EmulatedHalf
@@ -27,7 +28,18 @@ USER_TILES = 4
 
 Inputs = dict[str, NDArray[np.float32]]
 
-__all__ = ["Case", "cases_of", "compare_all", "parity_cases", "report", "scene_inputs", "table"]
+__all__ = [
+    "Case",
+    "ParityError",
+    "cases_of",
+    "check_parity",
+    "compare_all",
+    "parity_cases",
+    "report",
+    "scene_inputs",
+    "table",
+]
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,7 @@ def compare_all(artifact: Artifact, cases: Sequence[Case]) -> tuple[list[Differe
                 absent.append(f"{name} {device} {precision}: {e}")
                 continue
             with backend:
+                _LOG.info("comparing %s on %s, %s, with the float32 model", precision, name, device)
                 rows += [compare(case, backend, precision) for case in cases]
     if "fp16" in artifact.manifest.precisions:
         with EmulatedHalf.open(artifact, "fp16", "cpu", 1) as backend:
@@ -149,6 +162,22 @@ def compare(case: Case, backend: Backend, precision: str) -> Difference:
     truth = None if case.truth is None else case.truth[valid]
     where = backend.name if backend.device == "cpu" else f"{backend.name} {backend.device}"
     return difference(case.name, where, precision, got[valid], case.want[valid], truth)
+
+
+class ParityError(DeepLightError):
+    """An exported file differs from the model by more than its precision may. rows: the whole comparison."""
+
+    def __init__(self, rows: Sequence[Difference]) -> None:
+        self.rows = list(rows)
+        super().__init__(
+            f"the exported model does not match the checkpoint, so no artifact is written: {failures(rows)}"
+        )
+
+
+def check_parity(rows: Sequence[Difference]) -> None:
+    """Raise ParityError unless every row is within its limits."""
+    if not all(row.passed for row in rows):
+        raise ParityError(rows)
 
 
 def report(rows: Sequence[Difference], absent: Sequence[str] = ()) -> Mapping[str, object]:

@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from deeplight.engine.errors import DeepLightError
+from deeplight.export.operators import SIGNATURES
 from deeplight.kernels import _fuse, _refine, _upsample
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.reference import Finish
@@ -222,8 +223,6 @@ class _Plugins:
 
     def _fuse(self) -> None:
         desc, cdiv = self.trtp.TensorDesc, self.trtp.cdiv
-        inputs = ("main", "aux0", "aux1", "mask0", "mask1")
-        weights = ("query_aux", "query_main", "query_bias", "film_weight", "film_bias")
 
         def describe(*given: Any) -> Any:
             return given[0].like()
@@ -240,7 +239,7 @@ class _Plugins:
             pixels = e[0] * e[2] * e[3]
             return self.launched(kernel, cdiv(pixels, kernel.block), [pixels, 1, 1])
 
-        self._attach("fuse", (*inputs, *weights), {}, (desc,), describe, tune, implement)
+        self._attach("fuse", (desc,), describe, tune, implement)
 
     def _upsample(self) -> None:
         desc, cdiv = self.trtp.TensorDesc, self.trtp.cdiv
@@ -262,22 +261,11 @@ class _Plugins:
             programs = e[0] * e[2] * cdiv(e[3], kernel.block) * parts
             return self.launched(kernel, programs, [e[2], e[3]])
 
-        self._attach("upsample", ("x", "weight", "bias"), {}, (desc,), describe, tune, implement)
+        self._attach("upsample", (desc,), describe, tune, implement)
 
     def _refine(self) -> None:
         desc, cdiv, float32 = self.trtp.TensorDesc, self.trtp.cdiv, self.trt.float32
-        names = (
-            "x",
-            "level",
-            "isp_weight",
-            "isp_bias",
-            "embed",
-            "weight",
-            "bias",
-            "residual_weight",
-            "residual_bias",
-        )
-        attributes = {"unit": float, "gain": float, "top": float}
+        names, _, attributes = SIGNATURES["refine"]
 
         def describe(*given: Any) -> Any:
             outs = tuple(given[0].like() for _ in range(2))
@@ -291,19 +279,17 @@ class _Plugins:
             return self.layout([*tensors, *outputs], {0}, {1, len(tensors), len(tensors) + 1})
 
         def implement(*given: Any) -> Any:
-            x, (unit, gain, top) = given[0], given[len(names) : len(names) + 3]
+            x, values = given[0], given[len(names) : len(names) + len(attributes)]
             launch = refine_launch(x.shape[1], self.dtype(x))
-            kernel = compile_kernel(launch, self.arch, {"unit": unit, "gain": gain, "top": top})
+            kernel = compile_kernel(launch, self.arch, dict(zip(attributes, values, strict=True)))
             e = x.shape_expr
             return self.launched(kernel, e[0] * e[2] * cdiv(e[3], kernel.block), [e[2], e[3]])
 
-        self._attach("refine", names, attributes, (desc, desc), describe, tune, implement)
+        self._attach("refine", (desc, desc), describe, tune, implement)
 
     def _attach(
         self,
         name: str,
-        tensors: tuple[str, ...],
-        attributes: Mapping[str, type],
         outputs: tuple[Any, ...],
         describe: Callable[..., Any],
         tune: Callable[..., Any],
@@ -311,7 +297,8 @@ class _Plugins:
     ) -> None:
         """Hand the three functions over under explicit signatures, from which TensorRT takes names and types."""
         desc, trtp = self.trtp.TensorDesc, self.trtp
-        inputs = {**dict.fromkeys(tensors, desc), **attributes}
+        tensors, _, attributes = SIGNATURES[name]
+        inputs = {**dict.fromkeys(tensors, desc), **dict.fromkeys(attributes, float)}
         described = types.GenericAlias(tuple, outputs)
         result: Any = outputs[0] if len(outputs) == 1 else described
         trtp.register(f"deeplight::{name}")(signed(describe, inputs, result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from deeplight.train.model import DeepLightSR
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision → element type of the features and of the weights that meet them."""
 
-FEATURES = ("dmo_encoder", "dem_encoder", "band_bias", "first", "body", "fusions", "ups", "refines")
+FEATURES = ("dmo_encoder", "dem_encoder", "band_bias", "body", "fusions", "ups", "refines")
 """Modules of the network that compute in the reduced type. All others keep float32."""
 
 
@@ -20,14 +20,14 @@ class Reduced(DeepLightSR):
     """The network with features of another type between float32 ends.
 
     In float32 stay: log1p and standardisation, the localisation network with its offsets, the gathers through them,
-    the exponentials of the fusion's softmax, the chain of NTL levels (base + residual at each scale, so the last
-    accumulation too) and expm1.
+    the first convolution of the NTL, the exponentials of the fusion's softmax, the chain of NTL levels (base + residual
+    at each scale, so the last accumulation too) and expm1.
     """
 
     features: ClassVar[torch.dtype]
 
-    def _align(self, *inputs: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
-        filled, aligned, offset = super()._align(*inputs, **named)
+    def _align(self, *inputs: Tensor, known_offset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        filled, aligned, offset = super()._align(*inputs, known_offset=known_offset)
         return filled, aligned.to(self.features), offset
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 import onnx
 import torch
 from onnx import helper
+from onnxscript import ir
+from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch.export import ExportedProgram
 
 from deeplight.engine.artifact import Manifest
@@ -48,12 +50,24 @@ def to_onnx(program: ExportedProgram, metadata: Mapping[str, str]) -> bytes:
             custom_translation_table=translations(),
         )
     assert exported is not None
+    with quietly():
+        fold_weights(exported.model)
     proto = exported.model_proto
     _strip_traces(proto)
     attach(proto)
     helper.set_model_props(proto, dict(metadata))
     check_onnx(proto)
     return bytes(proto.SerializeToString())
+
+
+def fold_weights(model: ir.Model) -> None:
+    """Compute, in place, what follows from weights alone, such as a kernel made of learnt taps.
+
+    TensorRT takes a convolution's weights from an initializer only. The exporter folds constants too, but stops at a
+    ConstantOfShape.
+    """
+    fold_constants(model, should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None)
+    remove_unused_nodes(model)
 
 
 @contextlib.contextmanager

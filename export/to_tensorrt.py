@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,13 @@ def build_plans(path: Path, precisions: Sequence[str], options: PlanOptions | No
     return built
 
 
+def keep_timings(old: Path, new: Path) -> None:
+    """Hand the timing caches of a folder of plans, where there is one, on to the folder that will replace it."""
+    for cache in old.glob("*.timing"):
+        new.mkdir(exist_ok=True)
+        shutil.copy(cache, new)
+
+
 def build(trt: Any, model: bytes, key: PlanKey, folder: Path, plugins: str) -> bytes:
     """One plan. With "auto", the faster of the plans with and without our kernels."""
     if plugins not in ("off", "on", "auto"):
@@ -118,8 +126,8 @@ def serialise(trt: Any, model: bytes, key: PlanKey, folder: Path, *, plugins: bo
     network = builder.create_network(_network_flags(trt, plugins))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model):
-        errors = "\n".join(_parser_error(parser.get_error(i)) for i in range(parser.num_errors))
-        raise DeepLightError(f"TensorRT {trt.__version__} cannot parse the model:\n{errors}")
+        errors = "; ".join(_parser_error(parser.get_error(i)) for i in range(parser.num_errors))
+        raise DeepLightError(f"TensorRT {trt.__version__} cannot parse the model: {errors}")
     config = builder.create_builder_config()
     for profile in profiles(key.tile):
         added = builder.create_optimization_profile()
@@ -136,7 +144,7 @@ def serialise(trt: Any, model: bytes, key: PlanKey, folder: Path, *, plugins: bo
     config.set_timing_cache(cache, ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise DeepLightError(f"TensorRT {trt.__version__} cannot build the plan:\n" + "\n".join(log.errors))
+        raise DeepLightError(f"TensorRT {trt.__version__} cannot build the plan: " + "; ".join(log.errors))
     timings.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 

@@ -100,7 +100,7 @@ def _op(
     mesh = None
     if whole is not None and fraction is not None:
         mesh = Mesh(whole, fraction, mesh_row, mesh_col, step)
-    if not dispatch.kernel_runs_on(raw.device):
+    if not dispatch.operator_runs_kernel(raw.device):
         out = reference.align(raw, gain, bias, mask, offset, mesh, (height, width), (low, high), dtype)
         return out.contiguous(memory_format=torch.channels_last)
     if mesh is not None:

@@ -85,7 +85,7 @@ def _op(
     film_bias: Tensor,
 ) -> Tensor:
     weights = [query_aux, query_main, query_bias, film_weight, film_bias]
-    if not dispatch.kernel_runs_on(main.device):
+    if not dispatch.operator_runs_kernel(main.device):
         out = reference.fuse(main, aux, masks, *(t.to(main.dtype) for t in weights))
         return out.contiguous(memory_format=torch.channels_last)
     out = like_channels_last(main, *main.shape)

@@ -107,7 +107,7 @@ def _op(
     nodata: float,
 ) -> tuple[Tensor, Tensor]:
     finish = Finish(unit, gain, ceiling, crop, dtype, scale, offset, nodata)
-    if not dispatch.kernel_runs_on(x.device):
+    if not dispatch.operator_runs_kernel(x.device):
         heads = [isp_weight, isp_bias, embed, residual_weight, residual_bias]
         return _reference(x, level, heads, weights, biases, valid, finish)
     weights, biases = [t.to(x.dtype) for t in weights], [t.to(x.dtype) for t in biases]

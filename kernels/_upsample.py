@@ -86,7 +86,7 @@ def gemm_weight(weight: Tensor) -> Tensor:
 
 @torch.library.custom_op("deeplight::upsample", mutates_args=())
 def _op(x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None) -> Tensor:
-    if not dispatch.kernel_runs_on(x.device):
+    if not dispatch.operator_runs_kernel(x.device):
         out = reference.upsample(x, weight.to(x.dtype), bias.to(x.dtype), skip)
         return out.contiguous(memory_format=torch.channels_last)
     return _run(x, weight, bias, skip, gemm=prefers_gemm(x.shape[1], weight.shape[0]))

@@ -33,11 +33,32 @@ def emit_operators() -> Iterator[None]:
         _EMITTING.reset(token)
 
 
+_INTERPRETED = ContextVar("interpreted", default=True)
+
+
+@contextlib.contextmanager
+def never_interpreted() -> Iterator[None]:
+    """Inside, the operators run their reference on the CPU even where Triton's interpreter is switched on.
+
+    For whole networks, of which the interpreter takes minutes a tile: it is for checking kernels on small cases.
+    """
+    token = _INTERPRETED.set(False)
+    try:
+        yield
+    finally:
+        _INTERPRETED.reset(token)
+
+
 def kernel_runs_on(device: torch.device) -> bool:
     """Whether the kernels can run there: Triton or a loaded library on CUDA, the interpreter on the CPU."""
     if device.type == "cuda":
         return launch.TRITON or launch.launcher() is not None
     return device.type == "cpu" and launch.interpreting()
+
+
+def operator_runs_kernel(device: torch.device) -> bool:
+    """Whether an operator's body launches its kernel: `kernel_runs_on`, unless inside `never_interpreted`."""
+    return kernel_runs_on(device) and (device.type != "cpu" or _INTERPRETED.get())
 
 
 def use_kernel(

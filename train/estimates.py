@@ -1,4 +1,4 @@
-"""The network's own offset for whole places, made once while its layers rest: a window alone cuts their surroundings off."""
+"""The network's offset for whole places, made once while its layers rest: a window cuts their surroundings off."""
 
 from __future__ import annotations
 

@@ -341,7 +341,8 @@ class DeepLightSR(nn.Module):
                 pyramid.append(F.avg_pool2d(pyramid[-1], 2))
         dmo_masks, dem_masks = masks[0][::-1], masks[1][::-1]
 
-        x = F.relu(self.first(torch.cat([ntl, ntl_valid], dim=1).to(aux.dtype)))
+        # the cast comes behind the convolution: NTL rounded before it costs more than all other roundings together
+        x = F.relu(self.first(torch.cat([ntl, ntl_valid], dim=1)).to(aux.dtype))
         x = self.fusions[0](x, [dmo_features[0], dem_features[0]], [dmo_masks[0], dem_masks[0]])
         for layer in self.body:
             x = x + F.relu(layer(x))

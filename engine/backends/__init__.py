@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -55,8 +56,31 @@ def backend_choices() -> tuple[str, ...]:
 
 
 def device_choices() -> tuple[str, ...]:
-    """Accepted device names over all backends."""
+    """Accepted device names over all backends; a GPU may be followed by its number, as in cuda:1."""
     return (AUTO, *dict.fromkeys(d for entry in BACKENDS.values() for d in entry.devices))
+
+
+def parse_device(text: str) -> str:
+    """The device's name, "cuda:0" being "cuda". Raises ValueError for what is no device or numbered GPU."""
+    kind, colon, index = text.partition(":")
+    numbered = kind == "cuda" and re.fullmatch(r"\d{1,3}", index, re.ASCII) is not None
+    if kind not in device_choices() or (colon and not numbered):
+        raise ValueError(f"device {text!r} is not one of {', '.join(device_choices())}, cuda:0, cuda:1, …")
+    return f"{kind}:{int(index)}" if numbered and int(index) else kind
+
+
+def cuda_index(device: str, count: int, runtime: str) -> int:
+    """Number of the GPU that `device`, "cuda" or "cuda:1", means; without one, the first.
+
+    count: GPUs that `runtime` finds. Raises InputError where there is no such GPU.
+    """
+    index = int(device.partition(":")[2] or 0)
+    if count < 1:
+        raise InputError(f"{runtime} finds no CUDA device: use --device cpu or another --backend")
+    if index >= count:
+        names = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise InputError(f"{runtime} finds no device cuda:{index}: choose {names}")
+    return index
 
 
 def open_backend(
@@ -68,8 +92,12 @@ def open_backend(
     """
     if name not in backend_choices():
         raise InputError(f"unknown backend {name!r}: choose one of {', '.join(backend_choices())}")
+    try:
+        device = parse_device(device)
+    except ValueError as e:
+        raise InputError(str(e)) from None
     candidates = list(BACKENDS) if name == AUTO else [name]
-    fitting = [c for c in candidates if device in (AUTO, *BACKENDS[c].devices)]
+    fitting = [c for c in candidates if device.partition(":")[0] in (AUTO, *BACKENDS[c].devices)]
     if not fitting:
         offered = ", ".join(d for c in candidates for d in BACKENDS[c].devices)
         raise InputError(f"device {device!r} is not offered by backend {name}: choose one of auto, {offered}")

@@ -17,6 +17,7 @@ import tensorrt as trt
 from cuda.bindings import runtime as cudart
 
 from deeplight.engine.artifact import Artifact
+from deeplight.engine.backends import cuda_index
 from deeplight.engine.backends.base import Array, Backend
 from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.plans import PlanKey, load_plan
@@ -42,28 +43,33 @@ class TensorRtBackend(Backend):
 
     name: ClassVar[str] = "tensorrt"
 
-    def __init__(self, engine: Any) -> None:
-        self.device = "cuda"
-        self._engine = engine
+    def __init__(self, engine: Any, gpu: int = 0) -> None:
+        self.device = f"cuda:{gpu}" if gpu else "cuda"
+        self._engine, self._gpu = engine, gpu
+        _call(cudart.cudaSetDevice(gpu))
         self._stream = _call(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
         self._shapes: dict[tuple[int, ...], _Shape] = {}
 
     @classmethod
     def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
-        """See Backend.open. device: "cuda"."""
-        if device != "cuda":
+        """See Backend.open. device: "cuda" or, as one of several, "cuda:1"."""
+        if device.partition(":")[0] != "cuda":
             raise InputError(f"backend tensorrt runs on cuda, not on {device!r}")
-        plan = load_plan(artifact, key_here(hashlib.sha256(artifact.read(precision)).hexdigest(), precision))
+        gpu = cuda_index(device, _gpus(), f"TensorRT {trt.__version__}")
+        model = hashlib.sha256(artifact.read(precision)).hexdigest()
+        plan = load_plan(artifact, key_here(model, precision, gpu=gpu))
+        _call(cudart.cudaSetDevice(gpu))
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise ArtifactError(f"TensorRT {trt.__version__} refuses its own plan: build it again")
-        return cls(engine)
+        return cls(engine, gpu)
 
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         shape = inputs["ntl"].shape
         key = (shape[0], shape[2], shape[3])
         try:
+            _call(cudart.cudaSetDevice(self._gpu))  # of the calling thread, which is not the one that opened
             if key not in self._shapes:
                 while len(self._shapes) >= _SHAPES:
                     self._free(self._shapes.pop(next(iter(self._shapes))))
@@ -140,15 +146,24 @@ class TensorRtBackend(Backend):
 
     def close(self) -> None:
         """Free everything on the device."""
+        _call(cudart.cudaSetDevice(self._gpu))
         while self._shapes:
             self._free(self._shapes.popitem()[1])
         _call(cudart.cudaStreamDestroy(self._stream))
 
 
-def key_here(model: str, precision: str, **changes: Any) -> PlanKey:
-    """The key of a plan for this machine's first GPU. Raises InputError where there is none."""
+def _gpus() -> int:
+    """How many GPUs there are; none, too, where CUDA has no driver."""
     try:
-        properties = _call(cudart.cudaGetDeviceProperties(0))
+        return int(_call(cudart.cudaGetDeviceCount()))
+    except RuntimeError:
+        return 0
+
+
+def key_here(model: str, precision: str, *, gpu: int = 0, **changes: Any) -> PlanKey:
+    """The key of a plan for one of this machine's GPUs, the first unless given. Raises InputError where it is not."""
+    try:
+        properties = _call(cudart.cudaGetDeviceProperties(gpu))
     except RuntimeError as e:
         raise InputError(f"TensorRT finds no CUDA device ({e}): use another --backend") from None
     name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)

@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-import deeplight.kernels  # noqa: F401 - registers the operators deeplight::…
 from deeplight.engine.artifact import Artifact
+from deeplight.engine.backends import cuda_index
 from deeplight.engine.backends.base import Array, Backend
 from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.program_scan import WEIGHTS_CONFIG
 from deeplight.engine.spec import INPUTS, OUTPUTS
+from deeplight.kernels.dispatch import never_interpreted
 
 _DTYPES = {5: torch.int64, 6: torch.float16, 7: torch.float32, 13: torch.bfloat16}
 """torch.export's numbers of element types."""
@@ -46,10 +47,11 @@ class TorchBackend(Backend):
 
     @classmethod
     def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
-        """See Backend.open. device: "cpu" or "cuda"."""
+        """See Backend.open. device: "cpu", "cuda" or, as one of several, "cuda:1"."""
         place = torch.device(device)
-        if place.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"PyTorch {torch.__version__} finds no CUDA device: use --device cpu")
+        if place.type == "cuda":
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            cuda_index(device, count, f"PyTorch {torch.__version__}")
         if place.type == "cpu" and precision == "bf16" and not cpu_has_bf16():
             raise InputError("this CPU has no bfloat16 arithmetic: use --precision fp32")
         program = artifact.read(precision, "program")
@@ -106,7 +108,8 @@ def load_program(program: bytes, weights: Mapping[str, Tensor], device: torch.de
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def compute(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        result: Sequence[Tensor] = module(*(_channels_last(x) for x in inputs))
+        with never_interpreted():
+            result: Sequence[Tensor] = module(*(_channels_last(x) for x in inputs))
         return result
 
     return compute

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from deeplight.engine.artifact import Artifact, load_artifact, write_artifact
-from deeplight.engine.backends import backend_choices, device_choices, open_backend
+from deeplight.engine.backends import (
+    backend_choices,
+    cuda_index,
+    device_choices,
+    open_backend,
+    parse_device,
+)
 from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
 from tests.engine.analytic import expected, manifest, write_analytic
@@ -81,7 +87,10 @@ def test_cancelled_backend_stops(artifact: Artifact) -> None:
     ("arguments", "message"),
     [
         ({"name": "caffe"}, "unknown backend 'caffe': choose one of auto, onnxruntime"),
-        ({"name": "onnxruntime", "device": "tpu"}, "device 'tpu' is not offered by backend onnxruntime"),
+        ({"name": "onnxruntime", "device": "cuda"}, "device 'cuda' is not offered by backend onnxruntime"),
+        ({"name": "auto", "device": "tpu"}, "device 'tpu' is not one of auto, cpu, cuda, cuda:0, cuda:1, …"),
+        ({"name": "auto", "device": "cuda:"}, "device 'cuda:' is not one of"),
+        ({"name": "auto", "device": "cpu:0"}, "device 'cpu:0' is not one of"),
         ({"name": "auto", "precision": "fp8"}, "has no precision fp8; it has fp32"),
     ],
 )
@@ -89,6 +98,18 @@ def test_refusals(artifact: Artifact, arguments: dict[str, str], message: str) -
     name = arguments.pop("name")
     with pytest.raises(InputError, match=re.escape(message)):
         open_backend(name, artifact, **arguments)
+
+
+def test_a_gpu_is_named_with_or_without_its_number() -> None:
+    assert [parse_device(d) for d in ("auto", "cpu", "cuda", "cuda:0", "cuda:03")] == [
+        "auto", "cpu", "cuda", "cuda", "cuda:3",
+    ]  # fmt: skip
+    for text in ("cuda:-1", "cuda:x", "cuda:1.0", "cuda:²", "gpu", "", "CUDA"):
+        with pytest.raises(ValueError, match="is not one of"):
+            parse_device(text)
+    assert cuda_index("cuda", 1, "X") == 0 and cuda_index("cuda:3", 4, "X") == 3
+    with pytest.raises(InputError, match=r"X finds no device cuda:1: choose cuda:0$"):
+        cuda_index("cuda:1", 1, "X")
 
 
 def test_not_a_graph_and_another_graph(tmp_path: Path) -> None:

@@ -55,9 +55,10 @@ def test_what_is_close_enough_passes_and_is_reported(files: SceneFiles, tmp_path
 
 
 def test_what_is_too_far_off_fails(files: SceneFiles, tmp_path: Path) -> None:
-    with pytest.raises(DeepLightError, match="differs too much from float32 on this scene") as error:
+    sentence = r"^onnxruntime in fp16 differs too much from float32 on this scene, so nothing is written: .* failed, "
+    with pytest.raises(DeepLightError, match=sentence) as error:
         rows_of(files, model(tmp_path / "m", 1.5))
-    assert "FAILED" in str(error.value) and error.value.exit_code == 1
+    assert str(error.value).endswith("; use --precision fp32") and error.value.exit_code == 1
 
 
 @pytest.mark.parametrize(("factor", "status"), [(1.0001, 0), (1.5, 1)])
@@ -79,6 +80,9 @@ def test_the_run_starts_only_if_the_check_passes(
     assert end.value.code == status
     said = capfd.readouterr().err
     assert ("checked row" in said) is (status == 0)
+    if status == 1:
+        *_, row, last = said.splitlines()
+        assert row.endswith("FAILED") and last.startswith("error: onnxruntime in fp16 differs too much")
     assert [p.name for p in out.parent.iterdir()] == (["o.tif"] if status == 0 else [])
 
 

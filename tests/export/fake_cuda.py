@@ -19,16 +19,19 @@ from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
 class Error(IntEnum):
     cudaSuccess = 0
     cudaErrorMemoryAllocation = 2
+    cudaErrorNoDevice = 100
+    cudaErrorInvalidDevice = 101
 
 
 class Runtime(types.ModuleType):
-    """calls: name → how often. capability: None where there is no device."""
+    """calls: name → how often. gpus: how many there are, each of another kind. current: the one in use."""
 
     cudaStreamNonBlocking = 1
 
-    def __init__(self, memory: int = 1 << 30) -> None:
+    def __init__(self, memory: int = 1 << 30, gpus: int = 2) -> None:
         super().__init__("cuda.bindings.runtime")
         self.calls: dict[str, int] = {}
+        self.gpus, self.current = gpus, 0
         self.memory, self.blocks = memory, {}
         self.recording: list[Callable[[], None]] | None = None
         self.cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
@@ -109,8 +112,20 @@ class Runtime(types.ModuleType):
             work()
         return (Error.cudaSuccess,)
 
+    def cudaGetDeviceCount(self) -> tuple[Any, ...]:
+        return (Error.cudaSuccess, self.gpus) if self.gpus else (Error.cudaErrorNoDevice, None)
+
+    def cudaSetDevice(self, device: int) -> tuple[Any, ...]:
+        if device >= self.gpus:
+            return (Error.cudaErrorInvalidDevice,)
+        self.current = device
+        return (Error.cudaSuccess,)
+
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
-        return (Error.cudaSuccess, types.SimpleNamespace(name=b"NVIDIA H200\0\0", major=9, minor=0))
+        if device >= self.gpus:
+            return (Error.cudaErrorInvalidDevice, None)
+        name = (b"NVIDIA H200\0\0", b"NVIDIA L4\0\0")[device]
+        return (Error.cudaSuccess, types.SimpleNamespace(name=name, major=9 - device, minor=0))
 
 
 class Context:

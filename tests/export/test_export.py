@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 import pytest
 import torch
 
@@ -20,7 +21,18 @@ from deeplight.engine.spec import DMO_SLOTS, INPUTS, OUTPUTS, input_shape
 from deeplight.export import build, to_onnx
 from deeplight.export.build import Exported, Request
 from deeplight.export.emulate import EmulatedHalf
-from deeplight.export.parity import Case, cases_of, compare, parity_cases, scene_inputs
+from deeplight.export.parity import (
+    Case,
+    ParityError,
+    cases_of,
+    check_parity,
+    compare,
+    parity_cases,
+    scene_inputs,
+    table,
+)
+from deeplight.export.program import trace
+from deeplight.export.to_tensorrt import prepared
 from deeplight.train.model import DeepLightSR
 from deeplight.train.receptive import halo
 from tests.export.conftest import SMALL
@@ -156,26 +168,48 @@ def test_failed_parity_leaves_nothing(
     model: DeepLightSR,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     wrong = onnx.load(exported.path / "model.onnx")
     first = next(t for t in wrong.graph.initializer if t.name == "first.weight")
     first.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(first) * 1.01, first.name))
     monkeypatch.setattr(build, "trace", lambda *_: None)
     monkeypatch.setattr(build, "to_onnx", lambda *_: wrong.SerializeToString())
-    with pytest.raises(DeepLightError, match="no artifact is written") as error:
+    with pytest.raises(
+        ParityError, match=r"5 of 5 comparisons failed, worst fp32 on onnxruntime in "
+    ) as error:
         build.export_artifact(model, {"step": 0}, tmp_path / "artifact")
-    assert error.value.exit_code == 1 and "FAILED" in capsys.readouterr().err
+    assert error.value.exit_code == 1 and "FAILED" in table(error.value.rows)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_worst_comparison_is_named() -> None:
+    good = Difference("fine", "b", "fp16", 0.0, 1e-3, 0.01, 0.0, 2e-3)
+    check_parity([good])
+    bad = dataclasses.replace(good, case="wrong", relative_l2=3e-3, psnr_change_db=-0.2)
+    with pytest.raises(ParityError) as error:
+        check_parity([good, dataclasses.replace(bad, case="less", relative_l2=2.5e-3), bad])
+    assert str(error.value).endswith(
+        "2 of 3 comparisons failed, worst fp16 on b in 'wrong' with a relative L2 error of 3.0e-03 (at most 2.0e-03) "
+        "and -0.200 dB of PSNR (at most 0.05)"
+    )
+    broken = dataclasses.replace(bad, case="nothing", relative_l2=float("nan"), psnr_change_db=None)
+    with pytest.raises(
+        ParityError, match=r"in 'nothing' with a relative L2 error of nan \(at most 2.0e-03\)$"
+    ):
+        check_parity([broken, bad])
 
 
 @pytest.mark.parametrize("good", [True, False])
 def test_plans_are_compared_before_the_artifact_appears(
     exported: Exported, model: DeepLightSR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: bool
 ) -> None:
+    known: list[str] = []
+
     def build_plans(path: Path, precisions: tuple[str, ...], options: object) -> None:
-        (path / "plans").mkdir()
+        known[:] = [p.name for p in (path / "plans").glob("*")]
+        (path / "plans").mkdir(exist_ok=True)
         (path / "plans" / "p.plan").write_bytes(b"plan")
+        (path / "plans" / "g.timing").write_bytes(b"timed")
 
     def compare_plans(draft: Artifact, cases: object) -> tuple[list[Difference], list[str]]:
         assert (draft.path / "plans" / "p.plan").is_file()
@@ -190,12 +224,94 @@ def test_plans_are_compared_before_the_artifact_appears(
     monkeypatch.setattr(build, "_bytes_per_lr_px", lambda _: 1)
     out = tmp_path / "artifact"
     if good:
-        build.export_artifact(model, {}, out, Request(("onnx", "tensorrt")))
-        assert (out / "plans" / "p.plan").read_bytes() == b"plan" and load_artifact(out)
+        for before in ([], ["g.timing"]):
+            build.export_artifact(model, {}, out, Request(("onnx", "tensorrt")), overwrite=bool(before))
+            assert (out / "plans" / "p.plan").read_bytes() == b"plan" and load_artifact(out)
+            assert known == before, "timings outlive the artifact that they were taken for, plans do not"
+            assert {p.name for p in out.iterdir()} == {"manifest.json", "model.onnx", "parity.json", "plans"}
     else:
         with pytest.raises(DeepLightError, match="no artifact is written"):
             build.export_artifact(model, {}, out, Request(("onnx", "tensorrt")))
         assert list(tmp_path.iterdir()) == []
+
+
+class Fixed(torch.nn.Module):
+    """Takes tiles of 12 × 16 LR pixels only."""
+
+    def forward(
+        self,
+        ntl: torch.Tensor,
+        ntl_valid: torch.Tensor,
+        dmo: torch.Tensor,
+        dmo_valid: torch.Tensor,
+        dmo_bands: torch.Tensor,
+        dem: torch.Tensor,
+        dem_valid: torch.Tensor,
+    ) -> torch.Tensor:
+        return ntl + torch.ones(12, 16)
+
+
+def test_a_model_of_one_tile_shape_is_not_exported() -> None:
+    with pytest.raises(DeepLightError, match="the model cannot be exported with dynamic shapes"):
+        trace(Fixed(), "fp32")  # type: ignore[arg-type]
+
+
+class Learnt(torch.nn.Module):
+    """A convolution whose kernel follows from three weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taps = torch.nn.Parameter(torch.tensor([1.5, 0.8, -0.5]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        line = torch.softmax(self.taps, dim=0)
+        return torch.nn.functional.conv2d(x, torch.cat([line, line.new_zeros(1)]).reshape(1, 1, 1, 4))
+
+
+def test_kernels_that_are_computed_from_weights_are_folded() -> None:
+    with torch.no_grad(), to_onnx.quietly():
+        program = torch.export.export(Learnt().eval(), (torch.ones(1, 1, 4, 9),))
+        exported = torch.onnx.export(program, opset_version=20, dynamo=True, verbose=False)
+    assert exported is not None
+    before = exported.model_proto
+    to_onnx.fold_weights(exported.model)
+    after = exported.model_proto
+    assert [n.op_type for n in after.graph.node] == ["Conv"] and len(before.graph.node) > 1
+    assert [t.name for t in after.graph.initializer] == [after.graph.node[0].input[1]]
+
+
+def element_types(proto: onnx.ModelProto) -> tuple[list[onnx.NodeProto], dict[str, int]]:
+    """The nodes, functions inlined, and the element type of every tensor."""
+    flat = onnx.shape_inference.infer_shapes(onnx.inliner.inline_local_functions(proto), data_prop=True).graph
+    types = {t.name: t.data_type for t in flat.initializer}
+    types |= {v.name: v.type.tensor_type.elem_type for v in (*flat.input, *flat.value_info, *flat.output)}
+    return list(flat.node), types
+
+
+def test_the_float16_file_has_float32_islands(exported: Exported) -> None:
+    """Offsets, gathers, logarithms, exponentials, the NTL's first convolution and the sums of its levels."""
+    nodes, types = element_types(onnx.load(exported.path / "model.fp16.onnx"))
+    single, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    for node in nodes:
+        if node.op_type in ("Log", "Exp", "Tanh", "Softmax", "Floor", "Reciprocal"):
+            assert types[node.input[0]] == single, node.name
+        if node.op_type == "Gather" and types[node.output[0]] in (single, half):
+            assert types[node.input[0]] == single, "rows of pixels"
+    convolutions = [n for n in nodes if n.op_type == "Conv"]
+    kept = {n.input[1] for n in convolutions if types[n.input[1]] == single}
+    assert "first.weight" in kept and any(name.startswith("localise.") for name in kept)
+    assert sum(types[n.input[1]] == half for n in convolutions) > 20, "all others are reduced"
+    assert {types[v] for v in ("ntl_hr", "isp", "offset")} == {single}
+
+
+@pytest.mark.parametrize("plugins", [False, True])
+@pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx"])
+def test_tensorrt_would_refuse_nothing_of_a_whole_export(
+    exported: Exported, file: str, plugins: bool
+) -> None:
+    proto = onnx.load_from_string(prepared((exported.path / file).read_bytes(), plugins=plugins))
+    ours = {n.op_type for n in proto.graph.node if n.domain == "deeplight"}
+    assert ours == ({"align", "fuse", "upsample", "refine"} if plugins else set())
 
 
 def damaged(proto: onnx.ModelProto, how: str) -> onnx.ModelProto:
@@ -262,9 +378,9 @@ def test_tiles_of_the_users_own_scene_are_compared_too(model: DeepLightSR, tmp_p
         next(scene_inputs(scene, 12))
 
 
-def test_a_precision_without_a_home_is_refused() -> None:
+def test_a_precision_without_a_home_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no file would hold bf16: add torch"):
-        Request(("onnx",), ("bf16",)).check()
+        Request(("onnx",), ("bf16",)).check(tmp_path / "m")
     with pytest.raises(InputError, match="no file would hold int8: add onnx"):
-        Request(("torch",), ("int8",)).check()
+        Request(("torch",), ("int8",)).check(tmp_path / "m")
     assert Request(("torch",), ("bf16",)).onnx() == ("fp32",)

@@ -1,4 +1,4 @@
-"""int8 only where it is worth it; a repository that Triton Inference Server reads; the command line's refusals."""
+"""int8 only where it is worth it; a repository that Triton Inference Server reads."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
 
 from deeplight.engine.artifact import load_artifact
 from deeplight.engine.errors import InputError
 from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
-from deeplight.export import cli, int8
+from deeplight.export import int8
 from deeplight.export.build import Exported
 from deeplight.export.parity import Case
 from deeplight.export.triton_repo import write_repository
@@ -75,20 +74,3 @@ def test_a_repository_is_not_overwritten_unasked(tmp_path: Path) -> None:
         write_repository(artifact, tmp_path / "repo")
     write_repository(artifact, tmp_path / "repo", overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "repo"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--precision", "fp64"], "'fp64' is not one of fp32, fp16, bf16, int8"),
-        (["--format", "onnx,coreml"], "'coreml' is not one of onnx, torch, tensorrt, triton-repo"),
-        (["--plugins", "maybe"], "'maybe' is not one of"),
-    ],
-)
-def test_unknown_names_are_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
-    done = CliRunner().invoke(cli.command, ["run", "--out", str(tmp_path / "m"), *arguments])
-    assert done.exit_code == 2 and message in done.output and not (tmp_path / "m").exists()
-
-
-def test_lists_keep_their_order_and_drop_repetitions() -> None:
-    assert cli._list(cli.PRECISIONS, "fp16, fp32,fp16") == ("fp16", "fp32")

@@ -80,6 +80,25 @@ def test_a_plan_built_here_is_opened_and_run(backend_module: Any, tmp_path: Path
         open_backend("tensorrt", artifact)
 
 
+def test_one_of_several_gpus(backend_module: Any, runtime: Runtime, tmp_path: Path) -> None:
+    artifact = load_artifact(write_analytic(tmp_path / "m"))
+    model = hashlib.sha256(artifact.read("fp32")).hexdigest()
+    save_plan(artifact.path / FOLDER, backend_module.key_here(model, "fp32"), b"good")
+    with pytest.raises(InputError, match=r"no TensorRT plan for NVIDIA L4 .*is for NVIDIA H200"):
+        open_backend("tensorrt", artifact, device="cuda:1")
+    save_plan(artifact.path / FOLDER, backend_module.key_here(model, "fp32", gpu=1), b"good")
+    given = inputs(1, 7, 9)
+    with open_backend("tensorrt", artifact, device="cuda:1") as backend:
+        runtime.current = 0  # as in another thread
+        assert np.array_equal(backend.run(given)["ntl_hr"], doubled(given))
+        assert backend.device == "cuda:1" and runtime.current == 1
+    with pytest.raises(InputError, match=r"finds no device cuda:2: choose cuda:0 to cuda:1$"):
+        open_backend("tensorrt", artifact, device="cuda:2")
+    runtime.gpus = 0
+    with pytest.raises(InputError, match="finds no CUDA device: use --device cpu or another --backend"):
+        open_backend("tensorrt", artifact)
+
+
 def test_buffers_and_graph_are_made_once_a_shape(backend_module: Any, runtime: Runtime) -> None:
     engine = Engine(runtime, TILE)
     with backend_module.TensorRtBackend(engine) as backend:

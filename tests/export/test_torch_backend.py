@@ -23,6 +23,7 @@ from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.program_scan import check_program
 from deeplight.engine.spec import INPUTS, input_shape
 from deeplight.export.build import Exported
+from deeplight.kernels import _align, _fuse, _refine, _upsample, launch
 from tests.scenes import write_scene
 
 
@@ -93,6 +94,29 @@ def test_a_gpu_that_is_not_there_is_named(exported: Exported, monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=r"finds no CUDA device: use --device cpu"):
         open_backend("torch", load_artifact(exported.path), device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=r"PyTorch \S+ finds no device cuda:2: choose cuda:0 to cuda:1$"):
+        open_backend("torch", load_artifact(exported.path), device="cuda:2")
+
+
+def test_a_cpu_runs_the_reference_even_where_the_interpreter_is_on(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tile of a whole network takes Triton's interpreter minutes."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    launched: list[str] = []
+    monkeypatch.setattr(launch, "run", lambda ready: launched.append(ready.kernel))
+    for module in (_align, _fuse, _refine, _upsample):
+        monkeypatch.setattr(module, "run", launch.run)
+    rng = np.random.default_rng(0)
+    inputs = {s.name: rng.random(input_shape(s, 1, 5, 4), np.float32) for s in INPUTS}
+    with open_backend("torch", load_artifact(exported.path)) as backend:
+        backend.run(inputs)
+    assert launched == []
+    torch.ops.deeplight.upsample(torch.ones(1, 2, 2, 2), torch.ones(8, 2, 3, 3), torch.ones(8), None)
+    assert len(launched) == 1, "elsewhere the switch decides"
 
 
 def test_a_cpu_without_bfloat16_is_told_so(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:

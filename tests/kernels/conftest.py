@@ -17,6 +17,13 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs a GPU is skipped, and counted, before its fixtures build anything."""
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_interpreter() -> None:
     """The interpreter patches triton.language anew for every call of a device function, some 20 ms; once a module does.
@@ -63,10 +70,11 @@ def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 def device(request: pytest.FixtureRequest) -> str:
     """Where the kernel runs: "cpu" through the interpreter, "cuda" compiled."""
     pytest.importorskip("triton")
-    wanted = {"interpreter": "cpu", "gpu": "cuda"}[request.param]
-    if (wanted == "cuda") != torch.cuda.is_available():
-        pytest.skip("no GPU" if wanted == "cuda" else "the interpreter is off where there is a GPU: -m gpu")
-    return wanted
+    if request.param == "gpu":
+        return "cuda"
+    if torch.cuda.is_available():
+        pytest.skip("the interpreter is off where there is a GPU: -m gpu")
+    return "cpu"
 
 
 @pytest.fixture(autouse=True)
