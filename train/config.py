@@ -26,6 +26,9 @@ class Normalisation:
     dem_std: float = 500.0
 
 
+FUSIONS = ("modulate", "concatenate")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Widths and depths of DeepLightSR. Tuples run over the scales ×1, ×2, ×4, ×8.
@@ -34,6 +37,9 @@ class ModelConfig:
     body: residual 3×3 convolutions after the fusion at ×1. refine: 3×3 convolutions in each refinement.
     localise_width: channels of the pointwise layers that estimate the offset.
     d_max: bound of the offset in LR pixels; the search covers ±2.
+    align, fusion, embed_isp take the paper's modules out, for ablation: align False estimates no offset (0 everywhere);
+    fusion "concatenate" has a pointwise layer in place of the weighted modulation; embed_isp False keeps the impervious
+    probability out of the features.
     """
 
     preset: str = "tiny"
@@ -43,6 +49,9 @@ class ModelConfig:
     refine: tuple[int, int, int] = (1, 1, 1)
     localise_width: int = 32
     d_max: float = 2.0
+    align: bool = True
+    fusion: str = "modulate"
+    embed_isp: bool = True
     normalisation: Normalisation = Normalisation()
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +87,11 @@ def _check(config: ModelConfig) -> None:
             raise ValueError(f"{name} must be an integer from {least} on, not {given}")
     if not (_number(config.d_max) and config.d_max > 0):
         raise ValueError(f"d_max must be a number above 0, not {reprlib.repr(config.d_max)}")
+    for name in ("align", "embed_isp"):
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name} must be true or false, not {reprlib.repr(getattr(config, name))}")
+    if config.fusion not in FUSIONS:
+        raise ValueError(f"fusion must be {' or '.join(FUSIONS)}, not {reprlib.repr(config.fusion)}")
     if not isinstance(config.preset, str):
         raise ValueError(f"preset must be a text, not {reprlib.repr(config.preset)}")
     for name, default in asdict(Normalisation()).items():

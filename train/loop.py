@@ -68,16 +68,18 @@ def train(
     device: str = "auto",
     resume: bool = False,
     reporter: Reporter | None = None,
+    start: DeepLightSR | None = None,
 ) -> DeepLightSR:
     """Train on `data` and leave a checkpoint (averaged weights), the state and the records in `run`; see `stages.plan`.
 
     resume: go on from the state in `run`, or start where there is none. Otherwise what is in `run` is replaced.
+    start: its weights are the first, in place of random ones; its configuration must be that of the settings.
     Returns the averaged weights, in eval mode. Raises InputError where the data, the device or a resumed run do not
     fit the settings, and DeepLightError, naming the batch, where the loss is no longer finite.
     """
     keep_heap()
     reporter = reporter or Reporter()
-    trainer = _Trainer(settings, data, run, make_fabric(device, settings.training.precision), reporter)
+    trainer = _Trainer(settings, data, run, make_fabric(device, settings.training.precision), reporter, start)
     try:
         return trainer.go(resume)
     finally:
@@ -92,12 +94,15 @@ class _Trainer:
     run: Path
     fabric: Fabric
     reporter: Reporter
+    start: DeepLightSR | None = None
     position: Position = field(default_factory=Position)
     records: Records | None = None
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.settings.training.seed)
         model = DeepLightSR(self.settings.model)
+        if self.start is not None:
+            model.load_state_dict(self.start.state_dict())
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fabric.to_device(model)
         self.model = model

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeplight import kernels
+from deeplight.train.concatenation import Concatenation
 from deeplight.train.config import ModelConfig, Normalisation
 
 SHIFT_RADIUS = 2
@@ -96,6 +97,7 @@ class Localise(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(4.0))
         self.prior = nn.Parameter(torch.tensor(-1.2))
         self.d_max = config.d_max
+        self.align = config.align
         xy, kernels_ = _half_pixel_shifts()
         self.register_buffer("shift_xy", xy)
         self.register_buffer("shifts", kernels_)
@@ -104,6 +106,8 @@ class Localise(nn.Module):
 
     def forward(self, ntl: Tensor, aux: Tensor) -> Tensor:
         """ntl: (B,1,h,w); aux: (B,10,4h,4w), both normalised. Returns (B,2,h,w), (x, y) in LR px, |·| ≤ d_max."""
+        if not self.align:
+            return torch.zeros_like(ntl).repeat(1, 2, 1, 1)
         residual, state = self._residuals(ntl, self.suggested(aux)[0])
         sharpness = torch.exp(self.sharpness + 2.0 * torch.tanh(_pointwise(self.certainty, state)))
         distance = (self.shift_xy * self.shift_xy).sum(dim=0, keepdim=True).reshape(1, -1, 1, 1)
@@ -217,10 +221,10 @@ class Fusion(nn.Module):
 class Refine(nn.Module):
     """Auxiliary-embedded refinement: ISP logit, its probability embedded back, then the NTL residual."""
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, width: int, depth: int, embed_isp: bool = True) -> None:
         super().__init__()
         self.isp = nn.Conv2d(width, 1, 1)
-        self.embed = nn.Parameter(torch.randn(width) * 0.1)
+        self.embed = nn.Parameter(torch.randn(width) * (0.1 if embed_isp else 0.0), requires_grad=embed_isp)
         self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
         self.residual = nn.Conv2d(width, 1, 1)
         nn.init.zeros_(self.residual.weight)
@@ -255,6 +259,11 @@ def _parameters(layer: nn.Module) -> tuple[Tensor, Tensor]:
     return layer.weight, layer.bias  # type: ignore[return-value]
 
 
+def _fusion(config: ModelConfig, scale: int) -> nn.Module:
+    kind = Fusion if config.fusion == "modulate" else Concatenation
+    return kind(config.main[scale], config.aux[scale])
+
+
 class DeepLightSR(nn.Module):
     """The network. `predict` gives every supervised output; `forward` gives the deployed ones in physical units."""
 
@@ -272,9 +281,11 @@ class DeepLightSR(nn.Module):
         self.band_bias = nn.Linear(7, aux[3])
         self.first = nn.Conv2d(2, main[0], 3, padding=1)
         self.body = nn.ModuleList(nn.Conv2d(main[0], main[0], 3, padding=1) for _ in range(config.body))
-        self.fusions = nn.ModuleList(Fusion(main[s], aux[s]) for s in range(4))
+        self.fusions = nn.ModuleList(_fusion(config, s) for s in range(4))
         self.ups = nn.ModuleList(nn.Conv2d(main[s], 4 * main[s + 1], 3, padding=1) for s in range(3))
-        self.refines = nn.ModuleList(Refine(main[s + 1], config.refine[s]) for s in range(3))
+        self.refines = nn.ModuleList(
+            Refine(main[s + 1], config.refine[s], config.embed_isp) for s in range(3)
+        )
         self.register_buffer("cubic", kernels.interpolation_kernel(2, "cubic"))
         line = torch.tensor([1.0, 2.0, 4.0, 2.0, 1.0])
         self.register_buffer("filler", (line[:, None] * line[None, :])[None, None])

@@ -1,0 +1,200 @@
+"""deeplight-eval as a user runs it: a small province through the engine, a checkpoint, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from click.testing import CliRunner
+
+from deeplight.engine.errors import InputError
+from deeplight.engine.progress import Silent
+from deeplight.engine.spec import INPUTS, input_shape
+from deeplight.engine.tiles import Window
+from deeplight.train import eval_run
+from deeplight.train.checkpoint import save_checkpoint
+from deeplight.train.config import ModelConfig
+from deeplight.train.eval_blocks import Settings
+from deeplight.train.eval_cli import command
+from deeplight.train.eval_models import CheckpointNetwork, open_network
+from deeplight.train.eval_run import EvalOptions, run
+from deeplight.train.eval_sources import HeldOutCountries, Province
+from deeplight.train.model import DeepLightSR
+from deeplight.train.receptive import halo
+from deeplight.train.synth import CountryConfig
+from deeplight.train.synth.write import write_country
+from tests.train.test_train_cli import BLOCK
+
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+SIZE = (26, 33)
+
+
+@pytest.fixture(scope="module")
+def province(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("province")
+    config = CountryConfig(seed=910_004, lr_height=SIZE[0], lr_width=SIZE[1])
+    write_country(config, folder, overwrite=False, progress=Silent())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(folder, DeepLightSR(SMALL), {"step": 7})
+    return folder
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(command, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def evaluated(province: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scores") / "out"
+    done = call("--model", "deeplight-tiny", "--data", province, "--out", out, "--tiles", 16, "--block", 8)
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_a_province_goes_through_the_engine(evaluated: Path, province: Path) -> None:
+    values = json.loads((evaluated / "metrics.json").read_text())
+    with rasterio.open(province / "ntl_hr.tif") as file:
+        truth = file.read(1, masked=True).astype(float).filled(np.nan)
+    for method, name in (("network", "map.tif"), ("network, no auxiliary", "map_no_auxiliary.tif")):
+        with rasterio.open(evaluated / name) as file:
+            out = file.read(1, masked=True).astype(float).filled(np.nan)
+            assert out.shape == truth.shape == tuple(8 * n for n in SIZE)
+        error = (out - truth)[np.isfinite(out) & np.isfinite(truth)]
+        found = values["methods"][method]["strata"]["all"]
+        assert found["n"] == error.size == values["pixels"]["scored"]
+        rmse = math.sqrt((error**2).mean())
+        assert found["rmse"] == pytest.approx(rmse, rel=1e-9)
+        assert found["psnr"] == pytest.approx(20 * math.log10(200 / rmse), abs=1e-4)
+        # the halo is whole, so borders of tiles are no worse than others; the scene's own gradients differ by place
+        assert abs(values["methods"][method]["seam"]) < 0.5
+    assert values["settings"]["unit"] == "nW/cm²/sr" and values["settings"]["saturated_from"] == 6553.4
+    assert values["data"]["split"] is None and values["model"]["artifact"] == "deeplight-tiny"
+
+
+def test_the_page_holds_everything_in_itself(evaluated: Path) -> None:
+    text = (evaluated / "page.html").read_text()
+    pictures = re.findall(r'src="data:image/png;base64,([A-Za-z0-9+/=]{1000,})"', text)
+    assert len(pictures) >= 3 and len(re.findall("<img", text)) == len(pictures)
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    for word in ("Output against truth", "Histogram", "error", "bicubic"):
+        assert word in text
+    assert (evaluated / "metrics.md").read_text().splitlines()[0] == "# Evaluation"
+
+
+def test_results_are_not_replaced_without_being_asked(evaluated: Path, province: Path) -> None:
+    before = (evaluated / "metrics.json").read_bytes()
+    done = call("--model", "deeplight-tiny", "--data", province, "--out", evaluated)
+    assert isinstance(done.exception, InputError) and "already holds metrics.json" in str(done.exception)
+    assert (evaluated / "metrics.json").read_bytes() == before
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a small evaluation's time goes into them."""
+    monkeypatch.setattr(eval_run, "page", lambda *_: "")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_checkpoint_runs_tile_by_tile(province: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Against the network over the whole province at once."""
+    options = EvalOptions(
+        str(checkpoint), str(province), tmp_path, settings=Settings(block=8), threads=1, overwrite=True
+    )
+    values = run(options, Silent())
+    with Province(province) as source:
+        sample = source.read(0, Window(0, 0, *SIZE))
+    inputs = {spec.name: getattr(sample, spec.name)[None] for spec in INPUTS}
+    out = CheckpointNetwork(checkpoint, 1).run(inputs).astype(float)
+    error = (out - sample.ntl_hr[0])[sample.ntl_hr_valid[0] > 0]
+    found = values["methods"]["network"]["strata"]["all"]
+    # at the scene's edge the network repeats what it sees, while tiles see nodata beyond it
+    assert found["rmse"] == pytest.approx(math.sqrt((error**2).mean()), rel=0.02)
+    assert values["model"]["step"] == 7 and not (tmp_path / "map.tif").exists()
+
+
+def test_a_network_reads_its_receptive_field(checkpoint: Path) -> None:
+    network = open_network(str(checkpoint / "model.safetensors"), 1)
+    assert isinstance(network, CheckpointNetwork)
+    assert network.window(Window(3, 4, 5, 6)) == Window(3, 4, 5, 6).grown(halo(SMALL))
+    model = DeepLightSR(SMALL).eval()
+    model.load_state_dict(network._model.state_dict())
+    rng = np.random.default_rng(0)
+    inputs = {s.name: rng.random(input_shape(s, 1, 6, 5), np.float32) for s in INPUTS}
+    with torch.no_grad():
+        wanted = model(*(torch.from_numpy(inputs[s.name]) for s in INPUTS))[0][0, 0].numpy()
+    assert (network.run(inputs) == wanted).all()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_synthetic_countries(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(seeds: range) -> HeldOutCountries:
+        return HeldOutCountries(seeds[:2], side=10)
+
+    monkeypatch.setattr(eval_run, "HeldOutCountries", small)
+    done = call("--model", checkpoint, "--data", "synthetic", "--out", tmp_path, "--block", 8)
+    assert done.exit_code == 0, done.output
+    values = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(values["places"]) == ["country 900000", "country 900001"]
+    assert values["pixels"]["scored"] == 2 * 6400
+
+
+def test_what_cannot_be_used_is_said_in_one_sentence(
+    province: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    def refused(words: str, *arguments: object) -> None:
+        done = call("--out", tmp_path / "out", *arguments)
+        assert isinstance(done.exception, InputError), done.output
+        assert words in str(done.exception) and "\n" not in str(done.exception)
+
+    refused("is no folder", "--model", "deeplight-tiny", "--data", tmp_path / "nowhere")
+    refused("is no model: give a built-in name", "--model", "large", "--data", "synthetic")
+    refused("give paired", "--model", checkpoint, "--data", "synthetic", "--protocol", "wald")
+
+
+def test_a_truth_on_another_grid_is_refused(province: Path, tmp_path: Path) -> None:
+    for path in province.glob("*.tif"):
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "ntl_hr.tif").unlink()
+    with rasterio.open(province / "ntl_hr.tif") as file:
+        values, profile = file.read(), file.profile
+    profile.update(height=values.shape[1] - 8, tiled=False)
+    with rasterio.open(
+        tmp_path / "ntl_hr.tif", "w", **{k: v for k, v in profile.items() if "block" not in k}
+    ) as new:
+        new.write(values[:, :-8])
+    with pytest.raises(InputError, match=r"has 264×200 pixels .* must lie on the NTL grid cut 8×, 264×208"):
+        Province(tmp_path)
+
+
+def test_help_is_short_and_loads_no_torch() -> None:
+    code = "import sys; from deeplight.train.eval_cli import command; command.main(['--help'], standalone_mode=False)"
+    check = f"{code}; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+    wide = CliRunner().invoke(command, ["--help"], terminal_width=100).output.splitlines()
+    assert len(wide) <= 40 and max(map(len, wide)) <= 100
+
+
+def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path) -> None:
+    code = BLOCK.format(blocked=("torchmetrics",), program="train").replace("train.cli", "train.eval_cli")
+    arguments = ["--model", "deeplight-tiny", "--data", "synthetic", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert done.stderr == "error: deeplight-eval needs torchmetrics: pip install 'deeplight[eval]'\n"

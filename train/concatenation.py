@@ -1,0 +1,22 @@
+"""What the ablation puts in the place of the fusion."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Concatenation(nn.Module):
+    """The plain alternative to `model.Fusion`: a pointwise layer on all features, added. It starts at 0."""
+
+    def __init__(self, main: int, aux: int, modalities: int = 2) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(main + modalities * aux, main, 1)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+
+    def forward(self, main: Tensor, aux: list[Tensor], masks: list[Tensor]) -> Tensor:
+        """See model.Fusion."""
+        given = [a * mask for a, mask in zip(aux, masks, strict=True)]
+        mixed: Tensor = self.mix(torch.cat([main, *given], dim=1))
+        return main + mixed
