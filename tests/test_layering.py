@@ -17,7 +17,7 @@ RUNTIME_HOMES = {
     "onnxruntime": {"engine/backends/onnxruntime_backend.py"},
     "tensorrt": {"engine/backends/tensorrt_backend.py"},
 }
-CLICK_HOMES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real_trials.py", "console.py"}
+CLICK_HOMES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real.py", "console.py"}
 
 
 def sources(folder: str) -> list[Path]:

@@ -107,7 +107,7 @@ def brightest(country: Country) -> Sample:
     return max(samples, key=lambda s: float(np.log1p(s.ntl.clip(0)).mean()))
 
 
-INNER = (slice(18 * SCALE, -18 * SCALE),) * 2
+INNER = (slice(20 * SCALE, -20 * SCALE),) * 2
 
 
 def rmse(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
@@ -131,8 +131,8 @@ def test_every_subset_of_layers_is_at_least_as_good_as_bicubic(
 
 def test_alignment_follows_the_misregistration(backend: Backend, sample: Sample) -> None:
     found = backend.run(inputs_of(sample, "dmo", "dem"), ["offset"])["offset"][0]
-    lit = (sample.ntl > 1.0)[18:-18, 18:-18]
-    found, true = found[:, 18:-18, 18:-18][:, lit], sample.offset[:, 18:-18, 18:-18][:, lit]
+    lit = (sample.ntl > 1.0)[20:-20, 20:-20]
+    found, true = found[:, 20:-20, 20:-20][:, lit], sample.offset[:, 20:-20, 20:-20][:, lit]
     assert np.hypot(*(found - true)).mean() < 0.6 * np.hypot(*true).mean()
     assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.8
 
@@ -150,12 +150,12 @@ def scores(backend: Backend) -> dict[str, float]:
     lights: list[tuple[float, float]] = []
     offset = misregistration = lit = 0.0
     for seed in range(920_000, 920_010):
-        sample = Country(country_config(seed)).sample(Window(1000, 500, 76, 76))
+        sample = Country(country_config(seed)).sample(Window(1000, 500, 80, 80))
         out = backend.run(inputs_of(sample, "dmo", "dem"), ["ntl_hr", "offset"])
         truth = np.log1p(sample.ntl_hr[RIM_HR])
         errors = [np.log1p(v[RIM_HR]) - truth for v in (out["ntl_hr"][0, 0], bicubic(sample.ntl.clip(0)))]
         lights.append((float(np.mean(errors[0] ** 2)), float(np.mean(errors[1] ** 2))))
-        where = sample.ntl_hr.reshape(76, 8, 76, 8).mean(axis=(1, 3))[RIM] > 1.0
+        where = sample.ntl_hr.reshape(80, 8, 80, 8).mean(axis=(1, 3))[RIM] > 1.0
         found, true = out["offset"][0][:, *RIM][:, where], sample.offset[:, *RIM][:, where]
         offset += float(np.hypot(*(found - true)).sum())
         misregistration += float(np.hypot(*true).sum())
@@ -169,14 +169,14 @@ def scores(backend: Backend) -> dict[str, float]:
     }
 
 
-RIM = (slice(18, -18),) * 2
-RIM_HR = (slice(18 * SCALE, -18 * SCALE),) * 2
+RIM = (slice(20, -20),) * 2
+RIM_HR = (slice(20 * SCALE, -20 * SCALE),) * 2
 
 
 def test_the_gain_over_bicubic_is_what_the_card_says(scores: dict[str, float]) -> None:
     # the card's countries are others: ten scenes scatter by about 0.5 dB around its means
-    assert scores["mean over scenes"] > 4.5
-    assert scores["pooled"] > 3.5
+    assert scores["mean over scenes"] > 5.0
+    assert scores["pooled"] > 3.7
 
 
 def test_half_of_the_misregistration_is_removed(scores: dict[str, float]) -> None:

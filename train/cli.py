@@ -91,8 +91,8 @@ def _data(data: str, settings: Settings, threads: int | None, reporter: Reporter
 
     if data == "synthetic":
         return _synthetic(settings, threads, reporter)
-    from deeplight.train.clips import open_source
-    from deeplight.train.degrade import Degradation
+    from deeplight.train.clips.degrade import Degradation
+    from deeplight.train.clips.tree import open_source
 
     degradation = Degradation(**dict(settings.degradation))
     protocol = settings.data.protocol

@@ -17,7 +17,7 @@ from deeplight.engine.options import parse_number
 from deeplight.engine.spec import DMO_SLOTS
 
 if TYPE_CHECKING:
-    from deeplight.train.clip_cut import ClipRequest
+    from deeplight.train.clips.cut import ClipRequest
 
 
 def _size(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int]:
@@ -234,7 +234,7 @@ def _lit(text: str) -> tuple[float, float]:
 def clip(**given: Any) -> None:
     """Cut training clips from a place's rasters, of any grid and CRS; docs/data.md tells more."""
     from deeplight.engine.progress import terminal_progress
-    from deeplight.train.clip_cut import cut_place
+    from deeplight.train.clips.cut import cut_place
 
     request = _clip_request(given)
     progress = terminal_progress()
@@ -249,10 +249,10 @@ def _clip_request(given: dict[str, Any]) -> ClipRequest:
     """What the command line asks for."""
     from deeplight.engine.parts import Mode
     from deeplight.engine.scene import SceneOptions
-    from deeplight.train.clip_cut import ClipRequest, Rules
-    from deeplight.train.clip_place import PlaceOptions
-    from deeplight.train.clip_plan import PlanOptions, parse_name, parse_region, parse_shares
-    from deeplight.train.degrade import parse_degradation
+    from deeplight.train.clips.cut import ClipRequest, Rules
+    from deeplight.train.clips.degrade import parse_degradation
+    from deeplight.train.clips.place import PlaceOptions
+    from deeplight.train.clips.plan import PlanOptions, parse_name, parse_region, parse_shares
 
     if given["resume"] and given["overwrite"]:
         raise InputError("--resume and --overwrite exclude each other: give one of them")
@@ -299,9 +299,9 @@ def inspect(tree: str, split: str, sheet: Path | None, report: Path | None, over
 
     from deeplight.engine.durable import write_file
     from deeplight.engine.progress import terminal_progress
-    from deeplight.train.clips import ClipTree
-    from deeplight.train.inspect_sheet import write_sheet
-    from deeplight.train.inspect_stats import inspect_tree
+    from deeplight.train.clips.inspect_sheet import write_sheet
+    from deeplight.train.clips.inspect_stats import inspect_tree
+    from deeplight.train.clips.tree import ClipTree
 
     for path, suffix in ((sheet, ".png"), (report, ".json")):
         _check_new(path, (suffix,), overwrite)
@@ -340,7 +340,7 @@ def blackmarble(
     The place comes from h and v in each file's name, scale and fill from its attributes.
     """
     from deeplight.engine.progress import terminal_progress
-    from deeplight.train.blackmarble import convert
+    from deeplight.train.clips.blackmarble import convert
 
     _check_new(out, (".tif", ".tiff"), overwrite)
     convert(files, out, terminal_progress(), layer, max_quality)

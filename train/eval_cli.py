@@ -70,7 +70,7 @@ def command(
 
     Example: deeplight-eval --model deeplight-tiny --data synthetic --out scores
     """
-    from deeplight.train.eval_folder import METRICS, PAGE, TABLE, prepare, require_packages
+    from deeplight.train.evaluation.folder import METRICS, PAGE, TABLE, prepare, require_packages
 
     if data != "synthetic" and not Path(data).is_dir():
         raise InputError(
@@ -79,9 +79,9 @@ def command(
     require_packages("deeplight-eval")
     from deeplight.engine.console import logging_to
     from deeplight.engine.progress import terminal_progress
-    from deeplight.train.eval_blocks import Settings
-    from deeplight.train.eval_run import EvalOptions, run
-    from deeplight.train.strata import Strata
+    from deeplight.train.evaluation.blocks import Settings
+    from deeplight.train.evaluation.run import EvalOptions, run
+    from deeplight.train.evaluation.strata import Strata
 
     prepare(out, overwrite)
     settings = Settings(data_range, Strata(lit), block)

@@ -221,10 +221,15 @@ class Fusion(nn.Module):
 class Refine(nn.Module):
     """Auxiliary-embedded refinement: ISP logit, its probability embedded back, then the NTL residual."""
 
+    embed: Tensor
+
     def __init__(self, width: int, depth: int, embed_isp: bool = True) -> None:
         super().__init__()
         self.isp = nn.Conv2d(width, 1, 1)
-        self.embed = nn.Parameter(torch.randn(width) * (0.1 if embed_isp else 0.0), requires_grad=embed_isp)
+        if embed_isp:
+            self.embed = nn.Parameter(torch.randn(width) * 0.1)
+        else:
+            self.register_buffer("embed", torch.zeros(width))
         self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
         self.residual = nn.Conv2d(width, 1, 1)
         nn.init.zeros_(self.residual.weight)

@@ -177,7 +177,7 @@ def _degradation(given: Tables) -> tuple[tuple[str, float], ...]:
     """The fields given, checked against the degradation's own rules."""
     if not given:
         return ()
-    from deeplight.train.degrade import Degradation
+    from deeplight.train.clips.degrade import Degradation
 
     _checked(Degradation(), given, "degradation")
     return tuple(sorted(given.items()))

@@ -20,14 +20,14 @@ from deeplight.engine.errors import InputError
 from deeplight.engine.progress import Silent
 from deeplight.engine.spec import INPUTS, input_shape
 from deeplight.engine.tiles import Window
-from deeplight.train import eval_run
 from deeplight.train.checkpoint import save_checkpoint
 from deeplight.train.config import ModelConfig
-from deeplight.train.eval_blocks import Settings
 from deeplight.train.eval_cli import command
-from deeplight.train.eval_models import CheckpointNetwork, open_network
-from deeplight.train.eval_run import EvalOptions, run
-from deeplight.train.eval_sources import HeldOutCountries, Province
+from deeplight.train.evaluation import run as eval_run
+from deeplight.train.evaluation.blocks import Settings
+from deeplight.train.evaluation.models import CheckpointNetwork, open_network
+from deeplight.train.evaluation.run import EvalOptions, run
+from deeplight.train.evaluation.sources import HeldOutCountries, Province
 from deeplight.train.model import DeepLightSR
 from deeplight.train.receptive import halo
 from deeplight.train.synth import CountryConfig

@@ -51,8 +51,8 @@ def test_nan_spreads_exactly_as_far_as_computed(label: str) -> None:
 
 
 def test_tiny_is_small_enough_for_cpu_tiles() -> None:
-    # 12 would be 8 % less work at a core of 256, but costs a fifth of the alignment (docs/model-card.md)
-    assert halo(PRESETS["tiny"]) <= 18
+    # (256 + 2·20)² is 12 % more than (256 + 2·12)², DESIGN's bound; what it buys is in docs/model-card.md
+    assert halo(PRESETS["tiny"]) <= 20
 
 
 def test_base_fits_its_budget() -> None:

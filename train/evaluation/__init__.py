@@ -1,0 +1,1 @@
+"""Metrics, tables and pages of a model beside its baselines."""

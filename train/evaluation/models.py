@@ -1,0 +1,199 @@
+"""What is evaluated: an artifact on the engine's backend or a checkpoint in PyTorch, with and without auxiliary layers,
+and the interpolations beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from deeplight.engine.artifact import MANIFEST_NAME, load_artifact, model_names
+from deeplight.engine.backends import open_backend
+from deeplight.engine.errors import InputError
+from deeplight.engine.spec import INPUTS, SCALE
+from deeplight.engine.tiles import Window
+from deeplight.engine.tiling import tile_window
+from deeplight.train.evaluation.pixels import Doubles
+from deeplight.train.run_folder import CARD
+
+Inputs = Mapping[str, NDArray[np.float32]]
+NETWORK, NO_AUXILIARY, BICUBIC, NEAREST = "network", "network, no auxiliary", "bicubic", "nearest"
+REACH = 4
+"""LR pixels around a window that the interpolations see, filled holes included."""
+_AUXILIARY = ("dmo", "dmo_valid", "dmo_bands", "dem", "dem_valid")
+_FILLER = (1.0, 2.0, 4.0, 2.0, 1.0)
+
+
+class Network(Protocol):
+    """A model that turns inputs (spec.INPUTS, batch of 1) into radiance."""
+
+    def window(self, wanted: Window) -> Window:
+        """The LR pixels to read so that `wanted` comes out as in one piece."""
+        ...
+
+    def run(self, inputs: Inputs) -> NDArray[np.float32]:
+        """Radiance (8h, 8w)."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the report."""
+        ...
+
+
+class ArtifactNetwork:
+    """A model by name or directory, on the engine's backend."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._artifact = load_artifact(name)
+        self._backend = open_backend("auto", self._artifact, threads=threads)
+
+    def window(self, wanted: Window) -> Window:
+        """See Network."""
+        return tile_window(wanted, self._artifact.manifest.halo_lr, self._artifact.manifest)
+
+    def run(self, inputs: Inputs) -> NDArray[np.float32]:
+        """See Network."""
+        radiance: NDArray[np.float32] = self._backend.run(dict(inputs))["ntl_hr"][0, 0]
+        return radiance
+
+    def describe(self) -> dict[str, Any]:
+        """See Network."""
+        manifest = self._artifact.manifest
+        return {"artifact": manifest.name, "digest": self._artifact.digest, "backend": self._backend.name}
+
+
+class CheckpointNetwork:
+    """A run directory of deeplight-train, or a file in it, in PyTorch on the CPU."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from deeplight.train.checkpoint import load_checkpoint
+        from deeplight.train.receptive import halo
+
+        torch.set_num_threads(threads)
+        self._model, self._card = load_checkpoint(path)
+        self._halo = halo(self._model.config)
+        self._path = path
+
+    def window(self, wanted: Window) -> Window:
+        """See Network."""
+        return wanted.grown(self._halo)
+
+    @torch.no_grad()
+    def run(self, inputs: Inputs) -> NDArray[np.float32]:
+        """See Network."""
+        radiance, _, _ = self._model(*(torch.from_numpy(inputs[spec.name]) for spec in INPUTS))
+        return np.asarray(radiance[0, 0].numpy(), np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """See Network."""
+        preset = self._model.config.preset
+        return {"checkpoint": str(self._path), "step": self._card.get("step"), "preset": preset}
+
+
+def is_checkpoint(model: str) -> bool:
+    """Whether the text names a checkpoint rather than an artifact."""
+    path = Path(model)
+    folder = path if path.is_dir() else path.parent
+    return model not in model_names() and (folder / CARD).is_file()
+
+
+def open_network(model: str, threads: int) -> Network:
+    """A built-in name, an artifact's directory, or a checkpoint. Raises InputError in one sentence."""
+    if is_checkpoint(model):
+        return CheckpointNetwork(Path(model), threads)
+    if model not in model_names() and not (Path(model) / MANIFEST_NAME).is_file():
+        names = ", ".join(model_names()) or "none in this installation"
+        raise InputError(
+            f"--model {model!r} is no model: give a built-in name ({names}), a directory that deeplight-export "
+            f"wrote ({MANIFEST_NAME}) or one that deeplight-train wrote ({CARD})"
+        )
+    return ArtifactNetwork(model, threads)
+
+
+class Method(Protocol):
+    """One way to get radiance on the HR grid."""
+
+    def window(self, wanted: Window) -> Window:
+        """The LR pixels to read."""
+        ...
+
+    def radiance(self, place: int, wanted: Window, read: Window, inputs: Inputs) -> Doubles:
+        """Radiance on `wanted`, (8h, 8w), NaN where there is none. inputs: on `read`, which holds `window(wanted)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkMethod:
+    """The network, with or without the auxiliary layers that there are."""
+
+    network: Network
+    auxiliary: bool = True
+
+    def window(self, wanted: Window) -> Window:
+        """See Method."""
+        return self.network.window(wanted)
+
+    def radiance(self, place: int, wanted: Window, read: Window, inputs: Inputs) -> Doubles:
+        """See Method."""
+        given = inputs if self.auxiliary else without_auxiliary(inputs)
+        out = self.network.run(given).astype(np.float64)
+        return out[wanted.scaled(SCALE).slices_in(read.scaled(SCALE))]
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """ "bicubic" (a = −0.75, cut off at 0) or "nearest" of the LR radiance, holes of the LR filled first."""
+
+    kind: str
+
+    def window(self, wanted: Window) -> Window:
+        """See Method."""
+        return wanted.grown(REACH)
+
+    def radiance(self, place: int, wanted: Window, read: Window, inputs: Inputs) -> Doubles:
+        """See Method."""
+        near = wanted.grown(REACH).slices_in(read)
+        lr, valid = (
+            torch.from_numpy(np.ascontiguousarray(inputs[name][..., near[0], near[1]])).double()
+            for name in ("ntl", "ntl_valid")
+        )
+        filled = fill_holes(lr * valid, valid)
+        if self.kind == "nearest":
+            out = F.interpolate(filled, scale_factor=SCALE, mode="nearest")
+        else:
+            out = F.interpolate(filled, scale_factor=SCALE, mode="bicubic").clamp(min=0.0)
+        image: Doubles = out[0, 0].numpy()
+        rim = REACH * SCALE
+        return image[rim:-rim, rim:-rim]
+
+
+def without_auxiliary(inputs: Inputs) -> Inputs:
+    """The same inputs as the engine makes them where neither DMO nor DEM is given."""
+    return {name: np.zeros_like(v) if name in _AUXILIARY else v for name, v in inputs.items()}
+
+
+def fill_holes(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Invalid pixels take the weighted mean of valid ones within 2 pixels, so that interpolation leaves rims bright.
+
+    values (0 where invalid), valid: (1,1,h,w). What the network does with holes, for the baselines to be on a par.
+    """
+    line = torch.tensor(_FILLER, dtype=values.dtype)
+    kernel = (line[:, None] * line[None, :])[None, None]
+    near, weight = (F.conv2d(x, kernel, padding=2) for x in (values, valid))
+    return values + (1.0 - valid) * near / weight.clamp(min=1.0)
+
+
+def methods_of(network: Network) -> dict[str, Method]:
+    """The network and everything that must stand beside it, in the order of the tables."""
+    return {
+        NETWORK: NetworkMethod(network),
+        NO_AUXILIARY: NetworkMethod(network, auxiliary=False),
+        BICUBIC: Interpolation("bicubic"),
+        NEAREST: Interpolation("nearest"),
+    }

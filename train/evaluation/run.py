@@ -1,0 +1,168 @@
+"""What `deeplight-eval` does: data and model opened, maps made where the engine is to make them, results written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from deeplight.engine.durable import write_file
+from deeplight.engine.errors import InputError
+from deeplight.engine.machine import available_cpus
+from deeplight.engine.options import RunOptions
+from deeplight.engine.parts import Mode
+from deeplight.engine.pipeline import infer
+from deeplight.engine.progress import Progress
+from deeplight.engine.report import RunReport
+from deeplight.engine.scene import RADIANCE_UNIT
+from deeplight.engine.seams import borders
+from deeplight.engine.tiling import TilePlan, TileRequest, pack_side
+from deeplight.train.evaluation.blocks import Settings
+from deeplight.train.evaluation.evaluate import RasterMethod, evaluate
+from deeplight.train.evaluation.folder import MAP, MAP_NO_AUXILIARY, METRICS, PAGE, TABLE
+from deeplight.train.evaluation.models import (
+    NETWORK,
+    NO_AUXILIARY,
+    Method,
+    is_checkpoint,
+    methods_of,
+    open_network,
+)
+from deeplight.train.evaluation.page import page
+from deeplight.train.evaluation.report import summary, to_json, to_markdown
+from deeplight.train.evaluation.sources import (
+    SYNTHETIC,
+    HeldOutCountries,
+    Province,
+    is_province,
+    scene_options,
+    unit_of,
+)
+from deeplight.train.evaluation.strata import Strata
+from deeplight.train.samples import SampleSource
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """One evaluation. model, data: see `deeplight-eval --help`. saturated: None takes the NTL product's own.
+
+    degradation: of Wald's protocol, as text. tiles: core of the engine's tiles on a province, None: automatic. seed: of
+    the bootstrap.
+    """
+
+    model: str
+    data: str
+    out: Path
+    split: str = "test"
+    protocol: str = "paired"
+    degradation: str = ""
+    settings: Settings = field(default_factory=Settings)
+    saturated: float | None = None
+    tiles: int | None = None
+    threads: int | None = None
+    seed: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class _Task:
+    """source, methods and tile borders for `evaluate`; unit and ceiling of the radiance; facts for the report."""
+
+    source: SampleSource
+    methods: dict[str, Method]
+    model: dict[str, Any]
+    unit: str = RADIANCE_UNIT
+    ceiling: float = math.inf
+    borders: Callable[[int], bool] | None = None
+
+
+def run(options: EvalOptions, progress: Progress) -> dict[str, Any]:
+    """Evaluate, and leave metrics.json, metrics.md and page.html in `options.out`. Returns what metrics.json holds."""
+    with ExitStack() as stack:
+        whole = is_province(options.data) and options.protocol == "paired"
+        task = (_province if whole else _places)(options, progress, stack)
+        ceiling = task.ceiling if options.saturated is None else options.saturated
+        settings = replace(options.settings, strata=Strata(options.settings.strata.lit, ceiling))
+        result = evaluate(task.source, task.methods, settings, progress, task.borders)
+        data = {
+            "data": options.data,
+            "split": None if whole or options.data == SYNTHETIC else options.split,
+            "protocol": options.protocol,
+            "degradation": options.degradation or None,
+            "places": len(task.source),
+            "fingerprint": task.source.fingerprint(),
+        }
+    values = summary(result, {"model": options.model, **task.model}, data, task.unit, options.seed)
+    table = to_markdown(values)
+    texts = {
+        METRICS: to_json(values),
+        TABLE: table,
+        PAGE: page(result.showcase, result.clouds, table, task.unit),
+    }
+    for name, text in texts.items():
+        write_file(options.out / name, [text.encode()])
+    return values
+
+
+def _places(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Task:
+    """Clips, synthetic countries, or a province by Wald's protocol: the network runs tile by tile here."""
+    network = open_network(options.model, options.threads or available_cpus())
+    source = open_places(options.data, options.split, options.protocol, options.degradation)
+    return _Task(source, methods_of(network), network.describe(), unit_of(source))
+
+
+def open_places(data: str, split: str, protocol: str, degradation: str = "") -> SampleSource:
+    """The places of `--data`. Raises InputError where there are none."""
+    if data == SYNTHETIC:
+        if protocol != "paired":
+            raise InputError(
+                f"--protocol {protocol}: synthetic countries have a truth of their own; give paired"
+            )
+        from deeplight.train.scores import HELD_OUT_SEEDS
+
+        return HeldOutCountries(HELD_OUT_SEEDS)
+    from deeplight.train.clips.degrade import parse_degradation
+    from deeplight.train.clips.tree import open_source
+
+    return open_source(data, split, protocol, parse_degradation(degradation))
+
+
+def _province(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Task:
+    """A folder of rasters. An artifact's maps are made by the engine, as a user makes them; a checkpoint's, which the
+    engine does not run, tile by tile as for clips.
+    """
+    folder = Path(options.data)
+    threads = options.threads or available_cpus()
+    network = open_network(options.model, threads)
+    methods = methods_of(network)
+    made = is_checkpoint(options.model)
+    # opened first: what is wrong with the truth must show before hours of work
+    province = stack.enter_context(Province(folder, auxiliary=made))
+    unit, ceiling = province.scene.unit, province.scene.ceiling
+    if made:
+        return _Task(province, methods, network.describe(), unit, ceiling)
+    starts: set[int] = set()
+    for method, name, auxiliary in ((NETWORK, MAP, True), (NO_AUXILIARY, MAP_NO_AUXILIARY, False)):
+        progress.log(f"engine: {method}")
+        run_options = RunOptions(
+            scene=scene_options(folder, auxiliary),
+            out=options.out / name,
+            model=options.model,
+            tiles=TileRequest(options.tiles),
+            threads=threads,
+            mode=Mode.OVERWRITE if options.overwrite else Mode.NEW,
+        )
+        report = infer(run_options, progress)
+        if report is not None and auxiliary:
+            starts = _tile_starts(report, max(province.size(0)))
+        methods[method] = stack.enter_context(RasterMethod(options.out / name))
+    return _Task(province, methods, network.describe(), unit, ceiling, starts.__contains__)
+
+
+def _tile_starts(report: RunReport, length: int) -> set[int]:
+    """LR rows and columns at which the engine's tiles began."""
+    core = int(report.tiles["core"])
+    return set(borders(length, TilePlan(core, int(report.tiles["halo"]), pack_side(core), 0)))

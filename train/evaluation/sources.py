@@ -1,0 +1,217 @@
+"""What is evaluated on: clips, whole provinces of rasters, held-out synthetic countries."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.errors import InputError
+from deeplight.engine.grid import Grid
+from deeplight.engine.layers import Layer
+from deeplight.engine.scene import RADIANCE_UNIT, Scene, SceneOptions
+from deeplight.engine.sources import open_raster
+from deeplight.engine.spec import INPUTS, SCALE
+from deeplight.engine.tiles import Window
+from deeplight.train.evaluation.models import Inputs
+from deeplight.train.evaluation.pixels import Doubles
+from deeplight.train.samples import Sample, SampleSource
+
+SYNTHETIC = "synthetic"
+COUNTRY_SIDE = 96
+"""LR pixels along each side of a held-out synthetic country's part."""
+_LAYERS = ("ntl", "ntl_valid", "dmo", "dmo_valid", "dmo_bands", "dem", "dem_valid")
+
+
+def is_province(data: str) -> bool:
+    """Whether DATA is a folder of rasters with a truth: ntl.tif and ntl_hr.tif."""
+    return all((Path(data) / name).is_file() for name in ("ntl.tif", "ntl_hr.tif"))
+
+
+def scene_options(folder: Path, auxiliary: bool = True) -> SceneOptions:
+    """The rasters of a province: ntl.tif, and dmo.tif and dem.tif where they are there and wanted."""
+    paths = (folder / "dmo.tif", folder / "dem.tif")
+    dmo, dem = (str(path) if auxiliary and path.is_file() else None for path in paths)
+    return SceneOptions(str(folder / "ntl.tif"), dmo, dem)
+
+
+class Province:
+    """A folder of rasters as one place, read window by window through the engine. A context manager.
+
+    auxiliary: False leaves DMO and DEM out, for outputs that are there already. Raises InputError where the truth is
+    not on the NTL grid subdivided 8×.
+    """
+
+    def __init__(self, folder: Path, auxiliary: bool = True) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        with ExitStack() as stack:
+            self.scene = stack.enter_context(Scene.open(scene_options(folder, auxiliary)))
+            raster = stack.enter_context(open_raster(str(folder / "ntl_hr.tif"), "truth"))
+            self._truth = Layer(raster, raster.bands[:1])
+            _check_grid(raster.grid, self.scene.hr_grid, raster.name)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Province:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __len__(self) -> int:
+        return 1
+
+    def size(self, index: int) -> tuple[int, int]:
+        """See SampleSource."""
+        return self.scene.grid.height, self.scene.grid.width
+
+    def name(self, index: int) -> str:
+        """See SampleSource."""
+        return self._folder.name or str(self._folder)
+
+    def read(self, index: int, window: Window) -> Sample:
+        """See SampleSource. There is no ISP and no offset."""
+        inputs = {name: values[0] for name, values in self.scene.read_inputs(window).items()}
+        truth, valid = self._truth.read_native(window.scaled(SCALE))
+        nothing = np.zeros_like(truth)
+        parts: dict[str, Any] = {
+            **{name: inputs[name] for name in _LAYERS},
+            "ntl_hr": truth,
+            "ntl_hr_valid": valid[None].astype(np.float32),
+            "isp": nothing,
+            "isp_valid": nothing,
+            "offset": None,
+        }
+        return Sample(**parts)
+
+    def fingerprint(self) -> str:
+        """See SampleSource: the names, sizes and times of the files."""
+        digest = hashlib.sha256()
+        for path in sorted(self._folder.glob("*.tif")):
+            facts = path.stat()
+            digest.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+def _check_grid(truth: Grid, wanted: Grid, name: str) -> None:
+    same = (truth.height, truth.width) == (wanted.height, wanted.width) and truth.crs == wanted.crs
+    # a tenth of an HR pixel at the far corner
+    far = (wanted.width, wanted.height)
+    step = abs(wanted.transform.a) + abs(wanted.transform.b)
+    places = [np.array(grid.transform @ far) for grid in (truth, wanted)]
+    if not same or np.abs(places[0] - places[1]).max() > 0.1 * step:
+        raise InputError(
+            f"{name} has {truth.width}×{truth.height} pixels in {truth.crs.to_string()} and must lie on the NTL grid "
+            f"cut {SCALE}×, {wanted.width}×{wanted.height} pixels in {wanted.crs.to_string()}: warp it to that grid "
+            "with gdalwarp -r average -te … -ts …"
+        )
+
+
+class HeldOutCountries:
+    """Parts of synthetic countries that no training sees, made when they are read."""
+
+    def __init__(self, seeds: range, side: int = COUNTRY_SIDE) -> None:
+        self._seeds, self._side = seeds, side
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """See SampleSource."""
+        return self._side, self._side
+
+    def name(self, index: int) -> str:
+        """See SampleSource."""
+        return f"country {self._seeds[index]}"
+
+    def read(self, index: int, window: Window) -> Sample:
+        """See SampleSource."""
+        whole = _country_part(self._seeds[index], index, self._side)
+        return cut(whole, window)
+
+    def fingerprint(self) -> str:
+        """See SampleSource."""
+        return hashlib.sha256(f"{SYNTHETIC} {self._seeds} {self._side}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _country_part(seed: int, index: int, side: int) -> Sample:
+    from deeplight.train.pool import country_config
+    from deeplight.train.synth import Country
+
+    row, col = (int(v) for v in np.random.default_rng((seed, index)).integers(0, 4096, 2))
+    made = Country(country_config(seed)).sample(Window(row, col, side, side))
+    lr, hr = np.ones((1, side, side), np.float32), np.ones((1, side * SCALE, side * SCALE), np.float32)
+    return Sample(
+        made.ntl[None],
+        lr,
+        made.dmo,
+        hr,
+        np.ones(7, np.float32),
+        made.dem[None],
+        hr,
+        made.ntl_hr[None],
+        hr,
+        made.isp[None],
+        hr,
+        made.offset,
+    )
+
+
+def unit_of(source: SampleSource) -> str:
+    """The unit of a clip tree's lights, where its index gives one and the same; radiance otherwise."""
+    rows = getattr(getattr(source, "source", source), "rows", ())
+    units = {row.unit for row in rows if row.unit}
+    return units.pop() if len(units) == 1 else RADIANCE_UNIT
+
+
+def cut(sample: Sample, window: Window) -> Sample:
+    """A window, in LR pixels, of a sample."""
+    h, w = sample.ntl.shape[1:]
+    lr = window.slices_in(Window(0, 0, h, w))
+    hr = window.scaled(SCALE).slices_in(Window(0, 0, h * SCALE, w * SCALE))
+
+    def part(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        if values.ndim == 1:
+            return values
+        rows, cols = lr if values.shape[1] == h else hr
+        return values[:, rows, cols]
+
+    parts: dict[str, Any] = {name: part(value) for name, value in vars(sample).items() if value is not None}
+    return Sample(**{"offset": None, **parts})
+
+
+def read_padded(
+    source: SampleSource, place: int, window: Window
+) -> tuple[Inputs, Doubles, NDArray[np.bool_]]:
+    """Inputs (batch of 1), truth and its validity on a window that may leave the place: what is outside is invalid."""
+    height, width = source.size(place)
+    inside = window.clipped(height, width)
+    if inside.height and inside.width:
+        sample = source.read(place, inside)
+    else:
+        raise ValueError(f"{window} does not meet the place of {height}×{width}")
+    grow = {
+        False: _padding(inside, window),
+        True: _padding(inside.scaled(SCALE), window.scaled(SCALE)),
+        None: (),
+    }
+    inputs = {
+        spec.name: np.pad(getattr(sample, spec.name), ((0, 0), *grow[spec.hr]))[None].astype(np.float32)
+        if spec.hr is not None
+        else sample.dmo_bands[None].astype(np.float32)
+        for spec in INPUTS
+    }
+    truth = np.pad(sample.ntl_hr[0], grow[True]).astype(np.float64)
+    return inputs, truth, np.pad(sample.ntl_hr_valid[0] > 0, grow[True])
+
+
+def _padding(inner: Window, outer: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns that `outer` has before and after `inner`."""
+    rows, cols = inner.slices_in(outer)
+    return (rows.start, outer.height - rows.stop), (cols.start, outer.width - cols.stop)

@@ -1,0 +1,1 @@
+"""Experiments: the ablation, and trials on real places."""
