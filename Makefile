@@ -10,12 +10,13 @@ DEMO_SIZE ?= 192
 BUILD_FILES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engine/native/*)
 PACKAGES := -p deeplight.kernels -p deeplight.engine -p deeplight.train -p deeplight.export
 
-.PHONY: demo test check format bench clean help
+.PHONY: demo test check format bench bench-readme bench-gate bench-peers-env clean help
 
 help:
 	@echo "make demo    synthetic scene -> deeplight-infer --tiles -> $(DEMO)/ (no GPU, no torch)"
 	@echo "make test    all default tests      make check   ruff and mypy"
-	@echo "make format  apply ruff's format    make bench   pytest-benchmark report"
+	@echo "make format  apply ruff's format    make bench   all benchmarks, report in bench/out (docs/bench.md)"
+	@echo "make bench-gate  have stages become slower?    make bench-peers-env  the tools to compare with"
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
@@ -51,9 +52,25 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Results are kept in bench/out: the report shows how rates changed. LAPS=1 is quick and rough.
+LAPS ?= 3
 bench: $(VENV)/.test
 	mkdir -p bench/out
-	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only --benchmark-json=bench/out/bench.json
+	DEEPLIGHT_BENCH_LAPS=$(LAPS) $(BIN)/python -m pytest bench -o python_files='bench_*.py' -o timeout=1200 --benchmark-only \
+		--benchmark-columns=median,iqr,rounds --benchmark-json=bench/out/bench-$$(date -u +%Y%m%dT%H%M%S).json
+	$(BIN)/python -m bench.report
+
+bench-readme: $(VENV)/.test
+	$(BIN)/python -m bench.report --readme README.md
+
+bench-gate: $(VENV)/.test
+	$(BIN)/python -m bench.gate
+
+# The tools that DeepLight is compared with, in an environment of their own.
+bench-peers-env:
+	$(PYTHON) -m venv bench/peers/.venv
+	$(if $(TORCH_INDEX),bench/peers/.venv/bin/python -m pip --quiet install -c constraints.txt torch --index-url $(TORCH_INDEX))
+	bench/peers/.venv/bin/python -m pip --quiet install -c constraints.txt -r bench/peers/requirements.txt
 
 clean:
 	rm -rf $(VENV) build dist $(DEMO) .typing .pytest_cache .mypy_cache .ruff_cache

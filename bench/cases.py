@@ -38,44 +38,67 @@ class Case:
 
 
 CASES = {
-    "engine": Case(512, 1024),
-    "small": Case(512, 512),
+    "host": Case(320, 320),
+    "small": Case(256, 256),
+    "middle": Case(512, 512),
     "four times": Case(1024, 1024),
 }
 
+TILES = (68, 100, 164)
+"""Tiles that backends are measured on, in LR pixels a side: cores of 32, 64 and 128 with the halo of `tiny`."""
+BATCHES = (1, 2, 4)
+"""Batches of the smallest tile."""
 
-def write_case(folder: Path, case: Case, compress: str = "zstd") -> SceneOptions:
+
+def ntl_grid(case: Case) -> Grid:
+    """The LR grid of a case: 15″, from 10° east and 22° north."""
+    return Grid(CRS.from_epsg(4326), Affine(ARC, 0, WEST, 0, -ARC, NORTH), case.height, case.width)
+
+
+def write_case(
+    folder: Path, case: Case, compress: str = "zstd", layers: tuple[str, ...] = ("ntl", "dmo", "dem")
+) -> SceneOptions:
     """NTL (15″, float32), DMO (Mercator, 58 m, 7 × uint16) and DEM (3″, int16) of any size, in flat memory.
 
-    The content is one patch of texture and noise, repeated; noise keeps the codecs from having it easy.
+    The content is one patch of texture and noise, repeated; noise keeps the codecs from having it easy. compress: as
+    GDAL names it. layers: which of the files to write.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ntl = Grid(CRS.from_epsg(4326), Affine(ARC, 0, WEST, 0, -ARC, NORTH), case.height, case.width)
+    if "ntl" in layers:
+        lights = patch(1, seed=1)
+        lights = np.where(lights > 0.7, np.exp(9 * (lights - 0.7)) - 1, 0.1 * lights).astype(np.float32)
+        write_raster(folder / "ntl.tif", ntl_grid(case), lights, compress)
+    if "dmo" in layers:
+        slots = (patch(7, seed=2) * 3000 + 300).astype(np.uint16)
+        write_raster(folder / "dmo.tif", _dmo_grid(case), slots, compress, names=DMO_SLOTS, scale=1e-4)
+    if "dem" in layers:
+        relief = (patch(1, seed=3) * 1200).astype(np.int16)
+        write_raster(folder / "dem.tif", _dem_grid(case), relief, compress)
+    return layers_in(folder)
+
+
+def layers_in(folder: Path) -> SceneOptions:
+    """The scene of ntl.tif, dmo.tif and dem.tif in a folder."""
+    return SceneOptions(str(folder / "ntl.tif"), str(folder / "dmo.tif"), str(folder / "dem.tif"))
+
+
+def _dmo_grid(case: Case) -> Grid:
+    """Mercator, a little more than the case."""
     west, south, east, north = WEST, NORTH - case.height * ARC, WEST + case.width * ARC, NORTH
-    x0, y0, x1, y1 = transform_bounds(ntl.crs, MERCATOR, west, south, east, north)
+    x0, y0, x1, y1 = transform_bounds(ntl_grid(case).crs, MERCATOR, west, south, east, north)
     pixel = 57.9
-    dmo = Grid(
-        MERCATOR,
-        Affine(pixel, 0, x0 - 300, 0, -pixel, y1 + 300),
-        int((y1 - y0 + 600) / pixel) + 1,
-        int((x1 - x0 + 600) / pixel) + 1,
-    )
-    fine = 3 / 3600
-    dem = Grid(
-        ntl.crs, Affine(fine, 0, WEST - fine, 0, -fine, NORTH + fine), 5 * case.height + 2, 5 * case.width + 2
-    )
-    lights = _patch(1, seed=1)
-    lights = np.where(lights > 0.7, np.exp(9 * (lights - 0.7)) - 1, 0.1 * lights).astype(np.float32)
-    slots = _patch(7, seed=2) * 3000 + 300
-    relief = _patch(1, seed=3) * 1200
-    return SceneOptions(
-        str(_write(folder / "ntl.tif", ntl, lights, compress)),
-        str(_write(folder / "dmo.tif", dmo, slots.astype(np.uint16), compress, names=DMO_SLOTS, scale=1e-4)),
-        str(_write(folder / "dem.tif", dem, relief.astype(np.int16), compress)),
-    )
+    rows, cols = (int((length + 600) / pixel) + 1 for length in (y1 - y0, x1 - x0))
+    return Grid(MERCATOR, Affine(pixel, 0, x0 - 300, 0, -pixel, y1 + 300), rows, cols)
 
 
-def _patch(bands: int, seed: int) -> NDArray[np.float32]:
+def _dem_grid(case: Case) -> Grid:
+    """Five pixels per LR pixel and one more on each side."""
+    fine = ARC / 5
+    transform = Affine(fine, 0, WEST - fine, 0, -fine, NORTH + fine)
+    return Grid(ntl_grid(case).crs, transform, 5 * case.height + 2, 5 * case.width + 2)
+
+
+def patch(bands: int, seed: int) -> NDArray[np.float32]:
     """(bands, side, side) in 0 … 1: waves of several lengths that close over the patch, and noise."""
     rng = np.random.default_rng(seed)
     place = np.linspace(0, 2 * np.pi, _PATCH, endpoint=False, dtype=np.float32)
@@ -88,20 +111,21 @@ def _patch(bands: int, seed: int) -> NDArray[np.float32]:
     return np.clip(total / 8 + 0.5, 0, 1)
 
 
-def _write(
+def write_raster(
     path: Path,
     grid: Grid,
-    patch: NDArray[np.generic],
+    content: NDArray[np.generic],
     compress: str,
     names: tuple[str, ...] = (),
     scale: float = 1,
 ) -> Path:
+    """A tiled GeoTIFF of `content` (bands, h, w), repeated over the grid."""
     header = {
         "driver": "GTiff",
         "height": grid.height,
         "width": grid.width,
-        "count": len(patch),
-        "dtype": patch.dtype,
+        "count": len(content),
+        "dtype": content.dtype,
         "crs": grid.crs,
         "transform": grid.transform,
         "compress": compress,
@@ -121,5 +145,5 @@ def _write(
         for row in range(0, grid.height, _PATCH):
             for col in range(0, grid.width, _PATCH):
                 h, w = min(_PATCH, grid.height - row), min(_PATCH, grid.width - col)
-                file.write(patch[:, :h, :w], window=RasterWindow(col, row, w, h))
+                file.write(content[:, :h, :w], window=RasterWindow(col, row, w, h))
     return path

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.traffic import fuse, network, upsample
+from bench.traffic import fuse, network_bytes, upsample
 from deeplight import kernels
 from deeplight.kernels.variants import DTYPES, PRESETS
 
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(rows[-1], flush=True)
             times = network_times(preset, DTYPES[name], options.side)
             pixels = (8 * options.side) ** 2
-            moved = network(preset)["network"].fused * DTYPES[name].itemsize * pixels
+            moved = network_bytes(preset, DTYPES[name].itemsize) * pixels
             seconds = 1e-3 * min(times["kernel_ms"], times["kernel_compile_ms"])
             rates = {"share_of_copy": moved / seconds / bandwidth, "hr_mpix_per_s": pixels / seconds / 1e6}
             rows.append({"op": "network", **where, **times, "bytes": moved, **rates})

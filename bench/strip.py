@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.conftest import machine_facts
+from bench.machine import machine_facts
 from deeplight.engine.artifact import DEFAULT_MODEL
 from deeplight.engine.spec import SCALE
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from deeplight.kernels._upsample import prefers_gemm
 from deeplight.train.config import PRESETS
 
 SHARE = (1 / 64, 1 / 16, 1 / 4, 1.0)
@@ -46,6 +46,8 @@ def fuse(c: int, a: int) -> Cost:
 
 def upsample(k: int, c: int) -> Cost:
     """Per input pixel."""
+    from deeplight.kernels._upsample import prefers_gemm  # imports PyTorch
+
     ours = k + 4 * c if prefers_gemm(k, 4 * c) else k + 12 * c
     return Cost(k + 20 * c, k + 12 * c, ours, 2 * 9 * k * 4 * c)
 
@@ -81,6 +83,28 @@ def align() -> Cost:
     return Cost(4 * 20 + 3 * 80 + 40, 20 + 16, 20 + 0.1, 10 * 12)
 
 
+def pointwise(*channels: int) -> Cost:
+    """1×1 convolutions through these channel counts, ReLU between them; compilers leave convolutions apart."""
+    layers = list(pairwise(channels))
+    moved = sum(a + b for a, b in layers) + sum(2 * b for _, b in layers[:-1])
+    return Cost(moved, moved, moved, sum(2 * a * b for a, b in layers))
+
+
+def localise(width: int) -> Cost:
+    """The offset, in float32 (two values each): impervious share at ×4, all else at ×1.
+
+    At ×1: 81 shifts of two maps by 25 taps; window means, 23 + 23 taps, of three maps and of twice 81; some 20
+    operations on each of the 81 residuals, which move each map 60 times one by one and, means included, 26 times fused.
+    """
+    share = pointwise(10, 32, 32, 1) + Cost(35, 11, 11)  # sigmoid, joined, area mean
+    shifts, maps = 81, 3 + 2 * 81
+    flops = 2 * 2 * shifts * 25 + maps * 2 * 2 * 23 + 20 * shifts + 2 * 2 * shifts
+    field = Cost(60 * shifts, 26 * shifts, 26 * shifts, flops)
+    field += pointwise(11, width, width, 1) + pointwise(3, 16, 1) + pointwise(shifts + 3, width, width, 2)
+    both = share * SHARE[2] + field * SHARE[0]
+    return Cost(2 * both.eager, 2 * both.compiled, 2 * both.fused, both.flops)
+
+
 def encoders(a: tuple[int, ...]) -> Cost:
     """Two modalities; their channels are cut from the ten by a copy, since a convolution takes dense pixels."""
     moved = 20 + 10 + 6 * a[3]
@@ -96,6 +120,7 @@ def network(name: str) -> dict[str, Cost]:
     main, aux = config.main, config.aux
     rows = {
         "inputs (PyTorch)": inputs(),
+        "localise (PyTorch)": localise(config.localise_width),
         "align": align(),
         "fuse, four scales": sum((fuse(c, a) * f for c, a, f in zip(main, aux, SHARE, strict=True)), Cost()),
         "upsample ×1 → ×4": upsample(main[0], main[1]) * SHARE[0] + upsample(main[1], main[2]) * SHARE[1],
@@ -110,6 +135,13 @@ def network(name: str) -> dict[str, Cost]:
     rows["body, refine ×2 and ×4 (PyTorch)"] = rest
     rows["network"] = sum(rows.values(), Cost())
     return rows
+
+
+def network_bytes(name: str, size: int, how: str = "fused") -> float:
+    """Bytes per HR pixel of a preset with features of `size` bytes. how: eager, compiled or fused."""
+    rows = network(name)
+    always = float(getattr(rows["localise (PyTorch)"], how))
+    return size * (float(getattr(rows["network"], how)) - always) + 2 * always
 
 
 def table(name: str) -> str:

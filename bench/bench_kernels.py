@@ -1,0 +1,106 @@
+"""Each operation of the network: plain PyTorch, torch.compile, and the Triton kernel where there is a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.conftest import Measure
+from bench.gpu_measure import Case, op_cases
+from bench.rates import Work, hr_mpix
+from bench.traffic import align, fuse, refine, upsample
+from deeplight.engine.machine import available_cpus
+from deeplight.kernels.variants import PRESETS, REFINE_DEPTH
+
+PRESET = "tiny"
+SIDE = 64
+OPS = ("fuse", "upsample", "align", "align_raw", "refine")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def flops_per_hr_px(op: str) -> float:
+    """From the table of docs/kernels.md."""
+    main, aux = PRESETS[PRESET]
+    costs = {
+        "fuse": fuse(main[3], aux[3]).flops,
+        "upsample": upsample(main[2], main[3]).flops / 4,
+        "align": align().flops,
+        "align_raw": align().flops,
+        "refine": refine(main[3], REFINE_DEPTH[PRESET]).flops,
+    }
+    return costs[op]
+
+
+@pytest.fixture(scope="session")
+def cases() -> dict[str, Case]:
+    """The operations with the same arguments in every variant and lap."""
+    torch.manual_seed(0)
+    return {case[0]: case for case in op_cases(PRESET, torch.float32, SIDE, DEVICE)}
+
+
+@pytest.fixture(scope="session")
+def compiled() -> Callable[[Case], Callable[[], Any]]:
+    """The reference through torch.compile, compiled once."""
+    made: dict[str, Callable[[], Any]] = {}
+
+    def of(case: Case) -> Callable[[], Any]:
+        name, op, args, _ = case
+        if name not in made:
+            made[name] = torch.compile(lambda: op(*args, implementation="reference"), dynamic=False)
+        return made[name]
+
+    return of
+
+
+def synchronised(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call, and the wait for a GPU to finish it."""
+
+    def run() -> Any:
+        with torch.inference_mode():
+            result = call()
+            if DEVICE == "cuda":
+                torch.cuda.synchronize()
+        return result
+
+    return run
+
+
+def first(result: Any) -> Tensor:
+    """An operation's main output."""
+    return result if isinstance(result, Tensor) else result[0]
+
+
+@pytest.mark.benchmark(group="kernels")
+@pytest.mark.parametrize("variant", ["reference", "compiled", "triton"])
+@pytest.mark.parametrize("op", OPS)
+def test_kernel(
+    measure: Measure,
+    cases: dict[str, Case],
+    compiled: Callable[[Case], Callable[[], Any]],
+    op: str,
+    variant: str,
+) -> None:
+    name, call, args, moved = cases[op]
+    if variant == "triton" and DEVICE == "cpu":
+        pytest.skip("no GPU, so no Triton kernels")
+    chosen = {
+        "reference": lambda: call(*args, implementation="reference"),
+        "compiled": lambda: compiled(cases[op])(),
+        "triton": lambda: call(*args, implementation="triton"),
+    }[variant]
+    want = first(synchronised(lambda: call(*args, implementation="reference"))())
+
+    def check(result: Any) -> None:
+        # other orders of float32 sums; three TF32 products on a GPU
+        torch.testing.assert_close(first(result), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+
+    mpix = hr_mpix(1, SIDE)
+    threads = available_cpus()
+    flops = flops_per_hr_px(name) * mpix * 1e6
+    limit = "copy" if DEVICE == "cpu" else ""
+    work = Work(f"kernel {name}", variant, mpix, flops, moved, limit, threads=threads, tile=SIDE)
+    measure(synchronised(chosen), check, work, rounds=5)

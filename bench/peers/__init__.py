@@ -1,0 +1,1 @@
+"""The same job through the tools that a user would pick instead; see docs/bench.md."""

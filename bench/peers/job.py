@@ -1,0 +1,114 @@
+"""The job that all tools do, the processes that do it, and how their results compare. No PyTorch in here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+
+from bench.cases import Case, ntl_grid, patch, write_raster
+from bench.network import make_network
+from bench.peers.tool import NEEDS, OURS, TOOLS
+from deeplight.engine.artifact import load_artifact
+from deeplight.engine.machine import available_cpus
+from deeplight.engine.spec import DMO_SLOTS, SCALE
+
+HOME = Path(__file__).parent
+VARIABLE = "DEEPLIGHT_PEERS_PYTHON"
+WHOLE = "whole-image PyTorch"
+DIFFERENCE = 1e-5
+"""Of the range: what a tool may differ from whole-image PyTorch."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """size: of the scene, core: of a tile, both in LR pixels a side."""
+
+    size: int = 256
+    core: int = 128
+
+    def tools(self) -> list[str]:
+        """In the order in which they are run; ours with the tile of the others and with the one that it chooses."""
+        return [*TOOLS, f"{OURS} --tiles {self.core}", f"{OURS} --tiles auto"]
+
+
+def make_job(job: Job, folder: Path, networks: Path, checkpoint: Path | None = None) -> Path:
+    """Rasters on the HR grid (uint16 reflectance, int16 metres) and the LR grid (lights), weights, job.json."""
+    network = make_network(networks, checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, name in ((network.run, "run"), (network.artifact, "artifact")):
+        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+    lr = ntl_grid(Case(job.size, job.size))
+    lights = np.exp(6 * patch(1, seed=1)) / 8
+    write_raster(folder / "ntl.tif", lr, lights.astype(np.float32), "zstd")
+    slots = (patch(7, seed=2) * 3000 + 300).astype(np.uint16)
+    write_raster(folder / "dmo.tif", lr.finer(), slots, "zstd", names=DMO_SLOTS, scale=1e-4)
+    write_raster(folder / "dem.tif", lr.finer(), (patch(1, seed=3) * 1200).astype(np.int16), "zstd")
+    halo = load_artifact(str(network.artifact)).manifest.halo_lr
+    facts = {"size": job.size, "core": job.core, "halo": halo, "threads": available_cpus()}
+    (folder / "job.json").write_text(json.dumps(facts))
+    return folder
+
+
+def peers_python() -> Path | None:
+    """The interpreter of the peers' environment: DEEPLIGHT_PEERS_PYTHON, else bench/peers/.venv; None: not there."""
+    named = os.environ.get(VARIABLE)
+    path = Path(named) if named else HOME / ".venv/bin/python"
+    return path if path.exists() else None
+
+
+def interpreter(tool: str) -> str:
+    """What to run a tool with; "" where the peers' environment or the tool in it is absent.
+
+    Ours runs in this environment; the tools that need nothing else run here too where there is no other.
+    """
+    peers = peers_python()
+    if tool.startswith(OURS):
+        return sys.executable
+    if peers is None:
+        return "" if tool in NEEDS else sys.executable
+    wanted = ["torch", "safetensors", "rasterio", *NEEDS.get(tool, ())]
+    program = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {wanted})))"
+    return str(peers) if subprocess.run([peers, "-c", program], check=False).returncode == 0 else ""
+
+
+def run_tool(tool: str, job: Path, out: Path) -> dict[str, Any]:
+    """What a tool took, see bench/peers/tool.py. Raises RuntimeError with what it said where it fails."""
+    root = HOME.parent.parent
+    result = out.with_suffix(".json")
+    with tempfile.TemporaryDirectory() as view:
+        (Path(view) / "deeplight").mkdir()
+        for name in ("kernels", "engine", "train", "export"):
+            (Path(view) / "deeplight" / name).symlink_to(root / name)
+        # ours is installed; the peers' environment sees the network's source alone
+        paths = [str(root)] if tool.startswith(OURS) else [view, str(root)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "NO_ALBUMENTATIONS_UPDATE": "1"}
+        command = [interpreter(tool), "-m", "bench.peers.tool", tool, str(job), str(out), str(result)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=view, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{tool} failed:\n{done.stderr[-2000:]}")
+    took: dict[str, Any] = json.loads(result.read_text())
+    return took
+
+
+def difference(out: Path, whole: Path, halo: int) -> float:
+    """Largest difference from whole-image PyTorch over the largest value, `halo` LR pixels inside the scene.
+
+    Nearer to the edge each tool has its own idea of what lies beyond.
+    """
+    rim = slice(SCALE * halo, -SCALE * halo)
+    with rasterio.open(out) as a, rasterio.open(whole) as b:
+        got, want = a.read(1)[rim, rim], b.read(1)[rim, rim]
+        assert a.transform.almost_equals(Affine(*b.transform[:6]), precision=1e-9), "not on the same grid"
+    assert np.isfinite(want).all() and want.std() > 0
+    return float(np.abs(got - want).max() / want.max())

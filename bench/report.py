@@ -1,0 +1,213 @@
+"""python -m bench.report: a run of `make bench` as one self-contained page and a Markdown summary.
+
+Run it from the repository's root. Without a file it takes the newest in bench/out; the other runs there are its
+history.
+`--readme README.md` also puts the summary between the marks in that file and keeps its data in bench/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench import tables
+from bench.results import Run, load
+from deeplight.engine.console import run_cli
+from deeplight.engine.durable import write_file
+from deeplight.engine.errors import InputError
+
+HOME = Path(__file__).parent
+OUT = HOME / "out"
+SUMMARY = HOME / "results" / "summary.json"
+"""Data of README's table, committed with it."""
+BEGIN = "<!-- bench:begin, written by python -m bench.report --readme README.md -->"
+END = "<!-- bench:end -->"
+BUSY_LOAD = 0.75
+"""Load over CPUs when the benchmarks began, from which other work held them up."""
+DRIFT = 1.3
+"""Slowest over median control from which a run was disturbed."""
+NOISE = (
+    "Laps are interleaved: everything is measured once, then everything again, and the median over the laps counts, so "
+    "that a busy minute of the machine meets all alike. A control (a checksum of 64 MB on one thread) runs before each "
+    "benchmark; {control}. Trust ratios before rates."
+)
+PEERS_NOTE = (
+    "Each tool is a process of its own on the same GeoTIFFs with the same weights and threads; seconds from the first "
+    "read to the closed file, without imports. Windows of {core} LR pixels with the network's halo for all but “auto” "
+    "and whole-image. The difference is from whole-image PyTorch, away from the scene's edge by the halo. "
+    "MONAI and terratorch hold all layers in memory as one HR image."
+)
+
+
+def html(run: Run, runs: Sequence[Run]) -> str:
+    """The page; `runs` has all stored ones, `run` among them."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from bench import plots
+
+    pictures = {
+        "throughput": plots.throughput(run),
+        "roofline": plots.roofline(run),
+        "latency": plots.latency(run),
+        "memory": plots.memory(run),
+        "peers": plots.peers(run) if run.peers else "",
+        "history": plots.timeline(runs),
+    }
+    environment = Environment(loader=FileSystemLoader(HOME), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        plots=pictures,
+        noise=noise(run),
+        busy=busy(run),
+        summary=tables.summary(run),
+        targets=tables.targets(run),
+        stages=tables.stages(run),
+        budget=tables.budget(run),
+        peers=tables.peers(run),
+        peers_note=peers_note(run),
+        history=tables.past(runs),
+        machine=tables.machine(run),
+    )
+
+
+def noise(run: Run) -> str:
+    """How noise was dealt with, and how much there was."""
+    if not run.control:
+        return NOISE.format(control="it was not measured in this run")
+    c = run.control
+    took = f"it took {1e3 * c['median']:.1f} ms, {1e3 * c['least']:.1f} at least and {1e3 * c['most']:.1f} at most"
+    return NOISE.format(control=took)
+
+
+def loaded(run: Run) -> bool:
+    """Whether the machine did other work when the benchmarks began."""
+    return float(run.machine["load"]) >= BUSY_LOAD * int(run.machine["cpus"])
+
+
+def busy(run: Run) -> str:
+    """A warning where the machine did other work; else nothing."""
+    drifted = bool(run.control) and run.control["most"] > DRIFT * run.control["median"]
+    if loaded(run):
+        load, cpus = run.machine["load"], run.machine["cpus"]
+        return (
+            f"The machine did other work meanwhile (load {load:.1f} on {cpus} CPUs before the benchmarks): rates are "
+            "too low, and ratios less certain than the spread says."
+        )
+    return (
+        "The control moved during the run: ratios are less certain than the spread says." if drifted else ""
+    )
+
+
+def peers_note(run: Run) -> str:
+    """What the comparison with other tools is; "" where it was not made."""
+    return PEERS_NOTE.format(core=run.peers[0]["core"]) if run.peers else ""
+
+
+def markdown(run: Run, runs: Sequence[Run]) -> str:
+    """The summary."""
+    parts = [
+        f"# DeepLight throughput, {run.date[:10]}",
+        f"{run.machine_key}; laps: {run.laps}.",
+        busy(run),
+        noise(run),
+    ]
+    parts += ["## Summary", tables.summary(run).markdown(), "## Targets", target_table(run)]
+    found = tables.budget(run)
+    if found:
+        parts += ["## Budget", found["sentence"], found["stages"].markdown()]
+        parts += ["### What if (computed)", found["what_if"].markdown(), found["note"]]
+    if run.peers:
+        parts += ["## Other tools, same job", tables.peers(run).markdown(), peers_note(run)]
+    parts += ["## All stages", tables.stages(run).markdown(), "## History", tables.past(runs).markdown()]
+    parts += ["## Machine", tables.machine(run).markdown()]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def target_table(run: Run) -> str:
+    """Targets and whether they were reached."""
+    words = {True: "reached", False: "not reached", None: "not measured"}
+    rows = [[t.name, t.wanted, t.measured, words[t.met]] for t in tables.targets(run)]
+    return tables.Table(("target", "wanted", "measured", ""), rows).markdown()
+
+
+def readme_data(run: Run) -> dict[str, Any]:
+    """What README's table is made of."""
+    return {
+        "date": run.date[:10],
+        "machine": run.machine_key,
+        "busy": busy(run),
+        "summary": asdict(tables.summary(run)),
+        "peers": asdict(tables.peers(run)) if run.peers else None,
+    }
+
+
+def readme_section(data: dict[str, Any] | None) -> str:
+    """README's section with its marks, from `readme_data`; None: nothing was measured yet."""
+    if data is None:
+        return "\n".join([BEGIN, "Not yet measured on a quiet machine.", END])
+    lines = [BEGIN, f"Measured on {data['date']} ({data['machine']})."]
+    if data["busy"]:
+        lines[-1] += f" {data['busy']}"
+    lines += ["", tables.Table(**data["summary"]).markdown()]
+    if data["peers"]:
+        lines += ["", "The same job through other tools:", "", tables.Table(**data["peers"]).markdown()]
+    return "\n".join([*lines, END])
+
+
+def with_section(text: str, section: str) -> str:
+    """`text` with what is between the marks replaced. Raises InputError where it has no marks."""
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise InputError(f"the file has no marks: put the lines {BEGIN} and {END} where the table shall be")
+    return pattern.sub(lambda _: section, text)
+
+
+def stored_runs(folder: Path) -> list[Path]:
+    """The results of `make bench` there, oldest first: their names are dates."""
+    return sorted(folder.glob("bench-*.json"))
+
+
+def program(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line and writes the files. Raises InputError where there is nothing to report."""
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.add_argument("file", type=Path, nargs="?", help="JSON of a run; else the newest in bench/out")
+    parser.add_argument(
+        "--out", type=Path, default=OUT, help="folder of report.html and report.md [bench/out]"
+    )
+    parser.add_argument("--history", type=Path, default=OUT, help="folder of stored runs [bench/out]")
+    parser.add_argument("--readme", type=Path, help="file whose table shall be written anew")
+    parser.add_argument("--busy", action="store_true", help="write it even from a run on a busy machine")
+    given = parser.parse_args(argv)
+    stored = stored_runs(given.history)
+    if given.file is None and not stored:
+        raise InputError(f"there is no run in {given.history}: make one with `make bench`, or name its JSON")
+    path = given.file or stored[-1]
+    run = load(path)
+    if given.readme and not given.busy and loaded(run):
+        raise InputError(
+            f"{path} was measured while the machine did other work (load {run.machine['load']:.1f} before it), so its "
+            "rates are too low for README: run `make bench` on a quiet machine, or give --busy"
+        )
+    runs = [load(p) for p in stored if p.resolve() != path.resolve()]
+    runs = [r for r in runs if r.date < run.date] + [run]
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_file(given.out / "report.html", [html(run, runs).encode()])
+    write_file(given.out / "report.md", [markdown(run, runs).encode()])
+    print(given.out / "report.html", given.out / "report.md", sep="\n")
+    if given.readme:
+        data = readme_data(run)
+        text = with_section(given.readme.read_text(), readme_section(data))
+        SUMMARY.parent.mkdir(exist_ok=True)
+        write_file(SUMMARY, [(json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()])
+        write_file(given.readme, [text.encode()])
+        print(given.readme)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(program))
