@@ -175,12 +175,12 @@ RIM_HR = (slice(20 * SCALE, -20 * SCALE),) * 2
 
 def test_the_gain_over_bicubic_is_what_the_card_says(scores: dict[str, float]) -> None:
     # the card's countries are others: ten scenes scatter by about 0.5 dB around its means
-    assert scores["mean over scenes"] > 5.0
-    assert scores["pooled"] > 3.7
+    assert scores["mean over scenes"] > 4.5
+    assert scores["pooled"] > 4.0
 
 
 def test_half_of_the_misregistration_is_removed(scores: dict[str, float]) -> None:
-    assert scores["offset"] < 0.55
+    assert scores["offset"] < 0.5
 
 
 PLACES = {
