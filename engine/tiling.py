@@ -20,7 +20,7 @@ _LEAST_PACK = 256
 """LR pixels; a pack's side is this times a power of two (512·2^k HR pixels, k ≥ 2)."""
 _UNKNOWN_MODEL_BYTES = 300_000
 """Working bytes per LR pixel of a tile assumed for a model that does not say: a wide network's."""
-_SLACK = 1.5
+_SLACK = 1.1
 """A runtime's allocator takes memory in growing steps and keeps it: peaks of tiled runs were fitted with this."""
 _INPUT_BYTES = 4 * sum(s.channels * (SCALE * SCALE if s.hr else 1) for s in INPUTS if s.hr is not None)
 """Bytes of the input tensors per LR pixel of a tile."""
