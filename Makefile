@@ -57,7 +57,8 @@ LAPS ?= 3
 bench: $(VENV)/.test
 	mkdir -p bench/out
 	DEEPLIGHT_BENCH_LAPS=$(LAPS) $(BIN)/python -m pytest bench -o python_files='bench_*.py' -o timeout=1200 --benchmark-only \
-		--benchmark-columns=median,iqr,rounds --benchmark-json=bench/out/bench-$$(date -u +%Y%m%dT%H%M%S).json
+		--benchmark-columns=median,iqr,rounds --benchmark-json=bench/out/unfinished.json
+	mv bench/out/unfinished.json bench/out/bench-$$(date -u +%Y%m%dT%H%M%S).json
 	$(BIN)/python -m bench.report
 
 bench-readme: $(VENV)/.test

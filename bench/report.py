@@ -173,6 +173,26 @@ def stored_runs(folder: Path) -> list[Path]:
     return sorted(folder.glob("bench-*.json"))
 
 
+def earlier(stored: Sequence[Path], path: Path, run: Run) -> list[Run]:
+    """The stored runs before `run`, which lies at `path`. What is not a run is named and left out."""
+    found = []
+    for other in stored:
+        if other.resolve() == path.resolve():
+            continue
+        try:
+            found.append(load(other))
+        except InputError as error:
+            print(f"left out of the history: {error}", file=sys.stderr)
+    return [r for r in found if r.date < run.date]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give the file with the marks") from error
+
+
 def program(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the files. Raises InputError where there is nothing to report."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
@@ -194,18 +214,17 @@ def program(argv: Sequence[str] | None = None) -> None:
             f"{path} was measured while the machine did other work (load {run.machine['load']:.1f} before it), so its "
             "rates are too low for README: run `make bench` on a quiet machine, or give --busy"
         )
-    runs = [load(p) for p in stored if p.resolve() != path.resolve()]
-    runs = [r for r in runs if r.date < run.date] + [run]
+    page = with_section(_text(given.readme), readme_section(readme_data(run))) if given.readme else ""
+    runs = [*earlier(stored, path, run), run]
     given.out.mkdir(parents=True, exist_ok=True)
     write_file(given.out / "report.html", [html(run, runs).encode()])
     write_file(given.out / "report.md", [markdown(run, runs).encode()])
     print(given.out / "report.html", given.out / "report.md", sep="\n")
     if given.readme:
-        data = readme_data(run)
-        text = with_section(given.readme.read_text(), readme_section(data))
         SUMMARY.parent.mkdir(exist_ok=True)
-        write_file(SUMMARY, [(json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()])
-        write_file(given.readme, [text.encode()])
+        data = json.dumps(readme_data(run), indent=1, ensure_ascii=False) + "\n"
+        write_file(SUMMARY, [data.encode()])
+        write_file(given.readme, [page.encode()])
         print(given.readme)
 
 

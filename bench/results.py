@@ -90,6 +90,7 @@ def load(path: Path) -> Run:
         d = json.loads(path.read_text())
         own, machine = d["deeplight"], d["machine_info"]["deeplight"]
         entries = d["benchmarks"]
+        _check(own, machine, entries)
         return Run(
             date=d["datetime"][:19],
             machine=machine,
@@ -104,10 +105,23 @@ def load(path: Path) -> Run:
             ),
             skipped=own["skipped"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except OSError as e:
+        raise InputError(f"{path} cannot be read ({e.strerror}): give the JSON of `make bench`") from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise InputError(
             f"{path} is not a result of `make bench` ({type(e).__name__}: {e}); give its JSON"
         ) from e
+
+
+def _check(own: Mapping[str, Any], machine: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> None:
+    """Raise what `load` makes a sentence of where numbers that the report needs are not there."""
+    needed = [machine["load"], machine["cpus"]]
+    if own["control_s"]:
+        needed += [own["control_s"][name] for name in ("median", "least", "most")]
+    for value in needed:
+        float(value)
+    if not any(entry["extra_info"] for entry in entries):
+        raise ValueError("it has no benchmarks")
 
 
 def _rows(entries: Iterable[Mapping[str, Any]]) -> list[Row]:

@@ -103,6 +103,11 @@ def open_backend(
         raise InputError(f"device {device!r} is not offered by backend {name}: choose one of auto, {offered}")
     # "auto" takes the first that has the precision; without any, the first names what there is instead
     ready = [c for c in fitting if precision in artifact.offered(BACKENDS[c].kind)]
+    if name == AUTO and device != AUTO and not ready:
+        raise InputError(
+            f"{artifact.manifest.name} has nothing for device {device} in precision {precision}: export it for that "
+            "device (deeplight-export --format torch or tensorrt), or use --device cpu"
+        )
     chosen = (ready or fitting)[0]
     entry = BACKENDS[chosen]
     artifact.file(precision, entry.kind)

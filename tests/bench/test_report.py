@@ -171,3 +171,39 @@ def test_the_page_in_a_browser(made: Path, tmp_path: Path) -> None:
     assert blue.sum() > 5000, "the bars of the first picture"
     drawn = np.any(pixels < 200, axis=2).reshape(26, 200, -1).any(axis=(1, 2))
     assert drawn[:20].all(), "a stretch of the page is blank"
+
+
+def test_a_damaged_run_in_the_history_is_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs.write(tmp_path, "bench-20260102T030405.json")
+    (tmp_path / "bench-20260101T000000.json").write_text("")
+    report.program([str(run), "--out", str(tmp_path / "o"), "--history", str(tmp_path)])
+    assert "left out of the history: " in capsys.readouterr().err
+    assert (tmp_path / "o" / "report.html").exists()
+
+
+@pytest.mark.parametrize("place", ["machine", "load", "benchmarks", "control"])
+def test_a_file_that_lacks_numbers_is_refused(tmp_path: Path, place: str) -> None:
+    run = runs.write(tmp_path, "bench-20260102T030405.json")
+    d = json.loads(run.read_text())
+    if place == "machine":
+        d["machine_info"]["deeplight"] = []
+    elif place == "load":
+        del d["machine_info"]["deeplight"]["load"]
+    elif place == "benchmarks":
+        d["benchmarks"] = []
+    else:
+        d["deeplight"]["control_s"] = {"x": 1}
+    run.write_text(json.dumps(d))
+    with pytest.raises(InputError, match="is not a result of `make bench`"):
+        load(run)
+
+
+def test_a_readme_without_marks_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    run = runs.write(tmp_path, "bench-20260102T030405.json")
+    (tmp_path / "README.md").write_text("no marks")
+    arguments = [str(run), "--out", str(tmp_path / "o"), "--history", str(tmp_path), "--busy"]
+    with pytest.raises(InputError, match="no marks"):
+        report.program([*arguments, "--readme", str(tmp_path / "README.md")])
+    assert not (tmp_path / "o").exists()
