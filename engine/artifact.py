@@ -55,7 +55,7 @@ class FileInfo:
 
 
 def tensor_infos(specs: Sequence[InputSpec]) -> tuple[TensorInfo, ...]:
-    """The manifest's form of `spec.INPUTS` or `spec.OUTPUTS`, with the units of DESIGN's contract."""
+    """The manifest's form of `spec.INPUTS` or `spec.OUTPUTS`, with the contract's units."""
     grids = {True: "hr", False: "lr", None: "none"}
     return tuple(TensorInfo(s.name, s.channels, grids[s.hr], _UNITS.get(s.name, "1")) for s in specs)
 
