@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deeplight.engine.console import Parsed, parse_folder, run_cli
-from deeplight.engine.errors import InputError
+from deeplight.engine.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from deeplight.train.logs import Reporter
     from deeplight.train.loop import TrainingData
     from deeplight.train.settings import Settings
-
-
-_RESUME = "run the same command with --resume to go on from the last checkpoint"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -47,8 +46,9 @@ def command(
 
     Example: deeplight-train --out run && deeplight-export run --out my-model
     """
+    from deeplight.train.data_folders import data_folders
     from deeplight.train.requirements import TRAINING, require
-    from deeplight.train.run_folder import check_unused, make_writable
+    from deeplight.train.run_folder import check_unused, made_for
     from deeplight.train.settings import load_settings
 
     if resume and rest["overwrite"]:
@@ -56,8 +56,9 @@ def command(
     options = {name: rest[key] for key, name in _OPTIONS.items()}
     settings = load_settings(config, sets, options)
     check_unused(out, rest["overwrite"], resume)
+    if data != "synthetic":
+        data_folders(data)
     require("deeplight-train", TRAINING)
-    make_writable(out)
     import torch
 
     from deeplight.train.logs import terminal_reporter
@@ -66,10 +67,30 @@ def command(
     if rest["threads"]:
         torch.set_num_threads(rest["threads"])
     reporter = terminal_reporter()
-    found = _data(data, settings, rest["threads"], reporter)
-    train(settings, found, out, device=rest["device"], resume=resume, reporter=reporter)
+    with _saying_how_to_go_on(out, rest["overwrite"]), made_for(out):
+        found = _data(data, settings, rest["threads"], reporter)
+        train(settings, found, out, device=rest["device"], resume=resume, reporter=reporter)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on(out: Path, overwrite: bool) -> Iterator[None]:
+    """Adds to an interruption how to go on, which depends on what has been written."""
+    from deeplight.train.run_folder import CARD, STATE, WEIGHTS
+
+    try:
+        yield
+    except Interrupted as error:
+        again = "run the same command"
+        if (out / STATE).exists():
+            instead = " in place of --overwrite" if overwrite else ""
+            hint = f"{again} with --resume{instead} to go on from the last checkpoint"
+        else:
+            held = not overwrite and any((out / name).exists() for name in (WEIGHTS, CARD))
+            hint = f"there is no checkpoint yet, {again}{' with --overwrite' if held else ''} to start again"
+        error.args = (f"{error}: {hint}",)
+        raise
 
 
 _OPTIONS = {
@@ -147,7 +168,7 @@ def score_main() -> None:
 
 def main() -> None:
     """Entry point of `deeplight-train`."""
-    run_cli(command, _RESUME)
+    run_cli(command)
 
 
 if __name__ == "__main__":

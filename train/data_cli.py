@@ -187,13 +187,13 @@ def _lit(text: str) -> tuple[float, float]:
 @click.option("--cloud-mask", type=_FILE, help="Or a mask, not 0 = cloud.")
 @click.option("--ntl-scale", type=_SCALE_TYPE, help="Radiance = raw · F + OFFSET, in place of the file's.")
 @click.option("--ntl-nodata", type=_NUMBER, help="Raw value without data.")
-@click.option("--ntl-hr-scale", type=_SCALE_TYPE)
-@click.option("--ntl-hr-nodata", type=_NUMBER)
+@click.option("--ntl-hr-scale", type=_SCALE_TYPE, help="The same of the HR lights.")
+@click.option("--ntl-hr-nodata", type=_NUMBER, help="Of the HR lights.")
 @click.option("--dmo-bands", type=Parsed("slot=n,…", parse_bands), help="As in blue=1,green=2,red=3.")
-@click.option("--dmo-scale", type=_SCALE_TYPE)
-@click.option("--dmo-nodata", type=_NUMBER)
+@click.option("--dmo-scale", type=_SCALE_TYPE, help="Reflectance = raw · F + OFFSET, as 0.0000275,-0.2.")
+@click.option("--dmo-nodata", type=_NUMBER, help="Of the daytime bands.")
 @click.option("--isp-scale", type=_SCALE_TYPE, help="0.01 for percent.")
-@click.option("--isp-nodata", type=_NUMBER)
+@click.option("--isp-nodata", type=_NUMBER, help="Of the impervious fraction.")
 @click.option("--unit", default="", help="Of the lights, in place of the file's.")
 @click.option(
     "--degrade",

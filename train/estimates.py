@@ -43,6 +43,10 @@ class EstimatedSource:
         """The place's."""
         return self._source.name(index)
 
+    def key(self, index: int) -> str:
+        """The place's."""
+        return self._source.key(index)
+
     def read(self, index: int, window: Window) -> Sample:
         """See SampleSource."""
         offset = self._offsets[index][:, *window.slices_in(Window(0, 0, *self.size(index)))]

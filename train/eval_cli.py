@@ -16,7 +16,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--model", required=True, metavar="NAME|DIR|CHECKPOINT", help="Built-in, exported or trained")
 @click.option("--data", required=True, metavar="DIR|synthetic", help="Clips, a province, held-out countries")
 @click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Folder for the results")
-@click.option("--split", default="test", show_default=True, help="Part of the clips")
+@click.option("--split", help="Part of the clips  [test]")
 @click.option(
     "--protocol",
     type=click.Choice(["paired", "wald"]),
@@ -31,7 +31,9 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--lit", type=POSITIVE, default=1.0, show_default=True, help="A pixel is lit above this radiance"
 )
-@click.option("--saturated", type=POSITIVE, help="NTL is saturated from here on  [the product's own ceiling]")
+@click.option(
+    "--saturated", type=POSITIVE, help="NTL is saturated from here on  [its product's or degradation's]"
+)
 @click.option(
     "--block",
     type=click.IntRange(8, 256),
@@ -51,7 +53,7 @@ def command(
     model: str,
     data: str,
     out: Path,
-    split: str,
+    split: str | None,
     protocol: str,
     degradation: str,
     data_range: float,
@@ -65,17 +67,20 @@ def command(
 ) -> None:
     """Score a model against bicubic, nearest and itself without auxiliary layers.
 
-    DATA is a tree of clips, a province (a folder with ntl.tif, ntl_hr.tif and, where there are any, dmo.tif and
-    dem.tif) or "synthetic". Leaves metrics.json, metrics.md and page.html in OUT, and for a province the maps.
+    DATA is a tree of clips (several: A,B), a province (a folder with ntl.tif, ntl_hr.tif and, where there are any,
+    dmo.tif and dem.tif) or "synthetic". Leaves metrics.json, metrics.md and page.html in OUT, and for a province
+    the maps.
 
     Example: deeplight-eval --model deeplight-tiny --data synthetic --out scores
     """
-    from deeplight.train.evaluation.folder import METRICS, PAGE, TABLE, prepare, require_packages
+    from deeplight.train.data_folders import data_folders
+    from deeplight.train.evaluation.folder import METRICS, PAGE, TABLE, check_unused, require_packages
 
-    if data != "synthetic" and not Path(data).is_dir():
-        raise InputError(
-            f"--data {data!r} is no folder: give clips, a folder with ntl.tif and ntl_hr.tif, or synthetic"
-        )
+    if data != "synthetic":
+        data_folders(data)
+    if degradation and protocol != "wald":
+        raise InputError("--degradation belongs to --protocol wald: give that too, or leave it out")
+    check_unused(out, overwrite)
     require_packages("deeplight-eval")
     from deeplight.engine.console import logging_to
     from deeplight.engine.progress import terminal_progress
@@ -83,7 +88,6 @@ def command(
     from deeplight.train.evaluation.run import EvalOptions, run
     from deeplight.train.evaluation.strata import Strata
 
-    prepare(out, overwrite)
     settings = Settings(data_range, Strata(lit), block)
     options = EvalOptions(
         model, data, out, split, protocol, degradation, settings, saturated, tiles, threads, seed, overwrite

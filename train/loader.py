@@ -126,8 +126,12 @@ def stage_batches(
 
 
 def probe(source: SampleSource) -> Facts:
-    """What the data offer, from small windows of up to 512 places; unreadable ones are passed over."""
-    offset, isp, aligned = False, False, []
+    """What the data offer, from small windows of up to 512 places; unreadable ones are passed over.
+
+    The offset counts as known only where every place knows it: a batch carries it for all of its windows or for none.
+    """
+    known: list[bool] = []
+    isp, aligned = False, []
     for index in range(0, len(source), max(1, -(-len(source) // _PROBED))):
         h, w = source.size(index)
         height, width = min(h, _PROBE_SIDE), min(w, _PROBE_SIDE)
@@ -136,11 +140,7 @@ def probe(source: SampleSource) -> Facts:
         except InputError:
             continue
         isp = isp or bool(sample.isp_valid.any())
-        if sample.offset is None:
-            if isp:
-                break
-            continue
-        offset = True
-        if not sample.offset.any():
+        known.append(sample.offset is not None)
+        if sample.offset is not None and not sample.offset.any():
             aligned.append(index)
-    return Facts(offset, isp, tuple(aligned))
+    return Facts(bool(known) and all(known), isp, tuple(aligned))

@@ -121,6 +121,8 @@ class _Trainer:
     def go(self, resume: bool) -> DeepLightSR:
         """All stages that are not over yet."""
         saved = self._saved() if resume else None
+        if resume and saved is None:
+            self.reporter.log(f"nothing to resume in {self.run}: starting")
         self.fabric.barrier()
         facts = probe(self.data.train)
         stages, notes = plan(self.settings, facts)

@@ -86,6 +86,10 @@ class SyntheticSource:
         """Names the country by its seed."""
         return f"synthetic region {index} (seed {self._seeds[index % len(self._seeds)]})"
 
+    def key(self, index: int) -> str:
+        """See SampleSource."""
+        return self.name(index)
+
     def read(self, index: int, window: Window) -> Sample:
         """See SampleSource."""
         region = self._regions[index]

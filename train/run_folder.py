@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from deeplight.engine.errors import InputError
@@ -44,6 +46,22 @@ def make_writable(out: Path) -> None:
         ) from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise InputError(f"the folder {out} cannot be written; choose another --out")
+
+
+@contextlib.contextmanager
+def made_for(out: Path) -> Iterator[None]:
+    """The folder `out`, made before the block so that it need not fail late. Where the block fails and leaves nothing
+    in it, it goes again, with the parents that were made. Raises InputError as `make_writable`.
+    """
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    make_writable(out)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            for folder in new:
+                folder.rmdir()
+        raise
 
 
 def clear(out: Path) -> None:

@@ -55,6 +55,10 @@ class SampleSource(Protocol):
         """For messages: names the place."""
         ...
 
+    def key(self, index: int) -> str:
+        """Names the place for random draws, whatever path it lies under."""
+        ...
+
     def read(self, index: int, window: Window) -> Sample:
         """The sample of a window, in LR px inside the place. Raises ClipError, naming the place, if unreadable."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ FREE_ON_RESUME = {
     *(f"training.{name}" for name in SCALED),
 }
 """Settings that a resumed run may change: they decide its length, or nothing about the weights."""
+_TOO_LARGE = 2**64
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,23 @@ def settings_from(tables: Tables) -> Settings:
             "give a margin below half of the crop"
         )
     augment = _checked(AugmentConfig(), tables.get("augment", {}), "augment")
+    if augment.dem_shift[0] > augment.dem_shift[1]:
+        raise InputError(
+            f"setting augment.dem_shift must be [lowest, highest], not {list(augment.dem_shift)}: swap the two"
+        )
+    reading = _checked(DataConfig(), tables.get("data", {}), "data")
+    degradation = _degradation(tables.get("degradation", {}))
+    if degradation and reading.protocol != "wald":
+        raise InputError(
+            "setting degradation belongs to data.protocol = wald: give --protocol wald, or leave it out"
+        )
     return Settings(
         _model(tables.get("model", {})),
         config,
         _checked(ObjectiveConfig(), tables.get("objective", {}), "objective"),
         augment,
-        _checked(DataConfig(), tables.get("data", {}), "data"),
-        _degradation(tables.get("degradation", {})),
+        reading,
+        degradation,
     )
 
 
@@ -117,7 +129,7 @@ def _read(file: Path) -> Tables:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--config {file} cannot be read ({error.strerror}); give a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOML's, UTF-8's, and that of a number of thousands of digits
         raise InputError(f"--config {file} is not TOML: {error}") from error
 
 
@@ -128,7 +140,7 @@ def _split(text: str) -> tuple[str, Any]:
         raise InputError(f"--set {text!r} is not TABLE.KEY=VALUE, such as training.batch=8")
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return name.strip(), value.strip()
 
 
@@ -156,7 +168,7 @@ def _known(given: Mapping[str, Any], known: Sequence[str], table: str) -> None:
 def _model(given: Tables) -> ModelConfig:
     """The preset, with the fields given in its place."""
     name = given.get("preset", "tiny")
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"setting model.preset is {name!r}: choose one of {', '.join(PRESETS)}")
     base = PRESETS[name]
     _known(given, [f.name for f in fields(ModelConfig)], "model")
@@ -169,18 +181,23 @@ def _model(given: Tables) -> ModelConfig:
     values["normalisation"] = base.to_dict()["normalisation"] | norm
     try:
         return ModelConfig.from_dict(values)
+    except OverflowError as error:
+        raise InputError("a number in model is too large; give one nearer to its default") from error
     except (ValueError, TypeError) as error:
         raise InputError(f"setting model.{error}") from error
 
 
 def _degradation(given: Tables) -> tuple[tuple[str, float], ...]:
-    """The fields given, checked against the degradation's own rules."""
+    """The fields given, by their own or short names, checked against the degradation's own rules."""
     if not given:
         return ()
-    from deeplight.train.clips.degrade import Degradation
+    from deeplight.train.clips.degrade import SHORT, Degradation
 
-    _checked(Degradation(), given, "degradation")
-    return tuple(sorted(given.items()))
+    named = {SHORT.get(name, name): value for name, value in given.items()}
+    if len(named) < len(given):
+        raise InputError(f"a setting of degradation is given twice, in {', '.join(given)}: give each once")
+    _checked(Degradation(), named, "degradation")
+    return tuple(sorted(named.items()))
 
 
 def _checked(default: Any, given: Tables, table: str) -> Any:
@@ -199,12 +216,14 @@ def _value(name: str, value: Any, kind: Any, limits: Mapping[str, Any]) -> Any:
             raise InputError(f"setting {name} must be a list of {len(parts)} values, not {value!r}")
         return tuple(_value(name, v, k, limits) for v, k in zip(value, parts, strict=True))
     kinds = typing.get_args(kind) or (kind,)
+    if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+        raise InputError(f"setting {name} must be less than 2^64; it has {value.bit_length()} bits")
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) not in kinds or (isinstance(value, float) and not math.isfinite(value)):
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
         text = " or ".join(wanted[k] for k in kinds if k in wanted)
-        raise InputError(f"setting {name} must be {text}, not {value!r}")
+        raise InputError(f"setting {name} must be {text}, not {_brief(value)}")
     broken = [
         text
         for key, text, fails in (
@@ -220,6 +239,12 @@ def _value(name: str, value: Any, kind: Any, limits: Mapping[str, Any]) -> Any:
     if broken:
         raise InputError(f"setting {name} must be {' and '.join(broken)}, not {value!r}")
     return value
+
+
+def _brief(value: Any) -> str:
+    """As it was given, but for what is longer than a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else reprlib.repr(value)
 
 
 def _listed(limit: Any) -> str:

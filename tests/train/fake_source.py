@@ -16,7 +16,9 @@ TINY = {"main": [4, 4, 4, 4], "aux": [4, 4, 4, 4], "localise_width": 4}
 
 @dataclass
 class FakeSource:
-    """offset: none, zero or known (every third place zero). broken: unreadable places. poisoned: places with NaN."""
+    """offset: none, zero, known (every third place zero) or some (as known, but of every second place). broken:
+    unreadable places. poisoned: places with NaN.
+    """
 
     sizes: tuple[tuple[int, int], ...] = ((30, 26), (24, 40), (28, 28))
     offset: str = "known"
@@ -35,6 +37,9 @@ class FakeSource:
 
     def name(self, index: int) -> str:
         return f"place {index}"
+
+    def key(self, index: int) -> str:
+        return self.name(index)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.sizes} {self.offset} {self.isp} {self.salt}".encode()).hexdigest()
@@ -68,7 +73,7 @@ class FakeSource:
             ntl_hr_valid=known,
             isp=isp * known if self.isp else np.zeros_like(isp),
             isp_valid=known if self.isp else np.zeros_like(isp),
-            offset=None if self.offset == "none" else offset,
+            offset=None if self.offset == "none" or (self.offset == "some" and index % 2) else offset,
         )
 
 

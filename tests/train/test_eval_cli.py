@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +162,39 @@ def test_what_cannot_be_used_is_said_in_one_sentence(
         assert isinstance(done.exception, InputError), done.output
         assert words in str(done.exception) and "\n" not in str(done.exception)
 
-    refused("is no folder", "--model", "deeplight-tiny", "--data", tmp_path / "nowhere")
+    tiny = ("--model", "deeplight-tiny", "--data")
+    refused("nowhere is not a folder", *tiny, tmp_path / "nowhere")
+    refused("nowhere is not a folder", *tiny, f"{province},{tmp_path / 'nowhere'}")
+    refused("has no index.csv", *tiny, f"{province},{province}")  # several: trees
+    refused("--degradation belongs to --protocol wald", *tiny, province, "--degradation", "psf=1")
+    refused("is scored whole: leave --split out", *tiny, province, "--split", "val")
+    refused("--split test is for clips", *tiny, "synthetic", "--split", "test")
+    refused("--tiles is for an artifact on a province", *tiny, "synthetic", "--tiles", 16)
+    refused("--tiles is for an artifact", "--model", checkpoint, "--data", province, "--tiles", 16)
+    refused("has no split exam", *tiny, province, "--split", "exam", "--protocol", "wald")
     refused("is no model: give a built-in name", "--model", "large", "--data", "synthetic")
     refused("give paired", "--model", checkpoint, "--data", "synthetic", "--protocol", "wald")
+    assert not (tmp_path / "out").exists(), "a refusal leaves no folder"
+
+
+def test_a_checkpoint_that_was_trained_on_the_province_is_warned_about(
+    province: Path, tmp_path: Path
+) -> None:
+    class Said(Silent):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def log(self, message: str) -> None:
+            self.lines.append(message)
+
+    for name, warned in ((province.name, 1), ("another", 0)):
+        save_checkpoint(tmp_path / name, DeepLightSR(SMALL), {"data": {"kind": "folder", "name": name}})
+        said = Said()
+        with ExitStack() as stack:
+            eval_run._province(
+                EvalOptions(str(tmp_path / name), str(province), tmp_path, threads=1), said, stack
+            )
+        assert sum("was trained on a folder called" in line for line in said.lines) == warned
 
 
 def test_a_truth_on_another_grid_is_refused(province: Path, tmp_path: Path) -> None:

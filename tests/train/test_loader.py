@@ -128,6 +128,14 @@ def test_lights_are_learnt_where_nothing_is_misplaced() -> None:
     assert facts.aligned == (0, 3, 6)
 
 
+@pytest.mark.parametrize(("source", "known"), [("some", False), ("known", True), ("none", False)])
+def test_an_offset_counts_as_known_where_every_place_knows_it(source: str, known: bool) -> None:
+    facts = probe(FakeSource(sizes=((9, 9),) * 4, offset=source))
+    assert facts.offset is known and facts.isp
+    assert facts.aligned == (() if source == "none" else (0,) if source == "some" else (0, 3))
+    assert probe(FakeSource(broken=frozenset({0, 1, 2}))).offset is False
+
+
 def test_batches_carry_no_offset_where_it_is_not_known() -> None:
     loaded = next(stage_batches(FakeSource(offset="none", valid=0.5), stage(), (), 7, 0))
     assert loaded.batch.offset is None and loaded.batch.ntl_hr_valid is not None

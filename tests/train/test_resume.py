@@ -199,3 +199,13 @@ def test_unreadable_clips_are_named_once_up_to_the_limit(tmp_path: Path) -> None
         InputError, match=r"1 clips cannot be read, more than data\.unreadable = 0 \(place 1\)"
     ):
         run(tmp_path, strict, broken=frozenset({1}))
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
+    assert (
+        run(tmp_path / "run", small_settings(), 1, resume=True)[0]
+        == f"nothing to resume in {tmp_path / 'run'}: starting"
+    )
+    assert not any(
+        line.startswith("nothing to resume") for line in run(tmp_path / "other", small_settings(), 1)
+    )

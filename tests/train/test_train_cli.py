@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from deeplight.engine.errors import InputError, Interrupted
+from deeplight.train import cli
 from tests.conftest import ROOT
 
 BLOCK = """
@@ -84,6 +87,8 @@ def test_out_is_checked_before_any_work(tmp_path: Path) -> None:
         (("--set", "training.btach=3"), "unknown setting training.btach: did you mean batch?"),
         (("--config", "no.toml"), "--config no.toml cannot be read"),
         (("--precision", "fp8"), "must be one of 32-true, bf16-mixed, 16-mixed"),
+        (("--data", "nowhere"), "the data nowhere is not a folder"),
+        (("--data", ","), "no data are given"),
     ],
 )
 def test_settings_are_checked_before_any_work(arguments: tuple[str, str], words: str, tmp_path: Path) -> None:
@@ -95,6 +100,48 @@ def test_help_fits_a_screen_and_needs_no_torch() -> None:
     done = run("train", "--help", blocked=("torch", "lightning", "numpy", "rasterio"))
     assert done.returncode == 0 and len(done.stdout.splitlines()) <= 40
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("held", "options", "words"),
+    [
+        ((), (), "there is no checkpoint yet, run the same command to start again"),
+        (
+            ("model.safetensors",),
+            (),
+            "no checkpoint yet, run the same command with --overwrite to start again",
+        ),
+        (("state.safetensors",), (), "run the same command with --resume to go on"),
+        (("state.safetensors",), ("--overwrite",), "with --resume in place of --overwrite to go on"),
+    ],
+)
+def test_an_interruption_only_promises_what_is_there(
+    held: tuple[str, ...],
+    options: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "new" / "run"
+
+    def stop(*_: object) -> None:
+        assert out.is_dir(), "that it can be written is known before the data are read"
+        for name in held:
+            (out / name).write_bytes(b"")
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "_data", stop)
+    done = CliRunner().invoke(cli.command, ["--out", str(out), *options])
+    assert isinstance(done.exception, Interrupted) and done.exception.exit_code == 143
+    assert str(done.exception).startswith("interrupted by SIGTERM: ") and words in str(done.exception)
+    assert out.exists() == (tmp_path / "new").exists() == bool(held), "nothing empty is left"
+
+
+def test_data_that_cannot_be_used_leave_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    done = CliRunner().invoke(cli.command, ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")])
+    assert isinstance(done.exception, InputError) and "has no index.csv and no ntl.tif" in str(done.exception)
+    assert not (tmp_path / "run").exists()
 
 
 LONG = """

@@ -26,6 +26,7 @@ from deeplight.train.clips.degrade import Degradation, place_seed
 from deeplight.train.clips.files import write_clip
 from deeplight.train.clips.index import (
     INDEX,
+    RECORD,
     ClipRow,
     check_leaks,
     lattice_of,
@@ -38,7 +39,6 @@ from deeplight.train.clips.plan import Block, Planned, PlanOptions, part_of, pla
 from deeplight.train.samples import Sample
 from deeplight.train.synth.noise import Floats
 
-RECORD = "tree.json"
 SCHEMA = 1
 
 

@@ -25,6 +25,8 @@ from deeplight.train.synth.degrade import blurred_mean
 from deeplight.train.synth.degrade import halo_lr as psf_halo
 from deeplight.train.synth.noise import Floats, bell, hash_window, stream, unit
 
+SHORT = {"psf": "psf_fwhm_lr", "shift": "shift_lr"}
+"""Short names of fields of Degradation, in texts and settings."""
 _LARGEST_PSF, _LARGEST_SHIFT = 4.0, 4.0
 
 
@@ -75,7 +77,7 @@ def parse_degradation(text: str) -> Degradation:
     Keys: the field names, or psf and shift for short. Raises InputError in one sentence.
     """
     known = {field.name: field.name for field in fields(Degradation)}
-    known |= {"psf": "psf_fwhm_lr", "shift": "shift_lr"}
+    known |= SHORT
     given: dict[str, float] = {}
     for part in [] if text.strip() in ("", "default") else text.split(","):
         key, _, value = (piece.strip() for piece in part.partition("="))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,8 +212,8 @@ class ClipFiles:
         """Slot numbers and layer of dmo.tif, or of one file per band."""
         if (folder / "dmo.tif").exists():
             raster = self._open(folder / "dmo.tif", "DMO")
-            slots = assign_bands(raster.what, raster.band_names, raster.bands, None)
-            return [([DMO_SLOTS.index(s) for s in slots], Layer(raster, tuple(slots.values())))]
+            slots, bands = _slots(tuple(raster.band_names), tuple(raster.bands))
+            return [([DMO_SLOTS.index(s) for s in slots], Layer(raster, bands))]
         found = [(slot, folder / name) for slot, name in _DMO_FILES.items() if (folder / name).exists()]
         if not found:
             raise ClipError(
@@ -236,6 +237,13 @@ class ClipFiles:
                 raise ClipError(
                     f"clip {self.name}: {raster.name} does not lie on the NTL's grid; cut the clip again"
                 )
+
+
+@lru_cache(maxsize=256)
+def _slots(names: tuple[str, ...], bands: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Slots and their bands in a dmo.tif. Kept, so that the log says once, not for each clip, how names were read."""
+    found = assign_bands("dmo.tif", names, bands, None)
+    return tuple(found), tuple(found.values())
 
 
 def _same_place(a: Grid, b: Grid) -> bool:

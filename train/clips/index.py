@@ -7,9 +7,11 @@ import hashlib
 import io
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,11 @@ from deeplight.engine.durable import write_file
 from deeplight.engine.errors import InputError
 from deeplight.engine.grid import Grid
 
-INDEX = "index.csv"
+INDEX, RECORD = "index.csv", "tree.json"
 _KM_PER_DEGREE = 111.195
 """Of latitude, on a sphere of 6371 km."""
+_LARGEST = 1e15
+"""Numbers beyond are no pixels, degrees or lights; whole ones below are exact as floats."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def read_index(tree: Path) -> list[ClipRow]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(
-            f"{tree} has no {INDEX}; give a clip tree, which deeplight-data clip makes, or a synthetic scene"
+            f"{tree} has no {INDEX}; give a clip tree, which deeplight-data clip makes"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}); make the tree again") from None
@@ -92,17 +96,20 @@ def read_index(tree: Path) -> list[ClipRow]:
 
 
 def _row(line: int, values: Mapping[str, str | None], path: Path) -> ClipRow:
-    kinds = {"int": int, "float": float, "str": str}
-    given = {}
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+    given: dict[str, Any] = {}
     for field in fields(ClipRow):
         text = values[field.name]
         try:
             given[field.name] = kinds[str(field.type)](text if text is not None else "")
+            usable = field.type == "str" or abs(given[field.name]) <= _LARGEST  # false for NaN too
         except ValueError:
+            usable = False
+        if not usable:
             raise InputError(
-                f"{path}, line {line}: {field.name} is {text!r} and must be a number; correct it, or make the "
-                "tree again"
-            ) from None
+                f"{path}, line {line}: {field.name} is {reprlib.repr(text)} and must be a number; correct it, or "
+                "make the tree again"
+            )
     row = ClipRow(**given)
     parts = Path(row.clip).parts
     if len(parts) != 2 or ".." in parts or Path(row.clip).is_absolute():
@@ -111,6 +118,10 @@ def _row(line: int, values: Mapping[str, str | None], path: Path) -> ClipRow:
         )
     if min(row.height, row.width) < 1:
         raise InputError(f"{path}, line {line}: the clip has {row.height}x{row.width} LR pixels; correct it")
+    if min(row.buffer, row.pixel_km) < 0:
+        raise InputError(
+            f"{path}, line {line}: buffer {row.buffer} and pixel_km {row.pixel_km} must not be negative; correct them"
+        )
     return row
 
 
@@ -141,7 +152,8 @@ def check_leaks(rows: Sequence[ClipRow], where: str) -> None:
         few, many = sorted((one, other), key=len)
         columns = _Columns(many)
         for row in few:
-            gap = columns.shortfall(row)
+            # what cannot be compared counts as a leak
+            gap = np.nan_to_num(columns.shortfall(row), nan=np.inf)
             worst = int(np.argmax(gap))
             if gap[worst] > 0:
                 _refuse(row, many[worst], where)

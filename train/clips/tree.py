@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,12 +15,15 @@ import numpy as np
 
 from deeplight.engine.errors import DeepLightError, InputError
 from deeplight.engine.scene import SceneOptions
+from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
+from deeplight.train.clips.ceiling import ceiling_of_clips
 from deeplight.train.clips.degrade import Degradation
 from deeplight.train.clips.files import ClipFiles
 from deeplight.train.clips.index import INDEX, ClipRow, check_leaks, read_index
 from deeplight.train.clips.place import Place, PlaceOptions
 from deeplight.train.clips.wald import WaldSource
+from deeplight.train.data_folders import data_folders
 from deeplight.train.samples import ClipError, Sample, SampleSource
 from deeplight.train.synth.noise import Floats
 
@@ -98,6 +102,15 @@ class ClipTree:
         """See SampleSource; the clip's folder and tree."""
         return self._clips[index].name
 
+    def key(self, index: int) -> str:
+        """See SampleSource; the clip's folder inside its tree."""
+        return self._clips[index].row.clip
+
+    @property
+    def ceiling(self) -> float:
+        """The NTL value from which the clips are saturated; see `ceiling.ceiling_of_clips`."""
+        return ceiling_of_clips((clip.tree, clip.row) for clip in self._clips)
+
     def read(self, index: int, window: Window) -> Sample:
         """See SampleSource. Only the blocks that the window touches are decoded."""
         return self._files(index, window).read(window)
@@ -174,12 +187,13 @@ class SceneSource:
     Along its longer side the first 60 % are train, then 20 % val and 20 % test, 4 LR px apart; "all" is the whole.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: Path, split: str, least: int = 1) -> None:
+        """least: LR pixels that each split must be long. Raises InputError where one would not be."""
         self._folder, self._split = folder, split
         self._place: Place | None = None
         self._lock = threading.Lock()
         grid = self._opened().grid
-        self._window = _strip(grid.height, grid.width, split, folder)
+        self._window = _strip(grid.height, grid.width, split, folder, least)
 
     def __len__(self) -> int:
         return 1
@@ -197,6 +211,10 @@ class SceneSource:
     def name(self, index: int) -> str:
         """See SampleSource."""
         return f"{self._split} of {self._folder}"
+
+    def key(self, index: int) -> str:
+        """See SampleSource; the split."""
+        return self._split
 
     def read(self, index: int, window: Window) -> Sample:
         """See SampleSource."""
@@ -258,21 +276,33 @@ def scene_options(folder: Path) -> PlaceOptions:
     )
 
 
-def _strip(height: int, width: int, split: str, folder: Path) -> Window:
+def _strip(height: int, width: int, split: str, folder: Path, least: int) -> Window:
     if split == ALL:
         return Window(0, 0, height, width)
     if split not in _STRIPS:
         raise InputError(f"the scene {folder} has no split {split}; choose {', '.join(_STRIPS)} or {ALL}")
     longest = max(height, width)
-    first, last = (round(longest * share) for share in _STRIPS[split])
-    first += _STRIP_BUFFER if first else 0
-    if last - first < 1:
+    first, last = _ends(longest, split)
+    if last - first < least:
+        enough = next(n for n in itertools.count(longest + 1) if min(_length(n, s) for s in _STRIPS) >= least)
         raise InputError(
-            f"the scene {folder} of {height}x{width} LR pixels is too small to split; use split {ALL}, or a larger one"
+            f"the scene {folder} of {height}x{width} LR pixels is too small to split into {', '.join(_STRIPS)}; its "
+            f"longer side must have {enough} LR pixels at least"
         )
     return (
         Window(0, first, height, last - first) if width >= height else Window(first, 0, last - first, width)
     )
+
+
+def _ends(longest: int, split: str) -> tuple[int, int]:
+    """The first LR pixel of a split's strip, and the one after its last."""
+    first, last = (round(longest * share) for share in _STRIPS[split])
+    return first + (_STRIP_BUFFER if first else 0), last
+
+
+def _length(longest: int, split: str) -> int:
+    first, last = _ends(longest, split)
+    return last - first
 
 
 def open_source(
@@ -287,21 +317,19 @@ def open_source(
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"{protocol!r} is no protocol; choose {' or '.join(PROTOCOLS)}")
-    folders = [Path(part.strip()) for part in data.split(",") if part.strip()]
-    if not folders:
-        raise InputError(
-            "no data are given; name a clip tree, several separated by commas, or a synthetic scene's folder"
-        )
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder; give a clip tree or a synthetic scene's folder")
+    folders = data_folders(data)
     source: SampleSource
-    if len(folders) == 1 and (folders[0] / "ntl.tif").exists() and not (folders[0] / INDEX).exists():
+    if len(folders) == 1 and not (folders[0] / INDEX).exists():
+        if not (folders[0] / "ntl.tif").exists():
+            raise InputError(
+                f"{folders[0]} has no {INDEX} and no ntl.tif; give a clip tree, which deeplight-data clip makes, or a "
+                "scene's folder"
+            )
         if hold_out_place:
             raise InputError(
                 f"{folders[0]} is a synthetic scene, which has no places to hold out; give clip trees"
             )
-        source = SceneSource(folders[0], split)
+        source = SceneSource(folders[0], split, SCALE if protocol == "wald" else 1)
     else:
         source = ClipTree.open(folders, split, hold_out_place)
     if protocol == "wald":

@@ -8,6 +8,7 @@ is compared with the images themselves.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict
 from typing import Protocol, runtime_checkable
 
@@ -61,6 +62,15 @@ class WaldSource:
         """See SampleSource."""
         return self.source.name(self._places[index])
 
+    def key(self, index: int) -> str:
+        """See SampleSource."""
+        return self.source.key(self._places[index])
+
+    @property
+    def ceiling(self) -> float:
+        """The LR value from which the degraded lights are saturated; infinite where they never are."""
+        return math.inf if self.degradation.saturation is None else self.degradation.saturation
+
     def fingerprint(self) -> str:
         """See SampleSource."""
         told = f"wald {self.source.fingerprint()} {sorted(asdict(self.degradation).items())} {self.seed}"
@@ -72,7 +82,7 @@ class WaldSource:
         if window.clipped(height, width) != window:
             raise ValueError(f"{window} is not inside the {height}x{width} LR pixels of {self.name(index)}")
         fine = self.source.read(self._places[index], window.scaled(SCALE))
-        seed = place_seed(self.seed, self.name(index))
+        seed = place_seed(self.seed, self.key(index))
         lr, lr_valid, truth, truth_valid = self._lights(index, window, seed)
         dmo, dmo_valid = _means(fine.dmo, fine.dmo_valid, bool(fine.dmo_bands.any()))
         dem, dem_valid = _means(fine.dem, fine.dem_valid)

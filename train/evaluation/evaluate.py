@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +95,13 @@ class Evaluation:
     def add(self, name: str, block: Block, group: int, with_piqe: bool) -> None:
         """Score a block. group: blocks along each side of those that are merged for intervals."""
         sums = score_block(block, self.settings, with_piqe)
-        key = (
-            name,
-            block.core.row // (self.settings.block * group),
-            block.core.col // (self.settings.block * group),
-        )
-        held = self.groups.get(key)
-        self.groups[key] = sums["pixels"] if held is None else held + sums["pixels"]
-        of_place = self.places.setdefault(name, empty(len(self.methods)))
-        for name_, values in sums.items():
-            self.total[name_] += values
-            of_place[name_] += values
+        side = self.settings.block * group
+        at = (name, block.core.row // side, block.core.col // side)
+        held = self.groups.get(at)
+        self.groups[at] = sums["pixels"] if held is None else held + sums["pixels"]
+        of_place = self.places.get(name, empty(len(self.methods)))
+        self.places[name] = {key: of_place[key] + values for key, values in sums.items()}
+        self.total = {key: self.total[key] + values for key, values in sums.items()}
         core = (slice(MARGIN_LR * SCALE, -MARGIN_LR * SCALE),) * 2
         masks = block_masks(block, self.settings.strata)[:, *core]
         for m, out in block.outputs.items():
@@ -112,6 +109,22 @@ class Evaluation:
                 self.library[m, s].update(out[core][mask], block.truth[core][mask])
             self.clouds.add(m, out[core][masks[0]], block.truth[core][masks[0]])
         self.showcase.offer(name, block)
+
+    def copy(self) -> Evaluation:
+        """What later blocks do not change. Arrays are shared: `add` replaces them."""
+        return replace(
+            self,
+            places=dict(self.places),
+            groups=dict(self.groups),
+            library=deepcopy(self.library),
+            showcase=Showcase(list(self.showcase.pictures)),
+            clouds=Clouds(dict(self.clouds.counts)),
+        )
+
+    def go_back_to(self, before: Evaluation) -> None:
+        """Forget what was added since `before` was copied."""
+        for name in ("total", "places", "groups", "library", "showcase", "clouds"):
+            setattr(self, name, getattr(before, name))
 
 
 def evaluate(
@@ -127,6 +140,7 @@ def evaluate(
     borders: whether the tiles of maps made before begin at an LR row or column; None: there are no such maps. What is
     computed here has no seams to find, since each tile brings its own surroundings.
     into: go on with this evaluation, of the same methods on other places.
+    A place that turns out to be unreadable counts for nothing, whatever was scored of it before.
     Raises DeepLightError where nothing could be scored, InputError where too many places cannot be read.
     """
     progress = progress or Silent()
@@ -140,6 +154,7 @@ def evaluate(
     with progress:
         progress.start(sum(h * w for h, w in sizes) * SCALE**2)
         for place, (h, w) in enumerate(sizes):
+            before = result.copy()
             try:
                 for tile in split(Window(0, 0, h, w), side):
                     for block in _blocks(source, place, tile, methods, settings, at_tile):
@@ -147,7 +162,10 @@ def evaluate(
                         seen += 1
                     progress.advance(tile.height * tile.width * SCALE**2)
             except InputError as error:
+                result.go_back_to(before)
                 _skip(result, source.name(place), error, progress)
+    if not result.total["counts"][0, 0] and result.skipped:
+        raise InputError(f"no place could be scored; the last one skipped: {result.skipped[-1]}")
     if not result.total["counts"][0, 0]:
         raise DeepLightError(
             "no pixel could be scored: nowhere do the truth, the NTL and every output hold data at once"

@@ -24,10 +24,11 @@ def require_packages(program: str) -> None:
             raise InputError(f"{program} needs {module}: pip install 'deeplight[eval]'")
 
 
-def prepare(out: Path, overwrite: bool) -> None:
-    """Make the folder. Raises InputError where it cannot be made, or holds results and `overwrite` is not set."""
+def check_unused(out: Path, overwrite: bool) -> None:
+    """Raise InputError where `out` is no folder, or holds results and `overwrite` is not set."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out} is not a folder; choose another --out")
         held = [n for n in (METRICS, TABLE, PAGE, MAP, MAP_NO_AUXILIARY) if (out / n).exists()]
     except OSError as error:
         raise InputError(f"cannot use the folder {out} ({error.strerror}); choose another --out") from error

@@ -80,6 +80,14 @@ class CheckpointNetwork:
         self._halo = halo(self._model.config)
         self._path = path
 
+    @property
+    def trained_on(self) -> str:
+        """Name of the folder that held its training data; empty where it was another kind of data."""
+        data = self._card.get("data")
+        if not isinstance(data, dict) or data.get("kind") != "folder":
+            return ""
+        return str(data.get("name", ""))
+
     def window(self, wanted: Window) -> Window:
         """See Network."""
         return wanted.grown(self._halo)

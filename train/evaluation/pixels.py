@@ -66,7 +66,7 @@ def quality(sums: Doubles, data_range: float) -> dict[str, Doubles]:
 
 
 class LibraryMetrics:
-    """torchmetrics' running PSNR (also of log1p), RMSE, MAE and R² over the pixels of one stratum, in float64."""
+    """torchmetrics' running PSNR (also of log1p), RMSE, MAE and R² over the pixels of one stratum, given float64."""
 
     def __init__(self, data_range: float) -> None:
         metrics = {

@@ -26,6 +26,7 @@ from deeplight.train.evaluation.folder import MAP, MAP_NO_AUXILIARY, METRICS, PA
 from deeplight.train.evaluation.models import (
     NETWORK,
     NO_AUXILIARY,
+    CheckpointNetwork,
     Method,
     is_checkpoint,
     methods_of,
@@ -37,26 +38,31 @@ from deeplight.train.evaluation.sources import (
     SYNTHETIC,
     HeldOutCountries,
     Province,
+    ceiling_of,
     is_province,
     scene_options,
     unit_of,
 )
 from deeplight.train.evaluation.strata import Strata
+from deeplight.train.run_folder import made_for
 from deeplight.train.samples import SampleSource
+
+TEST = "test"
+"""The split of clips that is scored unless another one is named."""
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """One evaluation. model, data: see `deeplight-eval --help`. saturated: None takes the NTL product's own.
+    """One evaluation. model, data: see `deeplight-eval --help`.
 
-    degradation: of Wald's protocol, as text. tiles: core of the engine's tiles on a province, None: automatic. seed: of
-    the bootstrap.
+    split: of clips, None: test. degradation: of Wald's protocol, as text. saturated: None takes the NTL product's or
+    the degradation's own. tiles: core of the engine's tiles on a province, None: automatic. seed: of the bootstrap.
     """
 
     model: str
     data: str
     out: Path
-    split: str = "test"
+    split: str | None = None
     protocol: str = "paired"
     degradation: str = ""
     settings: Settings = field(default_factory=Settings)
@@ -80,38 +86,63 @@ class _Task:
 
 
 def run(options: EvalOptions, progress: Progress) -> dict[str, Any]:
-    """Evaluate, and leave metrics.json, metrics.md and page.html in `options.out`. Returns what metrics.json holds."""
+    """Evaluate, and leave metrics.json, metrics.md and page.html in `options.out`. Returns what metrics.json holds.
+
+    Raises InputError, before any work, where options do not belong together.
+    """
+    whole = is_province(options.data) and options.protocol == "paired"
+    _check(options, whole)
+    with made_for(options.out):
+        values, pictures = _scored(options, whole, progress)
+        table = to_markdown(values)
+        texts = {METRICS: to_json(values), TABLE: table, PAGE: pictures(table)}
+        for name, text in texts.items():
+            write_file(options.out / name, [text.encode()])
+    return values
+
+
+def _check(options: EvalOptions, whole: bool) -> None:
+    """Refuse options that would say nothing here. whole: a province is scored as one place."""
+    if options.degradation and options.protocol != "wald":
+        raise InputError("--degradation belongs to --protocol wald: give that too, or leave it out")
+    if options.split is not None and (whole or options.data == SYNTHETIC):
+        raise InputError(
+            f"--split {options.split} is for clips, and {options.data} is scored whole: leave --split out, or cut "
+            "clips with deeplight-data clip"
+        )
+    if options.tiles is not None and (not whole or is_checkpoint(options.model)):
+        raise InputError(
+            "--tiles is for an artifact on a province, which the engine maps, and for nothing else: "
+            "leave it out"
+        )
+
+
+def _scored(
+    options: EvalOptions, whole: bool, progress: Progress
+) -> tuple[dict[str, Any], Callable[[str], str]]:
+    """What metrics.json is to hold, and the page as a function of the table."""
     with ExitStack() as stack:
-        whole = is_province(options.data) and options.protocol == "paired"
         task = (_province if whole else _places)(options, progress, stack)
         ceiling = task.ceiling if options.saturated is None else options.saturated
         settings = replace(options.settings, strata=Strata(options.settings.strata.lit, ceiling))
         result = evaluate(task.source, task.methods, settings, progress, task.borders)
         data = {
             "data": options.data,
-            "split": None if whole or options.data == SYNTHETIC else options.split,
+            "split": None if whole or options.data == SYNTHETIC else options.split or TEST,
             "protocol": options.protocol,
             "degradation": options.degradation or None,
             "places": len(task.source),
             "fingerprint": task.source.fingerprint(),
         }
     values = summary(result, {"model": options.model, **task.model}, data, task.unit, options.seed)
-    table = to_markdown(values)
-    texts = {
-        METRICS: to_json(values),
-        TABLE: table,
-        PAGE: page(result.showcase, result.clouds, table, task.unit),
-    }
-    for name, text in texts.items():
-        write_file(options.out / name, [text.encode()])
-    return values
+    return values, lambda table: page(result.showcase, result.clouds, table, task.unit)
 
 
 def _places(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Task:
     """Clips, synthetic countries, or a province by Wald's protocol: the network runs tile by tile here."""
     network = open_network(options.model, options.threads or available_cpus())
-    source = open_places(options.data, options.split, options.protocol, options.degradation)
-    return _Task(source, methods_of(network), network.describe(), unit_of(source))
+    source = open_places(options.data, options.split or TEST, options.protocol, options.degradation)
+    return _Task(source, methods_of(network), network.describe(), unit_of(source), ceiling_of(source))
 
 
 def open_places(data: str, split: str, protocol: str, degradation: str = "") -> SampleSource:
@@ -139,6 +170,11 @@ def _province(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Ta
     network = open_network(options.model, threads)
     methods = methods_of(network)
     made = is_checkpoint(options.model)
+    if isinstance(network, CheckpointNetwork) and network.trained_on == folder.resolve().name:
+        progress.log(
+            f"warning: the checkpoint was trained on a folder called {network.trained_on}: if it is this one, most of "
+            "what is scored here was seen in training"
+        )
     # opened first: what is wrong with the truth must show before hours of work
     province = stack.enter_context(Province(folder, auxiliary=made))
     unit, ceiling = province.scene.unit, province.scene.ceiling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -74,6 +75,10 @@ class Province:
         """See SampleSource."""
         return self._folder.name or str(self._folder)
 
+    def key(self, index: int) -> str:
+        """See SampleSource."""
+        return ""
+
     def read(self, index: int, window: Window) -> Sample:
         """See SampleSource. There is no ISP and no offset."""
         inputs = {name: values[0] for name, values in self.scene.read_inputs(window).items()}
@@ -129,6 +134,10 @@ class HeldOutCountries:
         """See SampleSource."""
         return f"country {self._seeds[index]}"
 
+    def key(self, index: int) -> str:
+        """See SampleSource."""
+        return self.name(index)
+
     def read(self, index: int, window: Window) -> Sample:
         """See SampleSource."""
         whole = _country_part(self._seeds[index], index, self._side)
@@ -168,6 +177,14 @@ def unit_of(source: SampleSource) -> str:
     rows = getattr(getattr(source, "source", source), "rows", ())
     units = {row.unit for row in rows if row.unit}
     return units.pop() if len(units) == 1 else RADIANCE_UNIT
+
+
+def ceiling_of(source: SampleSource) -> float:
+    """The LR value from which a source's lights are saturated; infinite where it does not say.
+
+    Of Wald's protocol that of the degradation, of clips that of their product.
+    """
+    return float(getattr(source, "ceiling", math.inf))
 
 
 def cut(sample: Sample, window: Window) -> Sample:

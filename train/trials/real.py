@@ -7,7 +7,6 @@ python -m deeplight.train.trials.real --data TREE --out DIR --protocol paired   
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,7 +35,7 @@ BLOCK = 8
 class Trial:
     """What is tried. data: clip trees, separated by commas. places: to leave out in turn by Wald's protocol, each with
     a network of its own; empty: all of the index. settings: of each training, as deeplight-train's tables.
-    data_range, lit: see eval_blocks.Settings.
+    data_range, lit: see evaluation.blocks.Settings.
     """
 
     data: str
@@ -113,12 +112,13 @@ def score(network: Network, test: SampleSource, trial: Trial, pooled: Evaluation
     from deeplight.train.evaluation.blocks import Settings
     from deeplight.train.evaluation.evaluate import evaluate
     from deeplight.train.evaluation.models import NO_AUXILIARY, methods_of
+    from deeplight.train.evaluation.sources import ceiling_of
     from deeplight.train.evaluation.strata import Strata
 
     methods = methods_of(network)
     if trial.protocol == "wald":  # of lights alone: there is nothing else to leave out
         del methods[NO_AUXILIARY]
-    settings = Settings(trial.data_range, Strata(trial.lit, math.inf), BLOCK)
+    settings = Settings(trial.data_range, Strata(trial.lit, ceiling_of(test)), BLOCK)
     return evaluate(test, methods, settings, into=pooled)
 
 
@@ -220,18 +220,20 @@ def _trained(
 @click.option("--overwrite", is_flag=True, help="Replace earlier results")
 def command(data: str, out: Path, overwrite: bool, **given: Any) -> None:
     """Train on real lights and score places that were left out, with bicubic beside them."""
+    from deeplight.train.data_folders import data_folders
     from deeplight.train.evaluation.folder import require_packages
     from deeplight.train.requirements import TRAINING, require
+    from deeplight.train.run_folder import made_for
 
     if (out / NUMBERS).exists() and not overwrite:
         raise InputError(
             f"{out} already holds {NUMBERS}; give --overwrite to replace, or choose another --out"
         )
+    if given["degradation"] and given["protocol"] != "wald":
+        raise InputError("--degradation belongs to --protocol wald: give that too, or leave it out")
+    data_folders(data)
     require("the trial", TRAINING)
     require_packages("the trial")
-    from deeplight.train.run_folder import make_writable
-
-    make_writable(out)
     settings = training_settings(given["steps"], given["seed"], given["rate"], given["crop"])
     places = tuple(name.strip() for name in given["places"].split(",") if name.strip())
     trial = Trial(
@@ -244,7 +246,8 @@ def command(data: str, out: Path, overwrite: bool, **given: Any) -> None:
         given["data_range"],
         given["lit"],
     )
-    values = run(trial, out, given["seed"], lambda text: click.echo(text, err=True))
+    with made_for(out):
+        values = run(trial, out, given["seed"], lambda text: click.echo(text, err=True))
     for line in in_words(values["verdict"]):
         click.echo(line)
 

@@ -34,9 +34,9 @@ def train_once(
     data = TrainingData(learn, check, {"kind": "trial", "start": str(start) if start else None})
     first = load_checkpoint(start)[0] if start else None
     if first is not None and first.config != settings.model:
-        raise InputError(
-            f"{start} is of another network than preset {settings.model.preset}; start from one of that"
-        )
+        then, now = first.config.to_dict(), settings.model.to_dict()
+        told = "; ".join(f"{name} {then[name]}, not {now[name]}" for name in now if then[name] != now[name])
+        raise InputError(f"{start} is of another network ({told}); start from one like the settings'")
     return train(settings, data, run, device="cpu", reporter=_Quiet(say), start=first)
 
 

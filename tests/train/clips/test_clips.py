@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from deeplight.engine.errors import InputError
 from deeplight.engine.scene import Scene, SceneOptions
 from deeplight.engine.spec import DMO_SLOTS
 from deeplight.engine.tiles import Window
+from deeplight.train.clips import files as clip_files
 from deeplight.train.clips.degrade import Degradation
 from deeplight.train.clips.index import read_index
 from deeplight.train.clips.place import PlaceOptions
@@ -223,3 +225,16 @@ def test_clips_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_how_band_names_were_read_is_said_once(
+    whole: tuple[Path, PlaceOptions], caplog: pytest.LogCaptureFixture
+) -> None:
+    clip_files._slots.cache_clear()
+    caplog.set_level(logging.INFO, logger="deeplight")
+    source = ClipTree.open(whole[0], "all")
+    for index in range(3):
+        source.read(index, Window(0, 0, 1, 1))
+    assert [
+        r.getMessage().partition(" = ")[0] for r in caplog.records if "bands by name" in r.getMessage()
+    ] == ["dmo.tif: bands by name: coastal"]

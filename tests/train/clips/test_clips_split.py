@@ -251,3 +251,26 @@ def test_places_can_be_left_out_over_several_trees(tmp_path: Path) -> None:
     assert len(held) == 12 and all(str(tmp_path / "b") in held.name(i) for i in range(len(held)))
     with pytest.raises(InputError, match="no place d to hold out; its places are a, b, c"):
         open_source(data, "train", "wald", Degradation(), hold_out_place=["d"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"west": float("nan")}, "west is 'nan' and must be a number"),
+        ({"top": float("inf")}, "top is 'inf' and must be a number"),
+        ({"row": 10**400}, "row is '1000"),
+        ({"buffer": -99}, "must not be negative"),
+    ],
+)
+def test_an_index_that_would_hide_a_leak_is_refused(
+    change: dict[str, float], words: str, tmp_path: Path
+) -> None:
+    rows = [row("train/a", (0, 0)), row("test/b", (0, 0), lattice="b")]
+    with pytest.raises(InputError, match="leak"):
+        check_leaks(rows, "it")
+    write_index(tmp_path, [rows[0], replace(rows[1], **change)])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=words) as error:
+        read_index(tmp_path)
+    assert len(str(error.value)) < 300 and "line 2" in str(error.value)
+    with pytest.raises(InputError, match="leak"):
+        check_leaks([rows[0], replace(rows[1], west=float("nan"))], "it")

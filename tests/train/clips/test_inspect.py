@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -115,6 +116,13 @@ def test_unreadable_clips_are_named_and_the_rest_is_told(tmp_path: Path) -> None
     done = CliRunner().invoke(cli, ["inspect", str(tmp_path / "tree"), "--sheet", str(sheet)])
     assert type(done.exception) is DeepLightError and "1 of 12 clips cannot be read" in str(done.exception)
     assert name in done.output and "unreadable: 1" in done.output and sheet.exists()
+
+
+def test_every_option_has_help() -> None:
+    bare = [
+        p.name for c in cli.commands.values() for p in c.params if isinstance(p, click.Option) and not p.help
+    ]
+    assert bare == []
 
 
 def test_help_fits_a_screen_and_needs_no_torch() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from deeplight.train.clips.wald import WaldSource
 from deeplight.train.samples import Sample
 from deeplight.train.synth import CountryConfig
 from deeplight.train.synth.write import write_country
+from tests.train.clips.places import cut, ntl_place
 
 NONE = Degradation(psf_fwhm_lr=0.0)
 
@@ -50,6 +52,9 @@ class Held:
 
     def name(self, index: int) -> str:
         return f"place {index}"
+
+    def key(self, index: int) -> str:
+        return self.name(index)
 
     def read(self, index: int, window: Window) -> Sample:
         assert index == 1 and window.clipped(43, 30) == window
@@ -180,3 +185,34 @@ def test_wald_over_a_synthetic_scene(scene: Path) -> None:
     assert np.array_equal(sample.ntl_hr, given.ntl)
     assert sample.dmo.shape == (7, 16, 32) and sample.offset is not None
     np.testing.assert_allclose(sample.dem, area_mean(given.dem, given.dem_valid[0], 8, 8)[0])
+
+
+def test_a_tree_gives_the_same_data_whatever_its_path(tmp_path: Path) -> None:
+    cut(tmp_path / "tree", ntl_place(tmp_path))
+    shutil.copytree(tmp_path / "tree", tmp_path / "elsewhere" / "copy")
+    noise = Degradation(noise=1.0, shift_lr=0.5)
+    paths = (str(tmp_path / "tree"), str(tmp_path / "elsewhere" / ".." / "elsewhere" / "copy"))
+    one, same = (open_source(path, "train", "wald", noise) for path in paths)
+    assert one.fingerprint() == same.fingerprint() and one.key(1) != one.key(0) == same.key(0)
+    a, b, other = (
+        one.read(0, Window(0, 0, 1, 1)),
+        same.read(0, Window(0, 0, 1, 1)),
+        one.read(1, Window(0, 0, 1, 1)),
+    )
+    assert a.offset is not None and b.offset is not None and other.offset is not None
+    assert (
+        np.array_equal(a.ntl, b.ntl)
+        and np.array_equal(a.ntl_hr, b.ntl_hr)
+        and np.array_equal(a.offset, b.offset)
+    )
+    assert not np.array_equal(a.offset, other.offset), "places differ"
+
+
+def test_a_scene_that_is_too_small_is_told_how_large_it_must_be(scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"32x48 LR pixels is too small .* must have 59 LR pixels at least"):
+        open_source(str(scene), "val", "wald", NONE)
+    write_country(
+        CountryConfig(seed=2, lr_height=59, lr_width=8), tmp_path, overwrite=False, progress=Silent()
+    )
+    sizes = [open_source(str(tmp_path), split, "wald", NONE).size(0) for split in ("train", "val", "test")]
+    assert sizes == [(4, 1), (1, 1), (1, 1)]

@@ -75,6 +75,9 @@ class Places:
     def name(self, index: int) -> str:
         return f"place {index}"
 
+    def key(self, index: int) -> str:
+        return self.name(index)
+
     def read(self, index: int, window: Window) -> Sample:
         if index in self.bad:
             raise InputError("dmo.tif is damaged")
@@ -242,6 +245,36 @@ def test_unreadable_places_are_named_and_too_many_end_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(evaluation, "MOST_UNREADABLE", 1)
     with pytest.raises(InputError, match="more than 1 places cannot be read, the last one place 3"):
         evaluate(source, methods_of(Blur()), Settings(block=8))
+
+
+class HalfRead(Places):
+    """The second place fails below its 30th row."""
+
+    def read(self, index: int, window: Window) -> Sample:
+        if index == 1 and window.row + window.height > 30:
+            raise InputError("ntl.tif ends early")
+        return super().read(index, window)
+
+
+def test_nothing_counts_of_a_place_that_turns_out_to_be_unreadable() -> None:
+    samples = place(8, 8, 0), replace(place(56, 8, 1), ntl_hr=9 * place(56, 8, 1).ntl_hr), place(8, 9, 2)
+    settings, source = Settings(block=8), HalfRead(*samples)
+    result = evaluate(source, methods_of(Blur()), settings)
+    assert source.largest > 100 and result.skipped == ["place 1: ntl.tif ends early"]
+    alone = evaluate(Places(samples[0]), methods_of(Blur()), settings)
+    alone = evaluate(
+        Places(samples[2], samples[2], samples[2], bad=(0, 1)), methods_of(Blur()), settings, into=alone
+    )
+    assert set(result.places) == {"place 0", "place 2"} == set(alone.places)
+    assert result.groups.keys() == alone.groups.keys()
+    for name in ("pixels", "ssim", "counts", "reaggregation", "blocks"):
+        assert np.array_equal(result.total[name], alone.total[name]), name
+    assert all(p.place != "place 1" for _, p in result.showcase.pictures)
+    assert all(np.array_equal(n, alone.clouds.counts[m]) for m, n in result.clouds.counts.items())
+    for key, metrics in result.library.items():
+        assert str(metrics.compute()) == str(alone.library[key].compute())
+    with pytest.raises(InputError, match=r"no place could be scored; .* place 0: dmo\.tif is damaged"):
+        evaluate(Places(samples[0], bad=(0,)), methods_of(Blur()), settings)
 
 
 def test_nothing_to_score_is_an_error() -> None:

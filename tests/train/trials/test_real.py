@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from deeplight.engine.errors import InputError
+from deeplight.train.checkpoint import save_checkpoint
+from deeplight.train.model import DeepLightSR
 from deeplight.train.settings import settings_from
 from deeplight.train.trials import real as real_trials
 from deeplight.train.trials.real import Trial, in_words, training_settings, verdict
+from deeplight.train.trials.training import train_once
 from tests.train.evaluation.test_evaluate import Blur, Places, place
 
 
@@ -102,3 +106,28 @@ def test_one_place_cannot_be_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_the_settings_are_those_of_deeplight_train() -> None:
     settings = settings_from(training_settings(steps=50, seed=4, rate=1e-3, crop=16))
     assert (settings.training.steps, settings.training.crop, settings.training.told_steps) == (50, 16, 0)
+
+
+def test_a_start_of_another_network_is_told_apart(tmp_path: Path) -> None:
+    tables = training_settings(steps=5, seed=4, rate=1e-3, crop=16)
+    model = settings_from(tables).model
+    other = replace(model, body=model.body + 1, d_max=1.5)
+    save_checkpoint(tmp_path / "start", DeepLightSR(other), {})
+    source = Places(place(8, 8, 0))
+    with pytest.raises(InputError, match=r"another network \(body 3, not 2; d_max 1\.5, not 2\.0\)"):
+        train_once(tables, source, source, tmp_path / "run", lambda text: None, tmp_path / "start")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_degradation_without_wald_is_refused(tmp_path: Path) -> None:
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--protocol", "paired"]
+    done = CliRunner().invoke(real_trials.command, [*arguments, "--degradation", "psf=1"])
+    assert isinstance(done.exception, InputError) and "belongs to --protocol wald" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_saturated_pixels_are_those_of_the_source() -> None:
+    source = Places(place(8, 8, 0))
+    setattr(source, "ceiling", 2.0)  # noqa: B010
+    result = real_trials.score(Oracle(), source, Trial("tree", protocol="paired"), None)
+    assert result.settings.strata.ceiling == 2.0 and result.total["pixels"][0, 3, 0] > 0

@@ -1,0 +1,45 @@
+"""From which value on the lights of clips are saturated."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from deeplight.train.clips.index import RECORD, ClipRow
+
+_DIGITAL_NUMBERS, _RADIANCE = 63.0, 6553.4
+"""Of DMSP's digital numbers and of Black Marble's radiance, as `engine.scene` has them for files of floats."""
+
+
+def ceiling_of_clips(clips: Iterable[tuple[Path, ClipRow]]) -> float:
+    """The least value from which one of the clips, (tree, row) each, is saturated; infinite where none ever is.
+
+    Lights that `--degrade` made end where that says (tree.json holds it), others where the product of their unit does.
+    """
+    kinds = {(tree, row.place, row.date, row.unit) for tree, row in clips}
+    read = cache(_degradations)
+    return min(
+        (_ceiling(read(tree), place, date, unit) for tree, place, date, unit in kinds), default=math.inf
+    )
+
+
+def _ceiling(made: Mapping[str, Any], place: str, date: str, unit: str) -> float:
+    degradation = made.get(f"{place}_{date}" if date else place)
+    if isinstance(degradation, dict):
+        saturation = degradation.get("saturation")
+        return float(saturation) if isinstance(saturation, int | float) else math.inf
+        return float(saturation) if isinstance(saturation, int | float) else math.inf
+    return _DIGITAL_NUMBERS if unit == "DN" else _RADIANCE
+
+
+def _degradations(tree: Path) -> dict[str, Any]:
+    """What tree.json says of the degradation of each place; nothing where it cannot be read."""
+    try:
+        places = json.loads((tree / RECORD).read_text(encoding="utf-8"))["places"]
+        return {name: told["options"]["degradation"] for name, told in places.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
