@@ -12,11 +12,6 @@ import torch
 
 from deeplight.kernels import launch
 
-if not torch.cuda.is_available():
-    # before anything imports Triton: it decides when a kernel is defined
-    os.environ["TRITON_INTERPRET"] = "1"
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that needs a GPU is skipped, and counted, before its fixtures build anything."""
