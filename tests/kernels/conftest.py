@@ -12,6 +12,7 @@ import torch
 
 from deeplight.kernels import launch
 
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that needs a GPU is skipped, and counted, before its fixtures build anything."""
