@@ -31,7 +31,7 @@ ELEVATIONS = -500.0, 9000.0
 """Metres; land lies between the Dead Sea's shore (−430 and falling) and Mount Everest (8849). What a file has beyond is
 an undeclared void or the sea floor, which the network has never seen: missing."""
 _MAX_SIDE = (1 << 31) - 1
-_DMSP_CEILING, _BLACK_MARBLE_CEILING_RAW, _BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
+DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
 """Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
 _FEET = frozenset({"ft", "foot", "feet", "us-ft", "us survey foot", "us survey feet", "ftus"})
 
@@ -254,10 +254,10 @@ def _unit(ntl: Layer, options: SceneOptions) -> str:
 def _ceiling(ntl: Layer, unit: str) -> float:
     """Where NTL values saturate: DMSP's ceiling for bytes and digital numbers, Black Marble's otherwise; scaled
     like the raw values where the file holds the product's own integers."""
-    raw = {"uint8": _DMSP_CEILING, "uint16": _BLACK_MARBLE_CEILING_RAW}.get(ntl.raster.dtype)
+    raw = {"uint8": DMSP_CEILING, "uint16": BLACK_MARBLE_CEILING_RAW}.get(ntl.raster.dtype)
     if unit == "DN" and ntl.raster.dtype != "uint8":
-        return _DMSP_CEILING
+        return DMSP_CEILING
     if raw is None:
-        return _BLACK_MARBLE_CEILING
+        return BLACK_MARBLE_CEILING
     # A negative factor turns the order around: the product is not one of those known.
     return float(raw * ntl.scale[0] + ntl.offset[0]) if ntl.scale[0] > 0 else math.inf

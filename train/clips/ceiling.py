@@ -9,10 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from deeplight.engine.scene import BLACK_MARBLE_CEILING, DMSP_CEILING
 from deeplight.train.clips.index import RECORD, ClipRow
-
-_DIGITAL_NUMBERS, _RADIANCE = 63.0, 6553.4
-"""Of DMSP's digital numbers and of Black Marble's radiance, as `engine.scene` has them for files of floats."""
 
 
 def ceiling_of_clips(clips: Iterable[tuple[Path, ClipRow]]) -> float:
@@ -33,7 +31,7 @@ def _ceiling(made: Mapping[str, Any], place: str, date: str, unit: str) -> float
         saturation = degradation.get("saturation")
         return float(saturation) if isinstance(saturation, int | float) else math.inf
         return float(saturation) if isinstance(saturation, int | float) else math.inf
-    return _DIGITAL_NUMBERS if unit == "DN" else _RADIANCE
+    return DMSP_CEILING if unit == "DN" else BLACK_MARBLE_CEILING
 
 
 def _degradations(tree: Path) -> dict[str, Any]:
