@@ -47,7 +47,7 @@ def bare_call(scene: SceneOptions, model: str, core: int, halo: int) -> tuple[fl
     artifact = load_artifact(model)
     with Scene.open(scene) as s, open_backend("auto", artifact, threads=available_cpus()) as backend:
         at = Window(0, core, min(core, s.grid.height), core)
-        inputs = s.read_inputs(window := tile_window(at, halo, artifact.manifest))
+        inputs = s.read_inputs(window := tile_window(at, halo, artifact.manifest, s.grid.shape))
         took = []
         for _ in range(CALLS + 1):
             start, cpu = time.perf_counter(), time.process_time()

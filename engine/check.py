@@ -38,7 +38,7 @@ def check_scene(
     rows = []
     with open_backend(REFERENCE, artifact, device="cpu", threads=threads) as reference:
         for core in places(scene, count):
-            inputs = scene.read_inputs(tile_window(core, halo, artifact.manifest))
+            inputs = scene.read_inputs(tile_window(core, halo, artifact.manifest, scene.grid.shape))
             got, want = (b.run(inputs)["ntl_hr"][0, 0] for b in (backend, reference))
             valid = np.kron(inputs["ntl_valid"][0, 0], np.ones((SCALE, SCALE), np.float32)) > 0
             case = f"row {core.row}, column {core.col}"

@@ -55,6 +55,12 @@ NUMBER = Parsed("value", parse_number)
 )
 @click.option("--precision", default="fp32", metavar="NAME", help="One that the model offers [fp32]")
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Of the runtime [all CPUs]")
+@click.option(
+    "--streams",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Tiles at once [--tiles auto: 2 if they fit, else 1]",
+)
 @click.option("--ntl-scale", type=SCALE, help="Radiance = raw · F + OFFSET, in place of the file's")
 @click.option("--ntl-nodata", type=NUMBER, help="Raw value of NTL without data")
 @click.option("--dmo-bands", type=Parsed("slot=band,…", parse_bands), help="As in blue=1,green=2,red=3")
@@ -73,7 +79,7 @@ NUMBER = Parsed("value", parse_number)
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="Compute N places across tile borders again; fail if they differ",
+    help="Compute N places at tile borders again; fail if they differ",
 )
 @click.option(
     "--check", type=click.IntRange(0), default=0, metavar="N", help="First compare N tiles with fp32"

@@ -30,13 +30,14 @@ def to_physical(
     mask: NDArray[Any] | None = None,
     *,
     threads: int = 1,
+    into: tuple[Floats, Mask] | None = None,
 ) -> tuple[Floats, Mask]:
     """Physical values raw · scale + offset of every band, and the pixels where all bands have one.
 
     raw: (C, H, W), any real dtype. scale, offset: (C,). nodata: one number or None per band, compared in
     the raw dtype; a number that the dtype cannot hold marks nothing. mask: (H, W), nonzero = valid. The
     arithmetic is float32, or float64 for integers of 32 bits and more and for float64; 64-bit integers go
-    through float64, so above 2**53 they lose digits.
+    through float64, so above 2**53 they lose digits. into: arrays for the result, which the native module uses.
 
     Returns (C, H, W) float32, 0 in all bands of an invalid pixel, and (H, W) uint8, 1 = valid: every band
     finite and not nodata, and the mask nonzero. The native module and NumPy give the same bits.
@@ -57,8 +58,7 @@ def to_physical(
     if accel.NATIVE is None:
         return _to_physical_numpy(raw, scale, offset, sentinels, mask)
     known = None if mask is None else as_mask(mask)
-    values = np.empty(raw.shape, np.float32)
-    valid = np.empty(raw.shape[1:], np.uint8)
+    values, valid = into or (np.empty(raw.shape, np.float32), np.empty(raw.shape[1:], np.uint8))
     accel.NATIVE.to_physical(raw, scale, offset, sentinels, known, values, valid, threads)
     return values, valid
 

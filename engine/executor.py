@@ -204,7 +204,7 @@ class _Inbox:
 class LocalExecutor(Executor):
     """Threads of this process: readers → device → writers, joined by bounded queues.
 
-    read: core → tile. infer: (tile, in fp32) → tile, from one thread. write: tile → None; its errors other
+    read: core → tile. infer: (tile, in fp32) → tile, from `streams` threads. write: tile → None; its errors other
     than BadPixels end the run. A reader that takes longer than timeout_s (a network disk that hangs) is left
     behind and its tile tried by another thread; a model or a disk that does ends the run.
     """
@@ -216,12 +216,13 @@ class LocalExecutor(Executor):
         write: Callable[[Any], None],
         *,
         readers: int = 1,
+        streams: int = 1,
         writers: int = 1,
         timeout_s: float | None = TILE_TIMEOUT_S,
         on_stop: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
-        self.capacity = 4 * (readers + writers)
+        self.capacity = 4 * (readers + streams + writers)
         self._timeout_s = timeout_s
         self._settling = threading.Lock()
         self._inbox = _Inbox()
@@ -233,10 +234,11 @@ class LocalExecutor(Executor):
         self._write = self._guarded(lambda job: write(job.payload), (BadPixels,))
         self.stages = [
             Stage("read", self._read, readers),
-            Stage("infer", self._infer),
+            Stage("infer", self._infer, streams),
             Stage("write", self._end, writers),
         ]
-        self._stream = Stream(self._inbox, self.stages, depth=1, on_stop=on_stop)
+        # A tile that was read waits in its reader's hands: one more would cost its memory and gain nothing.
+        self._stream = Stream(self._inbox, self.stages, depths=(streams - 1, 1), on_stop=on_stop)
         self._stream.start()
 
     def submit(self, task: Task) -> None:

@@ -32,6 +32,11 @@ class Grid:
         )
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return (self.height, self.width)
+
+    @property
     def bounds_xy(self) -> tuple[float, float, float, float]:
         """(min x, min y, max x, max y) of the four corners, in the CRS's units."""
         corners = [self.transform @ (c, r) for c in (0, self.width) for r in (0, self.height)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeplight.engine.buffers import Scratch
 from deeplight.engine.convert import Floats, Mask, to_physical
 from deeplight.engine.errors import InputError
 from deeplight.engine.extents import Overlap
@@ -19,8 +20,10 @@ from deeplight.engine.warp import Warper, area_mean, decimated, decimation, goes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_STRIP_PIXELS = 4 << 20
-"""Native pixels decoded at a time for decimation; seven float32 bands of them are 112 MB."""
+_STRIP_PIXELS = 1 << 18
+"""Native pixels decoded at a time for decimation; seven float32 bands of them are 7 MB."""
+_STRIP_ROWS = 128
+"""HR rows resampled at a time, so that no layer is held in its native resolution."""
 _SAMPLE_SIDE = 64
 _SAMPLE_WINDOWS = 24
 _SAMPLE_ENOUGH = 4 * _SAMPLE_SIDE**2
@@ -42,6 +45,7 @@ class Layer:
         limits: tuple[float, float] | None = None,
     ) -> None:
         self.limits = limits
+        self._scratch = Scratch()
         index = [band - 1 for band in bands]
         self.raster = raster
         self.bands = tuple(bands)
@@ -54,11 +58,18 @@ class Layer:
                 f"{_rescaling(raster)}"
             )
 
-    def read_native(self, window: Window) -> tuple[Floats, Mask]:
+    def read_native(self, window: Window, scratch: Scratch | None = None) -> tuple[Floats, Mask]:
         """Physical values (C, h, w), 0 where invalid, and mask (h, w) of native pixels; `window` lies in the
-        raster."""
-        raw, mask = self.raster.read(window, self.bands)
-        values, valid = to_physical(raw, self.scale, self.offset, self.nodata, mask)
+        raster. scratch: may hold them, until the thread's next read."""
+        raw, mask = self.raster.read(window, self.bands, scratch)
+        into = None
+        if scratch is not None:
+            valid = scratch.take("valid", raw.shape[1:], np.uint8)
+            into = scratch.take("values", raw.shape, np.float32), valid
+        return self._in_limits(*to_physical(raw, self.scale, self.offset, self.nodata, mask, into=into))
+
+    def _in_limits(self, values: Floats, valid: Mask) -> tuple[Floats, Mask]:
+        """Values beyond the limits are made invalid in place."""
         if self.limits is not None:
             low, high = self.limits
             if values.min(initial=0) < low or values.max(initial=0) > high:
@@ -150,18 +161,26 @@ class AuxLayer(Layer):
     def read(self, hr_window: Window) -> tuple[Floats, Mask]:
         """Physical values (C, H, W) at the HR pixels, 0 where invalid, and their mask; the window may leave
         the raster."""
-        found = [
-            self._warper.resample(*self._read_round(source), source, hr_window)
-            for source in self._warper.source_windows(hr_window)
-        ]
-        if not found:
-            shape = hr_window.shape
-            return np.zeros((len(self.bands), *shape), np.float32), np.zeros(shape, np.uint8)
-        values, mask = found[0]
-        for more, also in found[1:]:  # never both valid
-            values += more
-            mask |= also
+        values = np.empty((len(self.bands), *hr_window.shape), np.float32)
+        mask = np.empty(hr_window.shape, np.uint8)
+        self.read_into(hr_window, values, mask)
         return values, mask
+
+    def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
+        """As `read`, into arrays of any content. mask: of any dtype."""
+        for top in range(0, hr_window.height, _STRIP_ROWS):
+            rows = slice(top, min(top + _STRIP_ROWS, hr_window.height))
+            strip = Window(hr_window.row + top, hr_window.col, rows.stop - top, hr_window.width)
+            sources = self._warper.source_windows(strip)
+            if len(sources) != 1:
+                values[:, rows], mask[rows] = 0, 0
+            for source in sources:
+                part, known = self._warper.resample(*self._read_round(source), source, strip)
+                if len(sources) == 1:
+                    values[:, rows], mask[rows] = part, known
+                else:  # no pixel is valid in two of them
+                    values[:, rows] += part
+                    mask[rows] += known
 
     def native_windows(self, window: Window) -> list[Window]:
         """See Layer."""
@@ -194,24 +213,34 @@ class AuxLayer(Layer):
             pieces.append(Window(source.row, 0, source.height, 1))
         if len(pieces) == 1:
             return self._read_means(pieces[0])
-        parts = [self._read_means(piece) for piece in pieces if piece.width]
+        parts = []
+        for piece in pieces:
+            if piece.width:
+                values, mask = self._read_means(piece)
+                parts.append((values.copy(), mask.copy()))
         return np.concatenate([v for v, _ in parts], axis=2), np.concatenate([m for _, m in parts], axis=1)
 
     def _read_means(self, source: Window) -> tuple[Floats, Mask]:
-        """The pixels of `source`, a window of the decimated grid."""
-        return self._read_decimated(source) if self.factors != (1, 1) else self.read_native(source)
+        """The pixels of `source`, a window of the decimated grid, in memory that the thread's next call overwrites."""
+        return (
+            self._read_decimated(source)
+            if self.factors != (1, 1)
+            else self.read_native(source, self._scratch)
+        )
 
     def _read_decimated(self, source: Window) -> tuple[Floats, Mask]:
         """Area means of the blocks in `source`, a window of the decimated grid; read in strips to bound
         memory."""
         fy, fx = self.factors
-        values = np.empty((len(self.bands), *source.shape), np.float32)
-        mask = np.empty(source.shape, np.uint8)
+        values = self._scratch.take("means", (len(self.bands), *source.shape), np.float32)
+        mask: Mask = self._scratch.take("mean_valid", source.shape, np.uint8)
         rows = max(1, _STRIP_PIXELS // (fy * fx * source.width))
         for top in range(0, source.height, rows):
             count = min(rows, source.height - top)
             native = Window((source.row + top) * fy, source.col * fx, count * fy, source.width * fx)
-            part = self.read_native(native.clipped(self.raster.grid.height, self.raster.grid.width))
+            part = self.read_native(
+                native.clipped(self.raster.grid.height, self.raster.grid.width), self._scratch
+            )
             values[:, top : top + count], mask[top : top + count] = area_mean(*part, fy, fx)
         return values, mask
 

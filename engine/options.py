@@ -33,7 +33,8 @@ UINT16_SCALE, UINT16_NODATA = 0.1, 65535.0
 class RunOptions:
     """One run of `pipeline.infer`.
 
-    tiles: None runs the scene in one piece. bands: of EXTRA_BANDS. threads: of the backend; None: all.
+    tiles: None runs the scene in one piece. bands: of EXTRA_BANDS. threads: of the backend; None: all. streams: tiles
+    computed at once, sharing the threads; None: as many as `auto` tiles leave memory for, one otherwise.
     report, quicklook, events: files to write beside the output. verify_seams: how many places across tile borders
     to compute again and compare. check: how many tiles to compare with float32 first. trust: let native code in the
     model's folder run. stac: write a STAC item beside it. conserve_radiance:
@@ -53,6 +54,7 @@ class RunOptions:
     mode: Mode = Mode.NEW
     bands: tuple[str, ...] = ()
     threads: int | None = None
+    streams: int | None = None
     report: Path | None = None
     quicklook: Path | None = None
     events: Path | None = None

@@ -89,6 +89,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
             remove_beside_leftovers(options)
             store = PackStore(folder, spec, plan.pack * SCALE)
             work = tile_work(options, scene, artifact, backend, plan, threads)
+            backend.split(plan.streams, threads)
             with Run(options, work, plan, store, threads, progress, events) as run:
                 run.stream()
                 if not run.quarantined:
@@ -240,6 +241,7 @@ class Run:
                 self.work.compute,
                 self.write,
                 readers=self.readers,
+                streams=self.plan.streams,
                 writers=_WRITERS if self.plan.core else 1,
                 on_stop=self.work.cancel,
                 **({} if self.plan.core else {"timeout_s": None}),

@@ -110,8 +110,24 @@ def plan_run(
     grid = scene.grid
     readers = reader_count(threads)
     memory = available_memory()
-    plan = plan_tiles(request, artifact.manifest, grid.height, grid.width, bands, memory, readers)
+    streams = _streams(options, backend, threads)
+    plan = plan_tiles(request, artifact.manifest, grid.height, grid.width, bands, memory, readers, streams)
     return Record(fingerprint(options, artifact, backend, threads), plan.core, plan.halo), plan
+
+
+def _streams(options: RunOptions, backend: Backend, threads: int) -> int | None:
+    """Tiles to compute at once; None: what memory allows."""
+    if options.streams is None:
+        return None if options.tiles == TileRequest() and backend.splits and threads > 1 else 1
+    if options.streams > 1 and options.tiles is None:
+        raise InputError(
+            f"--streams {options.streams} computes several tiles at once and there are none: use --tiles"
+        )
+    if options.streams > threads:
+        raise InputError(
+            f"--streams {options.streams} needs a thread for each tile and there are {threads}: give at most that many"
+        )
+    return options.streams
 
 
 def output_spec(options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend) -> OutputSpec:

@@ -24,15 +24,14 @@ def quality_flags(
     """Flags (8h, 8w) of a core, as float32.
 
     inputs: the model's, of `window` (spec.INPUTS, batch of 1). offset: (2, h', w') of `window`. core, window:
-    in LR pixels; `window` holds the core and `radius` pixels around it. radius: of the model's receptive field
-    in LR pixels. ceiling: NTL value from which a pixel counts as saturated. Each flag depends on the
-    surroundings within `radius` alone, so tiles agree.
+    in LR pixels; `window` holds the core and what there is of the scene within `radius` around it; what lies beyond
+    `window` counts as filled. radius: of the model's receptive field in LR pixels. ceiling: NTL value from which a
+    pixel counts as saturated. Each flag depends on the surroundings within `radius` alone, so tiles agree.
     """
     rows, cols = core.slices_in(window)
     hr_rows, hr_cols = core.scaled(SCALE).slices_in(window.scaled(SCALE))
-    seen_rows, seen_cols = core.grown(radius).slices_in(window)
     valid = inputs["ntl_valid"][0, 0]
-    near = touched(valid[seen_rows, seen_cols] == 0, radius)
+    near = touched(_seen(valid, core.grown(radius), window) == 0, radius)
     saturated = (inputs["ntl"][0, 0, rows, cols] >= np.float32(ceiling)) & (valid[rows, cols] != 0)
     far = (np.abs(offset[:, rows, cols]) >= np.float32(EXTRAPOLATED_FROM)).any(axis=0)
     lr = near * np.uint8(Quality.NTL_FILLED_NEAR)
@@ -42,6 +41,17 @@ def quality_flags(
     for name, flag in (("dmo", Quality.DMO_MISSING), ("dem", Quality.DEM_MISSING)):
         flags |= (inputs[f"{name}_valid"][0, 0, hr_rows, hr_cols] == 0) * np.uint8(flag)
     return flags.astype(np.float32)
+
+
+def _seen(valid: Array, around: Window, window: Window) -> Array:
+    """The mask `valid` (h, w) of `window` over `around`, 0 where that leaves it."""
+    seen = np.zeros(around.shape, np.float32)
+    row, col = max(around.row, window.row), max(around.col, window.col)
+    bottom = min(around.row + around.height, window.row + window.height)
+    right = min(around.col + around.width, window.col + window.width)
+    both = Window(row, col, bottom - row, right - col)
+    seen[both.slices_in(around)] = valid[both.slices_in(window)]
+    return seen
 
 
 def touched(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:

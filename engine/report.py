@@ -177,6 +177,7 @@ def _tiles(run: Run) -> dict[str, Any]:
         "skipped": tally.skipped_tiles,
         "core_share": round(tally.core_px / tally.computed_px, 4) if tally.computed_px else None,
         "memory_estimate_bytes": plan.estimate,
+        "streams": plan.streams,
         "readers": run.readers,
         "panel": run.order.panel,
         "block_cache_mb": run.order.cache_mb,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deeplight.engine.bands import assign_bands
+from deeplight.engine.buffers import InputPool
 from deeplight.engine.convert import Floats, Mask
 from deeplight.engine.errors import InputError
 from deeplight.engine.extents import Overlap, format_bounds, lonlat_bounds, overlap
@@ -19,7 +20,7 @@ from deeplight.engine.grid import Grid
 from deeplight.engine.layers import AuxLayer, Layer
 from deeplight.engine.plausibility import check_elevation, check_ntl, check_reflectance
 from deeplight.engine.sources import Raster, open_raster
-from deeplight.engine.spec import DMO_SLOTS, INPUTS, SCALE, input_shape
+from deeplight.engine.spec import DMO_SLOTS, SCALE
 from deeplight.engine.tiles import Window
 
 _log = logging.getLogger(__name__)
@@ -105,31 +106,28 @@ class Scene:
         for layer in self._layers.values():
             layer.raster.close()
 
-    def read_inputs(self, window: Window) -> dict[str, Floats]:
+    def read_inputs(self, window: Window, inputs: dict[str, Floats] | None = None) -> dict[str, Floats]:
         """The network's inputs for `window`, in LR pixels; it may leave the raster.
 
         Keys, shapes and channels as spec.INPUTS with a batch axis of 1, float32, physical units; invalid
         pixels hold 0. NTL outside its raster is invalid; DMO and DEM are there wherever their files are.
-        Radiance below 0 stays.
+        Radiance below 0 stays. inputs: tensors to fill and return, of any content.
         """
-        inputs = {
-            spec.name: np.zeros(input_shape(spec, 1, window.height, window.width), np.float32)
-            for spec in INPUTS
-        }
+        if inputs is None:
+            _, inputs = InputPool().take(*window.shape)
         inputs["ntl"][0, 0], inputs["ntl_valid"][0, 0] = self.read_ntl(window)
+        inputs["dmo_bands"][:] = 0
+        inputs["dmo_bands"][0, self._channels] = 1
         hr_window = window.scaled(SCALE)
-        if self._dmo is not None:
-            values, inputs["dmo_valid"][0, 0] = self._dmo.read(hr_window)
-            if len(values) == len(
-                DMO_SLOTS
-            ):  # in slot order: taken over, for copying them costs as much as reading
-                inputs["dmo"] = values[None]
+        for name, layer in (("dmo", self._dmo), ("dem", self._dem)):
+            values, mask = inputs[name][0], inputs[f"{name}_valid"][0, 0]
+            if layer is None:
+                values[:], mask[:] = 0, 0
+            elif len(layer.bands) == len(values):
+                layer.read_into(hr_window, values, mask)
             else:
-                inputs["dmo"][0, self._channels] = values
-            inputs["dmo_bands"][0, self._channels] = 1
-        if self._dem is not None:
-            values, inputs["dem_valid"][0, 0] = self._dem.read(hr_window)
-            inputs["dem"] = values[None]
+                values[:] = 0
+                values[self._channels], mask[:] = layer.read(hr_window)
         return inputs
 
     def read_ntl(self, window: Window) -> tuple[Floats, Mask]:

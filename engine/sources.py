@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeplight.engine.buffers import Scratch
 from deeplight.engine.dataset_names import Located, locate
 from deeplight.engine.errors import DeepLightError, InputError
 from deeplight.engine.extents import lonlat_bounds
@@ -122,9 +123,11 @@ class Raster:
         for handle in handles:
             handle.close()
 
-    def read(self, window: Window, bands: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    def read(
+        self, window: Window, bands: Sequence[int], scratch: Scratch | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
         """Raw pixels (C, h, w) of these 1-based bands in file dtype, and the file's own mask (h, w), nonzero
-        = valid.
+        = valid. scratch: may hold the pixels, which are then gone with the thread's next read.
 
         The mask is None where the file has none beyond nodata. `window` lies inside the raster (ValueError).
         Raises DeepLightError, naming file and window, where the pixels cannot be decoded.
@@ -136,7 +139,8 @@ class Raster:
         with self._env(), self._reading(window), self._counted():
             handle = self._handle()
             if len(set(dtypes)) == 1:
-                raw = handle.read(list(bands), window=pixels)
+                out = scratch.take("raw", (len(bands), *window.shape), dtypes[0]) if scratch else None
+                raw = handle.read(list(bands), window=pixels, out=out)
             else:  # rasterio reads several bands at once only of one type
                 raw = np.stack(
                     [handle.read(band, window=pixels) for band in bands], dtype=np.result_type(*dtypes)

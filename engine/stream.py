@@ -33,18 +33,22 @@ class Source(Protocol):
 
 
 class _Channel:
-    """A bounded queue that ends (`close`) or breaks off (`abort`), waking everyone who waits."""
+    """A bounded queue that ends (`close`) or breaks off (`abort`), waking everyone who waits.
+
+    depth: items that may lie in it; 0: each is handed to someone who waits for it.
+    """
 
     def __init__(self, depth: int, producers: int) -> None:
         self._items: deque[Any] = deque()
         self._depth = depth
         self._producers = producers
+        self._waiting = 0
         self._aborted = False
         self._changed = threading.Condition()
 
     def put(self, item: Any) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._aborted or len(self._items) < self._depth)
+            self._changed.wait_for(lambda: self._aborted or len(self._items) < self._depth + self._waiting)
             if self._aborted:
                 raise Stopped
             self._items.append(item)
@@ -52,7 +56,10 @@ class _Channel:
 
     def get(self, worker: int) -> Any:
         with self._changed:
+            self._waiting += 1
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._aborted or self._items or not self._producers)
+            self._waiting -= 1
             if self._aborted:
                 raise Stopped
             if not self._items:
@@ -110,7 +117,8 @@ class Worker:
 class Stream:
     """Passes every item of a source through all stages; the last stage's results are dropped.
 
-    Order is not kept. At most `depth` items wait between two stages. The first exception of any worker, or
+    Order is not kept. depths: how many items may wait behind each stage but the last, beside the one that each of its
+    workers holds until then. The first exception of any worker, or
     one given to `stop`, aborts all queues and calls `on_stop`; `check` and `join` raise it.
     """
 
@@ -118,11 +126,12 @@ class Stream:
         self,
         source: Source,
         stages: Sequence[Stage],
-        depth: int = 2,
+        depths: Sequence[int] | None = None,
         on_stop: Callable[[], None] | None = None,
     ) -> None:
         self._source = source
-        self._channels = [_Channel(depth, stage.workers) for stage in stages[:-1]]
+        depths = depths or [2] * (len(stages) - 1)
+        self._channels = [_Channel(d, s.workers) for d, s in zip(depths, stages[:-1], strict=True)]
         self._on_stop = on_stop
         self._lock = threading.Lock()
         self._stopped = False

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplight.engine.artifact import Manifest
+from deeplight.engine.buffers import InputPool
 from deeplight.engine.coverage import layers_present
 from deeplight.engine.errors import DeepLightError
 from deeplight.engine.products import Products
@@ -30,8 +31,8 @@ class Tile:
     """A core on its way through the stages.
 
     lr, valid: its NTL (h, w), physical, and mask. window, inputs: what the model is given; None where the core
-    is all nodata. pixels: the result, (bands, 8h, 8w), not masked yet. layers: which layers they were made
-    from, as coverage.layers_present.
+    is all nodata. memory: that holds the inputs, of TileWork's pool. pixels: the result, (bands, 8h, 8w), not masked
+    yet. layers: which layers they were made from, as coverage.layers_present.
     """
 
     core: Window
@@ -39,6 +40,7 @@ class Tile:
     valid: NDArray[np.uint8]
     window: Window | None = None
     inputs: dict[str, Array] | None = None
+    memory: Array | None = None
     pixels: Array | None = None
     layers: NDArray[np.uint8] | None = None
 
@@ -48,7 +50,8 @@ class BadPixels(DeepLightError):
 
 
 class TileWork:
-    """Everything that decides a tile's pixels. `read` and `finish` may be called from several threads.
+    """Everything that decides a tile's pixels. `read` and `finish` may be called from several threads, `compute` from
+    as many as the backend has streams.
 
     fp32: opens the same model in fp32, for tiles whose numbers were bad; None where the model has no fp32.
     """
@@ -66,7 +69,8 @@ class TileWork:
         self.halo, self.products = halo, products
         self._open_fp32 = fp32
         self._fp32: Backend | None = None
-        self._lock = threading.Lock()
+        self._pool = InputPool()
+        self._lock, self._again = threading.Lock(), threading.Lock()
 
     def close(self) -> None:
         """Close the model that `compute` opened in fp32. The one given stays open."""
@@ -86,18 +90,24 @@ class TileWork:
         lr, valid = self.scene.read_ntl(core)
         if not valid.any():
             return Tile(core, lr, valid)
-        window = tile_window(core, self.halo, self.manifest)
-        return Tile(core, lr, valid, window, self.scene.read_inputs(window))
+        window = tile_window(core, self.halo, self.manifest, self.scene.grid.shape)
+        memory, inputs = self._pool.take(*window.shape)
+        return Tile(core, lr, valid, window, self.scene.read_inputs(window, inputs), memory)
 
     def compute(self, tile: Tile, fp32: bool = False) -> Tile:
-        """The bands of the core, the halo cut off. fp32: with the model in fp32. One thread at a time."""
+        """The bands of the core, the halo cut off. fp32: with the model in fp32."""
         if tile.window is None or tile.inputs is None:
             return tile
-        backend = self._in_fp32() if fp32 else self.backend
-        outputs = backend.run(tile.inputs, self.products.model_outputs)
+        if fp32:
+            with self._again:
+                outputs = self._in_fp32().run(tile.inputs, self.products.model_outputs)
+        else:
+            outputs = self.backend.run(tile.inputs, self.products.model_outputs)
         pixels = self.products.make(outputs, tile.inputs, tile.core, tile.window)
         layers = layers_present(tile.inputs, tile.core, tile.window)
-        return replace(tile, inputs=None, pixels=pixels, layers=layers)
+        if tile.memory is not None:
+            self._pool.give(tile.memory)
+        return replace(tile, inputs=None, memory=None, pixels=pixels, layers=layers)
 
     def finish(self, tile: Tile) -> Array | None:
         """The pixels with NaN wherever NTL is nodata; None where all of them are. Raises BadPixels."""

@@ -51,7 +51,8 @@ class EmulatedHalf(OnnxRuntimeBackend):
     @classmethod
     def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
         """See Backend.open. precision: "fp16"."""
-        return cls(open_session(emulated(artifact.read(precision)), threads))
+        model = emulated(artifact.read(precision))
+        return cls(model, open_session(model, threads))
 
 
 def emulated(model: bytes) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.errors import InputError
 from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ Array = NDArray[np.float32]
 
 
 class Backend(ABC):
-    """One opened model on one device. A context manager; `run` is called from one thread at a time."""
+    """One opened model on one device. A context manager; `run` may be called from `streams` threads at a time."""
 
     name: ClassVar[str]
+    splits: ClassVar[bool] = False
+    """Whether `split` can be asked for more than one stream."""
     device: str
+    streams: int = 1
 
     @classmethod
     @abstractmethod
@@ -50,6 +54,13 @@ class Backend(ABC):
                     f"output {spec.name} is {results[spec.name].shape}, not {input_shape(spec, batch, h, w)}"
                 )
         return results
+
+    def split(self, streams: int, threads: int) -> None:
+        """From now on run `streams` tiles at a time with `threads` threads in all. No run may be in progress."""
+        if streams != 1:
+            raise InputError(
+                f"backend {self.name} computes one tile at a time: leave out --streams {streams}"
+            )
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

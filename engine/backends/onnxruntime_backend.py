@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
@@ -18,13 +19,16 @@ _LOG_FATAL = 4
 
 
 class OnnxRuntimeBackend(Backend):
-    """Runs the artifact's ONNX file with the CPU execution provider."""
+    """Runs the artifact's ONNX file with the CPU execution provider, one session a stream."""
 
     name: ClassVar[str] = "onnxruntime"
+    splits: ClassVar[bool] = True
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, model: bytes, session: ort.InferenceSession) -> None:
         self.device = "cpu"
-        self._session = session
+        self._model = model
+        self._idle: queue.SimpleQueue[ort.InferenceSession] = queue.SimpleQueue()
+        self._idle.put(session)
         self._options = ort.RunOptions()
         self._options.log_severity_level = _LOG_FATAL
 
@@ -34,7 +38,8 @@ class OnnxRuntimeBackend(Backend):
         if device != "cpu":
             raise InputError(f"backend onnxruntime runs on the cpu, not on {device!r}")
         try:
-            session = open_session(artifact.read(precision), threads)
+            model = artifact.read(precision)
+            session = open_session(model, threads)
         except ArtifactError:
             raise
         except Exception as e:  # the runtime's exceptions share no public base class
@@ -42,17 +47,30 @@ class OnnxRuntimeBackend(Backend):
                 f"ONNX Runtime {ort.__version__} cannot load {artifact.file(precision)}: {_first_line(e)}"
             ) from None
         _check_signature(session, artifact)
-        return cls(session)
+        return cls(model, session)
+
+    def split(self, streams: int, threads: int) -> None:
+        """See Backend.split. Threads of one call wait for each other; calls of one thread each never do."""
+        if streams == self.streams:
+            return
+        while not self._idle.empty():
+            self._idle.get()
+        for _ in range(streams):
+            self._idle.put(open_session(self._model, max(1, threads // streams)))
+        self.streams = streams
 
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        session = self._idle.get()
         try:
-            results = self._session.run(list(outputs), dict(inputs), self._options)
+            results = session.run(list(outputs), dict(inputs), self._options)
         except Exception as e:  # the runtime's exceptions share no public base class
             h, w = inputs["ntl"].shape[-2:]
             remedy = "; use smaller --tiles" if "alloc" in str(e).lower() else ""
             raise DeepLightError(
                 f"ONNX Runtime failed on a tile of {h}×{w} LR pixels: {_first_line(e)}{remedy}"
             ) from None
+        finally:
+            self._idle.put(session)
         return [np.asarray(r, np.float32) for r in results]
 
     def versions(self) -> dict[str, str]:

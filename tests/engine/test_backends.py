@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from deeplight.engine.backends import (
     open_backend,
     parse_device,
 )
+from deeplight.engine.backends.base import Backend
 from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
 from tests.engine.analytic import expected, manifest, write_analytic
@@ -62,6 +65,39 @@ def test_same_bits_for_any_thread_count(artifact: Artifact) -> None:
         with open_backend("onnxruntime", artifact, threads=threads) as backend:
             results.append(backend.run(inputs)["ntl_hr"].tobytes())
     assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("streams", [2, 3])
+def test_streams_run_side_by_side_and_give_the_same_bits(artifact: Artifact, streams: int) -> None:
+    tiles = [random_inputs(33, 21 + n) for n in range(6)]
+    with open_backend("onnxruntime", artifact, threads=2) as backend:
+        alone = [backend.run(tile)["ntl_hr"] for tile in tiles]
+        backend.split(streams, 2)
+        assert backend.streams == streams
+        with ThreadPoolExecutor(streams + 1) as pool:
+            together = list(pool.map(lambda tile: backend.run(tile)["ntl_hr"], tiles))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_a_backend_without_streams_says_so(artifact: Artifact) -> None:
+    class One(Backend):
+        name = "one"
+
+        @classmethod
+        def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> One:
+            return cls()
+
+        def _run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+            raise NotImplementedError
+
+        def versions(self) -> dict[str, str]:
+            return {}
+
+    backend = One()
+    backend.split(1, 4)
+    assert not One.splits and backend.streams == 1
+    with pytest.raises(InputError, match="backend one computes one tile at a time: leave out --streams 2"):
+        backend.split(2, 4)
 
 
 @pytest.mark.parametrize("name", [s.name for s in INPUTS])

@@ -112,6 +112,8 @@ def usage(files: SceneFiles, model: str, tmp_path: Path) -> dict[str, list[str]]
         "unknown model 'gone'": [*base[:5], "gone"],
         "Missing option '--out'": base[:2],
         "No such option": [*base, "--dpi", "3"],
+        "--streams 2 computes several tiles at once": [*base, "--streams", "2"],
+        "--streams 3 needs a thread for each tile": [*base, "--tiles=9", "--streams=3", "--threads=2"],
         "is not a tile size": [*base, "--tiles", "12x"],
         "halo is below the 2 LR pixels": [*base, "--tiles", "12+1"],
         "is not F or F,OFFSET": [*base, "--ntl-scale", "a"],

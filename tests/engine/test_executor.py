@@ -96,6 +96,19 @@ def test_all_tiles_are_stored_once(readers: int) -> None:
     assert threading.active_count() == before
 
 
+def test_streams_compute_at_the_same_time() -> None:
+    steps, both = Steps(), threading.Barrier(2, timeout=20)
+
+    def infer(tile: Window, fp32: bool) -> Window:
+        if tile in (core(0), core(1)):
+            both.wait()
+        return tile
+
+    steps.infer = infer  # type: ignore[method-assign]
+    steps.run(readers=2, streams=2)
+    assert not steps.missing()
+
+
 @pytest.mark.parametrize("failures", [1, 2, 3])
 def test_a_tile_is_tried_three_times(failures: int) -> None:
     steps = Steps()

@@ -137,10 +137,10 @@ def test_a_layer_around_the_earth_is_read_across_its_own_seam(
     widest = 0
     read = Raster.read
 
-    def recording(self: Raster, window: Window, bands: Any) -> Any:
+    def recording(self: Raster, window: Window, *how: Any) -> Any:
         nonlocal widest
         widest = max(widest, window.width if self.role == "DEM" else 0)
-        return read(self, window, bands)
+        return read(self, window, *how)
 
     with monkeypatch.context() as patch:
         patch.setattr(Raster, "read", recording)

@@ -135,6 +135,36 @@ def test_equal_runs_give_equal_bytes(scene: SceneOptions, model: str, tmp_path: 
     assert str(tmp_path) not in json.dumps(tags) and "tif" not in json.dumps(list(tags.values()))
 
 
+def test_streams_do_not_change_a_byte(scene: SceneOptions, model: str, tmp_path: Path) -> None:
+    reports = [
+        run(
+            scene,
+            model,
+            tmp_path / f"{streams}.tif",
+            5,
+            threads=2,
+            streams=streams,
+            bands=("offset", "quality"),
+        )
+        for streams in (1, 2)
+    ]
+    assert [r.tiles["streams"] for r in reports] == [1, 2]
+    assert (tmp_path / "1.tif").read_bytes() == (tmp_path / "2.tif").read_bytes()
+
+
+def test_auto_tiles_take_two_streams_where_there_are_two_threads(
+    long_scene: SceneOptions, model: str, tmp_path: Path
+) -> None:
+    def streams(tiles: TileRequest, threads: int) -> int:
+        out = tmp_path / f"{tiles}-{threads}.tif"
+        report = infer(RunOptions(long_scene, out, model, tiles, threads=threads))
+        assert report is not None
+        return int(report.tiles["streams"])
+
+    found = [streams(TileRequest(core), threads) for core in (None, 100) for threads in (1, 2)]
+    assert found == [1, 2, 1, 1]
+
+
 def test_tags_do_not_name_what_decides_no_pixel(scene: SceneOptions, model: str, tmp_path: Path) -> None:
     tags = []
     for tiles, threads in ((6, 1), (None, 2)):

@@ -32,7 +32,7 @@ class Items:
 def run_stages(
     items: Iterable[Any], stages: Sequence[Stage], depth: int = 2, on_stop: Callable[[], None] | None = None
 ) -> None:
-    stream = Stream(Items(items), stages, depth, on_stop)
+    stream = Stream(Items(items), stages, [depth] * (len(stages) - 1), on_stop)
     stream.start()
     stream.join()
 
@@ -62,7 +62,8 @@ def test_busy_time_counts_work_not_waiting() -> None:
     assert stages[0].busy_s < stages[1].busy_s / 4
 
 
-def test_a_slow_end_holds_the_source_back() -> None:
+@pytest.mark.parametrize(("depth", "most"), [(2, 8), (1, 6), (0, 4)])
+def test_a_slow_end_holds_the_source_back(depth: int, most: int) -> None:
     taken, done, ahead = 0, 0, 0
 
     def source() -> Iterator[int]:
@@ -77,9 +78,9 @@ def test_a_slow_end_holds_the_source_back() -> None:
         time.sleep(0.002)
         done += 1
 
-    run_stages(source(), [Stage("a", lambda x: x, 2), Stage("b", lambda x: x), Stage("c", slow)], depth=2)
-    # two queues of 2, and one item in the hands of each of the 4 workers
-    assert done == 60 and ahead <= 8
+    run_stages(source(), [Stage("a", lambda x: x, 2), Stage("b", lambda x: x), Stage("c", slow)], depth)
+    # two queues of `depth`, and one item in the hands of each of the 4 workers
+    assert done == 60 and ahead <= most
 
 
 @pytest.mark.parametrize("failing", ["source", "a", "b", "c"])

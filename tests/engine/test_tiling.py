@@ -10,8 +10,8 @@ import pytest
 
 from deeplight.engine.errors import InputError
 from deeplight.engine.machine import available_cpus, available_memory, bytes_moved, peak_memory
-from deeplight.engine.tiles import Window, core_share
-from deeplight.engine.tiling import TileRequest, cores, pack_side, parse_tiles, plan_tiles, tile_window
+from deeplight.engine.tiles import Window, core_share, split
+from deeplight.engine.tiling import EDGE, TileRequest, cores, pack_side, parse_tiles, plan_tiles, tile_window
 from tests.engine.analytic import manifest
 
 GB = 1 << 30
@@ -79,13 +79,24 @@ def test_auto_takes_less_where_memory_is_short_and_refuses_where_nothing_fits() 
         plan_tiles(TileRequest(), WIDE, 8192, 8192, 1, GB // 4)
 
 
-@pytest.mark.parametrize(("core", "peak"), [(64, 930e6), (128, 1702e6)])
-def test_estimate_covers_what_was_measured(core: int, peak: float) -> None:
-    """Peaks of the shipped model over 256 × 640 LR pixels, three layers, on 2 CPUs with one reader. The block cache was
-    a little more than half full there; the estimate reckons with all of it."""
-    tiny = manifest(halo_lr=12, receptive_field_lr=12.0, bytes_per_lr_px=24_835)
-    estimate = plan_tiles(TileRequest(core), tiny, 256, 640, 1, 64 * GB).estimate
+@pytest.mark.parametrize(
+    ("core", "streams", "peak"),
+    [(64, 1, 821e6), (128, 1, 1274e6), (64, 2, 1165e6), (128, 2, 2077e6), (256, 2, 5104e6)],
+)
+def test_estimate_covers_what_was_measured(core: int, streams: int, peak: float) -> None:
+    """Peaks of the shipped model over 256 × 1024 LR pixels, a DMO of 30 m and a DEM, on 2 CPUs with one reader."""
+    tiny = manifest(halo_lr=20, receptive_field_lr=20.0, bytes_per_lr_px=23_810)
+    estimate = plan_tiles(TileRequest(core), tiny, 256, 1024, 1, 64 * GB, streams=streams).estimate
     assert peak <= estimate <= 1.2 * peak
+
+
+def test_auto_computes_two_tiles_at_once_where_memory_allows_and_there_are_two() -> None:
+    assert plan_tiles(TileRequest(), WIDE, 8192, 8192, 1, 64 * GB, streams=None).streams == 2
+    tight = plan_tiles(TileRequest(), WIDE, 8192, 8192, 1, 64 * GB)
+    assert tight.streams == 1
+    just = int(tight.estimate / 0.69)
+    assert plan_tiles(TileRequest(), WIDE, 8192, 8192, 1, just, streams=None) == tight
+    assert plan_tiles(TileRequest(), WIDE, 200, 256, 1, 64 * GB, streams=None).streams == 1
 
 
 def test_whole_scene_fits_or_asks_for_tiles() -> None:
@@ -103,6 +114,30 @@ def test_cores_partition_a_pack(core: int) -> None:
         assert max(w.shape) <= core
         count[w.slices_in(Window(0, 0, 300, 260))] += 1
     assert (count[256:, :256] == 1).all() and count.sum() == 44 * 256
+
+
+@pytest.mark.parametrize(("multiple", "least"), [(1, 1), (4, 1), (1, 40), (8, 24), (4, 100)])
+@pytest.mark.parametrize("halo", [2, 9, 20])
+@pytest.mark.parametrize("size", [(41, 83), (30, 200)])
+def test_tile_windows_end_at_one_place_beyond_the_scene(
+    multiple: int, least: int, halo: int, size: tuple[int, int]
+) -> None:
+    """What a core needs is there: its halo, or where that leaves the scene as much as the whole scene's window has."""
+    m = manifest(multiple_lr=multiple, min_lr=least)
+    whole = tile_window(Window(0, 0, *size), halo, m, size)
+    for axis in (0, 1):  # no more than asked for, but for the rules on shapes
+        assert (whole.row, whole.col)[axis] > -min(halo, EDGE) - multiple
+        assert whole.shape[axis] < max(size[axis] + 2 * EDGE + 2 * multiple, least + multiple)
+    for core in split(Window(0, 0, *size), 17):
+        w = tile_window(core, halo, m, size)
+        assert w.row % multiple == w.col % multiple == w.height % multiple == w.width % multiple == 0
+        assert min(w.shape) >= least
+        w.slices_in(whole)
+        needed = core.grown(halo)
+        top, left = max(needed.row, whole.row), max(needed.col, whole.col)
+        bottom = min(needed.row + needed.height, whole.row + whole.height)
+        right = min(needed.col + needed.width, whole.col + whole.width)
+        Window(top, left, bottom - top, right - left).slices_in(w)
 
 
 @pytest.mark.parametrize(("multiple", "least"), [(1, 1), (4, 1), (1, 40), (8, 24)])

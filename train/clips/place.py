@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from deeplight.engine.buffers import Scratch
 from deeplight.engine.convert import Mask
 from deeplight.engine.errors import InputError
 from deeplight.engine.extents import format_bounds, lonlat_bounds, overlap
@@ -56,8 +57,8 @@ class _CloudLayer(AuxLayer):
 
     bits: int | None = None
 
-    def read_native(self, window: Window) -> tuple[Floats, Mask]:
-        raw, mask = self.raster.read(window, self.bands)
+    def read_native(self, window: Window, scratch: Scratch | None = None) -> tuple[Floats, Mask]:
+        raw, mask = self.raster.read(window, self.bands, scratch)
         band = raw[0]
         # NaN is not 0, so cloudy
         cloudy = (band.astype(np.int64) & self.bits) != 0 if self.bits is not None else band != 0

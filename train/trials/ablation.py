@@ -74,7 +74,8 @@ VARIANTS = (
 class Budget:
     """What each run may cost. steps: of the whole network; told: before, with the true offset; localise: of the offset.
 
-    regions: synthetic regions to learn from. countries: unseen ones that are scored. crop in LR pixels.
+    told and localise are 0 where all runs begin with an estimator that is trained already. regions: synthetic regions
+    to learn from. countries: unseen ones that are scored. crop in LR pixels.
     """
 
     steps: int = 120
@@ -123,11 +124,17 @@ def merged(*tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 
 
 def ablate(
-    variants: Sequence[Variant], seeds: Iterable[int], budget: Budget, out: Path, say: Callable[[str], None]
+    variants: Sequence[Variant],
+    seeds: Iterable[int],
+    budget: Budget,
+    out: Path,
+    say: Callable[[str], None],
+    alignment: Path | None = None,
 ) -> dict[str, Any]:
     """Train and score every variant with every seed; leave ablation.json and ablation.md in `out`.
 
-    Both are written anew after each run, so that what is finished is never lost.
+    alignment: a checkpoint whose offset estimator every run begins with. Both files are written anew after each run, so
+    that what is finished is never lost.
     """
     from deeplight.engine.machine import available_cpus
     from deeplight.train.pool import synthetic_source
@@ -146,7 +153,7 @@ def ablate(
             say(f"{variant.name}, seed {seed}")
             run = out / "runs" / f"{variant.name.replace(' ', '-')}-{seed}"
             tables = budget.of(variant, seed)
-            model = train_once(tables, learn, glance, run, say)
+            model = train_once(tables, learn, glance, run, say, alignment=alignment)
             scores = scored(model, check, budget.batch)
             seconds = round(time.monotonic() - began, 1)
             found["runs"].append(
@@ -182,10 +189,10 @@ def to_markdown(found: Mapping[str, Any], variants: Sequence[Variant]) -> str:
     lines = [
         "# Ablation",
         "",
-        f"Preset tiny, {budget['steps']} steps of {budget['batch']} crops of {budget['crop']}² LR pixels after "
-        f"{budget['told']} with the true offset and {budget['localise']} of the offset alone; {budget['regions']} "
-        f"synthetic regions; seeds {', '.join(map(str, seeds))}; scored on countries {held[0]} to {held[1] - 1}, which "
-        "no run has seen. Short runs: they rank modules, they are not the quality of the shipped model.",
+        f"Preset tiny, {budget['steps']} steps of {budget['batch']} crops of {budget['crop']}² LR pixels "
+        f"{_before(budget)}; {budget['regions']} synthetic regions; seeds {', '.join(map(str, seeds))}; scored on "
+        f"countries {held[0]} to {held[1] - 1}, which no run has seen. Short runs: they rank modules, they are not the "
+        "quality of the shipped model.",
         "",
         "PSNR is of log1p radiance (data range log1p(200)); gains are over bicubic, in dB; brackets hold the lowest "
         "and the highest seed; differences are from the full network with the same seed.",
@@ -201,6 +208,12 @@ def to_markdown(found: Mapping[str, Any], variants: Sequence[Variant]) -> str:
             lines.append("| " + " | ".join([variant.name, *_cells(mine, full)]) + " |")
     lines += ["", *(f"- {variant.name}: {variant.what}." for variant in variants)]
     return "\n".join(lines) + "\n"
+
+
+def _before(budget: Mapping[str, Any]) -> str:
+    if not budget["localise"]:
+        return "from an offset estimator that was trained before"
+    return f"after {budget['told']} with the true offset and {budget['localise']} of the offset alone"
 
 
 def _cells(mine: Mapping[int, dict[str, Numbers]], full: Mapping[int, dict[str, Numbers]]) -> list[str]:
@@ -251,6 +264,11 @@ def chosen(names: str) -> tuple[Variant, ...]:
 )
 @click.option("--seeds", type=click.IntRange(1, 20), default=2, show_default=True, help="Runs of each")
 @click.option("--steps", type=click.IntRange(1), default=Budget.steps, show_default=True, help="Of each run")
+@click.option(
+    "--alignment",
+    type=Parsed("run", Path),
+    help="Checkpoint whose offset estimator all runs begin with, in place of training it",
+)
 @click.option("--regions", type=click.IntRange(1), default=Budget.regions, show_default=True)
 @click.option("--countries", type=click.IntRange(1, 12), default=Budget.countries, show_default=True)
 @click.option("--only", default="", metavar="NAME,…", help="Some configurations")
@@ -260,6 +278,7 @@ def command(
     out: Path,
     seeds: int,
     steps: int,
+    alignment: Path | None,
     regions: int,
     countries: int,
     only: str,
@@ -287,8 +306,10 @@ def command(
         torch.set_num_threads(threads)
     share = steps / Budget.steps
     scaled = {name: max(1, round(getattr(Budget, name) * share)) for name in ("told", "localise")}
+    if alignment is not None:
+        scaled = dict.fromkeys(scaled, 0)
     budget = Budget(steps=steps, regions=regions, countries=countries, **scaled)
-    ablate(variants, range(seeds), budget, out, lambda text: click.echo(text, err=True))
+    ablate(variants, range(seeds), budget, out, lambda text: click.echo(text, err=True), alignment)
     click.echo(str(out / TABLE))
 
 

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from deeplight.engine.errors import InputError
 from deeplight.train.checkpoint import load_checkpoint
 from deeplight.train.logs import Reporter
 from deeplight.train.loop import TrainingData, train
 from deeplight.train.model import DeepLightSR
 from deeplight.train.samples import SampleSource
-from deeplight.train.settings import settings_from
+from deeplight.train.settings import Settings, settings_from
 
 Tables = Mapping[str, Mapping[str, Any]]
 
@@ -24,13 +26,19 @@ def train_once(
     run: Path,
     say: Callable[[str], None],
     start: Path | None = None,
+    alignment: Path | None = None,
 ) -> DeepLightSR:
     """Train on `learn` with settings as in deeplight-train's TOML file, look at `check` at the end of each stage.
 
-    start: a checkpoint whose weights are the first; its network must be that of the settings. Returns the averaged
-    weights, in eval mode; the run's folder keeps them too.
+    start: a checkpoint whose weights are the first; its network must be that of the settings. alignment: one of which
+    only the offset estimator is taken, the rest is random. Returns the averaged weights, in eval mode; the run's
+    folder keeps them too.
     """
     settings = settings_from({name: dict(values) for name, values in tables.items()})
+    if alignment is not None:
+        data = TrainingData(learn, check, {"kind": "trial", "alignment": str(alignment)})
+        begin = with_alignment(settings, alignment)
+        return train(settings, data, run, device="cpu", reporter=_Quiet(say), start=begin)
     data = TrainingData(learn, check, {"kind": "trial", "start": str(start) if start else None})
     first = load_checkpoint(start)[0] if start else None
     if first is not None and first.config != settings.model:
@@ -38,6 +46,23 @@ def train_once(
         told = "; ".join(f"{name} {then[name]}, not {now[name]}" for name in now if then[name] != now[name])
         raise InputError(f"{start} is of another network ({told}); start from one like the settings'")
     return train(settings, data, run, device="cpu", reporter=_Quiet(say), start=first)
+
+
+def with_alignment(settings: Settings, checkpoint: Path) -> DeepLightSR:
+    """The settings' network with random weights and a checkpoint's offset estimator.
+
+    Raises InputError where the two estimators do not have the same widths.
+    """
+    other = load_checkpoint(checkpoint)[0].localise.state_dict()
+    torch.manual_seed(settings.training.seed)
+    model = DeepLightSR(settings.model)
+    own = model.localise.state_dict()
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in other.items()}:
+        raise InputError(
+            f"{checkpoint} has another offset estimator than the settings' network: give one of its preset"
+        )
+    model.localise.load_state_dict(other)
+    return model
 
 
 class _Quiet(Reporter):

@@ -13,14 +13,17 @@ from click.testing import CliRunner
 
 from deeplight.engine.errors import InputError
 from deeplight.engine.spec import INPUTS, input_shape
+from deeplight.train.checkpoint import save_checkpoint
 from deeplight.train.config import ModelConfig, preset
 from deeplight.train.model import DeepLightSR
 from deeplight.train.settings import settings_from
 from deeplight.train.trials import ablation
 from deeplight.train.trials import training as trials
 from deeplight.train.trials.ablation import VARIANTS, Budget, ablate, chosen, command, gain, to_markdown
+from deeplight.train.trials.training import with_alignment
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+WIDTHS = {"main": [8, 8, 4, 4], "aux": [8, 4, 4, 4], "localise_width": 8}
 
 
 def network(**changes: Any) -> DeepLightSR:
@@ -136,16 +139,34 @@ def test_a_table_is_not_replaced_without_being_asked(tmp_path: Path) -> None:
     assert isinstance(done.exception, InputError) and "already holds" in str(done.exception)
 
 
+def test_runs_may_share_a_trained_offset_estimator(tmp_path: Path) -> None:
+    """Its weights are the checkpoint's, all others depend on the seed alone."""
+    trained = DeepLightSR(settings_from({"model": WIDTHS}).model)
+    with torch.no_grad():
+        for value in trained.parameters():
+            value.fill_(0.25)
+    save_checkpoint(tmp_path, trained, {"model": trained.config.to_dict()})
+    tables = [{"model": WIDTHS, "training": {"seed": seed}} for seed in (1, 1, 2)]
+    first, again, other = (with_alignment(settings_from(t), tmp_path).state_dict() for t in tables)
+    for name, value in first.items():
+        if name.startswith("localise."):
+            assert torch.equal(value, trained.state_dict()[name])
+        assert torch.equal(value, again[name])
+    assert not torch.equal(first["first.weight"], other["first.weight"])
+    wider = {"model": WIDTHS | {"localise_width": 16}}
+    with pytest.raises(InputError, match="another offset estimator"):
+        with_alignment(settings_from(wider), tmp_path)
+
+
 def test_one_command_trains_scores_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget(steps=2, told=1, localise=0, regions=1, countries=1, batch=1, crop=14)
     seen = []
     real = trials.train_once
 
-    def small(tables: Any, *rest: Any) -> DeepLightSR:
-        widths = {"main": [8, 8, 4, 4], "aux": [8, 4, 4, 4], "localise_width": 8}
-        tables = ablation.merged(tables, {"model": widths})
+    def small(tables: Any, *rest: Any, **more: Any) -> DeepLightSR:
+        tables = ablation.merged(tables, {"model": WIDTHS})
         seen.append(settings_from(tables))
-        return real(tables, *rest)
+        return real(tables, *rest, **more)
 
     monkeypatch.setattr(trials, "train_once", small)
     ablate(VARIANTS[3:4], [7], budget, tmp_path, lambda text: None)
