@@ -19,7 +19,7 @@ from deeplight.engine.progress import Silent
 from deeplight.engine.scene import SceneOptions
 from deeplight.engine.spec import SCALE
 from deeplight.engine.tiles import Window
-from deeplight.engine.tiling import TileRequest
+from deeplight.engine.tiling import EDGE, TileRequest
 from deeplight.train.pool import country_config
 from deeplight.train.synth import Country, CountryConfig, Sample
 from deeplight.train.synth.write import write_country
@@ -142,6 +142,36 @@ def test_aligned_layers_are_left_alone(backend: Backend) -> None:
     found = backend.run(inputs_of(sample, "dmo", "dem"), ["offset"])["offset"][0]
     lit = sample.ntl > 1.0
     assert np.hypot(*found[:, lit]).mean() < 0.25
+
+
+def test_four_pixels_beyond_the_edge_are_as_good_as_the_whole_halo(backend: Backend, sample: Sample) -> None:
+    """The error of log1p radiance in the rim that reaches beyond the edge, against the truth: within 1 %, since
+    countries differ by far more."""
+    inputs, side = inputs_of(sample, "dmo", "dem"), 40
+    errors = {}
+    for beyond in (EDGE, 20):
+        core, window = (
+            Window(22, 22, side, side),
+            Window(22 - beyond, 22 - beyond, side + 2 * beyond, side + 2 * beyond),
+        )
+        shown = {}
+        for name, tensor in inputs.items():
+            factor = SCALE if tensor.shape[-1] == 84 * SCALE else 1
+            cut = tensor
+            if tensor.ndim == 4:
+                rows, cols = window.scaled(factor).slices_in(Window(0, 0, 84 * factor, 84 * factor))
+                cut = np.zeros_like(tensor[..., rows, cols])
+                at = (..., *core.scaled(factor).slices_in(window.scaled(factor)))
+                cut[at] = tensor[..., rows, cols][at]
+            shown[name] = cut
+        got = backend.run(shown)["ntl_hr"][0, 0][core.scaled(SCALE).slices_in(window.scaled(SCALE))]
+        truth = sample.ntl_hr[core.scaled(SCALE).slices_in(Window(0, 0, 84 * SCALE, 84 * SCALE))]
+        wrong = (np.log1p(got) - np.log1p(truth)) ** 2
+        rim = 4 * SCALE
+        errors[beyond] = np.sqrt(
+            (wrong.sum() - wrong[rim:-rim, rim:-rim].sum()) / (wrong.size - (8 * (side - 8)) ** 2)
+        )
+    assert errors[EDGE] == pytest.approx(errors[20], rel=0.01)
 
 
 @pytest.fixture(scope="module")
