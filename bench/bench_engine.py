@@ -32,8 +32,8 @@ from deeplight.engine.tiles import Window
 from deeplight.engine.tiling import TileRequest, tile_window
 from tests.engine.analytic import write_analytic
 
-STRIP = Strip(country=1024, rows=256)
-CALLS = 2
+STRIP = Strip(country=2048, rows=256)
+CALLS = 3
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,8 @@ class TileWork:
         self._lock, self._again = threading.Lock(), threading.Lock()
 
     def close(self) -> None:
-        """Close the model that `compute` opened in fp32. The one given stays open."""
+        """Close the model that `compute` opened in fp32, let go of the inputs' memory. The model given stays open."""
+        self._pool = InputPool()
         if self._fp32 is not None:
             self._fp32.close()
             self._fp32 = None

@@ -53,8 +53,7 @@ class OnnxRuntimeBackend(Backend):
         """See Backend.split. Threads of one call wait for each other; calls of one thread each never do."""
         if streams == self.streams:
             return
-        while not self._idle.empty():
-            self._idle.get()
+        self.close()
         for _ in range(streams):
             self._idle.put(open_session(self._model, max(1, threads // streams)))
         self.streams = streams
@@ -76,6 +75,11 @@ class OnnxRuntimeBackend(Backend):
     def versions(self) -> dict[str, str]:
         """ONNX Runtime's version."""
         return {"onnxruntime": str(ort.__version__)}
+
+    def close(self) -> None:
+        """See Backend.close. A session holds the memory of its largest tile."""
+        while not self._idle.empty():
+            self._idle.get()
 
     def cancel(self) -> None:
         """Stop the run in progress before its next graph node, and all further runs."""
