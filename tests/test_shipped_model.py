@@ -7,19 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from deeplight.engine.artifact import DEFAULT_MODEL, load_artifact
 from deeplight.engine.backends import open_backend
 from deeplight.engine.backends.base import Backend
+from deeplight.engine.compare import TOLERANCE
 from deeplight.engine.options import RunOptions
 from deeplight.engine.pipeline import infer
 from deeplight.engine.progress import Silent
 from deeplight.engine.scene import SceneOptions
-from deeplight.engine.spec import SCALE
+from deeplight.engine.spec import INPUTS, SCALE
 from deeplight.engine.tiles import Window
 from deeplight.engine.tiling import EDGE, TileRequest
+from deeplight.train.checkpoint import load_checkpoint
 from deeplight.train.pool import country_config
 from deeplight.train.synth import Country, CountryConfig, Sample
 from deeplight.train.synth.write import write_country
@@ -142,6 +145,17 @@ def test_aligned_layers_are_left_alone(backend: Backend) -> None:
     found = backend.run(inputs_of(sample, "dmo", "dem"), ["offset"])["offset"][0]
     lit = sample.ntl > 1.0
     assert np.hypot(*found[:, lit]).mean() < 0.25
+
+
+def test_the_checkpoint_in_the_package_is_what_the_model_was_exported_from(backend: Backend) -> None:
+    """Within float32 sums in another order; see compare.py for the limit of fp32."""
+    model, _ = load_checkpoint(Path(DEFAULT_MODEL))
+    inputs = inputs_of(Country(CountryConfig(seed=HELD_OUT[0])).sample(Window(0, 0, 24, 33)), "dmo", "dem")
+    want = backend.run(inputs)["ntl_hr"]
+    with torch.no_grad():
+        got = model(*(torch.from_numpy(inputs[spec.name]) for spec in INPUTS))[0].numpy()
+    assert want.std() > 0
+    assert np.linalg.norm(got - want) <= TOLERANCE["fp32"] * np.linalg.norm(want)
 
 
 def test_four_pixels_beyond_the_edge_are_as_good_as_the_whole_halo(backend: Backend, sample: Sample) -> None:

@@ -17,6 +17,9 @@ from deeplight.train.config import ModelConfig
 from deeplight.train.model import DeepLightSR
 from deeplight.train.run_folder import BEST_CARD, BEST_WEIGHTS, CARD, WEIGHTS
 
+SHIPPED = Path(__file__).parent / "weights"
+"""Checkpoints that come with the package, by name: those of the built-in models."""
+
 
 def save_checkpoint(run: Path, model: DeepLightSR, card: dict[str, Any], *, best: bool = False) -> None:
     """Write the weights and `card` (step, settings, data, history …) into `run`; each file by rename, never half.
@@ -34,8 +37,16 @@ def save_checkpoint(run: Path, model: DeepLightSR, card: dict[str, Any], *, best
 def load_checkpoint(path: Path) -> tuple[DeepLightSR, dict[str, Any]]:
     """The model (in eval mode) and its card from a run directory or a file in it. InputError names what is missing.
 
-    A directory gives the last weights; its `best.safetensors` or `best.json`, the best.
+    A directory gives the last weights; its `best.safetensors` or `best.json`, the best. The name of a built-in model,
+    where there is no such path, gives the weights that it was exported from.
     """
+    if path.name == str(path) and not path.exists() and (SHIPPED / path).is_dir():
+        path = SHIPPED / path
+    if not path.exists():
+        raise InputError(
+            f"{path} is not there; give a checkpoint: a directory that deeplight-train wrote, or one of "
+            f"{', '.join(shipped())}"
+        )
     run = path if path.is_dir() else path.parent
     names = (BEST_WEIGHTS, BEST_CARD) if path.name in (BEST_WEIGHTS, BEST_CARD) else (WEIGHTS, CARD)
     weights, card = (run / name for name in names)
@@ -58,6 +69,21 @@ def load_checkpoint(path: Path) -> tuple[DeepLightSR, dict[str, Any]]:
     except OSError as exc:
         raise InputError(f"{weights} cannot be read: {exc.strerror or exc}") from exc
     return _filled(DeepLightSR(config), tensors, weights, card.name).eval(), values
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints in the package."""
+    return sorted(folder.name for folder in SHIPPED.iterdir())
+
+
+def load_start(path: Path, model: ModelConfig) -> DeepLightSR:
+    """A checkpoint to train on from. Raises InputError where its network is not `model`, naming what differs."""
+    first = load_checkpoint(path)[0]
+    then, now = first.config.to_dict(), model.to_dict()
+    told = "; ".join(f"{name} {then[name]}, not {now[name]}" for name in now if then[name] != now[name])
+    if told:
+        raise InputError(f"{path} is of another network ({told}); start from one like the settings'")
+    return first
 
 
 def _filled(model: DeepLightSR, tensors: dict[str, Tensor], weights: Path, card: str) -> DeepLightSR:

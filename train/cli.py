@@ -13,6 +13,7 @@ from deeplight.engine.console import Parsed, parse_folder, run_cli
 from deeplight.engine.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
+    from deeplight.train.config import ModelConfig
     from deeplight.train.logs import Reporter
     from deeplight.train.loop import TrainingData
     from deeplight.train.settings import Settings
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Run directory.")
 @click.option("--preset", help="Network: tiny (default) or base.")
+@click.option(
+    "--start", type=Parsed("run", parse_folder), help="Go on from these weights: a run, or deeplight-tiny."
+)
 @click.option("--steps", type=int, help="Steps of the whole network (4500); other stages keep their share.")
 @click.option("--protocol", type=click.Choice(["paired", "wald"]), help="wald needs no HR lights.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings as TOML.")
@@ -54,13 +58,14 @@ def command(
     if resume and rest["overwrite"]:
         raise InputError("--resume goes on and --overwrite starts anew: give one of them")
     options = {name: rest[key] for key, name in _OPTIONS.items()}
-    settings = load_settings(config, sets, options)
+    settings = load_settings(config, sets, options, _start_config(rest["start"]))
     check_unused(out, rest["overwrite"], resume)
     if data != "synthetic":
         data_folders(data)
     require("deeplight-train", TRAINING)
     import torch
 
+    from deeplight.train.checkpoint import load_start
     from deeplight.train.logs import terminal_reporter
     from deeplight.train.loop import train
 
@@ -68,10 +73,25 @@ def command(
         torch.set_num_threads(rest["threads"])
     reporter = terminal_reporter()
     with _saying_how_to_go_on(out, rest["overwrite"]), made_for(out):
+        first = load_start(rest["start"], settings.model) if rest["start"] else None
         found = _data(data, settings, rest["threads"], reporter)
-        train(settings, found, out, device=rest["device"], resume=resume, reporter=reporter)
+        if first is not None:
+            found.card["start"] = rest["start"].name
+        train(settings, found, out, device=rest["device"], resume=resume, reporter=reporter, start=first)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _start_config(start: Path | None) -> ModelConfig | None:
+    """The network of the checkpoint to go on from."""
+    if start is None:
+        return None
+    from deeplight.train.requirements import TRAINING, require
+
+    require("deeplight-train", TRAINING)
+    from deeplight.train.checkpoint import load_checkpoint
+
+    return load_checkpoint(start)[0].config
 
 
 @contextlib.contextmanager

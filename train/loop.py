@@ -125,7 +125,7 @@ class _Trainer:
             self.reporter.log(f"nothing to resume in {self.run}: starting")
         self.fabric.barrier()
         facts = probe(self.data.train)
-        stages, notes = plan(self.settings, facts)
+        stages, notes = plan(self.settings, facts, trained=self.start is not None)
         if saved:
             self.position = saved.position
             restore(saved, {"model": self.model, "averaged": self.averaged})

@@ -57,11 +57,20 @@ class Settings:
 Tables = dict[str, Any]
 
 
+FINE_TUNING = {"light_steps": 0, "localise_steps": 0, "told_steps": 0, "learning_rate": 1e-3}
+"""[training] of a run that begins with trained weights, where nothing else is given: no stage that makes the offset's
+layers from nothing, and half the learning rate."""
+
+
 def load_settings(
-    file: Path | None = None, sets: Sequence[str] = (), options: Mapping[str, Any] | None = None
+    file: Path | None = None,
+    sets: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    start: ModelConfig | None = None,
 ) -> Settings:
     """Settings from a TOML file, then `table.key=value` texts, then options by dotted name (None: not given).
 
+    start: the network of a checkpoint to go on from: the default of [model], and FINE_TUNING's are those of [training].
     Where `training.steps` is given, stages whose steps are not given keep their share of it.
     Raises InputError, which names the setting, what was given and what is accepted.
     """
@@ -71,6 +80,10 @@ def load_settings(
     for name, value in (options or {}).items():
         if value is not None:
             _assign(tables, name, value)
+    if start is not None:
+        tables = {"model": start.to_dict()} | tables
+        own = tables.get("training", {})
+        tables["training"] = FINE_TUNING | own if isinstance(own, dict) else own
     return settings_from(tables)
 
 

@@ -71,8 +71,9 @@ def schedule(step: int, peak: float, horizon: int, warm_up: int, floor: float) -
     return peak * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def plan(settings: Settings, facts: Facts) -> tuple[list[Stage], list[str]]:
-    """The stages that the data allow, in order, and a sentence for each that is left out.
+def plan(settings: Settings, facts: Facts, trained: bool = False) -> tuple[list[Stage], list[str]]:
+    """The stages that the data allow, in order, and a sentence for each that is left out. trained: the weights that
+    training begins with are those of a trained network.
 
     The offset alone comes first; then the rest with the true offset, since encoders that see misplaced streets learn
     to ignore them; the whole network; and a short stage that removes the bias in totals.
@@ -87,7 +88,7 @@ def plan(settings: Settings, facts: Facts) -> tuple[list[Stage], list[str]]:
             kept.append(stage)
     if facts.offset and not settings.training.localise_rate and not settings.training.localise_steps:
         notes.append("the offset's layers stay as they start: localise_steps and localise_rate are 0")
-    if not facts.offset and not settings.training.localise_rate:
+    if not facts.offset and not settings.training.localise_rate and not trained:
         # nothing has trained the offset's layers, so frozen they would stay at their random start
         kept = [replace(s, localise_rate=1.0) if s.validated else s for s in kept]
         notes.append("the offset's layers learn with the whole network, since nothing else trains them")

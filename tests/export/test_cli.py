@@ -139,7 +139,7 @@ def test_a_checkpoint_that_is_none_is_refused(
     where = tmp_path / "nowhere" if what == "missing" else checkpoint
     code, _, said = export(where, "--out", tmp_path / "m")
     sentence = {
-        "missing": "nowhere is not a checkpoint: model.safetensors is missing",
+        "missing": "nowhere is not there; give a checkpoint",
         "no card": "run is not a checkpoint: checkpoint.json is missing",
         "cut off": "is not a whole safetensors file",
         "not json": "is not a checkpoint card of this version",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from deeplight.engine.errors import InputError
-from deeplight.train.checkpoint import load_checkpoint, save_checkpoint
+from deeplight.train.checkpoint import load_checkpoint, load_start, save_checkpoint, shipped
 from deeplight.train.config import ModelConfig
 from deeplight.train.model import DeepLightSR
 from deeplight.train.run_folder import CARD, WEIGHTS
@@ -64,3 +66,25 @@ def test_a_card_that_describes_no_network(run: Path, field: str, value: object) 
     with pytest.raises(InputError, match=rf"not a checkpoint card of this version: {field}.* must be ") as e:
         load_checkpoint(run)
     assert "\n" not in str(e.value)
+
+
+def test_a_built_in_model_is_a_checkpoint_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shipped() == ["deeplight-tiny"]
+    model, card = load_checkpoint(Path("deeplight-tiny"))
+    assert model.config.preset == "tiny" and card["data"]["kind"] == "synthetic"
+    save_checkpoint(tmp_path / "deeplight-tiny", DeepLightSR(SMALL), {"step": 0})
+    assert load_checkpoint(Path("deeplight-tiny"))[0].config == SMALL, "a path comes first"
+    for name in ("deeplight-huge", "weights/deeplight-tiny", "deeplight-tiny/gone"):
+        with pytest.raises(
+            InputError, match=r"is not there; give .* deeplight-train wrote, or one of deeplight-tiny"
+        ):
+            load_checkpoint(Path(name))
+
+
+def test_training_goes_on_from_a_checkpoint_of_the_same_network_only(run: Path) -> None:
+    first, _ = load_checkpoint(run)
+    again = load_start(run, SMALL)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    with pytest.raises(InputError, match=r"of another network \(body 2, not 3\); start from one like"):
+        load_start(run, replace(SMALL, body=3))

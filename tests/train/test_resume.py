@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.train.checkpoint import load_checkpoint
+from deeplight.train.checkpoint import load_checkpoint, load_start
 from deeplight.train.logs import Reporter
 from deeplight.train.loop import TrainingData, train
 from deeplight.train.run_folder import BEST_WEIGHTS, METRICS, STATE, WEIGHTS
@@ -96,6 +96,22 @@ def test_a_finished_run_resumes_to_nothing(straight: Path, tmp_path: Path) -> No
     lines = run(straight, small_settings(localise_rate=0.1), resume=True)
     assert not any(line.startswith("validation") for line in lines)
     assert (straight / STATE).read_bytes() == before
+
+
+def test_fine_tuning_keeps_the_trained_offset_and_starts_from_the_weights(
+    straight: Path, tmp_path: Path
+) -> None:
+    """Also where the data do not know the offset: there a network from nothing would have to learn it along."""
+    first = load_start(straight, small_settings().model)
+    settings = small_settings(light_steps=0, localise_steps=0, told_steps=0, steps=2, learning_rate=1e-6)
+    places = TrainingData(FakeSource(offset="none"), FakeSource(offset="none", salt="v"), {})
+    tuned = train(settings, places, tmp_path, device="cpu", start=first).state_dict()
+    for name, value in first.state_dict().items():
+        assert torch.allclose(tuned[name], value, rtol=0, atol=1e-3), name
+        assert torch.equal(tuned[name], value) or not name.startswith("localise."), name
+    assert any(not torch.equal(tuned[name], value) for name, value in first.state_dict().items())
+    anew = train(settings, places, tmp_path / "anew", device="cpu").state_dict()
+    assert any(not torch.allclose(anew[n], v, rtol=0, atol=1e-3) for n, v in first.state_dict().items())
 
 
 def test_steps_may_grow(tmp_path: Path) -> None:

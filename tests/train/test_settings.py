@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deeplight.engine.errors import InputError
 from deeplight.train.config import PRESETS, TrainConfig
-from deeplight.train.settings import Settings, differences, load_settings, settings_from
+from deeplight.train.settings import FINE_TUNING, Settings, differences, load_settings, settings_from
 from tests.conftest import ROOT
 
 
@@ -33,6 +34,16 @@ def test_other_stages_keep_their_share_unless_given() -> None:
     s = load_settings(None, ["training.finish_steps=7"], {"training.steps": 450}).training
     assert (s.steps, s.told_steps, s.localise_steps, s.light_steps, s.finish_steps) == (450, 120, 100, 40, 7)
     assert TrainConfig().scaled(4500) == TrainConfig()
+
+
+def test_fine_tuning_has_defaults_of_its_own_below_everything_that_is_given() -> None:
+    network = replace(PRESETS["tiny"], body=1)
+    plain = load_settings(start=network)
+    assert plain.model == network
+    assert plain.training == replace(TrainConfig(), **FINE_TUNING)
+    given = load_settings(sets=["training.told_steps=7"], options={"training.steps": 450}, start=network)
+    assert (given.training.steps, given.training.told_steps, given.training.light_steps) == (450, 7, 0)
+    assert load_settings(options={"model.preset": "base"}, start=network).model == PRESETS["base"]
 
 
 @pytest.mark.parametrize(

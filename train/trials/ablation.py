@@ -299,9 +299,8 @@ def command(
     require("the ablation", TRAINING)
     import torch
 
-    from deeplight.train.run_folder import make_writable
+    from deeplight.train.run_folder import made_for
 
-    make_writable(out)
     if threads:
         torch.set_num_threads(threads)
     share = steps / Budget.steps
@@ -309,7 +308,8 @@ def command(
     if alignment is not None:
         scaled = dict.fromkeys(scaled, 0)
     budget = Budget(steps=steps, regions=regions, countries=countries, **scaled)
-    ablate(variants, range(seeds), budget, out, lambda text: click.echo(text, err=True), alignment)
+    with made_for(out):
+        ablate(variants, range(seeds), budget, out, lambda text: click.echo(text, err=True), alignment)
     click.echo(str(out / TABLE))
 
 

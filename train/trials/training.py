@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deeplight.engine.errors import InputError
-from deeplight.train.checkpoint import load_checkpoint
+from deeplight.train.checkpoint import load_checkpoint, load_start
 from deeplight.train.logs import Reporter
 from deeplight.train.loop import TrainingData, train
 from deeplight.train.model import DeepLightSR
@@ -40,11 +40,7 @@ def train_once(
         begin = with_alignment(settings, alignment)
         return train(settings, data, run, device="cpu", reporter=_Quiet(say), start=begin)
     data = TrainingData(learn, check, {"kind": "trial", "start": str(start) if start else None})
-    first = load_checkpoint(start)[0] if start else None
-    if first is not None and first.config != settings.model:
-        then, now = first.config.to_dict(), settings.model.to_dict()
-        told = "; ".join(f"{name} {then[name]}, not {now[name]}" for name in now if then[name] != now[name])
-        raise InputError(f"{start} is of another network ({told}); start from one like the settings'")
+    first = load_start(start, settings.model) if start else None
     return train(settings, data, run, device="cpu", reporter=_Quiet(say), start=first)
 
 
