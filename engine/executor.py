@@ -176,7 +176,9 @@ class _Inbox:
                     raise StopIteration
                 self._changed.wait()
             self._tasks.remove(task)
-            self._lane[worker] = task.lane
+            # Who helps with a retry is in no lane for it, or two readers would keep each other out.
+            if not task.tried:
+                self._lane[worker] = task.lane
             self._changed.notify_all()
             return Job(task)
 
@@ -292,7 +294,8 @@ class LocalExecutor(Executor):
         for worker, job in self._stream.overdue(self._timeout_s) if self._timeout_s is not None else []:
             core, stage = job.task.core, worker.stage.name
             reading = stage == self.stages[0].name
-            if not self._settle(job) or not self._stream.abandon(worker, job, replace=reading):
+            # in this order: a worker that fails in between still gives its verdict, and only one counts
+            if not self._stream.abandon(worker, job, replace=reading) or not self._settle(job):
                 continue
             error = DeepLightError(
                 f"{stage} took longer than {self._timeout_s:g} s for the tile at row {core.row}, column "

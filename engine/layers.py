@@ -24,6 +24,9 @@ _STRIP_PIXELS = 1 << 18
 """Native pixels decoded at a time for decimation; seven float32 bands of them are 7 MB."""
 _STRIP_ROWS = 128
 """HR rows resampled at a time, so that no layer is held in its native resolution."""
+_MOST_OVERLAP = 1.3
+"""Pixels read for all strips of a window, over those for the window in one piece: a strip has a few rows in common with
+the next."""
 _SAMPLE_SIDE = 64
 _SAMPLE_WINDOWS = 24
 _SAMPLE_ENOUGH = 4 * _SAMPLE_SIDE**2
@@ -168,10 +171,8 @@ class AuxLayer(Layer):
 
     def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
         """As `read`, into arrays of any content. mask: of any dtype."""
-        for top in range(0, hr_window.height, _STRIP_ROWS):
-            rows = slice(top, min(top + _STRIP_ROWS, hr_window.height))
-            strip = Window(hr_window.row + top, hr_window.col, rows.stop - top, hr_window.width)
-            sources = self._warper.source_windows(strip)
+        for strip, sources in self._strips(hr_window):
+            rows = strip.slices_in(hr_window)[0]
             if len(sources) != 1:
                 values[:, rows], mask[rows] = 0, 0
             for source in sources:
@@ -181,6 +182,22 @@ class AuxLayer(Layer):
                 else:  # no pixel is valid in two of them
                     values[:, rows] += part
                     mask[rows] += known
+
+    def _strips(self, hr_window: Window) -> list[tuple[Window, list[Window]]]:
+        """Parts of a window that are read one after the other, each with the windows of the layer behind it.
+
+        Where the layer lies aslant the boxes around its strips overlap: then it is one part.
+        """
+        strips = []
+        for top in range(0, hr_window.height, _STRIP_ROWS):
+            rows = min(_STRIP_ROWS, hr_window.height - top)
+            strip = Window(hr_window.row + top, hr_window.col, rows, hr_window.width)
+            strips.append((strip, self._warper.source_windows(strip)))
+        whole = self._warper.source_windows(hr_window)
+        area = sum(s.height * s.width for _, sources in strips for s in sources)
+        if area > _MOST_OVERLAP * sum(s.height * s.width for s in whole):
+            return [(hr_window, whole)]
+        return strips
 
     def native_windows(self, window: Window) -> list[Window]:
         """See Layer."""

@@ -119,6 +119,12 @@ def _streams(options: RunOptions, backend: Backend, threads: int) -> int | None:
     """Tiles to compute at once; None: what memory allows."""
     if options.streams is None:
         return None if options.tiles == TileRequest() and backend.splits and threads > 1 else 1
+    if options.streams < 1:
+        raise InputError(f"--streams {options.streams} computes nothing: give 1 or more")
+    if options.streams > 1 and not backend.splits:
+        raise InputError(
+            f"backend {backend.name} computes one tile at a time: leave out --streams {options.streams}"
+        )
     if options.streams > 1 and options.tiles is None:
         raise InputError(
             f"--streams {options.streams} computes several tiles at once and there are none: use --tiles"

@@ -43,8 +43,8 @@ class Products:
     ) -> Array:
         """The bands (n, 8h, 8w) of a core; not masked yet.
 
-        outputs, inputs: the model's, of `window`, batch of 1. core, window: in LR pixels; `window` holds the
-        core and at least the model's receptive field around it.
+        outputs, inputs: the model's, of `window`, batch of 1. core, window: in LR pixels; `window` is the core's
+        tiling.tile_window.
         """
         radiance = _cut(outputs["ntl_hr"], core, window)
         if self._conserve:

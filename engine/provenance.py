@@ -71,7 +71,7 @@ def output_tags(options: RunOptions, artifact: Artifact, backend: Backend) -> di
 
     Tile size and thread count are left out: they move no pixel by more than the tolerance of the seam test (1e-5
     of the range), so an output stands for all of them. `fingerprint` holds them, since a resumed run must give the
-    same bits, and run.json, for whoever wants these again.
+    same bits (which any number of streams gives), and run.json, for whoever wants these again.
     """
     tags = {
         "DEEPLIGHT_VERSION": deeplight_version(),

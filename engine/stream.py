@@ -185,8 +185,9 @@ class Stream:
     def overdue(self, limit_s: float) -> list[tuple[Worker, Any]]:
         """The workers that have been at one item for longer than `limit_s` seconds, and that item."""
         now = time.monotonic()
-        held = [(w, w.item) for w in self._workers if now - w.since > limit_s]
-        return [(w, item) for w, item in held if item is not None]
+        # the item first: it may be an older one than `since` then, never a newer
+        held = [(w, w.item, w.since) for w in self._workers]
+        return [(w, item) for w, item, since in held if item is not None and now - since > limit_s]
 
     def abandon(self, worker: Worker, item: Any, *, replace: bool) -> bool:
         """Wait no more for a worker and drop what it may still return; `replace` puts another in its place.

@@ -145,8 +145,8 @@ def tile_window(core: Window, halo: int, manifest: Manifest, size: tuple[int, in
     model's shape rules accept.
 
     size: (height, width) of the scene; None: it has no end. The origin is a multiple of `multiple_lr` in the scene: the
-    model's lattice does not move with tiles. Every tile that reaches the scene's edge ends in the same place beyond it,
-    so all of them see the same there.
+    model's lattice does not move with tiles. Every tile whose halo reaches beyond the edge ends in the same place
+    there, so all of them see the same.
     """
     height, width = size or (None, None)
     row, rows = _span(core.row, core.height, halo, manifest, height)
@@ -226,9 +226,9 @@ def _auto_core(job: _Job, usable: int, streams: int) -> int:
         need = job.tiled_bytes(core, streams)
         if need <= usable:
             return core
+    remedy = "free memory or use a smaller model" if streams == 1 else f"use fewer --streams than {streams}"
     raise InputError(
-        f"the smallest tile of {job.manifest.name} needs about {_gb(need)} and {_gb(usable)} can be used: "
-        f"free memory or use a smaller model"
+        f"the smallest tile of {job.manifest.name} needs about {_gb(need)} and {_gb(usable)} can be used: {remedy}"
     )
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.errors import InputError
 from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
 
 if TYPE_CHECKING:
@@ -56,11 +55,13 @@ class Backend(ABC):
         return results
 
     def split(self, streams: int, threads: int) -> None:
-        """From now on run `streams` tiles at a time with `threads` threads in all. No run may be in progress."""
+        """From now on run `streams` tiles at a time with `threads` threads in all. No run may be in progress.
+
+        Raises ValueError where there is more than one and the backend has no streams (`splits`), DeepLightError where
+        there is no memory for them.
+        """
         if streams != 1:
-            raise InputError(
-                f"backend {self.name} computes one tile at a time: leave out --streams {streams}"
-            )
+            raise ValueError(f"backend {self.name} computes one tile at a time, not {streams}")
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

@@ -29,6 +29,7 @@ class OnnxRuntimeBackend(Backend):
         self._model = model
         self._idle: queue.SimpleQueue[ort.InferenceSession] = queue.SimpleQueue()
         self._idle.put(session)
+        self._closed = False
         self._options = ort.RunOptions()
         self._options.log_severity_level = _LOG_FATAL
 
@@ -53,12 +54,21 @@ class OnnxRuntimeBackend(Backend):
         """See Backend.split. Threads of one call wait for each other; calls of one thread each never do."""
         if streams == self.streams:
             return
-        self.close()
-        for _ in range(streams):
-            self._idle.put(open_session(self._model, max(1, threads // streams)))
+        shares = [threads // streams + (i < threads % streams) for i in range(streams)]
+        try:
+            sessions = [open_session(self._model, max(1, share)) for share in shares]
+        except Exception as e:  # the runtime's exceptions share no public base class
+            raise DeepLightError(
+                f"ONNX Runtime cannot open {streams} sessions ({_first_line(e)}); use fewer --streams"
+            ) from None
+        self._drop()
+        for session in sessions:
+            self._idle.put(session)
         self.streams = streams
 
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        if self._closed:
+            raise ValueError("the backend is closed")
         session = self._idle.get()
         try:
             results = session.run(list(outputs), dict(inputs), self._options)
@@ -78,6 +88,10 @@ class OnnxRuntimeBackend(Backend):
 
     def close(self) -> None:
         """See Backend.close. A session holds the memory of its largest tile."""
+        self._drop()
+        self._closed = True
+
+    def _drop(self) -> None:
         while not self._idle.empty():
             self._idle.get()
 

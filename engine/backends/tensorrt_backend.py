@@ -23,7 +23,7 @@ from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.plans import PlanKey, load_plan
 from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
 
-_SHAPES = 8
+_SHAPES = 16
 """Tile shapes whose buffers and graphs are kept."""
 
 

@@ -29,7 +29,7 @@ _DTYPES = {5: torch.int64, 6: torch.float16, 7: torch.float32, 13: torch.bfloat1
 """torch.export's numbers of element types."""
 
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
-_GRAPHS = 8
+_GRAPHS = 16
 """CUDA graphs that are kept, one a tile shape."""
 
 Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]

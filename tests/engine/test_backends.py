@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from deeplight.engine.backends import (
     backend_choices,
     cuda_index,
     device_choices,
+    onnxruntime_backend,
     open_backend,
     parse_device,
 )
 from deeplight.engine.backends.base import Backend
+from deeplight.engine.backends.onnxruntime_backend import open_session
 from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
 from tests.engine.analytic import expected, manifest, write_analytic
@@ -68,15 +71,31 @@ def test_same_bits_for_any_thread_count(artifact: Artifact) -> None:
 
 
 @pytest.mark.parametrize("streams", [2, 3])
-def test_streams_run_side_by_side_and_give_the_same_bits(artifact: Artifact, streams: int) -> None:
+def test_streams_have_sessions_of_their_own_and_give_the_same_bits(
+    artifact: Artifact, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiles = [random_inputs(33, 21 + n) for n in range(6)]
-    with open_backend("onnxruntime", artifact, threads=2) as backend:
+    opened: list[int] = []
+
+    def counting(model: bytes, threads: int) -> Any:
+        opened.append(threads)
+        return open_session(model, threads)
+
+    with open_backend("onnxruntime", artifact, threads=5) as backend:
         alone = [backend.run(tile)["ntl_hr"] for tile in tiles]
-        backend.split(streams, 2)
-        assert backend.streams == streams
+        monkeypatch.setattr(onnxruntime_backend, "open_session", counting)
+        backend.split(streams, 5)
+        assert backend.streams == len(opened) == streams and sum(opened) == 5
         with ThreadPoolExecutor(streams + 1) as pool:
             together = list(pool.map(lambda tile: backend.run(tile)["ntl_hr"], tiles))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_a_closed_backend_does_not_wait_for_a_session(artifact: Artifact) -> None:
+    with open_backend("onnxruntime", artifact) as backend:
+        pass
+    with pytest.raises(ValueError, match="the backend is closed"):
+        backend.run(random_inputs(3, 4))
 
 
 def test_a_backend_without_streams_says_so(artifact: Artifact) -> None:
@@ -96,7 +115,7 @@ def test_a_backend_without_streams_says_so(artifact: Artifact) -> None:
     backend = One()
     backend.split(1, 4)
     assert not One.splits and backend.streams == 1
-    with pytest.raises(InputError, match="backend one computes one tile at a time: leave out --streams 2"):
+    with pytest.raises(ValueError, match="backend one computes one tile at a time, not 2"):
         backend.split(2, 4)
 
 

@@ -154,12 +154,12 @@ def test_a_read_that_fails_now_and_then_costs_nothing_but_time(
 ) -> None:
     original, calls = Scene.read_inputs, 0
 
-    def read_inputs(s: Scene, window: Window):
+    def read_inputs(s: Scene, window: Window, inputs: Any = None):
         nonlocal calls
         calls += 1
         if calls in (2, 3, 6):
             raise DeepLightError("the network disk is away")
-        return original(s, window)
+        return original(s, window, inputs)
 
     infer(options(scene, model, tmp_path / "..", mode=Mode.OVERWRITE))
     undisturbed = (tmp_path / ".." / "o.tif").read_bytes()

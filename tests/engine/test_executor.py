@@ -96,6 +96,35 @@ def test_all_tiles_are_stored_once(readers: int) -> None:
     assert threading.active_count() == before
 
 
+def test_helping_with_a_retry_does_not_bind_a_reader_to_that_lane() -> None:
+    """Two readers of one lane, each taking the other for the one who is in it, would wait for ever."""
+    steps, failed = Steps(), threading.Event()
+    tasks = [Task(core(0), lane=0), *(Task(core(n), lane=1) for n in range(1, 12))]
+
+    def read(window: Window) -> Window:
+        time.sleep(0 if window == core(0) else 0.02)  # one reader is done with its lane and waits
+        return window
+
+    def infer(tile: Window, fp32: bool) -> Window:
+        if tile == core(3) and not failed.is_set():
+            failed.set()
+            raise DeepLightError("a model that failed once")
+        return tile
+
+    steps.read, steps.infer = read, infer  # type: ignore[method-assign]
+    executor = LocalExecutor(steps.read, steps.infer, steps.write, readers=2)
+    done = threading.Thread(target=_run, args=(executor, tasks), daemon=True)
+    done.start()
+    done.join(20)
+    assert not done.is_alive(), "the readers wait for each other"
+    assert {t.core for t in tasks} == set(steps.stored) and failed.is_set()
+
+
+def _run(executor: LocalExecutor, tasks: list[Task]) -> None:
+    with executor:
+        executor.run(tasks)
+
+
 def test_streams_compute_at_the_same_time() -> None:
     steps, both = Steps(), threading.Barrier(2, timeout=20)
 

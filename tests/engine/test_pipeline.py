@@ -165,6 +165,20 @@ def test_auto_tiles_take_two_streams_where_there_are_two_threads(
     assert found == [1, 2, 1, 1]
 
 
+def test_streams_that_a_backend_lacks_are_refused_before_anything_goes(
+    long_scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deeplight.engine.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    def claimed(*_: object) -> None:
+        raise AssertionError("what an earlier run kept would be gone")
+
+    monkeypatch.setattr(pipeline, "claimed_parts", claimed)
+    monkeypatch.setattr(OnnxRuntimeBackend, "splits", False)
+    with pytest.raises(InputError, match="onnxruntime computes one tile at a time: leave out --streams 2"):
+        run(long_scene, model, tmp_path / "o.tif", 5, threads=2, streams=2, mode=Mode.OVERWRITE)
+
+
 def test_tags_do_not_name_what_decides_no_pixel(scene: SceneOptions, model: str, tmp_path: Path) -> None:
     tags = []
     for tiles, threads in ((6, 1), (None, 2)):

@@ -76,6 +76,32 @@ def test_decimated_layer_has_the_same_bits_in_every_window(
             compare_part(whole, outer, scene.read_inputs(window), window)
 
 
+def test_strips_of_an_aslant_layer_are_not_read_many_times(tmp_path: Path) -> None:
+    """Boxes around strips of a layer that is turned by 45° overlap; then a window is read in one piece."""
+    grid, crs = Affine(500, 0, 3e5, 0, -500, 4e6), UTM
+    ntl = write_raster(tmp_path / "ntl.tif", np.ones((40, 40), np.float32), crs, grid)
+    centre = grid @ (20, 20)
+    turned = Affine.translation(*centre) @ Affine.rotation(45) @ Affine.scale(grid.a / 8, grid.e / 8)
+    side = 480
+    place = turned @ Affine.translation(-side / 2, -side / 2)
+    dem = write_raster(tmp_path / "dem.tif", np.ones((side, side), np.float32), crs, place)
+    pixels = 0
+    with Scene.open(SceneOptions(ntl=str(ntl), dem=str(dem))) as scene:
+        layer = scene._dem
+        assert layer is not None
+        original = layer.read_native
+
+        def counting(window: Window, scratch: Any = None) -> Any:
+            nonlocal pixels
+            pixels += window.height * window.width
+            return original(window, scratch)
+
+        layer.read_native = counting  # type: ignore[method-assign]
+        valid = scene.read_inputs(Window(0, 0, 40, 40))["dem_valid"]
+        assert valid.mean() > 0.95
+    assert pixels <= 1.01 * side**2
+
+
 def compare_part(
     whole: dict[str, NDArray[Any]], outer: Window, part: dict[str, NDArray[Any]], window: Window
 ) -> None:

@@ -137,16 +137,22 @@ def ablate(
     that what is finished is never lost.
     """
     from deeplight.engine.machine import available_cpus
+    from deeplight.train.checkpoint import load_checkpoint
     from deeplight.train.pool import synthetic_source
     from deeplight.train.scores import HELD_OUT_SEEDS
     from deeplight.train.trials.training import train_once
 
+    begin = None
+    if alignment is not None:
+        load_checkpoint(alignment)
+        begin = alignment.name
     cpus, kept = available_cpus(), HELD_OUT_SEEDS[: budget.countries]
     say(f"making {budget.regions} regions to learn from and {len(kept)} unseen ones")
     learn = synthetic_source(range(budget.regions), budget.regions, cpus)
     check = synthetic_source(kept, len(kept), cpus)
     glance = synthetic_source(kept[:1], 1)
     found: dict[str, Any] = {"budget": asdict(budget), "held_out_seeds": [kept.start, kept.stop], "runs": []}
+    found["alignment"] = begin
     for seed in seeds:
         for variant in variants:
             began = time.monotonic()
@@ -190,9 +196,9 @@ def to_markdown(found: Mapping[str, Any], variants: Sequence[Variant]) -> str:
         "# Ablation",
         "",
         f"Preset tiny, {budget['steps']} steps of {budget['batch']} crops of {budget['crop']}² LR pixels "
-        f"{_before(budget)}; {budget['regions']} synthetic regions; seeds {', '.join(map(str, seeds))}; scored on "
-        f"countries {held[0]} to {held[1] - 1}, which no run has seen. Short runs: they rank modules, they are not the "
-        "quality of the shipped model.",
+        f"{_before(budget, found.get('alignment'))}; {budget['regions']} synthetic regions; seeds "
+        f"{', '.join(map(str, seeds))}; scored on countries {held[0]} to {held[1] - 1}, which no run has seen. Short "
+        "runs: they rank modules, they are not the quality of the shipped model.",
         "",
         "PSNR is of log1p radiance (data range log1p(200)); gains are over bicubic, in dB; brackets hold the lowest "
         "and the highest seed; differences are from the full network with the same seed.",
@@ -210,9 +216,9 @@ def to_markdown(found: Mapping[str, Any], variants: Sequence[Variant]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _before(budget: Mapping[str, Any]) -> str:
-    if not budget["localise"]:
-        return "from an offset estimator that was trained before"
+def _before(budget: Mapping[str, Any], alignment: str | None) -> str:
+    if alignment:
+        return f"from the trained offset estimator of {alignment}"
     return f"after {budget['told']} with the true offset and {budget['localise']} of the offset alone"
 
 
