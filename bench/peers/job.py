@@ -38,8 +38,10 @@ class Job:
     core: int = 128
 
     def tools(self) -> list[str]:
-        """In the order in which they are run; ours with the tile of the others and with the one that it chooses."""
-        return [*TOOLS, f"{OURS} --tiles {self.core}", f"{OURS} --tiles auto"]
+        """In the order in which they are run; ours with the tile of the others, one and two at a time, and with the one
+        that it chooses."""
+        ours = (f"--tiles {self.core}", f"--tiles {self.core} --streams 2", "--tiles auto")
+        return [*TOOLS, *(f"{OURS} {options}" for options in ours)]
 
 
 def make_job(job: Job, folder: Path, networks: Path, checkpoint: Path | None = None) -> Path:

@@ -152,8 +152,8 @@ def terratorch(model: nn.Module, job: Path, out: Path, core: int, halo: int) -> 
     write_whole(job, out, result)
 
 
-def deeplight(job: Path, out: Path, tiles: str, threads: int) -> None:
-    """The engine, as deeplight-infer runs it."""
+def deeplight(job: Path, out: Path, tiles: str, threads: int, streams: int | None = None) -> None:
+    """The engine, as deeplight-infer runs it with --tiles and --streams."""
     from bench.cases import layers_in
     from deeplight.engine.options import RunOptions
     from deeplight.engine.parts import Mode
@@ -161,7 +161,8 @@ def deeplight(job: Path, out: Path, tiles: str, threads: int) -> None:
     from deeplight.engine.tiling import parse_tiles
 
     model = str(job / "artifact")
-    infer(RunOptions(layers_in(job), out, model, parse_tiles(tiles), threads=threads, mode=Mode.OVERWRITE))
+    cut = parse_tiles(tiles)
+    infer(RunOptions(layers_in(job), out, model, cut, threads=threads, streams=streams, mode=Mode.OVERWRITE))
 
 
 TOOLS: dict[str, Callable[[Any, Path, Path, int, int], None]] = {
@@ -220,8 +221,10 @@ def main() -> None:
         import onnxruntime  # noqa: F401
         import rasterio  # noqa: F401
 
-        tiles = tool.split()[-1]
-        work: Callable[[], None] = lambda: deeplight(job, out, tiles, threads)  # noqa: E731
+        words = tool.removeprefix(OURS).split()
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        streams = int(given["--streams"]) if "--streams" in given else None
+        work: Callable[[], None] = lambda: deeplight(job, out, given["--tiles"], threads, streams)  # noqa: E731
     else:
         import torch
 
