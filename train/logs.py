@@ -107,6 +107,11 @@ def _text(values: Mapping[str, float]) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
+_FLUSH_S = 3
+"""TensorBoard's thread waits that long for its queue. An interruption within `add` may cost the queue its wake-up call,
+and `close` then waits for the thread: 120 s by default."""
+
+
 class Records:
     """`metrics.csv` (step, stage, name, value) and TensorBoard's events in the run's folder.
 
@@ -120,7 +125,8 @@ class Records:
         self._file = run / METRICS
         kept = [row for row in _rows(self._file) if int(row[0]) <= step] if step else []
         write_file(self._file, [_csv([_HEAD, *kept]).encode()])
-        self._events = SummaryWriter(str(run / EVENTS), purge_step=step + 1 if step else None)
+        purge = step + 1 if step else None
+        self._events = SummaryWriter(str(run / EVENTS), purge_step=purge, flush_secs=_FLUSH_S)
 
     def add(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         """Record numbers of a step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,16 @@ def test_records_drop_what_came_after_the_step_resumed_from(tmp_path: Path) -> N
     assert (tmp_path / METRICS).read_text() == "step,stage,name,value\n1,whole,loss,1.0\n2,whole,loss,0.5\n"
     Records(tmp_path, 0).close()
     assert (tmp_path / METRICS).read_text() == "step,stage,name,value\n"
+
+
+def test_a_lost_wake_up_does_not_hold_up_the_end_of_an_interrupted_run(tmp_path: Path) -> None:
+    """A signal's exception between two lines of Queue.put leaves TensorBoard's thread asleep beside a full queue."""
+    records = Records(tmp_path, 0)
+    records.add(1, "whole", {"loss": 1.0})
+    time.sleep(0.5)
+    queue = records._events._get_file_writer().event_writer._async_writer._byte_queue  # type: ignore[no-untyped-call]
+    with queue.mutex:
+        queue.not_empty._waiters.clear()
+    start = time.monotonic()
+    records.close()
+    assert time.monotonic() - start < 20
