@@ -234,7 +234,9 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [pytest.param(p, marks=[pytest.mark.slow] if p == "lesotho_maseru" else []) for p in PLACES]
+)
 def test_real_rasters(shared_data: Path, tmp_path: Path, place: str) -> None:
     given = dict(PLACES[place])
     for layer in ("dmo", "dem"):
