@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,12 +59,12 @@ class Vandal(Silent):
     """Spoils a file when the first tile is done."""
 
     def __init__(self, spoil: Callable[[], object]) -> None:
-        self.spoil: Callable[[], object] | None = spoil
+        self.spoil = spoil
+        self.first = threading.Semaphore(1)
 
     def advance(self, pixels: int) -> None:
-        if self.spoil is not None:
+        if self.first.acquire(blocking=False):  # two writers may be here at once
             self.spoil()
-            self.spoil = None
 
 
 @pytest.mark.parametrize("how", ["deleted", "truncated"])
