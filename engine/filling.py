@@ -62,7 +62,7 @@ class PackFiller:
         facts: what there is to count in a part of the core, in HR pixels of the scene.
         """
         for key in self._touched(core):
-            part = _intersection(core, self._windows[key])
+            part = core.shared_with(self._windows[key])
             if not self._first(key, part):
                 continue
             if pixels is not None:
@@ -125,10 +125,3 @@ class PackFiller:
 
 def _area(window: Window) -> int:
     return window.height * window.width
-
-
-def _intersection(a: Window, b: Window) -> Window:
-    row, col = max(a.row, b.row), max(a.col, b.col)
-    bottom = min(a.row + a.height, b.row + b.height)
-    right = min(a.col + a.width, b.col + b.width)
-    return Window(row, col, bottom - row, right - col)

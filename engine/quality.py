@@ -46,10 +46,7 @@ def quality_flags(
 def _seen(valid: Array, around: Window, window: Window) -> Array:
     """The mask `valid` (h, w) of `window` over `around`, 0 where that leaves it."""
     seen = np.zeros(around.shape, np.float32)
-    row, col = max(around.row, window.row), max(around.col, window.col)
-    bottom = min(around.row + around.height, window.row + window.height)
-    right = min(around.col + around.width, window.col + window.width)
-    both = Window(row, col, bottom - row, right - col)
+    both = around.shared_with(window)
     seen[both.slices_in(around)] = valid[both.slices_in(window)]
     return seen
 

@@ -35,6 +35,13 @@ class Window:
         c1 = min(max(self.col + self.width, c0), width)
         return Window(r0, c0, r1 - r0, c1 - c0)
 
+    def shared_with(self, other: Window) -> Window:
+        """What both hold; zero-sized where that is nothing."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        bottom = min(self.row + self.height, other.row + other.height)
+        right = min(self.col + self.width, other.col + other.width)
+        return Window(row, col, max(0, bottom - row), max(0, right - col))
+
     def slices_in(self, outer: Window) -> tuple[slice, slice]:
         """Row and column slices of this window inside an array that covers `outer`.
 

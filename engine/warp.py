@@ -42,7 +42,7 @@ class Warper:
     def source_window(self, hr_window: Window) -> Window | None:
         """The pixels of `aux` that `resample` needs for `hr_window`; None where they do not meet."""
         meshes = self._meshes.covering(hr_window)
-        met = [mesh.corners(_overlap(mesh.window, hr_window)).reshape(2, -1) for mesh in meshes]
+        met = [mesh.corners(mesh.window.shared_with(hr_window)).reshape(2, -1) for mesh in meshes]
         places = np.concatenate([np.empty((2, 0)), *met], axis=1)
         places = places[:, np.isfinite(places).all(axis=0)]
         return self._window(places, places) if places.size else None
@@ -58,7 +58,7 @@ class Warper:
         if window is None or window.width <= gap:
             return [] if window is None else [window]
         meshes = self._meshes.covering(hr_window)
-        boxes = np.concatenate([mesh.cells(_overlap(mesh.window, hr_window)) for mesh in meshes], axis=1)
+        boxes = np.concatenate([mesh.cells(mesh.window.shared_with(hr_window)) for mesh in meshes], axis=1)
         boxes = boxes[:, np.argsort(boxes[1], kind="stable")]
         gaps = boxes[1, 1:] - np.maximum.accumulate(boxes[3])[:-1]
         if not gaps.size or gaps.max() <= gap:
@@ -103,7 +103,7 @@ class Warper:
         known = as_mask(mask)
         if accel.NATIVE is None:
             for mesh in meshes:
-                part = _overlap(mesh.window, hr_window)
+                part = mesh.window.shared_with(hr_window)
                 r, c = part.slices_in(hr_window)
                 out[:, r, c], out_mask[r, c] = _resample_numpy(values, known, source, mesh, part)
         else:
@@ -173,13 +173,6 @@ def area_mean(
     out, out_mask = np.empty((values.shape[0], *shape), np.float32), np.empty(shape, np.uint8)
     accel.NATIVE.area_mean(values, known, fy, fx, out, out_mask, threads)
     return out, out_mask
-
-
-def _overlap(a: Window, b: Window) -> Window:
-    """What two windows share, zero-sized where that is nothing."""
-    row, col = max(a.row, b.row), max(a.col, b.col)
-    bottom, right = min(a.row + a.height, b.row + b.height), min(a.col + a.width, b.col + b.width)
-    return Window(row, col, max(0, bottom - row), max(0, right - col))
 
 
 def _resample_numpy(

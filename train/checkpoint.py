@@ -76,14 +76,12 @@ def shipped() -> list[str]:
     return sorted(folder.name for folder in SHIPPED.iterdir())
 
 
-def load_start(path: Path, model: ModelConfig) -> DeepLightSR:
-    """A checkpoint to train on from. Raises InputError where its network is not `model`, naming what differs."""
-    first = load_checkpoint(path)[0]
-    then, now = first.config.to_dict(), model.to_dict()
+def check_start(path: Path, first: ModelConfig, wanted: ModelConfig) -> None:
+    """Refuse to train `wanted` from the weights of the checkpoint `path`, where its network `first` is another."""
+    then, now = first.to_dict(), wanted.to_dict()
     told = "; ".join(f"{name} {then[name]}, not {now[name]}" for name in now if then[name] != now[name])
     if told:
         raise InputError(f"{path} is of another network ({told}); start from one like the settings'")
-    return first
 
 
 def _filled(model: DeepLightSR, tensors: dict[str, Tensor], weights: Path, card: str) -> DeepLightSR:

@@ -13,9 +13,9 @@ from deeplight.engine.console import Parsed, parse_folder, run_cli
 from deeplight.engine.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
-    from deeplight.train.config import ModelConfig
     from deeplight.train.logs import Reporter
     from deeplight.train.loop import TrainingData
+    from deeplight.train.model import DeepLightSR
     from deeplight.train.settings import Settings
 
 
@@ -58,14 +58,18 @@ def command(
     if resume and rest["overwrite"]:
         raise InputError("--resume goes on and --overwrite starts anew: give one of them")
     options = {name: rest[key] for key, name in _OPTIONS.items()}
-    settings = load_settings(config, sets, options, _start_config(rest["start"]))
+    first = _started(rest["start"])
+    settings = load_settings(config, sets, options, None if first is None else first.config)
+    if first is not None:
+        from deeplight.train.checkpoint import check_start
+
+        check_start(rest["start"], first.config, settings.model)
     check_unused(out, rest["overwrite"], resume)
     if data != "synthetic":
         data_folders(data)
     require("deeplight-train", TRAINING)
     import torch
 
-    from deeplight.train.checkpoint import load_start
     from deeplight.train.logs import terminal_reporter
     from deeplight.train.loop import train
 
@@ -73,7 +77,6 @@ def command(
         torch.set_num_threads(rest["threads"])
     reporter = terminal_reporter()
     with _saying_how_to_go_on(out, rest["overwrite"]), made_for(out):
-        first = load_start(rest["start"], settings.model) if rest["start"] else None
         found = _data(data, settings, rest["threads"], reporter)
         if first is not None:
             found.card["start"] = rest["start"].name
@@ -82,8 +85,8 @@ def command(
         torch.distributed.destroy_process_group()
 
 
-def _start_config(start: Path | None) -> ModelConfig | None:
-    """The network of the checkpoint to go on from."""
+def _started(start: Path | None) -> DeepLightSR | None:
+    """The network to go on from."""
     if start is None:
         return None
     from deeplight.train.requirements import TRAINING, require
@@ -91,7 +94,7 @@ def _start_config(start: Path | None) -> ModelConfig | None:
     require("deeplight-train", TRAINING)
     from deeplight.train.checkpoint import load_checkpoint
 
-    return load_checkpoint(start)[0].config
+    return load_checkpoint(start)[0]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.train.checkpoint import load_checkpoint, load_start
+from deeplight.train.checkpoint import load_checkpoint
 from deeplight.train.logs import Reporter
 from deeplight.train.loop import TrainingData, train
 from deeplight.train.run_folder import BEST_WEIGHTS, METRICS, STATE, WEIGHTS
@@ -102,7 +102,7 @@ def test_fine_tuning_keeps_the_trained_offset_and_starts_from_the_weights(
     straight: Path, tmp_path: Path
 ) -> None:
     """Also where the data do not know the offset: there a network from nothing would have to learn it along."""
-    first = load_start(straight, small_settings().model)
+    first, _ = load_checkpoint(straight)
     settings = small_settings(light_steps=0, localise_steps=0, told_steps=0, steps=2, learning_rate=1e-6)
     places = TrainingData(FakeSource(offset="none"), FakeSource(offset="none", salt="v"), {})
     tuned = train(settings, places, tmp_path, device="cpu", start=first).state_dict()

@@ -182,5 +182,8 @@ def test_an_interrupted_run_names_resume_and_goes_on_from_its_checkpoint(tmp_pat
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_data(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    refused(run("train", "--out", tmp_path / "file" / "run", blocked=()), "cannot create the folder")
+    (tmp_path / "file").write_text("kept")
+    done = run("train", "--out", tmp_path / "file" / "run", blocked=())
+    refused(done, "cannot create the folder")
+    assert "making" not in done.stderr, "no region may be made for a run that cannot be written"
+    assert (tmp_path / "file").read_text() == "kept"

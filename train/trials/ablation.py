@@ -142,17 +142,15 @@ def ablate(
     from deeplight.train.scores import HELD_OUT_SEEDS
     from deeplight.train.trials.training import train_once
 
-    begin = None
     if alignment is not None:
-        load_checkpoint(alignment)
-        begin = alignment.name
+        load_checkpoint(alignment)  # refused now rather than after the regions are made
     cpus, kept = available_cpus(), HELD_OUT_SEEDS[: budget.countries]
     say(f"making {budget.regions} regions to learn from and {len(kept)} unseen ones")
     learn = synthetic_source(range(budget.regions), budget.regions, cpus)
     check = synthetic_source(kept, len(kept), cpus)
     glance = synthetic_source(kept[:1], 1)
     found: dict[str, Any] = {"budget": asdict(budget), "held_out_seeds": [kept.start, kept.stop], "runs": []}
-    found["alignment"] = begin
+    found["alignment"] = alignment and alignment.name
     for seed in seeds:
         for variant in variants:
             began = time.monotonic()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deeplight.engine.errors import InputError
-from deeplight.train.checkpoint import load_checkpoint, load_start
+from deeplight.train.checkpoint import check_start, load_checkpoint
 from deeplight.train.logs import Reporter
 from deeplight.train.loop import TrainingData, train
 from deeplight.train.model import DeepLightSR
@@ -35,12 +35,14 @@ def train_once(
     folder keeps them too.
     """
     settings = settings_from({name: dict(values) for name, values in tables.items()})
+    card = {"kind": "trial", "start": start and start.name, "alignment": alignment and alignment.name}
+    data = TrainingData(learn, check, card)
+    first = None
     if alignment is not None:
-        data = TrainingData(learn, check, {"kind": "trial", "alignment": str(alignment)})
-        begin = with_alignment(settings, alignment)
-        return train(settings, data, run, device="cpu", reporter=_Quiet(say), start=begin)
-    data = TrainingData(learn, check, {"kind": "trial", "start": str(start) if start else None})
-    first = load_start(start, settings.model) if start else None
+        first = with_alignment(settings, alignment)
+    elif start is not None:
+        first = load_checkpoint(start)[0]
+        check_start(start, first.config, settings.model)
     return train(settings, data, run, device="cpu", reporter=_Quiet(say), start=first)
 
 
