@@ -7,8 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH_INDEX ?=
 DEMO ?= demo
 DEMO_SIZE ?= 192
-BUILD_FILES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engine/native/*)
-PACKAGES := -p deeplight.kernels -p deeplight.engine -p deeplight.train -p deeplight.export
+BUILD_FILES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engine/raster/native/*)
 
 .PHONY: demo test check format bench bench-readme bench-gate bench-peers-env clean help
 
@@ -31,9 +30,10 @@ $(VENV)/.test: $(BIN)/python $(BUILD_FILES)
 	$(PIP) install -c constraints.txt -e '.[test]'
 	touch $@ $(VENV)/.core
 
-.typing/deeplight:
-	mkdir -p $@
-	for p in kernels engine train export; do ln -sfn ../../$$p $@/$$p; done
+.typing/deeplight/__init__.py:
+	mkdir -p $(@D)
+	for p in kernels engine train export; do ln -sfn ../../$$p $(@D)/$$p; done
+	ln -sf ../../deeplight/__init__.py ../../deeplight/py.typed $(@D)/
 
 demo: $(VENV)/.core
 	$(BIN)/deeplight-data synth --out $(DEMO)/scene --lr-size $(DEMO_SIZE) --seed 7 --overwrite
@@ -43,10 +43,10 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.test .typing/deeplight
+check: $(VENV)/.test .typing/deeplight/__init__.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/mypy -p deeplight
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -16,12 +16,12 @@ from bench.network import Network, channels_last
 from bench.rates import Work, hr_mpix
 from bench.traffic import network as traffic_of
 from bench.traffic import network_bytes
-from deeplight.engine.artifact import load_artifact
-from deeplight.engine.backends import open_backend
-from deeplight.engine.errors import InputError
-from deeplight.engine.machine import available_cpus
-from deeplight.engine.spec import DMO_SLOTS, INPUTS, input_shape
-from deeplight.train.checkpoint import load_checkpoint
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, input_shape
+from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.runtime.backends import open_backend
+from deeplight.train.fit.checkpoint import load_checkpoint
 
 Inputs = dict[str, NDArray[np.float32]]
 Run = Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]

@@ -19,17 +19,17 @@ from bench.conftest import OUT, Measure
 from bench.rates import Work
 from bench.strip import Strip, make_strip
 from bench.traffic import network as traffic_of
-from deeplight.engine.artifact import load_artifact
-from deeplight.engine.backends import open_backend
-from deeplight.engine.machine import available_cpus
-from deeplight.engine.options import RunOptions
-from deeplight.engine.parts import Mode
-from deeplight.engine.pipeline import infer
-from deeplight.engine.report import RunReport
-from deeplight.engine.scene import Scene, SceneOptions
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
-from deeplight.engine.tiling import TileRequest, tile_window
+from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.parts import Mode
+from deeplight.engine.raster.scene import Scene, SceneOptions
+from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.pipeline import infer
+from deeplight.engine.run.report import RunReport
+from deeplight.engine.run.tiling import TileRequest, tile_window
+from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.runtime.backends import open_backend
 from tests.engine.analytic import write_analytic
 
 STRIP = Strip(country=2048, rows=256)

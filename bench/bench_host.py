@@ -19,13 +19,13 @@ from rasterio.windows import Window as RasterWindow
 from bench.cases import BLOCK, CASES, ntl_grid, write_case
 from bench.conftest import Measure
 from bench.rates import Work
-from deeplight.engine.cog import assemble
-from deeplight.engine.convert import Floats, to_physical
-from deeplight.engine.grid import Grid
-from deeplight.engine.packs import BandSpec, OutputSpec, PackStore
-from deeplight.engine.scene import SceneOptions
-from deeplight.engine.tiles import Window
-from deeplight.engine.warp import Warper
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.cog import assemble
+from deeplight.engine.output.packs import BandSpec, OutputSpec, PackStore
+from deeplight.engine.raster.convert import Floats, to_physical
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.raster.warp import Warper
 
 SIDE = 2048
 MPIX = SIDE**2 / 1e6

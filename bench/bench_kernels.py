@@ -13,7 +13,7 @@ from bench.conftest import Measure
 from bench.gpu_measure import Case, op_cases
 from bench.rates import Work, hr_mpix
 from bench.traffic import align, fuse, refine, upsample
-from deeplight.engine.machine import available_cpus
+from deeplight.engine.core.machine import available_cpus
 from deeplight.kernels.variants import PRESETS, REFINE_DEPTH
 
 PRESET = "tiny"

@@ -13,11 +13,11 @@ from bench.conftest import Measure
 from bench.network import Network, channels_last
 from bench.rates import Work, hr_mpix
 from bench.traffic import network as traffic_of
-from deeplight.engine.machine import available_cpus
-from deeplight.engine.spec import INPUTS, SCALE
-from deeplight.train.checkpoint import load_checkpoint
-from deeplight.train.losses import ObjectiveConfig, Truth, objective
-from deeplight.train.model import DeepLightSR
+from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.train.fit.checkpoint import load_checkpoint
+from deeplight.train.fit.losses import ObjectiveConfig, Truth, objective
 
 BATCH, CROP = 4, 44
 FORWARD_AND_BACKWARD = 3

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from bench.results import Run
 from bench.traffic import COPY, MATRIX, network
-from deeplight.engine.tiles import core_share
-from deeplight.engine.tiling import reader_count
+from deeplight.engine.core.windows import core_share
+from deeplight.engine.run.tiling import reader_count
 
 NATION_HR, NATION_VALID = (80_000, 60_000), 2.5e9
 """A nationwide run: HR pixels of the grid, rows and columns, and how many of them have data."""
 CORE, HALO = 256, 20
 """Tiles that `--tiles auto` takes with `tiny`, in LR pixels."""
 QUEUE = 1
-"""Tiles that wait between two stages, as in engine/executor.py."""
+"""Tiles that wait between two stages, as in engine/run/executor.py."""
 WRITERS = 2
-"""Of one process, as in engine/pipeline.py."""
+"""Of one process, as in engine/run/pipeline.py."""
 SKIP_S = 1e-3
 """Of a tile without data: its NTL is read and found empty."""
 RESULTS = Path(__file__).parent / "results"

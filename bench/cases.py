@@ -13,9 +13,9 @@ from rasterio.crs import CRS
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterWindow
 
-from deeplight.engine.grid import Grid
-from deeplight.engine.scene import SceneOptions
-from deeplight.engine.spec import DMO_SLOTS
+from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.scene import SceneOptions
 
 ARC = 15 / 3600
 WEST, NORTH = 10.0, 22.0

@@ -22,9 +22,9 @@ from bench.cases import CASES, patch, write_case
 from bench.machine import Limits, control_s, machine_facts, measure_limits
 from bench.network import Network, make_network
 from bench.rates import Work, rates
-from deeplight.engine.artifact import DEFAULT_MODEL
-from deeplight.engine.machine import available_cpus
-from deeplight.engine.scene import SceneOptions
+from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 
 LAPS = int(os.environ.get("DEEPLIGHT_BENCH_LAPS", "3"))
 OUT = Path(__file__).parent / "out"

@@ -15,17 +15,17 @@ from bench.gate import Pair
 from bench.network import channels_last, random_model
 from bench.rates import hr_mpix
 from bench.traffic import network as traffic_of
-from deeplight.engine.accel import NATIVE
-from deeplight.engine.artifact import DEFAULT_MODEL, load_artifact
-from deeplight.engine.backends import open_backend
-from deeplight.engine.cog import assemble
-from deeplight.engine.convert import to_physical
-from deeplight.engine.errors import DeepLightError
-from deeplight.engine.grid import Grid
-from deeplight.engine.packs import BandSpec, OutputSpec, PackStore
-from deeplight.engine.spec import INPUTS, SCALE, input_shape
-from deeplight.engine.tiles import Window
-from deeplight.engine.warp import Warper
+from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.spec import INPUTS, SCALE, input_shape
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.cog import assemble
+from deeplight.engine.output.packs import BandSpec, OutputSpec, PackStore
+from deeplight.engine.raster.accel import NATIVE
+from deeplight.engine.raster.convert import to_physical
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.warp import Warper
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL, load_artifact
+from deeplight.engine.runtime.backends import open_backend
 
 SIDE = 1024
 BANDS = 7

@@ -25,7 +25,8 @@ CHECK
 view=$(mktemp -d)
 trap 'rm -rf "$view"' EXIT
 mkdir "$view/deeplight"
-for folder in kernels engine train export; do ln -s "$PWD/$folder" "$view/deeplight/$folder"; done
+for part in kernels engine train export; do ln -s "$PWD/$part" "$view/deeplight/$part"; done
+ln -s "$PWD/deeplight/__init__.py" "$view/deeplight/"
 export PYTHONPATH="$view:$PWD"
 unset TRITON_INTERPRET
 

@@ -100,10 +100,10 @@ def compare(
 
 def network_times(preset: str, dtype: torch.dtype, side: int) -> dict[str, float]:
     """Times in ms of DeepLightSR.forward on one tile with the references (eager, compiled) and with the kernels."""
-    from deeplight.engine.spec import INPUTS, input_shape
+    from deeplight.engine.core.spec import INPUTS, input_shape
+    from deeplight.engine.network.config import PRESETS as CONFIGS
+    from deeplight.engine.network.model import DeepLightSR
     from deeplight.kernels import dispatch
-    from deeplight.train.config import PRESETS as CONFIGS
-    from deeplight.train.model import DeepLightSR
 
     model = DeepLightSR(CONFIGS[preset]).eval().to("cuda", dtype, memory_format=torch.channels_last)
     inputs = [channels_last_rand(input_shape(spec, 1, side, side), dtype) for spec in INPUTS]

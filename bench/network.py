@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from deeplight.train.model import DeepLightSR
+    from deeplight.engine.network.model import DeepLightSR
 
 VARIABLE = "DEEPLIGHT_BENCH_CHECKPOINT"
 SEED = 7
@@ -40,7 +40,7 @@ def make_network(folder: Path, checkpoint: Path | None = None) -> Network:
     home = folder / f"network-{_key(source)}"
     network = Network(home / "run", home / "artifact")
     if not network.artifact.exists():
-        from deeplight.train.checkpoint import load_checkpoint, save_checkpoint
+        from deeplight.train.fit.checkpoint import load_checkpoint, save_checkpoint
 
         model = load_checkpoint(source)[0] if source else random_model()
         shutil.rmtree(home, ignore_errors=True)
@@ -53,8 +53,8 @@ def random_model(preset: str = "tiny") -> DeepLightSR:
     """A network of seeded random weights in which no layer is without effect, in eval mode."""
     import torch
 
-    from deeplight.train.config import PRESETS
-    from deeplight.train.model import DeepLightSR
+    from deeplight.engine.network.config import PRESETS
+    from deeplight.engine.network.model import DeepLightSR
 
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
@@ -68,11 +68,15 @@ def random_model(preset: str = "tiny") -> DeepLightSR:
 
 def _key(source: Path | None) -> str:
     """Changes with the weights, and with what turns them into files."""
-    from deeplight.train.run_folder import WEIGHTS
+    from deeplight.train.fit.run_folder import WEIGHTS
 
     root = Path(__file__).resolve().parent.parent
-    read = [root / "train/model.py", root / "train/config.py", *sorted((root / "export").glob("*.py"))]
-    read += sorted((root / "kernels").glob("*.py"))
+    read = [
+        root / "engine/network/model.py",
+        root / "engine/network/config.py",
+        *sorted((root / "export").glob("*.py")),
+    ]
+    read += sorted((root / "kernels").rglob("*.py"))
     read += [source / WEIGHTS] if source else []
     digest = hashlib.sha256(str(SEED).encode())
     for path in read:
@@ -82,11 +86,11 @@ def _key(source: Path | None) -> str:
 
 def _export(model: DeepLightSR, out: Path) -> None:
     """As deeplight-export writes it, without the comparison: every benchmark compares what it runs."""
-    from deeplight.engine.artifact import Manifest, write_artifact
+    from deeplight.engine.network.receptive import halo, receptive_field
+    from deeplight.engine.runtime.artifact import Manifest, write_artifact
     from deeplight.export.build import ONNX_FILES, PROGRAM_FILES, WEIGHTS_FILE
     from deeplight.export.program import to_pt2, to_safetensors, trace
     from deeplight.export.to_onnx import metadata, to_onnx
-    from deeplight.train.receptive import halo, receptive_field
 
     programs = {p: PROGRAM_FILES[p] for p in ("fp32", "bf16")}
     manifest = Manifest(
@@ -113,7 +117,7 @@ def _export(model: DeepLightSR, out: Path) -> None:
 
 def _shipped_bytes_per_lr_px() -> int:
     """Working memory of the shipped model, whose architecture this is, so that `--tiles auto` chooses alike."""
-    from deeplight.engine.artifact import DEFAULT_MODEL, load_artifact
+    from deeplight.engine.runtime.artifact import DEFAULT_MODEL, load_artifact
 
     return load_artifact(DEFAULT_MODEL).manifest.bytes_per_lr_px
 

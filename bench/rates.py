@@ -10,9 +10,9 @@ import numpy as np
 
 from bench.cases import CASES, ntl_grid
 from bench.machine import Limits
-from deeplight.engine.geodesy import valid_area_km2
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.geodesy import valid_area_km2
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import Any
 
 from bench import tables
 from bench.results import Run, load
-from deeplight.engine.console import run_cli
-from deeplight.engine.durable import write_file
-from deeplight.engine.errors import InputError
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import write_file
+from deeplight.engine.core.terminal import run_cli
 
 HOME = Path(__file__).parent
 OUT = HOME / "out"

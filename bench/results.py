@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import Limits
-from deeplight.engine.errors import InputError
+from deeplight.engine.core.errors import InputError
 
 Key = tuple[str, str, int, int]
 """Stage, variant, batch, tile."""

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from bench.machine import machine_facts
-from deeplight.engine.artifact import DEFAULT_MODEL
-from deeplight.engine.spec import SCALE
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 
 COUNTRY_PIXELS = 2.5e9
 """China's land at 62.5 m."""

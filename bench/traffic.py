@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from deeplight.train.config import PRESETS
+from deeplight.engine.network.config import PRESETS
 
 SHARE = (1 / 64, 1 / 16, 1 / 4, 1.0)
 """Pixels at ×1, ×2, ×4, ×8 per HR pixel."""
@@ -46,7 +46,7 @@ def fuse(c: int, a: int) -> Cost:
 
 def upsample(k: int, c: int) -> Cost:
     """Per input pixel."""
-    from deeplight.kernels._upsample import prefers_gemm  # imports PyTorch
+    from deeplight.kernels.upsample import prefers_gemm  # imports PyTorch
 
     ours = k + 4 * c if prefers_gemm(k, 4 * c) else k + 12 * c
     return Cost(k + 20 * c, k + 12 * c, ours, 2 * 9 * k * 4 * c)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from deeplight.engine.errors import ArtifactError, DeepLightError, InputError, Interrupted
+from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError, Interrupted
 
 __all__ = ["ArtifactError", "DeepLightError", "InputError", "Interrupted"]

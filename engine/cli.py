@@ -7,18 +7,18 @@ from typing import Any
 
 import click
 
-from deeplight.engine.artifact import DEFAULT_MODEL
-from deeplight.engine.backends import backend_choices, parse_device
-from deeplight.engine.bands import parse_bands, parse_scale
-from deeplight.engine.console import Parsed, logging_to, run_cli
-from deeplight.engine.errors import InputError
-from deeplight.engine.options import (
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.terminal import Parsed, logging_to, run_cli
+from deeplight.engine.output.parts import Mode
+from deeplight.engine.raster.bands import parse_bands, parse_scale
+from deeplight.engine.run.options import (
     RunOptions,
     parse_extra_bands,
     parse_number,
 )
-from deeplight.engine.parts import Mode
-from deeplight.engine.tiling import parse_tiles
+from deeplight.engine.run.tiling import parse_tiles
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL
+from deeplight.engine.runtime.backends import backend_choices, parse_device
 
 FILE = Parsed("file", str)
 OUTPUT = click.Path(path_type=Path)
@@ -96,9 +96,9 @@ def command(**given: Any) -> None:
     130/143 interrupted (continue with --resume).
     """
     options = _options(given)
-    from deeplight.engine.pipeline import infer
-    from deeplight.engine.progress import terminal_progress
-    from deeplight.engine.stac import item_path
+    from deeplight.engine.core.progress import terminal_progress
+    from deeplight.engine.output.stac import item_path
+    from deeplight.engine.run.pipeline import infer
 
     progress = terminal_progress()
     with logging_to(progress.log):
@@ -113,7 +113,7 @@ def command(**given: Any) -> None:
 
 def _options(given: dict[str, Any]) -> RunOptions:
     """The run that the command line asks for."""
-    from deeplight.engine.scene import SceneOptions
+    from deeplight.engine.raster.scene import SceneOptions
 
     resume, overwrite = given.pop("resume"), given.pop("overwrite")
     if resume and overwrite:

@@ -17,18 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from deeplight.engine.artifact import Artifact, Manifest, check_target, load_artifact, write_artifact
-from deeplight.engine.backends import open_backend
-from deeplight.engine.compare import Difference
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.plans import FOLDER
-from deeplight.engine.spec import INPUTS, input_shape
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.network.receptive import halo, receptive_field
+from deeplight.engine.runtime.artifact import Artifact, Manifest, check_target, load_artifact, write_artifact
+from deeplight.engine.runtime.backends import open_backend
+from deeplight.engine.runtime.compare import Difference
+from deeplight.engine.runtime.plans import FOLDER
 from deeplight.export.parity import Case, cases_of, check_parity, compare_all, report
 from deeplight.export.program import to_pt2, to_safetensors, trace
 from deeplight.export.to_onnx import metadata, to_onnx
 from deeplight.export.to_tensorrt import PlanOptions, build_plans, keep_timings
-from deeplight.train.model import DeepLightSR
-from deeplight.train.receptive import halo, receptive_field
 
 ONNX_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 PROGRAM_FILES = {"fp32": "program.pt2", "fp16": "program.fp16.pt2", "bf16": "program.bf16.pt2"}

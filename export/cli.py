@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from deeplight.engine.console import Parsed, logging_to, parse_folder, run_cli
+from deeplight.engine.core.terminal import Parsed, logging_to, parse_folder, run_cli
 
 FORMATS = ("onnx", "torch", "tensorrt", "triton-repo")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -84,14 +84,14 @@ def command(
     Every exported file is run and compared with the PyTorch model first; where one differs, nothing is written and
     the exit status is 1. The comparison is kept as parity.json.
     """
-    from deeplight.train.requirements import EXPORTING, require
+    from deeplight.train.fit.requirements import EXPORTING, require
 
     require("deeplight-export", EXPORTING)
     from deeplight.export.build import Request, export_artifact
     from deeplight.export.parity import ParityError, table
     from deeplight.export.to_tensorrt import PlanOptions, require_builder
     from deeplight.export.triton_repo import check_free, write_repository
-    from deeplight.train.checkpoint import load_checkpoint
+    from deeplight.train.fit.checkpoint import load_checkpoint
 
     options = PlanOptions(plans["plugins"], plans["hardware"], plans["version_compatible"])
     request, repository = Request(formats, precisions, data, options), Path(f"{out}-triton")

@@ -15,8 +15,8 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
-from deeplight.engine.artifact import Artifact
-from deeplight.engine.backends.onnxruntime_backend import OnnxRuntimeBackend, open_session
+from deeplight.engine.runtime.artifact import Artifact
+from deeplight.engine.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend, open_session
 
 _EXACT = frozenset(
     [

@@ -16,7 +16,7 @@ import onnxruntime as ort
 import onnxscript.optimizer
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from deeplight.engine.compare import PSNR_TOLERANCE_DB, TOLERANCE, difference
+from deeplight.engine.runtime.compare import PSNR_TOLERANCE_DB, TOLERANCE, difference
 from deeplight.export.parity import Case, Inputs
 from deeplight.export.to_onnx import quietly
 

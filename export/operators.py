@@ -17,7 +17,8 @@ from onnxscript import opset20 as op
 from onnxscript.values import Op, Opset
 
 from deeplight import kernels
-from deeplight.kernels.reference import LOGIT_BOUND, MASK_EPSILON, Finish
+from deeplight.kernels.fuse.reference import LOGIT_BOUND, MASK_EPSILON
+from deeplight.kernels.refine.reference import Finish
 
 DOMAIN, VERSION, OPSET = "deeplight", 1, 20
 
@@ -258,7 +259,7 @@ _TENSORS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def function(name: str) -> FunctionProto:
-    """The ONNX function that defines an operator: the same formula as `deeplight.kernels.reference`."""
+    """The ONNX function that defines an operator: the same formula as the operator's reference.py."""
     inputs, outputs, attributes = SIGNATURES[name]
     text = f"{_HEADER} {name} <{', '.join((*attributes, NAMESPACE))}> ({', '.join(inputs)}) => "
     body = onnx.parser.parse_function(f"{text} ({', '.join(outputs)}) {{ {_BODIES[name]} }}")

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deeplight.engine.artifact import Artifact
-from deeplight.engine.backends import BACKENDS, open_backend
-from deeplight.engine.backends.base import Backend
-from deeplight.engine.compare import Difference, difference, failures, table
-from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
-from deeplight.engine.spec import INPUTS, SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.runtime.artifact import Artifact
+from deeplight.engine.runtime.backends import BACKENDS, open_backend
+from deeplight.engine.runtime.backends.base import Backend
+from deeplight.engine.runtime.compare import Difference, difference, failures, table
 from deeplight.export.emulate import EmulatedHalf
-from deeplight.train.model import DeepLightSR
 from deeplight.train.synth import Country, CountryConfig
 
 PARITY_SEED = 990_001
@@ -104,8 +104,8 @@ def scene_inputs(folder: Path, halo: int) -> Iterator[tuple[str, Inputs]]:
 
     Raises InputError where the folder or a raster is not such.
     """
-    from deeplight.engine.check import places
-    from deeplight.engine.scene import Scene, SceneOptions
+    from deeplight.engine.raster.scene import Scene, SceneOptions
+    from deeplight.engine.run.check import places
 
     if not (folder / "ntl.tif").is_file():
         raise InputError(f"{folder} has no ntl.tif: give a folder as deeplight-data synth writes it")

@@ -7,9 +7,9 @@ Float scalars are compile-time constants there.
 import triton
 import triton.language as tl
 
-from deeplight.kernels.device.fuse import fuse
-from deeplight.kernels.device.refine import refine
-from deeplight.kernels.device.upsample import upsample_conv
+from deeplight.kernels.fuse.kernel import fuse
+from deeplight.kernels.refine.kernel import refine
+from deeplight.kernels.upsample.kernel import upsample_conv
 
 
 @triton.jit
@@ -36,7 +36,7 @@ def fuse_plugin(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """See deeplight.kernels.device.fuse."""
+    """See deeplight.kernels.fuse.kernel."""
     fuse(
         main, aux0, aux1, mask0, mask1, query_aux, query_main, query_bias, film_weight, film_bias, out,
         pixels, stride0, stride1, C, A, CP, AP, MODALITIES, PRECISION, BLOCK,
@@ -58,7 +58,7 @@ def upsample_plugin(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """See deeplight.kernels.device.upsample."""
+    """See deeplight.kernels.upsample.kernel."""
     upsample_conv(x, weight, bias, out, out, height, width, K, C, KP, BLOCK_N, False, PRECISION, BLOCK)
 
 
@@ -85,7 +85,7 @@ def refine_plugin(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """See deeplight.kernels.device.refine; no crop, no nodata, float32 results."""
+    """See deeplight.kernels.refine.kernel; no crop, no nodata, float32 results."""
     refine(
         x, level, weight, bias, isp_weight, isp_bias, embed, residual_weight, residual_bias, isp_bias,
         radiance, isp, height, width, 0, UNIT, GAIN, TOP, 1.0, 0.0, 0.0,

@@ -18,11 +18,13 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from deeplight.engine.errors import DeepLightError
+from deeplight.engine.core.errors import DeepLightError
 from deeplight.export.operators import SIGNATURES
-from deeplight.kernels import _fuse, _refine, _upsample
+from deeplight.kernels.fuse import entry as fuse_entry
 from deeplight.kernels.launch import Launch
-from deeplight.kernels.reference import Finish
+from deeplight.kernels.refine import entry as refine_entry
+from deeplight.kernels.refine.reference import Finish
+from deeplight.kernels.upsample import entry as upsample_entry
 
 NAMES = ("fuse", "upsample", "refine")
 SIDE = 64
@@ -55,14 +57,14 @@ def fuse_launch(c: int, a: int, dtype: torch.dtype) -> Launch:
     main, aux, mask = (meta_image(n, dtype) for n in (c, a, 1))
     shapes = ((2, a), (2, c), (2,), (2 * c, a), (2 * c,))
     weights = [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
-    return _fuse.plan(main, [aux, aux], [mask, mask], weights, main)
+    return fuse_entry.plan(main, [aux, aux], [mask, mask], weights, main)
 
 
 def upsample_launch(k: int, c: int, dtype: torch.dtype) -> Launch:
     """The launch of `upsample` from K to C channels."""
     weight = torch.empty(9, k, 4 * c, dtype=dtype, device="meta")
     bias = torch.empty(4 * c, dtype=dtype, device="meta")
-    return _upsample.plan_conv(meta_image(k, dtype), weight, bias, None, meta_image(c, dtype, 2))
+    return upsample_entry.plan_conv(meta_image(k, dtype), weight, bias, None, meta_image(c, dtype, 2))
 
 
 def refine_launch(c: int, dtype: torch.dtype) -> Launch:
@@ -72,7 +74,7 @@ def refine_launch(c: int, dtype: torch.dtype) -> Launch:
     pixels = torch.empty(1, 1, SIDE, SIDE, device="meta")
     level = torch.empty(1, 1, SIDE // 2, SIDE // 2, device="meta")
     x = meta_image(c, dtype)
-    return _refine.plan(x, level, weight, vectors, None, Finish(), pixels, pixels, embed=True)
+    return refine_entry.plan(x, level, weight, vectors, None, Finish(), pixels, pixels, embed=True)
 
 
 def compile_kernel(launch: Launch, arch: int, floats: Mapping[str, float] | None = None) -> Kernel:
@@ -131,7 +133,7 @@ def fits(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], half: bool
     elif node.op_type == "upsample":
         c4, k = shapes[node.input[1]][:2]
         widths = [k, c4 // 4]
-        if not _upsample.prefers_gemm(k, c4):
+        if not upsample_entry.prefers_gemm(k, c4):
             return False
     elif node.op_type == "refine":
         widths = [shapes[node.input[2]][1]]
@@ -170,8 +172,8 @@ def pack(proto: onnx.ModelProto) -> list[str]:
 
 
 _PACKING: Mapping[str, Mapping[int, Callable[[Tensor], Tensor]]] = {
-    "upsample": {1: _upsample.gemm_weight, 2: _upsample.phase_order},
-    "refine": {5: _refine.gemm_weight},
+    "upsample": {1: upsample_entry.gemm_weight, 2: upsample_entry.phase_order},
+    "refine": {5: refine_entry.gemm_weight},
 }
 
 

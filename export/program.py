@@ -12,12 +12,12 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from deeplight.engine.errors import DeepLightError
-from deeplight.engine.program_scan import MODEL, WEIGHT_FILE, check_program
-from deeplight.engine.spec import INPUTS, SCALE, InputSpec, input_shape
-from deeplight.export.reduced import in_precision
+from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.spec import INPUTS, SCALE, InputSpec, input_shape
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.network.precision import in_precision
+from deeplight.engine.runtime.program_scan import MODEL, WEIGHT_FILE, check_program
 from deeplight.kernels.dispatch import emit_operators
-from deeplight.train.model import DeepLightSR
 
 
 def example_inputs(batch: int, h: int, w: int) -> tuple[Tensor, ...]:
@@ -60,7 +60,7 @@ def trace(model: DeepLightSR, precision: str) -> ExportedProgram:
 def to_pt2(program: ExportedProgram) -> bytes:
     """The program as program.pt2 without weights, example inputs, stack traces or pickles.
 
-    The loader puts weights from `to_safetensors` in (engine/backends/torch_backend.py).
+    The loader puts weights from `to_safetensors` in (engine/runtime/backends/torch_backend.py).
     """
     kept, buffer = program.example_inputs, io.BytesIO()
     program.example_inputs = None

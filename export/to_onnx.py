@@ -15,9 +15,9 @@ from onnxscript import ir
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch.export import ExportedProgram
 
-from deeplight.engine.artifact import Manifest
-from deeplight.engine.errors import DeepLightError
-from deeplight.engine.spec import INPUTS, OUTPUTS
+from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.spec import INPUTS, OUTPUTS
+from deeplight.engine.runtime.artifact import Manifest
 from deeplight.export.operators import DOMAIN, NAMESPACE, OPSET, attach, translations
 
 FORBIDDEN = (

@@ -14,10 +14,10 @@ import onnx
 import onnx.inliner
 import onnxscript.optimizer
 
-from deeplight.engine.artifact import load_artifact
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.plans import FOLDER, PlanKey, save_plan
-from deeplight.engine.spec import INPUTS, input_shape
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.runtime.plans import FOLDER, PlanKey, save_plan
 from deeplight.export.tensorrt_rules import problems
 
 OLDEST = (10, 12)
@@ -57,7 +57,7 @@ def require_builder() -> Any:
 
 def build_plans(path: Path, precisions: Sequence[str], options: PlanOptions | None = None) -> list[Path]:
     """Build a plan of every ONNX precision asked for, into the artifact's folder plans/. Needs the GPU."""
-    from deeplight.engine.backends.tensorrt_backend import key_here
+    from deeplight.engine.runtime.backends.tensorrt_backend import key_here
 
     trt, options, artifact = require_builder(), options or PlanOptions(), load_artifact(path)
     built = []
@@ -198,7 +198,7 @@ def seconds(trt: Any, plan: bytes, key: PlanKey) -> float:
 
     import numpy as np
 
-    from deeplight.engine.backends.tensorrt_backend import TensorRtBackend
+    from deeplight.engine.runtime.backends.tensorrt_backend import TensorRtBackend
 
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(plan)
     inputs = {s.name: np.ones(input_shape(s, *key.tile), np.float32) for s in INPUTS}

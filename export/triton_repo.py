@@ -7,9 +7,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from deeplight.engine.artifact import Artifact, load_artifact
-from deeplight.engine.errors import InputError
-from deeplight.engine.spec import INPUTS, OUTPUTS, InputSpec
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import INPUTS, OUTPUTS, InputSpec
+from deeplight.engine.runtime.artifact import Artifact, load_artifact
 
 MODEL_FILE = "model.onnx"
 

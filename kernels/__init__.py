@@ -3,20 +3,14 @@
 `align`, `fuse`, `upsample` and `refine` have a Triton kernel and a plain-PyTorch reference each; the rest is PyTorch.
 """
 
-from deeplight.kernels._align import align
-from deeplight.kernels._fuse import fuse
-from deeplight.kernels._refine import refine
-from deeplight.kernels._upsample import upsample
+from deeplight.kernels.align.entry import align
+from deeplight.kernels.align.reference import Mesh, split_nodes
 from deeplight.kernels.dispatch import Implementation
-from deeplight.kernels.reference import (
-    Finish,
-    Mesh,
-    interpolation_kernel,
-    resample_offset,
-    resize_fixed,
-    sample,
-    split_nodes,
-)
+from deeplight.kernels.fuse.entry import fuse
+from deeplight.kernels.interpolation import interpolation_kernel, resample_offset, resize_fixed, sample
+from deeplight.kernels.refine.entry import refine
+from deeplight.kernels.refine.reference import Finish
+from deeplight.kernels.upsample.entry import upsample
 
 __all__ = [
     "Finish",

@@ -23,7 +23,7 @@ MODULES = {
     "align": "align",
     "refine": "refine",
 }
-"""Kernel → module in deeplight.kernels.device."""
+"""Kernel → its folder in deeplight.kernels."""
 
 TYPES = {
     torch.float32: "fp32",
@@ -89,7 +89,7 @@ def launcher() -> Launcher | None:
 
 def device_function(kernel: str) -> Any:
     """The Triton function of a kernel (imports Triton)."""
-    return getattr(importlib.import_module(f"deeplight.kernels.device.{MODULES[kernel]}"), kernel)
+    return getattr(importlib.import_module(f"deeplight.kernels.{MODULES[kernel]}.kernel"), kernel)
 
 
 def run(launch: Launch) -> None:
@@ -140,7 +140,7 @@ def interpreting() -> bool:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How deeplight.kernels.device.common.dot multiplies: three TF32 products keep float32's accuracy."""
+    """How deeplight.kernels.dot.dot multiplies: three TF32 products keep float32's accuracy."""
     if dtype == torch.bfloat16 and interpreting():
         return "upcast"
     return "tf32x3" if dtype == torch.float32 else "ieee"

@@ -8,15 +8,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from deeplight.kernels import _align, _fuse, _refine, _upsample
+from deeplight.kernels.align import entry as align_entry
+from deeplight.kernels.align.reference import Mesh
+from deeplight.kernels.fuse import entry as fuse_entry
 from deeplight.kernels.launch import Launch
-from deeplight.kernels.reference import Finish, Mesh
+from deeplight.kernels.refine import entry as refine_entry
+from deeplight.kernels.refine.reference import Finish
+from deeplight.kernels.upsample import entry as upsample_entry
 
 PRESETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "tiny": ((64, 32, 32, 8), (32, 32, 16, 8)),
     "base": ((128, 96, 64, 48), (64, 64, 48, 32)),
 }
-"""Preset → channels of the NTL features and of each modality's, at ×1, ×2, ×4, ×8 (deeplight.train.config)."""
+"""Preset → channels of the NTL features and of each modality's, at ×1, ×2, ×4, ×8 (deeplight.engine.network.config)."""
 
 REFINE_DEPTH = {"tiny": 1, "base": 2}
 """Residual blocks of the last refinement."""
@@ -54,15 +58,15 @@ def _fuse_launch(c: int, a: int, dtype: torch.dtype, side: int) -> Launch:
     image = _meta(1, c, side, side, dtype=dtype)
     aux, masks = ([_meta(1, n, side, side, dtype=dtype)] * 2 for n in (a, 1))
     shapes = ((2, a), (2, c), (2,), (2 * c, a), (2 * c,))
-    return _fuse.plan(image, aux, masks, [_meta(*shape, dtype=dtype) for shape in shapes], image)
+    return fuse_entry.plan(image, aux, masks, [_meta(*shape, dtype=dtype) for shape in shapes], image)
 
 
 def _upsample_launch(k: int, c: int, dtype: torch.dtype, side: int) -> Launch:
     out, bias = _meta(1, c, 2 * side, 2 * side, dtype=dtype), _meta(4 * c, dtype=dtype)
-    if _upsample.prefers_gemm(k, 4 * c):
+    if upsample_entry.prefers_gemm(k, 4 * c):
         x, weight = _meta(1, k, side, side, dtype=dtype), _meta(9, k, 4 * c, dtype=dtype)
-        return _upsample.plan_conv(x, weight, bias, None, out)
-    return _upsample.plan_epilogue(_meta(1, 4 * c, side, side, dtype=dtype), bias, None, out)
+        return upsample_entry.plan_conv(x, weight, bias, None, out)
+    return upsample_entry.plan_epilogue(_meta(1, 4 * c, side, side, dtype=dtype), bias, None, out)
 
 
 def _align_launches(dtype: torch.dtype, side: int) -> Iterator[Launch]:
@@ -73,9 +77,9 @@ def _align_launches(dtype: torch.dtype, side: int) -> Iterator[Launch]:
         affine = torch.empty(1, c, device="meta")
         raw, mask = _meta(1, bands, side, side, dtype=raw_dtype), _meta(1, 1, side, side, dtype=torch.uint8)
         out = _meta(1, c + 1, side, side, dtype=dtype)
-        yield _align.plan(raw, affine, affine, mask, offset, mesh, (-4.0, 8.0), out)
+        yield align_entry.plan(raw, affine, affine, mask, offset, mesh, (-4.0, 8.0), out)
     features, affine = _meta(1, 10, side, side, dtype=dtype), torch.empty(1, 10, device="meta")
-    yield _align.plan(features, affine, affine, None, offset, None, (-4.0, 8.0), features)
+    yield align_entry.plan(features, affine, affine, None, offset, None, (-4.0, 8.0), features)
 
 
 def _refine_launch(c: int, dtype: torch.dtype, side: int, *, embed: bool) -> Launch:
@@ -83,4 +87,4 @@ def _refine_launch(c: int, dtype: torch.dtype, side: int, *, embed: bool) -> Lau
     vectors = [_meta(n, dtype=dtype) for n in (c, c, 1, c, c, 1)]
     level = torch.empty(1, 1, side // 2, side // 2, device="meta")
     x, weight = _meta(1, c, side, side, dtype=dtype), _meta(9, c, c, dtype=dtype)
-    return _refine.plan(x, level, weight, vectors, None, Finish(), pixels, pixels, embed=embed)
+    return refine_entry.plan(x, level, weight, vectors, None, Finish(), pixels, pixels, embed=embed)

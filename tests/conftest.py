@@ -27,7 +27,7 @@ def shared_data() -> Path:
 @pytest.fixture(params=["native", "numpy"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both implementations of the host arithmetic in turn: the native module and its NumPy fallback."""
-    from deeplight.engine import accel
+    from deeplight.engine.raster import accel
 
     if request.param == "numpy":
         monkeypatch.setattr(accel, "NATIVE", None)

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.scene import Scene, SceneOptions
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.raster.scene import Scene, SceneOptions
 
 ARC = 15 / 3600
 """VIIRS' pixel in degrees."""

@@ -12,12 +12,24 @@ from tests.conftest import ROOT
 
 LAYERS = ("kernels", "engine", "train", "export")
 """From the bottom up: a folder imports itself and those before it."""
-TORCH_IN_ENGINE = {"engine/backends/torch_backend.py"}
+ROOMS = ("core", "raster", "network", "runtime", "output", "run")
+"""Of the engine, in the order of the data: a room imports itself and those before it; raster and network do not know
+each other. engine/cli.py and engine/__init__.py stand outside."""
+STRANGERS = {"raster": {"network"}, "network": {"raster"}}
+TORCH_IN_ENGINE = "engine/runtime/backends/torch_backend.py"
+NETWORK = "engine/network/"
+
+
+def may_use_torch(path: str) -> bool:
+    """Of the engine, only the network and the backend that runs it; they alone reach the kernels."""
+    return path == TORCH_IN_ENGINE or path.startswith(NETWORK)
+
+
 RUNTIME_HOMES = {
-    "onnxruntime": {"engine/backends/onnxruntime_backend.py"},
-    "tensorrt": {"engine/backends/tensorrt_backend.py"},
+    "onnxruntime": {"engine/runtime/backends/onnxruntime_backend.py"},
+    "tensorrt": {"engine/runtime/backends/tensorrt_backend.py"},
 }
-CLICK_HOMES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real.py", "console.py"}
+CLICK_HOMES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real.py", "terminal.py"}
 
 
 def sources(folder: str) -> list[Path]:
@@ -54,18 +66,37 @@ def test_there_is_something_to_check() -> None:
     assert len(sources("engine")) > 20
 
 
+def layer_of(name: str) -> str:
+    return name.removeprefix("deeplight.").split(".")[0] if name.startswith("deeplight.") else ""
+
+
 @pytest.mark.parametrize("folder", LAYERS)
 def test_imports_point_down(folder: str) -> None:
     above = LAYERS[LAYERS.index(folder) + 1 :]
-    if folder == "engine":
-        # the engine reaches kernels through the torch backend alone
-        above = (*above, "kernels")
+    assert offenders(folder, lambda path, name: layer_of(name) in above) == []
 
-    def forbidden(path: str, name: str) -> bool:
-        layer = name.removeprefix("deeplight.").split(".")[0] if name.startswith("deeplight.") else ""
-        return layer in above and path not in TORCH_IN_ENGINE
 
-    assert offenders(folder, forbidden) == []
+def test_the_engine_reaches_kernels_through_the_network_alone() -> None:
+    assert (
+        offenders("engine", lambda path, name: layer_of(name) == "kernels" and not may_use_torch(path)) == []
+    )
+
+
+def test_every_module_of_the_engine_has_a_room() -> None:
+    outside = {p.name for p in (ROOT / "engine").glob("*.py")}
+    assert outside == {"__init__.py", "cli.py"}
+    assert {p.parent.name for p in (ROOT / "engine").glob("*/__init__.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_are_passed_in_order(room: str) -> None:
+    forbidden = {*ROOMS[ROOMS.index(room) + 1 :], *STRANGERS.get(room, ())}
+
+    def not_yet(path: str, name: str) -> bool:
+        parts = name.split(".")
+        return parts[:2] == ["deeplight", "engine"] and len(parts) > 2 and (parts[2] in (*forbidden, "cli"))
+
+    assert offenders(f"engine/{room}", not_yet) == []
 
 
 @pytest.mark.parametrize("folder", [*LAYERS, "tests", "bench"])
@@ -81,9 +112,9 @@ def test_the_product_does_not_import_tests_or_benchmarks(folder: str) -> None:
     assert offenders(folder, lambda path, name: top(name) in ("tests", "bench", "pytest")) == []
 
 
-def test_engine_loads_torch_only_in_its_backend() -> None:
+def test_engine_loads_torch_only_for_the_network() -> None:
     heavy = {"torch", "triton", "safetensors", "onnx", "onnxscript", "pyproj", "rio_cogeo"}
-    assert offenders("engine", lambda path, name: top(name) in heavy and path not in TORCH_IN_ENGINE) == []
+    assert offenders("engine", lambda path, name: top(name) in heavy and not may_use_torch(path)) == []
 
 
 @pytest.mark.parametrize("runtime", sorted(RUNTIME_HOMES))

@@ -11,19 +11,19 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from deeplight.engine.artifact import DEFAULT_MODEL, load_artifact
-from deeplight.engine.backends import open_backend
-from deeplight.engine.backends.base import Backend
-from deeplight.engine.compare import TOLERANCE
-from deeplight.engine.options import RunOptions
-from deeplight.engine.pipeline import infer
-from deeplight.engine.progress import Silent
-from deeplight.engine.scene import SceneOptions
-from deeplight.engine.spec import INPUTS, SCALE
-from deeplight.engine.tiles import Window
-from deeplight.engine.tiling import EDGE, TileRequest
-from deeplight.train.checkpoint import load_checkpoint
-from deeplight.train.pool import country_config
+from deeplight.engine.core.progress import Silent
+from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.pipeline import infer
+from deeplight.engine.run.tiling import EDGE, TileRequest
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL, load_artifact
+from deeplight.engine.runtime.backends import open_backend
+from deeplight.engine.runtime.backends.base import Backend
+from deeplight.engine.runtime.compare import TOLERANCE
+from deeplight.train.fit.checkpoint import load_checkpoint
+from deeplight.train.fit.pool import country_config
 from deeplight.train.synth import Country, CountryConfig, Sample
 from deeplight.train.synth.write import write_country
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplight.engine.console import Parsed, parse_folder, run_cli
-from deeplight.engine.errors import InputError, Interrupted
+from deeplight.engine.core.errors import InputError, Interrupted
+from deeplight.engine.core.terminal import Parsed, parse_folder, run_cli
 
 if TYPE_CHECKING:
-    from deeplight.train.logs import Reporter
-    from deeplight.train.loop import TrainingData
-    from deeplight.train.model import DeepLightSR
-    from deeplight.train.settings import Settings
+    from deeplight.engine.network.model import DeepLightSR
+    from deeplight.train.fit.logs import Reporter
+    from deeplight.train.fit.loop import TrainingData
+    from deeplight.train.fit.settings import Settings
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,10 +50,10 @@ def command(
 
     Example: deeplight-train --out run && deeplight-export run --out my-model
     """
-    from deeplight.train.data_folders import data_folders
-    from deeplight.train.requirements import TRAINING, require
-    from deeplight.train.run_folder import check_unused, made_for
-    from deeplight.train.settings import load_settings
+    from deeplight.train.clips.data_folders import data_folders
+    from deeplight.train.fit.requirements import TRAINING, require
+    from deeplight.train.fit.run_folder import check_unused, made_for
+    from deeplight.train.fit.settings import load_settings
 
     if resume and rest["overwrite"]:
         raise InputError("--resume goes on and --overwrite starts anew: give one of them")
@@ -61,7 +61,7 @@ def command(
     first = _started(rest["start"])
     settings = load_settings(config, sets, options, None if first is None else first.config)
     if first is not None:
-        from deeplight.train.checkpoint import check_start
+        from deeplight.train.fit.checkpoint import check_start
 
         check_start(rest["start"], first.config, settings.model)
     check_unused(out, rest["overwrite"], resume)
@@ -70,8 +70,8 @@ def command(
     require("deeplight-train", TRAINING)
     import torch
 
-    from deeplight.train.logs import terminal_reporter
-    from deeplight.train.loop import train
+    from deeplight.train.fit.logs import terminal_reporter
+    from deeplight.train.fit.loop import train
 
     if rest["threads"]:
         torch.set_num_threads(rest["threads"])
@@ -89,10 +89,10 @@ def _started(start: Path | None) -> DeepLightSR | None:
     """The network to go on from."""
     if start is None:
         return None
-    from deeplight.train.requirements import TRAINING, require
+    from deeplight.train.fit.requirements import TRAINING, require
 
     require("deeplight-train", TRAINING)
-    from deeplight.train.checkpoint import load_checkpoint
+    from deeplight.train.fit.checkpoint import load_checkpoint
 
     return load_checkpoint(start)[0]
 
@@ -100,7 +100,7 @@ def _started(start: Path | None) -> DeepLightSR | None:
 @contextlib.contextmanager
 def _saying_how_to_go_on(out: Path, overwrite: bool) -> Iterator[None]:
     """Adds to an interruption how to go on, which depends on what has been written."""
-    from deeplight.train.run_folder import CARD, STATE, WEIGHTS
+    from deeplight.train.fit.run_folder import CARD, STATE, WEIGHTS
 
     try:
         yield
@@ -131,7 +131,7 @@ _OPTIONS = {
 
 def _data(data: str, settings: Settings, threads: int | None, reporter: Reporter) -> TrainingData:
     """What `--data` names: synthetic countries, or the train and val splits of a folder."""
-    from deeplight.train.loop import TrainingData
+    from deeplight.train.fit.loop import TrainingData
 
     if data == "synthetic":
         return _synthetic(settings, threads, reporter)
@@ -147,10 +147,10 @@ def _data(data: str, settings: Settings, threads: int | None, reporter: Reporter
 
 
 def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> TrainingData:
-    from deeplight.engine.machine import available_cpus
-    from deeplight.train.loop import TrainingData
-    from deeplight.train.pool import synthetic_source
-    from deeplight.train.scores import HELD_OUT_SEEDS
+    from deeplight.engine.core.machine import available_cpus
+    from deeplight.train.evaluation.scores import HELD_OUT_SEEDS
+    from deeplight.train.fit.loop import TrainingData
+    from deeplight.train.fit.pool import synthetic_source
 
     if settings.data.protocol != "paired":
         raise InputError(
@@ -176,10 +176,10 @@ def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> T
 @click.argument("run", type=Parsed("dir", parse_folder))
 def score_command(run: Path) -> None:
     """Print the quality of the checkpoint in RUN on unseen synthetic countries, for each set of layers."""
-    from deeplight.train.requirements import TRAINING, require
+    from deeplight.train.fit.requirements import TRAINING, require
 
     require("deeplight-train", TRAINING)
-    from deeplight.train.scores import score
+    from deeplight.train.evaluation.scores import score
 
     click.echo(score(run))
 

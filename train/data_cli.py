@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplight.engine.bands import parse_bands, parse_scale
-from deeplight.engine.console import Parsed, logging_to, parse_folder, run_cli
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.options import parse_number
-from deeplight.engine.spec import DMO_SLOTS
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.core.terminal import Parsed, logging_to, parse_folder, run_cli
+from deeplight.engine.raster.bands import parse_bands, parse_scale
+from deeplight.engine.run.options import parse_number
 
 if TYPE_CHECKING:
     from deeplight.train.clips.cut import ClipRequest
@@ -110,8 +110,8 @@ def synth(
     Lights, reflectance and relief follow from terrain, settlements and roads; ntl.tif is ntl_hr.tif seen by a
     coarse sensor, displaced against dmo.tif and dem.tif by offset.tif. It streams: any size fits in memory.
     """
-    from deeplight.engine.progress import terminal_progress
-    from deeplight.engine.tiles import Window
+    from deeplight.engine.core.progress import terminal_progress
+    from deeplight.engine.core.windows import Window
     from deeplight.train.synth.country import CountryConfig
     from deeplight.train.synth.write import described, write_country
 
@@ -233,7 +233,7 @@ def _lit(text: str) -> tuple[float, float]:
 @click.option("--overwrite", is_flag=True, help="Cut a place again that the tree holds.")
 def clip(**given: Any) -> None:
     """Cut training clips from a place's rasters, of any grid and CRS; docs/data.md tells more."""
-    from deeplight.engine.progress import terminal_progress
+    from deeplight.engine.core.progress import terminal_progress
     from deeplight.train.clips.cut import cut_place
 
     request = _clip_request(given)
@@ -247,8 +247,8 @@ def clip(**given: Any) -> None:
 
 def _clip_request(given: dict[str, Any]) -> ClipRequest:
     """What the command line asks for."""
-    from deeplight.engine.parts import Mode
-    from deeplight.engine.scene import SceneOptions
+    from deeplight.engine.output.parts import Mode
+    from deeplight.engine.raster.scene import SceneOptions
     from deeplight.train.clips.cut import ClipRequest, Rules
     from deeplight.train.clips.degrade import parse_degradation
     from deeplight.train.clips.place import PlaceOptions
@@ -297,8 +297,8 @@ def inspect(tree: str, split: str, sheet: Path | None, report: Path | None, over
     import json
     from dataclasses import asdict
 
-    from deeplight.engine.durable import write_file
-    from deeplight.engine.progress import terminal_progress
+    from deeplight.engine.core.files import write_file
+    from deeplight.engine.core.progress import terminal_progress
     from deeplight.train.clips.inspect_sheet import write_sheet
     from deeplight.train.clips.inspect_stats import inspect_tree
     from deeplight.train.clips.tree import ClipTree
@@ -339,7 +339,7 @@ def blackmarble(
 
     The place comes from h and v in each file's name, scale and fill from its attributes.
     """
-    from deeplight.engine.progress import terminal_progress
+    from deeplight.engine.core.progress import terminal_progress
     from deeplight.train.clips.blackmarble import convert
 
     _check_new(out, (".tif", ".tiff"), overwrite)

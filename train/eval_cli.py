@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from deeplight.engine.console import Parsed, parse_folder, run_cli
-from deeplight.engine.errors import InputError
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.terminal import Parsed, parse_folder, run_cli
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -73,7 +73,7 @@ def command(
 
     Example: deeplight-eval --model deeplight-tiny --data synthetic --out scores
     """
-    from deeplight.train.data_folders import data_folders
+    from deeplight.train.clips.data_folders import data_folders
     from deeplight.train.evaluation.folder import METRICS, PAGE, TABLE, check_unused, require_packages
 
     if data != "synthetic":
@@ -82,8 +82,8 @@ def command(
         raise InputError("--degradation belongs to --protocol wald: give that too, or leave it out")
     check_unused(out, overwrite)
     require_packages("deeplight-eval")
-    from deeplight.engine.console import logging_to
-    from deeplight.engine.progress import terminal_progress
+    from deeplight.engine.core.progress import terminal_progress
+    from deeplight.engine.core.terminal import logging_to
     from deeplight.train.evaluation.blocks import Settings
     from deeplight.train.evaluation.run import EvalOptions, run
     from deeplight.train.evaluation.strata import Strata

@@ -19,9 +19,9 @@ from affine import Affine
 from bench.cases import Case, ntl_grid, patch, write_raster
 from bench.network import make_network
 from bench.peers.tool import NEEDS, OURS, TOOLS
-from deeplight.engine.artifact import load_artifact
-from deeplight.engine.machine import available_cpus
-from deeplight.engine.spec import DMO_SLOTS, SCALE
+from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.core.spec import DMO_SLOTS, SCALE
+from deeplight.engine.runtime.artifact import load_artifact
 
 HOME = Path(__file__).parent
 VARIABLE = "DEEPLIGHT_PEERS_PYTHON"

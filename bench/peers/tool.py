@@ -29,7 +29,7 @@ def load_model(job: Path) -> nn.Module:
     """The network in PyTorch, channels-last."""
     import torch
 
-    from deeplight.train.checkpoint import load_checkpoint
+    from deeplight.train.fit.checkpoint import load_checkpoint
 
     model = load_checkpoint(job / "run")[0]
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
@@ -155,10 +155,10 @@ def terratorch(model: nn.Module, job: Path, out: Path, core: int, halo: int) -> 
 def deeplight(job: Path, out: Path, tiles: str, threads: int, streams: int | None = None) -> None:
     """The engine, as deeplight-infer runs it with --tiles and --streams."""
     from bench.cases import layers_in
-    from deeplight.engine.options import RunOptions
-    from deeplight.engine.parts import Mode
-    from deeplight.engine.pipeline import infer
-    from deeplight.engine.tiling import parse_tiles
+    from deeplight.engine.output.parts import Mode
+    from deeplight.engine.run.options import RunOptions
+    from deeplight.engine.run.pipeline import infer
+    from deeplight.engine.run.tiling import parse_tiles
 
     model = str(job / "artifact")
     cut = parse_tiles(tiles)

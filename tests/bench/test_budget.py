@@ -21,9 +21,9 @@ from bench.budget import (
     simulate,
 )
 from bench.results import load
-from deeplight.engine.artifact import DEFAULT_MODEL, load_artifact
-from deeplight.engine.tiles import core_share
-from deeplight.engine.tiling import TileRequest, plan_tiles
+from deeplight.engine.core.windows import core_share
+from deeplight.engine.run.tiling import TileRequest, plan_tiles
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL, load_artifact
 from tests.bench import runs
 
 

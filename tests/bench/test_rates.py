@@ -11,7 +11,7 @@ import pytest
 from bench.machine import Limits
 from bench.rates import Work, hr_mpix, km2_per_hr_mpix, rates
 from bench.results import history, load
-from deeplight.engine.errors import InputError
+from deeplight.engine.core.errors import InputError
 from tests.bench import runs
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from bench import report, tables
 from bench.results import load
-from deeplight.engine.errors import InputError
+from deeplight.engine.core.errors import InputError
 from tests.bench import runs
 from tests.conftest import ROOT
 

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.network import random_model
 from bench.traffic import network, network_bytes
-from deeplight.engine.spec import INPUTS, SCALE, input_shape
+from deeplight.engine.core.spec import INPUTS, SCALE, input_shape
 
 
 def test_flops_of_tiny_are_those_that_pytorch_counts() -> None:

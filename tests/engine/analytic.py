@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deeplight.engine.artifact import Manifest, write_artifact
-from deeplight.engine.spec import INPUTS, OUTPUTS, InputSpec
+from deeplight.engine.core.spec import INPUTS, OUTPUTS, InputSpec
+from deeplight.engine.runtime.artifact import Manifest, write_artifact
 
 DMO_WEIGHT, DEM_WEIGHT, BLUR = 2.0, 0.001, 2
 """Weights of the auxiliary terms; radius in LR pixels of the box blur, so the receptive field is known."""

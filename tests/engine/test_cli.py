@@ -17,8 +17,8 @@ import rasterio
 from click.testing import CliRunner
 
 from deeplight.engine import cli
-from deeplight.engine.console import run_cli, signals_raise
-from deeplight.engine.errors import DeepLightError, InputError, Interrupted
+from deeplight.engine.core.errors import DeepLightError, InputError, Interrupted
+from deeplight.engine.core.terminal import run_cli, signals_raise
 from tests.engine.analytic import write_analytic
 from tests.scenes import SceneFiles, write_raster, write_scene
 
@@ -150,7 +150,7 @@ def test_scene_too_large_for_one_piece(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("deeplight.engine.preparation.available_memory", lambda: 300 << 20)
+    monkeypatch.setattr("deeplight.engine.run.preparation.available_memory", lambda: 300 << 20)
     status, _, stderr = call(capfd, "--ntl", files.ntl, "--out", tmp_path / "o.tif", "--model", model)
     assert status == 2 and "use --tiles" in stderr and list(tmp_path.iterdir()) == []
 
@@ -208,7 +208,8 @@ def test_second_signal_does_not_disturb() -> None:
 
 SLOW_WRITER = """
 import time
-from deeplight.engine import cli, packs
+from deeplight.engine import cli
+from deeplight.engine.output import packs
 write = packs.PackStore.write
 packs.PackStore.write = lambda *a: (write(*a), time.sleep(1))[0]
 cli.main()

@@ -31,9 +31,9 @@ def cpu_s(*arguments: str) -> float:
     "code",
     [
         "import deeplight.engine",
-        "import deeplight.engine.cli, deeplight.engine.console",
+        "import deeplight.engine.cli, deeplight.engine.core.terminal",
         "from deeplight.engine.cli import command; command.main(['--help'], standalone_mode=False)",
-        "import deeplight.engine.artifact, deeplight.engine.backends.base",
+        "import deeplight.engine.runtime.artifact, deeplight.engine.runtime.backends.base",
     ],
 )
 def test_nothing_heavy_is_loaded(code: str) -> None:

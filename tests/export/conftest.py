@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from deeplight.engine.network.config import ModelConfig
+from deeplight.engine.network.model import DeepLightSR
 from deeplight.export.build import Exported, Request, export_artifact
-from deeplight.train.config import ModelConfig
-from deeplight.train.model import DeepLightSR
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
+from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
 
 
 class Error(IntEnum):

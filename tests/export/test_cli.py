@@ -12,11 +12,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deeplight.engine.artifact import load_artifact
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.export import build, cli
 from deeplight.export.build import Exported
-from deeplight.train.checkpoint import save_checkpoint
-from deeplight.train.model import DeepLightSR
+from deeplight.train.fit.checkpoint import save_checkpoint
 
 Export = Callable[..., tuple[int, str, list[str]]]
 

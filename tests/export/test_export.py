@@ -13,11 +13,13 @@ import onnx.inliner
 import pytest
 import torch
 
-from deeplight.engine.artifact import DEFAULT_MODEL, Artifact, load_artifact
-from deeplight.engine.backends import open_backend
-from deeplight.engine.compare import PSNR_TOLERANCE_DB, TOLERANCE, Difference
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.spec import DMO_SLOTS, INPUTS, OUTPUTS, input_shape
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, OUTPUTS, input_shape
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.network.receptive import halo
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL, Artifact, load_artifact
+from deeplight.engine.runtime.backends import open_backend
+from deeplight.engine.runtime.compare import PSNR_TOLERANCE_DB, TOLERANCE, Difference
 from deeplight.export import build, to_onnx
 from deeplight.export.build import Exported, Request
 from deeplight.export.emulate import EmulatedHalf
@@ -33,8 +35,6 @@ from deeplight.export.parity import (
 )
 from deeplight.export.program import trace
 from deeplight.export.to_tensorrt import prepared
-from deeplight.train.model import DeepLightSR
-from deeplight.train.receptive import halo
 from tests.export.conftest import SMALL
 from tests.export.naive import naive_half
 from tests.scenes import write_scene

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from deeplight.export.operators import OPSET, attach, function, translations
 from deeplight.kernels import refine, upsample
+from deeplight.kernels.align.reference import align as align_reference
 from deeplight.kernels.dispatch import emit_operators
-from deeplight.kernels.reference import Finish
-from deeplight.kernels.reference import align as align_reference
-from deeplight.kernels.reference import fuse as fuse_reference
-from deeplight.kernels.reference import refine as refine_reference
-from deeplight.kernels.reference import upsample as upsample_reference
+from deeplight.kernels.fuse.reference import fuse as fuse_reference
+from deeplight.kernels.refine.reference import Finish
+from deeplight.kernels.refine.reference import refine as refine_reference
+from deeplight.kernels.upsample.reference import upsample as upsample_reference
 
 
 def run_body(

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from deeplight.engine.artifact import load_artifact
-from deeplight.engine.errors import InputError
-from deeplight.engine.spec import INPUTS, OUTPUTS, input_shape
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
+from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.export import int8
 from deeplight.export.build import Exported
 from deeplight.export.parity import Case

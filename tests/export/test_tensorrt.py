@@ -17,16 +17,17 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from deeplight.engine.artifact import load_artifact
-from deeplight.engine.backends import open_backend
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.plans import PlanKey
-from deeplight.engine.spec import INPUTS, input_shape
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.runtime.backends import open_backend
+from deeplight.engine.runtime.plans import PlanKey
 from deeplight.export import to_tensorrt
 from deeplight.export.operators import function
 from deeplight.export.plugins import fits, pack, strip_scratch
 from deeplight.export.tensorrt_rules import problems
-from deeplight.kernels import _refine, _upsample
+from deeplight.kernels.refine import entry as refine_entry
+from deeplight.kernels.upsample import entry as upsample_entry
 from tests.conftest import ROOT
 from tests.engine.analytic import write_analytic
 from tests.export.fake_tensorrt import BuilderFlag, Flag, HardwareCompatibilityLevel, PluginModule, TensorRt
@@ -189,7 +190,7 @@ def test_without_tensorrt_the_message_says_what_to_install(
         InputError, match=r"needs TensorRT ≥ 10\.12 and a GPU .*pip install 'deeplight\[tensorrt\]'"
     ):
         to_tensorrt.require_builder()
-    sys.modules.pop("deeplight.engine.backends.tensorrt_backend", None)
+    sys.modules.pop("deeplight.engine.runtime.backends.tensorrt_backend", None)
     with pytest.raises(InputError, match=r"backend tensorrt needs the package 'deeplight\[tensorrt\]'"):
         open_backend("tensorrt", load_artifact(write_analytic(tmp_path / "m")))
     monkeypatch.setitem(sys.modules, "tensorrt", TensorRt("10.3.0"))
@@ -201,9 +202,7 @@ def test_without_tensorrt_the_message_says_what_to_install(
 
 
 def test_importing_the_modules_does_not_import_tensorrt() -> None:
-    code = (
-        "import sys, deeplight.export.to_tensorrt, deeplight.engine.plans; print('tensorrt' in sys.modules)"
-    )
+    code = "import sys, deeplight.export.to_tensorrt, deeplight.engine.runtime.plans; print('tensorrt' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 
@@ -222,7 +221,9 @@ def test_weights_are_packed_as_the_kernels_read_them() -> None:
     assert pack(proto) == ["y"]
     tensors = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     assert list(proto.graph.node[0].input) == ["x", "w_packed", "b_packed"]
-    assert np.array_equal(tensors["w_packed"], _upsample.gemm_weight(torch.from_numpy(UPSAMPLE["w"])).numpy())
+    assert np.array_equal(
+        tensors["w_packed"], upsample_entry.gemm_weight(torch.from_numpy(UPSAMPLE["w"])).numpy()
+    )
     assert np.array_equal(tensors["b_packed"], UPSAMPLE["b"].reshape(-1, 4).T.reshape(-1))
     weight = np.arange(8 * 8 * 9, dtype=np.float16).reshape(8, 8, 3, 3)
     vectors = {n: np.zeros(s, np.float16) for n, s in (("i", (1, 8, 1, 1)), ("j", (1,)), ("e", (8,)))}
@@ -236,7 +237,7 @@ def test_weights_are_packed_as_the_kernels_read_them() -> None:
     proto = onnx.load_from_string(model_of(node, inputs={"x": 10, "l": 1}, weights={"w": weight, **vectors}))
     assert pack(proto) == ["y"] and proto.graph.node[0].input[5] == "w_packed"
     packed = numpy_helper.to_array(proto.graph.initializer[-1])
-    assert np.array_equal(packed, _refine.gemm_weight(torch.from_numpy(weight)).numpy())
+    assert np.array_equal(packed, refine_entry.gemm_weight(torch.from_numpy(weight)).numpy())
 
 
 def test_operators_that_no_kernel_fits_stay_with_their_bodies() -> None:

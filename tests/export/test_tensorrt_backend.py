@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deeplight.engine.artifact import load_artifact
-from deeplight.engine.backends import open_backend
-from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
-from deeplight.engine.plans import FOLDER, save_plan
-from deeplight.engine.spec import INPUTS, input_shape
+from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.runtime.backends import open_backend
+from deeplight.engine.runtime.plans import FOLDER, save_plan
 from tests.engine.analytic import write_analytic
 from tests.export.fake_cuda import Engine, Error, Runtime
 from tests.export.fake_tensorrt import TensorRt
 
-NAME = "deeplight.engine.backends.tensorrt_backend"
+NAME = "deeplight.engine.runtime.backends.tensorrt_backend"
 TILE = (1, 6, 5)
 
 

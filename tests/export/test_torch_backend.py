@@ -16,14 +16,18 @@ import rasterio
 import torch
 
 from deeplight.engine import cli
-from deeplight.engine.artifact import load_artifact
-from deeplight.engine.backends import open_backend
-from deeplight.engine.backends.torch_backend import cpu_has_bf16, load_program
-from deeplight.engine.errors import ArtifactError, DeepLightError, InputError
-from deeplight.engine.program_scan import check_program
-from deeplight.engine.spec import INPUTS, input_shape
+from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.runtime.backends import open_backend
+from deeplight.engine.runtime.backends.torch_backend import cpu_has_bf16, load_program
+from deeplight.engine.runtime.program_scan import check_program
 from deeplight.export.build import Exported
-from deeplight.kernels import _align, _fuse, _refine, _upsample, launch
+from deeplight.kernels import launch
+from deeplight.kernels.align import entry as align_entry
+from deeplight.kernels.fuse import entry as fuse_entry
+from deeplight.kernels.refine import entry as refine_entry
+from deeplight.kernels.upsample import entry as upsample_entry
 from tests.scenes import write_scene
 
 
@@ -108,7 +112,7 @@ def test_a_cpu_runs_the_reference_even_where_the_interpreter_is_on(
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     launched: list[str] = []
     monkeypatch.setattr(launch, "run", lambda ready: launched.append(ready.kernel))
-    for module in (_align, _fuse, _refine, _upsample):
+    for module in (align_entry, fuse_entry, refine_entry, upsample_entry):
         monkeypatch.setattr(module, "run", launch.run)
     rng = np.random.default_rng(0)
     inputs = {s.name: rng.random(input_shape(s, 1, 5, 4), np.float32) for s in INPUTS}
@@ -120,7 +124,7 @@ def test_a_cpu_runs_the_reference_even_where_the_interpreter_is_on(
 
 
 def test_a_cpu_without_bfloat16_is_told_so(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deeplight.engine.backends.torch_backend.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("deeplight.engine.runtime.backends.torch_backend.cpu_has_bf16", lambda: False)
     with pytest.raises(InputError, match="no bfloat16 arithmetic: use --precision fp32"):
         open_backend("torch", load_artifact(exported.path), precision="bf16")
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from deeplight import kernels
-from deeplight.kernels import _align, reference
+from deeplight.kernels import interpolation
+from deeplight.kernels.align import entry as align_entry
+from deeplight.kernels.align import reference
+from deeplight.kernels.align.reference import Mesh
 from deeplight.kernels.launch import Launch
-from deeplight.kernels.reference import Mesh
 from tests.kernels.parity import assert_close, assert_on_boundary, doubled, off_boundary
 
 RAW = [torch.uint16, torch.int16, torch.float32, torch.float16, torch.bfloat16]
@@ -137,7 +139,7 @@ def test_what_lies_under_the_mask_has_no_influence(device: str) -> None:
 def test_normalised_features_are_only_sampled(device: str) -> None:
     x, offset = torch.randn(2, 10, 16, 8) * 20, torch.rand(2, 2, 2, 1) * 2 - 1
     got = kernels.align(x.to(device), offset=offset.to(device), implementation="triton")
-    assert_close("out", got, reference.sample(x.double(), offset.double()), times=4)
+    assert_close("out", got, interpolation.sample(x.double(), offset.double()), times=4)
 
 
 def test_a_pixel_has_the_same_bits_in_every_tile_and_source_window(device: str) -> None:
@@ -220,8 +222,8 @@ def test_neither_a_warped_nor_a_normalised_raster_exists(
 ) -> None:
     """One launch reads the raw pixels in place and writes the result; the operator makes no other image."""
     launches: list[Launch] = []
-    monkeypatch.setattr(_align, "run", launches.append)
-    monkeypatch.setattr(_align.dispatch, "kernel_runs_on", lambda _: True)
+    monkeypatch.setattr(align_entry, "run", launches.append)
+    monkeypatch.setattr(align_entry.dispatch, "kernel_runs_on", lambda _: True)
     values = case(dtype=dtype)
     values["raw"] = values["raw"].contiguous(memory_format=torch.channels_last)
     got = kernels.align(**values, dtype=torch.float16, implementation="triton")
@@ -235,8 +237,8 @@ def test_neither_a_warped_nor_a_normalised_raster_exists(
 
 def test_unaligned_arguments_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     launches: list[Launch] = []
-    monkeypatch.setattr(_align, "run", launches.append)
-    monkeypatch.setattr(_align.dispatch, "kernel_runs_on", lambda _: True)
+    monkeypatch.setattr(align_entry, "run", launches.append)
+    monkeypatch.setattr(align_entry.dispatch, "kernel_runs_on", lambda _: True)
     values = case(dtype=torch.float32)
     for name in ("raw", "gain", "bias", "offset"):
         values[name] = off_boundary(values[name])

@@ -11,12 +11,12 @@ pytest.importorskip("rasterio")
 from affine import Affine
 from rasterio.crs import CRS
 
-from deeplight.engine.grid import Grid
-from deeplight.engine.mesh import Meshes
-from deeplight.engine.tiles import Window
-from deeplight.engine.warp import Warper
-from deeplight.kernels import reference
-from deeplight.kernels.reference import Mesh
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.mesh import Meshes
+from deeplight.engine.raster.warp import Warper
+from deeplight.kernels.align import reference
+from deeplight.kernels.align.reference import Mesh
 from tests.kernels.test_align import raw_pixels, run
 
 

@@ -80,9 +80,10 @@ def test_nothing_that_the_script_runs_needs_rasterio() -> None:
     """A GPU machine may have PyTorch, Triton, NumPy and pytest alone."""
     program = """
 import sys
-for name in ("rasterio", "affine", "onnxruntime", "onnx", "tifffile", "zstandard", "rich", "deeplight.engine._native"):
+for name in ("rasterio", "affine", "onnxruntime", "onnx", "tifffile", "zstandard", "rich"):
     sys.modules[name] = None
-import bench.gpu_measure, deeplight.train.model, deeplight.engine.spec
+sys.modules["deeplight.engine.raster._native"] = None
+import bench.gpu_measure, deeplight.engine.network.model, deeplight.engine.core.spec
 import pytest
 sys.exit(pytest.main(sys.argv[1:]))
 """

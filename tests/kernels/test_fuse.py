@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from deeplight import kernels
-from deeplight.kernels import _fuse, reference
+from deeplight.kernels.fuse import entry as fuse_entry
+from deeplight.kernels.fuse import reference
 from deeplight.kernels.launch import Launch
 from tests.kernels.parity import assert_close, assert_on_boundary, doubled, off_boundary
 
@@ -97,7 +98,7 @@ def test_masks_may_be_channels_of_the_auxiliary(device: str) -> None:
     args = on(device, case(2, 8, 8, 3, 5))
     packed = torch.rand(2, 10, 3, 5).round().to(device).contiguous(memory_format=torch.channels_last)
     args[2] = [packed[:, 7:8], packed[:, 9:10]]
-    assert _fuse.pixel_stride(args[2][0]) == 10, "this layout is read in place"
+    assert fuse_entry.pixel_stride(args[2][0]) == 10, "this layout is read in place"
     got = kernels.fuse(*args, implementation="triton")
     assert_close("out", got, reference.fuse(*doubled(args)))
 
@@ -106,7 +107,7 @@ def test_masks_of_any_layout_are_accepted(device: str) -> None:
     args = on(device, case(2, 8, 8, 3, 6))
     args[2] = [m.repeat_interleave(2, dim=3)[..., ::2] for m in args[2]]
     args[2][1] = torch.rand(2, 1, 6, 3).round().to(device).transpose(2, 3)
-    assert _fuse.pixel_stride(args[2][1]) is None
+    assert fuse_entry.pixel_stride(args[2][1]) is None
     assert_close("out", kernels.fuse(*args, implementation="triton"), reference.fuse(*doubled(args)))
 
 
@@ -157,7 +158,7 @@ def test_gradient_formula_in_float64() -> None:
     upstream = torch.randn(1, 3, 2, 3, dtype=torch.float64)
     flat = leaves(args)
     want = torch.autograd.grad((reference.fuse(*args) * upstream).sum(), flat)
-    got = _fuse.gradients(upstream, *doubled(args))
+    got = fuse_entry.gradients(upstream, *doubled(args))
     flat_got = [t for a in got for t in (a if isinstance(a, list) else [a])]
     for g, wanted in zip(flat_got, want, strict=True):
         assert torch.allclose(g, wanted, rtol=1e-10, atol=1e-12)
@@ -210,8 +211,8 @@ def test_more_channels_are_the_references_business(device: str) -> None:
 
 def test_unaligned_arguments_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     launches: list[Launch] = []
-    monkeypatch.setattr(_fuse, "run", launches.append)
-    monkeypatch.setattr(_fuse.dispatch, "kernel_runs_on", lambda _: True)
+    monkeypatch.setattr(fuse_entry, "run", launches.append)
+    monkeypatch.setattr(fuse_entry.dispatch, "kernel_runs_on", lambda _: True)
     args = case(1, 8, 8, 3, 5)
     moved = [[off_boundary(x) for x in a] if isinstance(a, list) else off_boundary(a) for a in args]
     kernels.fuse(*moved, implementation="triton")

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from deeplight import kernels
-from deeplight.kernels import _upsample, aot, launch
+from deeplight.kernels import aot, launch
+from deeplight.kernels.upsample import entry as upsample_entry
 from deeplight.kernels.variants import variants
 from tests.conftest import ROOT
 
@@ -169,7 +170,9 @@ def conv_launch() -> launch.Launch:
     """A launch of `tiny`'s ×4 → ×8 on the CPU's memory."""
     x, weight, bias = small_upsample("cpu")
     x, out = (launch.channels_last(t) for t in (x, torch.empty(1, 8, 128, 128, dtype=torch.float16)))
-    return _upsample.plan_conv(x, _upsample.gemm_weight(weight), _upsample.phase_order(bias), None, out)
+    return upsample_entry.plan_conv(
+        x, upsample_entry.gemm_weight(weight), upsample_entry.phase_order(bias), None, out
+    )
 
 
 Record = dict[str, Any]

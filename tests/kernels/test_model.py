@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from deeplight import kernels
+from deeplight.engine.network.config import PRESETS as CONFIGS
+from deeplight.engine.network.config import ModelConfig, Normalisation
 from deeplight.kernels import dispatch, launch
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.variants import DTYPES, PRESETS, REFINE_DEPTH, variants
-from deeplight.train.config import PRESETS as CONFIGS
-from deeplight.train.config import ModelConfig, Normalisation
+from tests.engine.network.test_model import SMALL, inputs, make
 from tests.kernels import test_align, test_refine, test_upsample
 from tests.kernels.test_fuse import case
-from tests.train.test_model import SMALL, inputs, make
 
 
 @pytest.mark.parametrize("config", [SMALL, CONFIGS["tiny"]], ids=["small", "tiny"])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from deeplight import kernels
-from deeplight.kernels import Finish, reference
+from deeplight.kernels import Finish
+from deeplight.kernels.refine import reference
 from tests.kernels.parity import TOLERANCE, assert_close, doubled
 
 

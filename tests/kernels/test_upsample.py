@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from deeplight import kernels
-from deeplight.kernels import _upsample, reference
+from deeplight.kernels.upsample import entry as upsample_entry
+from deeplight.kernels.upsample import reference
 from tests.kernels.parity import assert_close, doubled
 
 SHAPES = [
@@ -44,7 +45,7 @@ def test_both_kernels_are_the_definition(
     device: str, b: int, k: int, c: int, h: int, w: int, dtype: torch.dtype, gemm: bool
 ) -> None:
     args = case(b, k, c, h, w, dtype=dtype, skip=(h + w) % 2 == 0)
-    got = _upsample._run(*on(device, args), gemm=gemm)
+    got = upsample_entry._run(*on(device, args), gemm=gemm)
     assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
     assert_close("out", got, reference.upsample(*doubled(args)))
 
@@ -52,23 +53,25 @@ def test_both_kernels_are_the_definition(
 def test_wide_rows_take_several_programs(device: str) -> None:
     args = case(1, 8, 4, 2, 300)
     for gemm in (True, False):
-        assert_close("out", _upsample._run(*on(device, args), gemm=gemm), reference.upsample(*doubled(args)))
+        assert_close(
+            "out", upsample_entry._run(*on(device, args), gemm=gemm), reference.upsample(*doubled(args))
+        )
 
 
 @pytest.mark.parametrize(("k", "c", "gemm"), [(32, 8, True), (64, 32, False), (64, 48, False)])
 def test_which_kernel_runs(k: int, c: int, gemm: bool) -> None:
-    assert _upsample.prefers_gemm(k, 4 * c) is gemm
+    assert upsample_entry.prefers_gemm(k, 4 * c) is gemm
 
 
 def test_phase_order_undoes_pixel_shuffles_channels() -> None:
-    assert _upsample.phase_order(torch.arange(8)).tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert upsample_entry.phase_order(torch.arange(8)).tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
 
 
 @pytest.mark.parametrize("gemm", [True, False])
 def test_a_pixel_has_the_same_bits_wherever_it_lies(device: str, gemm: bool) -> None:
     x, weight, bias, _ = on(device, case(1, 16, 8, 9, 11))
-    whole = _upsample._run(x, weight, bias, None, gemm=gemm)[..., 6:14, 8:18]
-    part = _upsample._run(x[..., 2:8, 3:10], weight, bias, None, gemm=gemm)[..., 2:10, 2:12]
+    whole = upsample_entry._run(x, weight, bias, None, gemm=gemm)[..., 6:14, 8:18]
+    part = upsample_entry._run(x[..., 2:8, 3:10], weight, bias, None, gemm=gemm)[..., 2:10, 2:12]
     # PyTorch's convolution on a CPU may order its sums by the shape
     assert torch.equal(whole, part) if gemm else torch.allclose(whole, part, atol=1e-6)
 
@@ -94,7 +97,7 @@ def test_reference_gradcheck() -> None:
 @pytest.mark.parametrize("gemm", [True, False], ids=["conv", "epilogue"])
 def test_an_empty_batch(device: str, gemm: bool) -> None:
     x, *rest = on(device, case(1, 8, 4, 3, 5))
-    assert _upsample._run(x[:0], *rest, gemm=gemm).shape == (0, 4, 6, 10)
+    assert upsample_entry._run(x[:0], *rest, gemm=gemm).shape == (0, 4, 6, 10)
 
 
 @pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])

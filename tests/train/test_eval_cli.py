@@ -17,20 +17,20 @@ import rasterio
 import torch
 from click.testing import CliRunner
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.progress import Silent
-from deeplight.engine.spec import INPUTS, input_shape
-from deeplight.engine.tiles import Window
-from deeplight.train.checkpoint import save_checkpoint
-from deeplight.train.config import ModelConfig
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.progress import Silent
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.core.windows import Window
+from deeplight.engine.network.config import ModelConfig
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.network.receptive import halo
 from deeplight.train.eval_cli import command
 from deeplight.train.evaluation import run as eval_run
 from deeplight.train.evaluation.blocks import Settings
 from deeplight.train.evaluation.models import CheckpointNetwork, open_network
 from deeplight.train.evaluation.run import EvalOptions, run
 from deeplight.train.evaluation.sources import HeldOutCountries, Province
-from deeplight.train.model import DeepLightSR
-from deeplight.train.receptive import halo
+from deeplight.train.fit.checkpoint import save_checkpoint
 from deeplight.train.synth import CountryConfig
 from deeplight.train.synth.write import write_country
 from tests.train.test_train_cli import BLOCK

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from deeplight.engine.errors import InputError, Interrupted
+from deeplight.engine.core.errors import InputError, Interrupted
 from deeplight.train import cli
 from tests.conftest import ROOT
 
@@ -146,8 +146,8 @@ def test_data_that_cannot_be_used_leave_no_folder(tmp_path: Path) -> None:
 
 LONG = """
 import deeplight.train.cli as cli
-from deeplight.train.loop import TrainingData
-from tests.train.fake_source import FakeSource
+from deeplight.train.fit.loop import TrainingData
+from tests.train.fit.fake_source import FakeSource
 cli._data = lambda *_: TrainingData(FakeSource(((20, 20),)), FakeSource(((12, 12),)), {})
 cli.main()
 """

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
-from deeplight.engine.convert import to_physical
-from deeplight.engine.durable import DISK
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.progress import Progress
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.files import DISK
+from deeplight.engine.core.progress import Progress
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.convert import to_physical
 from deeplight.train.synth.noise import Floats
 
 TILE = 2400

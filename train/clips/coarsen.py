@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.extents import overlap
-from deeplight.engine.grid import Grid
-from deeplight.engine.layers import AuxLayer, Layer
-from deeplight.engine.progress import Progress
-from deeplight.engine.scene import SceneOptions
-from deeplight.engine.sources import open_raster
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window, split
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.progress import Progress
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window, split
+from deeplight.engine.raster.extents import overlap
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.layers import AuxLayer, Layer
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.raster.source import open_raster
 from deeplight.train.clips.degrade import Degradation, degrade, displaced
 from deeplight.train.clips.place import PlaceOptions, check_fraction, check_hr_lights
 from deeplight.train.synth.noise import Floats

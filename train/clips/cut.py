@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from deeplight.engine.durable import DISK, disk_errors, write_file
-from deeplight.engine.errors import InputError
-from deeplight.engine.extents import lonlat_bounds
-from deeplight.engine.grid import Grid
-from deeplight.engine.parts import Mode
-from deeplight.engine.progress import Progress
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import DISK, disk_errors, write_file
+from deeplight.engine.core.progress import Progress
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.parts import Mode
+from deeplight.engine.raster.extents import lonlat_bounds
+from deeplight.engine.raster.grid import Grid
 from deeplight.train.clips.coarsen import make_coarse
 from deeplight.train.clips.degrade import Degradation, place_seed
 from deeplight.train.clips.files import write_clip
@@ -36,7 +36,7 @@ from deeplight.train.clips.index import (
 )
 from deeplight.train.clips.place import Place, PlaceOptions
 from deeplight.train.clips.plan import Block, Planned, PlanOptions, part_of, plan_clips
-from deeplight.train.samples import Sample
+from deeplight.train.clips.samples import Sample
 from deeplight.train.synth.noise import Floats
 
 SCHEMA = 1

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
-from deeplight.engine.warp import HALF, area_mean
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.warp import HALF, area_mean
 from deeplight.train.synth.degrade import blurred_mean
 from deeplight.train.synth.degrade import halo_lr as psf_halo
 from deeplight.train.synth.noise import Floats, bell, hash_window, stream, unit

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeplight.engine.bands import assign_bands
-from deeplight.engine.convert import Mask
-from deeplight.engine.durable import DISK, disk_errors
-from deeplight.engine.errors import DeepLightError
-from deeplight.engine.grid import Grid
-from deeplight.engine.layers import Layer
-from deeplight.engine.sources import Raster, open_raster
-from deeplight.engine.spec import DMO_SLOTS, SCALE
-from deeplight.engine.tiles import Window
-from deeplight.train.samples import ClipError, Sample
+from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.files import DISK, disk_errors
+from deeplight.engine.core.spec import DMO_SLOTS, SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.bands import assign_bands
+from deeplight.engine.raster.convert import Mask
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.layers import Layer
+from deeplight.engine.raster.source import Raster, open_raster
+from deeplight.train.clips.samples import ClipError, Sample
 from deeplight.train.synth.noise import Floats
 
 if TYPE_CHECKING:

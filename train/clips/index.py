@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.durable import write_file
-from deeplight.engine.errors import InputError
-from deeplight.engine.grid import Grid
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import write_file
+from deeplight.engine.raster.grid import Grid
 
 INDEX, RECORD = "index.csv", "tree.json"
 _KM_PER_DEGREE = 111.195

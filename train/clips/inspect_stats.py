@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.progress import Progress
-from deeplight.engine.spec import DMO_SLOTS, SCALE
-from deeplight.engine.tiles import Window, split
+from deeplight.engine.core.progress import Progress
+from deeplight.engine.core.spec import DMO_SLOTS, SCALE
+from deeplight.engine.core.windows import Window, split
+from deeplight.train.clips.samples import ClipError, Sample
 from deeplight.train.clips.tree import ClipTree
-from deeplight.train.samples import ClipError, Sample
 from deeplight.train.synth.noise import Floats
 
 PERCENTILES = (1, 50, 99)

@@ -9,18 +9,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from deeplight.engine.buffers import Scratch
-from deeplight.engine.convert import Mask
-from deeplight.engine.errors import InputError
-from deeplight.engine.extents import format_bounds, lonlat_bounds, overlap
-from deeplight.engine.grid import Grid
-from deeplight.engine.layers import AuxLayer
-from deeplight.engine.plausibility import check_ntl, check_reflectance
-from deeplight.engine.scene import Scene, SceneOptions
-from deeplight.engine.sources import Raster, open_raster
-from deeplight.engine.spec import DMO_SLOTS, SCALE
-from deeplight.engine.tiles import Window
-from deeplight.train.samples import Sample
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import DMO_SLOTS, SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.buffers import Scratch
+from deeplight.engine.raster.convert import Mask
+from deeplight.engine.raster.extents import format_bounds, lonlat_bounds, overlap
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.layers import AuxLayer
+from deeplight.engine.raster.plausibility import check_ntl, check_reflectance
+from deeplight.engine.raster.scene import Scene, SceneOptions
+from deeplight.engine.raster.source import Raster, open_raster
+from deeplight.train.clips.samples import Sample
 from deeplight.train.synth.noise import Floats
 
 QA_BITS = 0b11111

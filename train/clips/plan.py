@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from affine import Affine
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.extents import Bounds, lonlat_bounds
-from deeplight.engine.grid import Grid
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.extents import Bounds, lonlat_bounds
+from deeplight.engine.raster.grid import Grid
 
 SPLITS = ("train", "val", "test")
 Block = tuple[int, int]

@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.scene import SceneOptions
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.scene import SceneOptions
 from deeplight.train.clips.ceiling import ceiling_of_clips
+from deeplight.train.clips.data_folders import data_folders
 from deeplight.train.clips.degrade import Degradation
 from deeplight.train.clips.files import ClipFiles
 from deeplight.train.clips.index import INDEX, ClipRow, check_leaks, read_index
 from deeplight.train.clips.place import Place, PlaceOptions
+from deeplight.train.clips.samples import ClipError, Sample, SampleSource
 from deeplight.train.clips.wald import WaldSource
-from deeplight.train.data_folders import data_folders
-from deeplight.train.samples import ClipError, Sample, SampleSource
 from deeplight.train.synth.noise import Floats
 
 PROTOCOLS = ("paired", "wald")

@@ -14,12 +14,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
-from deeplight.engine.warp import area_mean
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.warp import area_mean
 from deeplight.train.clips.degrade import Degradation, degrade, displaced, place_seed, shift_field
-from deeplight.train.samples import Sample, SampleSource
+from deeplight.train.clips.samples import Sample, SampleSource
 from deeplight.train.synth.noise import Floats
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.progress import Progress, Silent
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window, split
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.progress import Progress, Silent
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window, split
+from deeplight.train.clips.samples import SampleSource
 from deeplight.train.evaluation.blocks import (
     MARGIN_LR,
     Block,
@@ -31,7 +32,6 @@ from deeplight.train.evaluation.pixels import Doubles, LibraryMetrics
 from deeplight.train.evaluation.showcase import Clouds, Showcase
 from deeplight.train.evaluation.sources import read_padded
 from deeplight.train.evaluation.strata import STRATA
-from deeplight.train.samples import SampleSource
 
 TILE_BLOCKS = 3
 """Blocks along each side of a tile: the network's halo is read once for all of them."""

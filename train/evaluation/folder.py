@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from deeplight.engine.errors import InputError
+from deeplight.engine.core.errors import InputError
 
 METRICS, TABLE, PAGE = "metrics.json", "metrics.md", "page.html"
 REQUIRED = ("torch", "safetensors", "torchmetrics", "matplotlib", "pypiqe")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pypiqe import piqe
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from deeplight.engine.spec import SCALE
+from deeplight.engine.core.spec import SCALE
 from deeplight.train.evaluation.pixels import Doubles
 
 SSIM_RADIUS = 5

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from deeplight.engine.artifact import MANIFEST_NAME, load_artifact, model_names
-from deeplight.engine.backends import open_backend
-from deeplight.engine.errors import InputError
-from deeplight.engine.spec import INPUTS, SCALE
-from deeplight.engine.tiles import Window
-from deeplight.engine.tiling import tile_window
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.run.tiling import tile_window
+from deeplight.engine.runtime.artifact import MANIFEST_NAME, load_artifact, model_names
+from deeplight.engine.runtime.backends import open_backend
 from deeplight.train.evaluation.pixels import Doubles
-from deeplight.train.run_folder import CARD
+from deeplight.train.fit.run_folder import CARD
 
 Inputs = Mapping[str, NDArray[np.float32]]
 NETWORK, NO_AUXILIARY, BICUBIC, NEAREST = "network", "network, no auxiliary", "bicubic", "nearest"
@@ -72,8 +72,8 @@ class CheckpointNetwork:
     """A run directory of deeplight-train, or a file in it, in PyTorch on the CPU."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        from deeplight.train.checkpoint import load_checkpoint
-        from deeplight.train.receptive import halo
+        from deeplight.engine.network.receptive import halo
+        from deeplight.train.fit.checkpoint import load_checkpoint
 
         torch.set_num_threads(threads)
         self._model, self._card = load_checkpoint(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeplight.engine.colormap import NODATA_RGB, light_colours
+from deeplight.engine.output.colormap import NODATA_RGB, light_colours
 from deeplight.train.evaluation.models import BICUBIC, NEAREST, NETWORK, NO_AUXILIARY
 from deeplight.train.evaluation.pixels import Doubles, logarithm
 from deeplight.train.evaluation.showcase import EDGES, Clouds, Picture, Showcase, along, find_street

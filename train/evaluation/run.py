@@ -9,17 +9,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deeplight.engine.durable import write_file
-from deeplight.engine.errors import InputError
-from deeplight.engine.machine import available_cpus
-from deeplight.engine.options import RunOptions
-from deeplight.engine.parts import Mode
-from deeplight.engine.pipeline import infer
-from deeplight.engine.progress import Progress
-from deeplight.engine.report import RunReport
-from deeplight.engine.scene import RADIANCE_UNIT
-from deeplight.engine.seams import borders
-from deeplight.engine.tiling import TilePlan, TileRequest, pack_side
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import write_file
+from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.core.progress import Progress
+from deeplight.engine.output.parts import Mode
+from deeplight.engine.raster.scene import RADIANCE_UNIT
+from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.pipeline import infer
+from deeplight.engine.run.report import RunReport
+from deeplight.engine.run.seams import borders
+from deeplight.engine.run.tiling import TilePlan, TileRequest, pack_side
+from deeplight.train.clips.samples import SampleSource
 from deeplight.train.evaluation.blocks import Settings
 from deeplight.train.evaluation.evaluate import RasterMethod, evaluate
 from deeplight.train.evaluation.folder import MAP, MAP_NO_AUXILIARY, METRICS, PAGE, TABLE
@@ -44,8 +45,7 @@ from deeplight.train.evaluation.sources import (
     unit_of,
 )
 from deeplight.train.evaluation.strata import Strata
-from deeplight.train.run_folder import made_for
-from deeplight.train.samples import SampleSource
+from deeplight.train.fit.run_folder import made_for
 
 TEST = "test"
 """The split of clips that is scored unless another one is named."""
@@ -152,7 +152,7 @@ def open_places(data: str, split: str, protocol: str, degradation: str = "") -> 
             raise InputError(
                 f"--protocol {protocol}: synthetic countries have a truth of their own; give paired"
             )
-        from deeplight.train.scores import HELD_OUT_SEEDS
+        from deeplight.train.evaluation.scores import HELD_OUT_SEEDS
 
         return HeldOutCountries(HELD_OUT_SEEDS)
     from deeplight.train.clips.degrade import parse_degradation

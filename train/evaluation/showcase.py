@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deeplight.engine.spec import SCALE
+from deeplight.engine.core.spec import SCALE
 from deeplight.train.evaluation.blocks import MARGIN_LR, Block
 from deeplight.train.evaluation.pixels import Doubles, logarithm
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.grid import Grid
-from deeplight.engine.layers import Layer
-from deeplight.engine.scene import RADIANCE_UNIT, Scene, SceneOptions
-from deeplight.engine.sources import open_raster
-from deeplight.engine.spec import INPUTS, SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.layers import Layer
+from deeplight.engine.raster.scene import RADIANCE_UNIT, Scene, SceneOptions
+from deeplight.engine.raster.source import open_raster
+from deeplight.train.clips.samples import Sample, SampleSource
 from deeplight.train.evaluation.models import Inputs
 from deeplight.train.evaluation.pixels import Doubles
-from deeplight.train.samples import Sample, SampleSource
 
 SYNTHETIC = "synthetic"
 COUNTRY_SIDE = 96
@@ -150,7 +150,7 @@ class HeldOutCountries:
 
 @lru_cache(maxsize=1)
 def _country_part(seed: int, index: int, side: int) -> Sample:
-    from deeplight.train.pool import country_config
+    from deeplight.train.fit.pool import country_config
     from deeplight.train.synth import Country
 
     row, col = (int(v) for v in np.random.default_rng((seed, index)).integers(0, 4096, 2))

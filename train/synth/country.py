@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
 from deeplight.train.synth import degrade
 from deeplight.train.synth.fabric import Fabric, fabric
 from deeplight.train.synth.noise import Floats, ancestors, upsampled

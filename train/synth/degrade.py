@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
 from deeplight.train.synth.noise import Doubles, Floats, bell, fractal, hash_window, stream
 
 _DRIFT = {6: 0.55, 5: 0.6, 4: 0.25}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.windows import Window
 from deeplight.train.synth.noise import (
     Doubles,
     Floats,

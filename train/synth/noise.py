@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.windows import Window
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

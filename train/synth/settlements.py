@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
 from deeplight.train.synth.noise import Doubles, Floats, Ints, fractal, hash_points, stream, unit
 from deeplight.train.synth.terrain import coarse_slope, relief
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeplight.engine.spec import DMO_SLOTS
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.core.windows import Window
 from deeplight.train.synth.fabric import Fabric
 from deeplight.train.synth.noise import (
     Floats,

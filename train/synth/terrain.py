@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
 from deeplight.train.synth.noise import Floats, ancestors, fractal, smoothstep, stream, upsampled
 
 LR_METRES = 463.83

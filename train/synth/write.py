@@ -20,12 +20,12 @@ from rasterio.io import DatasetWriter
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterWindow
 
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.grid import Grid
-from deeplight.engine.mesh import project
-from deeplight.engine.progress import Progress
-from deeplight.engine.spec import DMO_SLOTS, SCALE
-from deeplight.engine.tiles import Window, split
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.progress import Progress
+from deeplight.engine.core.spec import DMO_SLOTS, SCALE
+from deeplight.engine.core.windows import Window, split
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.mesh import project
 from deeplight.train.synth.country import Country, CountryConfig
 from deeplight.train.synth.noise import Doubles, Floats, fractal, stream
 

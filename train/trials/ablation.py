@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplight.engine.console import Parsed, parse_folder, run_cli
-from deeplight.engine.durable import write_file
-from deeplight.engine.errors import InputError
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import write_file
+from deeplight.engine.core.terminal import Parsed, parse_folder, run_cli
 
 if TYPE_CHECKING:
-    from deeplight.train.batch import Batch
-    from deeplight.train.model import DeepLightSR
-    from deeplight.train.samples import SampleSource
+    from deeplight.engine.network.model import DeepLightSR
+    from deeplight.train.clips.samples import SampleSource
+    from deeplight.train.fit.batch import Batch
 
 TABLE, NUMBERS = "ablation.md", "ablation.json"
 LAYERS = ("DMO + DEM", "none")
@@ -136,10 +136,10 @@ def ablate(
     alignment: a checkpoint whose offset estimator every run begins with. Both files are written anew after each run, so
     that what is finished is never lost.
     """
-    from deeplight.engine.machine import available_cpus
-    from deeplight.train.checkpoint import load_checkpoint
-    from deeplight.train.pool import synthetic_source
-    from deeplight.train.scores import HELD_OUT_SEEDS
+    from deeplight.engine.core.machine import available_cpus
+    from deeplight.train.evaluation.scores import HELD_OUT_SEEDS
+    from deeplight.train.fit.checkpoint import load_checkpoint
+    from deeplight.train.fit.pool import synthetic_source
     from deeplight.train.trials.training import train_once
 
     if alignment is not None:
@@ -171,9 +171,9 @@ def ablate(
 
 def scored(model: DeepLightSR, check: SampleSource, batch: int) -> dict[str, Numbers]:
     """`metrics.validate` with all layers and with none."""
-    from deeplight.train.batch import FixedBatches
-    from deeplight.train.metrics import validate
-    from deeplight.train.receptive import halo
+    from deeplight.engine.network.receptive import halo
+    from deeplight.train.evaluation.quick import validate
+    from deeplight.train.fit.batch import FixedBatches
 
     sets = list(FixedBatches(check, batch, halo(model.config)))
     return {LAYERS[0]: validate(model, sets), LAYERS[1]: validate(model, [bare(b) for b in sets])}
@@ -293,7 +293,7 @@ def command(
 
     Synthetic data, preset tiny; every configuration has the same data, seeds and number of steps.
     """
-    from deeplight.train.requirements import TRAINING, require
+    from deeplight.train.fit.requirements import TRAINING, require
 
     variants = chosen(only)
     if (out / NUMBERS).exists() and not overwrite:
@@ -303,7 +303,7 @@ def command(
     require("the ablation", TRAINING)
     import torch
 
-    from deeplight.train.run_folder import made_for
+    from deeplight.train.fit.run_folder import made_for
 
     if threads:
         torch.set_num_threads(threads)

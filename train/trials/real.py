@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplight.engine.console import Parsed, parse_folder, run_cli
-from deeplight.engine.durable import write_file
-from deeplight.engine.errors import InputError
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import write_file
+from deeplight.engine.core.terminal import Parsed, parse_folder, run_cli
 
 if TYPE_CHECKING:
     from deeplight.train.clips.degrade import Degradation
+    from deeplight.train.clips.samples import SampleSource
     from deeplight.train.evaluation.evaluate import Evaluation
     from deeplight.train.evaluation.models import Network
-    from deeplight.train.samples import SampleSource
 
 TABLE, NUMBERS = "trial.md", "trial.json"
 MOST_EXCESS = 0.01
@@ -220,10 +220,10 @@ def _trained(
 @click.option("--overwrite", is_flag=True, help="Replace earlier results")
 def command(data: str, out: Path, overwrite: bool, **given: Any) -> None:
     """Train on real lights and score places that were left out, with bicubic beside them."""
-    from deeplight.train.data_folders import data_folders
+    from deeplight.train.clips.data_folders import data_folders
     from deeplight.train.evaluation.folder import require_packages
-    from deeplight.train.requirements import TRAINING, require
-    from deeplight.train.run_folder import made_for
+    from deeplight.train.fit.requirements import TRAINING, require
+    from deeplight.train.fit.run_folder import made_for
 
     if (out / NUMBERS).exists() and not overwrite:
         raise InputError(

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from deeplight.engine.errors import InputError
-from deeplight.train.checkpoint import check_start, load_checkpoint
-from deeplight.train.logs import Reporter
-from deeplight.train.loop import TrainingData, train
-from deeplight.train.model import DeepLightSR
-from deeplight.train.samples import SampleSource
-from deeplight.train.settings import Settings, settings_from
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.train.clips.samples import SampleSource
+from deeplight.train.fit.checkpoint import check_start, load_checkpoint
+from deeplight.train.fit.logs import Reporter
+from deeplight.train.fit.loop import TrainingData, train
+from deeplight.train.fit.settings import Settings, settings_from
 
 Tables = Mapping[str, Mapping[str, Any]]
 

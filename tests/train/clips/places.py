@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from deeplight.engine.progress import Silent
-from deeplight.engine.scene import SceneOptions
+from deeplight.engine.core.progress import Silent
+from deeplight.engine.raster.scene import SceneOptions
 from deeplight.train.clips.cut import ClipRequest, CutReport, Rules, cut_place
 from deeplight.train.clips.place import PlaceOptions
 from deeplight.train.clips.plan import PlanOptions

@@ -11,10 +11,10 @@ import pytest
 import rasterio
 from click.testing import CliRunner
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.progress import Silent
-from deeplight.engine.scene import Scene, SceneOptions
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.progress import Silent
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.train.clips.blackmarble import TILE, convert, open_tile, tile_of
 from deeplight.train.data_cli import cli
 

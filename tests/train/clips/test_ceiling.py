@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deeplight.engine.scene import Scene, SceneOptions
+from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.train.clips.degrade import Degradation
 from deeplight.train.clips.index import RECORD
 from deeplight.train.clips.place import PlaceOptions

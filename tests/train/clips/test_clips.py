@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import rasterio
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.scene import Scene, SceneOptions
-from deeplight.engine.spec import DMO_SLOTS
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.train.clips import files as clip_files
 from deeplight.train.clips.degrade import Degradation
 from deeplight.train.clips.index import read_index
 from deeplight.train.clips.place import PlaceOptions
 from deeplight.train.clips.plan import PlanOptions
+from deeplight.train.clips.samples import ClipError, Sample
 from deeplight.train.clips.tree import ClipTree, open_source
-from deeplight.train.samples import ClipError, Sample
 from tests.scenes import north_up, write_raster
 from tests.train.clips.places import cut, ntl_place, scene_place
 

@@ -10,13 +10,13 @@ import pytest
 import rasterio
 from click.testing import CliRunner
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.parts import Mode
-from deeplight.engine.progress import Silent
-from deeplight.engine.scene import Scene, SceneOptions
-from deeplight.engine.spec import DMO_SLOTS
-from deeplight.engine.tiles import Window
-from deeplight.engine.warp import area_mean
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.progress import Silent
+from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.parts import Mode
+from deeplight.engine.raster.scene import Scene, SceneOptions
+from deeplight.engine.raster.warp import area_mean
 from deeplight.train.clips import cut as clip_cut
 from deeplight.train.clips.coarsen import make_coarse
 from deeplight.train.clips.cut import Rules, judge_lights

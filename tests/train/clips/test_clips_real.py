@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.tiles import Window
-from deeplight.engine.warp import area_mean
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.warp import area_mean
 from deeplight.train.clips.degrade import Degradation, parse_degradation
+from deeplight.train.clips.samples import Sample, SampleSource
 from deeplight.train.clips.tree import ClipTree, open_source
 from deeplight.train.data_cli import cli
-from deeplight.train.samples import Sample, SampleSource
 
 PSF = Degradation(psf_fwhm_lr=1.0)
 

@@ -12,10 +12,10 @@ import pytest
 from affine import Affine
 from rasterio.crs import CRS
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.grid import Grid
-from deeplight.engine.scene import SceneOptions
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.scene import SceneOptions
 from deeplight.train.clips.degrade import Degradation
 from deeplight.train.clips.index import ClipRow, check_leaks, pixel_km, read_index, write_index
 from deeplight.train.clips.place import PlaceOptions

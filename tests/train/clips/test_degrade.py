@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
 from deeplight.train.clips.degrade import (
     Degradation,
     degrade,

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from deeplight.engine.colormap import NODATA_RGB
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.progress import Silent
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.progress import Silent
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.colormap import NODATA_RGB
 from deeplight.train.clips import inspect_stats
 from deeplight.train.clips.inspect_sheet import MOST, write_sheet
 from deeplight.train.clips.inspect_stats import Tally, inspect_tree

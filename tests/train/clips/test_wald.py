@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.progress import Silent
-from deeplight.engine.tiles import Window
-from deeplight.engine.warp import area_mean
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.progress import Silent
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.warp import area_mean
 from deeplight.train.clips.degrade import Degradation, degrade, place_seed
+from deeplight.train.clips.samples import Sample
 from deeplight.train.clips.tree import SceneSource, open_source
 from deeplight.train.clips.wald import WaldSource
-from deeplight.train.samples import Sample
 from deeplight.train.synth import CountryConfig
 from deeplight.train.synth.write import write_country
 from tests.train.clips.places import cut, ntl_place

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from deeplight.engine.errors import DeepLightError, InputError
-from deeplight.engine.spec import SCALE
-from deeplight.engine.tiles import Window
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.train.clips.samples import Sample
 from deeplight.train.evaluation import evaluate as evaluation
 from deeplight.train.evaluation.blocks import Settings
 from deeplight.train.evaluation.evaluate import Evaluation, evaluate
@@ -32,7 +33,6 @@ from deeplight.train.evaluation.report import summary, to_json, to_markdown
 from deeplight.train.evaluation.showcase import SHOWN, along, find_street
 from deeplight.train.evaluation.sources import HeldOutCountries, cut, read_padded
 from deeplight.train.evaluation.strata import STRATA, Strata
-from deeplight.train.samples import Sample
 
 Doubles = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from pypiqe import piqe
 
-from deeplight.engine.spec import SCALE
+from deeplight.engine.core.spec import SCALE
 from deeplight.train.evaluation.image import (
     border_jumps,
     piqe_fixed,

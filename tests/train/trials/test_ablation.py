@@ -11,12 +11,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from deeplight.engine.errors import InputError
-from deeplight.engine.spec import INPUTS, input_shape
-from deeplight.train.checkpoint import save_checkpoint
-from deeplight.train.config import ModelConfig, preset
-from deeplight.train.model import DeepLightSR
-from deeplight.train.settings import settings_from
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.network.config import ModelConfig, preset
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.train.fit.checkpoint import save_checkpoint
+from deeplight.train.fit.settings import settings_from
 from deeplight.train.trials import ablation
 from deeplight.train.trials import training as trials
 from deeplight.train.trials.ablation import VARIANTS, Budget, ablate, chosen, command, gain, to_markdown

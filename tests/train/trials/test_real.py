@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from deeplight.engine.errors import InputError
-from deeplight.train.checkpoint import save_checkpoint
-from deeplight.train.model import DeepLightSR
-from deeplight.train.settings import settings_from
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.train.fit.checkpoint import save_checkpoint
+from deeplight.train.fit.settings import settings_from
 from deeplight.train.trials import real as real_trials
 from deeplight.train.trials.real import Trial, in_words, training_settings, verdict
 from deeplight.train.trials.training import train_once

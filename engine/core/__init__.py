@@ -1,0 +1,1 @@
+"""Everybody's foundation: errors, spec, windows, files, machine, terminal, progress."""

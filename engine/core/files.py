@@ -1,0 +1,137 @@
+"""Files that are whole under their name or absent: temporary name → fsync → rename → fsync of the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from deeplight.engine.core.errors import DeepLightError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+class Disk:
+    """The operations that a crash can separate. A test replaces them to record, refuse or lose some."""
+
+    def make_folder(self, folder: Path) -> None:
+        """Create a folder inside an existing parent; nothing happens where it exists."""
+        folder.mkdir(exist_ok=True)
+
+    def create(self, path: Path) -> BinaryIO:
+        """Open a new file for writing; FileExistsError where the name is taken (a link is never followed)."""
+        return path.open("xb", buffering=1 << 20)
+
+    def scratch(self, folder: Path) -> BinaryIO:
+        """A file in `folder` for reading and writing that is gone when it is closed, or the process dies."""
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=folder))
+
+    def sync(self, file: BinaryIO) -> None:
+        """Return when the file's bytes are on the disk."""
+        file.flush()
+        os.fsync(file.fileno())
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename a file or folder; a file that exists under the new name is replaced in one step."""
+        source.replace(target)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Return when the folder's names are on the disk, as far as its file system can be asked to."""
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync files only
+                raise
+        finally:
+            os.close(descriptor)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file; nothing happens where there is none."""
+        path.unlink(missing_ok=True)
+
+    def remove_tree(self, folder: Path) -> None:
+        """Remove a folder with all that is in it."""
+        shutil.rmtree(folder)
+
+
+DISK = Disk()
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a DeepLightError that says what to do about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = (
+                f"the disk is full while writing {path}: free some space there, then run the same command "
+                "with --resume, which keeps all packs that are finished"
+            )
+        else:
+            message = (
+                f"cannot write {path} ({error.strerror or error}): make its folder writable or choose "
+                "another one, then run the same command with --resume"
+            )
+        raise DeepLightError(message) from error
+
+
+@contextlib.contextmanager
+def replacing(
+    path: Path, *, check: Callable[[Path], None] | None = None, disk: Disk = DISK
+) -> Iterator[BinaryIO]:
+    """A file to write that appears as `path` when the block ends, synced, and not at all if the block raises.
+
+    check: looks at the finished temporary file and raises to keep it from getting the name.
+    Raises DeepLightError where the disk is full or does not let itself be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY_SUFFIX}")
+    with disk_errors(path):
+        disk.remove(temporary)
+        try:
+            with disk.create(temporary) as file:
+                yield file
+                disk.sync(file)
+            if check is not None:
+                check(temporary)
+            disk.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                disk.remove(temporary)
+            raise
+        disk.sync_folder(path.parent)
+
+
+def write_file(path: Path, chunks: Iterable[bytes], *, disk: Disk = DISK) -> int:
+    """Write `chunks` one after the other as `path`, durably; returns the number of bytes."""
+    with replacing(path, disk=disk) as file:
+        return sum(file.write(chunk) for chunk in chunks)
+
+
+def make_folder(folder: Path, *, disk: Disk = DISK) -> None:
+    """Create `folder` durably inside an existing parent; nothing happens where it exists."""
+    with disk_errors(folder):
+        disk.make_folder(folder)
+        disk.sync_folder(folder.parent)
+
+
+def leftovers(folder: Path, names: Container[str]) -> Iterator[Path]:
+    """Temporary files in `folder` that killed writers of `names` left."""
+    for path in folder.iterdir():
+        final = path.name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[0]
+        if path.name.endswith(TEMPORARY_SUFFIX) and final.startswith(".") and final[1:] in names:
+            yield path
+
+
+def remove_leftovers(folder: Path, names: Container[str], *, disk: Disk = DISK) -> None:
+    """Remove temporary files that killed writers of `names` left. Only where no other writer is at work."""
+    with disk_errors(folder):
+        for path in leftovers(folder, names):
+            disk.remove(path)

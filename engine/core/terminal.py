@@ -1,0 +1,147 @@
+"""What the command lines share: one-sentence errors, exit statuses, signals, texts turned into values."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from deeplight.engine.core.errors import DeepLightError, Interrupted
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:  # generic only since click 8.4
+    _ParamType = click.ParamType
+
+DEBUG_VARIABLE = "DEEPLIGHT_DEBUG"
+
+
+def run_cli(run: click.Command | Callable[[], Any], go_on: str = "") -> NoReturn:
+    """Run a click command, or a function without arguments, as a program and exit.
+
+    go_on: how to go on after an interruption, added to its message.
+    Exit status: 0 done (or what `run` returns), 1 failed, 2 bad usage or input, 130 or 143 interrupted.
+    Errors are one line on stderr, `error: sentence`; DEEPLIGHT_DEBUG=1 adds the traceback.
+    """
+    try:
+        with signals_raise():
+            result = run.main(standalone_mode=False) if isinstance(run, click.Command) else run()
+        sys.stdout.flush()
+        status = result if isinstance(result, int) else 0
+    except BaseException as error:
+        status = _report(error, go_on)
+    sys.exit(status)
+
+
+def one_line(text: str) -> str:
+    """Text with line breaks and other characters that cannot be printed as escapes, as \\n: names may hold them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _report(error: BaseException, go_on: str) -> int:
+    """Say what went wrong; returns the exit status."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        traceback.print_exception(error)
+    message, status = _explain(error)
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM) and go_on:
+        message = f"{message}: {go_on}"
+    with contextlib.suppress(OSError):
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+    return status
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """(sentence, exit status) of an exception."""
+    if isinstance(error, DeepLightError):
+        return str(error), error.exit_code
+    if isinstance(error, click.ClickException):
+        return " ".join(error.format_message().split()), error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return str(Interrupted(signal.SIGINT)), 128 + signal.SIGINT
+    if isinstance(error, MemoryError):
+        return "the memory is full: use smaller --tiles, or free some memory", 1
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
+    hint = f"set {DEBUG_VARIABLE}=1 for the traceback and report it"
+    return f"unexpected {type(error).__name__} ({error}): this is a defect, {hint}", 1
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Interrupted in the main thread, once: a second leaves cleaning up alone."""
+    seen = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        if not seen:
+            seen = True
+            raise Interrupted(number)
+
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+class Parsed(_ParamType):
+    """A click parameter whose text a function turns into a value; its ValueError is the error."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click.ParamType."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_folder(text: str) -> Path:
+    """The path of a folder. Raises ValueError where the text is empty, which Path would take for the current one."""
+    if not text.strip():
+        raise ValueError("the name of the folder is empty: give one, or . for the current folder")
+    return Path(text)
+
+
+@contextlib.contextmanager
+def logging_to(say: Callable[[str], None]) -> Iterator[None]:
+    """Send what the package logs, from INFO on, to `say`, one line each, and nowhere else: libraries add handlers."""
+    handler = _Forward(say)
+    logger = logging.getLogger("deeplight")
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+class _Forward(logging.Handler):
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        self._say(prefix + one_line(record.getMessage()))

@@ -1,0 +1,1 @@
+"""DeepLightSR: the network, its configuration, how far it sees. Its modules import torch."""

@@ -1,0 +1,55 @@
+"""DeepLightSR in a reduced precision, with the parts that need float32 left in it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from deeplight.engine.network.model import DeepLightSR
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Precision → element type of the features and of the weights that meet them."""
+
+FEATURES = ("dmo_encoder", "dem_encoder", "band_bias", "body", "fusions", "ups", "refines")
+"""Modules of the network that compute in the reduced type. All others keep float32."""
+
+
+class Reduced(DeepLightSR):
+    """The network with features of another type between float32 ends.
+
+    In float32 stay: log1p and standardisation, the localisation network with its offsets, the gathers through them,
+    the first convolution of the NTL, the exponentials of the fusion's softmax, the chain of NTL levels (base + residual
+    at each scale, so the last accumulation too) and expm1.
+    """
+
+    features: ClassVar[torch.dtype]
+
+    def _align(self, *inputs: Tensor, known_offset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        filled, aligned, offset = super()._align(*inputs, known_offset=known_offset)
+        return filled, aligned.to(self.features), offset
+
+
+class Half(Reduced):
+    """float16 features."""
+
+    features = torch.float16
+
+
+class BFloat16(Reduced):
+    """bfloat16 features."""
+
+    features = torch.bfloat16
+
+
+def in_precision(model: DeepLightSR, precision: str) -> DeepLightSR:
+    """The model itself for "fp32", else a copy with rounded weights, in eval mode. precision: a key of DTYPES."""
+    if precision == "fp32":
+        return model.eval()
+    kind = {"fp16": Half, "bf16": BFloat16}[precision]
+    reduced = kind(model.config)
+    reduced.load_state_dict(model.state_dict())
+    for name in FEATURES:
+        getattr(reduced, name).to(kind.features)
+    return reduced.eval()

@@ -1,0 +1,1 @@
+"""Rasters out: packs, parts, the finished COG, pictures and catalogue items."""

@@ -1,0 +1,375 @@
+"""Packs → one Cloud-Optimized GeoTIFF, by copying compressed blocks.
+
+File order: header, all IFDs, the smallest overview's blocks, …, the full resolution's. Bands are separate
+planes: one band is read without decoding the others, an all-nodata block of one band costs nothing, and
+neighbours in a plane compress better than different quantities side by side. GDAL and COG validators
+take either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import itertools
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.files import DISK, Disk, disk_errors, remove_leftovers, replacing
+from deeplight.engine.output.pack_format import DamagedPack, Pixels, halve, level_shape, read_checked
+from deeplight.engine.output.packs import OutputSpec, PackStore
+from deeplight.engine.raster.grid import Grid
+
+CLASSIC_LIMIT = 2**32 - 1
+"""Largest size in bytes of a classic TIFF; above it the file is a BigTIFF."""
+
+GHOST = (
+    "LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
+    "BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
+)
+"""What GDAL notes in its own COGs, so that it finds a block's size beside the block instead of in the tag.
+
+The trailing space leaves room for YES, written when GDAL edits the file.
+"""
+LEADER = struct.Struct("<I")
+TRAILER_BYTES = 4
+
+GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
+"""Pixel scale, tie point, transformation, three GeoKey tags, GDAL_METADATA, GDAL_NODATA."""
+NODATA_TAG = 42113
+TILE_OFFSETS, TILE_BYTE_COUNTS = 324, 325
+COMPRESSION_TAGS = {"zstd": 50000, "deflate": 8}
+SAMPLES = 16
+"""Blocks decoded in the check of a finished file."""
+
+
+@dataclass(frozen=True)
+class AssemblyStats:
+    """What was assembled: size of the file, blocks stored, blocks left out as all nodata, overview levels."""
+
+    bytes: int
+    blocks: int
+    sparse_blocks: int
+    levels: int
+    bigtiff: bool
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Where the blocks of one overview level lie: int64 (bands, block rows, block columns), size 0 = sparse.
+
+    crc: of the blocks that packs hold.
+    source: offset in the block's pack, or in the spool of overviews that span packs.
+    """
+
+    size: npt.NDArray[np.int64]
+    crc: npt.NDArray[np.int64]
+    source: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Everything before the first block, the size of the whole file, whether it is a BigTIFF."""
+
+    header: bytes
+    size: int
+    big: bool
+
+
+def assemble(
+    store: PackStore, out: Path, *, verify: Callable[[Path], None] | None = None, disk: Disk = DISK
+) -> AssemblyStats:
+    """Write the finished file as `out`, which appears whole, checked and synced, or stays as it was.
+
+    verify: looks at the finished file and raises to keep it from getting its name.
+    Equal packs give equal bytes. Memory does not grow with the scene, except for 24 bytes a block.
+    Raises DeepLightError where packs are missing or damaged (those are removed, so that a resumed run
+    computes them again), where the disk is full, or where the finished file does not read back.
+    """
+    keys = store.keys()
+    missing = [key for key in keys if not store.path(key).exists()]
+    if missing:
+        raise DeepLightError(
+            f"{len(missing)} of {len(keys)} packs are not there yet, the first is {missing[0]}: "
+            "run the same command with --resume"
+        )
+    check_storable(store.spec)
+    remove_leftovers(out.parent, (out.name,), disk=disk)
+    try:
+        with disk_errors(out), disk.scratch(store.folder) as spool:
+            levels = _tables(store)
+            _Overviews(store, levels, spool).build()
+            layout = _lay_out(store.spec, levels)
+            check = functools.partial(_check, spec=store.spec, levels=levels, size=layout.size)
+
+            def accept(path: Path) -> None:
+                check(path)
+                if verify is not None:
+                    verify(path)
+
+            with replacing(out, check=accept, disk=disk) as file:
+                file.write(layout.header)
+                for number in reversed(range(len(levels))):
+                    for data in _stored(store, number, levels[number], spool):
+                        file.writelines((LEADER.pack(len(data)), data, data[-TRAILER_BYTES:]))
+    except DamagedPack as error:
+        store.discard(error.key)
+        raise
+    blocks = sum(int(np.count_nonzero(level.size)) for level in levels)
+    return AssemblyStats(
+        bytes=layout.size,
+        blocks=blocks,
+        sparse_blocks=sum(level.size.size for level in levels) - blocks,
+        levels=store.spec.levels,
+        bigtiff=layout.big,
+    )
+
+
+def check_storable(spec: OutputSpec) -> None:
+    """Raise InputError where a GeoTIFF cannot hold the CRS (a rotated pole). Cheap; `assemble` calls it."""
+    from rasterio.io import MemoryFile
+
+    grid = spec.grid
+    one_pixel = dataclasses.replace(spec, grid=Grid(grid.crs, grid.transform, 1, 1))
+    with MemoryFile(_skeleton(one_pixel, big=False)) as memory, memory.open() as dataset:
+        if dataset.crs != grid.crs:
+            raise InputError(
+                f"a GeoTIFF cannot hold the NTL raster's CRS ({grid.crs.to_wkt()[:60]}…): "
+                "reproject the raster first, for example to EPSG:4326"
+            )
+
+
+def _tables(store: PackStore) -> list[_Level]:
+    """The place of every block that packs hold, from their indices; larger overviews are still empty."""
+    bands = len(store.spec.bands)
+    levels = []
+    for number in range(store.spec.levels + 1):
+        shape = (bands, *store.spec.blocks(number))
+        levels.append(_Level(*(np.zeros(shape, dtype=np.int64) for _ in range(3))))
+    keys = store.keys()
+    for key in keys:
+        index = store.index(key)
+        source = index.start
+        for block in index.blocks:
+            per_side = _blocks_per_side(store, block.level)
+            place = (block.band, key[0] * per_side + block.row, key[1] * per_side + block.col)
+            level = levels[block.level]
+            level.size[place], level.crc[place], level.source[place] = block.size, block.crc, source
+            source += block.size
+    return levels
+
+
+def _blocks_per_side(store: PackStore, level: int) -> int:
+    return (store.side >> level) // store.spec.block
+
+
+class _Overviews:
+    """The overview levels whose blocks span several packs, built depth first into a spool file.
+
+    At most four blocks a level are in memory.
+    """
+
+    def __init__(self, store: PackStore, levels: list[_Level], spool: BinaryIO) -> None:
+        self.store = store
+        self.levels = levels
+        self.spool = spool
+        self.first = store.full_levels + 1
+        self.position = 0
+
+    def build(self) -> None:
+        """Fill the spool and the tables of these levels."""
+        if self.first <= self.store.spec.levels:
+            self._block(self.store.spec.levels, 0, 0)
+
+    def _block(self, level: int, row: int, col: int) -> Pixels | None:
+        """One block, stored; (bands, height, width), None where it lies outside or is all nodata."""
+        spec = self.store.spec
+        height, width = level_shape(spec.grid.height, spec.grid.width, level)
+        shape = (min(spec.block, height - row * spec.block), min(spec.block, width - col * spec.block))
+        pixels: Pixels = np.full((len(spec.bands), *shape), np.nan, dtype=np.float32)
+        found = False
+        half = spec.block // 2
+        for r, c in itertools.product((0, 1), (0, 1)):
+            part = self._part(level, 2 * row + r, 2 * col + c)
+            if part is not None:
+                found = True
+                _, h, w = part.shape
+                pixels[:, r * half : r * half + h, c * half : c * half + w] = part
+        if not found:
+            return None
+        self._keep(level, row, col, pixels)
+        return pixels
+
+    def _part(self, level: int, row: int, col: int) -> Pixels | None:
+        """What the block (or pack) at `row`, `col` one level below adds to its parent at `level`."""
+        if level == self.first:
+            rows, cols = self.store.lattice
+            return self.store.rest((row, col)) if row < rows and col < cols else None
+        rows, cols = self.store.spec.blocks(level - 1)
+        below = self._block(level - 1, row, col) if row < rows and col < cols else None
+        return None if below is None else halve(below, self.store.spec.flag_bands)
+
+    def _keep(self, level: int, row: int, col: int, pixels: Pixels) -> None:
+        codec, table = self.store.spec.codec, self.levels[level]
+        for band, plane in enumerate(pixels):
+            if data := codec.encode(plane):
+                place = (band, row, col)
+                table.size[place], table.source[place] = len(data), self.position
+                self.position += self.spool.write(data)
+
+
+def _stored(store: PackStore, number: int, level: _Level, spool: BinaryIO) -> Iterator[bytes]:
+    """The blocks of a level in file order: band by band, row by row. Checksums are verified on the way."""
+    bands, rows, cols = level.size.shape
+    if number > store.full_levels:
+        for place in zip(*np.nonzero(level.size), strict=True):
+            spool.seek(int(level.source[place]))
+            yield spool.read(int(level.size[place]))
+        return
+    per_side = _blocks_per_side(store, number)
+    for band, row, first in itertools.product(range(bands), range(rows), range(0, cols, per_side)):
+        run = [
+            (band, row, col)
+            for col in range(first, min(first + per_side, cols))
+            if level.size[band, row, col]
+        ]
+        if not run:
+            continue
+        key = (row // per_side, first // per_side)
+        path = store.path(key)
+        with path.open("rb") as file:
+            file.seek(int(level.source[run[0]]))
+            for place in run:
+                yield read_checked(file, int(level.size[place]), int(level.crc[place]), path.name, key)
+
+
+def _lay_out(spec: OutputSpec, levels: list[_Level]) -> _Layout:
+    """Give each block its place in the file: smallest level first, in a level band by band, row by row."""
+    framed = [level.size + (level.size > 0) * (LEADER.size + TRAILER_BYTES) for level in levels]
+    total = sum(int(size.sum()) for size in framed)
+    for big in (False, True):
+        skeleton = _skeleton(spec, big)
+        if len(skeleton) + total <= CLASSIC_LIMIT:
+            break
+    ends = len(skeleton) + np.cumsum(np.concatenate([size.ravel() for size in reversed(framed)]))
+    places: list[npt.NDArray[np.int64]] = []
+    for level in levels:
+        ends, own = np.split(ends, [ends.size - level.size.size])
+        places.append(np.where(level.size.ravel() > 0, own - TRAILER_BYTES - level.size.ravel(), 0))
+    return _Layout(_with_places(skeleton, places, levels), len(skeleton) + total, big)
+
+
+def _skeleton(spec: OutputSpec, big: bool) -> bytes:
+    """Header, ghost area and IFDs of a file in which all blocks are sparse yet."""
+    import tifffile
+
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer, bigtiff=big, byteorder="<", shaped=False) as writer:
+        buffer.write(f"GDAL_STRUCTURAL_METADATA_SIZE={len(GHOST):06d} bytes\n{GHOST}".encode())
+        tags = _geo_tags(spec)
+        bands = len(spec.bands)
+        for number in range(spec.levels + 1):
+            height, width = level_shape(spec.grid.height, spec.grid.width, number)
+            rows, cols = spec.blocks(number)
+            writer.write(
+                itertools.repeat(b"", bands * rows * cols),
+                shape=(bands, height, width) if bands > 1 else (height, width),
+                dtype=spec.dtype,
+                tile=(spec.block, spec.block),
+                compression=COMPRESSION_TAGS[spec.compression],
+                predictor=spec.codec.predictor if spec.codec.predictor > 1 else None,
+                photometric="minisblack",
+                planarconfig="separate" if bands > 1 else None,
+                subfiletype=1 if number else None,
+                software=False,
+                metadata=None,
+                extratags=[tag for tag in tags if number == 0 or tag[0] == NODATA_TAG],
+            )
+    return buffer.getvalue()
+
+
+def _with_places(skeleton: bytes, places: list[npt.NDArray[np.int64]], levels: list[_Level]) -> bytes:
+    import tifffile
+
+    buffer = io.BytesIO(skeleton)
+    with tifffile.TiffFile(buffer) as tiff:
+        pages = [page.aspage() for page in tiff.pages]
+        for page, place, level in zip(pages, places, levels, strict=True):
+            page.tags[TILE_OFFSETS].overwrite(place.tolist())
+            page.tags[TILE_BYTE_COUNTS].overwrite(level.size.ravel().tolist())
+    return buffer.getvalue()
+
+
+def _geo_tags(spec: OutputSpec) -> list[tuple[int, int, int, Any, bool]]:
+    """Georeferencing, nodata and metadata tags as GDAL writes them, taken from a file of one pixel."""
+    import tifffile
+    from rasterio.io import MemoryFile
+
+    bands = spec.bands
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff",
+            width=1,
+            height=1,
+            count=len(bands),
+            dtype=spec.dtype,
+            crs=spec.grid.crs,
+            transform=spec.grid.transform,
+            nodata=spec.codec.nodata,
+        ) as dataset:
+            dataset.descriptions = tuple(band.name for band in bands)
+            dataset.units = tuple(band.unit for band in bands)
+            if spec.dtype == "uint16":
+                dataset.scales = (spec.scale,) * len(bands)
+                dataset.offsets = (spec.offset,) * len(bands)
+            dataset.update_tags(**dict(sorted(spec.tags.items())))
+        raw = memory.read()
+    with tifffile.TiffFile(io.BytesIO(raw)) as tiff:
+        found = [tag for tag in tiff.pages[0].aspage().tags.values() if tag.code in GEO_TAGS]
+    tags = []
+    for tag in found:
+        size = tag.valuebytecount
+        tags.append(
+            (tag.code, int(tag.dtype), tag.count, raw[tag.valueoffset : tag.valueoffset + size], False)
+        )
+    return tags
+
+
+def _check(path: Path, *, spec: OutputSpec, levels: list[_Level], size: int) -> None:
+    """Raise DeepLightError unless the file has its length, opens, and blocks spread over it decode."""
+    import rasterio
+    from rasterio.errors import RasterioError, RasterioIOError
+
+    try:
+        if path.stat().st_size != size:
+            raise DeepLightError(f"{path.stat().st_size} bytes instead of {size}")
+        for number, level in enumerate(levels):
+            options = {"overview_level": number - 1} if number else {}
+            with rasterio.open(path, driver="GTiff", **options) as dataset:
+                _check_level(dataset, spec, number, level)
+    except (RasterioError, RasterioIOError, DeepLightError) as error:
+        raise DeepLightError(
+            f"the assembled file does not read back ({error}): check the disk, then run the same command "
+            "with --resume"
+        ) from error
+
+
+def _check_level(dataset: Any, spec: OutputSpec, number: int, level: _Level) -> None:
+    shape = (len(spec.bands), *level_shape(spec.grid.height, spec.grid.width, number))
+    if (dataset.count, dataset.height, dataset.width) != shape or dataset.dtypes[0] != spec.dtype:
+        raise DeepLightError(f"level {number} has another shape or type")
+    stored = np.argwhere(level.size)
+    for band, row, col in stored[:: max(1, -(-len(stored) // SAMPLES))].tolist():
+        top, left = row * spec.block, col * spec.block
+        window = (
+            (top, min(top + spec.block, dataset.height)),
+            (left, min(left + spec.block, dataset.width)),
+        )
+        dataset.read(band + 1, window=window)

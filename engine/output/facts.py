@@ -1,0 +1,121 @@
+"""What is counted over the output: which share had which layers, how much light, what did not fit its type.
+
+The counts of a region are kept with its pack, so that they are whole after any number of resumed runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+
+Array = NDArray[np.float32]
+Mask = NDArray[np.uint8]
+
+_BITS = {"dmo": 1, "dem": 2}
+
+
+def layers_present(inputs: Mapping[str, Array], core: Window, window: Window) -> Mask:
+    """Which auxiliary layers each HR pixel of a core had, (8h, 8w): 1 DMO, 2 DEM, 3 both.
+
+    inputs: the model's, of `window`; both windows in LR pixels.
+    """
+    rows, cols = core.scaled(SCALE).slices_in(window.scaled(SCALE))
+    there = {name: inputs[f"{name}_valid"][0, 0, rows, cols] != 0 for name in _BITS}
+    present: Mask = there["dmo"] * np.uint8(_BITS["dmo"]) | there["dem"] * np.uint8(_BITS["dem"])
+    return present
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Counts over a region of the output; those of disjoint regions can be added.
+
+    valid, dmo, dem, ntl_alone: valid HR pixels, and those of them that had DMO, DEM, or neither. clamped: those
+    beyond the range of the output's type. lights_*: sums of radiance over valid LR pixels, as it came in, with
+    negatives as zero, and as it went out. largest: radiance that went out.
+    """
+
+    valid: int = 0
+    dmo: int = 0
+    dem: int = 0
+    ntl_alone: int = 0
+    clamped: int = 0
+    lights_in: float = 0.0
+    lights_in_clamped: float = 0.0
+    lights_out: float = 0.0
+    largest: float = 0.0
+
+    @classmethod
+    def of(cls, lr: Array, valid: Mask, radiance: Array, layers: Mask, clamped: int) -> Facts:
+        """lr, valid: (h, w), NTL and its mask. radiance, layers: (8h, 8w), NaN = nodata, and `layers_present`."""
+        seen = lr[valid != 0].astype(np.float64)
+        hr_valid = np.repeat(np.repeat(valid != 0, SCALE, 0), SCALE, 1)
+
+        def count(where: NDArray[np.bool_]) -> int:
+            return int(np.count_nonzero(where & hr_valid))
+
+        return cls(
+            valid=seen.size * SCALE**2,
+            dmo=count(layers & _BITS["dmo"] != 0),
+            dem=count(layers & _BITS["dem"] != 0),
+            ntl_alone=count(layers == 0),
+            clamped=clamped,
+            lights_in=float(seen.sum()),
+            lights_in_clamped=float(np.maximum(seen, 0).sum()),
+            # An HR pixel covers 1/64 of an LR pixel: so the two sums compare.
+            lights_out=float(np.nansum(radiance, dtype=np.float64)) / SCALE**2,
+            largest=float(np.nanmax(radiance)) if seen.size else 0.0,
+        )
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, float]) -> Facts:
+        """What `to_json` gave."""
+        return cls(**fields)  # type: ignore[arg-type]  # whole numbers stay whole in JSON
+
+    def to_json(self) -> dict[str, float]:
+        """For the pack that holds the region."""
+        return asdict(self)
+
+    def __add__(self, other: Facts) -> Facts:
+        mine, theirs = asdict(self), asdict(other)
+        total = {name: mine[name] + theirs[name] for name in mine}
+        return Facts(**total | {"largest": max(self.largest, other.largest)})
+
+    def share(self, name: str) -> float | None:
+        """Share of the valid pixels that had "dmo" or "dem"; None where there were none."""
+        had: int = getattr(self, name)
+        return had / self.valid if self.valid else None
+
+    def lines(self) -> Iterator[str]:
+        """For the log; nothing where there is no valid pixel."""
+        if self.valid:
+            had = ", ".join(f"{name.upper()} on {self.share(name):.1%}" for name in _BITS)
+            yield f"of the output's valid pixels: {had}, NTL alone on {self.ntl_alone / self.valid:.1%}"
+
+    def merged(self, layers: dict[str, Any]) -> dict[str, Any]:
+        """`Scene.describe()` with `share_of_output` added to the layers that were given."""
+        for name in _BITS:
+            if name in layers:
+                layers[name]["share_of_output"] = self.share(name)
+        return layers
+
+    def lights(self, unit: str) -> dict[str, Any]:
+        """Mean radiance in and out over the valid pixels; None where there were none."""
+        n = self.valid // SCALE**2
+
+        def mean(total: float) -> float | None:
+            return total / n if n else None
+
+        return {
+            "unit": unit,
+            "valid_lr_pixels": n,
+            "mean_in": mean(self.lights_in),
+            "mean_in_negatives_as_zero": mean(self.lights_in_clamped),
+            "mean_out": mean(self.lights_out),
+        }

@@ -1,0 +1,127 @@
+"""Cores collected into packs; a pack is stored as soon as its last pixel is there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.facts import Facts
+from deeplight.engine.output.packs import PackStore
+
+Array = NDArray[np.float32]
+
+
+class PackFiller:
+    """Packs of a store that are not done yet. Threads may `add` cores at the same time.
+
+    A core that comes twice, because it was tried twice, counts once. stored: told of every pack that is
+    finished: its key, and the bytes it takes.
+    facts: over all pixels so far, those that earlier runs stored included.
+    """
+
+    def __init__(
+        self, store: PackStore, stored: Callable[[tuple[int, int], int], None] | None = None
+    ) -> None:
+        store.remove_leftovers()
+        self._tell = stored
+        self._store = store
+        done = store.done()
+        self._windows = {key: store.window(key) for key in store.keys() if key not in done}  # noqa: SIM118
+        self._missing = {key: _area(w) for key, w in self._windows.items()}
+        self._parts: dict[tuple[int, int], set[Window]] = {key: set() for key in self._windows}
+        self._open: dict[tuple[int, int], Array] = {}
+        self._lock = threading.Lock()
+        self._written = self._empty = 0
+        self._kept = len(done)
+        self.facts = sum((Facts.from_json(store.index(key).facts) for key in sorted(done)), Facts())
+        self._facts = {key: Facts() for key in self._windows}
+        self.total_px = store.spec.grid.height * store.spec.grid.width
+        """HR pixels of the scene."""
+        self.done_px = self.total_px - sum(self._missing.values())
+        """HR pixels in packs that an earlier run stored."""
+
+    @property
+    def pending(self) -> int:
+        """Number of packs that are not stored yet."""
+        return len(self._missing)
+
+    def pending_windows(self, side: int) -> Iterator[Window]:
+        """Packs to compute, row by row, in LR pixels. side: of a pack in LR pixels."""
+        for key, window in sorted(self._windows.items()):
+            yield Window(key[0] * side, key[1] * side, window.height // SCALE, window.width // SCALE)
+
+    def add(self, core: Window, pixels: Array | None, facts: Callable[[Window], Facts] | None = None) -> None:
+        """Take over a core.
+
+        core: in HR pixels. pixels: float32 (bands, height, width), NaN = nodata; None: all of it is nodata.
+        facts: what there is to count in a part of the core, in HR pixels of the scene.
+        """
+        for key in self._touched(core):
+            part = core.shared_with(self._windows[key])
+            if not self._first(key, part):
+                continue
+            if pixels is not None:
+                rows, cols = part.slices_in(core)
+                self._paste(key, part, pixels[:, rows, cols])
+                if facts is not None:
+                    self._count(key, facts(part))
+            if self._last(key, part):
+                self._finish(key)
+
+    def counts(self) -> dict[str, int]:
+        """Packs by what became of them in this run."""
+        return {"written": self._written, "all_nodata": self._empty, "kept_from_earlier_run": self._kept}
+
+    def _touched(self, core: Window) -> list[tuple[int, int]]:
+        side = self._store.side
+        rows = range(core.row // side, (core.row + core.height - 1) // side + 1)
+        cols = range(core.col // side, (core.col + core.width - 1) // side + 1)
+        return [(r, c) for r in rows for c in cols if (r, c) in self._windows]
+
+    def _paste(self, key: tuple[int, int], part: Window, pixels: Array) -> None:
+        window = self._windows[key]
+        with self._lock:
+            if key not in self._open:
+                self._open[key] = np.full((len(pixels), *window.shape), np.nan, np.float32)
+            target = self._open[key]
+        rows, cols = part.slices_in(window)
+        target[:, rows, cols] = pixels
+
+    def _count(self, key: tuple[int, int], facts: Facts) -> None:
+        with self._lock:
+            self._facts[key] += facts
+            self.facts += facts
+
+    def _first(self, key: tuple[int, int], part: Window) -> bool:
+        with self._lock:
+            if key not in self._missing or part in self._parts[key]:
+                return False
+            self._parts[key].add(part)
+            return True
+
+    def _last(self, key: tuple[int, int], part: Window) -> bool:
+        with self._lock:
+            self._missing[key] -= _area(part)
+            return self._missing[key] == 0
+
+    def _finish(self, key: tuple[int, int]) -> None:
+        with self._lock:
+            pixels, facts = self._open.pop(key, None), self._facts.pop(key)
+        store, counted = self._store, facts.to_json()
+        size = store.write_empty(key) if pixels is None else store.write(key, pixels, counted)
+        if self._tell is not None:
+            self._tell(key, size)
+        with self._lock:
+            self._missing.pop(key)
+            self._parts.pop(key)
+            self._empty += pixels is None
+            self._written += pixels is not None
+
+
+def _area(window: Window) -> int:
+    return window.height * window.width

@@ -1,0 +1,309 @@
+"""Finished regions of the output as checksummed files. The folder of packs is the journal of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import DISK, Disk, disk_errors, make_folder, remove_leftovers, write_file
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.pack_format import (
+    BlockCodec,
+    DamagedPack,
+    PackIndex,
+    PackKey,
+    Pixels,
+    halve,
+    level_shape,
+    overview_levels,
+    pack_chunks,
+    read_checked,
+    read_index,
+    read_rest,
+)
+from deeplight.engine.raster.grid import Grid
+
+TYPICAL_BYTES = {"float32": 2.5, "uint16": 1.0}
+"""Compressed bytes per pixel, measured with zstd level 1 on lights with texture."""
+
+
+@dataclass(frozen=True)
+class BandSpec:
+    """One output band: its description and its unit ("" for none).
+
+    flags: its values are bit flags; overviews hold the union of those of their pixels instead of a mean.
+    """
+
+    name: str
+    unit: str
+    flags: bool = False
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """The raster to write.
+
+    grid: the HR grid.
+    dtype: "float32" holds physical values; "uint16" holds round((value − offset) / scale).
+    nodata: NaN or a number for float32, 0 or 65535 for uint16.
+    tags: metadata items of the file. Equal runs must give equal ones.
+    block: side of a TIFF tile in pixels, a multiple of 16.
+    compression, zstd_level: "zstd" at that level, or "deflate" (level 6).
+
+    Raises InputError where a field is not as said.
+    """
+
+    grid: Grid
+    bands: tuple[BandSpec, ...]
+    dtype: Literal["float32", "uint16"] = "float32"
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float = math.nan
+    tags: Mapping[str, str] = field(default_factory=dict)
+    block: int = 512
+    zstd_level: int = 1
+    compression: Literal["zstd", "deflate"] = "zstd"
+
+    def __post_init__(self) -> None:
+        if not self.bands or self.grid.height < 1 or self.grid.width < 1:
+            raise InputError("the output has no pixels: give a grid of at least 1 × 1 and at least one band")
+        if self.block < 16 or self.block % 16:
+            raise InputError(f"block size {self.block} is not usable: give a positive multiple of 16")
+        if self.dtype not in TYPICAL_BYTES:
+            raise InputError(f"output type {self.dtype!r} is not supported: give float32 or uint16")
+        if self.compression not in ("zstd", "deflate"):
+            raise InputError(f"compression {self.compression!r} is not supported: give zstd or deflate")
+        if self.dtype == "float32" and (self.scale, self.offset) != (1.0, 0.0):
+            raise InputError("a scale or offset was given for float32 output: leave them out or give uint16")
+        if not (math.isfinite(self.scale) and self.scale > 0 and math.isfinite(self.offset)):
+            raise InputError(
+                f"scale {self.scale} and offset {self.offset} are not usable: "
+                "give a positive scale and a finite offset"
+            )
+        if self.dtype == "uint16" and self.nodata not in (0, 65535):
+            raise InputError(f"nodata {self.nodata} does not suit uint16 output: give 0 or 65535")
+        if self.dtype == "float32" and abs(self.nodata) > float(np.finfo(np.float32).max):
+            raise InputError(
+                f"nodata {self.nodata} does not suit float32 output: give NaN or a float32 number"
+            )
+
+    @property
+    def levels(self) -> int:
+        """Number of overview levels."""
+        return overview_levels(self.grid.height, self.grid.width, self.block)
+
+    @property
+    def flag_bands(self) -> tuple[int, ...]:
+        """Bands, from 0, that hold bit flags."""
+        return tuple(number for number, band in enumerate(self.bands) if band.flags)
+
+    @property
+    def codec(self) -> BlockCodec:
+        """What turns pixels into the bytes of a tile."""
+        level = self.zstd_level if self.compression == "zstd" else 6
+        # The header must name exactly the number that the pixels hold.
+        nodata = float(np.float32(self.nodata))
+        return BlockCodec(self.block, self.dtype, self.scale, self.offset, nodata, self.compression, level)
+
+    def blocks(self, level: int) -> tuple[int, int]:
+        """(rows, columns) of blocks in an overview level."""
+        height, width = level_shape(self.grid.height, self.grid.width, level)
+        return -(-height // self.block), -(-width // self.block)
+
+
+def required_bytes(spec: OutputSpec, side: int | None = None) -> tuple[int, int]:
+    """Disk space that packs and the finished file take together: (upper bound, typical).
+
+    side: of a pack in pixels; smaller packs need more beside the blocks, so the default is the smallest.
+    """
+    bands, item = len(spec.bands), np.dtype(spec.dtype).itemsize
+    full = _doublings(spec, side or spec.block)
+    tile = spec.block**2 * item
+    # zstd and deflate grow incompressible data by less than 1/256 + 128 bytes; 64 bytes index a block.
+    bounds = [math.prod(spec.blocks(n)) * bands * (tile + tile // 256 + 192) for n in range(spec.levels + 1)]
+    pixels = spec.grid.height * spec.grid.width * bands
+    rest_pixels = 0
+    if full < spec.levels:
+        rest_pixels = math.prod(level_shape(spec.grid.height, spec.grid.width, full + 1)) * bands
+    fixed = 1 << 20
+    upper = 2 * sum(bounds) + (rest_pixels * 4 * 257) // 256 + fixed
+    blocks = pixels * TYPICAL_BYTES[spec.dtype] * 4 / 3
+    return upper, min(upper, int(2 * blocks + rest_pixels * TYPICAL_BYTES["float32"]) + fixed)
+
+
+def pack_count(spec: OutputSpec, side: int) -> int:
+    """Number of packs with `side` pixels a side."""
+    return -(-spec.grid.height // side) * -(-spec.grid.width // side)
+
+
+def _doublings(spec: OutputSpec, side: int) -> int:
+    """k where side = block · 2^k. Raises InputError where there is none."""
+    doublings = (side // spec.block).bit_length() - 1
+    if doublings < 0 or spec.block << doublings != side:
+        raise InputError(
+            f"pack side {side} is not aligned to blocks: give {spec.block} times a power of two, "
+            f"for example {spec.block * 4}"
+        )
+    return doublings
+
+
+class PackStore:
+    """Packs of one output in one folder, each `side` × `side` HR pixels (smaller only at the scene's edge).
+
+    side: block · 2^k. The finished file does not depend on it, bit for bit.
+    Different packs may be written by different threads or processes at the same time.
+    Raises InputError for another side, DeepLightError where the folder cannot be made (needs its parent).
+    """
+
+    def __init__(self, folder: Path, spec: OutputSpec, side: int, *, disk: Disk = DISK) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.side = side
+        self.disk = disk
+        self.full_levels = min(_doublings(spec, side), spec.levels)
+        """Overview levels up to this one consist of whole blocks of single packs."""
+        self._fingerprint = self._name_output()
+        make_folder(folder, disk=disk)
+
+    def _name_output(self) -> str:
+        spec, grid = self.spec, self.spec.grid
+        fields = (
+            grid.crs.to_wkt() if grid.crs else "",
+            [float(v) for v in grid.transform[:6]],
+            (grid.height, grid.width, self.side),
+            [(band.name, band.unit) for band in spec.bands],
+            spec.codec,
+            sorted(spec.tags.items()),
+        )
+        return hashlib.sha256(repr(fields).encode()).hexdigest()
+
+    @property
+    def lattice(self) -> tuple[int, int]:
+        """(rows, columns) of packs."""
+        return -(-self.spec.grid.height // self.side), -(-self.spec.grid.width // self.side)
+
+    def keys(self) -> list[PackKey]:
+        """All packs of the output, row by row."""
+        rows, cols = self.lattice
+        return [(row, col) for row in range(rows) for col in range(cols)]
+
+    def window(self, key: PackKey) -> Window:
+        """The HR pixels of a pack, inside the scene. Raises KeyError for a pack that the output lacks."""
+        full = Window(key[0] * self.side, key[1] * self.side, self.side, self.side)
+        window = full.clipped(self.spec.grid.height, self.spec.grid.width)
+        if min(key) < 0 or not window.height or not window.width:
+            raise KeyError(key)
+        return window
+
+    def path(self, key: PackKey) -> Path:
+        """Where a pack is kept."""
+        return self.folder / f"{key[0]:05d}_{key[1]:05d}.pack"
+
+    def write(self, key: PackKey, pixels: Pixels, facts: Mapping[str, float] | None = None) -> int:
+        """Store a pack durably and return its bytes; one that exists is replaced.
+
+        pixels: float32 (bands, height, width) of `window(key)`, physical values, NaN = nodata. facts: to be kept
+        with it, see `index`; the output does not hold them.
+        Raises ValueError for another shape, dtype or an infinite value, DeepLightError if the disk is full.
+        """
+        window = self.window(key)
+        if pixels.shape != (len(self.spec.bands), *window.shape) or pixels.dtype != np.float32:
+            raise ValueError(
+                f"pack {key}: pixels are {pixels.dtype} {pixels.shape}, "
+                f"must be float32 {(len(self.spec.bands), *window.shape)}"
+            )
+        if np.isinf(pixels).any():
+            raise ValueError(f"pack {key}: pixels hold infinite values, must be finite or NaN")
+        blocks = []
+        level = pixels
+        for number in range(self.full_levels + 1):
+            level = halve(level, self.spec.flag_bands) if number else level
+            blocks += self._level_blocks(number, level)
+        rest = halve(level, self.spec.flag_bands) if self.full_levels < self.spec.levels else None
+        if rest is not None and np.isnan(rest).all():
+            rest = None
+        chunks = pack_chunks(self._fingerprint, key, blocks, rest, facts or {})
+        return write_file(self.path(key), chunks, disk=self.disk)
+
+    def write_empty(self, key: PackKey) -> int:
+        """Store a pack in which everything is nodata, durably, and return its bytes."""
+        self.window(key)
+        return write_file(self.path(key), pack_chunks(self._fingerprint, key, [], None, {}), disk=self.disk)
+
+    def _level_blocks(self, number: int, level: Pixels) -> list[tuple[int, int, int, int, bytes]]:
+        codec, side = self.spec.codec, self.spec.block
+        bands, height, width = level.shape
+        found = []
+        for band in range(bands):
+            for row in range(-(-height // side)):
+                for col in range(-(-width // side)):
+                    area = level[band, row * side : (row + 1) * side, col * side : (col + 1) * side]
+                    if data := codec.encode(area):
+                        found.append((number, band, row, col, data))
+        return found
+
+    def index(self, key: PackKey) -> PackIndex:
+        """What a pack holds; its blocks are not read.
+
+        Raises DamagedPack where it is missing, truncated or its index is damaged, InputError where it belongs
+        to another output.
+        """
+        path = self.path(key)
+        try:
+            with path.open("rb") as file:
+                index = read_index(file, path.name, key)
+        except FileNotFoundError:
+            raise DamagedPack(path.name, key, "it is missing") from None
+        if index.fingerprint != self._fingerprint:
+            raise InputError(
+                f"{self.folder} holds packs of another output (grid, bands, data type, tags or pack size differ): "
+                "remove that folder or write to another file"
+            )
+        return index
+
+    def rest(self, key: PackKey) -> Pixels | None:
+        """The pack's part of overview level full_levels + 1, (bands, height, width); None if all nodata."""
+        index, path = self.index(key), self.path(key)
+        with path.open("rb") as file:
+            return read_rest(file, index, path.name)
+
+    def done(self) -> set[PackKey]:
+        """The packs that are there with every byte as written; damaged ones are removed.
+
+        Reads all packs. Raises InputError where the folder holds packs of another output.
+        """
+        good = set()
+        for key in self.keys():
+            if not self.path(key).exists():
+                continue
+            try:
+                self._verify(key)
+                good.add(key)
+            except DamagedPack:
+                self.discard(key)
+        return good
+
+    def _verify(self, key: PackKey) -> None:
+        index, path = self.index(key), self.path(key)
+        with path.open("rb") as file:
+            file.seek(index.start)
+            for block in index.blocks:
+                read_checked(file, block.size, block.crc, path.name, key)
+            if index.rest:
+                read_checked(file, index.rest.size, index.rest.crc, path.name, key)
+
+    def discard(self, key: PackKey) -> None:
+        """Remove a pack, so that it counts as not done."""
+        with disk_errors(self.path(key)):
+            self.disk.remove(self.path(key))
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of killed writers. Only where no other writer is at work."""
+        remove_leftovers(self.folder, {self.path(key).name for key in self.keys()}, disk=self.disk)

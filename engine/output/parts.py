@@ -1,0 +1,341 @@
+"""OUT.tif.parts/: finished packs beside the output, who may write them, and what run they belong to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.files import (
+    DISK,
+    Disk,
+    disk_errors,
+    leftovers,
+    make_folder,
+    remove_leftovers,
+    write_file,
+)
+
+_SUFFIXES = (".tif", ".tiff")
+_RECORD, _LOCK, _PACKS, _REMOVED = "record.json", "lock", "packs", ".removed"
+_LONGEST_ADDITION = 64
+"""Bytes that names of temporary files may have beyond the name of what they become."""
+_SAMPLES, _SAMPLE_BYTES, _END_BYTES = 16, 4096, 1 << 16
+
+
+class Mode(Enum):
+    """What to do about an output or parts that are there already."""
+
+    NEW = "new"
+    RESUME = "resume"
+    OVERWRITE = "overwrite"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run's pixels depend on. fields: name → value; core, halo: the plan in LR pixels."""
+
+    fields: Mapping[str, str]
+    core: int | None
+    halo: int
+
+    def to_json(self) -> bytes:
+        """The text kept beside the packs, with a checksum of its own."""
+        content = {"fields": dict(self.fields), "core": self.core, "halo": self.halo}
+        checked = {**content, "crc32": _checksum(content)}
+        return (json.dumps(checked, indent=1, ensure_ascii=False) + "\n").encode()
+
+    @staticmethod
+    def from_json(text: bytes) -> Record:
+        """The record that `to_json` wrote. Raises ValueError where a byte of it has changed."""
+        try:
+            content = json.loads(text)
+            crc = content.pop("crc32")
+            fields = {str(k): str(v) for k, v in content["fields"].items()}
+            record = Record(fields, content["core"], int(content["halo"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no record of a run: {error}") from error
+        if crc != _checksum(content):
+            raise ValueError("its checksum is wrong")
+        return record
+
+    def check_same(self, earlier: Record, out: Path) -> None:
+        """Raises InputError naming the first difference to the run that made the packs."""
+        mine = {**self.fields, "tile plan": f"{self.core}+{self.halo}"}
+        theirs = {**earlier.fields, "tile plan": f"{earlier.core}+{earlier.halo}"}
+        for name in sorted(mine.keys() | theirs.keys()):
+            was, now = theirs.get(name, "absent"), mine.get(name, "absent")
+            if was != now:
+                raise InputError(
+                    f"{out} cannot be resumed: {name} was {was} and is now {now}; "
+                    f"restore it, or use --overwrite to start again"
+                )
+
+
+def _checksum(content: object) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def parts_folder(out: Path) -> Path:
+    """Where the packs of an output are kept until it is complete."""
+    return out.with_name(out.name + ".parts")
+
+
+def check_output(out: Path, mode: Mode) -> bool:
+    """Refuse an output that cannot or must not be written, before any work.
+
+    Returns True where --resume finds it complete already; what a finished run left is removed then, nothing
+    else is touched. Raises InputError.
+    """
+    check_writable(out, _SUFFIXES)
+    parts = parts_folder(out)
+    if parts.exists() and _locked(parts):
+        raise InputError(f"another run is writing {out}: wait for it or stop it")
+    if mode is Mode.NEW:
+        _check_new(out, parts.exists())
+    _check_ours(parts)
+    complete = mode is Mode.RESUME and _exists(out) and not parts.exists()
+    if complete and not out.is_file():
+        raise InputError(f"{out} is not a file: use --overwrite to replace it, or choose another name")
+    if complete:
+        _remove_doomed(parts, DISK)
+    return complete
+
+
+def _exists(out: Path) -> bool:
+    return out.is_symlink() or out.exists()
+
+
+def _check_new(out: Path, begun: bool) -> None:
+    """Refuse an output that is there, or `begun`, without --resume or --overwrite."""
+    if _exists(out):
+        raise InputError(f"{out} exists: use --overwrite to replace it, or choose another name")
+    if begun:
+        raise InputError(
+            f"{parts_folder(out)} holds an unfinished run: use --resume to continue it or --overwrite to start again"
+        )
+
+
+def _check_ours(parts: Path) -> None:
+    """Refuse to take over a folder that no run of ours made: its files would be deleted."""
+    if parts.is_symlink() or (parts.exists() and not parts.is_dir()):
+        raise InputError(f"{parts} is not a folder, and its name is needed for one: move it away")
+    names = {name for _, folders, files in itertools.islice(os.walk(parts), 1) for name in folders + files}
+    foreign = sorted(n for n in names - {_RECORD, _LOCK, _PACKS} if not n.startswith("."))
+    if foreign:
+        raise InputError(
+            f"{parts} holds {foreign[0]}, which is not part of an unfinished run: move it away, "
+            "because the folder is removed at the end"
+        )
+
+
+def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse a file name that cannot be written. Raises InputError."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path} does not end in {' or '.join(suffixes)}: choose such a name")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file")
+    folder = path.parent
+    if not folder.is_dir():
+        raise InputError(f"{path} cannot be written: there is no folder {folder}; create it first")
+    read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+    if read_only or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: the folder {folder} is not writable; choose another one")
+    try:
+        tempfile.TemporaryFile(
+            dir=folder
+        ).close()  # permission bits do not tell all: /proc, quotas, network disks
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: the folder {folder} takes no files ({error.strerror}); choose another one"
+        ) from None
+    longest = os.pathconf(folder, "PC_NAME_MAX") - _LONGEST_ADDITION
+    if len(os.fsencode(path.name)) > longest:
+        raise InputError(f"the name {path.name} is too long: give one of at most {longest} bytes")
+
+
+def check_space(out: Path, needed: int, count: int, mode: Mode) -> None:
+    """Refuse a run whose packs and output do not fit on the disk. What stopped runs left counts as space.
+
+    needed: bytes of packs and output together, estimated. count: packs of the whole scene; those that a resumed
+    run keeps are taken by their size instead of their share of the estimate. Raises InputError.
+    """
+    parts = parts_folder(out)
+    packs = [p for p in _files(parts / _PACKS) if p.suffix == ".pack"]
+    done = [_size(p) for p in packs] if mode is Mode.RESUME else []
+    needed = 2 * sum(done) + needed * max(0, count - len(done)) // count
+    old = [f for folder in (parts, *_removed(parts)) for f in _files(folder)]
+    free = shutil.disk_usage(out.parent).free
+    free += sum(_size(p) for p in (*old, *leftovers(out.parent, (out.name,))))
+    if needed > free:
+        raise InputError(
+            f"{out} needs about {_readable(needed)} with its parts and {_readable(free)} are free: "
+            f"free some space or choose another disk"
+        )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below; nothing where a run that is ending removes them meanwhile."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in names)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # removed meanwhile
+        return 0
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def stored_record(out: Path) -> Record | None:
+    """What the parts beside `out` belong to; None where there are none, or none were begun.
+
+    Raises InputError where it cannot be read or has changed since it was written.
+    """
+    path = parts_folder(out) / _RECORD
+    try:
+        return Record.from_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}), so that nobody knows what its packs belong to: "
+            "use --overwrite to start again"
+        ) from error
+
+
+@contextlib.contextmanager
+def claimed_parts(out: Path, record: Record, mode: Mode, *, disk: Disk = DISK) -> Iterator[Path]:
+    """The folder for packs, held exclusively while the block runs.
+
+    The parts are removed when the block ends well, or when it fails with no pack finished; else they stay for
+    --resume. Raises InputError where another run holds them or they belong to another run.
+    """
+    parts = parts_folder(out)
+    packs = parts / _PACKS
+    _check_ours(parts)
+    make_folder(parts, disk=disk)
+    with _lock(parts, out):
+        earlier = stored_record(out) if mode is Mode.RESUME else None
+        if earlier is not None:
+            record.check_same(earlier, out)
+        try:
+            if mode is Mode.NEW:  # another run may have come and gone since check_output
+                _check_new(out, (parts / _RECORD).exists())
+            with disk_errors(parts):
+                _tidy(out, disk)
+                if earlier is None:
+                    _begin(parts, record, disk)
+            yield packs
+        except BaseException:
+            if not packs.is_dir() or not any(p.suffix == ".pack" for p in packs.iterdir()):
+                with contextlib.suppress(OSError):
+                    _remove(parts, disk)
+            raise
+        with disk_errors(parts):
+            _remove(parts, disk)
+
+
+def _tidy(out: Path, disk: Disk) -> None:
+    """Remove what killed runs left beside the parts, so that this run has the space."""
+    remove_leftovers(out.parent, (out.name,), disk=disk)
+    _remove_doomed(parts_folder(out), disk)
+
+
+def _begin(parts: Path, record: Record, disk: Disk) -> None:
+    """Drop what another run left, then say whose the packs to come are.
+
+    Power may go at any point: each sync keeps the new record from being found beside old packs.
+    """
+    if (parts / _PACKS).exists():
+        disk.remove(parts / _RECORD)
+        disk.sync_folder(parts)
+        disk.remove_tree(parts / _PACKS)
+        disk.sync_folder(parts)
+    write_file(parts / _RECORD, [record.to_json()], disk=disk)
+
+
+@contextlib.contextmanager
+def _lock(parts: Path, out: Path) -> Iterator[BinaryIO]:
+    """An exclusive lock that the kernel drops when the process ends, however it ends."""
+    path = parts / _LOCK
+    with contextlib.ExitStack() as held:
+        try:
+            with disk_errors(path):
+                file = held.enter_context(path.open("ab"))
+                same = _try_lock(file) and path.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except DeepLightError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            same = False
+        if not same:  # held, or removed by the run that finished just now
+            raise InputError(f"another run is writing {out}: wait for it or stop it")
+        yield file
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _locked(parts: Path) -> bool:
+    try:
+        with (parts / _LOCK).open("rb") as file:
+            return not _try_lock(file)
+    except OSError:
+        return False
+
+
+def _removed(parts: Path) -> list[Path]:
+    """Parts of finished runs whose removal was cut short."""
+    start = f".{parts.name}."
+    return [p for p in parts.parent.iterdir() if p.name.startswith(start) and p.name.endswith(_REMOVED)]
+
+
+def _remove_doomed(parts: Path, disk: Disk) -> None:
+    """What cannot be removed does no harm but to the space."""
+    for folder in _removed(parts):
+        with contextlib.suppress(OSError):
+            disk.remove_tree(folder)
+
+
+def _remove(parts: Path, disk: Disk) -> None:
+    """Take the folder's name away durably before its files, so that no half-empty parts are found."""
+    doomed = parts.with_name(f".{parts.name}.{os.getpid()}{_REMOVED}")
+    disk.replace(parts, doomed)
+    disk.sync_folder(parts.parent)
+    _remove_doomed(parts, disk)
+
+
+def file_fingerprint(path: Path, timed: bool = True) -> str:
+    """Size, modification time (where `timed`) and a SHA-256 of both ends and evenly spaced samples of a file."""
+    stat = path.stat()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(_END_BYTES))
+        for i in range(_SAMPLES):
+            file.seek(stat.st_size * i // _SAMPLES)
+            digest.update(file.read(_SAMPLE_BYTES))
+        file.seek(max(0, stat.st_size - _END_BYTES))
+        digest.update(file.read(_END_BYTES))
+    modified = f"modified {stat.st_mtime_ns}, " if timed else ""
+    return f"{stat.st_size} bytes, {modified}sha256 {digest.hexdigest()[:16]}"

@@ -1,0 +1,137 @@
+"""A STAC item beside the output, so that catalogues find it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import write_file
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.acquired import acquired
+
+if TYPE_CHECKING:
+    from pystac import Asset, Item
+
+    from deeplight.engine.output.packs import OutputSpec
+    from deeplight.engine.raster.grid import Grid
+    from deeplight.engine.raster.source import Raster
+
+_log = logging.getLogger(__name__)
+
+PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+
+
+def require_pystac() -> None:
+    """Raises InputError where pystac is missing."""
+    if find_spec("pystac") is None:
+        raise InputError("--stac needs pystac, which is not installed: pip install 'deeplight[stac]'")
+
+
+def item_path(out: Path) -> Path:
+    """Where the item of an output lies: out.tif → out.stac.json."""
+    return out.with_suffix(".stac.json")
+
+
+def write_item(out: Path, spec: OutputSpec, ntl: Raster) -> Path:
+    """Write the item of the finished output `out`, made from `ntl`, and return its path.
+
+    The same output of the same NTL raster gives the same item. Raises InputError where pystac is missing,
+    DeepLightError where the disk refuses.
+    """
+    require_pystac()
+    item = _item(out, spec, ntl)
+    content = item.to_dict(include_self_link=False, transform_hrefs=False)
+    path = item_path(out)
+    write_file(path, [(json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()])
+    return path
+
+
+def _item(out: Path, spec: OutputSpec, ntl: Raster) -> Item:
+    import pystac
+    from pystac.extensions.projection import ProjectionExtension
+
+    from deeplight.engine.output.footprint import footprint
+
+    geometry, bbox = footprint(spec.grid)
+    first, last = _time(ntl)
+    properties: dict[str, Any] = {
+        "processing:software": {"deeplight": spec.tags["DEEPLIGHT_VERSION"]},
+        "processing:lineage": f"NTL refined 8× by {spec.tags['DEEPLIGHT_MODEL']}",
+    }
+    item = pystac.Item(
+        out.stem,
+        geometry,
+        bbox,
+        first if first == last else None,
+        properties,
+        start_datetime=None if first == last else first,
+        end_datetime=None if first == last else last,
+        stac_extensions=[PROCESSING],
+    )
+    projection = ProjectionExtension.ext(item, add_if_missing=True)
+    epsg = spec.grid.crs.to_epsg()
+    projection.apply(
+        code=None if epsg is None else f"EPSG:{epsg}",
+        wkt2=spec.grid.crs.to_wkt(version="WKT2_2019") if epsg is None else None,
+        bbox=list(spec.grid.bounds_xy),
+        shape=[spec.grid.height, spec.grid.width],
+        transform=list(spec.grid.transform[:6]),
+    )
+    item.add_asset("data", _asset(out, item, spec))
+    return item
+
+
+def _asset(out: Path, item: Item, spec: OutputSpec) -> Asset:
+    import pystac
+    from pystac.extensions.raster import DataType, RasterBand, RasterExtension
+
+    asset = pystac.Asset(f"./{out.name}", "Nighttime lights", media_type=pystac.MediaType.COG, roles=["data"])
+    asset.set_owner(item)
+    packed = spec.dtype == "uint16"
+    nodata: Any = "nan" if math.isnan(spec.nodata) else spec.nodata
+    resolution = _resolution_m(spec.grid)
+    bands = [
+        RasterBand.create(
+            nodata=nodata,
+            data_type=DataType(spec.dtype),
+            unit=band.unit or None,
+            spatial_resolution=resolution,
+            scale=spec.scale if packed else None,
+            offset=spec.offset if packed else None,
+        )
+        for band in spec.bands
+    ]
+    RasterExtension.ext(asset, add_if_missing=True).apply(bands)
+    for written, band in zip(asset.extra_fields["raster:bands"], spec.bands, strict=True):
+        written["name"] = band.name
+    return asset
+
+
+def _resolution_m(grid: Grid) -> float:
+    """Side of a square as large as the pixel in the middle of the grid, in metres."""
+    from deeplight.engine.raster.geodesy import valid_area_km2
+
+    middle = Window(grid.height // 2, grid.width // 2, 1, 1)
+    return round(1000 * math.sqrt(valid_area_km2(grid, middle, np.ones((1, 1), np.uint8))), 2)
+
+
+def _time(ntl: Raster) -> tuple[datetime, datetime]:
+    """The time that the NTL raster covers; its file's date of change, with a warning, where nothing says."""
+    found = acquired(Path(ntl.name).name if ntl.path is None else ntl.path.name, ntl.tags)
+    if found is not None:
+        return found
+    _log.warning(
+        "neither the metadata nor the name of %s says when it was taken; "
+        "the STAC item has the time that file was last changed: correct its datetime",
+        ntl.what,
+    )
+    stamp = datetime.now(UTC) if ntl.path is None else datetime.fromtimestamp(ntl.path.stat().st_mtime, UTC)
+    return (stamp.replace(microsecond=0),) * 2

@@ -1,0 +1,256 @@
+"""Which dataset names may be opened: local files and local GDAL subdataset names, VRTs only where every
+source is one.
+
+GDAL follows names: a URL, a /vsi path or a VRT (whatever its extension) can reach the network, archives or
+any file on the machine. So a name is looked at before GDAL sees it, and a VRT's XML before GDAL parses it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from xml.parsers import expat
+
+from deeplight.engine.core.errors import InputError
+
+_SUBDATASET = re.compile(r"^(HDF5|NETCDF|GTIFF_DIR|HDF4_SDS|HDF4_EOS):(.+)$", re.DOTALL)
+_QUOTED = re.compile(r'"([^"]+)"')
+_REMOTE = re.compile(r"^[a-z][a-z0-9+.-]*://|^/vsi|^<|^\{|^[A-Z0-9_]+:\"?(/vsi|[a-z]+://)", re.IGNORECASE)
+
+_HEAD = 4096
+"""Bytes in which GDAL's VRT driver may find its tag (it looks at the header block, 1 kB by default)."""
+_VRT_TAG = b"<VRTDataset"
+_VRT_DEPTH = 4
+_VRT_BYTES = 128 << 20
+_MAGIC: tuple[bytes, ...] = (
+    b"II*\x00",
+    b"MM\x00*",
+    b"II+\x00",
+    b"MM\x00+",
+    b"\x89HDF\r\n\x1a\n",
+    b"CDF\x01",
+    b"CDF\x02",
+    b"CDF\x05",
+    b"\x0e\x03\x13\x01",
+    b"EHFA_HEADER_TAG",
+    b"\x00\x00\x00\x0cjP  ",
+    b"\xff\x4f\xff\x51",
+)
+"""First bytes of TIFF, BigTIFF, HDF5, netCDF, HDF4, HFA, JPEG 2000: what a VRT's sources may be. Formats
+known only by a side file or by text are left out, since GDAL would try every driver on them, those that fetch
+included."""
+
+_SERIAL_MAGIC = (b"\x89HDF", b"CDF", b"\x0e\x03\x13\x01")
+"""HDF5, netCDF, HDF4: their libraries are not thread-safe, and GDAL's drivers do not share one lock."""
+
+_FILE_KEYS = frozenset(
+    {"sourcefilename", "sourcedataset", "dempath", "x_dataset", "y_dataset", "overview_file"}
+)
+_CLASSES = {
+    "vrtdataset": frozenset({"", "vrtdataset", "vrtwarpeddataset"}),
+    "vrtrasterband": frozenset({"", "vrtsourcedrasterband", "vrtwarpedrasterband", "vrtderivedrasterband"}),
+}
+"""Accepted subClass values by element; VRTRawRasterBand, which reads any file's bytes as pixels, is not among
+them."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A name that may be opened.
+
+    dataset: what GDAL is given. path: the local file behind it, None for a remote name. serial: reads must
+    not overlap.
+    """
+
+    dataset: str
+    path: Path | None
+    serial: bool
+
+
+def locate(name: str, what: str, allow_remote: bool = False) -> Located:
+    """Checks a raster's name and the VRTs behind it, without opening it as a raster.
+
+    name: a path, or a local GDAL subdataset name such as HDF5:"file.h5"://group/data. what: "NTL raster", for
+    errors. Raises InputError for URLs and /vsi names (unless allow_remote), for missing, unreadable and
+    non-regular files, and for a VRT with a source that is remote, raw, missing or of a format not accepted.
+    """
+    path = _local_file(name)
+    if path is None:
+        if allow_remote and _REMOTE.match(name):
+            return Located(name, None, serial=False)
+        raise InputError(_not_local(name, what))
+    head = _head(path, what, name)
+    serial = head.startswith(_SERIAL_MAGIC)
+    if _VRT_TAG in head:
+        serial = _check_vrt(path, f"{what} {name}", allow_remote, _VRT_DEPTH, set())
+    return Located(str(path) if _exists(name) else name, path, serial)
+
+
+def _local_file(name: str) -> Path | None:
+    """The existing local path that `name` is or points into; None where there is none."""
+    if not name or "\0" in name or name.lower().startswith("/vsi"):
+        return None
+    if _exists(name):
+        return Path(name).absolute()
+    match = _SUBDATASET.match(name)
+    if match is None:
+        return None
+    quoted = _QUOTED.search(match[2])
+    for part in [quoted[1]] if quoted else match[2].split(":"):
+        if part and not part.lower().startswith("/vsi") and _exists(part):
+            return Path(part).absolute()
+    return None
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # too long for a file name, or in a folder that may not be entered
+        return False
+
+
+def _not_local(name: str, what: str) -> str:
+    if _REMOTE.match(name):
+        return (
+            f"{what} {name} is not a local file; give a path or a local GDAL dataset name, "
+            "or pass --allow-remote if you trust where it points"
+        )
+    if _SUBDATASET.match(name):
+        return f'{what} {name}: the file in this dataset name does not exist; the form is HDF5:"file.h5"://group/data'
+    return f"{what} {name or '(empty name)'} does not exist; check the path"
+
+
+def _head(path: Path, what: str, name: str) -> bytes:
+    if path.is_dir():
+        raise InputError(f"{what} {name} is a directory; give a raster file, such as a GeoTIFF")
+    if not path.is_file():
+        raise InputError(f"{what} {name} is not a regular file; give a raster file, such as a GeoTIFF")
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    except OSError as error:
+        raise InputError(f"{what} {name} cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _check_vrt(path: Path, what: str, allow_remote: bool, depth: int, seen: set[Path]) -> bool:
+    """Refuses a VRT that reaches out of local raster files; True where a source's reads must not overlap.
+
+    what: the top-level raster, for errors. seen: VRTs already checked; grows.
+    """
+    if depth == 0:
+        raise InputError(f"{what} nests VRTs deeper than {_VRT_DEPTH}; flatten it with gdal_translate first")
+    if path in seen:
+        return False
+    seen.add(path)
+    serial = False
+    for source in sorted(_vrt_sources(path, what)):
+        file = _local_file(source)
+        if file is None:
+            if allow_remote and _REMOTE.match(source):
+                continue
+            raise InputError(
+                f"{what} is a VRT whose source {source} is not a file here; "
+                "give a VRT whose sources are existing local rasters"
+            )
+        head = _head(file, f"{what} is a VRT whose source", source)
+        if _VRT_TAG in head:
+            serial |= _check_vrt(file, what, allow_remote, depth - 1, seen)
+        elif not head.startswith(_MAGIC):
+            raise InputError(
+                f"{what} is a VRT whose source {source} is no TIFF, HDF, netCDF, HFA or JPEG 2000 file; "
+                "convert that source with gdal_translate first"
+            )
+        serial |= head.startswith(_SERIAL_MAGIC)
+    return serial
+
+
+def _vrt_sources(path: Path, what: str) -> set[str]:
+    """Names of all files that a VRT mentions, relative ones resolved against its folder."""
+    if path.stat().st_size > _VRT_BYTES:
+        raise InputError(
+            f"{what} is a VRT of more than {_VRT_BYTES >> 20} MB; build it from fewer, larger files"
+        )
+    scan = _VrtScan(what, path.resolve().parent)
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = scan.doctype
+    parser.StartElementHandler = scan.start
+    parser.EndElementHandler = scan.end
+    parser.CharacterDataHandler = scan.text
+    try:
+        with path.open("rb") as file:
+            parser.ParseFile(file)
+    except expat.ExpatError as error:
+        raise InputError(
+            f"{what} is not well-formed VRT XML ({error}); rebuild it with gdalbuildvrt"
+        ) from None
+    return scan.sources
+
+
+class _VrtScan:
+    """Expat handlers that collect file names. GDAL ignores case and reads attributes like child elements; so
+    do these."""
+
+    def __init__(self, what: str, folder: Path) -> None:
+        self.sources: set[str] = set()
+        self._what = what
+        self._folder = folder
+        self._relative = False
+        self._text: list[str] | None = None
+
+    def doctype(self, *_: object) -> None:
+        """Refuses: a document type may declare entities, and no VRT needs one."""
+        self._refuse("declares a document type")
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        """Checks an element's class and starts to collect where it holds a file name."""
+        name = tag.lower()
+        values = {key.lower(): value for key, value in attributes.items()}
+        if self._text is not None:
+            self._refuse("has elements inside a file name")
+        if name in _CLASSES and values.get("subclass", "").lower() not in _CLASSES[name]:
+            self._refuse(f"uses {values['subclass']}")
+        if name in {"pixelfunctioncode", "pixelfunctionlanguage"}:
+            self._refuse("carries code")
+        self._relative = values.get("relativetovrt", "0") == "1"
+        if values.get("relativetovrt", "0") not in {"0", "1"}:
+            self._refuse("has a relativeToVRT other than 0 or 1")
+        for key in _FILE_KEYS & values.keys():
+            self._add(values[key])
+        if name in _FILE_KEYS or values.get("key", "").lower() in _FILE_KEYS:
+            self._text = []
+
+    def text(self, data: str) -> None:
+        """Collects a file name's characters."""
+        if self._text is not None:
+            self._text.append(data)
+
+    def end(self, _tag: str) -> None:
+        """Ends a file name."""
+        if self._text is not None:
+            self._add("".join(self._text).strip())
+            self._text = None
+
+    def _add(self, name: str) -> None:
+        self.sources.add(_rebased(name, self._folder) if self._relative else name)
+
+    def _refuse(self, why: str) -> None:
+        raise InputError(
+            f"{self._what} is a VRT that {why}, which is not accepted; "
+            "give a plain mosaic or warped VRT, or convert it with gdal_translate first"
+        )
+
+
+def _rebased(name: str, folder: Path) -> str:
+    """A VRT's relative file or subdataset name, made absolute; other names as they are."""
+    if _REMOTE.match(name):
+        return name
+    match = _SUBDATASET.match(name)
+    if match is None:
+        return str(folder / name)
+    quoted = _QUOTED.search(match[2])
+    for part in [quoted[1]] if quoted else match[2].split(":"):
+        if part and (folder / part).is_file():
+            return name.replace(part, str(folder / part), 1)
+    return name

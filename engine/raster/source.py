@@ -1,0 +1,376 @@
+"""One raster: what is accepted, a clear refusal of what is not, thread-safe reading of raw windows."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.machine import thread_bytes_read
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.buffers import Scratch
+from deeplight.engine.raster.dataset_names import Located, locate
+from deeplight.engine.raster.extents import lonlat_bounds
+from deeplight.engine.raster.grid import Grid
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from rasterio.io import DatasetReader
+
+DRIVERS: tuple[str, ...] = (
+    "GTiff",
+    "VRT",
+    "HFA",
+    "netCDF",
+    "HDF5",
+    "HDF5Image",
+    "HDF4",
+    "HDF4Image",
+    "JP2OpenJPEG",
+    "ENVI",
+    "EHdr",
+    "AAIGrid",
+    "SRTMHGT",
+    "DTED",
+)
+"""GDAL drivers that may read: formats that hold georeferenced measurements in local files. Left out are the
+drivers that fetch (WMS, WCS, STAC, …), that run queries, and pictures (PNG, JPEG, GIF), which carry neither
+CRS nor nodata."""
+
+CACHE_MB = 256
+"""GDAL's block cache: holds a row of 512-px blocks of seven uint16 bands 35,000 px wide. The default, 5 % of
+the machine's memory, ignores cgroup limits; the first value used in a process stays."""
+
+_FORMATS = "GeoTIFF, VRT, netCDF, HDF5, HFA, JPEG 2000, ENVI, ASCII grid, SRTM or DTED"
+_DTYPES = frozenset(
+    {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
+    | {"float16", "float32", "float64"}
+)
+_COMMON_NAME = re.compile(r"(?:eo[:=])?common_name=(.+)", re.IGNORECASE)
+"""A band's tag eo:common_name; GDAL splits NAME:VALUE at a colon too and gives it as eo = "common_name=…"."""
+_MAX_BLOCK = 1 << 30
+_BIG_BLOCK = 64 << 20
+_BLOCK_TO_FILE = 200
+_MAX_BLOCKS_CHECKED = 50_000
+_SERIAL_DRIVERS = frozenset({"netCDF", "HDF5", "HDF5Image", "HDF4", "HDF4Image"})
+_serial_lock = threading.Lock()
+_PLACE = "--transform '[pixel width, 0, west, 0, -pixel height, north]'"
+
+
+def open_raster(name: str, role: str, allow_remote: bool = False) -> Raster:
+    """Opens a raster that can be placed on the globe and read as real numbers.
+
+    name: a path or a local GDAL dataset name. role: NTL, DMO or DEM, for messages.
+    Raises InputError, one sentence with the remedy, for everything that cannot be used.
+    """
+    return Raster(locate(name, f"{role} raster", allow_remote), name, role)
+
+
+class Raster:
+    """One open raster. `read` may be called from any thread: each has its own dataset handle. A context
+    manager.
+
+    name, role: as given. what: both, for messages. driver: GDAL's short name. grid: CRS, transform and size.
+    bands: 1-based numbers of the data bands (an alpha band is a mask, not data); count: how many they are.
+    dtype: of `read` over all data bands. path, size_bytes: of the file, None for a remote one. tags: metadata
+    items of the dataset. block_shape: (rows,
+    columns) decoded at once; pixel_bytes: of one pixel in such a block, all bands that are decoded with it.
+    cache_mb: GDAL's block cache while this raster is read. bytes_read: from the file by `read` so far, where
+    the system counts them. Per file band, index
+    = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units and band_names (common name
+    or description, "" where there is none).
+    """
+
+    def __init__(self, located: Located, name: str, role: str) -> None:
+        self.name = name
+        self.role = role
+        self.what = f"{role} raster {name}"
+        self.size_bytes = None if located.path is None else located.path.stat().st_size
+        self.path = located.path
+        self._located = located
+        self._local = threading.local()
+        self._handles: list[DatasetReader] = []
+        self._handles_lock = threading.Lock()
+        self._closed = False
+        self.cache_mb = CACHE_MB
+        self.bytes_read = 0
+        try:
+            with self._env():
+                self._describe(self._handle())
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Raster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the handles of all threads. No read may be running."""
+        with self._handles_lock:
+            self._closed = True
+            handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.close()
+
+    def read(
+        self, window: Window, bands: Sequence[int], scratch: Scratch | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+        """Raw pixels (C, h, w) of these 1-based bands in file dtype, and the file's own mask (h, w), nonzero
+        = valid. scratch: may hold the pixels, which are then gone with the thread's next read.
+
+        The mask is None where the file has none beyond nodata. `window` lies inside the raster (ValueError).
+        Raises DeepLightError, naming file and window, where the pixels cannot be decoded.
+        """
+        if window.clipped(self.grid.height, self.grid.width) != window:
+            raise ValueError(f"{window} is not inside {self.what}")
+        pixels = ((window.row, window.row + window.height), (window.col, window.col + window.width))
+        dtypes = [self.dtypes[band - 1] for band in bands]
+        with self._env(), self._reading(window), self._counted():
+            handle = self._handle()
+            if len(set(dtypes)) == 1:
+                out = scratch.take("raw", (len(bands), *window.shape), dtypes[0]) if scratch else None
+                raw = handle.read(list(bands), window=pixels, out=out)
+            else:  # rasterio reads several bands at once only of one type
+                raw = np.stack(
+                    [handle.read(band, window=pixels) for band in bands], dtype=np.result_type(*dtypes)
+                )
+            mask = handle.read_masks(self.bands[0], window=pixels) if self._has_mask else None
+        return raw, mask
+
+    @contextmanager
+    def _env(self) -> Iterator[None]:
+        """GDAL's settings for this raster, and one reader at a time where its library needs that."""
+        import rasterio
+
+        local = self._located.path is not None
+        options: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE" if local else "EMPTY_DIR"}
+        if local:
+            # Should a local file name a remote one in a way not seen before opening, it stays unreachable.
+            options["CPL_VSIL_CURL_ALLOWED_EXTENSIONS"] = ".none"
+        if "GDAL_CACHEMAX" not in os.environ:
+            options["GDAL_CACHEMAX"] = self.cache_mb << 20  # rasterio takes integers as bytes, not MB
+        with _serial_lock if self._located.serial else nullcontext(), rasterio.Env(**options):
+            yield
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        before = thread_bytes_read()
+        yield
+        with self._handles_lock:
+            self.bytes_read += thread_bytes_read() - before
+
+    @contextmanager
+    def _reading(self, window: Window) -> Iterator[None]:
+        from rasterio._err import CPLE_BaseError
+        from rasterio.errors import RasterioError
+
+        try:
+            yield
+        except (RasterioError, CPLE_BaseError, MemoryError) as error:
+            rows = f"rows {window.row}–{window.row + window.height - 1}"
+            cols = f"columns {window.col}–{window.col + window.width - 1}"
+            raise DeepLightError(
+                f"{self.what} cannot be read at {rows}, {cols} ({_reason(error)}); "
+                "the file is damaged there: fetch or write it again"
+            ) from error
+
+    def _handle(self) -> DatasetReader:
+        """This thread's dataset."""
+        handle: DatasetReader | None = getattr(self._local, "handle", None)
+        if self._closed:
+            raise ValueError(f"{self.what} is closed")
+        if handle is None:
+            handle = self._open()
+            with self._handles_lock:
+                self._handles.append(handle)
+            self._local.handle = handle
+        return handle
+
+    def _open(self) -> DatasetReader:
+        from rasterio._err import CPLE_BaseError
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        from rasterio.io import DatasetReader
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                return DatasetReader(self._located.dataset, driver=list(DRIVERS), sharing=False)
+        except (RasterioError, CPLE_BaseError) as error:
+            raise InputError(
+                f"{self.what} cannot be opened as a raster ({_reason(error)}); accepted are {_FORMATS} files"
+            ) from error
+
+    def _describe(self, dataset: DatasetReader) -> None:
+        """Reads the header once; refuses what cannot be used."""
+        self.driver: str = dataset.driver
+        if self.driver in _SERIAL_DRIVERS and not self._located.serial:
+            self._located = Located(self._located.dataset, self._located.path, serial=True)
+        _check_bands(self, dataset)
+        self.dtypes: tuple[str, ...] = tuple(dataset.dtypes)
+        alpha = _alpha_bands(dataset)
+        self.bands = tuple(b for b in dataset.indexes if b not in alpha)
+        self.count = len(self.bands)
+        _check_dtypes(self)
+        self.dtype = str(np.result_type(*(self.dtypes[b - 1] for b in self.bands)))
+        self.grid = _checked_grid(self, dataset)
+        self.block_shape: tuple[int, int] = dataset.block_shapes[self.bands[0] - 1]
+        sizes = [np.dtype(dtype).itemsize for dtype in self.dtypes]
+        whole = _pixel_interleaved(dataset)
+        self.pixel_bytes = sum(sizes) if whole else sum(sizes[b - 1] for b in self.bands)
+        self.scales = np.array(dataset.scales, np.float64)
+        self.offsets = np.array(dataset.offsets, np.float64)
+        self.nodata: tuple[float | None, ...] = tuple(dataset.nodatavals)
+        self.units = tuple(unit or "" for unit in dataset.units)
+        self.tags: dict[str, str] = dataset.tags()
+        self.band_names = tuple(_band_name(dataset, b) for b in dataset.indexes)
+        flags = {flag.name for flag in dataset.mask_flag_enums[self.bands[0] - 1]}
+        self._has_mask = bool(flags & {"per_dataset", "alpha"})
+        if self.size_bytes is not None and self.driver != "VRT":
+            _check_blocks(self, dataset, self.size_bytes)
+
+
+def _reason(error: BaseException) -> str:
+    """GDAL's own words for a failure, on one line."""
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
+
+
+def _check_bands(raster: Raster, dataset: DatasetReader) -> None:
+    if dataset.count:
+        return
+    if not dataset.subdatasets:
+        raise InputError(f"{raster.what} holds no raster bands; give a file with pixels")
+    names = ", ".join(dataset.subdatasets[:4]) + (", …" if len(dataset.subdatasets) > 4 else "")
+    raise InputError(
+        f"{raster.what} holds {len(dataset.subdatasets)} datasets ({names}) and none is chosen; "
+        f"name one: --{raster.role.lower()} '{dataset.subdatasets[0]}'"
+    )
+
+
+def _alpha_bands(dataset: DatasetReader) -> set[int]:
+    from rasterio.enums import ColorInterp
+
+    alpha = {
+        b for b, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind == ColorInterp.alpha
+    }
+    return alpha if len(alpha) < dataset.count else set()
+
+
+def _check_dtypes(raster: Raster) -> None:
+    for band in raster.bands:
+        dtype = raster.dtypes[band - 1]
+        if dtype.startswith("complex"):
+            raise InputError(
+                f"{raster.what} holds complex numbers ({dtype}) and real ones are needed; "
+                "write its magnitude to a file first, for example with gdal_calc.py --calc 'abs(A)'"
+            )
+        if dtype not in _DTYPES:
+            raise InputError(
+                f"{raster.what} has pixels of type {dtype}; convert it with gdal_translate -ot Float32"
+            )
+
+
+def _checked_grid(raster: Raster, dataset: DatasetReader) -> Grid:
+    """The raster's grid. Raises InputError where it cannot be placed on the globe."""
+    transform = dataset.transform
+    if transform.is_identity:
+        raise InputError(_no_transform(raster, dataset))
+    if not all(math.isfinite(v) for v in transform[:6]) or transform.determinant == 0:
+        raise InputError(
+            f"{raster.what} has a geotransform that cannot be inverted {transform[:6]}; "
+            f"set the right one: {_edit(raster, _PLACE)}"
+        )
+    if dataset.crs is None:
+        raise InputError(
+            f"{raster.what} has no CRS; say which it is, for example with {_edit(raster, '--crs EPSG:4326')}"
+        )
+    grid = Grid(dataset.crs, transform, dataset.height, dataset.width)
+    if not (dataset.crs.is_geographic or dataset.crs.is_projected) or lonlat_bounds(grid) is None:
+        raise InputError(
+            f"{raster.what} cannot be placed on the globe: its CRS and its coordinates "
+            f"(from x = {transform.c:g}, y = {transform.f:g}) do not fit together; "
+            f"set the right CRS with {_edit(raster, '--crs EPSG:code')}"
+        )
+    return grid
+
+
+def _no_transform(raster: Raster, dataset: DatasetReader) -> str:
+    if dataset.gcps[0]:
+        return (
+            f"{raster.what} is georeferenced by ground control points only; "
+            f"warp it onto a grid first: gdalwarp -t_srs EPSG:4326 {raster.name} warped.tif"
+        )
+    if dataset.rpcs is not None:
+        return (
+            f"{raster.what} is georeferenced by an RPC camera model only; "
+            f"warp it onto a grid first: gdalwarp -rpc -t_srs EPSG:4326 {raster.name} warped.tif"
+        )
+    if dataset.tags(ns="GEOLOCATION"):
+        return (
+            f"{raster.what} is georeferenced by geolocation arrays only; "
+            f"warp it onto a grid first: gdalwarp -geoloc -t_srs EPSG:4326 {raster.name} warped.tif"
+        )
+    return (
+        f"{raster.what} is not georeferenced; give it its CRS and corners: "
+        f"{_edit(raster, f'--crs EPSG:4326 {_PLACE}')}"
+    )
+
+
+def _edit(raster: Raster, what: str) -> str:
+    """A command that corrects a file's header; rasterio, which is always there, brings it."""
+    return f"rio edit-info {what} {raster.name}"
+
+
+def _band_name(dataset: DatasetReader, band: int) -> str:
+    for key, value in dataset.tags(band).items():
+        match = _COMMON_NAME.match(f"{key}={value}")
+        if match:
+            return match[1]
+    return dataset.descriptions[band - 1] or ""
+
+
+def _pixel_interleaved(dataset: DatasetReader) -> bool:
+    return dataset.interleaving is not None and dataset.interleaving.name == "pixel"
+
+
+def _check_blocks(raster: Raster, dataset: DatasetReader, size: int) -> None:
+    """Refuses files whose smallest read takes absurd memory, and TIFFs that end before their pixels do."""
+    height, width = dataset.block_shapes[0]
+    by_pixel = _pixel_interleaved(dataset)
+    itemsize = max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
+    block = height * width * itemsize * (dataset.count if by_pixel else 1)
+    if block > _MAX_BLOCK or (block > _BIG_BLOCK and block > _BLOCK_TO_FILE * size):
+        raise InputError(
+            f"{raster.what} ({size} bytes) is stored in blocks of {block >> 20} MB, each read whole; "
+            f"rewrite it in tiles: gdal_translate -co TILED=YES -co COMPRESS=ZSTD {raster.name} tiled.tif"
+        )
+    if dataset.driver == "GTiff" and _tiff_end(dataset, by_pixel) > size:
+        raise InputError(f"{raster.what} is truncated: it ends before its pixels do; fetch or write it again")
+
+
+def _tiff_end(dataset: DatasetReader, by_pixel: bool) -> int:
+    """End in bytes of the last block of a TIFF's full-resolution image; of a sample where there are many."""
+    height, width = dataset.block_shapes[0]
+    rows, cols = -(-dataset.height // height), -(-dataset.width // width)
+    planes = 1 if by_pixel else dataset.count
+    total = planes * rows * cols
+    picks = np.unique(np.linspace(0, total - 1, min(total, _MAX_BLOCKS_CHECKED)).astype(np.int64))
+    end = 0
+    for pick in picks.tolist():
+        plane, block = divmod(pick, rows * cols)
+        row, col = divmod(block, cols)
+        offset = dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=plane + 1)
+        count = dataset.get_tag_item(f"BLOCK_SIZE_{col}_{row}", "TIFF", bidx=plane + 1)
+        end = max(end, int(offset or 0) + int(count or 0))
+    return end

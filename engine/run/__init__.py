@@ -1,0 +1,1 @@
+"""One inference run: what is asked, tiling, the flow of tiles, and what it reports."""

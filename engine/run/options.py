@@ -1,0 +1,81 @@
+"""What a run is asked to do, and the texts of the command line turned into values. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from deeplight.engine.core.spec import Quality
+from deeplight.engine.output.parts import Mode
+from deeplight.engine.run.tiling import TileRequest
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from deeplight.engine.raster.scene import SceneOptions
+
+QUALITY_BAND = "quality (bit flags: " + ", ".join(f"{flag.value} {flag.name}" for flag in Quality) + ")"
+"""The quality band's description. Its flags are float32 numbers, as all bands share one type; 0 … 31 are exact."""
+
+EXTRA_BANDS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "isp": (("isp", "probability"),),
+    "offset": (("offset_x", "LR px"), ("offset_y", "LR px")),
+    "quality": ((QUALITY_BAND, ""),),
+}
+"""Optional outputs → (description, unit) of the bands that they become after the radiance band."""
+
+UINT16_SCALE, UINT16_NODATA = 0.1, 65535.0
+"""Black Marble's encoding of radiance: 0 … 6553.4 in steps of 0.1."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """One run of `pipeline.infer`.
+
+    tiles: None runs the scene in one piece. bands: of EXTRA_BANDS. threads: of the backend; None: all. streams: tiles
+    computed at once, sharing the threads; None: as many as `auto` tiles leave memory for, one otherwise.
+    report, quicklook, events: files to write beside the output. verify_seams: how many places across tile borders
+    to compute again and compare. check: how many tiles to compare with float32 first. trust: let native code in the
+    model's folder run. stac: write a STAC item beside it. conserve_radiance:
+    make the mean of each 8 × 8 block that of its LR pixel.
+    """
+
+    scene: SceneOptions
+    out: Path
+    model: str = DEFAULT_MODEL
+    tiles: TileRequest | None = None
+    backend: str = "auto"
+    device: str = "auto"
+    precision: str = "fp32"
+    dtype: Literal["float32", "uint16"] = "float32"
+    compression: Literal["zstd", "deflate"] = "zstd"
+    conserve_radiance: bool = False
+    mode: Mode = Mode.NEW
+    bands: tuple[str, ...] = ()
+    threads: int | None = None
+    streams: int | None = None
+    report: Path | None = None
+    quicklook: Path | None = None
+    events: Path | None = None
+    verify_seams: int = 0
+    check: int = 0
+    trust: bool = False
+    stac: bool = False
+
+
+def parse_extra_bands(text: str) -> tuple[str, ...]:
+    """`isp,offset` → the names, in the order of EXTRA_BANDS. Raises ValueError in one sentence."""
+    names = [n.strip() for n in text.split(",")]
+    for name in names:
+        if name not in EXTRA_BANDS:
+            raise ValueError(f"{name!r} is not an extra band: choose from {', '.join(EXTRA_BANDS)}")
+    return tuple(n for n in EXTRA_BANDS if n in names)
+
+
+def parse_number(text: str) -> float:
+    """A number, `nan` included. Raises ValueError in one sentence."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number: give one such as 0, -999.3 or nan") from None

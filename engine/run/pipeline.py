@@ -1,0 +1,324 @@
+"""Rasters → grid → tiles → reader → backend → cropped core → packs → COG: the module that joins them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.machine import available_cpus, available_memory, bytes_moved
+from deeplight.engine.core.progress import Progress, Silent
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.facts import Facts
+from deeplight.engine.output.filling import PackFiller
+from deeplight.engine.output.parts import Mode, check_space, claimed_parts
+from deeplight.engine.raster.geodesy import valid_area_km2
+from deeplight.engine.run.check import check_scene
+from deeplight.engine.run.events import Events
+from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task
+from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.ordering import Order, choose_order, tasks
+from deeplight.engine.run.preparation import (
+    check_complete,
+    check_request,
+    output_spec,
+    plan_run,
+    remove_beside_leftovers,
+    valid_share,
+)
+from deeplight.engine.run.products import Products
+from deeplight.engine.run.report import RunReport, Tally, make_report, write_report
+from deeplight.engine.run.seams import SeamCheck, verify_seams
+from deeplight.engine.run.tiling import TilePlan, reader_count
+from deeplight.engine.run.work import Array, Tile, TileWork
+from deeplight.engine.runtime.artifact import Artifact, load_artifact
+from deeplight.engine.runtime.backends import open_backend
+
+if TYPE_CHECKING:
+    from deeplight.engine.output.packs import OutputSpec, PackStore
+    from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.runtime.backends.base import Backend
+
+_WRITERS = 2
+
+
+def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | None:
+    """Run a model over a scene and write the Cloud-Optimized GeoTIFF `options.out`.
+
+    Returns the report; None where --resume finds the output complete. Raises DeepLightError (InputError
+    before anything is written). After an interruption, or where tiles had to be given up, the finished packs
+    stay beside the output for --resume and the output does not appear.
+    """
+    from deeplight.engine.output.packs import PackStore, pack_count, required_bytes
+    from deeplight.engine.raster.scene import Scene
+
+    progress = progress or Silent()
+    complete = check_request(options)
+    moved, began = bytes_moved(), time.perf_counter()
+    artifact = load_artifact(options.model, trust=options.trust)
+    threads = options.threads or available_cpus()
+    with (
+        Events(options.events, append=options.mode is Mode.RESUME) as events,
+        Scene.open(options.scene) as scene,
+        open_model(options, artifact, options.precision, threads) as backend,
+    ):
+        record, plan = plan_run(options, scene, artifact, backend, threads)
+        spec = output_spec(options, scene, artifact, backend)
+        if complete:
+            check_complete(options.out, spec)
+            progress.log(f"{options.out} is complete already")
+            remove_beside_leftovers(options)
+            beside(options, scene, spec)
+            return None
+        if options.check:
+            for row in check_scene(scene, artifact, backend, options.precision, options.check, threads):
+                progress.log(
+                    f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}"
+                )
+        side = plan.pack * SCALE
+        typical = int(required_bytes(spec, side)[1] * valid_share(scene))
+        check_space(options.out, typical, pack_count(spec, side), options.mode)
+        with claimed_parts(options.out, record, options.mode) as folder:
+            remove_beside_leftovers(options)
+            store = PackStore(folder, spec, plan.pack * SCALE)
+            work = tile_work(options, scene, artifact, backend, plan, threads)
+            backend.split(plan.streams, threads)
+            with Run(options, work, plan, store, threads, progress, events) as run:
+                run.stream()
+                if not run.quarantined:
+                    run.assemble()
+            run.seconds["total"] = time.perf_counter() - began
+            report = make_report(options, run, artifact, moved)
+            if options.report is not None and run.quarantined:
+                write_report(report, options.report)
+            check_all_done(run.quarantined)
+        beside(options, scene, spec)
+        events.emit("finished", **report.summary())
+    if options.report is not None:
+        write_report(report, options.report)
+    return report
+
+
+def open_model(options: RunOptions, artifact: Artifact, precision: str, threads: int) -> Backend:
+    """The model in a precision, on the backend and device that were asked for."""
+    name, device = options.backend, options.device
+    return open_backend(name, artifact, precision=precision, device=device, threads=threads)
+
+
+def tile_work(
+    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, plan: TilePlan, threads: int
+) -> TileWork:
+    """What decides pixels; the model in fp32 is opened when a tile needs it."""
+    manifest = artifact.manifest
+    other = options.precision != "fp32" and "fp32" in manifest.precisions
+    return TileWork(
+        scene,
+        backend,
+        manifest,
+        plan.halo,
+        Products(options.bands, manifest, scene.ceiling, options.conserve_radiance),
+        (lambda: open_in_fp32(options, artifact, threads)) if other else None,
+    )
+
+
+def open_in_fp32(options: RunOptions, artifact: Artifact, threads: int) -> Backend:
+    """The model in fp32 where it is asked to run, or on the CPU where that has only the reduced precision."""
+    try:
+        return open_model(options, artifact, "fp32", threads)
+    except InputError:
+        return open_backend("onnxruntime", artifact, device="cpu", threads=threads)
+
+
+def beside(options: RunOptions, scene: Scene, spec: OutputSpec) -> None:
+    """The quicklook and the STAC item, where they are asked for."""
+    if options.quicklook is not None:
+        from deeplight.engine.output.quicklook import write_quicklook
+
+        write_quicklook(scene, options.out, options.quicklook)
+    if options.stac:
+        from deeplight.engine.output.stac import write_item
+
+        write_item(options.out, spec, scene.ntl_raster)
+
+
+def check_all_done(quarantined: list[Quarantined]) -> None:
+    """Raise DeepLightError, naming tiles, where some were given up."""
+    if not quarantined:
+        return
+    places = ", ".join(f"row {q.core.row} column {q.core.col}" for q in quarantined[:5])
+    more = ", …" if len(quarantined) > 5 else ""
+    raise DeepLightError(
+        f"{len(quarantined)} tiles could not be computed (LR pixels {places}{more}) and the output was not "
+        f"written; all others are kept for --resume; the first reason: {quarantined[0].reason}"
+    )
+
+
+def counting(
+    tile: Tile, pixels: Array, layers: NDArray[np.uint8], clamped: Callable[[Array], int]
+) -> Callable[[Window], Facts]:
+    """What counts parts of a finished tile, each in HR pixels of the scene. clamped: of pixels, see BlockCodec."""
+
+    def count(part: Window) -> Facts:
+        rows, cols = part.slices_in(tile.core.scaled(SCALE))
+        lr_part = Window(part.row // SCALE, part.col // SCALE, part.height // SCALE, part.width // SCALE)
+        lr = lr_part.slices_in(tile.core)
+        own = pixels[:, rows, cols]
+        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own))
+
+    return count
+
+
+class Run:
+    """One pass over the packs that are not done yet, then the output. A context manager.
+
+    seconds: what the parts of the run took. quarantined: tiles that were given up.
+    """
+
+    def __init__(
+        self,
+        options: RunOptions,
+        work: TileWork,
+        plan: TilePlan,
+        store: PackStore,
+        threads: int,
+        progress: Progress,
+        events: Events,
+    ) -> None:
+        self.options, self.work, self.plan, self.store = options, work, plan, store
+        self.threads, self.progress, self.events = threads, progress, events
+        self.tally = Tally()
+        self.seams: SeamCheck | None = None
+        self.seconds = {"stream": 0.0, "assemble": 0.0}
+        self.filler = PackFiller(store, lambda key, size: events.emit("pack", key=key, bytes=size))
+        self.readers = reader_count(threads) if plan.core else 1
+        self.order = self._order()
+        self.executor: LocalExecutor | None = None
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.work.close()
+
+    @property
+    def scene(self) -> Scene:
+        """The rasters that are read."""
+        return self.work.scene
+
+    @property
+    def quarantined(self) -> list[Quarantined]:
+        """Tiles that were given up."""
+        return self.executor.quarantined if self.executor is not None else []
+
+    def _order(self) -> Order:
+        from deeplight.engine.raster.source import CACHE_MB
+
+        order = Order(self.scene.grid.width, CACHE_MB)
+        if self.plan.core is not None:
+            order = choose_order(self.scene, self.plan, self.readers, CACHE_MB, available_memory())
+        self.scene.prepare_reading(order.cache_mb)
+        return order
+
+    def stream(self) -> None:
+        """Compute and store all packs that are missing, except those of tiles that have to be given up."""
+        done, total = self.filler.done_px, self.filler.total_px
+        if done:
+            self.progress.log(f"resuming: {done / total:.0%} of the output is done")
+        self.events.emit(
+            "started", tiles=self.plan.describe(), packs=self.filler.pending, hr_pixels=total - done
+        )
+        with self.progress, self._timed("stream"):
+            self.progress.start(total - done)
+            self.executor = LocalExecutor(
+                self.work.read,
+                self.work.compute,
+                self.write,
+                readers=self.readers,
+                streams=self.plan.streams,
+                writers=_WRITERS if self.plan.core else 1,
+                on_stop=self.work.cancel,
+                **({} if self.plan.core else {"timeout_s": None}),
+            )
+            with self.executor as executor:
+                executor.run(self.jobs(), self.note)
+        self._say_what_was_counted()
+
+    def jobs(self) -> Iterator[Task]:
+        """The tiles, in an order in which source blocks are decoded once and few packs are open."""
+        if self.plan.core is None:
+            if self.filler.pending:
+                yield Task(Window(0, 0, self.scene.grid.height, self.scene.grid.width))
+            return
+        yield from tasks(self.filler.pending_windows(self.plan.pack), self.plan, self.order, self.readers)
+
+    def note(self, outcome: Outcome) -> None:
+        """Say what became of a tile."""
+        core = outcome.task.core
+        place = {"row": core.row, "col": core.col, "height": core.height, "width": core.width}
+        if outcome.error is None:
+            self.events.emit("tile", **place, tried=outcome.task.tried, worker=outcome.worker)
+            return
+        self.progress.log(f"warning: tile at row {core.row}, column {core.col} failed: {outcome.error}")
+        self.events.emit("tile_failed", **place, tried=outcome.task.tried + 1, error=str(outcome.error))
+
+    def write(self, tile: Tile) -> None:
+        """Mask and check a tile's pixels, hand them to its packs."""
+        core = tile.core
+        pixels = self.work.finish(tile)
+        if pixels is None or tile.window is None or tile.layers is None:
+            self.filler.add(core.scaled(SCALE), None)
+            self.tally.skip()
+        else:
+            facts = counting(tile, pixels, tile.layers, self.store.spec.codec.clamped)
+            self.filler.add(core.scaled(SCALE), pixels, facts)
+            computed = tile.window.height * tile.window.width
+            self.tally.add(tile.lr.size, computed, valid_area_km2(self.scene.grid, core, tile.valid))
+        self.progress.advance(core.height * core.width * SCALE**2)
+
+    def _say_what_was_counted(self) -> None:
+        facts, codec = self.filler.facts, self.store.spec.codec
+        for line in facts.lines():
+            self.progress.log(line)
+        if facts.clamped:
+            self.progress.log(
+                f"warning: {facts.clamped} pixels ({facts.clamped / facts.valid:.2g} of the valid ones) were above "
+                f"{codec.largest:g} {self.scene.unit}, the largest value that uint16 holds here, and were written "
+                "as that: use --dtype float32 to keep them"
+            )
+
+    def assemble(self) -> None:
+        """Make the output from the packs. Raises DeepLightError where --verify-seams finds a difference."""
+        from deeplight.engine.output.cog import assemble
+
+        self.progress.log("assembling the output")
+        self.events.emit("assembling")
+        with self._timed("assemble"):
+            assemble(self.store, self.options.out, verify=self.verify if self.options.verify_seams else None)
+        self.seconds["assemble"] -= self.seconds.get("verify", 0.0)
+
+    def verify(self, path: Path) -> None:
+        """--verify-seams, on the finished file before it gets its name."""
+        count = self.options.verify_seams
+        with self._timed("verify"):
+            self.seams = verify_seams(
+                path, self.store.spec, self.work, self.plan, count, self.filler.facts.largest
+            )
+        self.progress.log(
+            f"seams: {self.seams.windows} places computed again, largest difference {self.seams.worst:.1e} of the range"
+        )
+        self.events.emit("seams", windows=self.seams.windows, worst=self.seams.worst)
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - start

@@ -1,0 +1,188 @@
+"""Before any pixel is computed: what is refused, how the scene is cut, what the output will be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import remove_leftovers
+from deeplight.engine.core.machine import available_memory
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.parts import Mode, Record, check_output, check_writable, stored_record
+from deeplight.engine.output.stac import item_path, require_pystac
+from deeplight.engine.run.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions
+from deeplight.engine.run.products import model_outputs
+from deeplight.engine.run.tiling import TilePlan, TileRequest, plan_tiles, reader_count
+from deeplight.engine.runtime.artifact import Artifact
+
+if TYPE_CHECKING:
+    from deeplight.engine.output.packs import OutputSpec
+    from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.runtime.backends.base import Backend
+
+_SAMPLES, _SAMPLE = 8, 32
+"""Windows along each axis, and their side in LR pixels, from which the share of valid pixels is estimated."""
+
+
+def check_request(options: RunOptions) -> bool:
+    """What can be refused before any file is opened. Returns True where --resume finds a finished output."""
+    if options.dtype == "uint16" and options.bands:
+        raise InputError(
+            f"--dtype uint16 holds radiance in steps of {UINT16_SCALE} only: "
+            f"leave out --bands {','.join(options.bands)}, or use --dtype float32"
+        )
+    if options.dtype == "uint16" and options.conserve_radiance:
+        raise InputError(
+            f"--dtype uint16 rounds radiance to steps of {UINT16_SCALE}, which --conserve-radiance does not allow: "
+            "leave one of them out"
+        )
+    _check_layer_options(options)
+    if options.verify_seams and options.tiles is None:
+        raise InputError("--verify-seams compares across tile borders and there are none: use --tiles")
+    if options.stac:
+        require_pystac()
+    inputs = [options.scene.ntl, options.scene.dmo, options.scene.dem]
+    for path, suffixes in (
+        (options.report, (".json",)),
+        (options.quicklook, (".png",)),
+        (options.events, (".jsonl",)),
+    ):
+        if path is not None:
+            check_writable(path, suffixes)
+    for written in (options.out, options.report, options.quicklook, options.events):
+        if written is not None and any(written.resolve() == Path(i).resolve() for i in inputs if i):
+            raise InputError(f"{written} is also an input: choose another name for the output")
+    complete = check_output(options.out, options.mode)
+    for path in beside_output(options):
+        if options.mode is Mode.NEW and (path.exists() or path.is_symlink()):
+            raise InputError(f"{path} exists: use --overwrite to replace it, or choose another name")
+    return complete
+
+
+def beside_output(options: RunOptions) -> list[Path]:
+    """The files that a run writes once, beside the output."""
+    item = item_path(options.out) if options.stac else None
+    return [path for path in (options.report, options.quicklook, item) if path is not None]
+
+
+def remove_beside_leftovers(options: RunOptions) -> None:
+    """Remove temporary files that killed runs left of the files beside the output. Only while no other run of this
+    output is at work."""
+    for path in beside_output(options):
+        remove_leftovers(path.parent, (path.name,))
+
+
+def _check_layer_options(options: RunOptions) -> None:
+    """An option about a layer that is not given is a mistake, not a wish to ignore."""
+    scene = options.scene
+    if scene.dmo is None:
+        for flag, value in (
+            ("--dmo-bands", scene.dmo_bands),
+            ("--dmo-scale", scene.dmo_scale),
+            ("--dmo-nodata", scene.dmo_nodata),
+        ):
+            if value is not None:
+                raise InputError(
+                    f"{flag} is about the daytime bands and there are none: give --dmo, or leave it out"
+                )
+
+
+def plan_run(
+    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int
+) -> tuple[Record, TilePlan]:
+    """How the scene is cut, and what a resumed run must find unchanged.
+
+    A resumed run keeps the automatic tile size that made its packs: the free memory may have changed since.
+    """
+    from deeplight.engine.run.provenance import fingerprint
+
+    missing = set(model_outputs(options.bands)) - {t.name for t in artifact.manifest.outputs}
+    if missing:
+        raise InputError(
+            f"{artifact.manifest.name} has no output {', '.join(sorted(missing))}: leave out --bands"
+        )
+    request = options.tiles
+    earlier = stored_record(options.out) if options.mode is Mode.RESUME else None
+    if earlier is not None and earlier.core is not None and request == TileRequest():
+        request = TileRequest(earlier.core, earlier.halo)
+    bands = 1 + sum(len(EXTRA_BANDS[b]) for b in options.bands)
+    grid = scene.grid
+    readers = reader_count(threads)
+    memory = available_memory()
+    streams = _streams(options, backend, threads)
+    plan = plan_tiles(request, artifact.manifest, grid.height, grid.width, bands, memory, readers, streams)
+    return Record(fingerprint(options, artifact, backend, threads), plan.core, plan.halo), plan
+
+
+def _streams(options: RunOptions, backend: Backend, threads: int) -> int | None:
+    """Tiles to compute at once; None: what memory allows."""
+    if options.streams is None:
+        return None if options.tiles == TileRequest() and backend.splits and threads > 1 else 1
+    if options.streams < 1:
+        raise InputError(f"--streams {options.streams} computes nothing: give 1 or more")
+    if options.streams > 1 and not backend.splits:
+        raise InputError(
+            f"backend {backend.name} computes one tile at a time: leave out --streams {options.streams}"
+        )
+    if options.streams > 1 and options.tiles is None:
+        raise InputError(
+            f"--streams {options.streams} computes several tiles at once and there are none: use --tiles"
+        )
+    if options.streams > threads:
+        raise InputError(
+            f"--streams {options.streams} needs a thread for each tile and there are {threads}: give at most that many"
+        )
+    return options.streams
+
+
+def output_spec(options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend) -> OutputSpec:
+    """Grid, bands, encoding and tags of the output."""
+    from deeplight.engine.output.packs import BandSpec, OutputSpec
+    from deeplight.engine.run.provenance import output_tags
+
+    bands = [BandSpec("ntl", scene.unit)]
+    bands += [
+        BandSpec(name, unit, flags=extra == "quality")
+        for extra in options.bands
+        for name, unit in EXTRA_BANDS[extra]
+    ]
+    whole = options.dtype == "float32"
+    return OutputSpec(
+        grid=scene.hr_grid,
+        bands=tuple(bands),
+        dtype=options.dtype,
+        scale=1.0 if whole else UINT16_SCALE,
+        nodata=float("nan") if whole else UINT16_NODATA,
+        tags=output_tags(options, artifact, backend),
+        compression=options.compression,
+    )
+
+
+def valid_share(scene: Scene) -> float:
+    """Estimated share of the scene that has data, from windows spread evenly over it; at least 0.01."""
+    height, width = scene.grid.height, scene.grid.width
+    tops = {round(i * max(0, height - _SAMPLE) / (_SAMPLES - 1)) for i in range(_SAMPLES)}
+    lefts = {round(i * max(0, width - _SAMPLE) / (_SAMPLES - 1)) for i in range(_SAMPLES)}
+    seen = [
+        scene.read_ntl(Window(top, left, min(_SAMPLE, height), min(_SAMPLE, width)))[1].mean()
+        for top in sorted(tops)
+        for left in sorted(lefts)
+    ]
+    return max(0.01, float(sum(seen)) / len(seen))
+
+
+def check_complete(out: Path, spec: OutputSpec) -> None:
+    """Refuse to call a finished output that another model or other options made this run's result."""
+    import rasterio
+
+    from deeplight.engine.run.provenance import differing_tag
+
+    with rasterio.open(out) as dataset:
+        difference = differing_tag(dataset.tags(), spec.tags)
+        if difference is None and (dataset.height, dataset.width) != (spec.grid.height, spec.grid.width):
+            difference = f"it has {dataset.height}×{dataset.width} pixels"
+    if difference is not None:
+        raise InputError(
+            f"{out} is complete but of another run ({difference}): use --overwrite to make it again"
+        )

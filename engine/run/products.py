@@ -1,0 +1,71 @@
+"""From the model's outputs over a tile to the bands of its core."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.run.conserve import conserve_radiance
+from deeplight.engine.run.quality import quality_flags
+from deeplight.engine.runtime.artifact import Manifest
+
+Array = NDArray[np.float32]
+
+_MODEL_OUTPUT = {"quality": "offset"}
+"""Extra bands that are made from a model output of another name."""
+
+
+def model_outputs(bands: Sequence[str]) -> tuple[str, ...]:
+    """The model outputs that the radiance band and these extra bands need, each once."""
+    return tuple(dict.fromkeys(["ntl_hr", *(_MODEL_OUTPUT.get(band, band) for band in bands)]))
+
+
+class Products:
+    """What one run writes. `make` may be called from any thread.
+
+    bands: of options.EXTRA_BANDS. conserve: make block means those of LR. ceiling: see Scene.ceiling.
+    """
+
+    def __init__(self, bands: Sequence[str], manifest: Manifest, ceiling: float, conserve: bool) -> None:
+        self.model_outputs = model_outputs(bands)
+        self._bands = tuple(bands)
+        self._conserve = conserve
+        self._ceiling = ceiling
+        self._radius = math.ceil(manifest.receptive_field_lr)
+
+    def make(
+        self, outputs: Mapping[str, Array], inputs: Mapping[str, Array], core: Window, window: Window
+    ) -> Array:
+        """The bands (n, 8h, 8w) of a core; not masked yet.
+
+        outputs, inputs: the model's, of `window`, batch of 1. core, window: in LR pixels; `window` is the core's
+        tiling.tile_window.
+        """
+        radiance = _cut(outputs["ntl_hr"], core, window)
+        if self._conserve:
+            rows, cols = core.slices_in(window)
+            lr, valid = inputs["ntl"][0, 0, rows, cols], inputs["ntl_valid"][0, 0, rows, cols]
+            radiance = conserve_radiance(radiance[0], lr, valid.astype(np.uint8))[None]
+        made = [radiance]
+        for band in self._bands:
+            if band == "quality":
+                offset = outputs["offset"][0]
+                flags = quality_flags(inputs, offset, core, window, self._radius, self._ceiling)
+                made.append(flags[None])
+            else:
+                made.append(_cut(outputs[band], core, window))
+        return np.concatenate(made)
+
+
+def _cut(output: Array, core: Window, window: Window) -> Array:
+    """The core of an output (1, C, …) over `window`, on the HR grid: LR pixels are repeated."""
+    if output.shape[-2:] == window.shape:
+        rows, cols = core.slices_in(window)
+        return np.repeat(np.repeat(output[0, :, rows, cols], SCALE, 1), SCALE, 2)
+    rows, cols = core.scaled(SCALE).slices_in(window.scaled(SCALE))
+    return output[0, :, rows, cols]

@@ -1,0 +1,132 @@
+"""Where pixels come from: versions, the tags of the output, and what a resumed run must find unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeplight.engine.output.parts import file_fingerprint
+from deeplight.engine.raster.dataset_names import locate
+
+if TYPE_CHECKING:
+    from deeplight.engine.run.options import RunOptions
+    from deeplight.engine.runtime.artifact import Artifact
+    from deeplight.engine.runtime.backends.base import Backend
+
+
+def versions(backend: Backend) -> dict[str, str]:
+    """Versions of everything that can change a pixel or a byte of the output."""
+    import numpy
+    import rasterio
+    import tifffile
+
+    return {
+        "deeplight": deeplight_version(),
+        "numpy": numpy.__version__,
+        "rasterio": rasterio.__version__,
+        "gdal": rasterio.__gdal_version__,
+        "tifffile": tifffile.__version__,
+        **backend.versions(),
+    }
+
+
+def deeplight_version() -> str:
+    """The installed version, "unknown" in a source tree that is not installed."""
+    try:
+        return version("deeplight")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def pixel_options(options: RunOptions) -> dict[str, str]:
+    """The options that decide pixels and their encoding: no paths, no thread counts, not how it was
+    started."""
+    scene = {k: v for k, v in asdict(options.scene).items() if k not in ("ntl", "dmo", "dem", "allow_remote")}
+    chosen = {
+        **scene,
+        "dtype": options.dtype,
+        "compression": options.compression,
+        "conserve_radiance": "yes" if options.conserve_radiance else "",
+        "bands": ",".join(options.bands),
+        "precision": options.precision,
+    }
+    return {k: _text(v) for k, v in chosen.items() if v is not None and v != ""}
+
+
+def _text(value: Any) -> str:
+    """An option as the command line spells it."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{k}={v}" for k, v in value.items())
+    if isinstance(value, tuple):
+        return ",".join(f"{v:g}" for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def output_tags(options: RunOptions, artifact: Artifact, backend: Backend) -> dict[str, str]:
+    """Metadata items of the output. Equal runs give equal ones: no paths, times or resume flags.
+
+    Tile size and thread count are left out: they move no pixel by more than the tolerance of the seam test (1e-5
+    of the range), so an output stands for all of them. `fingerprint` holds them, since a resumed run must give the
+    same bits (which any number of streams gives), and run.json, for whoever wants these again.
+    """
+    tags = {
+        "DEEPLIGHT_VERSION": deeplight_version(),
+        "DEEPLIGHT_MODEL": artifact.manifest.name,
+        "DEEPLIGHT_MODEL_SHA256": artifact.digest,
+        "DEEPLIGHT_BACKEND": backend.name,
+    }
+    tags |= {f"DEEPLIGHT_INPUT_{k.upper()}": v for k, v in _inputs(options, timed=False).items()}
+    tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options).items()}
+    others = {k: v for k, v in versions(backend).items() if k != "deeplight"}
+    return tags | {f"DEEPLIGHT_{k.upper()}_VERSION": v for k, v in others.items()}
+
+
+def fingerprint(options: RunOptions, artifact: Artifact, backend: Backend, threads: int) -> dict[str, str]:
+    """What a resumed run must find as it was, by name for the message that says what changed."""
+    fields = {f"the file of --{k}": v for k, v in _inputs(options, timed=True).items()}
+    fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
+    fields["the backend"] = f"{backend.name} on {backend.device}"
+    fields["--tiles"] = "absent" if options.tiles is None else str(options.tiles)
+    fields["--threads"] = str(threads)
+    fields |= {f"the option {k}": v for k, v in pixel_options(options).items()}
+    return fields | {f"the version of {k}": v for k, v in versions(backend).items()}
+
+
+def _inputs(options: RunOptions, timed: bool) -> dict[str, str]:
+    """Layer → one line that changes with its files; without `timed` equal for equal files anywhere."""
+    scene = options.scene
+    layers = {"ntl": scene.ntl, "dmo": scene.dmo, "dem": scene.dem}
+    return {k: _layer(v, scene.allow_remote, timed) for k, v in layers.items() if v is not None}
+
+
+def _layer(name: str, allow_remote: bool, timed: bool) -> str:
+    """One line that changes when any file behind a dataset name does."""
+    from rasterio.io import DatasetReader
+
+    from deeplight.engine.raster.source import DRIVERS
+
+    located = locate(name, name, allow_remote)
+    if located.path is None:
+        return f"remote {name}" if timed else "remote"
+    with DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False) as dataset:
+        others = sorted({Path(f) for f in dataset.files} - {located.path})
+    line = file_fingerprint(located.path, timed)
+    if located.dataset != str(located.path):  # one of several datasets in the file
+        before, _, after = located.dataset.rpartition(located.path.name)
+        line += f", dataset {before.rpartition(':')[0]} {after}".rstrip()
+    if not others:
+        return line
+    digest = hashlib.sha256("\n".join(file_fingerprint(p, timed) for p in others if p.is_file()).encode())
+    return f"{line}, with {len(others)} files of sha256 {digest.hexdigest()[:16]}"
+
+
+def differing_tag(written: Mapping[str, str], wanted: Mapping[str, str]) -> str | None:
+    """The first provenance tag in which a finished output differs from this run's; None where none does."""
+    for name, value in sorted(wanted.items()):
+        if written.get(name) != value:
+            return f"{name} is {written.get(name, 'absent')} there and {value} here"
+    return None

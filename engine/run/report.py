@@ -1,0 +1,201 @@
+"""run.json: what was done, how fast, what held it up."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeplight.engine.core.files import write_file
+from deeplight.engine.core.machine import bytes_moved, peak_memory
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.run.stream import Stage
+
+if TYPE_CHECKING:
+    from deeplight.engine.core.windows import Window
+    from deeplight.engine.run.executor import Outcome
+    from deeplight.engine.run.options import RunOptions
+    from deeplight.engine.run.pipeline import Run
+    from deeplight.engine.runtime.artifact import Artifact
+
+
+@dataclass
+class Tally:
+    """Counts over the tiles of this run, from any thread."""
+
+    tiles: int = 0
+    skipped_tiles: int = 0
+    core_px: int = 0
+    computed_px: int = 0
+    area_km2: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def skip(self) -> None:
+        """A tile without data."""
+        with self._lock:
+            self.skipped_tiles += 1
+
+    def add(self, core_px: int, computed_px: int, area_km2: float) -> None:
+        """A finished tile: LR pixels of its core, those computed for it, and the ground that has data."""
+        with self._lock:
+            self.tiles += 1
+            self.core_px += core_px
+            self.computed_px += computed_px
+            self.area_km2 += area_km2
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything that run.json holds. Rates are over the wall time, busy seconds over a stage's workers.
+
+    status: "complete", or "incomplete" where tiles are in quarantine. retried: tries that failed and were
+    answered by another. bytes_read of an input: by this run's reads, so over its bytes the number of times
+    that its blocks were decoded. lights, clamped_pixels and share_of_output of an input are over the whole output,
+    packs of earlier runs included; tiles, seconds, rates, load and bytes are this run's.
+    """
+
+    output: str
+    status: str
+    model: Mapping[str, Any]
+    backend: Mapping[str, Any]
+    options: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    grid: Mapping[str, Any]
+    tiles: Mapping[str, Any]
+    retried: Sequence[Mapping[str, Any]]
+    quarantined: Sequence[Mapping[str, Any]]
+    seams: Mapping[str, Any] | None
+    packs: Mapping[str, int]
+    lights: Mapping[str, Any]
+    clamped_pixels: int
+    seconds: Mapping[str, float]
+    load: Mapping[str, float]
+    bottleneck: str
+    hr_mpix_per_s: float
+    km2_per_s: float
+    peak_memory_bytes: int
+    bytes_read: int | None
+    bytes_written: int | None
+    versions: Mapping[str, str]
+
+    def to_json(self) -> str:
+        """The text of run.json."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
+
+    def summary(self) -> dict[str, Any]:
+        """The run in a few numbers, for the event stream."""
+        names = (
+            "hr_mpix_per_s",
+            "km2_per_s",
+            "bottleneck",
+            "peak_memory_bytes",
+            "bytes_read",
+            "bytes_written",
+        )
+        counts = {"tiles": self.tiles["computed"], "skipped": self.tiles["skipped"]}
+        return counts | {"seconds": self.seconds["total"]} | {name: getattr(self, name) for name in names}
+
+    def headline(self) -> str:
+        """The run in one line."""
+        t, s = self.tiles, self.seconds
+        moved = ""
+        if self.bytes_read is not None and self.bytes_written is not None:
+            moved = f"read {self.bytes_read / 1e6:.0f} MB, wrote {self.bytes_written / 1e6:.0f} MB, "
+        return (
+            f"{t['computed']} tiles ({t['skipped']} skipped) in {s['total']:.1f} s: "
+            f"{self.hr_mpix_per_s:.2f} HR Mpix/s, {self.km2_per_s:.0f} km²/s, "
+            f"peak memory {self.peak_memory_bytes / 1e9:.2f} GB, "
+            f"{moved}bottleneck {self.bottleneck} ({self.load.get(self.bottleneck, 0):.0%} busy)"
+        )
+
+
+def make_report(
+    options: RunOptions, run: Run, artifact: Artifact, moved: tuple[int, int] | None
+) -> RunReport:
+    """What a run was that went through all its tiles. moved: `bytes_moved` at its start."""
+    from deeplight.engine.run.provenance import pixel_options, versions
+
+    tally, backend, seconds = run.tally, run.work.backend, run.seconds
+    wall, stages = seconds["total"], run.executor.stages if run.executor else []
+    load, bottleneck = stage_load(stages, seconds["stream"], seconds["assemble"])
+    busy = {f"{s.name}_busy": s.busy_s for s in stages}
+    now = bytes_moved()
+    return RunReport(
+        output=str(options.out),
+        status="incomplete" if run.quarantined else "complete",
+        model=_model(artifact, options.precision),
+        backend={"name": backend.name, "device": backend.device, "threads": run.threads},
+        options=pixel_options(options) | {"tiles": str(options.tiles or "none"), "mode": options.mode.value},
+        inputs=run.filler.facts.merged(run.scene.describe()),
+        grid={
+            "lr": [run.scene.grid.height, run.scene.grid.width],
+            "hr": [run.scene.hr_grid.height, run.scene.hr_grid.width],
+        },
+        tiles=_tiles(run),
+        retried=[_failure(o.task.core, str(o.error), [o.worker]) for o in _requeued(run)],
+        quarantined=[_failure(q.core, q.reason, q.workers) for q in run.quarantined],
+        seams=None if run.seams is None else asdict(run.seams),
+        packs=run.filler.counts(),
+        lights=run.filler.facts.lights(run.scene.unit),
+        clamped_pixels=run.filler.facts.clamped,
+        seconds={k: round(v, 3) for k, v in {**seconds, **busy}.items()},
+        load=load,
+        bottleneck=bottleneck,
+        hr_mpix_per_s=round(tally.core_px * SCALE**2 / 1e6 / wall, 4),
+        km2_per_s=round(tally.area_km2 / wall, 3),
+        peak_memory_bytes=peak_memory(),
+        bytes_read=now[0] - moved[0] if now and moved else None,
+        bytes_written=now[1] - moved[1] if now and moved else None,
+        versions=versions(backend),
+    )
+
+
+def _model(artifact: Artifact, precision: str) -> dict[str, Any]:
+    m = artifact.manifest
+    return {"name": m.name, "preset": m.preset, "manifest_sha256": artifact.digest, "precision": precision}
+
+
+def _requeued(run: Run) -> Sequence[Outcome]:
+    return run.executor.requeued if run.executor is not None else []
+
+
+def _failure(core: Window, reason: str, workers: Sequence[str]) -> dict[str, Any]:
+    place = {"row": core.row, "col": core.col, "height": core.height, "width": core.width}
+    return {**place, "reason": reason, "workers": list(workers)}
+
+
+def _tiles(run: Run) -> dict[str, Any]:
+    plan, tally = run.plan, run.tally
+    return {
+        "plan": plan.describe(),
+        "core": plan.core,
+        "halo": plan.halo,
+        "computed": tally.tiles,
+        "skipped": tally.skipped_tiles,
+        "core_share": round(tally.core_px / tally.computed_px, 4) if tally.computed_px else None,
+        "memory_estimate_bytes": plan.estimate,
+        "streams": plan.streams,
+        "readers": run.readers,
+        "panel": run.order.panel,
+        "block_cache_mb": run.order.cache_mb,
+    }
+
+
+def stage_load(stages: Sequence[Stage], stream_s: float, assemble_s: float) -> tuple[dict[str, float], str]:
+    """Busy share of each stage while the stream ran, and the name of what held the run up most.
+
+    The finaliser runs alone after the stream, so it is the bottleneck where it took longer than any stage.
+    """
+    load = {s.name: round(s.load(stream_s), 4) for s in stages}
+    total = stream_s + assemble_s
+    load["assemble"] = round(assemble_s / total, 4) if total > 0 else 0.0
+    seconds = {s.name: s.busy_s / s.workers for s in stages} | {"assemble": assemble_s}
+    return load, max(seconds, key=lambda name: seconds[name])
+
+
+def write_report(report: RunReport, path: Path) -> None:
+    """Write run.json durably. Raises DeepLightError where the disk refuses."""
+    write_file(path, [report.to_json().encode()])

@@ -1,0 +1,236 @@
+"""How a scene is cut: the --tiles request, tiles that fit the memory, packs, windows a model accepts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.core.windows import Window, core_share, split
+from deeplight.engine.runtime.artifact import Manifest
+
+LEAST_SHARE = 0.6
+"""`auto` keeps at least this share of the computed pixels, memory allowing."""
+EDGE = 4
+"""LR pixels beyond the scene that a model is shown, as nodata. With its whole halo, of 20, a scene of 40² would be 80²
+to compute in place of 48², and nothing would change: on eight synthetic countries the error in the outermost LR
+pixel, and in the three within, was the same to three digits with 4, 8 and 20; with 0 it was 9 % and 4 % larger."""
+_AUTO_STREAMS = 2
+"""Tiles computed at once where memory allows: on two CPUs that is a thread each, and neither waits for the other."""
+_AUTO_CORES = (256, 512, 1024)
+"""`auto` takes the first that keeps the share: larger ones gain little, and stages overlap less."""
+_LEAST_AUTO_CORE = 8
+_LEAST_PACK = 256
+"""LR pixels; a pack's side is this times a power of two (512·2^k HR pixels, k ≥ 2)."""
+_UNKNOWN_MODEL_BYTES = 300_000
+"""Working bytes per LR pixel of a tile assumed for a model that does not say: a wide network's."""
+_SLACK = 1.1
+"""A runtime's allocator takes memory in growing steps and keeps it: peaks of tiled runs were fitted with this."""
+_INPUT_BYTES = 4 * sum(s.channels * (SCALE * SCALE if s.hr else 1) for s in INPUTS if s.hr is not None)
+"""Bytes of the input tensors per LR pixel of a tile."""
+_OUTPUTS_IN_FLIGHT = 4
+"""Finished tiles in memory: computed, waiting, and in the hands of two writers."""
+_CPUS_PER_READER = 4
+_FIXED_BYTES = 512 << 20
+"""Interpreter, libraries, the raster library's full block cache of 256 MB: measured peaks of `tiny` in tiles of 64 and
+128, extrapolated to no tile, and rounded up."""
+_PACKS_IN_FLIGHT = 3
+_MEMORY_SHARE = 0.7
+"""Share of the available memory that a run may plan with: other programs breathe, estimates err."""
+
+
+@dataclass(frozen=True)
+class TileRequest:
+    """What --tiles asked for, in LR pixels. core None: automatic. halo None: the model's."""
+
+    core: int | None = None
+    halo: int | None = None
+
+    def __str__(self) -> str:
+        if self.core is None:
+            return "auto"
+        return str(self.core) if self.halo is None else f"{self.core}+{self.halo}"
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How a scene is cut, in LR pixels. core None: the whole scene in one piece. streams: tiles computed at once.
+
+    estimate: peak memory in bytes.
+    """
+
+    core: int | None
+    halo: int
+    pack: int
+    estimate: int
+    streams: int = 1
+
+    def describe(self) -> str:
+        """For the log and the report."""
+        return "whole scene" if self.core is None else f"{self.core}+{self.halo}"
+
+
+def parse_tiles(text: str) -> TileRequest:
+    """`auto`, `CORE` or `CORE+HALO` in LR pixels. Raises ValueError in one sentence."""
+    if text == "auto":
+        return TileRequest()
+    match = re.fullmatch(r"(\d{1,6})(?:\+(\d{1,5}))?", text)
+    if match is None or int(match[1]) < 1:
+        raise ValueError(
+            f"{text!r} is not a tile size: give auto, CORE or CORE+HALO in LR pixels, as in 128+16"
+        )
+    return TileRequest(int(match[1]), None if match[2] is None else int(match[2]))
+
+
+def reader_count(threads: int) -> int:
+    """Readers beside a model that has `threads` threads on the same CPUs: reading takes a small part of it.
+
+    Few, because each has a cache of decoded blocks of its own.
+    """
+    return max(1, threads // _CPUS_PER_READER)
+
+
+def plan_tiles(
+    request: TileRequest | None,
+    manifest: Manifest,
+    height: int,
+    width: int,
+    bands: int,
+    memory: int,
+    readers: int = 1,
+    streams: int | None = 1,
+) -> TilePlan:
+    """Choose core, halo and pack for a scene of height × width LR pixels.
+
+    request: None runs the scene in one piece. memory: bytes available. streams: tiles computed at once; None: two
+    where memory allows and there is more than one tile. A CORE given is used as it is. Raises InputError for a HALO
+    below the model's, and where not even the smallest choice fits the memory.
+    """
+    halo = manifest.halo_lr
+    if request is not None and request.halo is not None:
+        if request.halo < halo:
+            raise InputError(
+                f"--tiles {request}: the halo is below the {halo} LR pixels that {manifest.name} needs; "
+                f"give {request.core}+{halo}, or leave the halo out"
+            )
+        halo = request.halo
+    usable = int(memory * _MEMORY_SHARE)
+    if request is None:
+        return _whole_scene(manifest, height, width, halo, bands, usable)
+    job = _Job(manifest, height, width, halo, bands, readers)
+    core = request.core or _auto_core(job, usable, streams or 1)
+    if streams is None:
+        several = core < max(height, width) and job.tiled_bytes(core, _AUTO_STREAMS) <= usable
+        streams = _AUTO_STREAMS if several else 1
+    return TilePlan(core, halo, pack_side(core), job.tiled_bytes(core, streams), streams)
+
+
+def pack_side(core: int) -> int:
+    """Smallest 64·2^k LR pixels with k ≥ 2 that hold a core."""
+    side = _LEAST_PACK
+    while side < core:
+        side *= 2
+    return side
+
+
+def cores(pack: Window, plan: TilePlan) -> Iterator[Window]:
+    """The cores of one pack, from its origin, row by row."""
+    return split(pack, plan.core or max(pack.height, pack.width))
+
+
+def tile_window(core: Window, halo: int, manifest: Manifest, size: tuple[int, int] | None = None) -> Window:
+    """The LR pixels to compute for a core: grown by the halo, cut off EDGE beyond the scene, then grown to what the
+    model's shape rules accept.
+
+    size: (height, width) of the scene; None: it has no end. The origin is a multiple of `multiple_lr` in the scene: the
+    model's lattice does not move with tiles. Every tile whose halo reaches beyond the edge ends in the same place
+    there, so all of them see the same.
+    """
+    height, width = size or (None, None)
+    row, rows = _span(core.row, core.height, halo, manifest, height)
+    col, cols = _span(core.col, core.width, halo, manifest, width)
+    return Window(row, col, rows, cols)
+
+
+def _span(start: int, length: int, halo: int, manifest: Manifest, scene: int | None) -> tuple[int, int]:
+    """First pixel and length of `tile_window` along one axis. scene: its length."""
+    m = manifest.multiple_lr
+    first, end = (start - halo) // m * m, _round_up(start + length + halo, m)
+    if scene is not None:
+        edge = min(halo, EDGE)
+        lowest, highest = -edge // m * m, _round_up(scene + edge, m)
+        first, end = max(first, lowest), min(end, highest)
+        # inside the scene there is room for a model's least side without showing it more of what lies beyond
+        first = max(lowest, min(first, (end - manifest.min_lr) // m * m))
+    return first, _round_up(max(end - first, manifest.min_lr), m)
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def _model_bytes(manifest: Manifest) -> int:
+    return manifest.bytes_per_lr_px or _UNKNOWN_MODEL_BYTES
+
+
+def _output_bytes(bands: int) -> int:
+    """Per LR pixel of finished output."""
+    return 4 * bands * SCALE * SCALE
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What decides how much memory a tile takes."""
+
+    manifest: Manifest
+    height: int
+    width: int
+    halo: int
+    bands: int
+    readers: int
+
+    def tiled_bytes(self, core: int, streams: int) -> int:
+        """Peak memory of a tiled run. The scene's size only enters where it is smaller than a tile or a pack."""
+        edge = min(self.halo, EDGE)
+        h, w = (min(core + 2 * self.halo, side + 2 * edge) for side in (self.height, self.width))
+        side = pack_side(core)
+        pack = min(side, self.height) * min(side, self.width)
+        output = _output_bytes(self.bands)
+        # inputs: of the tiles that are computed, of those that wait (see LocalExecutor), of those that are read
+        inputs = streams + (streams - 1) + self.readers
+        per_px = streams * int(_model_bytes(self.manifest) * _SLACK) + _INPUT_BYTES * inputs
+        per_px += output * (_OUTPUTS_IN_FLIGHT + streams - 1)
+        return _FIXED_BYTES + h * w * per_px + pack * _PACKS_IN_FLIGHT * output
+
+
+def _whole_scene(manifest: Manifest, height: int, width: int, halo: int, bands: int, usable: int) -> TilePlan:
+    edge = min(halo, EDGE)
+    tile = (height + 2 * edge) * (width + 2 * edge)
+    per_px = _model_bytes(manifest) + 2 * _INPUT_BYTES + 3 * _output_bytes(bands)
+    estimate = _FIXED_BYTES + tile * per_px
+    if estimate > usable:
+        raise InputError(
+            f"the scene of {height}×{width} LR pixels in one piece needs about {_gb(estimate)} and "
+            f"{_gb(usable)} can be used: use --tiles"
+        )
+    return TilePlan(None, halo, _LEAST_PACK, estimate)
+
+
+def _auto_core(job: _Job, usable: int, streams: int) -> int:
+    """The largest core that fits the memory and cuts a pack into equal parts, so that no tile is a sliver."""
+    start = next((c for c in _AUTO_CORES if core_share(c, job.halo) >= LEAST_SHARE), _AUTO_CORES[-1])
+    for parts in range(1, start // _LEAST_AUTO_CORE + 1):
+        core = -(-start // parts)
+        need = job.tiled_bytes(core, streams)
+        if need <= usable:
+            return core
+    remedy = "free memory or use a smaller model" if streams == 1 else f"use fewer --streams than {streams}"
+    raise InputError(
+        f"the smallest tile of {job.manifest.name} needs about {_gb(need)} and {_gb(usable)} can be used: {remedy}"
+    )
+
+
+def _gb(n: int) -> str:
+    return f"{n / 1e9:.1f} GB"

@@ -1,0 +1,142 @@
+"""One tile, from its place to its pixels: read what the model needs, run it, cut the core out, mask it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.facts import layers_present
+from deeplight.engine.raster.buffers import InputPool
+from deeplight.engine.run.products import Products
+from deeplight.engine.run.tiling import tile_window
+from deeplight.engine.runtime.artifact import Manifest
+
+if TYPE_CHECKING:
+    from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.runtime.backends.base import Backend
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A core on its way through the stages.
+
+    lr, valid: its NTL (h, w), physical, and mask. window, inputs: what the model is given; None where the core
+    is all nodata. memory: that holds the inputs, of TileWork's pool. pixels: the result, (bands, 8h, 8w), not masked
+    yet. layers: which layers they were made from, as coverage.layers_present.
+    """
+
+    core: Window
+    lr: Array
+    valid: NDArray[np.uint8]
+    window: Window | None = None
+    inputs: dict[str, Array] | None = None
+    memory: Array | None = None
+    pixels: Array | None = None
+    layers: NDArray[np.uint8] | None = None
+
+
+class BadPixels(DeepLightError):
+    """A model gave numbers for a tile that cannot be radiance."""
+
+
+class TileWork:
+    """Everything that decides a tile's pixels. `read` and `finish` may be called from several threads, `compute` from
+    as many as the backend has streams.
+
+    fp32: opens the same model in fp32, for tiles whose numbers were bad; None where the model has no fp32.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        backend: Backend,
+        manifest: Manifest,
+        halo: int,
+        products: Products,
+        fp32: Callable[[], Backend] | None = None,
+    ) -> None:
+        self.scene, self.backend, self.manifest = scene, backend, manifest
+        self.halo, self.products = halo, products
+        self._open_fp32 = fp32
+        self._fp32: Backend | None = None
+        self._pool = InputPool()
+        self._lock, self._again = threading.Lock(), threading.Lock()
+
+    def close(self) -> None:
+        """Close the model that `compute` opened in fp32, let go of the inputs' memory. The model given stays open."""
+        self._pool = InputPool()
+        if self._fp32 is not None:
+            self._fp32.close()
+            self._fp32 = None
+
+    def cancel(self) -> None:
+        """Ask `compute` in another thread to stop early."""
+        with self._lock:
+            for backend in (self.backend, self._fp32):
+                if backend is not None:
+                    backend.cancel()
+
+    def read(self, core: Window) -> Tile:
+        """Everything the model needs for a core, unless the core holds no data."""
+        lr, valid = self.scene.read_ntl(core)
+        if not valid.any():
+            return Tile(core, lr, valid)
+        window = tile_window(core, self.halo, self.manifest, self.scene.grid.shape)
+        memory, inputs = self._pool.take(*window.shape)
+        return Tile(core, lr, valid, window, self.scene.read_inputs(window, inputs), memory)
+
+    def compute(self, tile: Tile, fp32: bool = False) -> Tile:
+        """The bands of the core, the halo cut off. fp32: with the model in fp32."""
+        if tile.window is None or tile.inputs is None:
+            return tile
+        if fp32:
+            with self._again:
+                outputs = self._in_fp32().run(tile.inputs, self.products.model_outputs)
+        else:
+            outputs = self.backend.run(tile.inputs, self.products.model_outputs)
+        pixels = self.products.make(outputs, tile.inputs, tile.core, tile.window)
+        layers = layers_present(tile.inputs, tile.core, tile.window)
+        if tile.memory is not None:
+            self._pool.give(tile.memory)
+        return replace(tile, inputs=None, memory=None, pixels=pixels, layers=layers)
+
+    def finish(self, tile: Tile) -> Array | None:
+        """The pixels with NaN wherever NTL is nodata; None where all of them are. Raises BadPixels."""
+        if tile.pixels is None:
+            return None
+        return masked(tile.pixels, tile.valid, tile.core, self.manifest.name)
+
+    def _in_fp32(self) -> Backend:
+        with self._lock:
+            if self._fp32 is None and self._open_fp32 is not None:
+                self._fp32 = self._open_fp32()
+            return self._fp32 or self.backend
+
+
+def masked(pixels: Array, valid: NDArray[np.uint8], core: Window, model: str) -> Array:
+    """`pixels` (bands, 8h, 8w) with NaN wherever the LR mask `valid` (h, w) is 0.
+
+    Raises BadPixels, naming the tile, where a valid pixel is not finite or its radiance is below zero.
+    """
+    hr_valid = np.repeat(np.repeat(valid != 0, SCALE, 0), SCALE, 1)
+    finite = np.isfinite(pixels).all(axis=0)
+    good = finite & (pixels[0] >= 0)
+    if not (good | ~hr_valid).all():
+        raise BadPixels(
+            f"{model} gave values that are not finite or below zero in the tile at row {core.row}, "
+            f"column {core.col} of {core.height}×{core.width} LR pixels: "
+            f"check the scales of the inputs there, or use another model or --precision fp32"
+        )
+    if hr_valid.all():
+        return pixels
+    return np.where(hr_valid, pixels, np.float32(np.nan))

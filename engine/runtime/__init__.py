@@ -1,0 +1,1 @@
+"""What runs the network: the model folder, its checks, one backend a runtime."""

@@ -1,0 +1,123 @@
+"""The registry of inference runtimes. A runtime is imported only when it is opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from deeplight.engine.core.errors import InputError
+
+if TYPE_CHECKING:
+    from deeplight.engine.runtime.artifact import Artifact
+    from deeplight.engine.runtime.backends.base import Backend
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """Where a backend lives and what it needs.
+
+    module:attribute is its class; package is for pip; devices: the first is the default; kind: what it runs of an
+    artifact, "onnx" (also where it is the source of a plan) or "program".
+    """
+
+    module: str
+    attribute: str
+    package: str
+    devices: tuple[str, ...]
+    kind: str = "onnx"
+
+
+BACKENDS: Mapping[str, BackendEntry] = {
+    "onnxruntime": BackendEntry(
+        "deeplight.engine.runtime.backends.onnxruntime_backend", "OnnxRuntimeBackend", "onnxruntime", ("cpu",)
+    ),
+    "torch": BackendEntry(
+        "deeplight.engine.runtime.backends.torch_backend",
+        "TorchBackend",
+        "'deeplight[train]'",
+        ("cpu", "cuda"),
+        "program",
+    ),
+    "tensorrt": BackendEntry(
+        "deeplight.engine.runtime.backends.tensorrt_backend",
+        "TensorRtBackend",
+        "'deeplight[tensorrt]'",
+        ("cuda",),
+    ),
+}
+"""Backends in the order in which `auto` tries them. Add a backend here and in a module of its own."""
+
+
+def backend_choices() -> tuple[str, ...]:
+    """Accepted backend names."""
+    return (AUTO, *BACKENDS)
+
+
+def device_choices() -> tuple[str, ...]:
+    """Accepted device names over all backends; a GPU may be followed by its number, as in cuda:1."""
+    return (AUTO, *dict.fromkeys(d for entry in BACKENDS.values() for d in entry.devices))
+
+
+def parse_device(text: str) -> str:
+    """The device's name, "cuda:0" being "cuda". Raises ValueError for what is no device or numbered GPU."""
+    kind, colon, index = text.partition(":")
+    numbered = kind == "cuda" and re.fullmatch(r"\d{1,3}", index, re.ASCII) is not None
+    if kind not in device_choices() or (colon and not numbered):
+        raise ValueError(f"device {text!r} is not one of {', '.join(device_choices())}, cuda:0, cuda:1, …")
+    return f"{kind}:{int(index)}" if numbered and int(index) else kind
+
+
+def cuda_index(device: str, count: int, runtime: str) -> int:
+    """Number of the GPU that `device`, "cuda" or "cuda:1", means; without one, the first.
+
+    count: GPUs that `runtime` finds. Raises InputError where there is no such GPU.
+    """
+    index = int(device.partition(":")[2] or 0)
+    if count < 1:
+        raise InputError(f"{runtime} finds no CUDA device: use --device cpu or another --backend")
+    if index >= count:
+        names = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise InputError(f"{runtime} finds no device cuda:{index}: choose {names}")
+    return index
+
+
+def open_backend(
+    name: str, artifact: Artifact, *, precision: str = "fp32", device: str = AUTO, threads: int = 1
+) -> Backend:
+    """Open an artifact on the backend `name`, or on the first that offers the device for "auto".
+
+    Raises InputError where the name, device or runtime is not there, ArtifactError where the model is not.
+    """
+    if name not in backend_choices():
+        raise InputError(f"unknown backend {name!r}: choose one of {', '.join(backend_choices())}")
+    try:
+        device = parse_device(device)
+    except ValueError as e:
+        raise InputError(str(e)) from None
+    candidates = list(BACKENDS) if name == AUTO else [name]
+    fitting = [c for c in candidates if device.partition(":")[0] in (AUTO, *BACKENDS[c].devices)]
+    if not fitting:
+        offered = ", ".join(d for c in candidates for d in BACKENDS[c].devices)
+        raise InputError(f"device {device!r} is not offered by backend {name}: choose one of auto, {offered}")
+    # "auto" takes the first that has the precision; without any, the first names what there is instead
+    ready = [c for c in fitting if precision in artifact.offered(BACKENDS[c].kind)]
+    if name == AUTO and device != AUTO and not ready:
+        raise InputError(
+            f"{artifact.manifest.name} has nothing for device {device} in precision {precision}: export it for that "
+            "device (deeplight-export --format torch or tensorrt), or use --device cpu"
+        )
+    chosen = (ready or fitting)[0]
+    entry = BACKENDS[chosen]
+    artifact.file(precision, entry.kind)
+    try:
+        cls: type[Backend] = getattr(import_module(entry.module), entry.attribute)
+    except ImportError as e:
+        raise InputError(
+            f"backend {chosen} needs the package {entry.package} ({e}): pip install {entry.package}"
+        ) from None
+    return cls.open(artifact, precision, entry.devices[0] if device == AUTO else device, threads)

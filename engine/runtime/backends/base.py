@@ -1,0 +1,99 @@
+"""What every inference runtime offers to the pipeline, and the checks that they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
+
+if TYPE_CHECKING:
+    from deeplight.engine.runtime.artifact import Artifact
+
+Array = NDArray[np.float32]
+
+
+class Backend(ABC):
+    """One opened model on one device. A context manager; `run` may be called from `streams` threads at a time."""
+
+    name: ClassVar[str]
+    splits: ClassVar[bool] = False
+    """Whether `split` can be asked for more than one stream."""
+    device: str
+    streams: int = 1
+
+    @classmethod
+    @abstractmethod
+    def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
+        """Load the artifact's model of a precision. threads: intra-operator threads, ≥ 1.
+
+        Raises ArtifactError where the model cannot be loaded, InputError where the device is not offered.
+        """
+
+    @abstractmethod
+    def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]: ...
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ("ntl_hr",)) -> dict[str, Array]:
+        """Outputs by name for one batch of tiles.
+
+        inputs: exactly the tensors of `spec.INPUTS`, float32, NCHW, of one batch and LR size.
+        Returns float32 arrays with the shapes of `spec.OUTPUTS`. Raises ValueError naming the tensor that
+        does not fit, DeepLightError where the runtime fails.
+        """
+        batch, h, w = check_inputs(inputs)
+        results = dict(zip(outputs, self._run(inputs, outputs), strict=True))
+        for spec in OUTPUTS:
+            if spec.name in results and results[spec.name].shape != input_shape(spec, batch, h, w):
+                raise ValueError(
+                    f"output {spec.name} is {results[spec.name].shape}, not {input_shape(spec, batch, h, w)}"
+                )
+        return results
+
+    def split(self, streams: int, threads: int) -> None:
+        """From now on run `streams` tiles at a time with `threads` threads in all. No run may be in progress.
+
+        Raises ValueError where there is more than one and the backend has no streams (`splits`), DeepLightError where
+        there is no memory for them.
+        """
+        if streams != 1:
+            raise ValueError(f"backend {self.name} computes one tile at a time, not {streams}")
+
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Versions of the runtime, for provenance."""
+
+    def cancel(self) -> None:  # noqa: B027
+        """Ask a `run` in another thread to stop early; it then raises DeepLightError. May do nothing."""
+
+    def close(self) -> None:  # noqa: B027
+        """Release the model. Further calls are not allowed."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_inputs(inputs: Mapping[str, Array]) -> tuple[int, int, int]:
+    """(batch, h, w) in LR pixels. Raises ValueError naming the tensor, what it is and what it must be."""
+    names = [s.name for s in INPUTS]
+    if set(inputs) != set(names):
+        raise ValueError(f"inputs are {sorted(inputs)}; they must be {sorted(names)}")
+    if inputs["ntl"].ndim != 4:
+        raise ValueError(f"input ntl is {inputs['ntl'].shape}; it must be (batch, 1, h, w)")
+    batch, _, h, w = inputs["ntl"].shape
+    if min(batch, h, w) < 1:
+        raise ValueError(f"input ntl is empty: {inputs['ntl'].shape}")
+    for spec in INPUTS:
+        array, want = inputs[spec.name], input_shape(spec, batch, h, w)
+        if array.dtype != np.float32 or array.shape != want:
+            raise ValueError(f"input {spec.name} is {array.dtype} {array.shape}; it must be float32 {want}")
+    return batch, h, w

@@ -1,0 +1,190 @@
+"""PyTorch: a torch.export program with its weights from safetensors, on a CPU or through the kernels on CUDA.
+
+The program is scanned before it is loaded (`program_scan`), so nothing in it is unpickled. The operators deeplight::…
+run their reference on a CPU and the Triton kernels on CUDA.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.spec import INPUTS, OUTPUTS
+from deeplight.engine.runtime.artifact import Artifact
+from deeplight.engine.runtime.backends import cuda_index
+from deeplight.engine.runtime.backends.base import Array, Backend
+from deeplight.engine.runtime.program_scan import WEIGHTS_CONFIG
+from deeplight.kernels.dispatch import never_interpreted
+
+_DTYPES = {5: torch.int64, 6: torch.float16, 7: torch.float32, 13: torch.bfloat16}
+"""torch.export's numbers of element types."""
+
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+_GRAPHS = 16
+"""CUDA graphs that are kept, one a tile shape."""
+
+Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+
+class TorchBackend(Backend):
+    """Runs the artifact's torch.export program."""
+
+    name: ClassVar[str] = "torch"
+
+    def __init__(self, compute: Compute, device: torch.device) -> None:
+        self.device = str(device)
+        self._compute = _Graphs(compute, device) if device.type == "cuda" else compute
+        self._cancelled = False
+
+    @classmethod
+    def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
+        """See Backend.open. device: "cpu", "cuda" or, as one of several, "cuda:1"."""
+        place = torch.device(device)
+        if place.type == "cuda":
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            cuda_index(device, count, f"PyTorch {torch.__version__}")
+        if place.type == "cpu" and precision == "bf16" and not cpu_has_bf16():
+            raise InputError("this CPU has no bfloat16 arithmetic: use --precision fp32")
+        program = artifact.read(precision, "program")
+        weights = load(artifact.read_file(artifact.manifest.weights))
+        torch.set_num_threads(threads)
+        try:
+            module = load_program(program, weights, place)
+        except Exception as e:  # PyTorch's loader raises whatever its parts raise
+            raise ArtifactError(
+                f"PyTorch {torch.__version__} cannot load {artifact.file(precision, 'program')}: {_first_line(e)}"
+            ) from None
+        return cls(module, place)
+
+    def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        if self._cancelled:
+            raise DeepLightError("PyTorch was asked to stop")
+        h, w = inputs["ntl"].shape[-2:]
+        try:
+            with torch.inference_mode():
+                results = self._compute([torch.from_numpy(inputs[s.name]) for s in INPUTS])
+            by_name = dict(zip((s.name for s in OUTPUTS), results, strict=True))
+            return [by_name[name].to("cpu", torch.float32).contiguous().numpy() for name in outputs]
+        except RuntimeError as e:
+            remedy = "; use smaller --tiles" if "memory" in str(e).lower() else ""
+            raise DeepLightError(
+                f"PyTorch failed on a tile of {h}×{w} LR pixels: {_first_line(e)}{remedy}"
+            ) from None
+
+    def versions(self) -> dict[str, str]:
+        """PyTorch's version."""
+        return {"torch": str(torch.__version__)}
+
+    def cancel(self) -> None:
+        """Refuse all further runs."""
+        self._cancelled = True
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16; without, PyTorch emulates it and float32 is faster."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    flags = {f for line in lines if line.startswith(("flags", "Features")) for f in line.split()}
+    return bool(flags & _BF16_FLAGS)
+
+
+def load_program(program: bytes, weights: Mapping[str, Tensor], device: torch.device) -> Compute:
+    """The checked program with its weights, on a device, as a function of the tensors of `spec.INPUTS`."""
+    exported = torch.export.load(io.BytesIO(_with_weights(program, weights)))
+    if device.type != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        exported = move_to_device_pass(exported, device)
+    module = exported.module(check_guards=False)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def compute(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        with never_interpreted():
+            result: Sequence[Tensor] = module(*(_channels_last(x) for x in inputs))
+        return result
+
+    return compute
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def _with_weights(program: bytes, weights: Mapping[str, Tensor]) -> bytes:
+    """The archive with the entries of its weights, in the element type that the program has for them."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(program)) as archive, zipfile.ZipFile(out, "w") as full:
+        for entry in archive.infolist():
+            content = archive.read(entry)
+            full.writestr(entry.filename, content)
+            if WEIGHTS_CONFIG.match(entry.filename):
+                folder = entry.filename.rpartition("/")[0]
+                for name, payload in json.loads(content)["config"].items():
+                    full.writestr(f"{folder}/{payload['path_name']}", _raw(name, payload, weights))
+    return out.getvalue()
+
+
+def _raw(name: str, payload: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bytes:
+    """The bytes of one weight. Raises ValueError where the weights do not belong to the program."""
+    meta = payload["tensor_meta"]
+    shape = [int(n["as_int"]) for n in meta["sizes"]]
+    if name not in weights or list(weights[name].shape) != shape:
+        raise ValueError(f"the weights lack {name} of the shape {shape}")
+    return (
+        weights[name].to(_DTYPES[meta["dtype"]]).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    )
+
+
+class _Graphs:
+    """One CUDA graph per tile shape, over buffers that are allocated once: no allocation and no launch per tile.
+
+    Inputs go through pinned memory. The oldest graph is dropped where there are more than `_GRAPHS` shapes.
+    """
+
+    def __init__(self, compute: Compute, device: torch.device) -> None:
+        self._compute, self._device = compute, device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._captured: dict[tuple[int, ...], tuple[Any, list[Tensor], list[Tensor], Sequence[Tensor]]] = {}
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        key = tuple(inputs[0].shape)
+        if key not in self._captured:
+            if len(self._captured) >= _GRAPHS:
+                del self._captured[next(iter(self._captured))]
+            self._captured[key] = self._capture(inputs)
+        graph, pinned, resident, results = self._captured[key]
+        for source, page, target in zip(inputs, pinned, resident, strict=True):
+            page.copy_(source)
+            with torch.cuda.stream(self._stream):
+                target.copy_(page, non_blocking=True)
+        with torch.cuda.stream(self._stream):
+            graph.replay()
+        self._stream.synchronize()
+        return results
+
+    def _capture(self, inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor], list[Tensor], Sequence[Tensor]]:
+        pinned = [torch.empty_like(_channels_last(x)).pin_memory() for x in inputs]
+        with torch.cuda.stream(self._stream):
+            resident = [_channels_last(x).to(self._device) for x in inputs]
+            for _ in range(
+                3
+            ):  # compiles the kernels and lets libraries choose, which a capture must not contain
+                self._compute(resident)
+            self._stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream):
+                results = self._compute(resident)
+        return graph, pinned, resident, results
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

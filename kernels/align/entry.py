@@ -1,0 +1,277 @@
+"""Alignment: plan of the launch, custom op, checked entry point. Without a gradient: training uses the reference."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeplight.kernels import dispatch
+from deeplight.kernels.align import reference
+from deeplight.kernels.align.reference import Mesh
+from deeplight.kernels.dispatch import Implementation
+from deeplight.kernels.interpolation import SCALE
+from deeplight.kernels.launch import (
+    Launch,
+    arch_of,
+    ceil_div,
+    channels_last,
+    like_channels_last,
+    next_power,
+    ready,
+    run,
+)
+from deeplight.kernels.table import Config, configuration
+
+MAX_BANDS = 31
+"""A thread keeps all bands of its pixels, and the validity."""
+
+
+def plan(
+    raw: Tensor,
+    gain: Tensor,
+    bias: Tensor,
+    mask: Tensor | None,
+    offset: Tensor | None,
+    mesh: Mesh | None,
+    bounds: tuple[float, float],
+    out: Tensor,
+    config: Config | None = None,
+) -> Launch:
+    """The launch for channels-last `raw` and `out` and contiguous others."""
+    (_, bands, src_h, src_w), (b, channels, h, w) = raw.shape, out.shape
+    cp = next_power(channels, least=2)
+    config = config or configuration("align", arch_of(raw.device), cp, w, out.itemsize)
+    return Launch(
+        "align",
+        b * h * ceil_div(w, config.block),
+        {
+            "raw": raw,
+            "mask": torch.empty(0, dtype=torch.uint8, device=raw.device) if mask is None else mask,
+            "gain": gain,
+            "bias": bias,
+            "offset": gain if offset is None else offset,
+            "whole": torch.empty(0, dtype=torch.int32, device=raw.device) if mesh is None else mesh.whole,
+            "fraction": gain if mesh is None else mesh.fraction,
+            "out": out,
+            "height": h,
+            "width": w,
+            "src_h": src_h,
+            "src_w": src_w,
+            "nodes_h": 0 if mesh is None else mesh.whole.shape[2],
+            "nodes_w": 0 if mesh is None else mesh.whole.shape[3],
+            "mesh_row": 0 if mesh is None else mesh.row,
+            "mesh_col": 0 if mesh is None else mesh.col,
+            "step": 1 if mesh is None else mesh.step,
+            "low": float(bounds[0]),
+            "high": float(bounds[1]),
+        },
+        {
+            "C": gain.shape[1],
+            "R": bands,
+            "OUT": channels,
+            "CP": cp,
+            "MASKED": mask is not None,
+            "MESH": mesh is not None,
+            "OFFSET": offset is not None,
+        },
+        config,
+    )
+
+
+@torch.library.custom_op("deeplight::align", mutates_args=())
+def _op(
+    raw: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    offset: Tensor | None,
+    whole: Tensor | None,
+    fraction: Tensor | None,
+    mesh_row: int,
+    mesh_col: int,
+    step: int,
+    height: int,
+    width: int,
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    mesh = None
+    if whole is not None and fraction is not None:
+        mesh = Mesh(whole, fraction, mesh_row, mesh_col, step)
+    if not dispatch.operator_runs_kernel(raw.device):
+        out = reference.align(raw, gain, bias, mask, offset, mesh, (height, width), (low, high), dtype)
+        return out.contiguous(memory_format=torch.channels_last)
+    if mesh is not None:
+        mesh = mesh._replace(whole=ready(mesh.whole), fraction=ready(mesh.fraction.float()))
+    if gain is None or bias is None:
+        gain, bias = _identity(raw)
+        low, high = -math.inf, math.inf
+    channels = gain.shape[1] + (mask is not None or mesh is not None)
+    out = like_channels_last(raw, raw.shape[0], channels, height, width, dtype=dtype)
+    if mask is not None:
+        mask = (mask if mask.dtype == torch.uint8 else (mask != 0).to(torch.uint8)).contiguous()
+    offset = None if offset is None else ready(offset.float())
+    gain, bias = ready(gain.float()), ready(bias.float())
+    run(plan(channels_last(raw), gain, bias, mask, offset, mesh, (low, high), out))
+    return out
+
+
+@_op.register_fake
+def _(
+    raw: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    offset: Tensor | None,
+    whole: Tensor | None,
+    fraction: Tensor | None,
+    mesh_row: int,
+    mesh_col: int,
+    step: int,
+    height: int,
+    width: int,
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+) -> Any:
+    bands = raw.shape[1] if gain is None else gain.shape[1]
+    channels = bands + (mask is not None or whole is not None)
+    return like_channels_last(raw, raw.shape[0], channels, height, width, dtype=dtype)
+
+
+def _identity(raw: Tensor) -> tuple[Tensor, Tensor]:
+    ones = torch.ones(raw.shape[:2], device=raw.device)
+    return ones, torch.zeros_like(ones)
+
+
+def align(
+    raw: Tensor,
+    gain: Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    offset: Tensor | None = None,
+    mesh: Mesh | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    bounds: tuple[float, float] = (-4.0, 8.0),
+    dtype: torch.dtype | None = None,
+    implementation: Implementation = "auto",
+) -> Tensor:
+    """Raw pixels on their own grid → normalised features on the HR grid, moved by the network's offset field.
+
+        r(q), v(q) = raw and mask at HR pixel q: of the same pixel, or through `mesh` Σ w m raw / Σ w m over the four
+                     neighbours and (Σ w m ≥ ½), v = 0 outside the raster
+        n(q) = clip(gain·r(q) + bias, bounds) · v(q)
+        out(p) = bilinear sample of [n, v] at p + 8·(offset, interpolated linearly), taps clamped to the tile
+
+    The same function as resampling to the HR grid (`deeplight.engine.raster.warp.Warper`), normalising, and sampling
+    at the offset, evaluated lazily: the kernel reads up to 16 taps and writes nothing in between. A constant factor and
+    summand commute with the interpolation, so a file's scale and offset and the network's standardisation are one
+    gain and bias.
+
+    raw: (B, R, h, w), float32, float16, bfloat16, uint16 or int16 in file units, window of a raster on its own grid
+    (with `mesh`) or on the HR grid; channels-last with R·itemsize a multiple of 16 gives 16-byte reads. gain, bias:
+    (B, C) with C ≤ R, float32, file units → normalised units; 0 and 0 for an absent band; None and None where
+    all R bands are normalised already and stay as they are, unbounded. mask: (B, 1, h, w), nonzero
+    = valid; whatever lies under it has no influence. offset: (B, 2, H/8, W/8), floating, (x, y) in LR pixels.
+    mesh: see Mesh; it covers the tile. size: (H, W) of the tile in HR pixels, by default (h, w), which it must be
+    without a mesh. bounds: of normalised values, around 0. dtype: of the result, float32, float16 or bfloat16, by
+    default raw's where that is floating, else float32. The reference takes float64 too.
+
+    Returns (B, C + 1, H, W), the last channel being v; without mask and mesh (B, C, H, W). A pixel has the same bits
+    in whatever tile and source window it lies. The kernel takes at most 31 bands and has no gradient: elsewhere
+    "auto" takes the reference.
+
+    Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
+    """
+    height, width = size or (raw.shape[2], raw.shape[3])
+    _check(raw, gain, bias, mask, offset, mesh, (height, width), bounds)
+    if dtype is None:
+        dtype = raw.dtype if raw.dtype.is_floating_point else torch.float32
+    tensors = [raw, gain, bias, mask, offset]
+    bands = raw.shape[1] if gain is None else gain.shape[1]
+    limit = None
+    if bands > MAX_BANDS:
+        limit = f"the kernel takes at most {MAX_BANDS} bands, not {bands}"
+    if dtype not in dispatch.ACTIVATIONS:
+        limit = f"the kernel's dtype must be float32, float16 or bfloat16, not {dtype}"
+    if not dispatch.use_kernel("align", implementation, tensors, differentiable=False, limit=limit):
+        return reference.align(raw, gain, bias, mask, offset, mesh, (height, width), bounds, dtype)
+    dispatch.check_dtype("align", "raw", raw, (*dispatch.ACTIVATIONS, torch.uint16, torch.int16))
+    low, high = bounds
+    whole, fraction, row, col, step = mesh or (None, None, 0, 0, 1)
+    result: Tensor = _op(
+        raw, gain, bias, mask, offset, whole, fraction, row, col, step, height, width, low, high, dtype
+    )
+    return result
+
+
+def _check(
+    raw: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    offset: Tensor | None,
+    mesh: Mesh | None,
+    size: tuple[int, int],
+    bounds: tuple[float, float],
+) -> None:
+    dispatch.check_shape("align", "raw", raw, (None, None, None, None))
+    b, bands, h, w = raw.shape
+    if (gain is None) != (bias is None):
+        raise ValueError("align: give gain and bias together, or neither")
+    if gain is not None and bias is not None:
+        dispatch.check_shape("align", "gain", gain, (b, None))
+        dispatch.check_shape("align", "bias", bias, tuple(gain.shape))
+        for name, t in (("gain", gain), ("bias", bias)):
+            dispatch.check_dtype("align", name, t, (torch.float32, torch.float64))
+        if gain.shape[1] > bands:
+            raise ValueError(f"align: gain has {gain.shape[1]} bands, raw only {bands}")
+    if not bounds[0] <= 0.0 <= bounds[1]:
+        raise ValueError(f"align: bounds must enclose 0, not {bounds}")
+    if mask is not None:
+        dispatch.check_shape("align", "mask", mask, (b, 1, h, w))
+    whole, fraction = (mesh.whole, mesh.fraction) if mesh is not None else (None, None)
+    dispatch.check_together(
+        "align",
+        {"raw": raw, "gain": gain, "bias": bias, "mask": mask, "offset": offset,
+         "mesh.whole": whole, "mesh.fraction": fraction},
+        dtype=False,
+    )  # fmt: skip
+    if offset is not None:
+        dispatch.check_dtype("align", "offset", offset, (*dispatch.ACTIVATIONS, torch.float64))
+    if torch.compiler.is_exporting():
+        return
+    if bands * h * w == 0:
+        raise ValueError(f"align: raw must have pixels and bands, not shape {tuple(raw.shape)}")
+    if offset is not None:
+        if size[0] % SCALE or size[1] % SCALE:
+            raise ValueError(f"align: size must be multiples of {SCALE} where there is an offset, not {size}")
+        dispatch.check_shape("align", "offset", offset, (b, 2, size[0] // SCALE, size[1] // SCALE))
+    if mesh is not None:
+        _check_mesh(mesh, b, size)
+    elif size != (h, w):
+        raise ValueError(f"align: without a mesh, size must be raw's {(h, w)}, not {size}")
+
+
+def _check_mesh(mesh: Mesh, batch: int, size: tuple[int, int]) -> None:
+    if mesh.step < 1 or mesh.row > 0 or mesh.col > 0:
+        raise ValueError(
+            f"align: the mesh must start at or before the tile with a step of at least 1, "
+            f"not at {(mesh.row, mesh.col)} with step {mesh.step}"
+        )
+    # the last pixel's cell needs a node beyond it
+    rows = (size[0] - 1 - mesh.row) // mesh.step + 2
+    cols = (size[1] - 1 - mesh.col) // mesh.step + 2
+    dispatch.check_shape("align", "mesh.whole", mesh.whole, (batch, 2, None, None))
+    dispatch.check_shape("align", "mesh.fraction", mesh.fraction, tuple(mesh.whole.shape))
+    dispatch.check_dtype("align", "mesh.whole", mesh.whole, (torch.int32,))
+    dispatch.check_dtype("align", "mesh.fraction", mesh.fraction, (torch.float32, torch.float64))
+    if mesh.whole.shape[2] < rows or mesh.whole.shape[3] < cols:
+        raise ValueError(
+            f"align: the mesh has {tuple(mesh.whole.shape[2:])} nodes, a tile of {size} needs ({rows}, {cols})"
+        )

@@ -1,0 +1,1 @@
+"""Auxiliary-to-main fusion of the modalities' features."""

@@ -1,0 +1,1 @@
+"""×2 upsampling with its convolution."""

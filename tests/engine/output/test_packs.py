@@ -1,0 +1,340 @@
+"""Packs: what is written comes back, and what a crash or a bad disk leaves is never taken for a pack."""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+import zstandard
+from affine import Affine
+from rasterio.crs import CRS
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.files import Disk, write_file
+from deeplight.engine.output.pack_format import DamagedPack, Pixels, halve, read_index
+from deeplight.engine.output.packs import BandSpec, OutputSpec, PackStore, required_bytes
+from deeplight.engine.raster.grid import Grid
+
+BLOCK = 128
+
+
+def output(height: int, width: int, bands: int = 1, **options: Any) -> OutputSpec:
+    """A small output in UTM with 128-px blocks."""
+    grid = options.pop("grid", None) or Grid(
+        CRS.from_epsg(32633), Affine(60.0, 0, 5e5, 0, -60.0, 5.5e6), height, width
+    )
+    specs = tuple(BandSpec(f"band {n}", "nW/cm²/sr" if n == 0 else "") for n in range(bands))
+    return OutputSpec(grid, specs, **{"block": BLOCK, **options})
+
+
+def lights(spec: OutputSpec, seed: int = 0, holes: bool = True) -> Pixels:
+    """Heavy-tailed values with a nodata corner larger than a block, and single nodata pixels."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.gamma(0.5, 20, (len(spec.bands), spec.grid.height, spec.grid.width)).astype(np.float32)
+    if holes:
+        pixels[:, :200, :150] = np.nan
+        pixels[rng.random(pixels.shape) < 0.02] = np.nan
+    return pixels
+
+
+def part(store: PackStore, pixels: Pixels, key: tuple[int, int]) -> Pixels:
+    """The pixels of one pack."""
+    w = store.window(key)
+    return pixels[:, w.row : w.row + w.height, w.col : w.col + w.width]
+
+
+def fill(store: PackStore, pixels: Pixels) -> PackStore:
+    """Write all packs."""
+    keys = store.keys()
+    for key in keys:
+        store.write(key, part(store, pixels, key))
+    return store
+
+
+class FullDisk(Disk):
+    """Has room for `room` more bytes."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def create(self, path: Path) -> BinaryIO:
+        disk = self
+
+        class File(io.FileIO):
+            def write(self, data: Any) -> int:
+                size = memoryview(data).nbytes
+                if size > disk.room:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                disk.room -= size
+                return super().write(data) or 0
+
+        return io.BufferedWriter(File(path, "xb"))  # type: ignore[return-value]
+
+
+def loop_halve(plane: Pixels) -> Pixels:
+    height, width = plane.shape
+    out = np.full((math.ceil(height / 2), math.ceil(width / 2)), np.nan, np.float32)
+    for row, col in np.ndindex(out.shape):
+        group = plane[2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
+        valid = group[~np.isnan(group)].astype(np.float64)
+        if valid.size:
+            out[row, col] = valid.mean()
+    return out
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (7, 5), (1, 1), (1, 9), (63, 100)], ids=str)
+def test_halve_is_the_mean_of_valid_pixels(shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(1).gamma(0.5, 20, (2, *shape)).astype(np.float32)
+    pixels[np.random.default_rng(2).random(pixels.shape) < 0.4] = np.nan
+    expected = np.stack([loop_halve(plane) for plane in pixels])
+    # three float32 additions against a float64 mean
+    np.testing.assert_allclose(halve(pixels), expected, rtol=3e-7, equal_nan=True)
+
+
+def test_halve_has_the_same_bits_in_any_cut() -> None:
+    pixels = np.random.default_rng(3).gamma(0.5, 20, (1, 64, 64)).astype(np.float32)
+    pixels[0, 40:, 40:][np.random.default_rng(4).random((24, 24)) < 0.3] = np.nan
+    whole = halve(pixels)
+    for row, col in itertools.product(range(0, 64, 16), repeat=2):
+        cut = halve(pixels[:, row : row + 16, col : col + 16])
+        assert cut.tobytes() == whole[:, row // 2 : row // 2 + 8, col // 2 : col // 2 + 8].tobytes()
+
+
+def decode(data: bytes, spec: OutputSpec) -> np.ndarray:
+    raw = np.frombuffer(
+        zstandard.ZstdDecompressor().decompress(data), "<f4" if spec.dtype == "float32" else "<u2"
+    )
+    tile = raw.reshape(BLOCK, BLOCK)
+    return tile if spec.dtype == "float32" else np.cumsum(tile, axis=1, dtype=np.uint16)
+
+
+@pytest.mark.parametrize(("nodata", "lowest", "highest"), [(65535, 0, 65534), (0, 1, 65535)])
+def test_uint16_rounds_and_clamps_and_never_wraps(nodata: int, lowest: int, highest: int) -> None:
+    spec = output(BLOCK, BLOCK, dtype="uint16", scale=0.1, offset=2.0, nodata=nodata)
+    values = np.array([2.0, 2.04, 2.06, -5.0, 70000.7, 6555.5, 1e30, np.nan, 12.3], np.float32)
+    found = decode(spec.codec.encode(np.tile(values, (1, 1))), spec)
+    expected = [0, 0, 1, 0, 65535, 65535, 65535, None, 103]
+    for number, want in zip(found[0], expected, strict=False):
+        assert number == (nodata if want is None else min(max(want, lowest), highest))
+    assert (found[1:] == nodata).all()
+
+
+def test_a_valid_pixel_equal_to_nodata_stays_valid() -> None:
+    spec = output(BLOCK, BLOCK, nodata=0.0)
+    found = decode(spec.codec.encode(np.array([[0.0, 1.0, np.nan]], np.float32)), spec)
+    assert 0 < found[0, 0] < 1e-40
+    assert found[0, 1:3].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("side", [0, 64, 100, 129, 384, 640, -128])
+def test_sides_that_are_no_doubling_of_a_block_are_refused(tmp_path: Path, side: int) -> None:
+    with pytest.raises(InputError, match=r"not aligned to blocks: give 128 times a power of two"):
+        PackStore(tmp_path / "parts", output(300, 300), side)
+    assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block": 100}, "multiple of 16"),
+        ({"dtype": "int8"}, "float32 or uint16"),
+        ({"scale": 0.1}, "float32 output"),
+        ({"dtype": "uint16", "scale": 0.0, "nodata": 0}, "positive scale"),
+        ({"dtype": "uint16", "scale": 0.1, "nodata": math.nan}, "0 or 65535"),
+        ({"nodata": 1e300}, "float32 number"),
+        ({"compression": "lzw"}, "zstd or deflate"),
+    ],
+    ids=str,
+)
+def test_outputs_that_cannot_be_written_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        output(10, 10, **options)
+
+
+@pytest.mark.parametrize("side", [128, 256, 1024])
+def test_windows_partition_the_scene(tmp_path: Path, side: int) -> None:
+    store = PackStore(tmp_path / "parts", output(700, 391), side)
+    count = np.zeros((700, 391), int)
+    keys = store.keys()
+    for key in keys:
+        w = store.window(key)
+        count[w.row : w.row + w.height, w.col : w.col + w.width] += 1
+    assert (count == 1).all()
+    with pytest.raises(KeyError):
+        store.window((0, store.lattice[1]))
+
+
+def test_pixels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    store = PackStore(tmp_path / "parts", output(100, 90), 128)
+    for wrong in (
+        np.zeros((1, 90, 100), np.float32),
+        np.zeros((1, 100, 90)),
+        np.full((1, 100, 90), np.inf, "f4"),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            store.write((0, 0), wrong)
+    assert store.done() == set()
+
+
+def test_packs_are_done_until_a_byte_changes(tmp_path: Path) -> None:
+    spec = output(300, 391, bands=2)
+    pixels = lights(spec)
+    store = fill(PackStore(tmp_path / "parts", spec, 128), pixels)
+    keys = set(store.keys())
+    assert store.done() == keys
+    rng = np.random.default_rng(5)
+    key = (1, 2)
+    good = store.path(key).read_bytes()
+    index = store.index(key)
+    places = [0, 9, 13, index.start - 1, index.start, index.rest_start, len(good) - 1]
+    for place in [*places, *rng.integers(0, len(good), 15).tolist()]:
+        bad = bytearray(good)
+        bad[place] ^= 1 << int(rng.integers(8))
+        store.path(key).write_bytes(bad)
+        assert store.done() == keys - {key}, place
+        assert not store.path(key).exists()
+    for size in (0, 5, index.start - 1, index.rest_start, len(good) - 1):
+        store.path(key).write_bytes(good[:size])
+        assert store.done() == keys - {key}, size
+    store.path(key).write_bytes(good + b"\0")
+    assert store.done() == keys - {key}
+    store.write(key, part(store, pixels, key))
+    assert store.path(key).read_bytes() == good
+    assert store.done() == keys
+
+
+def test_a_pack_under_the_name_of_another_is_not_done(tmp_path: Path) -> None:
+    store = fill(PackStore(tmp_path / "parts", output(256, 128), 128), lights(output(256, 128)))
+    store.path((0, 0)).write_bytes(store.path((1, 0)).read_bytes())
+    assert store.done() == {(1, 0)}
+
+
+def test_packs_of_another_output_are_refused_and_kept(tmp_path: Path) -> None:
+    spec = output(256, 128)
+    fill(PackStore(tmp_path / "parts", spec, 128), lights(spec))
+    other = PackStore(tmp_path / "parts", output(256, 128, dtype="uint16", nodata=0), 128)
+    with pytest.raises(InputError, match="packs of another output"):
+        other.done()
+    assert len(list((tmp_path / "parts").glob("*.pack"))) == 2
+
+
+def test_an_empty_pack_is_a_pack_of_nodata(tmp_path: Path) -> None:
+    store = PackStore(tmp_path / "parts", output(300, 300), 128)
+    store.write((0, 0), np.full((1, 128, 128), np.nan, np.float32))
+    written = store.path((0, 0)).read_bytes()
+    assert store.write_empty((0, 0)) == len(written) < 200
+    assert store.path((0, 0)).read_bytes() == written
+    assert store.done() == {(0, 0)}
+
+
+def test_a_full_disk_keeps_the_finished_packs(tmp_path: Path) -> None:
+    spec = output(256, 256)
+    pixels = lights(spec, holes=False)
+    store = PackStore(tmp_path / "parts", spec, 128, disk=FullDisk(200_000))
+    with pytest.raises(
+        DeepLightError, match=r"^the disk is full while writing .*: free some space.*--resume"
+    ) as caught:
+        fill(store, pixels)
+    assert not isinstance(caught.value, InputError)
+    done = store.done()
+    assert 0 < len(done) < 4
+    assert {path.name for path in store.folder.iterdir()} == {store.path(key).name for key in done}
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    store = PackStore(tmp_path / "parts", output(128, 128), 128)
+    store.write_empty((0, 0))
+    (store.folder / f".{store.path((0, 0)).name}.123-456.tmp").write_bytes(b"half")
+    (store.folder / ".notes.txt.1-2.tmp").write_bytes(b"not ours")
+    store.remove_leftovers()
+    assert sorted(p.name for p in store.folder.iterdir()) == [".notes.txt.1-2.tmp", "00000_00000.pack"]
+
+
+def test_a_pack_that_the_disk_cannot_read_is_damaged() -> None:
+    class Unreadable(io.BytesIO):
+        number = errno.EIO
+
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(self.number, "no")
+
+    with pytest.raises(DamagedPack, match=r"00000_00000.pack is damaged \(the disk cannot read it\)"):
+        read_index(Unreadable(), "00000_00000.pack", (0, 0))
+    Unreadable.number = errno.EBADF
+    with pytest.raises(OSError, match="no"):
+        read_index(Unreadable(), "00000_00000.pack", (0, 0))
+
+
+class RecordingDisk(Disk):
+    """Notes the operations in order."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str, str]] = []
+
+    def create(self, path: Path) -> BinaryIO:
+        self.log.append(("create", path.name, ""))
+        return super().create(path)
+
+    def sync(self, file: BinaryIO) -> None:
+        super().sync(file)
+        self.log.append(("sync", Path(file.name).name, ""))
+
+    def replace(self, source: Path, target: Path) -> None:
+        super().replace(source, target)
+        self.log.append(("replace", source.name, target.name))
+
+    def sync_folder(self, folder: Path) -> None:
+        super().sync_folder(folder)
+        self.log.append(("sync folder", "", ""))
+
+
+def states_after_power_loss(log: list[tuple[str, str, str]]) -> Iterator[dict[str, str]]:
+    """Each state a disk may hold after a crash at any point: name → "old", "new" or "torn".
+
+    A file's bytes are safe after its sync, a name after the folder's; before, each may or may not be there.
+    """
+    for stop in range(len(log) + 1):
+        seen = log[:stop]
+        synced = {name for what, name, _ in seen if what == "sync"}
+        last_folder_sync = max((n for n, entry in enumerate(seen) if entry[0] == "sync folder"), default=-1)
+        renames = [n for n, entry in enumerate(seen) if entry[0] == "replace"]
+        pending = [n for n in renames if n > last_folder_sync]
+        for arrived in itertools.product((False, True), repeat=len(pending)):
+            applied = [n for n in renames if n <= last_folder_sync]
+            applied += [n for n, there in zip(pending, arrived, strict=True) if there]
+            state = {"file": "old"}
+            for n in applied:
+                _, source, target = seen[n]
+                state[target] = "new" if source in synced else "torn"
+            yield state
+
+
+def test_power_loss_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    disk = RecordingDisk()
+    (tmp_path / "file").write_bytes(b"old")
+    write_file(tmp_path / "file", [b"new"], disk=disk)
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert {state["file"] for state in states_after_power_loss(disk.log)} == {"old", "new"}
+    assert [state["file"] for state in states_after_power_loss(disk.log)][-1] == "new"
+    unsynced = [entry for entry in disk.log if entry[0] != "sync"]
+    assert "torn" in {state["file"] for state in states_after_power_loss(unsynced)}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "uint16", "scale": 0.01, "nodata": 65535}], ids=["f4", "u2"]
+)
+@pytest.mark.parametrize("side", [128, 512])
+def test_packs_fit_into_the_space_asked_for(tmp_path: Path, options: dict[str, Any], side: int) -> None:
+    spec = output(700, 391, bands=2, **options)
+    noise = np.random.default_rng(6).integers(0, 2**16, (2, 700, 391)).astype(np.float32)
+    noise += np.random.default_rng(7).random(noise.shape, dtype=np.float32)
+    store = fill(PackStore(tmp_path / "parts", spec, side), noise)
+    upper, typical = required_bytes(spec, side)
+    assert 2 * sum(path.stat().st_size for path in store.folder.iterdir()) <= upper
+    assert typical <= upper <= required_bytes(spec)[0]

@@ -1,0 +1,359 @@
+"""The folder beside the output: what a resumed run accepts, refuses and repairs, and whom it keeps out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from deeplight.engine.core.errors import InputError, Interrupted
+from deeplight.engine.output.cog import assemble
+from deeplight.engine.output.parts import Mode, Record, claimed_parts, parts_folder
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.run import provenance
+from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.pipeline import infer
+from deeplight.engine.run.tiling import TileRequest
+from deeplight.engine.runtime.artifact import write_artifact
+from tests.engine.analytic import manifest, onnx_bytes, write_analytic
+from tests.scenes import write_raster
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopped:
+    """A run stopped with all but one of its packs stored, and the bytes it has to end with."""
+
+    request: RunOptions
+    expected: bytes
+    packs: dict[str, bytes]
+
+    @property
+    def ntl(self) -> Path:
+        return Path(self.request.scene.ntl)
+
+    @property
+    def folder(self) -> Path:
+        return parts_folder(self.request.out)
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    folder = tmp_path_factory.mktemp("stopped")
+    ntl = np.random.default_rng(3).gamma(0.5, 8.0, (4, 800)).astype(np.float32)
+    path = write_raster(folder / "ntl.tif", ntl, tiled=True, blockxsize=64, blockysize=16)
+    request = RunOptions(
+        scene=SceneOptions(ntl=str(path)),
+        out=folder / "o.tif",
+        model=str(write_analytic(folder / "analytic")),
+        tiles=TileRequest(64),
+        threads=1,
+    )
+    infer(request)
+    expected = request.out.read_bytes()
+    request.out.unlink()
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr("deeplight.engine.output.cog.assemble", interrupt)
+        with pytest.raises(Interrupted):
+            infer(request)
+    packs = sorted((parts_folder(request.out) / "packs").iterdir())
+    assert len(packs) == 4
+    packs.pop().unlink()
+    return Stopped(
+        dataclasses.replace(request, mode=Mode.RESUME), expected, {p.name: p.read_bytes() for p in packs}
+    )
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise Interrupted(15)
+
+
+@pytest.fixture
+def stopped(stopped_once: Stopped, tmp_path: Path) -> Stopped:
+    """A copy to spoil; files keep their times."""
+    folder = tmp_path / "copy"
+    shutil.copytree(stopped_once.request.out.parent, folder)
+    old = stopped_once.request
+    scene = dataclasses.replace(old.scene, ntl=str(folder / "ntl.tif"))
+    request = dataclasses.replace(old, scene=scene, out=folder / "o.tif", model=str(folder / "analytic"))
+    return dataclasses.replace(stopped_once, request=request)
+
+
+def times_kept(path: Path, change: Callable[[Path], object]) -> None:
+    stat = path.stat()
+    change(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def flip_a_bit(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def declare_nodata(path: Path) -> None:
+    with rasterio.open(path, "r+") as file:
+        file.nodata = -7.0
+
+
+INPUT_CHANGES: dict[str, Callable[[Path], object]] = {
+    "size": lambda p: times_kept(p, lambda p: p.write_bytes(p.read_bytes() + b"\0")),
+    "time": lambda p: os.utime(p, ns=(0, p.stat().st_mtime_ns + 1)),
+    "header": lambda p: times_kept(p, declare_nodata),
+    "one pixel": lambda p: times_kept(p, lambda p: flip_a_bit(p, p.stat().st_size // 2)),
+}
+
+
+@pytest.mark.parametrize("what", INPUT_CHANGES)
+def test_changed_inputs_are_refused(stopped: Stopped, what: str) -> None:
+    INPUT_CHANGES[what](stopped.ntl)
+    with pytest.raises(
+        InputError, match=r"cannot be resumed: the file of --ntl was .* and is now .*; restore it, or use"
+    ):
+        infer(stopped.request)
+    assert {p.name: p.read_bytes() for p in (stopped.folder / "packs").iterdir()} == stopped.packs
+
+
+OPTION_CHANGES: dict[str, tuple[dict[str, object], str]] = {
+    "type": ({"dtype": "uint16"}, "the option dtype was float32 and is now uint16"),
+    "bands": ({"bands": ("isp",)}, "the option bands was absent and is now isp"),
+    "tiles": ({"tiles": TileRequest(32)}, "--tiles was 64 and is now 32"),
+    "no tiles": ({"tiles": None}, "--tiles was 64 and is now absent"),
+    "threads": ({"threads": 2}, "--threads was 1 and is now 2"),
+}
+
+
+@pytest.mark.parametrize("what", OPTION_CHANGES)
+def test_changed_options_are_refused(stopped: Stopped, what: str) -> None:
+    changes, message = OPTION_CHANGES[what]
+    with pytest.raises(InputError, match=f"cannot be resumed: {message}"):
+        infer(dataclasses.replace(stopped.request, **changes))  # type: ignore[arg-type]
+
+
+def test_another_layer_model_or_version_is_refused(stopped: Stopped, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = stopped.request
+    with_dem = dataclasses.replace(request.scene, dem=request.scene.ntl)
+    with pytest.raises(InputError, match=r"the file of --dem was absent and is now \d+ bytes"):
+        infer(dataclasses.replace(request, scene=with_dem))
+    with pytest.raises(InputError, match="the option ntl_scale was absent and is now 2,1"):
+        infer(dataclasses.replace(request, scene=dataclasses.replace(request.scene, ntl_scale=(2.0, 1.0))))
+    files = {"model.onnx": onnx_bytes()}
+    model = write_artifact(request.out.parent / "other", manifest(training={"seed": 2}), files)
+    with pytest.raises(InputError, match=r"the model was analytic \w+ and is now analytic \w+"):
+        infer(dataclasses.replace(request, model=str(model)))
+    versions = provenance.versions
+    monkeypatch.setattr(provenance, "versions", lambda b: versions(b) | {"gdal": "4.0"})
+    with pytest.raises(InputError, match=r"the version of gdal was [\d.]+ and is now 4\.0"):
+        infer(request)
+    monkeypatch.undo()
+    report = infer(request)
+    assert report is not None and report.packs["kept_from_earlier_run"] == 3
+    assert request.out.read_bytes() == stopped.expected
+
+
+def test_damaged_packs_are_redone_and_no_others(stopped: Stopped) -> None:
+    packs = sorted((stopped.folder / "packs").iterdir())
+    flip_a_bit(packs[0], packs[0].stat().st_size // 2)
+    packs[1].write_bytes(packs[1].read_bytes()[:-1])
+    before = packs[2].stat().st_mtime_ns
+    (packs[0].parent / f".{packs[0].name}.1-2.tmp").write_bytes(b"half")
+    seen = []
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(
+            "deeplight.engine.output.cog.assemble",
+            lambda *a, **k: (seen.append(packs[2].stat().st_mtime_ns), assemble(*a, **k))[1],
+        )
+        report = infer(stopped.request)
+    assert report is not None
+    assert report.packs == {"written": 3, "all_nodata": 0, "kept_from_earlier_run": 1} and seen == [before]
+    assert stopped.request.out.read_bytes() == stopped.expected
+
+
+def test_a_finished_output_of_other_inputs_is_not_called_complete(stopped: Stopped) -> None:
+    infer(stopped.request)
+    assert infer(stopped.request) is None
+    os.utime(stopped.ntl, ns=(0, 1))
+    assert infer(stopped.request) is None
+    flip_a_bit(stopped.ntl, stopped.ntl.stat().st_size // 2)
+    with pytest.raises(InputError, match=r"o.tif is complete but of another run \(DEEPLIGHT_INPUT_NTL is"):
+        infer(stopped.request)
+
+
+def test_datasets_in_one_file_are_told_apart(stopped: Stopped) -> None:
+    two = stopped.ntl.with_name("two.tif")
+    for value, append in ((1, "NO"), (2, "YES")):
+        write_raster(two, np.full((4, 800), value, np.float32), APPEND_SUBDATASET=append)
+    lines = set()
+    for name in (str(two), f"GTIFF_DIR:1:{two}", f"GTIFF_DIR:2:{two}"):
+        scene = dataclasses.replace(stopped.request.scene, ntl=name)
+        with pytest.raises(InputError, match="the file of --ntl was") as e:
+            infer(dataclasses.replace(stopped.request, scene=scene))
+        lines.add(str(e.value).partition("is now")[2])
+    assert len(lines) == 3 and not any(str(two.parent) in line for line in lines)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "another text", "a number changed"])
+def test_a_damaged_record_is_refused_and_packs_are_kept(stopped: Stopped, damage: str) -> None:
+    path = stopped.folder / "record.json"
+    text = path.read_text()
+    path.write_text(
+        {
+            "cut": text[:-20],
+            "empty": "",
+            "flipped": text.replace("--ntl", "--mtl"),
+            "another text": '{"fields": 3}',
+            "a number changed": text.replace('"core": 64', '"core": 65'),
+        }[damage]
+    )
+    with pytest.raises(InputError, match=r"record.json is damaged \(.*: use --overwrite to start again"):
+        infer(stopped.request)
+    assert len(list((stopped.folder / "packs").iterdir())) == 3
+    infer(dataclasses.replace(stopped.request, mode=Mode.OVERWRITE))
+    assert stopped.request.out.read_bytes() == stopped.expected and not stopped.folder.exists()
+
+
+def test_packs_without_a_record_are_nobodys(stopped: Stopped) -> None:
+    (stopped.folder / "record.json").unlink()
+    report = infer(stopped.request)
+    assert report is not None and report.packs["kept_from_earlier_run"] == 0
+    assert stopped.request.out.read_bytes() == stopped.expected
+
+
+@pytest.mark.parametrize("mode", [Mode.RESUME, Mode.OVERWRITE])
+@pytest.mark.parametrize("kind", ["file", "link", "foreign"])
+def test_a_folder_that_is_not_ours_is_left_alone(stopped: Stopped, mode: Mode, kind: str) -> None:
+    (stopped.folder / "lock").unlink(missing_ok=True)
+    if kind == "foreign":
+        (stopped.folder / "thesis.doc").write_text("precious")
+        message = r"o.tif.parts holds thesis.doc, which is not part of an unfinished run: move it away"
+    else:
+        stopped.folder.rename(elsewhere := stopped.folder.with_name("elsewhere"))
+        stopped.folder.symlink_to(elsewhere) if kind == "link" else stopped.folder.write_text("x")
+        message = r"o.tif.parts is not a folder, and its name is needed for one: move it away"
+    before = sorted(stopped.request.out.parent.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        infer(dataclasses.replace(stopped.request, mode=mode))
+    assert sorted(stopped.request.out.parent.rglob("*")) == before
+
+
+def test_what_killed_runs_left_goes_and_its_space_counts(
+    stopped: Stopped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stopped.request.out.parent
+    (folder / ".o.tif.parts.77.removed" / "packs").mkdir(parents=True)
+    (folder / ".o.tif.parts.77.removed" / "packs" / "00000_00000.pack").write_bytes(bytes(10**7))
+    (folder / ".o.tif.77-78.tmp").write_bytes(bytes(10**7))
+    (folder / ".other.tif.77-78.tmp").write_bytes(b"of another output")
+    usage = type("Usage", (), {"free": 0})
+    monkeypatch.setattr("deeplight.engine.output.parts.shutil.disk_usage", lambda folder: usage)
+    infer(stopped.request)
+    assert stopped.request.out.read_bytes() == stopped.expected
+    assert {p.name for p in folder.iterdir()} == {"analytic", "ntl.tif", "o.tif", ".other.tif.77-78.tmp"}
+    (folder / ".o.tif.parts.77.removed").mkdir()
+    assert infer(stopped.request) is None and not (folder / ".o.tif.parts.77.removed").exists()
+
+
+def test_a_run_that_came_and_went_meanwhile_is_not_replaced(stopped: Stopped, tmp_path: Path) -> None:
+    record = Record({}, 64, 2)
+    with (
+        pytest.raises(InputError, match="holds an unfinished run"),
+        claimed_parts(stopped.request.out, record, Mode.NEW),
+    ):
+        pass
+    assert {p.name: p.read_bytes() for p in (stopped.folder / "packs").iterdir()} == stopped.packs
+    out = tmp_path / "o.tif"
+    out.write_text("finished just now")
+    with pytest.raises(InputError, match="exists: use --overwrite"), claimed_parts(out, record, Mode.NEW):
+        pass
+    assert out.read_text() == "finished just now" and not parts_folder(out).exists()
+
+
+def arguments(request: RunOptions, *more: str) -> list[str]:
+    return [
+        "--ntl", request.scene.ntl, "--out", str(request.out), "--model", request.model,
+        "--tiles", "64", "--threads", "1", *more,
+    ]  # fmt: skip
+
+
+SLOW = """
+import time
+from deeplight.engine import cli
+from deeplight.engine.output import packs
+write = packs.PackStore.write
+packs.PackStore.write = lambda *a, **k: (write(*a, **k), time.sleep(4))[0]
+cli.main()
+"""
+"""deeplight-infer with seconds between packs, so that the other process meets it at work."""
+
+
+def test_the_lock_keeps_a_second_process_out_and_a_killed_one_does_not(stopped: Stopped) -> None:
+    shutil.rmtree(stopped.folder)
+    command = [sys.executable, "-c", SLOW, *arguments(stopped.request)]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        while first.poll() is None and not list(stopped.folder.glob("packs/*.pack")):
+            time.sleep(0.01)
+        for mode in Mode:
+            with pytest.raises(InputError, match="another run is writing"):
+                infer(dataclasses.replace(stopped.request, mode=mode))
+        main = [sys.executable, "-m", "deeplight.engine.cli", *arguments(stopped.request, "--resume")]
+        second = subprocess.run(main, capture_output=True, text=True, timeout=100)
+        assert second.returncode == 2 and second.stderr.count("error: another run is writing") == 1
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    assert (stopped.folder / "lock").exists()
+    report = infer(stopped.request)
+    assert report is not None and report.packs["kept_from_earlier_run"] >= 1
+    assert stopped.request.out.read_bytes() == stopped.expected
+
+
+def test_processes_that_start_together_do_no_harm(stopped: Stopped) -> None:
+    command = [sys.executable, "-m", "deeplight.engine.cli", *arguments(stopped.request, "--resume")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ends = [(p.communicate(timeout=100)[1], p.returncode) for p in both]
+    assert 0 in {status for _, status in ends}
+    assert all(status == 0 or "another run is writing" in text for text, status in ends), ends
+    assert stopped.request.out.read_bytes() == stopped.expected and not stopped.folder.exists()
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A file system that is mounted read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_read_only_disk_is_refused_at_once(stopped: Stopped, read_only: Path) -> None:
+    request = dataclasses.replace(stopped.request, out=read_only / "o.tif", mode=Mode.NEW)
+    with pytest.raises(InputError, match=r"o.tif cannot be written: the folder .*disk is not writable"):
+        infer(request)
+
+
+def test_a_read_only_folder_is_refused_at_once(stopped: Stopped, tmp_path: Path) -> None:
+    """Root may write anywhere, so it gives up its capabilities first."""
+    drop = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    if drop and not shutil.which("setpriv"):
+        pytest.skip("needs setpriv to give up root's rights")
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(0o500)
+    request = dataclasses.replace(stopped.request, out=folder / "o.tif")
+    command = [*drop, sys.executable, "-m", "deeplight.engine.cli", *arguments(request)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and f"the folder {folder} is not writable" in done.stderr, done.stderr
+    assert list(folder.iterdir()) == []

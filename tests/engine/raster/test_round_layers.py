@@ -1,0 +1,107 @@
+"""Layers that go around the Earth, where their columns start again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.warp import transform
+
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster import accel
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.scene import Scene, SceneOptions
+from deeplight.engine.raster.warp import Warper, goes_round, with_neighbours
+from tests.scenes import write_raster
+
+WGS84, POLAR = CRS.from_epsg(4326), CRS.from_epsg(3413)
+H, W = 60, 80
+
+
+def at(crs: CRS, longitude: float, latitude: float, pixel: float) -> Grid:
+    """H × W pixels around a place."""
+    (x,), (y,) = transform(WGS84, crs, [longitude], [latitude])
+    return Grid(crs, Affine(pixel, 0, x - W / 2 * pixel, 0, -pixel, y + H / 2 * pixel), H, W)
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "numpy"])
+@pytest.mark.parametrize(
+    ("hr", "west", "windows"),
+    [
+        (at(WGS84, 180, 70, 0.004), -180, 2),
+        (at(WGS84, 0, 70, 0.004), 0, 2),
+        (at(POLAR, 180, 70, 500), -180, 2),
+        (at(POLAR, 20, 70, 500), -180, 1),
+    ],
+    ids=["degrees at 180", "degrees at 0", "polar at 180", "polar elsewhere"],
+)
+def test_two_source_windows_are_the_whole_one(
+    hr: Grid, west: float, windows: int, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native:
+        monkeypatch.setattr(accel, "NATIVE", None)
+    elif accel.NATIVE is None:
+        pytest.skip("the native module is not built")
+    aux = Grid(WGS84, Affine(0.05, 0, west, 0, -0.05, 75), 200, 7200)
+    values = np.random.default_rng(1).random((1, aux.height, aux.width), np.float32)
+    mask = (values[0] > 0.1).astype(np.uint8)
+    warper, window = Warper(hr, aux), Window(0, 0, H, W)
+    everything = Window(0, 0, aux.height, aux.width)
+    one, valid = warper.resample(values, mask, everything, window)
+    found = warper.source_windows(window)
+    assert len(found) == windows and all(source.width < 150 for source in found)
+    cut = [source.slices_in(everything) for source in found]
+    parts = [
+        warper.resample(values[:, r, c], mask[r, c], source, window)
+        for source, (r, c) in zip(found, cut, strict=True)
+    ]
+    assert valid.sum() > 4000
+    np.testing.assert_array_equal(sum(m.astype(int) for _, m in parts), valid)
+    np.testing.assert_array_equal(sum(v for v, _ in parts), one)
+
+
+def test_blocks_kept_for_a_row_at_the_seam_are_not_those_of_a_whole_turn(tmp_path: Path) -> None:
+    place = at(WGS84, 180, 70, 0.004).transform @ Affine.scale(8)
+    ntl = write_raster(tmp_path / "n.tif", np.zeros((8, 10), np.float32), transform=place)
+    around = Affine(0.05, 0, -180, 0, -0.05, 75)
+    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+    dem = write_raster(tmp_path / "d.tif", np.zeros((200, 7200), np.int16), transform=around, **tiles)
+    with Scene.open(SceneOptions(str(ntl), dem=str(dem))) as scene:
+        both = scene.cached_bytes(Window(0, 0, 8, 10))
+    # One block in a row at the end and one at the beginning, at most two rows of them, and a strip of NTL.
+    assert 2 * 64 * 64 * 2 <= both <= 2 * 2 * 64 * 64 * 2 + 8 * 10 * 4
+
+
+def test_a_scene_around_the_pole_has_no_hole_and_no_seam(tmp_path: Path) -> None:
+    """Every meridian meets in it. The layer is the distance from the pole, in seconds of arc."""
+    place = Affine(2000, 0, -8000, 0, -2000, 8000)
+    ntl = write_raster(tmp_path / "n.tif", np.zeros((8, 8), np.float32), "EPSG:3413", place)
+    seconds = np.repeat((np.arange(30) + 0.5)[:, None] * 36, 3600, axis=1).astype(np.float32)
+    dem = write_raster(tmp_path / "d.tif", seconds, transform=Affine(0.1, 0, -180, 0, -0.01, 90))
+    with Scene.open(SceneOptions(str(ntl), dem=str(dem))) as scene:
+        inputs = scene.read_inputs(Window(0, 0, 8, 8))
+    assert inputs["dem_valid"].all()
+    rows, cols = np.meshgrid(np.arange(64) + 0.5 - 32, np.arange(64) + 0.5 - 32, indexing="ij")
+    # 111.66 km a degree there, times the projection's scale of 0.9698 at the pole.
+    want = np.hypot(rows, cols) * 250 / (111_660 * 0.9698) * 3600
+    # Half a row, 18″, where the first row's middle is beyond the HR pixel; the mesh's 1/8 of one.
+    assert np.abs(inputs["dem"][0, 0] - want).max() < 19
+    far = want > 30
+    assert np.abs(inputs["dem"][0, 0] - want)[far].max() < 5
+
+
+def test_grids_that_go_round() -> None:
+    def grid(crs: CRS, pixel: float, west: float, width: int) -> Grid:
+        return Grid(crs, Affine(pixel, 0, west, 0, -0.1, 90), 1800, width)
+
+    assert goes_round(grid(WGS84, 0.1, -180, 3600))
+    assert goes_round(grid(WGS84, -1 / 7, 360, 2520))
+    assert not goes_round(grid(WGS84, 0.1, -180, 3599))
+    # More than a turn: its ends overlap, they do not adjoin.
+    assert not goes_round(grid(WGS84, 0.1, -180.1, 3602))
+    assert not goes_round(grid(POLAR, 0.1, -180, 3600))
+    padded = with_neighbours(grid(WGS84, 0.1, -180, 3600))
+    assert padded.width == 3602 and padded.transform.c == pytest.approx(-180.1)

@@ -1,0 +1,181 @@
+"""The artifact contract: written is read back; anything damaged or unsafe is refused in a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deeplight.engine.core.errors import ArtifactError
+from deeplight.engine.runtime.artifact import Manifest, load_artifact, model_names, write_artifact
+from deeplight.engine.runtime.onnx_external import uses_external_data
+from tests.engine.analytic import manifest, onnx_bytes, write_analytic
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    return onnx_bytes()
+
+
+def edit(directory: Path, **changes: object) -> None:
+    path = directory / "manifest.json"
+    d = json.loads(path.read_text())
+    d.update(changes)
+    path.write_text(json.dumps(d))
+
+
+def test_round_trip(tmp_path: Path, model: bytes) -> None:
+    m = manifest(training={"steps": 3}, producer={"torch": "x"}, normalisation={"mean": [1.0, 2.0]})
+    path = write_artifact(tmp_path / "m", m, {"model.onnx": model, "CARD.md": b"text"})
+    artifact = load_artifact(path)
+    assert dataclasses.replace(artifact.manifest, files={}) == m
+    assert set(artifact.manifest.files) == {"model.onnx", "CARD.md"}
+    assert artifact.read("fp32") == model
+    assert artifact.file("fp32") == path / "model.onnx"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
+
+
+def test_missing_precision_names_the_ones_there(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no precision fp16; it has fp32"):
+        load_artifact(write_analytic(tmp_path / "m")).file("fp16")
+
+
+def test_unknown_model_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="unknown model 'no-such'"):
+        load_artifact("no-such")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda b: b[:-1], "bytes, not"),
+        (lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], "does not match its SHA-256"),
+    ],
+    ids=["truncated", "one bit"],
+)
+def test_damaged_file_is_refused(tmp_path: Path, damage, message: str) -> None:
+    path = write_analytic(tmp_path / "m")
+    (path / "model.onnx").write_bytes(damage((path / "model.onnx").read_bytes()))
+    with pytest.raises(ArtifactError, match=message):
+        load_artifact(path)
+
+
+def test_file_changed_after_loading_is_not_used(tmp_path: Path) -> None:
+    artifact = load_artifact(write_analytic(tmp_path / "m"))
+    data = (artifact.path / "model.onnx").read_bytes()
+    (artifact.path / "model.onnx").write_bytes(data[::-1])
+    with pytest.raises(ArtifactError, match="SHA-256"):
+        artifact.read("fp32")
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.onnx", "/etc/passwd", "a/b.onnx", "..", ".hidden", "manifest.json"]
+)
+def test_names_stay_inside(tmp_path: Path, name: str) -> None:
+    path = write_analytic(tmp_path / "m")
+    info = json.loads((path / "manifest.json").read_text())["files"]["model.onnx"]
+    edit(path, files={name: info}, precisions={"fp32": name})
+    with pytest.raises(ArtifactError, match="not a plain file name"):
+        load_artifact(path)
+
+
+def test_symlink_out_is_refused(tmp_path: Path) -> None:
+    path = write_analytic(tmp_path / "m")
+    (path / "model.onnx").rename(tmp_path / "elsewhere.onnx")
+    (path / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(ArtifactError, match="links outside"):
+        load_artifact(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 2}, "schema 2; this version reads 1"),
+        ({"scale": 4}, "refines 8×"),
+        ({"halo_lr": 1}, "below the receptive field"),
+        ({"receptive_field_lr": float("nan")}, "below the receptive field"),
+        ({"dmo_slots": ["red"]}, "DMO slots"),
+        ({"inputs": []}, "inputs"),
+        ({"outputs": []}, "outputs"),
+        ({"precisions": {}}, "empty"),
+        ({"precisions": {"fp32": "other.onnx"}}, "not listed"),
+        ({"name": 3}, '"name" must be a text'),
+        ({"shape_rules": {"multiple_lr": 0, "min_lr": 1}}, "multiple_lr"),
+        ({"files": []}, '"files" must be an object'),
+    ],
+)
+def test_bad_manifest_is_one_sentence(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    path = write_analytic(tmp_path / "m")
+    edit(path, **changes)
+    with pytest.raises(ArtifactError, match=message) as e:
+        load_artifact(path)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1}', "[" * 100_000])
+def test_malformed_manifest(text: str) -> None:
+    with pytest.raises(ArtifactError):
+        Manifest.from_json(text)
+
+
+def external_model(place: str) -> bytes:
+    """A model with one external tensor: an initializer, an attribute, or inside a function's subgraph."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensor = numpy_helper.from_array(np.zeros(4, np.float32), "w")
+    onnx.external_data_helper.set_external_data(tensor, "weights.bin")
+    constant = helper.make_node("Constant", [], ["c"], value=tensor)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    branch = helper.make_graph([constant], "branch", [], [helper.make_tensor_value_info("c", 1, [4])])
+    choose = helper.make_node("If", ["b"], ["c"], then_branch=branch, else_branch=branch)
+    plain = helper.make_node("Identity", ["x"], ["y"])
+    graph = helper.make_graph([plain], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])], [y])
+    functions = []
+    if place == "initializer":
+        graph.initializer.append(tensor)
+    elif place == "attribute":
+        graph.node.append(constant)
+    else:
+        functions = [helper.make_function("d", "f", ["b"], ["c"], [choose], [helper.make_opsetid("", 20)])]
+    return bytes(helper.make_model(graph, functions=functions).SerializeToString())
+
+
+@pytest.mark.parametrize("place", ["initializer", "attribute", "function"])
+def test_external_data_is_refused(tmp_path: Path, place: str) -> None:
+    assert uses_external_data(external_model(place))
+    with pytest.raises(ArtifactError, match="keeps weights in other files"):
+        write_artifact(tmp_path / "m", manifest(), {"model.onnx": external_model(place)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_self_contained_model_passes_the_scan(model: bytes) -> None:
+    assert not uses_external_data(model)
+
+
+@pytest.mark.parametrize("data", [b"\x3a\xff\xff\xff\xff\x0f", b"\x80" * 11, b"\x3a\x05ab", b"\x3b"])
+def test_scan_refuses_what_is_not_protobuf(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        uses_external_data(data)
+
+
+def test_existing_directory(tmp_path: Path, model: bytes) -> None:
+    path = write_analytic(tmp_path / "m")
+    with pytest.raises(ArtifactError, match="exists"):
+        write_artifact(path, manifest(), {"model.onnx": model})
+    write_artifact(path, manifest(preset="other"), {"model.onnx": model}, overwrite=True)
+    assert load_artifact(path).manifest.preset == "other"
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("x")
+    with pytest.raises(ArtifactError, match="not a model artifact"):
+        write_artifact(folder, manifest(), {"model.onnx": model}, overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "precious"]
+
+
+def test_every_built_in_model_loads() -> None:
+    for name in model_names():
+        assert load_artifact(name).manifest.name == name

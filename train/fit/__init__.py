@@ -1,0 +1,1 @@
+"""Training: settings, samples into batches, objective, stages, loop, checkpoints."""

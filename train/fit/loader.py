@@ -1,0 +1,146 @@
+"""Batches of augmented windows from a source, read by worker processes; memory holds a few batches at a time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.windows import Window
+from deeplight.train.clips.samples import SampleSource
+from deeplight.train.fit.augment import Parts, augmented
+from deeplight.train.fit.batch import Batch, collated, window_parts
+from deeplight.train.fit.config import AugmentConfig
+from deeplight.train.fit.sampler import Draw, StepSampler, Windows
+from deeplight.train.fit.stages import Facts, Stage
+
+_ATTEMPTS = 1000
+_PROBED, _PROBE_SIDE = 512, 4
+"""Places that are looked at, evenly taken, to find out what the data offer, and the window read of each."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One step's batch. where: a name for each window. unreadable: places met that cannot be read, with the reason."""
+
+    batch: Batch
+    where: list[str]
+    unreadable: dict[str, str]
+
+    def not_finite(self) -> list[str]:
+        """The windows that hold a number that is not finite."""
+        tensors = [*self.batch.inputs, self.batch.ntl_hr, self.batch.isp]
+        return [
+            name for k, name in enumerate(self.where) if not all(bool(t[k].isfinite().all()) for t in tensors)
+        ]
+
+    def pin_memory(self) -> Loaded:
+        """For the DataLoader."""
+        return Loaded(self.batch.pin_memory(), self.where, self.unreadable)
+
+
+@dataclass(frozen=True)
+class _Item:
+    parts: Parts
+    where: str
+    unreadable: dict[str, str]
+
+
+class WindowDataset(Dataset[_Item]):
+    """The augmented sample of a draw. An unreadable place is replaced by another one, the same in every process."""
+
+    def __init__(self, source: SampleSource, windows: Windows, augment: AugmentConfig, margin: int) -> None:
+        self._source, self._windows = source, windows
+        self._augment, self._margin = augment, margin
+        self._unreadable: dict[int, str] = {}
+
+    def __getitem__(self, draw: Draw) -> _Item:
+        """Raises InputError where no place that is tried can be read."""
+        met: dict[str, str] = {}
+        for attempt in range(_ATTEMPTS):
+            at = draw if attempt == 0 else self._windows.again(draw, attempt)
+            if at.place not in self._unreadable:
+                try:
+                    sample = self._source.read(at.place, at.window)
+                except InputError as error:
+                    self._unreadable[at.place] = str(error)
+                else:
+                    parts = window_parts(sample, self._windows.size(at), self._windows.crop, self._margin)
+                    return _Item(augmented(parts, self._augment, draw.rng()), self._where(at), met)
+            met[self._source.name(at.place)] = self._unreadable[at.place]
+        raise InputError(f"no clip can be read; the first that failed: {next(iter(met.values()))}")
+
+    def _where(self, draw: Draw) -> str:
+        w = draw.window
+        return f"{self._source.name(draw.place)} [row {w.row}, column {w.col}, {w.height}×{w.width}]"
+
+
+def _collate(items: list[_Item]) -> Loaded:
+    unreadable = {name: reason for item in items for name, reason in item.unreadable.items()}
+    return Loaded(collated([item.parts for item in items]), [item.where for item in items], unreadable)
+
+
+def _quiet_worker(_: int) -> None:
+    """A key that stops the run reaches its workers too: they end when the main process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def stage_batches(
+    source: SampleSource,
+    stage: Stage,
+    places: tuple[int, ...],
+    seed: int,
+    first: int,
+    *,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    pin: bool = False,
+) -> Iterator[Loaded]:
+    """The batches of the steps [first, stage.steps), of one process of `world`; the same whatever `workers`.
+
+    places: indices to draw from; empty: all. Raises InputError where nothing can be read.
+    """
+    windows = Windows(source, stage.crop, places)
+    dataset = WindowDataset(source, windows, stage.augment, stage.margin)
+    sampler = StepSampler(windows, stage.batch, (seed, stage.number), range(first, stage.steps), rank, world)
+    if not workers:
+        # without the DataLoader, whose fetcher would turn errors into its own
+        return (_collate([dataset[draw] for draw in draws]) for draws in sampler)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_quiet_worker,
+        pin_memory=pin,
+        # its own, so that starting workers does not move the state that a resumed run takes up
+        generator=torch.Generator(),
+    )
+    return iter(loader)
+
+
+def probe(source: SampleSource) -> Facts:
+    """What the data offer, from small windows of up to 512 places; unreadable ones are passed over.
+
+    The offset counts as known only where every place knows it: a batch carries it for all of its windows or for none.
+    """
+    known: list[bool] = []
+    isp, aligned = False, []
+    for index in range(0, len(source), max(1, -(-len(source) // _PROBED))):
+        h, w = source.size(index)
+        height, width = min(h, _PROBE_SIDE), min(w, _PROBE_SIDE)
+        try:
+            sample = source.read(index, Window((h - height) // 2, (w - width) // 2, height, width))
+        except InputError:
+            continue
+        isp = isp or bool(sample.isp_valid.any())
+        known.append(sample.offset is not None)
+        if sample.offset is not None and not sample.offset.any():
+            aligned.append(index)
+    return Facts(bool(known) and all(known), isp, tuple(aligned))

@@ -1,0 +1,125 @@
+"""Training samples held in memory: regions of synthetic countries."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.train.clips.samples import Sample
+from deeplight.train.synth import Country, CountryConfig
+
+REGION = 96
+"""Side of a stored region in LR pixels."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """One sample as half-precision tensors (a region of 96² LR px takes 12 MB). Axes (channel, y, x)."""
+
+    ntl: Tensor
+    ntl_hr: Tensor
+    isp: Tensor
+    dmo: Tensor
+    dem: Tensor
+    offset: Tensor
+
+
+def country_config(seed: int) -> CountryConfig:
+    """A country whose sensor, too, is drawn from `seed`: blur, noise and misregistration vary as between products."""
+    rng = np.random.default_rng(seed)
+    aligned = rng.random() < 0.2
+    return CountryConfig(
+        seed=seed,
+        psf_fwhm_lr=float(rng.uniform(0.9, 1.6)),
+        misregistration_lr=0.0 if aligned else float(rng.uniform(0.3, 1.6)),
+        noise=float(rng.uniform(0.02, 0.12)),
+    )
+
+
+def build_pool(seeds: range, count: int, workers: int = 1) -> list[Region]:
+    """`count` regions, the countries of `seeds` in turn; the same for the same arguments, whatever `workers`."""
+    jobs = [(seeds[i % len(seeds)], i) for i in range(count)]
+    if workers == 1:
+        made = [_make(job) for job in jobs]
+    else:
+        # processes: the synthesis holds the interpreter lock half of its time
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
+            made = list(executor.map(_make, jobs))
+    return [Region(*(torch.from_numpy(a) for a in arrays)) for arrays in made]
+
+
+def _make(job: tuple[int, int]) -> tuple[NDArray[np.float16], ...]:
+    seed, index = job
+    rng = np.random.default_rng((seed, index))
+    row, col = (int(v) for v in rng.integers(0, 4096, 2))
+    sample = Country(country_config(seed)).sample(Window(row, col, REGION, REGION))
+    arrays = (getattr(sample, name).astype(np.float16) for name in Region.__dataclass_fields__)
+    return tuple(a if a.ndim == 3 else a[None] for a in arrays)
+
+
+class SyntheticSource:
+    """Regions in memory as a SampleSource: all valid, with ISP and the true offset."""
+
+    def __init__(self, regions: list[Region], seeds: range) -> None:
+        """seeds: what the regions were made from, for the fingerprint."""
+        self._regions, self._seeds = regions, seeds
+
+    def __len__(self) -> int:
+        """Regions."""
+        return len(self._regions)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(h, w) in LR pixels."""
+        h, w = self._regions[index].ntl.shape[1:]
+        return h, w
+
+    def name(self, index: int) -> str:
+        """Names the country by its seed."""
+        return f"synthetic region {index} (seed {self._seeds[index % len(self._seeds)]})"
+
+    def key(self, index: int) -> str:
+        """See SampleSource."""
+        return self.name(index)
+
+    def read(self, index: int, window: Window) -> Sample:
+        """See SampleSource."""
+        region = self._regions[index]
+        whole = Window(0, 0, *self.size(index))
+        lr = (slice(None), *window.slices_in(whole))
+        hr = (slice(None), *window.scaled(SCALE).slices_in(whole.scaled(SCALE)))
+        one_lr = np.ones((1, *window.shape), np.float32)
+        one_hr = np.ones((1, *window.scaled(SCALE).shape), np.float32)
+        return Sample(
+            ntl=region.ntl[lr].float().numpy(),
+            ntl_valid=one_lr,
+            dmo=region.dmo[hr].float().numpy(),
+            dmo_valid=one_hr,
+            dmo_bands=np.ones(7, np.float32),
+            dem=region.dem[hr].float().numpy(),
+            dem_valid=one_hr,
+            ntl_hr=region.ntl_hr[hr].float().numpy(),
+            ntl_hr_valid=one_hr,
+            isp=region.isp[hr].float().numpy(),
+            isp_valid=one_hr,
+            offset=region.offset[lr].float().numpy(),
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the seeds, the number of regions and the lights of the first: the code that makes them counts."""
+        text = f"synthetic {self._seeds.start} {self._seeds.stop} {len(self._regions)}"
+        first = self._regions[0].ntl.contiguous().view(torch.uint8).numpy().tobytes()
+        return hashlib.sha256(text.encode() + first).hexdigest()
+
+
+def synthetic_source(seeds: range, count: int, workers: int = 1) -> SyntheticSource:
+    """`build_pool` as a source."""
+    return SyntheticSource(build_pool(seeds, count, workers), seeds)

@@ -1,0 +1,73 @@
+"""The folder of a training run: the names in it, and whether a new run may go there. Loads nothing heavy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from deeplight.engine.core.errors import InputError
+
+WEIGHTS = "model.safetensors"
+CARD = "checkpoint.json"
+BEST_WEIGHTS = "best.safetensors"
+BEST_CARD = "best.json"
+STATE = "state.safetensors"
+METRICS = "metrics.csv"
+EVENTS = "tensorboard"
+
+
+def check_unused(out: Path, overwrite: bool, resume: bool = False) -> None:
+    """Raise InputError where `out` is no folder, or already holds a run and neither flag is set."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out} is not a folder; choose another --out")
+        held = [name for name in (WEIGHTS, CARD, STATE) if (out / name).exists()]
+    except OSError as error:
+        raise InputError(f"{out} cannot be used ({error.strerror}); choose another --out") from error
+    if held and resume and STATE not in held:
+        raise InputError(
+            f"{out} holds {' and '.join(held)} but no {STATE}, so it cannot be resumed; "
+            "give --overwrite to replace, or choose another --out"
+        )
+    if held and not overwrite and not resume:
+        remedy = "--resume to go on, --overwrite to replace" if STATE in held else "--overwrite to replace"
+        raise InputError(f"{out} already holds {' and '.join(held)}; give {remedy}, or choose another --out")
+
+
+def make_writable(out: Path) -> None:
+    """Create the folder `out`, with its parents, where it is missing. InputError where it cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot create the folder {out} ({error.strerror}); choose another --out"
+        ) from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {out} cannot be written; choose another --out")
+
+
+@contextlib.contextmanager
+def made_for(out: Path) -> Iterator[None]:
+    """The folder `out`, made before the block so that it need not fail late. Where the block fails and leaves nothing
+    in it, it goes again, with the parents that were made. Raises InputError as `make_writable`.
+    """
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    make_writable(out)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            for folder in new:
+                folder.rmdir()
+        raise
+
+
+def clear(out: Path) -> None:
+    """Remove what an earlier run left in `out`, its state first, so that nothing of it can be resumed or mixed up."""
+    for name in (STATE, CARD, WEIGHTS, BEST_CARD, BEST_WEIGHTS, METRICS):
+        (out / name).unlink(missing_ok=True)
+    if (out / EVENTS).is_dir():
+        for file in (out / EVENTS).glob("events.out.tfevents.*"):
+            file.unlink()

@@ -1,0 +1,201 @@
+"""The stages of a run: what is trained in each, on what, and at which learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from deeplight.train.fit.config import AugmentConfig, ObjectiveConfig
+from deeplight.train.fit.settings import Settings
+
+LIGHTS = ("localise.impervious.", "localise.lights.")
+LOCALISE = ("localise.",)
+_OFFSET_BATCH, _OFFSET_CROP, _OFFSET_MARGIN = 8, 72, 13
+"""Of the stages that train the offset alone, which see little more than LR pixels and so many more places a second."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the data offer. offset: the true offset is known. isp: there is ISP. aligned: places without any offset."""
+
+    offset: bool
+    isp: bool
+    aligned: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `number` is its place in the full recipe, so that random numbers do not depend on those left out.
+
+    task: lights, offset or image: what the loss compares. told: align with the true offset. steps: how many; horizon:
+    where the cosine would end, at `floor` of the peak `rate`. trained: prefixes of the parameters that learn; empty:
+    all but the offset's, which learn at `localise_rate` of the rate. aligned: only places without offset.
+    """
+
+    name: str
+    number: int
+    task: str
+    steps: int
+    horizon: int
+    rate: float
+    warm_up: int
+    floor: float
+    average: float
+    batch: int
+    crop: int
+    margin: int
+    trained: tuple[str, ...]
+    localise_rate: float
+    objective: ObjectiveConfig
+    augment: AugmentConfig
+    told: bool = False
+    aligned: bool = False
+    stops_early: bool = False
+
+    @property
+    def validated(self) -> bool:
+        """Whether the whole network is at work, so that its quality can be measured."""
+        return self.task == "image"
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the offset's layers rest, so that their estimate can be made once for each place."""
+        return self.validated and not self.told and not self.localise_rate
+
+
+def schedule(step: int, peak: float, horizon: int, warm_up: int, floor: float) -> float:
+    """Learning rate: linear warm-up, then half a cosine from `peak` down to `floor`·peak at `horizon`."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    progress = min((step - warm_up) / max(1, horizon - warm_up), 1.0)
+    return peak * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def plan(settings: Settings, facts: Facts, trained: bool = False) -> tuple[list[Stage], list[str]]:
+    """The stages that the data allow, in order, and a sentence for each that is left out. trained: the weights that
+    training begins with are those of a trained network.
+
+    The offset alone comes first; then the rest with the true offset, since encoders that see misplaced streets learn
+    to ignore them; the whole network; and a short stage that removes the bias in totals.
+    """
+    all_stages = [_lights(settings), _offset(settings), _told(settings), _whole(settings), _finish(settings)]
+    kept, notes = [], []
+    for stage in all_stages:
+        reason = _missing(stage, facts)
+        if stage.steps and reason:
+            notes.append(f"stage {stage.name} is left out: {reason}")
+        elif stage.steps:
+            kept.append(stage)
+    if facts.offset and not settings.training.localise_rate and not settings.training.localise_steps:
+        notes.append("the offset's layers stay as they start: localise_steps and localise_rate are 0")
+    if not facts.offset and not settings.training.localise_rate and not trained:
+        # nothing has trained the offset's layers, so frozen they would stay at their random start
+        kept = [replace(s, localise_rate=1.0) if s.validated else s for s in kept]
+        notes.append("the offset's layers learn with the whole network, since nothing else trains them")
+    return kept, notes
+
+
+def _missing(stage: Stage, facts: Facts) -> str:
+    """Why the data do not allow the stage; empty where they do."""
+    needs_offset = stage.task == "offset" or stage.told or stage.aligned
+    if needs_offset and not facts.offset:
+        return "the data do not say where the lights are misplaced (no offset)"
+    if stage.task == "lights" and not facts.isp:
+        return "the data have no impervious surface (ISP)"
+    if stage.aligned and not facts.aligned:
+        return "no place is free of misregistration"
+    return ""
+
+
+def _lights(settings: Settings) -> Stage:
+    """What the auxiliary suggests, on places whose true offset is zero."""
+    config = settings.training
+    stage = _alone(settings, 0, config.light_steps, 5e-3)
+    return replace(stage, name="lights", task="lights", trained=LIGHTS, aligned=True)
+
+
+def _offset(settings: Settings) -> Stage:
+    """The whole estimate of the offset."""
+    return _alone(settings, 1, settings.training.localise_steps, 3e-3)
+
+
+def _alone(settings: Settings, number: int, steps: int, rate: float) -> Stage:
+    augment = AugmentConfig(
+        drop_dmo=0.0, drop_dem=0.0, drop_both=0.0, hole=0.0, cut=0.0, dem_shift=(0.0, 0.0)
+    )
+    return Stage(
+        name="offset",
+        number=number,
+        task="offset",
+        steps=steps,
+        horizon=steps,
+        rate=rate,
+        warm_up=min(20, steps),
+        floor=0.02,
+        average=0.0,
+        batch=_OFFSET_BATCH,
+        crop=_OFFSET_CROP,
+        margin=_OFFSET_MARGIN,
+        trained=LOCALISE,
+        localise_rate=1.0,
+        objective=settings.objective,
+        augment=augment,
+    )
+
+
+def _whole(settings: Settings) -> Stage:
+    config = settings.training
+    return Stage(
+        name="whole",
+        number=3,
+        task="image",
+        steps=config.steps,
+        horizon=config.steps,
+        rate=config.learning_rate,
+        warm_up=config.warm_up,
+        floor=0.01,
+        average=config.average,
+        batch=config.batch,
+        crop=config.crop,
+        margin=config.margin,
+        trained=(),
+        localise_rate=config.localise_rate,
+        objective=settings.objective,
+        augment=settings.augment,
+        stops_early=True,
+    )
+
+
+def _told(settings: Settings) -> Stage:
+    """With the true offset: the first half of a cosine, since the whole network goes on from there."""
+    config = settings.training
+    return replace(
+        _whole(settings),
+        name="told",
+        number=2,
+        steps=config.told_steps,
+        horizon=2 * config.told_steps,
+        rate=config.told_rate,
+        localise_rate=0.0,
+        told=True,
+        stops_early=False,
+    )
+
+
+def _finish(settings: Settings) -> Stage:
+    """Small steps with the totals term. An absolute error in the log domain has a median for its optimum, which lies
+    below the mean of skewed lights, so sums of lights come out low without this.
+    """
+    config = settings.training
+    return replace(
+        _whole(settings),
+        name="finish",
+        number=4,
+        steps=config.finish_steps,
+        horizon=config.finish_steps,
+        rate=config.finish_rate,
+        warm_up=min(20, config.finish_steps),
+        average=0.98,
+        objective=replace(settings.objective, totals=config.finish_totals),
+        stops_early=False,
+    )

@@ -1,0 +1,66 @@
+"""One stage's loss as a module, so that Fabric can wrap it for reduced precision and several processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.train.fit.batch import Batch
+from deeplight.train.fit.losses import MeanOverProcesses, Truth, objective
+from deeplight.train.fit.pretrain import lights_loss, offset_loss
+from deeplight.train.fit.stages import Stage
+
+
+class Supervised(nn.Module):
+    """The network together with what a stage asks of it. Sets which parameters learn."""
+
+    def __init__(
+        self, model: DeepLightSR, stage: Stage, across: MeanOverProcesses, *, estimated: bool = False
+    ) -> None:
+        """estimated: the batches bring the network's own estimate as their offset."""
+        super().__init__()
+        self.model, self._stage, self._across = model, stage, across
+        self._given = stage.told or estimated
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(learns(name, stage))
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss (scalar) and its parts (scalars, detached)."""
+        if self._stage.task == "lights":
+            return lights_loss(self.model, batch, self._across)
+        if self._stage.task == "offset":
+            return offset_loss(self.model, batch, self._across)
+        inputs = (
+            t.to(memory_format=torch.channels_last) if t.ndim == 4 else t  # as the weights are
+            for t in batch.inputs
+        )
+        given = batch.offset if self._given else None
+        prediction = self.model.predict(*inputs, known_offset=given)
+        truth = Truth(
+            batch.ntl_hr, batch.isp, batch.weight, batch.offset, batch.ntl_hr_valid, batch.isp_valid
+        )
+        return objective(self.model, prediction, truth, self._stage.objective, self._across)
+
+
+def learns(name: str, stage: Stage) -> bool:
+    """Whether the parameter of this name learns in the stage."""
+    if stage.trained:
+        return name.startswith(stage.trained)
+    return stage.localise_rate > 0 or not name.startswith("localise.")
+
+
+def optimiser(model: DeepLightSR, stage: Stage, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what learns, the offset's layers in a group with a `relative` rate of their own."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    offset = [p for n, p in named if n.startswith("localise.")]
+    others = [p for n, p in named if not n.startswith("localise.")]
+    groups = [{"params": others, "relative": 1.0}, {"params": offset, "relative": stage.localise_rate}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.rate, weight_decay=weight_decay)
+
+
+@torch.no_grad()
+def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    """One step of the moving average of the weights: averaged ← decay·averaged + (1 − decay)·model."""
+    for a, b in zip(averaged.parameters(), model.parameters(), strict=True):
+        a.lerp_(b, 1.0 - decay)
