@@ -1,4 +1,4 @@
-"""One set of weights in every form that is measured: checkpoint, ONNX, torch programs.
+"""One set of weights in every form that is measured: a training run, an exported model.
 
 Speed does not depend on what the weights are, so by default they are seeded random numbers; DEEPLIGHT_BENCH_CHECKPOINT
 names a run of deeplight-train to take instead.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Network:
-    """run: checkpoint folder. artifact: the same weights for deeplight-infer (ONNX fp32, programs fp32 and bf16)."""
+    """run: as deeplight-train leaves it. artifact: the same weights with an ONNX file."""
 
     run: Path
     artifact: Path
@@ -68,7 +68,7 @@ def random_model(preset: str = "tiny") -> DeepLightSR:
 
 def _key(source: Path | None) -> str:
     """Changes with the weights, and with what turns them into files."""
-    from deeplight.train.fit.run_folder import WEIGHTS
+    from deeplight.engine.runtime.manifest import WEIGHTS
 
     root = Path(__file__).resolve().parent.parent
     read = [
@@ -86,33 +86,23 @@ def _key(source: Path | None) -> str:
 
 def _export(model: DeepLightSR, out: Path) -> None:
     """As deeplight-export writes it, without the comparison: every benchmark compares what it runs."""
-    from deeplight.engine.network.receptive import halo, receptive_field
-    from deeplight.engine.runtime.artifact import Manifest, write_artifact
-    from deeplight.export.build import ONNX_FILES, PROGRAM_FILES, WEIGHTS_FILE
-    from deeplight.export.program import to_pt2, to_safetensors, trace
+    from deeplight.engine.network.weights import to_safetensors
+    from deeplight.engine.runtime.artifact import write_artifact
+    from deeplight.engine.runtime.manifest import WEIGHTS
+    from deeplight.engine.runtime.models import manifest_of
+    from deeplight.export.build import ONNX_FILES
     from deeplight.export.to_onnx import metadata, to_onnx
+    from deeplight.export.trace import trace
 
-    programs = {p: PROGRAM_FILES[p] for p in ("fp32", "bf16")}
-    manifest = Manifest(
-        name="deeplight-bench",
-        preset=model.config.preset,
-        receptive_field_lr=receptive_field(model.config),
-        halo_lr=halo(model.config),
+    manifest = replace(
+        manifest_of(model, {}, name="deeplight-bench"),
         precisions={"fp32": ONNX_FILES["fp32"]},
-        programs=programs,
-        weights=WEIGHTS_FILE,
-        min_lr=4,
         bytes_per_lr_px=_shipped_bytes_per_lr_px(),
     )
     weights = to_safetensors(model)
-    files = {WEIGHTS_FILE: weights}
-    for precision, name in programs.items():
-        program = trace(model, precision)
-        files[name] = to_pt2(program)
-        if precision == "fp32":
-            digest = hashlib.sha256(weights).hexdigest()
-            files[ONNX_FILES[precision]] = to_onnx(program, metadata(manifest, precision, digest))
-    write_artifact(out, manifest, files)
+    digest = hashlib.sha256(weights).hexdigest()
+    onnx = to_onnx(trace(model, "fp32"), metadata(manifest, "fp32", digest))
+    write_artifact(out, manifest, {WEIGHTS: weights, ONNX_FILES["fp32"]: onnx})
 
 
 def _shipped_bytes_per_lr_px() -> int:

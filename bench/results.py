@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.machine import Limits
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.markdown import markdown_table
 
 Key = tuple[str, str, int, int]
 """Stage, variant, batch, tile."""
@@ -167,12 +168,6 @@ def history(runs: Sequence[Run]) -> list[tuple[Run, dict[Key, float]]]:
         found.append((run, changes))
         latest[run.machine_key] = run
     return found
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; all columns but the first are right-aligned."""
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def peer_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -19,7 +19,8 @@ from bench.budget import (
 )
 from bench.peers.job import DIFFERENCE
 from bench.peers.tool import OURS
-from bench.results import PEER_HEADER, Row, Run, history, markdown_table, peer_cells
+from bench.results import PEER_HEADER, Row, Run, history, peer_cells
+from deeplight.engine.core.markdown import markdown_table
 
 MESH_OVER_WARPED_VRT, WALL_OVER_BARE, MEMORY_RATIO = 3.0, 1.15, 1.1
 """Numbers to reach: mesh against WarpedVRT, engine over bare calls, memory of a scene four times as large."""

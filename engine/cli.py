@@ -31,7 +31,7 @@ NUMBER = Parsed("value", parse_number)
 @click.option("--dmo", type=FILE, help="Daytime bands (reflectance), any grid and CRS")
 @click.option("--dem", type=FILE, help="Elevation in metres, any grid and CRS")
 @click.option("--out", type=OUTPUT, required=True, help="Cloud-Optimized GeoTIFF to write")
-@click.option("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help=f"Model [{DEFAULT_MODEL}]")
+@click.option("--model", default=DEFAULT_MODEL, metavar="NAME|DIR|RUN", help=f"Model [{DEFAULT_MODEL}]")
 @click.option(
     "--tiles",
     type=Parsed("auto|core[+halo]", parse_tiles),

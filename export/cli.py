@@ -1,4 +1,4 @@
-"""`deeplight-export`: checkpoint → artifact."""
+"""`deeplight-export`: training run → model folder with ONNX files and plans."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import click
 
 from deeplight.engine.core.terminal import Parsed, logging_to, parse_folder, run_cli
 
-FORMATS = ("onnx", "torch", "tensorrt", "triton-repo")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+FORMATS = ("onnx", "tensorrt", "triton-repo")
+PRECISIONS = ("fp32", "fp16")
+_GONE = {
+    "torch": "needs no file: deeplight-infer --backend torch runs the weights of any model folder",
+    "bf16": "needs no file: deeplight-infer --backend torch --precision bf16 runs the weights of any model folder",
+    "int8": "was slower and worse than fp32 on CPUs, so it is no longer made",
+}
+"""What could be asked for in version 0.2, and what became of it."""
 
 
 def _list(accepted: tuple[str, ...], text: str) -> tuple[str, ...]:
@@ -19,7 +25,8 @@ def _list(accepted: tuple[str, ...], text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(n.strip() for n in text.split(",")))
     for name in names:
         if name not in accepted:
-            raise ValueError(f"{name!r} is not one of {', '.join(accepted)}")
+            why = f" ({name} {_GONE[name]})" if name in _GONE else ""
+            raise ValueError(f"{name!r} is not one of {', '.join(accepted)}{why}")
     return names
 
 
@@ -31,8 +38,8 @@ def _plain(text: str) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Artifact directory to write.")
+@click.argument("run")
+@click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Model folder to write.")
 @click.option(
     "--format",
     "formats",
@@ -68,9 +75,9 @@ def _plain(text: str) -> str:
     help="TensorRT: other GPUs that plans shall run on",
 )
 @click.option("--name", type=Parsed("name", _plain), help="Name of the model (default: deeplight-PRESET).")
-@click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there.")
+@click.option("--overwrite", is_flag=True, help="Replace a model folder that is already there.")
 def command(
-    checkpoint: Path,
+    run: str,
     out: Path,
     formats: tuple[str, ...],
     precisions: tuple[str, ...],
@@ -79,7 +86,7 @@ def command(
     overwrite: bool,
     **plans: Any,
 ) -> None:
-    """Turn CHECKPOINT (a run directory of deeplight-train) into an artifact that deeplight-infer runs.
+    """Make of RUN (a folder that deeplight-train wrote, RUN/best, or any model) a model that runs without PyTorch.
 
     Every exported file is run and compared with the PyTorch model first; where one differs, nothing is written and
     the exit status is 1. The comparison is kept as parity.json.
@@ -100,10 +107,10 @@ def command(
         require_builder()
     if "triton-repo" in formats:
         check_free(repository, overwrite=overwrite)
-    model, card = load_checkpoint(checkpoint)
+    model, training = load_checkpoint(run)
     with logging_to(lambda line: click.echo(line, err=True)):
         try:
-            exported = export_artifact(model, card, out, request, name=name, overwrite=overwrite)
+            exported = export_artifact(model, training, out, request, name=name, overwrite=overwrite)
         except ParityError as error:
             click.echo(table(error.rows), err=True)
             raise

@@ -129,7 +129,7 @@ def cases_of(model: DeepLightSR, folder: Path | None = None, halo: int = 0) -> l
 
 
 def compare_all(artifact: Artifact, cases: Sequence[Case]) -> tuple[list[Difference], list[str]]:
-    """Rows for every precision of the artifact on every backend and device of this machine; what was not run, and why.
+    """Rows for every precision of the folder on every backend and device of this machine; what was not run, and why.
 
     The float16 ONNX file is also run with a GPU's rounding (`emulate`), which the CPU runtime leaves out.
 
@@ -170,7 +170,7 @@ class ParityError(DeepLightError):
     def __init__(self, rows: Sequence[Difference]) -> None:
         self.rows = list(rows)
         super().__init__(
-            f"the exported model does not match the checkpoint, so no artifact is written: {failures(rows)}"
+            f"the exported model does not match its weights, so nothing is written: {failures(rows)}"
         )
 
 

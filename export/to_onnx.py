@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS
-from deeplight.engine.runtime.artifact import Manifest
+from deeplight.engine.runtime.manifest import Manifest
 from deeplight.export.operators import DOMAIN, NAMESPACE, OPSET, attach, translations
 
 FORBIDDEN = (

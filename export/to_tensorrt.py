@@ -61,7 +61,7 @@ def build_plans(path: Path, precisions: Sequence[str], options: PlanOptions | No
 
     trt, options, artifact = require_builder(), options or PlanOptions(), load_artifact(path)
     built = []
-    for precision in (p for p in precisions if p in artifact.manifest.precisions and p != "int8"):
+    for precision in (p for p in precisions if p in artifact.manifest.precisions):
         model = artifact.read(precision)
         key = key_here(
             hashlib.sha256(model).hexdigest(),

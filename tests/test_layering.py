@@ -16,13 +16,13 @@ ROOMS = ("core", "raster", "network", "runtime", "output", "run")
 """Of the engine, in the order of the data: a room imports itself and those before it; raster and network do not know
 each other. engine/cli.py and engine/__init__.py stand outside."""
 STRANGERS = {"raster": {"network"}, "network": {"raster"}}
-TORCH_IN_ENGINE = "engine/runtime/backends/torch_backend.py"
+TORCH_IN_ENGINE = {"engine/runtime/backends/torch_backend.py", "engine/runtime/models.py"}
 NETWORK = "engine/network/"
 
 
 def may_use_torch(path: str) -> bool:
-    """Of the engine, only the network and the backend that runs it; they alone reach the kernels."""
-    return path == TORCH_IN_ENGINE or path.startswith(NETWORK)
+    """Of the engine, only the network and what runs it; they alone reach the kernels."""
+    return path in TORCH_IN_ENGINE or path.startswith(NETWORK)
 
 
 RUNTIME_HOMES = {

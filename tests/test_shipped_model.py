@@ -147,9 +147,9 @@ def test_aligned_layers_are_left_alone(backend: Backend) -> None:
     assert np.hypot(*found[:, lit]).mean() < 0.25
 
 
-def test_the_checkpoint_in_the_package_is_what_the_model_was_exported_from(backend: Backend) -> None:
+def test_the_weights_in_the_package_are_what_its_onnx_file_was_exported_from(backend: Backend) -> None:
     """Within float32 sums in another order; see compare.py for the limit of fp32."""
-    model, _ = load_checkpoint(Path(DEFAULT_MODEL))
+    model, _ = load_checkpoint(DEFAULT_MODEL)
     inputs = inputs_of(Country(CountryConfig(seed=HELD_OUT[0])).sample(Window(0, 0, 24, 33)), "dmo", "dem")
     want = backend.run(inputs)["ntl_hr"]
     with torch.no_grad():

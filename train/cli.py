@@ -100,7 +100,8 @@ def _started(start: Path | None) -> DeepLightSR | None:
 @contextlib.contextmanager
 def _saying_how_to_go_on(out: Path, overwrite: bool) -> Iterator[None]:
     """Adds to an interruption how to go on, which depends on what has been written."""
-    from deeplight.train.fit.run_folder import CARD, STATE, WEIGHTS
+    from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
+    from deeplight.train.fit.run_folder import STATE
 
     try:
         yield
@@ -110,7 +111,7 @@ def _saying_how_to_go_on(out: Path, overwrite: bool) -> Iterator[None]:
             instead = " in place of --overwrite" if overwrite else ""
             hint = f"{again} with --resume{instead} to go on from the last checkpoint"
         else:
-            held = not overwrite and any((out / name).exists() for name in (WEIGHTS, CARD))
+            held = not overwrite and any((out / name).exists() for name in (WEIGHTS, MANIFEST_NAME))
             hint = f"there is no checkpoint yet, {again}{' with --overwrite' if held else ''} to start again"
         error.args = (f"{error}: {hint}",)
         raise

@@ -13,7 +13,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--model", required=True, metavar="NAME|DIR|CHECKPOINT", help="Built-in, exported or trained")
+@click.option("--model", required=True, metavar="NAME|DIR|RUN", help="Built-in, exported or trained")
 @click.option("--data", required=True, metavar="DIR|synthetic", help="Clips, a province, held-out countries")
 @click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Folder for the results")
 @click.option("--split", help="Part of the clips  [test]")

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-REFERENCE = "onnxruntime"
 SIDE = 48
 """Side in LR pixels of the tiles that are compared."""
 
@@ -30,13 +29,13 @@ SIDE = 48
 def check_scene(
     scene: Scene, artifact: Artifact, backend: Backend, precision: str, count: int, threads: int
 ) -> list[Difference]:
-    """Compare `backend` with the model in fp32 on ONNX Runtime, on `count` tiles spread over the scene's data.
+    """Compare `backend` with the model in fp32 on the CPU, on `count` tiles spread over the scene's data.
 
     Returns a row a tile. Logs the table and raises DeepLightError where one is beyond tolerance.
     """
     halo = artifact.manifest.halo_lr
     rows = []
-    with open_backend(REFERENCE, artifact, device="cpu", threads=threads) as reference:
+    with open_backend("auto", artifact, device="cpu", threads=threads) as reference:
         for core in places(scene, count):
             inputs = scene.read_inputs(tile_window(core, halo, artifact.manifest, scene.grid.shape))
             got, want = (b.run(inputs)["ntl_hr"][0, 0] for b in (backend, reference))

@@ -117,14 +117,13 @@ def tile_work(
 ) -> TileWork:
     """What decides pixels; the model in fp32 is opened when a tile needs it."""
     manifest = artifact.manifest
-    other = options.precision != "fp32" and "fp32" in manifest.precisions
     return TileWork(
         scene,
         backend,
         manifest,
         plan.halo,
         Products(options.bands, manifest, scene.ceiling, options.conserve_radiance),
-        (lambda: open_in_fp32(options, artifact, threads)) if other else None,
+        (lambda: open_in_fp32(options, artifact, threads)) if options.precision != "fp32" else None,
     )
 
 
@@ -133,7 +132,7 @@ def open_in_fp32(options: RunOptions, artifact: Artifact, threads: int) -> Backe
     try:
         return open_model(options, artifact, "fp32", threads)
     except InputError:
-        return open_backend("onnxruntime", artifact, device="cpu", threads=threads)
+        return open_backend("auto", artifact, device="cpu", threads=threads)
 
 
 def beside(options: RunOptions, scene: Scene, spec: OutputSpec) -> None:

@@ -12,7 +12,7 @@ from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.conserve import conserve_radiance
 from deeplight.engine.run.quality import quality_flags
-from deeplight.engine.runtime.artifact import Manifest
+from deeplight.engine.runtime.manifest import Manifest
 
 Array = NDArray[np.float32]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.output.parts import file_fingerprint
 from deeplight.engine.raster.dataset_names import locate
+from deeplight.engine.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from deeplight.engine.run.options import RunOptions
@@ -89,11 +90,18 @@ def fingerprint(options: RunOptions, artifact: Artifact, backend: Backend, threa
     """What a resumed run must find as it was, by name for the message that says what changed."""
     fields = {f"the file of --{k}": v for k, v in _inputs(options, timed=True).items()}
     fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
+    fields["the model's file"] = _file_of(artifact, backend, options.precision)
     fields["the backend"] = f"{backend.name} on {backend.device}"
     fields["--tiles"] = "absent" if options.tiles is None else str(options.tiles)
     fields["--threads"] = str(threads)
     fields |= {f"the option {k}": v for k, v in pixel_options(options).items()}
     return fields | {f"the version of {k}": v for k, v in versions(backend).items()}
+
+
+def _file_of(artifact: Artifact, backend: Backend, precision: str) -> str:
+    """What the backend runs of the model: the same weights exported anew may differ in their last bits."""
+    name = artifact.file(precision, BACKENDS[backend.name].kind).name
+    return f"{name} {artifact.manifest.files[name].sha256[:16]}"
 
 
 def _inputs(options: RunOptions, timed: bool) -> dict[str, str]:

@@ -155,7 +155,7 @@ def make_report(
 
 def _model(artifact: Artifact, precision: str) -> dict[str, Any]:
     m = artifact.manifest
-    return {"name": m.name, "preset": m.preset, "manifest_sha256": artifact.digest, "precision": precision}
+    return {"name": m.name, "preset": m.preset, "sha256": artifact.digest, "precision": precision}
 
 
 def _requeued(run: Run) -> Sequence[Outcome]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.core.windows import Window, core_share, split
-from deeplight.engine.runtime.artifact import Manifest
+from deeplight.engine.runtime.manifest import Manifest
 
 LEAST_SHARE = 0.6
 """`auto` keeps at least this share of the computed pixels, memory allowing."""

@@ -17,7 +17,7 @@ from deeplight.engine.output.facts import layers_present
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.run.products import Products
 from deeplight.engine.run.tiling import tile_window
-from deeplight.engine.runtime.artifact import Manifest
+from deeplight.engine.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene

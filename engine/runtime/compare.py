@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.5e-2, "int8": 0.1}
+TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.5e-2}
 """Largest relative L2 error in radiance. fp32: what reordered sums cost; fp16, bf16: half as much again as a
-network of this kind showed with float32 islands (1.3e-3, 1e-2); int8: to catch what is broken, the PSNR decides."""
+network of this kind showed with float32 islands (1.3e-3, 1e-2)."""
 
-PSNR_TOLERANCE_DB = {"fp32": 0.05, "fp16": 0.05, "bf16": 0.05, "int8": 0.1}
+PSNR_TOLERANCE_DB = {"fp32": 0.05, "fp16": 0.05, "bf16": 0.05}
 """Largest change of the PSNR against the truth, where it is known."""
 
 Values = NDArray[np.floating]

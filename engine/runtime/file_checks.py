@@ -11,7 +11,6 @@ from typing import Any
 
 from deeplight.engine.core.errors import ArtifactError
 from deeplight.engine.runtime.onnx_external import uses_external_data
-from deeplight.engine.runtime.program_scan import check_program
 
 MAX_HEADER = 1 << 22
 """Bytes of a safetensors header: ours has some thousands."""
@@ -34,8 +33,9 @@ _ELEMENT = {
 def check_file(name: str, data: bytes) -> None:
     """Refuse content that could read other files, run code or claim memory that is not there.
 
-    .onnx: no external data. .pt2: see `program_scan`. .safetensors: the header describes exactly the bytes behind
-    it. Pickles are refused by their endings. Others are not looked into. Raises ArtifactError in one sentence.
+    .onnx: no external data. .safetensors: the header describes exactly the bytes behind it. Pickles and torch.export
+    programs, which run what they carry, are refused by their endings. Others are not looked into. Raises
+    ArtifactError in one sentence.
     """
     check = _CHECKS.get(PurePath(name).suffix.lower())
     if check is not None:
@@ -51,16 +51,9 @@ def _check_onnx(name: str, data: bytes) -> None:
         raise ArtifactError(f"{name} keeps weights in other files: export it as one file")
 
 
-def _check_pt2(name: str, data: bytes) -> None:
-    try:
-        check_program(data)
-    except ArtifactError as e:
-        raise ArtifactError(f"{name}: {e}") from None
-
-
 def _check_pickle(name: str, _: bytes) -> None:
     raise ArtifactError(
-        f"{name} is a pickle by its name, which runs code when it is loaded: export the model again"
+        f"{name} is a pickle or program by its name, which runs code when it is loaded: export the model again"
     )
 
 
@@ -99,7 +92,8 @@ def _check_tensor(name: str, entry: Mapping[str, Any], start: int) -> int:
 
 _CHECKS: Mapping[str, Callable[[str, bytes], None]] = {
     ".onnx": _check_onnx,
-    ".pt2": _check_pt2,
     ".safetensors": _check_safetensors,
-    **dict.fromkeys((".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".npy"), _check_pickle),
+    **dict.fromkeys(
+        (".pt", ".pt2", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".npy"), _check_pickle
+    ),
 }

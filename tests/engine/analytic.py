@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, InputSpec
-from deeplight.engine.runtime.artifact import Manifest, write_artifact
+from deeplight.engine.network.config import ModelConfig
+from deeplight.engine.runtime.artifact import write_artifact
+from deeplight.engine.runtime.manifest import WEIGHTS, Manifest
 
 DMO_WEIGHT, DEM_WEIGHT, BLUR = 2.0, 0.001, 2
 """Weights of the auxiliary terms; radius in LR pixels of the box blur, so the receptive field is known."""
@@ -19,9 +21,10 @@ def _axes(spec: InputSpec) -> list[object]:
     return ["b", spec.channels, "H", "W"] if spec.hr else ["b", spec.channels, "h", "w"]
 
 
-def onnx_bytes() -> bytes:
+def onnx_bytes(doc: str = "") -> bytes:
     """ntl_hr = up(box(max(ntl, 0))) + DMO_WEIGHT · mean(dmo·bands)·dmo_valid + DEM_WEIGHT·|dem|·dem_valid.
 
+    doc: a text in the file that changes its bytes.
     up is nearest ×8; isp and offset are arbitrary functions of the inputs, for tests of extra bands.
     """
     import onnx
@@ -71,7 +74,9 @@ def onnx_bytes() -> bytes:
         info(OUTPUTS),
         [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10, doc_string=doc
+    )
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
@@ -80,7 +85,7 @@ def manifest(**changes: object) -> Manifest:
     """The analytic model's manifest; `changes` replace fields."""
     fields: dict[str, object] = {
         "name": "analytic",
-        "preset": "test",
+        "configuration": ModelConfig(preset="test").to_dict(),
         "receptive_field_lr": float(BLUR),
         "halo_lr": BLUR,
         "precisions": {"fp32": "model.onnx"},
@@ -91,7 +96,20 @@ def manifest(**changes: object) -> Manifest:
 
 def write_analytic(directory: Path) -> Path:
     """The artifact on disk."""
-    return write_artifact(directory, manifest(), {"model.onnx": onnx_bytes()})
+    return write_model(directory, onnx_bytes())
+
+
+def write_model(directory: Path, model: bytes, **changes: object) -> Path:
+    """A model folder around an ONNX file, with weights that nobody could run. changes: of the manifest."""
+    files = {"model.onnx": model, WEIGHTS: weights()}
+    return write_artifact(directory, manifest(**changes), files)
+
+
+def weights() -> bytes:
+    """A safetensors file without any layer."""
+    from safetensors.numpy import save
+
+    return bytes(save({"box": np.full((1, 1, 2 * BLUR + 1, 2 * BLUR + 1), 1.0, np.float32)}))
 
 
 def expected(inputs: dict[str, np.ndarray]) -> np.ndarray:

@@ -1,13 +1,8 @@
-"""The torch backend: deeplight-infer runs programs whose weights are safetensors and in which nothing is unpickled."""
+"""The torch backend: deeplight-infer runs the weights of any model folder, a training run's too."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import pickle
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,82 +11,44 @@ import rasterio
 import torch
 
 from deeplight.engine import cli
-from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.backends import open_backend
-from deeplight.engine.runtime.backends.torch_backend import cpu_has_bf16, load_program
-from deeplight.engine.runtime.program_scan import check_program
+from deeplight.engine.runtime.backends.torch_backend import cpu_has_bf16
 from deeplight.export.build import Exported
 from deeplight.kernels import launch
 from deeplight.kernels.align import entry as align_entry
 from deeplight.kernels.fuse import entry as fuse_entry
 from deeplight.kernels.refine import entry as refine_entry
 from deeplight.kernels.upsample import entry as upsample_entry
+from deeplight.train.fit.checkpoint import save_checkpoint
 from tests.scenes import write_scene
 
 
-def entries(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+def test_a_run_is_a_model(exported: Exported, model: DeepLightSR, tmp_path: Path) -> None:
+    """A folder of deeplight-train gives the same as what was exported from it, in every precision of the weights."""
+    save_checkpoint(tmp_path / "run", model, {"step": 0})
+    rng = np.random.default_rng(0)
+    inputs = {s.name: rng.random(input_shape(s, 1, 9, 7), np.float32) for s in INPUTS}
+    run, artifact = load_artifact(tmp_path / "run"), load_artifact(exported.path)
+    assert run.digest == artifact.digest and not run.manifest.precisions
+    with open_backend("auto", run) as first, open_backend("auto", artifact) as second:
+        assert (first.name, second.name) == ("torch", "onnxruntime")
+        a, b = (x.run(inputs)["ntl_hr"] for x in (first, second))
+    assert np.abs(a - b).max() <= 1e-5 * b.max()
 
 
-def test_a_program_holds_no_weights_no_pickle_and_no_code(exported: Exported) -> None:
-    for name in ("program.pt2", "program.fp16.pt2", "program.bf16.pt2"):
-        content = entries((exported.path / name).read_bytes())
-        assert not [n for n in content if "/weights/weight_" in n]
-        assert not [n for n, data in content.items() if data.startswith((b"\x80", b"PK"))], (
-            "pickles and torch.save"
-        )
-        model = json.loads(next(data for n, data in content.items() if n.endswith("models/model.json")))
-        assert model["guards_code"] == []
-        targets = {n["target"] for n in model["graph_module"]["graph"]["nodes"]}
-        assert {
-            f"torch.ops.deeplight.{o}.default" for o in ("align", "fuse", "upsample", "refine")
-        } <= targets
-
-
-def test_what_pytorch_itself_saves_is_refused() -> None:
-    """torch.export.save puts a pickle of the example inputs into the file."""
-    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    with pytest.raises(ArtifactError, match="refused"):
-        check_program(buffer.getvalue())
-
-
-class Payload:
-    def __reduce__(self):
-        return (pytest.fail, ("a pickle was loaded",))
-
-
-def test_a_payload_in_the_example_inputs_does_not_run(exported: Exported, tmp_path: Path) -> None:
-    content = entries((exported.path / "program.pt2").read_bytes())
-    sample = next(n for n in content if n.endswith("sample_inputs/model.pt"))
-    content[sample] = pickle.dumps(Payload())
-    evil = io.BytesIO()
-    with zipfile.ZipFile(evil, "w") as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-    folder = tmp_path / "evil"
-    folder.mkdir()
-    manifest = json.loads((exported.path / "manifest.json").read_text())
-    for name in manifest["files"]:
-        (folder / name).write_bytes((exported.path / name).read_bytes())
-    (folder / "program.pt2").write_bytes(evil.getvalue())
-    manifest["files"]["program.pt2"] = {
-        "sha256": hashlib.sha256(evil.getvalue()).hexdigest(),
-        "bytes": len(evil.getvalue()),
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="example inputs, which are a pickle"):
-        load_artifact(folder)
-
-
-def test_weights_of_another_model_are_refused(exported: Exported) -> None:
-    program = load_artifact(exported.path).read("fp32", "program")
-    with pytest.raises(ValueError, match="the weights lack"):
-        load_program(program, {}, torch.device("cpu"))
+def test_without_pytorch_a_run_says_what_it_needs(
+    model: DeepLightSR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path / "run", model, {"step": 0})
+    monkeypatch.setitem(sys.modules, "deeplight.engine.runtime.backends.torch_backend", None)
+    with pytest.raises(
+        InputError, match=r"backend torch needs .*, make an ONNX file of it: deeplight-export \S+/run"
+    ):
+        open_backend("auto", load_artifact(tmp_path / "run"))
 
 
 def test_a_gpu_that_is_not_there_is_named(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,14 +101,19 @@ def test_a_cancelled_backend_stops_and_bits_do_not_depend_on_threads(exported: E
     assert np.abs(bits[0] - bits[1]).max() <= 2e-5 * np.abs(bits[0]).max()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "folder"), [("fp32", "artifact"), ("bf16", "artifact"), ("fp32", "run")]
+)
 def test_deeplight_infer_runs_it(
     exported: Exported,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    model: DeepLightSR,
     precision: str,
+    folder: str,
 ) -> None:
+    save_checkpoint(tmp_path / "run", model, {"step": 0})
     if precision == "bf16" and not cpu_has_bf16():
         pytest.skip("this CPU has no bfloat16 arithmetic")
     files = write_scene(tmp_path, 21, 27)
@@ -159,7 +121,8 @@ def test_deeplight_infer_runs_it(
     for backend, options in (("onnxruntime", ["fp32"]), ("torch", [precision, "--check", "1"])):
         out = tmp_path / f"{backend}.tif"
         layers = ["--ntl", files.ntl, "--dmo", files.dmo, "--dem", files.dem, "--out", out]
-        chosen = ["--model", exported.path, "--backend", backend, "--precision", *options]
+        own = tmp_path / "run" if (backend, folder) == ("torch", "run") else exported.path
+        chosen = ["--model", own, "--backend", backend, "--precision", *options]
         monkeypatch.setattr(sys, "argv", ["deeplight-infer", *map(str, layers + chosen)])
         with pytest.raises(SystemExit) as end:
             cli.main()

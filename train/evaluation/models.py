@@ -1,11 +1,9 @@
-"""What is evaluated: an artifact on the engine's backend or a checkpoint in PyTorch, with and without auxiliary layers,
-and the interpolations beside them."""
+"""What is evaluated: a model on the engine's backend, with and without auxiliary layers; interpolations beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,14 +11,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.tiling import tile_window
-from deeplight.engine.runtime.artifact import MANIFEST_NAME, load_artifact, model_names
+from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.train.evaluation.pixels import Doubles
-from deeplight.train.fit.run_folder import CARD
 
 Inputs = Mapping[str, NDArray[np.float32]]
 NETWORK, NO_AUXILIARY, BICUBIC, NEAREST = "network", "network, no auxiliary", "bicubic", "nearest"
@@ -30,98 +26,40 @@ _AUXILIARY = ("dmo", "dmo_valid", "dmo_bands", "dem", "dem_valid")
 _FILLER = (1.0, 2.0, 4.0, 2.0, 1.0)
 
 
-class Network(Protocol):
-    """A model that turns inputs (spec.INPUTS, batch of 1) into radiance."""
+class Network:
+    """A built-in model, an exported folder or a training run, on the engine's backend."""
 
-    def window(self, wanted: Window) -> Window:
-        """The LR pixels to read so that `wanted` comes out as in one piece."""
-        ...
-
-    def run(self, inputs: Inputs) -> NDArray[np.float32]:
-        """Radiance (8h, 8w)."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Facts for the report."""
-        ...
-
-
-class ArtifactNetwork:
-    """A model by name or directory, on the engine's backend."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        self._artifact = load_artifact(name)
+    def __init__(self, model: str, threads: int) -> None:
+        """Raises InputError in one sentence where there is no such model or nothing to run it."""
+        self._artifact = load_artifact(model)
         self._backend = open_backend("auto", self._artifact, threads=threads)
-
-    def window(self, wanted: Window) -> Window:
-        """See Network."""
-        return tile_window(wanted, self._artifact.manifest.halo_lr, self._artifact.manifest)
-
-    def run(self, inputs: Inputs) -> NDArray[np.float32]:
-        """See Network."""
-        radiance: NDArray[np.float32] = self._backend.run(dict(inputs))["ntl_hr"][0, 0]
-        return radiance
-
-    def describe(self) -> dict[str, Any]:
-        """See Network."""
-        manifest = self._artifact.manifest
-        return {"artifact": manifest.name, "digest": self._artifact.digest, "backend": self._backend.name}
-
-
-class CheckpointNetwork:
-    """A run directory of deeplight-train, or a file in it, in PyTorch on the CPU."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        from deeplight.engine.network.receptive import halo
-        from deeplight.train.fit.checkpoint import load_checkpoint
-
-        torch.set_num_threads(threads)
-        self._model, self._card = load_checkpoint(path)
-        self._halo = halo(self._model.config)
-        self._path = path
 
     @property
     def trained_on(self) -> str:
         """Name of the folder that held its training data; empty where it was another kind of data."""
-        data = self._card.get("data")
+        data = self._artifact.manifest.training.get("data")
         if not isinstance(data, dict) or data.get("kind") != "folder":
             return ""
         return str(data.get("name", ""))
 
     def window(self, wanted: Window) -> Window:
-        """See Network."""
-        return wanted.grown(self._halo)
+        """The LR pixels to read so that `wanted` comes out as in one piece."""
+        return tile_window(wanted, self._artifact.manifest.halo_lr, self._artifact.manifest)
 
-    @torch.no_grad()
     def run(self, inputs: Inputs) -> NDArray[np.float32]:
-        """See Network."""
-        radiance, _, _ = self._model(*(torch.from_numpy(inputs[spec.name]) for spec in INPUTS))
-        return np.asarray(radiance[0, 0].numpy(), np.float32)
+        """Radiance (8h, 8w) of inputs (spec.INPUTS, batch of 1)."""
+        radiance: NDArray[np.float32] = self._backend.run(dict(inputs))["ntl_hr"][0, 0]
+        return radiance
 
     def describe(self) -> dict[str, Any]:
-        """See Network."""
-        preset = self._model.config.preset
-        return {"checkpoint": str(self._path), "step": self._card.get("step"), "preset": preset}
-
-
-def is_checkpoint(model: str) -> bool:
-    """Whether the text names a checkpoint rather than an artifact."""
-    path = Path(model)
-    folder = path if path.is_dir() else path.parent
-    return model not in model_names() and (folder / CARD).is_file()
-
-
-def open_network(model: str, threads: int) -> Network:
-    """A built-in name, an artifact's directory, or a checkpoint. Raises InputError in one sentence."""
-    if is_checkpoint(model):
-        return CheckpointNetwork(Path(model), threads)
-    if model not in model_names() and not (Path(model) / MANIFEST_NAME).is_file():
-        names = ", ".join(model_names()) or "none in this installation"
-        raise InputError(
-            f"--model {model!r} is no model: give a built-in name ({names}), a directory that deeplight-export "
-            f"wrote ({MANIFEST_NAME}) or one that deeplight-train wrote ({CARD})"
-        )
-    return ArtifactNetwork(model, threads)
+        """Facts for the report."""
+        manifest = self._artifact.manifest
+        return {
+            "name": manifest.name,
+            "sha256": self._artifact.digest,
+            "backend": self._backend.name,
+            "step": manifest.training.get("step"),
+        }
 
 
 class Method(Protocol):

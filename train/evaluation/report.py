@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplight.engine.core.markdown import markdown_table
 from deeplight.train.evaluation.blocks import TRUTH, Sums
 from deeplight.train.evaluation.evaluate import Evaluation
 from deeplight.train.evaluation.intervals import LEVEL, RESAMPLES, Interval, quality_intervals
@@ -173,7 +174,7 @@ def _stratum_table(methods: Values, stratum: str) -> list[str]:
                 _cell(s["sum_of_lights_error"], "+.1%", i.get("sum_of_lights_error")),
             ]
         )
-    return _table(["method", *head, "sum of lights"], rows)
+    return markdown_table(["method", *head, "sum of lights"], rows).splitlines()
 
 
 def _whole_table(values: Values) -> list[str]:
@@ -203,7 +204,7 @@ def _whole_table(values: Values) -> list[str]:
         f"{first['shift_hr_px']['blocks']} and sums over {first['lit_blocks']} lit blocks; 8×8 means against the LR "
         f"input over {first['reaggregation_lr_pixels']:,} LR pixels that are not saturated."
     )
-    return [*_table(head, rows), "", note]
+    return [*markdown_table(head, rows).splitlines(), "", note]
 
 
 def _place_table(values: Values) -> list[str]:
@@ -220,12 +221,8 @@ def _place_table(values: Values) -> list[str]:
         sums = [_cell(place[m]["sum_of_lights_error"], "+.1%") for m in methods]
         rows.append([name, f"{place['n']:,}", *psnr, *sums])
     more = len(values["places"]) - len(rows)
-    return [*_table(head, rows), *(["", f"{more} more in metrics.json."] if more > 0 else [])]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    rest = ["", f"{more} more in metrics.json."] if more > 0 else []
+    return [*markdown_table(head, rows).splitlines(), *rest]
 
 
 def _cell(value: float | None, form: str, between: list[float | None] | None = None) -> str:

@@ -27,11 +27,9 @@ from deeplight.train.evaluation.folder import MAP, MAP_NO_AUXILIARY, METRICS, PA
 from deeplight.train.evaluation.models import (
     NETWORK,
     NO_AUXILIARY,
-    CheckpointNetwork,
     Method,
-    is_checkpoint,
+    Network,
     methods_of,
-    open_network,
 )
 from deeplight.train.evaluation.page import page
 from deeplight.train.evaluation.report import summary, to_json, to_markdown
@@ -110,10 +108,9 @@ def _check(options: EvalOptions, whole: bool) -> None:
             f"--split {options.split} is for clips, and {options.data} is scored whole: leave --split out, or cut "
             "clips with deeplight-data clip"
         )
-    if options.tiles is not None and (not whole or is_checkpoint(options.model)):
+    if options.tiles is not None and not whole:
         raise InputError(
-            "--tiles is for an artifact on a province, which the engine maps, and for nothing else: "
-            "leave it out"
+            "--tiles is for a province, which the engine maps, and for nothing else: leave it out"
         )
 
 
@@ -140,7 +137,7 @@ def _scored(
 
 def _places(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Task:
     """Clips, synthetic countries, or a province by Wald's protocol: the network runs tile by tile here."""
-    network = open_network(options.model, options.threads or available_cpus())
+    network = Network(options.model, options.threads or available_cpus())
     source = open_places(options.data, options.split or TEST, options.protocol, options.degradation)
     return _Task(source, methods_of(network), network.describe(), unit_of(source), ceiling_of(source))
 
@@ -162,24 +159,19 @@ def open_places(data: str, split: str, protocol: str, degradation: str = "") -> 
 
 
 def _province(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Task:
-    """A folder of rasters. An artifact's maps are made by the engine, as a user makes them; a checkpoint's, which the
-    engine does not run, tile by tile as for clips.
-    """
+    """A folder of rasters, whose maps the engine makes, as a user makes them."""
     folder = Path(options.data)
     threads = options.threads or available_cpus()
-    network = open_network(options.model, threads)
+    network = Network(options.model, threads)
     methods = methods_of(network)
-    made = is_checkpoint(options.model)
-    if isinstance(network, CheckpointNetwork) and network.trained_on == folder.resolve().name:
+    if network.trained_on == folder.resolve().name:
         progress.log(
-            f"warning: the checkpoint was trained on a folder called {network.trained_on}: if it is this one, most of "
+            f"warning: the model was trained on a folder called {network.trained_on}: if it is this one, most of "
             "what is scored here was seen in training"
         )
     # opened first: what is wrong with the truth must show before hours of work
-    province = stack.enter_context(Province(folder, auxiliary=made))
+    province = stack.enter_context(Province(folder, auxiliary=False))
     unit, ceiling = province.scene.unit, province.scene.ceiling
-    if made:
-        return _Task(province, methods, network.describe(), unit, ceiling)
     starts: set[int] = set()
     for method, name, auxiliary in ((NETWORK, MAP, True), (NO_AUXILIARY, MAP_NO_AUXILIARY, False)):
         progress.log(f"engine: {method}")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.core.markdown import markdown_table
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
 from deeplight.train.evaluation.quick import validate
@@ -34,32 +35,32 @@ def _with(batch: Batch, dmo: int, dem: int) -> Batch:
 
 def table(scores: Scores) -> str:
     """Markdown: one row for each set of layers, and bicubic."""
-    columns = "layers given|PSNR, log1p|over bicubic|mean over scenes|median|RMSE|sum of lights|offset error"
-    head = "| " + columns.replace("|", " | ") + " |"
-    lines = [head, "|---" * 8 + "|"]
+    header = ("layers given", "PSNR, log1p", "over bicubic", "mean over scenes", "median", "RMSE")
+    rows = []
     for name, s in scores.items():
         gain = s["psnr_log1p"] - s["psnr_log1p_bicubic"]
-        cells = [
-            name,
-            f"{s['psnr_log1p']:.1f} dB",
-            f"{gain:+.2f} dB",
-            f"{s['psnr_log1p_gain_scene_mean']:+.2f} dB",
-            f"{s['psnr_log1p_gain_scene_median']:+.2f} dB",
-            f"{s['rmse']:.2f}",
-            f"{100 * s['sum_of_lights_error']:+.1f} %",
-            f"{s['offset_epe_lit_px']:.3f} LR px of {s['offset_epe_lit_px_if_zero']:.3f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(
+            [
+                name,
+                f"{s['psnr_log1p']:.1f} dB",
+                f"{gain:+.2f} dB",
+                f"{s['psnr_log1p_gain_scene_mean']:+.2f} dB",
+                f"{s['psnr_log1p_gain_scene_median']:+.2f} dB",
+                f"{s['rmse']:.2f}",
+                f"{100 * s['sum_of_lights_error']:+.1f} %",
+                f"{s['offset_epe_lit_px']:.3f} LR px of {s['offset_epe_lit_px_if_zero']:.3f}",
+            ]
+        )
     s = next(iter(scores.values()))
     total = f"{100 * s['sum_of_lights_error_bicubic']:+.1f} %"
-    lines.append(
-        f"| bicubic | {s['psnr_log1p_bicubic']:.1f} dB | | | | {s['rmse_bicubic']:.2f} | {total} | |"
+    rows.append(
+        ["bicubic", f"{s['psnr_log1p_bicubic']:.1f} dB", "", "", "", f"{s['rmse_bicubic']:.2f}", total, ""]
     )
-    return "\n".join(lines)
+    return markdown_table((*header, "sum of lights", "offset error"), rows)
 
 
-def score(run: Path) -> str:
-    """The table for the checkpoint in `run`; makes the held-out countries first."""
+def score(run: str | Path) -> str:
+    """The table for the model `run`; makes the held-out countries first."""
     model, _ = load_checkpoint(run)
     held_out = synthetic_source(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), available_cpus())
     return table(by_layers(model, FixedBatches(held_out, 4, halo(model.config))))

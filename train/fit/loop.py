@@ -18,6 +18,7 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
+from deeplight.engine.runtime.manifest import MANIFEST_NAME
 from deeplight.train.clips.samples import SampleSource
 from deeplight.train.evaluation.quick import validate
 from deeplight.train.evaluation.scores import by_layers, table
@@ -28,7 +29,7 @@ from deeplight.train.fit.estimates import EstimatedSource, affordable
 from deeplight.train.fit.loader import Loaded, probe, stage_batches
 from deeplight.train.fit.logs import Records, Reporter
 from deeplight.train.fit.losses import one_process
-from deeplight.train.fit.run_folder import STATE, clear
+from deeplight.train.fit.run_folder import BEST, STATE, clear
 from deeplight.train.fit.settings import Settings, differences
 from deeplight.train.fit.stages import Facts, Stage, plan, schedule
 from deeplight.train.fit.state import Position, Saved, load_state, restore, save_state
@@ -141,6 +142,9 @@ class _Trainer:
         for stage in stages:
             if stage.name not in self.position.ended:
                 self._stage(stage, facts, saved if stage.name == self.position.stage else None)
+        if self.fabric.is_global_zero and not (self.run / MANIFEST_NAME).exists():
+            # a run of an older version, or one whose data has nothing to validate on
+            save_checkpoint(self.run, self.averaged, self._record(self.position.network_steps))
         if self.fabric.is_global_zero and len(self.checks):
             self.reporter.log(table(by_layers(self.averaged, self.checks)))
         return self.averaged
@@ -296,7 +300,7 @@ class _Trainer:
         """Validate the averaged weights and write them; whether `patience` is at its end. The first process does it."""
         stop = False
         if self.fabric.is_global_zero:
-            step = sum(n for name, n in self.position.done.items() if name in ("told", "whole", "finish"))
+            step = self.position.network_steps
             scores: dict[str, float] = {}
             if len(self.checks):
                 scores = validate(self.averaged, self.checks, known_offset=stage.told)
@@ -317,16 +321,8 @@ class _Trainer:
         return stop
 
     def _keep(self, step: int, scores: dict[str, float], stage: Stage) -> None:
-        """Write the last checkpoint, and the best where it is: with an alignment of its own, not a told one."""
-        tables = self.settings.to_dict()
-        card = {
-            "step": step,
-            "training": tables["training"] | {k: tables[k] for k in ("objective", "augment")},
-            "settings": tables,
-            "data": {**self.data.card, "fingerprint": self.fingerprints},
-            "history": self.position.history,
-        }
-        save_checkpoint(self.run, self.averaged, card)
+        """Write the last weights, and the best where it is: with an alignment of its own, not a told one."""
+        save_checkpoint(self.run, self.averaged, self._record(step))
         monitor = self.settings.training.monitor
         value = scores.get(monitor, math.nan) * (-1.0 if monitor in _LESS_IS_BETTER else 1.0)
         if stage.told or math.isnan(value):
@@ -334,7 +330,16 @@ class _Trainer:
         self.position.waited += 1
         if self.position.best is None or value > self.position.best:
             self.position.best, self.position.waited = value, 0
-            save_checkpoint(self.run, self.averaged, card, best=True)
+            save_checkpoint(self.run / BEST, self.averaged, self._record(step))
+
+    def _record(self, step: int) -> dict[str, Any]:
+        """How the weights came about, for their manifest."""
+        return {
+            "step": step,
+            "settings": self.settings.to_dict(),
+            "data": {**self.data.card, "fingerprint": self.fingerprints},
+            "history": self.position.history,
+        }
 
     def _note_unreadable(self, met: dict[str, str]) -> None:
         """Name places that cannot be read, once each. Raises InputError where they are more than allowed."""

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.runtime.artifact import TRAINING_STATE, remove_weights
+from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
 
-WEIGHTS = "model.safetensors"
-CARD = "checkpoint.json"
-BEST_WEIGHTS = "best.safetensors"
-BEST_CARD = "best.json"
-STATE = "state.safetensors"
+BEST = "best"
+"""Model folder of the best weights so far; the run's folder is that of the last."""
+STATE = TRAINING_STATE
 METRICS = "metrics.csv"
 EVENTS = "tensorboard"
 
@@ -23,7 +23,7 @@ def check_unused(out: Path, overwrite: bool, resume: bool = False) -> None:
     try:
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is not a folder; choose another --out")
-        held = [name for name in (WEIGHTS, CARD, STATE) if (out / name).exists()]
+        held = [name for name in (WEIGHTS, MANIFEST_NAME, STATE) if (out / name).exists()]
     except OSError as error:
         raise InputError(f"{out} cannot be used ({error.strerror}); choose another --out") from error
     if held and resume and STATE not in held:
@@ -66,8 +66,13 @@ def made_for(out: Path) -> Iterator[None]:
 
 def clear(out: Path) -> None:
     """Remove what an earlier run left in `out`, its state first, so that nothing of it can be resumed or mixed up."""
-    for name in (STATE, CARD, WEIGHTS, BEST_CARD, BEST_WEIGHTS, METRICS):
+    for name in (STATE, METRICS):
         (out / name).unlink(missing_ok=True)
+    remove_weights(out)
+    if (out / BEST).is_dir():
+        remove_weights(out / BEST)
+        with contextlib.suppress(OSError):  # something else is in it
+            (out / BEST).rmdir()
     if (out / EVENTS).is_dir():
         for file in (out / EVENTS).glob("events.out.tfevents.*"):
             file.unlink()

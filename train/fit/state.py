@@ -40,6 +40,11 @@ class Position:
         """Steps of all stages."""
         return sum(self.done.values())
 
+    @property
+    def network_steps(self) -> int:
+        """Steps of the stages that train more than the offset's layers."""
+        return sum(n for name, n in self.done.items() if name in ("told", "whole", "finish"))
+
 
 @dataclass(frozen=True)
 class Saved:

@@ -18,6 +18,7 @@ import click
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
+from deeplight.engine.core.markdown import markdown_table
 from deeplight.engine.core.terminal import Parsed, parse_folder, run_cli
 
 if TYPE_CHECKING:
@@ -185,6 +186,18 @@ def bare(batch: Batch) -> Batch:
     return replace(batch, inputs=(ntl, ntl_valid, *(layer * 0 for layer in layers)))
 
 
+_HEADER = (
+    "configuration",
+    "gain, all layers",
+    "against full",
+    "gain, no layer",
+    "against full",
+    "RMSE",
+    "sum of lights",
+    "offset error, LR px",
+)
+
+
 def to_markdown(found: Mapping[str, Any], variants: Sequence[Variant]) -> str:
     """The table: mean over the seeds, and in brackets the lowest and highest; differences are of equal seeds."""
     runs = found["runs"]
@@ -201,16 +214,18 @@ def to_markdown(found: Mapping[str, Any], variants: Sequence[Variant]) -> str:
         "PSNR is of log1p radiance (data range log1p(200)); gains are over bicubic, in dB; brackets hold the lowest "
         "and the highest seed; differences are from the full network with the same seed.",
         "",
-        "| configuration | gain, all layers | against full | gain, no layer | against full | RMSE | sum of lights "
-        "| offset error, LR px |",
-        "|---" * 8 + "|",
     ]
     full = {run["seed"]: run["scores"] for run in runs if run["variant"] == variants[0].name}
+    rows = []
     for variant in variants:
         mine = {run["seed"]: run["scores"] for run in runs if run["variant"] == variant.name}
         if mine:
-            lines.append("| " + " | ".join([variant.name, *_cells(mine, full)]) + " |")
-    lines += ["", *(f"- {variant.name}: {variant.what}." for variant in variants)]
+            rows.append([variant.name, *_cells(mine, full)])
+    lines += [
+        markdown_table(_HEADER, rows),
+        "",
+        *(f"- {variant.name}: {variant.what}." for variant in variants),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -188,7 +188,7 @@ def _trained(
     trial: Trial, degradation: Degradation, held: tuple[str, ...], folder: Path, say: Callable[[str], None]
 ) -> Network:
     """A network that has not seen the places of `held`."""
-    from deeplight.train.evaluation.models import CheckpointNetwork
+    from deeplight.train.evaluation.models import Network
     from deeplight.train.trials.training import train_once
 
     learn = _opened(trial, "train", degradation, held)
@@ -197,7 +197,7 @@ def _trained(
     except InputError:  # few clips: none for validation, which decides nothing here
         check = learn
     train_once(trial.settings, learn, check, folder, say, trial.start)
-    return CheckpointNetwork(folder, threads=1)
+    return Network(str(folder), threads=1)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

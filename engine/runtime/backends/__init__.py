@@ -22,7 +22,7 @@ class BackendEntry:
     """Where a backend lives and what it needs.
 
     module:attribute is its class; package is for pip; devices: the first is the default; kind: what it runs of an
-    artifact, "onnx" (also where it is the source of a plan) or "program".
+    artifact, "onnx" (also where it is the source of a plan) or "weights".
     """
 
     module: str
@@ -41,7 +41,7 @@ BACKENDS: Mapping[str, BackendEntry] = {
         "TorchBackend",
         "'deeplight[train]'",
         ("cpu", "cuda"),
-        "program",
+        "weights",
     ),
     "tensorrt": BackendEntry(
         "deeplight.engine.runtime.backends.tensorrt_backend",
@@ -104,12 +104,11 @@ def open_backend(
     if not fitting:
         offered = ", ".join(d for c in candidates for d in BACKENDS[c].devices)
         raise InputError(f"device {device!r} is not offered by backend {name}: choose one of auto, {offered}")
-    # "auto" takes the first that has the precision; without any, the first names what there is instead
+    # "auto" takes the first that has the precision: a file for it, or the weights
     ready = [c for c in fitting if precision in artifact.offered(BACKENDS[c].kind)]
     if name == AUTO and device != AUTO and not ready:
         raise InputError(
-            f"{artifact.manifest.name} has nothing for device {device} in precision {precision}: export it for that "
-            "device (deeplight-export --format torch or tensorrt), or use --device cpu"
+            f"{artifact.manifest.name} has nothing for device {device} in precision {precision}: use --device cpu"
         )
     chosen = (ready or fitting)[0]
     entry = BACKENDS[chosen]
@@ -117,7 +116,17 @@ def open_backend(
     try:
         cls: type[Backend] = getattr(import_module(entry.module), entry.attribute)
     except ImportError as e:
-        raise InputError(
-            f"backend {chosen} needs the package {entry.package} ({e}): pip install {entry.package}"
-        ) from None
+        raise InputError(_missing(chosen, artifact, precision, e)) from None
     return cls.open(artifact, precision, entry.devices[0] if device == AUTO else device, threads)
+
+
+def _missing(chosen: str, artifact: Artifact, precision: str, error: ImportError) -> str:
+    """What to do where the package of a backend is not there."""
+    package = BACKENDS[chosen].package
+    sentence = f"backend {chosen} needs the package {package} ({error}): pip install {package}"
+    if BACKENDS[chosen].kind == "weights":
+        return (
+            f"{sentence}, or, where that is installed, make an ONNX file of it: deeplight-export {artifact.path} "
+            f"--out DIR --precision {precision}"
+        )
+    return sentence

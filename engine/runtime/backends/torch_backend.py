@@ -1,32 +1,27 @@
-"""PyTorch: a torch.export program with its weights from safetensors, on a CPU or through the kernels on CUDA.
+"""PyTorch: DeepLightSR from configuration and weights, on a CPU, or through the kernels on CUDA.
 
-The program is scanned before it is loaded (`program_scan`), so nothing in it is unpickled. The operators deeplight::…
-run their reference on a CPU and the Triton kernels on CUDA.
+Every precision comes from the same weights (`network.precision`). The operators deeplight::… run their reference on a
+CPU and the Triton kernels on CUDA.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
-from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.network.precision import in_precision
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends import cuda_index
 from deeplight.engine.runtime.backends.base import Array, Backend
-from deeplight.engine.runtime.program_scan import WEIGHTS_CONFIG
+from deeplight.engine.runtime.models import load_network
 from deeplight.kernels.dispatch import never_interpreted
-
-_DTYPES = {5: torch.int64, 6: torch.float16, 7: torch.float32, 13: torch.bfloat16}
-"""torch.export's numbers of element types."""
 
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 _GRAPHS = 16
@@ -36,7 +31,7 @@ Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class TorchBackend(Backend):
-    """Runs the artifact's torch.export program."""
+    """Runs the network of a model folder, a training run's too."""
 
     name: ClassVar[str] = "torch"
 
@@ -54,16 +49,8 @@ class TorchBackend(Backend):
             cuda_index(device, count, f"PyTorch {torch.__version__}")
         if place.type == "cpu" and precision == "bf16" and not cpu_has_bf16():
             raise InputError("this CPU has no bfloat16 arithmetic: use --precision fp32")
-        program = artifact.read(precision, "program")
-        weights = load(artifact.read_file(artifact.manifest.weights))
         torch.set_num_threads(threads)
-        try:
-            module = load_program(program, weights, place)
-        except Exception as e:  # PyTorch's loader raises whatever its parts raise
-            raise ArtifactError(
-                f"PyTorch {torch.__version__} cannot load {artifact.file(precision, 'program')}: {_first_line(e)}"
-            ) from None
-        return cls(module, place)
+        return cls(computing(load_network(artifact), precision, place), place)
 
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         if self._cancelled:
@@ -97,19 +84,14 @@ def cpu_has_bf16() -> bool:
     return bool(flags & _BF16_FLAGS)
 
 
-def load_program(program: bytes, weights: Mapping[str, Tensor], device: torch.device) -> Compute:
-    """The checked program with its weights, on a device, as a function of the tensors of `spec.INPUTS`."""
-    exported = torch.export.load(io.BytesIO(_with_weights(program, weights)))
-    if device.type != "cpu":
-        from torch.export.passes import move_to_device_pass
-
-        exported = move_to_device_pass(exported, device)
-    module = exported.module(check_guards=False)
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def computing(model: DeepLightSR, precision: str, device: torch.device) -> Compute:
+    """The network in a precision, on a device, as a function of the tensors of `spec.INPUTS`."""
+    placed = in_precision(model, precision).to(device)
+    placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def compute(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         with never_interpreted():
-            result: Sequence[Tensor] = module(*(_channels_last(x) for x in inputs))
+            result: Sequence[Tensor] = placed(*(_channels_last(x) for x in inputs))
         return result
 
     return compute
@@ -117,31 +99,6 @@ def load_program(program: bytes, weights: Mapping[str, Tensor], device: torch.de
 
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-
-
-def _with_weights(program: bytes, weights: Mapping[str, Tensor]) -> bytes:
-    """The archive with the entries of its weights, in the element type that the program has for them."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(program)) as archive, zipfile.ZipFile(out, "w") as full:
-        for entry in archive.infolist():
-            content = archive.read(entry)
-            full.writestr(entry.filename, content)
-            if WEIGHTS_CONFIG.match(entry.filename):
-                folder = entry.filename.rpartition("/")[0]
-                for name, payload in json.loads(content)["config"].items():
-                    full.writestr(f"{folder}/{payload['path_name']}", _raw(name, payload, weights))
-    return out.getvalue()
-
-
-def _raw(name: str, payload: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bytes:
-    """The bytes of one weight. Raises ValueError where the weights do not belong to the program."""
-    meta = payload["tensor_meta"]
-    shape = [int(n["as_int"]) for n in meta["sizes"]]
-    if name not in weights or list(weights[name].shape) != shape:
-        raise ValueError(f"the weights lack {name} of the shape {shape}")
-    return (
-        weights[name].to(_DTYPES[meta["dtype"]]).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    )
 
 
 class _Graphs:

@@ -16,6 +16,7 @@ import pytest
 import rasterio
 
 from deeplight.engine.core.errors import InputError, Interrupted
+from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.output.cog import assemble
 from deeplight.engine.output.parts import Mode, Record, claimed_parts, parts_folder
 from deeplight.engine.raster.scene import SceneOptions
@@ -24,7 +25,8 @@ from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.tiling import TileRequest
 from deeplight.engine.runtime.artifact import write_artifact
-from tests.engine.analytic import manifest, onnx_bytes, write_analytic
+from deeplight.engine.runtime.manifest import WEIGHTS
+from tests.engine.analytic import manifest, onnx_bytes, weights, write_analytic
 from tests.scenes import write_raster
 
 
@@ -145,16 +147,25 @@ def test_another_layer_model_or_version_is_refused(stopped: Stopped, monkeypatch
         infer(dataclasses.replace(request, scene=with_dem))
     with pytest.raises(InputError, match="the option ntl_scale was absent and is now 2,1"):
         infer(dataclasses.replace(request, scene=dataclasses.replace(request.scene, ntl_scale=(2.0, 1.0))))
-    files = {"model.onnx": onnx_bytes()}
-    model = write_artifact(request.out.parent / "other", manifest(training={"seed": 2}), files)
+    files = {"model.onnx": onnx_bytes(), WEIGHTS: weights()}
+    other = manifest(configuration=ModelConfig(d_max=1.0).to_dict())
+    model = write_artifact(request.out.parent / "other", other, files)
     with pytest.raises(InputError, match=r"the model was analytic \w+ and is now analytic \w+"):
         infer(dataclasses.replace(request, model=str(model)))
+    more = {**files, "model.fp16.onnx": onnx_bytes()}
+    both = manifest(precisions={"fp32": "model.onnx", "fp16": "model.fp16.onnx"}, bytes_per_lr_px=20_001)
+    again = write_artifact(request.out.parent / "again", both, {**more, "model.onnx": onnx_bytes(doc="anew")})
+    with pytest.raises(InputError, match=r"the model's file was model\.onnx \w+ and is now model\.onnx \w+"):
+        infer(dataclasses.replace(request, model=str(again)))
     versions = provenance.versions
     monkeypatch.setattr(provenance, "versions", lambda b: versions(b) | {"gdal": "4.0"})
     with pytest.raises(InputError, match=r"the version of gdal was [\d.]+ and is now 4\.0"):
         infer(request)
     monkeypatch.undo()
-    report = infer(request)
+    grown = write_artifact(
+        request.out.parent / "grown", both, more
+    )  # another precision does not end a resume
+    report = infer(dataclasses.replace(request, model=str(grown)))
     assert report is not None and report.packs["kept_from_earlier_run"] == 3
     assert request.out.read_bytes() == stopped.expected
 

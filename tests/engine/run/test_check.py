@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from deeplight.engine import cli
-from deeplight.engine.core.errors import ArtifactError, DeepLightError
+from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.run.check import SIDE, check_scene, places
 from deeplight.engine.run.options import RunOptions
@@ -19,7 +19,8 @@ from deeplight.engine.run.pipeline import open_in_fp32, open_model
 from deeplight.engine.runtime.artifact import load_artifact, write_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.engine.runtime.compare import difference
-from tests.engine.analytic import manifest, onnx_bytes
+from deeplight.engine.runtime.manifest import WEIGHTS
+from tests.engine.analytic import manifest, onnx_bytes, weights
 from tests.scenes import SceneFiles, write_raster, write_scene
 
 
@@ -33,7 +34,8 @@ def scaled(factor: float) -> bytes:
 
 def model(folder: Path, factor: float) -> Path:
     m = manifest(precisions={"fp32": "model.onnx", "fp16": "model.fp16.onnx"})
-    return write_artifact(folder, m, {"model.onnx": onnx_bytes(), "model.fp16.onnx": scaled(factor)})
+    files = {"model.onnx": onnx_bytes(), "model.fp16.onnx": scaled(factor), WEIGHTS: weights()}
+    return write_artifact(folder, m, files)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +110,8 @@ def test_a_dark_scene_has_no_relative_error() -> None:
 def test_tiles_that_fail_in_a_reduced_precision_find_fp32_on_the_cpu(tmp_path: Path) -> None:
     """A backend that has the model only in the reduced precision does not end the run."""
     artifact = load_artifact(model(tmp_path / "m", 1.0))
-    options = RunOptions(SceneOptions(ntl="n.tif"), tmp_path / "o.tif", backend="torch", precision="bf16")
-    with pytest.raises(ArtifactError, match="no torch program of precision fp32"):
+    options = RunOptions(SceneOptions(ntl="n.tif"), tmp_path / "o.tif", backend="tensorrt", precision="fp16")
+    with pytest.raises(InputError, match=r"backend tensorrt needs|has no TensorRT plan|finds no CUDA"):
         open_model(options, artifact, "fp32", 1)
     with open_in_fp32(options, artifact, 1) as backend:
         assert (backend.name, backend.device) == ("onnxruntime", "cpu")

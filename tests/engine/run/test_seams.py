@@ -18,7 +18,7 @@ from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.seams import borders, seam_windows
 from deeplight.engine.run.tiling import TilePlan, TileRequest, cores
-from tests.engine.analytic import write_analytic
+from tests.engine.analytic import onnx_bytes, write_analytic, write_model
 from tests.scenes import write_scene
 
 HEIGHT, WIDTH = 45, 61
@@ -96,11 +96,7 @@ def test_a_seam_fails_the_run_and_the_output_does_not_appear(
 
 def test_a_halo_that_is_too_small_is_found(scene: SceneOptions, tmp_path: Path) -> None:
     """An artifact that claims a smaller receptive field than it has."""
-    from deeplight.engine.runtime.artifact import write_artifact
-    from tests.engine.analytic import manifest, onnx_bytes
-
-    liar = manifest(halo_lr=1, receptive_field_lr=1.0)
-    write_artifact(tmp_path / "liar", liar, {"model.onnx": onnx_bytes()})
+    write_model(tmp_path / "liar", onnx_bytes(), halo_lr=1, receptive_field_lr=1.0)
     with pytest.raises(DeepLightError, match=r"differs by .* of the range, more than 1e-05"):
         infer(options(scene, str(tmp_path / "liar"), tmp_path / "o.tif"))
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from deeplight.engine.core.errors import ArtifactError
-from deeplight.engine.runtime.artifact import Manifest, load_artifact, model_names, write_artifact
+from deeplight.engine.network.config import ModelConfig
+from deeplight.engine.runtime.artifact import load_artifact, model_names, write_artifact
+from deeplight.engine.runtime.manifest import WEIGHTS, Manifest
 from deeplight.engine.runtime.onnx_external import uses_external_data
-from tests.engine.analytic import manifest, onnx_bytes, write_analytic
+from tests.engine.analytic import manifest, onnx_bytes, weights, write_analytic, write_model
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +30,19 @@ def edit(directory: Path, **changes: object) -> None:
 
 
 def test_round_trip(tmp_path: Path, model: bytes) -> None:
-    m = manifest(training={"steps": 3}, producer={"torch": "x"}, normalisation={"mean": [1.0, 2.0]})
-    path = write_artifact(tmp_path / "m", m, {"model.onnx": model, "CARD.md": b"text"})
+    m = manifest(training={"steps": 3}, producer={"torch": "x"})
+    files = {"model.onnx": model, WEIGHTS: weights(), "CARD.md": b"text"}
+    path = write_artifact(tmp_path / "m", m, files)
     artifact = load_artifact(path)
-    assert dataclasses.replace(artifact.manifest, files={}) == m
-    assert set(artifact.manifest.files) == {"model.onnx", "CARD.md"}
+    assert artifact.manifest.to_json() == dataclasses.replace(m, files=artifact.manifest.files).to_json()
+    assert set(artifact.manifest.files) == set(files)
     assert artifact.read("fp32") == model
     assert artifact.file("fp32") == path / "model.onnx"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
 
 
 def test_missing_precision_names_the_ones_there(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no precision fp16; it has fp32"):
+    with pytest.raises(ArtifactError, match="no onnx file in precision fp16; it has fp32"):
         load_artifact(write_analytic(tmp_path / "m")).file("fp16")
 
 
@@ -77,7 +80,7 @@ def test_file_changed_after_loading_is_not_used(tmp_path: Path) -> None:
 def test_names_stay_inside(tmp_path: Path, name: str) -> None:
     path = write_analytic(tmp_path / "m")
     info = json.loads((path / "manifest.json").read_text())["files"]["model.onnx"]
-    edit(path, files={name: info}, precisions={"fp32": name})
+    edit(path, files={name: info, WEIGHTS: info}, precisions={"fp32": name})
     with pytest.raises(ArtifactError, match="not a plain file name"):
         load_artifact(path)
 
@@ -93,14 +96,18 @@ def test_symlink_out_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 2}, "schema 2; this version reads 1"),
+        (
+            {"schema": 1},
+            "schema 1 and this version reads 2: make it again from its run, with deeplight-export RUN",
+        ),
         ({"scale": 4}, "refines 8×"),
         ({"halo_lr": 1}, "below the receptive field"),
         ({"receptive_field_lr": float("nan")}, "below the receptive field"),
         ({"dmo_slots": ["red"]}, "DMO slots"),
         ({"inputs": []}, "inputs"),
         ({"outputs": []}, "outputs"),
-        ({"precisions": {}}, "empty"),
+        ({"configuration": {}}, "preset"),
+        ({"configuration": []}, '"configuration" must be an object'),
         ({"precisions": {"fp32": "other.onnx"}}, "not listed"),
         ({"name": 3}, '"name" must be a text'),
         ({"shape_rules": {"multiple_lr": 0, "min_lr": 1}}, "multiple_lr"),
@@ -148,7 +155,7 @@ def external_model(place: str) -> bytes:
 def test_external_data_is_refused(tmp_path: Path, place: str) -> None:
     assert uses_external_data(external_model(place))
     with pytest.raises(ArtifactError, match="keeps weights in other files"):
-        write_artifact(tmp_path / "m", manifest(), {"model.onnx": external_model(place)})
+        write_model(tmp_path / "m", external_model(place))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,17 +172,43 @@ def test_scan_refuses_what_is_not_protobuf(data: bytes) -> None:
 def test_existing_directory(tmp_path: Path, model: bytes) -> None:
     path = write_analytic(tmp_path / "m")
     with pytest.raises(ArtifactError, match="exists"):
-        write_artifact(path, manifest(), {"model.onnx": model})
-    write_artifact(path, manifest(preset="other"), {"model.onnx": model}, overwrite=True)
+        write_model(path, model)
+    files = {"model.onnx": model, WEIGHTS: weights()}
+    other = manifest(configuration=ModelConfig(preset="other").to_dict())
+    write_artifact(path, other, files, overwrite=True)
     assert load_artifact(path).manifest.preset == "other"
+    (path / "state.safetensors").touch()
+    with pytest.raises(ArtifactError, match="is a training run, whose state would be lost"):
+        write_artifact(path, other, files, overwrite=True)
     folder = tmp_path / "precious"
     folder.mkdir()
     (folder / "thesis.txt").write_text("x")
-    with pytest.raises(ArtifactError, match="not a model artifact"):
-        write_artifact(folder, manifest(), {"model.onnx": model}, overwrite=True)
+    with pytest.raises(ArtifactError, match="not a model folder"):
+        write_artifact(folder, manifest(), files, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "precious"]
 
 
 def test_every_built_in_model_loads() -> None:
     for name in model_names():
         assert load_artifact(name).manifest.name == name
+
+
+def test_identity_is_that_of_configuration_and_weights(tmp_path: Path, model: bytes) -> None:
+    plain = load_artifact(write_analytic(tmp_path / "m"))
+    files = {"model.onnx": model, "model.fp16.onnx": model, WEIGHTS: weights()}
+    more = manifest(
+        precisions={"fp32": "model.onnx", "fp16": "model.fp16.onnx"}, name="other", training={"step": 1}
+    )
+    assert load_artifact(write_artifact(tmp_path / "more", more, files)).digest == plain.digest
+    wider = manifest(configuration=ModelConfig(d_max=1.5, preset="test").to_dict())
+    assert load_artifact(write_artifact(tmp_path / "wider", wider, files)).digest != plain.digest
+    from safetensors.numpy import save
+
+    heavier = {**files, WEIGHTS: save({"box": np.zeros(3, np.float32)})}
+    assert load_artifact(write_artifact(tmp_path / "heavier", more, heavier)).digest != plain.digest
+
+
+def test_a_folder_without_weights_is_no_model(tmp_path: Path, model: bytes) -> None:
+    with pytest.raises(ArtifactError, match="not listed under files"):
+        write_artifact(tmp_path / "m", manifest(), {"model.onnx": model})
+    assert list(tmp_path.iterdir()) == []

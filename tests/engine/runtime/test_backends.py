@@ -15,7 +15,7 @@ import pytest
 
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
-from deeplight.engine.runtime.artifact import Artifact, load_artifact, write_artifact
+from deeplight.engine.runtime.artifact import Artifact, load_artifact
 from deeplight.engine.runtime.backends import (
     backend_choices,
     cuda_index,
@@ -26,7 +26,7 @@ from deeplight.engine.runtime.backends import (
 )
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.backends.onnxruntime_backend import open_session
-from tests.engine.analytic import expected, manifest, write_analytic
+from tests.engine.analytic import expected, write_analytic, write_model
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_cancelled_backend_stops(artifact: Artifact) -> None:
         ({"name": "auto", "device": "tpu"}, "device 'tpu' is not one of auto, cpu, cuda, cuda:0, cuda:1, …"),
         ({"name": "auto", "device": "cuda:"}, "device 'cuda:' is not one of"),
         ({"name": "auto", "device": "cpu:0"}, "device 'cpu:0' is not one of"),
-        ({"name": "auto", "precision": "fp8"}, "has no precision fp8; it has fp32"),
+        ({"name": "auto", "precision": "fp8"}, "has no onnx file in precision fp8; it has fp32"),
     ],
 )
 def test_refusals(artifact: Artifact, arguments: dict[str, str], message: str) -> None:
@@ -177,10 +177,10 @@ def test_not_a_graph_and_another_graph(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("y", 1, [1, 2])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    path = write_artifact(tmp_path / "other", manifest(), {"model.onnx": model.SerializeToString()})
+    path = write_model(tmp_path / "other", model.SerializeToString())
     with pytest.raises(ArtifactError, match=r"takes .* it must take"):
         open_backend("auto", load_artifact(path))
-    path = write_artifact(tmp_path / "none", manifest(), {"model.onnx": b""})
+    path = write_model(tmp_path / "none", b"")
     with pytest.raises(ArtifactError, match="cannot load"):
         open_backend("auto", load_artifact(path))
 

@@ -12,7 +12,8 @@ import pytest
 from deeplight.engine.core.errors import ArtifactError
 from deeplight.engine.runtime.artifact import load_artifact, write_artifact
 from deeplight.engine.runtime.file_checks import MAX_HEADER, check_file
-from tests.engine.analytic import manifest, onnx_bytes
+from deeplight.engine.runtime.manifest import WEIGHTS
+from tests.engine.analytic import manifest, onnx_bytes, weights, write_analytic
 
 
 def safetensors(header: dict[str, Any] | bytes, data: bytes = b"\0" * 24, length: int | None = None) -> bytes:
@@ -52,32 +53,18 @@ def test_truncated_oversized_and_lying_headers_are_refused(data: bytes, message:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["model.pt", "model.pth", "weights.pkl", "CKPT.CKPT", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "name", ["model.pt", "a.pt2", "model.pth", "weights.pkl", "CKPT.CKPT", "pytorch_model.bin"]
+)
 def test_pickles_are_refused_by_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ArtifactError, match="is a pickle by its name"):
-        write_artifact(tmp_path / "m", manifest(), {"model.onnx": onnx_bytes(), name: b""})
-
-
-def test_programs_and_weights_belong_together(tmp_path: Path) -> None:
-    m = manifest(programs={"fp32": "program.pt2"})
-    with pytest.raises(ArtifactError, match="with the weights is not listed"):
+    with pytest.raises(ArtifactError, match="is a pickle or program by its name"):
         write_artifact(
-            tmp_path / "m", manifest(programs={"fp32": "model.onnx"}), {"model.onnx": onnx_bytes()}
-        )
-    with pytest.raises(ArtifactError, match="not listed under files"):
-        write_artifact(tmp_path / "m", m, {"model.onnx": onnx_bytes()})
-    with pytest.raises(ArtifactError, match=r"program\.pt2: the program is damaged"):
-        write_artifact(
-            tmp_path / "m",
-            manifest(programs={"fp32": "program.pt2"}, weights="weights.safetensors"),
-            {"model.onnx": onnx_bytes(), "program.pt2": b"", "weights.safetensors": safetensors(GOOD)},
+            tmp_path / "m", manifest(), {"model.onnx": onnx_bytes(), WEIGHTS: weights(), name: b""}
         )
 
 
 def test_a_file_that_is_not_listed_is_not_read(tmp_path: Path) -> None:
-    artifact = load_artifact(write_artifact(tmp_path / "m", manifest(), {"model.onnx": onnx_bytes()}))
+    artifact = load_artifact(write_analytic(tmp_path / "m"))
     (artifact.path / "more.safetensors").write_bytes(safetensors(GOOD))
     with pytest.raises(ArtifactError, match="has no file"):
         artifact.read_file("more.safetensors")
-    with pytest.raises(ArtifactError, match="no torch program of precision fp32; it has none"):
-        artifact.file("fp32", "program")

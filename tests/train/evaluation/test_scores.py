@@ -33,4 +33,4 @@ def test_the_table_of_the_card_is_printed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(score_command, [str(tmp_path)])
-    assert "is not a checkpoint" in str(done.exception)
+    assert "unknown model" in str(done.exception)

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, or whose card describes no network, are refused in one sentence."""
+"""What training leaves is a model folder, whole at every moment; damaged ones are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from deeplight.engine.core import files
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.model import DeepLightSR
-from deeplight.train.fit.checkpoint import check_start, load_checkpoint, save_checkpoint, shipped
-from deeplight.train.fit.run_folder import CARD, WEIGHTS
+from deeplight.engine.runtime import artifact
+from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
+from deeplight.train.fit.checkpoint import check_start, load_checkpoint, save_checkpoint
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
 
@@ -23,19 +27,69 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    model = DeepLightSR(SMALL)
+    save_checkpoint(tmp_path / "run", model, {"step": 5})
+    again, training = load_checkpoint(tmp_path / "run")
+    assert again.config == SMALL and not again.training and training["step"] == 5
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [MANIFEST_NAME, WEIGHTS]
+
+
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\x08" + b"\0" * 7 + b"{not it}"])
-def test_weights_that_are_no_safetensors(run: Path, content: bytes) -> None:
+def test_weights_that_were_changed(run: Path, content: bytes) -> None:
     (run / WEIGHTS).write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.safetensors is not a whole safetensors file") as e:
+    with pytest.raises(InputError, match=r"model\.safetensors (has \d+ bytes, not|does not match)") as e:
         load_checkpoint(run)
     assert "\n" not in str(e.value)
 
 
-def test_weights_cut_short(run: Path) -> None:
-    whole = (run / WEIGHTS).read_bytes()
-    (run / WEIGHTS).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="not a whole safetensors file"):
-        load_checkpoint(run)
+@pytest.mark.parametrize("operations", range(12))
+def test_a_writer_killed_at_any_moment_leaves_one_of_both(
+    run: Path, monkeypatch: pytest.MonkeyPatch, operations: int
+) -> None:
+    """Each operation on the disk is refused in turn, with all that follow it: what is there is step 0 or step 9."""
+    before = load_artifact(run)
+
+    class Dying(files.Disk):
+        left = operations
+
+        def _one(self) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+        def create(self, path):  # type: ignore[no-untyped-def]
+            self._one()
+            return super().create(path)
+
+        def sync(self, file):  # type: ignore[no-untyped-def]
+            self._one()
+            super().sync(file)
+
+        def replace(self, source, target):  # type: ignore[no-untyped-def]
+            self._one()
+            super().replace(source, target)
+
+        def sync_folder(self, folder):  # type: ignore[no-untyped-def]
+            self._one()
+            super().sync_folder(folder)
+
+    torch.manual_seed(1)
+    other, disk = DeepLightSR(SMALL), Dying()
+    monkeypatch.setattr(artifact, "DISK", disk)
+    monkeypatch.setattr(artifact, "write_file", lambda *a: files.write_file(*a, disk=disk))
+    died = False
+    try:
+        save_checkpoint(run, other, {"step": 9})
+    except KeyboardInterrupt:
+        died = True
+    assert died == (operations < 10), "ten operations make a save"
+    after = load_artifact(run)
+    step = after.manifest.training["step"]
+    assert step in (0, 9) and (died or step == 9)
+    assert (after.digest == before.digest) == (step == 0)
 
 
 @pytest.mark.parametrize(
@@ -52,33 +106,39 @@ def test_weights_cut_short(run: Path) -> None:
         ("body", -1),
         ("localise_width", 8.0),
         ("d_max", float("nan")),
-        ("preset", None),
         ("normalisation", {"dmo_mean": [0.1]}),
         ("normalisation", {"dem_std": "500"}),
     ],
 )
-def test_a_card_that_describes_no_network(run: Path, field: str, value: object) -> None:
-    card = run / CARD
-    values = json.loads(card.read_text())
-    values["model"][field] = value
-    card.write_text(json.dumps(values))
-    with pytest.raises(InputError, match=rf"not a checkpoint card of this version: {field}.* must be ") as e:
+def test_a_configuration_that_describes_no_network(run: Path, field: str, value: object) -> None:
+    values = json.loads((run / MANIFEST_NAME).read_text())
+    values["configuration"][field] = value
+    (run / MANIFEST_NAME).write_text(json.dumps(values))
+    with pytest.raises(
+        InputError, match=rf"configuration of .* is not one of this version: {field}.* must be "
+    ) as e:
         load_checkpoint(run)
     assert "\n" not in str(e.value)
 
 
+def test_a_run_of_an_older_version_is_told_how_to_become_new(run: Path) -> None:
+    (run / MANIFEST_NAME).rename(run / "checkpoint.json")
+    with pytest.raises(InputError, match=r"run of an older version .* command that made it and --resume$"):
+        load_checkpoint(run)
+
+
 def test_a_built_in_model_is_a_checkpoint_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert shipped() == ["deeplight-tiny"]
-    model, card = load_checkpoint(Path("deeplight-tiny"))
-    assert model.config.preset == "tiny" and card["data"]["kind"] == "synthetic"
+    model, training = load_checkpoint("deeplight-tiny")
+    assert model.config.preset == "tiny" and training["data"]["kind"] == "synthetic"
     save_checkpoint(tmp_path / "deeplight-tiny", DeepLightSR(SMALL), {"step": 0})
-    assert load_checkpoint(Path("deeplight-tiny"))[0].config == SMALL, "a path comes first"
-    for name in ("deeplight-huge", "weights/deeplight-tiny", "deeplight-tiny/gone"):
+    assert load_checkpoint("deeplight-tiny")[0].config == model.config, "a built-in name wins"
+    assert load_checkpoint(tmp_path / "deeplight-tiny")[0].config == SMALL
+    for name in ("deeplight-huge", "models/deeplight-tiny", "deeplight-tiny/gone"):
         with pytest.raises(
-            InputError, match=r"is not there; give .* deeplight-train wrote, or one of deeplight-tiny"
+            InputError, match=r"unknown model .*: give a built-in name \(deeplight-tiny\), or a"
         ):
-            load_checkpoint(Path(name))
+            load_checkpoint(name)
 
 
 def test_training_goes_on_from_a_checkpoint_of_the_same_network_only(run: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
 from deeplight.train.fit.checkpoint import load_checkpoint
 from deeplight.train.fit.logs import Reporter
 from deeplight.train.fit.loop import TrainingData, train
-from deeplight.train.fit.run_folder import BEST_WEIGHTS, METRICS, STATE, WEIGHTS
+from deeplight.train.fit.run_folder import BEST, METRICS, STATE
 from deeplight.train.fit.settings import Settings
 from tests.train.fit.fake_source import FakeSource, small_settings
 
@@ -78,7 +79,7 @@ def test_stopped_and_resumed_equals_straight(straight: Path, tmp_path: Path, sto
     lines = run(out, settings, resume=True)
     assert f"resumed after {made} steps" in lines
     assert same_state(straight, out)
-    for name in (WEIGHTS, BEST_WEIGHTS):
+    for name in (WEIGHTS, f"{BEST}/{WEIGHTS}", MANIFEST_NAME, f"{BEST}/{MANIFEST_NAME}"):
         assert (straight / name).read_bytes() == (out / name).read_bytes()
     assert load_checkpoint(out)[1] == load_checkpoint(straight)[1]
     assert (out / METRICS).read_text() == (straight / METRICS).read_text()
@@ -145,26 +146,37 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
 def test_a_new_run_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
     run(tmp_path, small_settings())
     run(tmp_path, small_settings(seed=1), 1)
-    assert not (tmp_path / WEIGHTS).exists() and not (tmp_path / BEST_WEIGHTS).exists()
+    assert not (tmp_path / WEIGHTS).exists() and not (tmp_path / BEST).exists()
     assert len(list((tmp_path / "tensorboard").glob("events*"))) == 1
 
 
 def test_nothing_is_a_pickle_and_the_card_tells_settings_and_data(straight: Path) -> None:
     names = {p.name for p in straight.iterdir()}
     assert names == {
-        "model.safetensors", "checkpoint.json", "best.safetensors", "best.json", "state.safetensors", "metrics.csv",
-        "tensorboard",
+        "model.safetensors", "manifest.json", "best", "state.safetensors", "metrics.csv", "tensorboard",
     }  # fmt: skip
-    card = json.loads((straight / "checkpoint.json").read_text())
+    card = load_checkpoint(straight)[1]
     assert (
         card["data"]["kind"] == "fake"
         and card["data"]["fingerprint"]["train"] == data().fingerprints()["train"]
     )
     assert card["settings"]["training"]["batch"] == 2 and card["step"] == 8
-    best, best_card = load_checkpoint(straight / "best.safetensors")
+    best, best_card = load_checkpoint(straight / BEST)
     scores = [h["psnr_log1p"] for h in card["history"] if not h["known_offset"]]
     assert best_card["history"][-1]["psnr_log1p"] == max(scores)
     assert best.config.main == (4, 4, 4, 4)
+
+
+def test_a_run_of_an_older_version_is_written_anew_by_resume(straight: Path, tmp_path: Path) -> None:
+    """Such a run has the state, and another file in the place of the manifest."""
+    old = tmp_path / "old"
+    shutil.copytree(straight, old)
+    (old / MANIFEST_NAME).rename(old / "checkpoint.json")
+    with pytest.raises(InputError, match="older version"):
+        load_checkpoint(old)
+    run(old, small_settings(localise_rate=0.1), resume=True)
+    assert load_checkpoint(old)[1]["step"] == 8
+    assert (old / WEIGHTS).read_bytes() == (straight / WEIGHTS).read_bytes()
 
 
 def test_csv_has_every_step_and_tensorboard_the_same(straight: Path) -> None:

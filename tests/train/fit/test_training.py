@@ -316,9 +316,8 @@ def test_training_learns_and_leaves_a_checkpoint(tmp_path: Path, source: Synthet
     data = TrainingData(source, source, {"kind": "test"})
     model = train(few_steps(), data, out, device="cpu", reporter=said)
     loaded, card = load_checkpoint(out)
-    again, _ = load_checkpoint(out / "model.safetensors")
-    for a, b, c in zip(model.parameters(), loaded.parameters(), again.parameters(), strict=True):
-        assert torch.equal(a, b) and torch.equal(b, c)
+    for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a, b)
     assert card["step"] == 22 and card["data"]["kind"] == "test" and len(card["history"]) == 4
     fresh = validate(DeepLightSR(SMALL).eval(), FixedBatches(source, 1, halo(SMALL)))
     assert card["history"][-1]["isp_mae"] < fresh["isp_mae"], "it learns"
@@ -362,18 +361,13 @@ def test_reduced_precision_stays_near_full(tmp_path: Path, source: SyntheticSour
         train(few_steps(precision="16-mixed"), data, tmp_path / "half", device="cpu")
 
 
-def test_checkpoint_errors_say_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="missing"):
-        load_checkpoint(tmp_path)
+def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "run", DeepLightSR(SMALL), {"step": 0})
-    card = tmp_path / "run" / "checkpoint.json"
-    values = json.loads(card.read_text())
-    values["model"]["main"] = [16, 8, 4, 4]
-    card.write_text(json.dumps(values))
+    manifest = tmp_path / "run" / "manifest.json"
+    values = json.loads(manifest.read_text())
+    values["configuration"]["main"] = [16, 8, 4, 4]
+    manifest.write_text(json.dumps(values))
     with pytest.raises(
-        InputError, match=r"does not fit .*: main is \(16, 8, 4, 4\) there, \(8, 8, 4, 4\) in the"
+        InputError, match=r"do not fit .*: main is \(16, 8, 4, 4\) there, \(8, 8, 4, 4\) in the"
     ):
-        load_checkpoint(tmp_path / "run")
-    card.write_text("{}")
-    with pytest.raises(InputError, match="not a checkpoint card"):
         load_checkpoint(tmp_path / "run")
