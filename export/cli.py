@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from deeplight.engine.core.terminal import Parsed, logging_to, parse_folder, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, logging_to, parse_folder, run_cli
 
 FORMATS = ("onnx", "torch", "tensorrt", "triton-repo")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -30,7 +30,9 @@ def _plain(text: str) -> str:
     return text
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Artifact directory to write.")
 @click.option(

@@ -228,7 +228,7 @@ def test_half_of_the_misregistration_is_removed(scores: dict[str, float]) -> Non
 
 
 PLACES = {
-    "luxembourg": {"dmo": "dmo.tif", "dem": "dem.tif", "dmo_scale": (0.0001, 0.0)},
+    "luxembourg": {"dmo": "dmo.tif", "dem": "dem.tif", "dmo_scale": (0.0001, -0.1)},
     "lesotho_maseru": {},
     "us_nyc": {"ntl_scale": (0.1, 0.0)},
 }
