@@ -111,7 +111,7 @@ def assign_bands(
     labels = [names[number - 1].strip() or "unnamed" for number in numbers]
     shown = ", ".join(labels[:_MOST_NAMES]) + (", …" if len(labels) > _MOST_NAMES else "")
     raise InputError(
-        f"{what} does not say which its {len(numbers)} band{'s'[: len(numbers) > 1]} ({shown}) are: "
+        f"{what} does not say what its {f'{len(numbers)} bands are' if numbers[1:] else 'band is'} ({shown}): "
         f"{_proposals(names, numbers, named, file)}"
     )
 

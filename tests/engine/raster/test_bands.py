@@ -115,7 +115,7 @@ def test_wavelengths_tell_bands_where_names_do_not() -> None:
     centres = [0.4825, 0.5625, 0.655, 0.865, 1.61, 2.2, 10.9, None]
     found = assign_bands("DMO", ["B5"] * 8, range(1, 9), None, "", centres)
     assert list(found.values()) == [1, 2, 3, 4, 5, 6] and "coastal" not in found
-    with pytest.raises(InputError, match="does not say which its 2 bands"):
+    with pytest.raises(InputError, match="does not say what its 2 bands are"):
         assign_bands("DMO", ["", ""], [1, 2], None, "", [0.842, 0.865])
 
 
@@ -177,7 +177,7 @@ AS_MODIS = "--dmo-bands blue=3,green=4,red=1,nir=2,swir1=6,swir2=7 for MODIS"
 )
 def test_bands_that_stay_unknown_are_asked_about(names: list[str], file: str, lines: list[str]) -> None:
     numbers = range(1, len(names) + 1)
-    with pytest.raises(InputError, match=r"does not say which its \d+ bands? \(") as error:
+    with pytest.raises(InputError, match=r"does not say what its (\d+ bands are|band is) \(") as error:
         assign_bands("DMO", names, numbers, None, file)
     message = str(error.value)
     for line in lines or ["for example --dmo-bands blue=1,green=2,red=3,nir=4"]:
