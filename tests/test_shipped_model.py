@@ -235,7 +235,7 @@ PLACES = {
 
 
 LEAST_LIGHT = {"luxembourg": 0.6}
-"""Share of the lights that must stay, where it is not three quarters. Luxembourg's are DMSP's and its daytime bands are no
+"""Share of the lights that must stay, where it is not three quarters. Luxembourg's are DMSP's, its daytime bands no
 finer than they: with the right reflectance (1000 taken off) 62 % stay, without daytime bands 94 %."""
 
 
