@@ -8,15 +8,15 @@ from typing import Any
 import click
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.terminal import Parsed, logging_to, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, logging_to, run_cli
 from deeplight.engine.output.parts import Mode
-from deeplight.engine.raster.bands import parse_bands, parse_scale
+from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.run.options import (
     RunOptions,
     parse_extra_bands,
     parse_number,
 )
-from deeplight.engine.run.tiling import parse_tiles
+from deeplight.engine.run.tiling import AUTOMATIC, parse_tiles
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 from deeplight.engine.runtime.backends import backend_choices, parse_device
 
@@ -26,9 +26,19 @@ SCALE = Parsed("f[,offset]", parse_scale)
 NUMBER = Parsed("value", parse_number)
 
 
-@click.command(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Command, context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]}
+)
 @click.option("--ntl", type=FILE, required=True, help="Nighttime lights, one band")
 @click.option("--dmo", type=FILE, help="Daytime bands (reflectance), any grid and CRS")
+@click.option(
+    "--dmo-band",
+    "dmo_files",
+    type=Parsed("slot=file", parse_band_file),
+    multiple=True,
+    metavar="SLOT=FILE",
+    help="Or one in its own file; repeat",
+)
 @click.option("--dem", type=FILE, help="Elevation in metres, any grid and CRS")
 @click.option("--out", type=OUTPUT, required=True, help="Cloud-Optimized GeoTIFF to write")
 @click.option("--model", default=DEFAULT_MODEL, metavar="NAME|DIR|RUN", help=f"Model [{DEFAULT_MODEL}]")
@@ -37,8 +47,9 @@ NUMBER = Parsed("value", parse_number)
     type=Parsed("auto|core[+halo]", parse_tiles),
     is_flag=False,
     flag_value="auto",
-    help="Stream in tiles of CORE LR pixels; without it in one piece.",
+    help="Side of the tiles in LR pixels [auto]",
 )
+@click.option("--whole", is_flag=True, help="In one piece, without tiles: for small scenes")
 @click.option(
     "--backend",
     type=click.Choice(backend_choices()),
@@ -59,7 +70,7 @@ NUMBER = Parsed("value", parse_number)
     "--streams",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Tiles at once [--tiles auto: 2 if they fit, else 1]",
+    help="Tiles at once [auto tiles: 2 if they fit]",
 )
 @click.option("--ntl-scale", type=SCALE, help="Radiance = raw · F + OFFSET, in place of the file's")
 @click.option("--ntl-nodata", type=NUMBER, help="Raw value of NTL without data")
@@ -115,6 +126,9 @@ def _options(given: dict[str, Any]) -> RunOptions:
     """The run that the command line asks for."""
     from deeplight.engine.raster.scene import SceneOptions
 
+    if given["tiles"] is not None and given["whole"]:
+        raise InputError("--tiles and --whole exclude each other: give one of them")
+    given["tiles"] = None if given.pop("whole") else given["tiles"] or AUTOMATIC
     resume, overwrite = given.pop("resume"), given.pop("overwrite")
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: give one of them")
@@ -130,7 +144,8 @@ def _options(given: dict[str, Any]) -> RunOptions:
         "dmo_nodata",
         "allow_remote",
     )
-    scene = SceneOptions(**{name: given.pop(name) for name in names})
+    files = band_files(given.pop("dmo_files"))
+    scene = SceneOptions(**{name: given.pop(name) for name in names}, dmo_files=files)
     given["bands"] = given["bands"] or ()
     return RunOptions(scene=scene, mode=mode, **given)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from deeplight.engine.core.terminal import Parsed, logging_to, parse_folder, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, logging_to, parse_folder, run_cli
 
 FORMATS = ("onnx", "tensorrt", "triton-repo")
 PRECISIONS = ("fp32", "fp16")
@@ -37,7 +37,9 @@ def _plain(text: str) -> str:
     return text
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.argument("run")
 @click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Model folder to write.")
 @click.option(

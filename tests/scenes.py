@@ -122,7 +122,8 @@ def write_scene(folder: Path, height: int = 21, width: int = 27, dmo_pixel: floa
     xs, ys = transform_points("EPSG:4326", UTM, [WEST, east, WEST, east], [NORTH, NORTH, south, south])
     place = Affine(dmo_pixel, 0.0, min(xs) - 300.0, 0.0, -dmo_pixel, max(ys) + 200.0)
     rows, cols = int((place.f - min(ys)) / dmo_pixel) + 5, int((max(xs) - place.c) / dmo_pixel) + 5
-    dmo = np.stack([np.rint(field_on(UTM, place, rows, cols, k) * 10000) for k in range(7)]).astype(np.uint16)
+    fields = np.stack([field_on(UTM, place, rows, cols, k) for k in range(7)])
+    dmo = (np.rint(fields * 10000) + 1000).astype(np.uint16)  # as Sentinel-2 since 2022
     dmo[:, rows // 2 : rows // 2 + 20, cols // 3 : cols // 3 + 25] = 0
     dem_place = north_up(3 / 3600, WEST - 0.002, NORTH + 0.003)
     dem = np.rint(field_on("EPSG:4326", dem_place, height * 5 + 8, width * 5 + 6) * 1000).astype(np.int16)
@@ -131,7 +132,17 @@ def write_scene(folder: Path, height: int = 21, width: int = 27, dmo_pixel: floa
     tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
     return SceneFiles(
         write_raster(folder / "ntl.tif", ntl, nodata=-999.0),
-        write_raster(folder / "dmo.tif", dmo, UTM, place, nodata=0, scales=[1e-4] * 7, names=slots, **tiles),
+        write_raster(
+            folder / "dmo.tif",
+            dmo,
+            UTM,
+            place,
+            nodata=0,
+            scales=[1e-4] * 7,
+            offsets=[-0.1] * 7,
+            names=slots,
+            **tiles,
+        ),
         write_raster(folder / "dem.tif", dem, transform=dem_place, nodata=-32768),
     )
 

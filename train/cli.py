@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplight.engine.core.errors import InputError, Interrupted
-from deeplight.engine.core.terminal import Parsed, parse_folder, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, parse_folder, run_cli
 
 if TYPE_CHECKING:
     from deeplight.engine.network.model import DeepLightSR
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from deeplight.train.fit.settings import Settings
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
     "--data", default="synthetic", show_default=True, metavar="synthetic|DIR", help="Clips, or a scene."
 )
@@ -173,7 +175,7 @@ def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> T
     )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run", type=Parsed("dir", parse_folder))
 def score_command(run: Path) -> None:
     """Print the quality of the checkpoint in RUN on unseen synthetic countries, for each set of layers."""

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.spec import DMO_SLOTS
-from deeplight.engine.core.terminal import Parsed, logging_to, parse_folder, run_cli
-from deeplight.engine.raster.bands import parse_bands, parse_scale
+from deeplight.engine.core.terminal import Group, Parsed, logging_to, parse_folder, run_cli
+from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.run.options import parse_number
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ def _window(ctx: click.Context, param: click.Parameter, text: str | None) -> tup
 
 
 @click.group(
+    cls=Group,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -138,17 +138,6 @@ _SCALE_TYPE = Parsed("f[,offset]", parse_scale)
 _NUMBER = Parsed("value", parse_number)
 
 
-def _band_files(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str] | None:
-    """Every `SLOT=FILE` → slot to file."""
-    pairs = [text.partition("=") for text in texts]
-    for text, (slot, equals, name) in zip(texts, pairs, strict=True):
-        if slot not in DMO_SLOTS or not equals or not name:
-            raise click.BadParameter(f"'{text}' is not SLOT=FILE; slots are {', '.join(DMO_SLOTS)}")
-    if len({slot for slot, _, _ in pairs}) < len(pairs):
-        raise click.BadParameter("a slot is given twice; give each band once")
-    return {slot: name for slot, _, name in pairs} or None
-
-
 def _sides(text: str) -> tuple[int, int]:
     """`N` or `N,LEAST` → (largest, smallest) side of a clip. Raises ValueError."""
     found = re.fullmatch(r"(\d{1,4})(?:,(\d{1,4}))?", text.strip())
@@ -179,8 +168,8 @@ def _lit(text: str) -> tuple[float, float]:
 @click.option("--ntl", type=_FILE, default="", help="LR lights; without them, see --degrade.")
 @click.option("--ntl-hr", type=_FILE, help="HR lights, the truth.")
 @click.option("--dmo", type=_FILE, help="Daytime bands in one file.")
-@click.option("--dmo-band", "dmo_files", multiple=True, callback=_band_files, metavar="SLOT=FILE",
-              help="Or each in its own; repeat.")  # fmt: skip
+@click.option("--dmo-band", "dmo_files", type=Parsed("slot=file", parse_band_file), multiple=True,
+              metavar="SLOT=FILE", help="Or each in its own; repeat.")  # fmt: skip
 @click.option("--dem", type=_FILE, help="Elevation in metres.")
 @click.option("--isp", type=_FILE, help="Impervious fraction.")
 @click.option("--qa", type=_FILE, help="Landsat QA_PIXEL: its cloud bits hide daytime pixels.")
@@ -257,7 +246,7 @@ def _clip_request(given: dict[str, Any]) -> ClipRequest:
     if given["resume"] and given["overwrite"]:
         raise InputError("--resume and --overwrite exclude each other: give one of them")
     scene_keys = ("ntl", "dmo", "dem", "ntl_scale", "ntl_nodata", "dmo_bands", "dmo_scale", "dmo_nodata")
-    place_keys = ("dmo_files", "ntl_hr", "ntl_hr_scale", "ntl_hr_nodata", "isp", "isp_scale", "isp_nodata", "qa",
+    place_keys = ("ntl_hr", "ntl_hr_scale", "ntl_hr_nodata", "isp", "isp_scale", "isp_nodata", "qa",
                   "cloud_mask")  # fmt: skip
     (side, least), buffer = given["sides"], given["buffer"]
     return ClipRequest(
@@ -265,7 +254,8 @@ def _clip_request(given: dict[str, Any]) -> ClipRequest:
         place=parse_name(given["place"]),
         date=parse_name(given["date"]) if given["date"] else "",
         files=PlaceOptions(
-            SceneOptions(**{key: given[key] for key in scene_keys}), **{key: given[key] for key in place_keys}
+            SceneOptions(**{key: given[key] for key in scene_keys}, dmo_files=band_files(given["dmo_files"])),
+            **{key: given[key] for key in place_keys},
         ),
         plan=PlanOptions(
             clip=side,

@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.terminal import Parsed, parse_folder, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, parse_folder, run_cli
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option("--model", required=True, metavar="NAME|DIR|RUN", help="Built-in, exported or trained")
 @click.option("--data", required=True, metavar="DIR|synthetic", help="Clips, a province, held-out countries")
 @click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Folder for the results")

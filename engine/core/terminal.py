@@ -113,6 +113,37 @@ class Parsed(_ParamType):
             self.fail(str(error), param, ctx)
 
 
+class Command(click.Command):
+    """A click command that refuses an option with a value given twice, of which click would take the last in silence.
+
+    Options that are declared with multiple=True may be repeated, and flags, which say the same twice.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click.Command; raises UsageError for an option that is repeated."""
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for option in self.params:
+            single = isinstance(option, click.Option) and not (
+                option.multiple or option.is_flag or option.count
+            )
+            if single and order.count(option) > 1:
+                raise click.UsageError(self._repeated(option, order.count(option)), ctx)
+        return super().parse_args(ctx, args)
+
+    def _repeated(self, option: click.Parameter, times: int) -> str:
+        """The sentence, with the option that takes several where there is one: --dmo has --dmo-band."""
+        name = option.opts[-1]
+        several = next((p for p in self.params if p.multiple and p.opts[0].startswith(f"{name}-")), None)
+        remedy = "" if several is None else f", or repeat {several.opts[0]} {several.metavar or ''}".rstrip()
+        return f"{name} is given {times} times and takes one value: give it once{remedy}"
+
+
+class Group(click.Group):
+    """A click group whose commands are of `Command`."""
+
+    command_class = Command
+
+
 def parse_folder(text: str) -> Path:
     """The path of a folder. Raises ValueError where the text is empty, which Path would take for the current one."""
     if not text.strip():

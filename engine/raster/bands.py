@@ -1,14 +1,17 @@
-"""Which band of a daytime raster fills which slot: from the command line's text or the file's own names."""
+"""Which band of a daytime raster fills which slot: from the command line's text, or from the file where it decides."""
 
 from __future__ import annotations
 
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.raster.sensors import delivered, is_thermal, read_numbers
+from deeplight.engine.raster.wavelengths import slots_by_wavelength
 
 _log = logging.getLogger(__name__)
 
@@ -24,16 +27,19 @@ _ALIASES: dict[str, tuple[str, ...]] = {
 """Names by slot, lower case without punctuation, the preferred first: Sentinel-2 has both nir (B08) and nir08
 (B8A)."""
 
-_OLI = dict(zip(("1", "2", "3", "4", "5", "6", "7"), DMO_SLOTS, strict=True))
-_TM = {"1": "blue", "2": "green", "3": "red", "4": "nir", "5": "swir1", "7": "swir2"}
-_MSI = {"1": "coastal", "2": "blue", "3": "green", "4": "red", "8": "nir", "11": "swir1", "12": "swir2"}
-_MODIS = {"1": "red", "2": "nir", "3": "blue", "4": "green", "6": "swir1", "7": "swir2"}
-_NUMBERED = re.compile(r"(?:^|[^a-z0-9])(sr_b|tm_b|etm_b|sur_refl_b|b)0*(\d{1,2}a?)$")
-_MEANINGLESS = re.compile(r"(?:band|layer|channel)?[ _.-]?\d*")
+_COUNTED = re.compile(r"(?:[Bb]and|[Ll]ayer|[Cc]hannel|b)?[ _.-]?(\d*)")
+"""Names that programs give where there is none: "", "Band 1", "b1" (capital B1 is a sensor's)."""
+_MOST_NAMES = 16
+
+
+class FactorOnly(tuple[float, float]):
+    """A scale (factor, 0) of which only the factor was said: whether the offset is 0 may be asked. A plain
+    (factor, 0) says both."""
 
 
 def parse_scale(text: str) -> tuple[float, float]:
-    """`F` or `F,OFFSET` → (factor, offset): physical value = raw · factor + offset. Raises InputError."""
+    """`F` or `F,OFFSET` → (factor, offset): physical value = raw · factor + offset; FactorOnly for the first. Raises
+    InputError."""
     parts = text.split(",")
     try:
         values = [float(part) for part in parts]
@@ -41,7 +47,7 @@ def parse_scale(text: str) -> tuple[float, float]:
         values = []
     if len(values) not in {1, 2} or not all(map(math.isfinite, values)) or values[0] == 0:
         raise InputError(f"scale {text!r} is not F or F,OFFSET with F ≠ 0; an example is 0.0000275,-0.2")
-    return values[0], values[1] if len(values) == 2 else 0.0
+    return (values[0], values[1]) if len(values) == 2 else FactorOnly((values[0], 0.0))
 
 
 def parse_bands(text: str) -> dict[str, int]:
@@ -60,37 +66,121 @@ def parse_bands(text: str) -> dict[str, int]:
     return bands
 
 
+def parse_band_file(text: str) -> tuple[str, str]:
+    """`blue=B2.tif` → slot and file. Raises InputError."""
+    slot, _, name = text.partition("=")
+    if slot not in DMO_SLOTS or not name:
+        raise InputError(
+            f"{text!r} is not SLOT=FILE; slots are {', '.join(DMO_SLOTS)}, and an example is blue=B2.tif"
+        )
+    return slot, name
+
+
+def band_files(pairs: Iterable[tuple[str, str]]) -> dict[str, str] | None:
+    """Slot → file of all that `parse_band_file` gave, in slot order; None without any. Raises InputError where a slot
+    is repeated."""
+    found: dict[str, str] = {}
+    for slot, name in pairs:
+        if slot in found:
+            raise InputError(f"--dmo-band gives {slot} twice, {found[slot]} and {name}: give each slot once")
+        found[slot] = name
+    return {slot: found[slot] for slot in DMO_SLOTS if slot in found} or None
+
+
 def assign_bands(
-    what: str, names: Sequence[str], numbers: Sequence[int], given: Mapping[str, int] | None
+    what: str,
+    names: Sequence[str],
+    numbers: Sequence[int],
+    given: Mapping[str, int] | None,
+    file: str = "",
+    wavelengths: Sequence[float | None] = (),
 ) -> dict[str, int]:
     """Slot name → 1-based band number, in slot order.
 
     what: the raster, for messages. names: one per file band, "" where it has none. numbers: the file's data
-    bands. given: the user's assignment, which wins. Otherwise the names decide; seven bands whose names say
-    nothing are taken in slot order, and the log says so. Raises InputError where that leaves the bands
-    unknown.
+    bands. given: the user's assignment, which wins, except that a thermal band is no reflectance. file: the file's name
+    without folders. wavelengths: one per file band in micrometres, where known. Raises InputError, with the assignment
+    for every sensor that fits, where that leaves the bands unknown.
     """
+    named = _named(names, numbers, file)
     if given is not None:
-        for slot, number in given.items():
-            if number not in numbers:
-                raise InputError(
-                    f"{what} has no data band {number} for {slot}; its bands are "
-                    f"{_ranges(numbers)}: correct --dmo-bands"
-                )
+        _check_given(what, given, named, file)
         return _in_order(given)
-    named = {number: names[number - 1].strip().lower() for number in numbers}
-    found = _by_common_name(what, named) or _by_number(named)
-    if found:
-        _log.info("%s: bands by name: %s", what, ", ".join(f"{s} = {n}" for s, n in _in_order(found).items()))
-        return _in_order(found)
-    if len(numbers) == len(DMO_SLOTS) and all(_MEANINGLESS.fullmatch(name) for name in named.values()):
-        _log.warning("%s: seven bands without names, taken as %s", what, ", ".join(DMO_SLOTS))
-        return dict(zip(DMO_SLOTS, numbers, strict=True))
-    labels = ", ".join(name or "unnamed" for name in named.values())
+    if found := find_bands(what, names, numbers, file, wavelengths):
+        return found
+    labels = [names[number - 1].strip() or "unnamed" for number in numbers]
+    shown = ", ".join(labels[:_MOST_NAMES]) + (", …" if len(labels) > _MOST_NAMES else "")
     raise InputError(
-        f"{what} does not say which its {len(numbers)} band{'s'[: len(numbers) > 1]} ({labels}) are; "
-        "assign them, for example --dmo-bands blue=1,green=2,red=3,nir=4"
+        f"{what} does not say what its {f'{len(numbers)} bands are' if numbers[1:] else 'band is'} ({shown}): "
+        f"{_proposals(names, numbers, named, file)}"
     )
+
+
+def find_bands(
+    what: str,
+    names: Sequence[str],
+    numbers: Sequence[int],
+    file: str = "",
+    wavelengths: Sequence[float | None] = (),
+) -> dict[str, int]:
+    """What the file itself says, as for `assign_bands`: plain words, wavelengths, or numbers that mean the same on
+    every sensor that has them; empty where nothing decides."""
+    named = _named(names, numbers, file)
+    known = {number: wavelengths[number - 1] for number in numbers} if wavelengths else {}
+    found = _by_common_name(what, named) or slots_by_wavelength(known)
+    if not found and (len(numbers) == 1 or not _only_counted(names, numbers)):
+        likely = read_numbers(named, file)
+        meanings = [sensor.assign(likely.numbers) for sensor in likely.likely]
+        if meanings and all(meaning == meanings[0] for meaning in meanings):
+            found = meanings[0]
+    if found := _in_order(found):
+        _log.info("%s: bands as the file says: %s", what, ", ".join(f"{s} = {n}" for s, n in found.items()))
+    return found
+
+
+def _named(names: Sequence[str], numbers: Sequence[int], file: str) -> dict[int, str]:
+    """File band → name in lower case; a single band without a name has the file's."""
+    named = {number: names[number - 1].strip().lower() for number in numbers}
+    if len(named) == 1 and _only_counted(names, numbers):
+        return dict.fromkeys(named, Path(file).stem.lower())
+    return named
+
+
+def _only_counted(names: Sequence[str], numbers: Sequence[int]) -> bool:
+    """Whether the names of bands say no more than their places in the file."""
+    matches = [(number, _COUNTED.fullmatch(names[number - 1].strip())) for number in numbers]
+    return all(match is not None and match[1] in {"", str(number)} for number, match in matches)
+
+
+def _check_given(what: str, given: Mapping[str, int], named: Mapping[int, str], file: str) -> None:
+    """Raises InputError for a band that the file does not have, and for one that cannot be reflectance."""
+    numbered = read_numbers(named, file)
+    for slot, number in given.items():
+        if number not in named:
+            raise InputError(
+                f"{what} has no data band {number} for {slot}; its bands are {_ranges(named)}: correct --dmo-bands"
+            )
+        if is_thermal(named[number], number, numbered):
+            raise InputError(
+                f"{what}: band {number} ({named[number]}), given for {slot}, is thermal, and daytime bands hold "
+                "reflectance: leave it out"
+            )
+
+
+def _proposals(names: Sequence[str], numbers: Sequence[int], named: Mapping[int, str], file: str) -> str:
+    """What to do: the assignment for every sensor that fits."""
+    numbered = read_numbers(named, file)
+    fitting = [(s, s.assign(numbered.numbers)) for s in numbered.fitting]
+    if _only_counted(names, numbers) and len(numbers) > 1:
+        fitting = delivered(len(numbers), file)
+    titles: dict[str, list[str]] = {}
+    for sensor, bands in fitting:
+        if bands:
+            titles.setdefault(_spelled(_in_order(bands)), []).append(sensor.title)
+    if not titles:
+        return "assign them, for example --dmo-bands blue=1,green=2,red=3,nir=4"
+    lines = [f"--dmo-bands {line} for {' and '.join(who)}" for line, who in titles.items()]
+    return f"pass {', '.join(lines[:-1])}{' or ' if lines[:-1] else ''}{lines[-1]}"
 
 
 def _by_common_name(what: str, named: Mapping[int, str]) -> dict[str, int]:
@@ -110,38 +200,14 @@ def _by_common_name(what: str, named: Mapping[int, str]) -> dict[str, int]:
     return found
 
 
-def _by_number(named: Mapping[int, str]) -> dict[str, int]:
-    """Names such as SR_B2, B08 or sur_refl_b01; empty where the sensor is not clear from the set of
-    numbers."""
-    matches = {number: _NUMBERED.search(name) for number, name in named.items()}
-    labels = {number: (match[1], match[2]) for number, match in matches.items() if match}
-    if len({prefix for prefix, _ in labels.values()}) != 1 or len(set(labels.values())) != len(labels):
-        return {}
-    prefix = next(iter(labels.values()))[0]
-    table = _sensor(prefix, {label for _, label in labels.values()})
-    return {table[label]: number for number, (_, label) in labels.items() if label in table}
-
-
-def _sensor(prefix: str, numbers: set[str]) -> Mapping[str, str]:
-    """Slot by band number for the sensor that these numbers belong to; empty where several would fit."""
-    if prefix == "sur_refl_b":
-        return _MODIS
-    if prefix in {"tm_b", "etm_b"}:
-        return _TM
-    oli = {"5", "6", "7"} <= numbers
-    if numbers & {"8a", "12"} or (numbers & {"8", "11"} and not oli):
-        return _MSI
-    if {"5", "7"} <= numbers and not oli:
-        return _TM
-    if prefix == "sr_b" or (oli and (numbers & {"10"} or not numbers & {"8", "11"})):
-        return _OLI
-    # Bands 1–4 are coastal, blue, green, red on both; from 5 on they differ.
-    return _OLI if numbers <= {"1", "2", "3", "4"} else {}
+def _spelled(bands: Mapping[str, int]) -> str:
+    """As --dmo-bands takes it."""
+    return ",".join(f"{slot}={number}" for slot, number in bands.items())
 
 
 def _in_order(bands: Mapping[str, int]) -> dict[str, int]:
     return {slot: bands[slot] for slot in DMO_SLOTS if slot in bands}
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,16 @@ _TINY_P99 = 5e-4
 _LEAST_RADIANCE, _MOST_RADIANCE = -100.0, 2e7
 """nW/cm²/sr, or DN. Noise of VIIRS reaches about −1.5; its day/night band ends at 0.02 W/cm²/sr. Undeclared fill
 (−999, −9999, ±3.4e38) and a wrong scale lie beyond."""
+
+_REFLECTANCE_STEP = 1e-4
+_ADDED = 1000
+"""What ESA adds to Sentinel-2's digital numbers since processing baseline 04.00 (January 2022), so that dark pixels may
+fall below zero reflectance."""
+_LEAST_PERCENTILE = 0.1
+"""It was 28 … 198 in five real scenes with the scale 1e-4, and 1137 in one with 1000 added. A few dark or damaged
+pixels do not hide that, as they would hide the least value."""
+
+_OFFSET_CHOICE = "pass --dmo-scale 0.0001,-0.1 where 1000 is added, or --dmo-scale 0.0001,0 where nothing is"
 
 _FULL_SCAN_PIXELS = 1 << 27
 _SCAN_SIDE = 2048
@@ -56,6 +67,29 @@ def check_reflectance(layer: AuxLayer) -> None:
         )
 
 
+def check_offset(layers: Sequence[AuxLayer]) -> None:
+    """Raises InputError where daytime bands with the scale 1e-4 and no offset hold values as if 1000 were added.
+
+    layers: the files of the daytime bands, judged together: near infrared alone is rarely dark.
+    """
+    scaled = [
+        layer
+        for layer in layers
+        if np.allclose(layer.scale, _REFLECTANCE_STEP, rtol=1e-6, atol=0) and not layer.offset.any()
+    ]
+    samples = [layer.sample(layer.overlap.window) for layer in scaled]
+    raw = [values[:, mask != 0].astype(np.float64).reshape(-1) for values, _, mask in samples]
+    if not raw or not sum(values.size for values in raw):
+        return
+    low = float(np.percentile(np.concatenate(raw), _LEAST_PERCENTILE))
+    if low >= _ADDED:
+        raise InputError(
+            f"{', '.join(layer.raster.what for layer in scaled)} with the scale 0.0001: the values begin at "
+            f"{low:.6g} ({_LEAST_PERCENTILE:g} percentile), as where 1000 is added, which Sentinel-2 products since "
+            f"2022 do: {_OFFSET_CHOICE}"
+        )
+
+
 def _scaling(layer: Layer) -> str:
     pairs = sorted(set(zip(layer.scale.tolist(), layer.offset.tolist(), strict=True)))
     return " and ".join(f"{scale:g},{offset:g}" for scale, offset in pairs)
@@ -74,8 +108,9 @@ def _remedy(raw: NDArray[Any]) -> str:
     if low >= 5000 and middle >= 7000 and high <= 65535:
         return "for Landsat Collection 2 level 2 pass --dmo-scale 0.0000275,-0.2"
     if low >= -3000 and high <= 25000:
-        later = " (0.0001,-0.1 for Sentinel-2 processed since 2022)" if low >= 1000 else ""
-        return f"for Sentinel-2-like digital numbers pass --dmo-scale 0.0001{later}"
+        if np.percentile(raw, _LEAST_PERCENTILE) >= _ADDED:
+            return f"for Sentinel-2-like digital numbers, to which products since 2022 add 1000, {_OFFSET_CHOICE}"
+        return "for Sentinel-2-like digital numbers pass --dmo-scale 0.0001"
     return "pass --dmo-scale F[,OFFSET] such that raw · F + OFFSET is reflectance"
 
 

@@ -14,27 +14,25 @@ import numpy as np
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.engine.raster.bands import assign_bands
+from deeplight.engine.raster.auxiliary import (
+    Daytime,
+    check_daytime_options,
+    check_single,
+    open_daytime,
+    open_elevation,
+)
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.raster.convert import Floats, Mask
-from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
-from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer, Layer
-from deeplight.engine.raster.plausibility import check_elevation, check_ntl, check_reflectance
+from deeplight.engine.raster.plausibility import check_ntl
 from deeplight.engine.raster.source import Raster, open_raster
 
 _log = logging.getLogger(__name__)
 
 RADIANCE_UNIT = "nW/cm²/sr"
-DEM_VOID = -32768.0
-"""SRTM's void, also where a file does not declare it; no place on Earth is that deep."""
-ELEVATIONS = -500.0, 9000.0
-"""Metres; land lies between the Dead Sea's shore (−430 and falling) and Mount Everest (8849). What a file has beyond is
-an undeclared void or the sea floor, which the network has never seen: missing."""
 _MAX_SIDE = (1 << 31) - 1
 DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
 """Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
-_FEET = frozenset({"ft", "foot", "feet", "us-ft", "us survey foot", "us survey feet", "ftus"})
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,9 @@ class SceneOptions:
     """What decides a scene's pixels.
 
     ntl, dmo, dem: paths or local GDAL dataset names. *_scale: (factor, offset) in place of the file's own;
-    *_nodata: raw value in place of the file's own. dmo_bands: slot name to 1-based band number. allow_remote:
-    URLs and /vsi names too.
+    *_nodata: raw value in place of the file's own. dmo_bands: slot name to 1-based band number. dmo_files: slot name
+    to a file of one band, in place of dmo; dmo_scale and dmo_nodata hold for all of them. allow_remote: URLs and /vsi
+    names too.
     """
 
     ntl: str
@@ -55,6 +54,13 @@ class SceneOptions:
     dmo_scale: tuple[float, float] | None = None
     dmo_nodata: float | None = None
     allow_remote: bool = False
+    dmo_files: Mapping[str, str] | None = None
+
+    def files(self) -> dict[str, str]:
+        """The rasters that are given, by the option that gives each, as in "dmo" and "dmo-band blue"."""
+        given = {"ntl": self.ntl, "dmo": self.dmo, "dem": self.dem}
+        bands = {f"dmo-band {slot}": name for slot, name in (self.dmo_files or {}).items()}
+        return {option: name for option, name in (given | bands).items() if name is not None}
 
 
 class Scene:
@@ -62,19 +68,17 @@ class Scene:
 
     grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling. ceiling: the NTL value
     in that unit from which the sensor or its product is saturated.
-    dmo_slots: slot name to 1-based DMO band, in slot order, empty without DMO.
+    dmo_slots: slot name to 1-based band of its DMO file, in slot order, empty without DMO.
     """
 
-    def __init__(
-        self, ntl: Layer, dmo: AuxLayer | None, dem: AuxLayer | None, dmo_slots: Mapping[str, int], unit: str
-    ) -> None:
+    def __init__(self, ntl: Layer, dmo: Daytime | None, dem: AuxLayer | None, unit: str) -> None:
         self.grid = ntl.raster.grid
         self.hr_grid = self.grid.finer()
         self.unit = unit
         self.ceiling = _ceiling(ntl, unit)
-        self.dmo_slots = dict(dmo_slots)
+        self.dmo_slots = {} if dmo is None else dmo.slots
         self._ntl, self._dmo, self._dem = ntl, dmo, dem
-        self._channels = [DMO_SLOTS.index(slot) for slot in dmo_slots]
+        self._channels = [DMO_SLOTS.index(slot) for slot in self.dmo_slots]
 
     @classmethod
     def open(cls, options: SceneOptions) -> Scene:
@@ -84,15 +88,19 @@ class Scene:
         raster, where DMO bands are not known, and where DMO values cannot be reflectance; DeepLightError for
         damaged pixels.
         """
+        check_daytime_options(options)
         with ExitStack() as stack:
             ntl = _open_ntl(options, stack)
-            slots, dmo = _open_dmo(options, ntl.raster.grid, stack)
-            dem = _open_dem(options, ntl.raster.grid, stack)
-            scene = cls(ntl, dmo, dem, slots, _unit(ntl, options))
+            dmo = open_daytime(options, ntl.raster.grid, stack)
+            dem = open_elevation(options, ntl.raster.grid, stack)
+            scene = cls(ntl, dmo, dem, _unit(ntl, options))
             stack.pop_all()
-        for name, layer in (("DMO", dmo), ("DEM", dem)):
-            share = "not given" if layer is None else f"{100 * layer.overlap.share:.0f} % of the scene"
-            _log.info("%s: %s", name, share)
+        shares = {
+            "DMO": None if dmo is None else dmo.share,
+            "DEM": None if dem is None else dem.overlap.share,
+        }
+        for name, share in shares.items():
+            _log.info("%s: %s", name, "not given" if share is None else f"{100 * share:.0f} % of the scene")
         return scene
 
     def __enter__(self) -> Scene:
@@ -103,7 +111,7 @@ class Scene:
 
     def close(self) -> None:
         """Closes all files. No read may be running."""
-        for layer in self._layers.values():
+        for layer in self._layers:
             layer.raster.close()
 
     def read_inputs(self, window: Window, inputs: dict[str, Floats] | None = None) -> dict[str, Floats]:
@@ -119,15 +127,13 @@ class Scene:
         inputs["dmo_bands"][:] = 0
         inputs["dmo_bands"][0, self._channels] = 1
         hr_window = window.scaled(SCALE)
-        for name, layer in (("dmo", self._dmo), ("dem", self._dem)):
+        layers: dict[str, Daytime | AuxLayer | None] = {"dmo": self._dmo, "dem": self._dem}
+        for name, layer in layers.items():
             values, mask = inputs[name][0], inputs[f"{name}_valid"][0, 0]
             if layer is None:
                 values[:], mask[:] = 0, 0
-            elif len(layer.bands) == len(values):
-                layer.read_into(hr_window, values, mask)
             else:
-                values[:] = 0
-                values[self._channels], mask[:] = layer.read(hr_window)
+                layer.read_into(hr_window, values, mask)
         return inputs
 
     def read_ntl(self, window: Window) -> tuple[Floats, Mask]:
@@ -143,12 +149,12 @@ class Scene:
 
     def cached_bytes(self, window: Window) -> int:
         """What the decoded blocks behind `window`, in LR pixels, take in GDAL's cache, over all layers."""
-        return sum(layer.cached_bytes(window) for layer in self._layers.values())
+        return sum(layer.cached_bytes(window) for layer in self._layers)
 
     def prepare_reading(self, cache_mb: int) -> None:
         """Give GDAL that much for decoded blocks, unless the environment's GDAL_CACHEMAX says otherwise, and
         count bytes read from here on."""
-        for layer in self._layers.values():
+        for layer in self._layers:
             layer.raster.cache_mb, layer.raster.bytes_read = cache_mb, 0
 
     def any_valid(self, window: Window) -> bool:
@@ -156,11 +162,12 @@ class Scene:
         return bool(self.read_ntl(window)[1].any())
 
     def describe(self) -> dict[str, Any]:
-        """Facts for the run report, by layer (ntl, dmo, dem); see AuxLayer.describe."""
-        facts = {name: layer.describe() for name, layer in self._layers.items()}
-        facts["ntl"]["unit"] = self.unit
+        """Facts for the run report, by layer (ntl, dmo, dem); see AuxLayer.describe and Daytime.describe."""
+        facts = {"ntl": {**self._ntl.describe(), "unit": self.unit}}
         if self._dmo is not None:
-            facts["dmo"]["slots"] = self.dmo_slots
+            facts["dmo"] = self._dmo.describe()
+        if self._dem is not None:
+            facts["dem"] = self._dem.describe()
         return facts
 
     @property
@@ -169,14 +176,15 @@ class Scene:
         return self._ntl.raster
 
     @property
-    def _layers(self) -> dict[str, Layer]:
-        layers = {"ntl": self._ntl, "dmo": self._dmo, "dem": self._dem}
-        return {name: layer for name, layer in layers.items() if layer is not None}
+    def _layers(self) -> list[Layer]:
+        """One for each open file."""
+        daytime = () if self._dmo is None else self._dmo.layers
+        return [self._ntl, *daytime, *(() if self._dem is None else (self._dem,))]
 
 
 def _open_ntl(options: SceneOptions, stack: ExitStack) -> Layer:
     raster = stack.enter_context(open_raster(options.ntl, "NTL", options.allow_remote))
-    _check_single(raster)
+    check_single(raster)
     if max(raster.grid.height, raster.grid.width) * SCALE > _MAX_SIDE:
         raise InputError(
             f"{raster.what} has {raster.grid.width}×{raster.grid.height} pixels, {SCALE}× as many a side are "
@@ -185,58 +193,6 @@ def _open_ntl(options: SceneOptions, stack: ExitStack) -> Layer:
     layer = Layer(raster, raster.bands, options.ntl_scale, options.ntl_nodata)
     check_ntl(layer)
     return layer
-
-
-def _open_dmo(options: SceneOptions, ntl: Grid, stack: ExitStack) -> tuple[dict[str, int], AuxLayer | None]:
-    if options.dmo is None:
-        return {}, None
-    raster = stack.enter_context(open_raster(options.dmo, "DMO", options.allow_remote))
-    slots = assign_bands(raster.what, raster.band_names, raster.bands, options.dmo_bands)
-    found = _meeting(ntl, raster)
-    bands = tuple(slots.values())
-    layer = AuxLayer(raster, bands, ntl.finer(), found, options.dmo_scale, options.dmo_nodata)
-    check_reflectance(layer)
-    missing = [slot for slot in DMO_SLOTS if slot not in slots]
-    if missing:
-        _log.info("DMO: no band for %s; the network is told so", ", ".join(missing))
-    return slots, layer
-
-
-def _open_dem(options: SceneOptions, ntl: Grid, stack: ExitStack) -> AuxLayer | None:
-    if options.dem is None:
-        return None
-    raster = stack.enter_context(open_raster(options.dem, "DEM", options.allow_remote))
-    _check_single(raster)
-    band = raster.bands[0]
-    if raster.units[band - 1].strip().lower() in _FEET:
-        raise InputError(
-            f"{raster.what} is in feet and metres are needed; convert it first: "
-            "gdal_calc.py -A FILE --calc 'A * 0.3048' --type Float32 --outfile metres.tif"
-        )
-    signed = np.dtype(raster.dtype).kind != "u"
-    nodata = DEM_VOID if raster.nodata[band - 1] is None and signed else None
-    found = _meeting(ntl, raster)
-    layer = AuxLayer(raster, raster.bands, ntl.finer(), found, nodata=nodata, limits=ELEVATIONS)
-    check_elevation(layer)
-    return layer
-
-
-def _check_single(raster: Raster) -> None:
-    if raster.count != 1:
-        raise InputError(
-            f"{raster.what} has {raster.count} bands and must have one; "
-            f"pick it first: gdal_translate -b 1 {raster.name} one_band.tif"
-        )
-
-
-def _meeting(ntl: Grid, raster: Raster) -> Overlap:
-    found = overlap(ntl, raster.grid)
-    if found is None:
-        raise InputError(
-            f"{raster.what} ({format_bounds(lonlat_bounds(raster.grid))}) does not overlap the NTL raster "
-            f"({format_bounds(lonlat_bounds(ntl))}); give layers of the same place"
-        )
-    return found
 
 
 def _unit(ntl: Layer, options: SceneOptions) -> str:

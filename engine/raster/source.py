@@ -20,6 +20,7 @@ from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.dataset_names import Located, locate
 from deeplight.engine.raster.extents import lonlat_bounds
 from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.wavelengths import band_wavelength
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,8 +86,8 @@ class Raster:
     columns) decoded at once; pixel_bytes: of one pixel in such a block, all bands that are decoded with it.
     cache_mb: GDAL's block cache while this raster is read. bytes_read: from the file by `read` so far, where
     the system counts them. Per file band, index
-    = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units and band_names (common name
-    or description, "" where there is none).
+    = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units, band_names (common name
+    or description, "" where there is none) and wavelengths (micrometres or None).
     """
 
     def __init__(self, located: Located, name: str, role: str) -> None:
@@ -234,6 +235,7 @@ class Raster:
         self.units = tuple(unit or "" for unit in dataset.units)
         self.tags: dict[str, str] = dataset.tags()
         self.band_names = tuple(_band_name(dataset, b) for b in dataset.indexes)
+        self.wavelengths = tuple(_wavelength(dataset, b) for b in dataset.indexes)
         flags = {flag.name for flag in dataset.mask_flag_enums[self.bands[0] - 1]}
         self._has_mask = bool(flags & {"per_dataset", "alpha"})
         if self.size_bytes is not None and self.driver != "VRT":
@@ -338,6 +340,11 @@ def _band_name(dataset: DatasetReader, band: int) -> str:
         if match:
             return match[1]
     return dataset.descriptions[band - 1] or ""
+
+
+def _wavelength(dataset: DatasetReader, band: int) -> float | None:
+    metadata = {**dataset.tags(band, ns="IMAGERY"), **dataset.tags(band)}
+    return band_wavelength(dataset.descriptions[band - 1] or "", metadata)
 
 
 def _pixel_interleaved(dataset: DatasetReader) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deeplight.engine.core.spec import Quality
 from deeplight.engine.output.parts import Mode
-from deeplight.engine.run.tiling import TileRequest
+from deeplight.engine.run.tiling import AUTOMATIC, TileRequest
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ UINT16_SCALE, UINT16_NODATA = 0.1, 65535.0
 class RunOptions:
     """One run of `pipeline.infer`.
 
-    tiles: None runs the scene in one piece. bands: of EXTRA_BANDS. threads: of the backend; None: all. streams: tiles
-    computed at once, sharing the threads; None: as many as `auto` tiles leave memory for, one otherwise.
+    tiles: automatic unless given; None runs the scene in one piece. bands: of EXTRA_BANDS. threads: of the backend;
+    None: all. streams: tiles computed at once, sharing the threads; None: as many as automatic tiles leave memory for,
+    one otherwise.
     report, quicklook, events: files to write beside the output. verify_seams: how many places across tile borders
     to compute again and compare. check: how many tiles to compare with float32 first. trust: let native code in the
     model's folder run. stac: write a STAC item beside it. conserve_radiance:
@@ -44,7 +45,7 @@ class RunOptions:
     scene: SceneOptions
     out: Path
     model: str = DEFAULT_MODEL
-    tiles: TileRequest | None = None
+    tiles: TileRequest | None = AUTOMATIC
     backend: str = "auto"
     device: str = "auto"
     precision: str = "fp32"

@@ -11,9 +11,10 @@ from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode, Record, check_output, check_writable, stored_record
 from deeplight.engine.output.stac import item_path, require_pystac
+from deeplight.engine.raster.auxiliary import check_daytime_options
 from deeplight.engine.run.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions
 from deeplight.engine.run.products import model_outputs
-from deeplight.engine.run.tiling import TilePlan, TileRequest, plan_tiles, reader_count
+from deeplight.engine.run.tiling import AUTOMATIC, TilePlan, TileRequest, plan_tiles, reader_count
 from deeplight.engine.runtime.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def check_request(options: RunOptions) -> bool:
             f"--dtype uint16 rounds radiance to steps of {UINT16_SCALE}, which --conserve-radiance does not allow: "
             "leave one of them out"
         )
-    _check_layer_options(options)
+    check_daytime_options(options.scene)
     if options.verify_seams and options.tiles is None:
-        raise InputError("--verify-seams compares across tile borders and there are none: use --tiles")
+        raise InputError("--verify-seams compares across tile borders and there are none: leave out --whole")
     if options.stac:
         require_pystac()
-    inputs = [options.scene.ntl, options.scene.dmo, options.scene.dem]
+    inputs = options.scene.files().values()
     for path, suffixes in (
         (options.report, (".json",)),
         (options.quicklook, (".png",)),
@@ -51,7 +52,7 @@ def check_request(options: RunOptions) -> bool:
         if path is not None:
             check_writable(path, suffixes)
     for written in (options.out, options.report, options.quicklook, options.events):
-        if written is not None and any(written.resolve() == Path(i).resolve() for i in inputs if i):
+        if written is not None and any(written.resolve() == Path(i).resolve() for i in inputs):
             raise InputError(f"{written} is also an input: choose another name for the output")
     complete = check_output(options.out, options.mode)
     for path in beside_output(options):
@@ -73,21 +74,6 @@ def remove_beside_leftovers(options: RunOptions) -> None:
         remove_leftovers(path.parent, (path.name,))
 
 
-def _check_layer_options(options: RunOptions) -> None:
-    """An option about a layer that is not given is a mistake, not a wish to ignore."""
-    scene = options.scene
-    if scene.dmo is None:
-        for flag, value in (
-            ("--dmo-bands", scene.dmo_bands),
-            ("--dmo-scale", scene.dmo_scale),
-            ("--dmo-nodata", scene.dmo_nodata),
-        ):
-            if value is not None:
-                raise InputError(
-                    f"{flag} is about the daytime bands and there are none: give --dmo, or leave it out"
-                )
-
-
 def plan_run(
     options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int
 ) -> tuple[Record, TilePlan]:
@@ -104,7 +90,7 @@ def plan_run(
         )
     request = options.tiles
     earlier = stored_record(options.out) if options.mode is Mode.RESUME else None
-    if earlier is not None and earlier.core is not None and request == TileRequest():
+    if earlier is not None and earlier.core is not None and request == AUTOMATIC:
         request = TileRequest(earlier.core, earlier.halo)
     bands = 1 + sum(len(EXTRA_BANDS[b]) for b in options.bands)
     grid = scene.grid
@@ -118,7 +104,7 @@ def plan_run(
 def _streams(options: RunOptions, backend: Backend, threads: int) -> int | None:
     """Tiles to compute at once; None: what memory allows."""
     if options.streams is None:
-        return None if options.tiles == TileRequest() and backend.splits and threads > 1 else 1
+        return None if options.tiles == AUTOMATIC and backend.splits and threads > 1 else 1
     if options.streams < 1:
         raise InputError(f"--streams {options.streams} computes nothing: give 1 or more")
     if options.streams > 1 and not backend.splits:
@@ -127,7 +113,7 @@ def _streams(options: RunOptions, backend: Backend, threads: int) -> int | None:
         )
     if options.streams > 1 and options.tiles is None:
         raise InputError(
-            f"--streams {options.streams} computes several tiles at once and there are none: use --tiles"
+            f"--streams {options.streams} computes several tiles at once and there are none: leave out --whole"
         )
     if options.streams > threads:
         raise InputError(

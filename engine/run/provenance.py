@@ -46,7 +46,8 @@ def deeplight_version() -> str:
 def pixel_options(options: RunOptions) -> dict[str, str]:
     """The options that decide pixels and their encoding: no paths, no thread counts, not how it was
     started."""
-    scene = {k: v for k, v in asdict(options.scene).items() if k not in ("ntl", "dmo", "dem", "allow_remote")}
+    files = ("ntl", "dmo", "dmo_files", "dem", "allow_remote")
+    scene = {k: v for k, v in asdict(options.scene).items() if k not in files}
     chosen = {
         **scene,
         "dtype": options.dtype,
@@ -80,7 +81,7 @@ def output_tags(options: RunOptions, artifact: Artifact, backend: Backend) -> di
         "DEEPLIGHT_MODEL_SHA256": artifact.digest,
         "DEEPLIGHT_BACKEND": backend.name,
     }
-    tags |= {f"DEEPLIGHT_INPUT_{k.upper()}": v for k, v in _inputs(options, timed=False).items()}
+    tags |= {f"DEEPLIGHT_INPUT_{_tag(k)}": v for k, v in _inputs(options, timed=False).items()}
     tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options).items()}
     others = {k: v for k, v in versions(backend).items() if k != "deeplight"}
     return tags | {f"DEEPLIGHT_{k.upper()}_VERSION": v for k, v in others.items()}
@@ -92,7 +93,7 @@ def fingerprint(options: RunOptions, artifact: Artifact, backend: Backend, threa
     fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
     fields["the model's file"] = _file_of(artifact, backend, options.precision)
     fields["the backend"] = f"{backend.name} on {backend.device}"
-    fields["--tiles"] = "absent" if options.tiles is None else str(options.tiles)
+    fields["--tiles"] = "absent (--whole)" if options.tiles is None else str(options.tiles)
     fields["--threads"] = str(threads)
     fields |= {f"the option {k}": v for k, v in pixel_options(options).items()}
     return fields | {f"the version of {k}": v for k, v in versions(backend).items()}
@@ -105,10 +106,14 @@ def _file_of(artifact: Artifact, backend: Backend, precision: str) -> str:
 
 
 def _inputs(options: RunOptions, timed: bool) -> dict[str, str]:
-    """Layer → one line that changes with its files; without `timed` equal for equal files anywhere."""
+    """Option → one line that changes with its files; without `timed` equal for equal files anywhere."""
     scene = options.scene
-    layers = {"ntl": scene.ntl, "dmo": scene.dmo, "dem": scene.dem}
-    return {k: _layer(v, scene.allow_remote, timed) for k, v in layers.items() if v is not None}
+    return {k: _layer(v, scene.allow_remote, timed) for k, v in scene.files().items()}
+
+
+def _tag(option: str) -> str:
+    """As the name of a metadata item: "dmo-band blue" → DMO_BAND_BLUE."""
+    return option.replace("-", "_").replace(" ", "_").upper()
 
 
 def _layer(name: str, allow_remote: bool, timed: bool) -> str:

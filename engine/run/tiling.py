@@ -54,6 +54,9 @@ class TileRequest:
         return str(self.core) if self.halo is None else f"{self.core}+{self.halo}"
 
 
+AUTOMATIC = TileRequest()
+
+
 @dataclass(frozen=True)
 class TilePlan:
     """How a scene is cut, in LR pixels. core None: the whole scene in one piece. streams: tiles computed at once.
@@ -213,7 +216,7 @@ def _whole_scene(manifest: Manifest, height: int, width: int, halo: int, bands: 
     if estimate > usable:
         raise InputError(
             f"the scene of {height}×{width} LR pixels in one piece needs about {_gb(estimate)} and "
-            f"{_gb(usable)} can be used: use --tiles"
+            f"{_gb(usable)} can be used: leave out --whole"
         )
     return TilePlan(None, halo, _LEAST_PACK, estimate)
 

@@ -60,9 +60,24 @@ def test_a_run_prints_paths_on_stdout_and_the_rest_on_stderr(
     assert re.search(r"HR Mpix/s, \d+ km²/s, peak memory .* bottleneck \w+ \(", stderr)
 
 
-@pytest.mark.parametrize("tiles", [["--tiles", "auto"], ["--tiles=9+3"], ["--tiles", "9"], []])
+@pytest.mark.parametrize(
+    ("tiles", "plan"),
+    [
+        (["--tiles", "auto"], "256+2"),
+        (["--tiles=9+3"], "9+3"),
+        (["--tiles", "9"], "9+2"),
+        (["--tiles"], "256+2"),
+        ([], "256+2"),
+        (["--whole"], "whole scene"),
+    ],
+)
 def test_forms_of_tiles(
-    files: SceneFiles, model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], tiles: list[str]
+    files: SceneFiles,
+    model: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    tiles: list[str],
+    plan: str,
 ) -> None:
     out = tmp_path / "o.tif"
     report = tmp_path / "run.json"
@@ -70,8 +85,7 @@ def test_forms_of_tiles(
         capfd, *tiles, "--ntl", files.ntl, "--out", out, "--model", model, "--report", report
     )
     assert status == 0, stderr
-    said = json.loads(report.read_text())["tiles"]["plan"]
-    assert said == {0: "whole scene", 1: "9+3", 2: "256+2" if "auto" in tiles else "9+2"}[len(tiles)]
+    assert json.loads(report.read_text())["tiles"]["plan"] == plan
 
 
 def test_all_products_at_once(
@@ -112,13 +126,19 @@ def usage(files: SceneFiles, model: str, tmp_path: Path) -> dict[str, list[str]]
         "unknown model 'gone'": [*base[:5], "gone"],
         "Missing option '--out'": base[:2],
         "No such option": [*base, "--dpi", "3"],
-        "--streams 2 computes several tiles at once": [*base, "--streams", "2"],
+        "--streams 2 computes several tiles at once": [*base, "--whole", "--streams", "2"],
+        "there are none: leave out --whole": [*base, "--whole", "--verify-seams", "1"],
+        "--tiles and --whole exclude each other": [*base, "--tiles", "9", "--whole"],
         "--streams 3 needs a thread for each tile": [*base, "--tiles=9", "--streams=3", "--threads=2"],
         "is not a tile size": [*base, "--tiles", "12x"],
         "halo is below the 2 LR pixels": [*base, "--tiles", "12+1"],
         "is not F or F,OFFSET": [*base, "--ntl-scale", "a"],
         "is not SLOT=NUMBER": [*base, "--dmo-bands", "pink=1"],
         "repeats a slot or a band": [*base, "--dmo-bands", "red=1,blue=1"],
+        "is not SLOT=FILE": [*base, "--dmo-band", "B4.tif"],
+        "--dmo-band gives red twice": [*base, "--dmo-band", "red=a.tif", "--dmo-band", "red=b.tif"],
+        "--dmo and --dmo-band both": [*base, "--dmo", str(three), "--dmo-band", "red=a.tif"],
+        "leave out --dmo-bands": [*base, "--dmo-band", "red=a.tif", "--dmo-bands", "red=1"],
         "--dmo-scale is about the daytime bands": [*base, "--dmo-scale", "0.0001"],
         "takes no files": [*base[:3], "/proc/o.tif", *base[4:]],
         "is not an extra band": [*base, "--bands", "ntl"],
@@ -151,8 +171,9 @@ def test_scene_too_large_for_one_piece(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("deeplight.engine.run.preparation.available_memory", lambda: 300 << 20)
-    status, _, stderr = call(capfd, "--ntl", files.ntl, "--out", tmp_path / "o.tif", "--model", model)
-    assert status == 2 and "use --tiles" in stderr and list(tmp_path.iterdir()) == []
+    arguments = ("--ntl", files.ntl, "--out", tmp_path / "o.tif", "--model", model, "--whole")
+    status, _, stderr = call(capfd, *arguments)
+    assert status == 2 and "leave out --whole" in stderr and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -250,7 +271,7 @@ def test_interrupted_run_resumes_to_the_same_bytes(
 def test_help_fits_a_screen() -> None:
     text = CliRunner().invoke(cli.command, ["--help"], terminal_width=100).output
     lines = text.splitlines()
-    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    assert len(lines) <= 44 and max(map(len, lines)) <= 100
     for option in ("--tiles", "--resume", "--dmo-bands", "--quicklook"):
         assert option in text
 
@@ -258,7 +279,7 @@ def test_help_fits_a_screen() -> None:
 @pytest.mark.parametrize(
     ("place", "options", "unit"),
     [
-        ("luxembourg", ["--dmo", "dmo.tif", "--dem", "dem.tif", "--dmo-scale", "0.0001"], "DN"),
+        ("luxembourg", ["--dmo", "dmo.tif", "--dem", "dem.tif", "--dmo-scale", "0.0001,-0.1"], "DN"),
         ("us_nyc", ["--ntl-scale", "0.1"], "nW/cm²/sr"),
     ],
 )

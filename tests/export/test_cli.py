@@ -111,7 +111,7 @@ def test_a_failed_comparison_ends_with_one_sentence_and_no_artifact(
         (["--plugins", "maybe"], "'maybe' is not one of"),
         (["--hardware", "hopper"], "'hopper' is not one of"),
         (["--name", "../up"], "'../up' is not a plain name: use letters"),
-        (["--out", ""], "the name of the folder is empty"),
+        (["--out", "elsewhere"], "--out is given 2 times and takes one value: give it once"),
         (
             ["--precision", "fp16,bf16"],
             "(bf16 needs no file: deeplight-infer --backend torch --precision bf16",
@@ -130,6 +130,11 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     code, printed, said = export(checkpoint, "--out", tmp_path / "m", *arguments)
     assert (code, printed, len(said)) == (2, "", 1) and message in said[0] and said[0].startswith("error: ")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_empty_name_is_no_folder(export: Export, checkpoint: Path) -> None:
+    code, printed, said = export(checkpoint, "--out", "")
+    assert (code, printed, len(said)) == (2, "", 1) and "the name of the folder is empty" in said[0]
 
 
 @pytest.mark.parametrize("what", ["missing", "no manifest", "cut off", "not json", "other weights"])

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import DISK, disk_errors
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.engine.raster.bands import assign_bands
+from deeplight.engine.raster.bands import find_bands
 from deeplight.engine.raster.convert import Mask
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import Layer
@@ -242,7 +242,11 @@ class ClipFiles:
 @lru_cache(maxsize=256)
 def _slots(names: tuple[str, ...], bands: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Slots and their bands in a dmo.tif. Kept, so that the log says once, not for each clip, how names were read."""
-    found = assign_bands("dmo.tif", names, bands, None)
+    found = find_bands("dmo.tif", names, bands)
+    if not found:
+        raise InputError(
+            f"dmo.tif does not say which its bands are; name them in the file, {', '.join(DMO_SLOTS)}"
+        )
     return tuple(found), tuple(found.values())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,14 +9,14 @@ from typing import TypeVar
 import numpy as np
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.spec import DMO_SLOTS, SCALE
+from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.auxiliary import check_single, meeting
 from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.convert import Mask
-from deeplight.engine.raster.extents import format_bounds, lonlat_bounds, overlap
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
-from deeplight.engine.raster.plausibility import check_ntl, check_reflectance
+from deeplight.engine.raster.plausibility import check_ntl
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.source import Raster, open_raster
 from deeplight.train.clips.samples import Sample
@@ -33,14 +32,12 @@ _ALLOWED_BEYOND = 0.01
 class PlaceOptions:
     """The rasters of a place.
 
-    scene: NTL, and DMO and DEM where there are any. dmo_files: slot name to a file of one band, in place of
-    scene.dmo; scene.dmo_scale and scene.dmo_nodata hold for them too. ntl_hr, isp: the truth and the impervious
-    fraction; *_scale (factor, offset) and *_nodata in place of the file's own. qa: Landsat's QA_PIXEL. cloud_mask: not
-    0 = cloud. offset: two bands, the known misregistration in LR px, on the NTL grid.
+    scene: NTL, and DMO and DEM where there are any. ntl_hr, isp: the truth and the impervious fraction; *_scale
+    (factor, offset) and *_nodata in place of the file's own. qa: Landsat's QA_PIXEL. cloud_mask: not 0 = cloud.
+    offset: two bands, the known misregistration in LR px, on the NTL grid.
     """
 
     scene: SceneOptions
-    dmo_files: Mapping[str, str] | None = None
     ntl_hr: str | None = None
     ntl_hr_scale: tuple[float, float] | None = None
     ntl_hr_nodata: float | None = None
@@ -78,15 +75,10 @@ class Place:
 
     def __init__(self, options: PlaceOptions) -> None:
         """Open all. Raises InputError, one sentence with the remedy, for what cannot be used."""
-        if options.dmo_files and options.scene.dmo:
-            raise InputError("--dmo and --dmo-band both give daytime bands: use one of them")
         with ExitStack() as stack:
             self.scene = stack.enter_context(Scene.open(options.scene))
             self._stack = stack
             self.grid, self.unit = self.scene.grid, self.scene.unit
-            self._dmo = {
-                slot: self._open_dmo(slot, name, options) for slot, name in (options.dmo_files or {}).items()
-            }
             self._ntl_hr = self._open_ntl_hr(options) if options.ntl_hr else None
             self._isp = self._open_isp(options) if options.isp else None
             self._clouds = self._open_clouds(options) if options.qa or options.cloud_mask else None
@@ -102,12 +94,11 @@ class Place:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that are there."""
-        dmo = self._dmo or self.scene.dmo_slots
         dem = "dem" in self.scene.describe()
         there = {
             "ntl": True,
             "ntl_hr": self._ntl_hr,
-            "dmo": dmo,
+            "dmo": self.scene.dmo_slots,
             "dem": dem,
             "isp": self._isp,
             "offset": self._offset,
@@ -127,8 +118,6 @@ class Place:
         """The sample, and the share of its HR pixels that are cloudy (0 where no mask was given)."""
         inputs = {name: values[0] for name, values in self.scene.read_inputs(window).items()}
         hr = window.scaled(SCALE)
-        if self._dmo:
-            self._read_dmo_files(inputs, hr)
         cloud = self._read_clouds(hr)
         inputs["dmo_valid"] *= 1 - cloud
         inputs["dmo"] *= inputs["dmo_valid"]
@@ -136,15 +125,6 @@ class Place:
         sample = Sample(**inputs, ntl_hr=truth[0], ntl_hr_valid=truth[1], isp=isp[0], isp_valid=isp[1],
                         offset=self._read_offset(window))  # fmt: skip
         return sample, float(cloud.mean())
-
-    def _read_dmo_files(self, inputs: dict[str, Floats], hr: Window) -> None:
-        valid = np.ones(hr.shape, np.uint8)
-        for slot, layer in self._dmo.items():
-            values, mask = layer.read(hr)
-            inputs["dmo"][DMO_SLOTS.index(slot)] = values[0]
-            inputs["dmo_bands"][DMO_SLOTS.index(slot)] = 1
-            valid &= mask
-        inputs["dmo_valid"] = valid.astype(np.float32)[None]
 
     def _read_clouds(self, hr: Window) -> Floats:
         """(1, H, W): 1 where any cloudy pixel contributes, and where nothing is known."""
@@ -178,23 +158,19 @@ class Place:
     def _open(self, name: str, role: str) -> Raster:
         return self._stack.enter_context(open_raster(name, role))
 
-    def _open_dmo(self, slot: str, name: str, options: PlaceOptions) -> AuxLayer:
-        if slot not in DMO_SLOTS:
-            raise InputError(f"{slot!r} is not a band slot; slots are {', '.join(DMO_SLOTS)}")
-        raster = _single(self._open(name, "DMO"))
-        scene = options.scene
-        layer = _on(self.grid, raster, AuxLayer, scene.dmo_scale, scene.dmo_nodata)
-        check_reflectance(layer)
-        return layer
+    def _open_single(self, name: str, role: str) -> Raster:
+        raster = self._open(name, role)
+        check_single(raster)
+        return raster
 
     def _open_ntl_hr(self, options: PlaceOptions) -> AuxLayer:
-        raster = _single(self._open(str(options.ntl_hr), "NTL-HR"))
+        raster = self._open_single(str(options.ntl_hr), "NTL-HR")
         layer = _on(self.grid, raster, AuxLayer, options.ntl_hr_scale, options.ntl_hr_nodata)
         check_hr_lights(layer)
         return layer
 
     def _open_isp(self, options: PlaceOptions) -> AuxLayer:
-        raster = _single(self._open(str(options.isp), "ISP"))
+        raster = self._open_single(str(options.isp), "ISP")
         layer = _on(self.grid, raster, AuxLayer, options.isp_scale, options.isp_nodata)
         check_fraction(layer)
         layer.limits = _FRACTION
@@ -203,7 +179,7 @@ class Place:
     def _open_clouds(self, options: PlaceOptions) -> AuxLayer:
         if options.qa and options.cloud_mask:
             raise InputError("--qa and --cloud-mask both say where clouds are: give one of them")
-        raster = _single(self._open(str(options.qa or options.cloud_mask), "cloud"))
+        raster = self._open_single(str(options.qa or options.cloud_mask), "cloud")
         if options.qa and np.dtype(raster.dtype).kind not in "iu":
             raise InputError(
                 f"{raster.what} holds {raster.dtype} and QA_PIXEL holds bits of integers; give Landsat's QA_PIXEL, or "
@@ -251,23 +227,8 @@ def check_fraction(layer: AuxLayer) -> None:
     )
 
 
-def _single(raster: Raster) -> Raster:
-    if raster.count != 1:
-        raise InputError(
-            f"{raster.what} has {raster.count} bands and must have one; "
-            f"pick it first: gdal_translate -b 1 {raster.name} one_band.tif"
-        )
-    return raster
-
-
 def _on(
     grid: Grid, raster: Raster, kind: type[_Kind], scaling: tuple[float, float] | None, nodata: float | None
 ) -> _Kind:
     """A layer of one band on the HR grid of `grid`."""
-    found = overlap(grid, raster.grid)
-    if found is None:
-        raise InputError(
-            f"{raster.what} ({format_bounds(lonlat_bounds(raster.grid))}) does not overlap the NTL raster "
-            f"({format_bounds(lonlat_bounds(grid))}); give layers of the same place"
-        )
-    return kind(raster, raster.bands, grid.finer(), found, scaling, nodata)
+    return kind(raster, raster.bands, grid.finer(), meeting(grid, raster), scaling, nodata)

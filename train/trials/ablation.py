@@ -19,7 +19,7 @@ import click
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.markdown import markdown_table
-from deeplight.engine.core.terminal import Parsed, parse_folder, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, parse_folder, run_cli
 
 if TYPE_CHECKING:
     from deeplight.engine.network.model import DeepLightSR
@@ -277,7 +277,9 @@ def chosen(names: str) -> tuple[Variant, ...]:
     return tuple(known[name] for name in known if name in wanted)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
     "--out", type=Parsed("dir", parse_folder), required=True, help="Folder for the table and the runs"
 )

@@ -16,7 +16,7 @@ import click
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
-from deeplight.engine.core.terminal import Parsed, parse_folder, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, parse_folder, run_cli
 
 if TYPE_CHECKING:
     from deeplight.train.clips.degrade import Degradation
@@ -200,7 +200,9 @@ def _trained(
     return Network(str(folder), threads=1)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option("--data", required=True, metavar="TREE,…", help="Clip trees")
 @click.option("--out", type=Parsed("dir", parse_folder), required=True, help="Folder for the results")
 @click.option("--protocol", type=click.Choice(["wald", "paired"]), default="wald", show_default=True)

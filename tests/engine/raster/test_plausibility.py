@@ -9,7 +9,6 @@ import pytest
 
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.bands import parse_scale
-from deeplight.engine.raster.layers import AuxLayer
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from tests.scenes import (
     REFLECTANCE,
@@ -101,7 +100,7 @@ def test_elevations_that_are_all_impossible_are_refused(tmp_path: Path) -> None:
     ("low", "high", "dtype", "remedy"),
     [
         (300, 4000, "uint16", "--dmo-scale 0.0001"),
-        (1200, 9000, "float32", "--dmo-scale 0.0001 (0.0001,-0.1"),
+        (1200, 9000, "float32", "--dmo-scale 0.0001,-0.1 where 1000 is added, or --dmo-scale 0.0001,0"),
         (7500, 21000, "uint16", "--dmo-scale 0.0000275,-0.2"),
         (10, 250, "uint8", "--dmo-scale 0.003922"),
         (1.5, 60.3, "float32", "--dmo-scale 0.01"),
@@ -143,8 +142,8 @@ def test_likely_fill_in_daytime_data_is_logged(tmp_path: Path, caplog: pytest.Lo
 
 def test_sample_stays_inside_its_region_and_is_repeatable(tmp_path: Path) -> None:
     with Scene.open(options(write_scene(tmp_path))) as scene:
-        layer = scene._dmo
-        assert isinstance(layer, AuxLayer)
+        assert scene._dmo is not None
+        (layer,) = scene._dmo.layers
         first, second = layer.sample(Window(3, 4, 20, 30)), layer.sample(Window(3, 4, 20, 30))
         raw, _ = layer.raster.read(Window(3, 4, 20, 30), layer.bands)
     np.testing.assert_array_equal(first[0], second[0])

@@ -56,7 +56,7 @@ def test_every_pixel_has_the_same_bits_in_every_window(files: SceneFiles) -> Non
     windows = [Window(0, 0, 21, 27), Window(3, 4, 1, 1), Window(-5, -9, 12, 16), Window(17, 20, 13, 17)]
     with Scene.open(options(files)) as scene:
         assert scene._dmo is not None
-        assert scene._dmo.factors == (1, 1)
+        assert scene._dmo.layers[0].factors == (1, 1)
         whole = scene.read_inputs(Window(-16, -16, 56, 60))
         for window in windows:
             compare_part(whole, Window(-16, -16, 56, 60), scene.read_inputs(window), window)
@@ -69,7 +69,7 @@ def test_decimated_layer_has_the_same_bits_in_every_window(
     outer = Window(-4, -4, 18, 20)
     with Scene.open(options(files)) as scene:
         assert scene._dmo is not None
-        assert scene._dmo.factors == (4, 3)
+        assert scene._dmo.layers[0].factors == (4, 3)
         whole = scene.read_inputs(outer)
         monkeypatch.setattr("deeplight.engine.raster.layers._STRIP_PIXELS", 1000)
         for window in (outer, Window(0, 0, 9, 11), Window(4, 3, 2, 5), Window(8, 9, 5, 4)):
@@ -157,7 +157,7 @@ def test_finer_layer_on_the_same_lattice_is_the_plain_block_mean(tmp_path: Path)
     request = SceneOptions(ntl_file(tmp_path), dmo_file(tmp_path, fine, transform=north_up(ARC / 24)))
     with Scene.open(request) as scene:
         assert scene._dmo is not None
-        assert scene._dmo.factors == (3, 3)
+        assert scene._dmo.layers[0].factors == (3, 3)
         inputs = scene.read_inputs(Window(0, 0, 13, 17))
     # HR pixel (r, c) is block (r, c): plain loops. Neighbours have weights of 1e-9; float32 sums.
     for r, c in [(0, 0), (10, 0), (33, 16), (33, 17), (50, 77), (103, 135)]:
@@ -304,7 +304,8 @@ def test_all_files_are_closed_when_one_is_refused(files: SceneFiles, monkeypatch
         opened.append(open_raster(*arguments))
         return opened[-1]
 
-    monkeypatch.setattr("deeplight.engine.raster.scene.open_raster", recording)
+    for module in ("scene", "auxiliary"):
+        monkeypatch.setattr(f"deeplight.engine.raster.{module}.open_raster", recording)
     open_error(options(files, dem=str(files.dmo)))
     assert [raster.role for raster in opened] == ["NTL", "DMO", "DEM"]
     assert all(raster._closed for raster in opened)

@@ -236,5 +236,7 @@ def test_how_band_names_were_read_is_said_once(
     for index in range(3):
         source.read(index, Window(0, 0, 1, 1))
     assert [
-        r.getMessage().partition(" = ")[0] for r in caplog.records if "bands by name" in r.getMessage()
-    ] == ["dmo.tif: bands by name: coastal"]
+        r.getMessage().partition(" = ")[0]
+        for r in caplog.records
+        if "bands as the file says" in r.getMessage()
+    ] == ["dmo.tif: bands as the file says: coastal"]

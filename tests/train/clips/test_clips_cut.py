@@ -39,9 +39,11 @@ def test_the_cutter_takes_one_file_per_band(tmp_path: Path) -> None:
     names = {}
     for slot in ("green", "nir"):
         band = pixels[DMO_SLOTS.index(slot)]
-        path = write_raster(tmp_path / f"{slot}.tif", band, UTM, place, nodata=0, scales=[1e-4])
+        path = write_raster(
+            tmp_path / f"{slot}.tif", band, UTM, place, nodata=0, scales=[1e-4], offsets=[-0.1]
+        )
         names[slot] = str(path)
-    alone = replace(files, scene=replace(files.scene, dmo=None), dmo_files=names)
+    alone = replace(files, scene=replace(files.scene, dmo=None, dmo_files=names))
     cut(tmp_path / "tree", alone)
     source = ClipTree.open(tmp_path / "tree", "all")
     with Scene.open(files.scene) as scene:
@@ -51,7 +53,7 @@ def test_the_cutter_takes_one_file_per_band(tmp_path: Path) -> None:
             assert sample.dmo_bands.tolist() == [0, 0, 1, 0, 1, 0, 0]
             np.testing.assert_allclose(sample.dmo[[2, 4]], expected[[2, 4]], atol=1.4e-5)
     with pytest.raises(InputError, match="use one of them"):
-        cut(tmp_path / "both", replace(files, dmo_files=names))
+        cut(tmp_path / "both", replace(files, scene=replace(files.scene, dmo_files=names)))
 
 
 @pytest.mark.parametrize("kind", ["qa", "cloud_mask"])
@@ -285,9 +287,9 @@ def test_finer_truth_is_averaged_over_area(tmp_path: Path) -> None:
 def test_the_command_holds_regions_out(tmp_path: Path) -> None:
     files = ntl_place(tmp_path)
     tree = str(tmp_path / "tree")
-    command = ["clip", "--out", tree, "--place", "here", "--ntl", files.scene.ntl, "--clip", "8", "--block", "12",
-               "--buffer", "2", "--min-lit", "0", "--hold-out", "corner=6.0,49.96,6.04,50.0"]  # fmt: skip
-    done = CliRunner().invoke(cli, command)
+    command = ["clip", "--out", tree, "--place", "here", "--ntl", files.scene.ntl, "--block", "12", "--buffer", "2",
+               "--hold-out", "corner=6.0,49.96,6.04,50.0"]  # fmt: skip
+    done = CliRunner().invoke(cli, [*command, "--clip", "8", "--min-lit", "0"])
     assert done.exit_code == 0, done.exception
     splits = {row.split for row in read_index(tmp_path / "tree")}
     assert splits == {"train", "val", "test", "corner"}

@@ -1,0 +1,179 @@
+"""The layers beside NTL as a scene opens them: daytime bands, in one file or each in its own, and elevation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.bands import FactorOnly, assign_bands
+from deeplight.engine.raster.convert import Floats
+from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.layers import AuxLayer
+from deeplight.engine.raster.plausibility import check_elevation, check_offset, check_reflectance
+from deeplight.engine.raster.source import Raster, open_raster
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from deeplight.engine.raster.scene import SceneOptions
+
+_log = logging.getLogger(__name__)
+
+DEM_VOID = -32768.0
+"""SRTM's void, also where a file does not declare it; no place on Earth is that deep."""
+ELEVATIONS = -500.0, 9000.0
+"""Metres; land lies between the Dead Sea's shore (−430 and falling) and Mount Everest (8849). What a file has beyond is
+an undeclared void or the sea floor, which the network has never seen: missing."""
+_FEET = frozenset({"ft", "foot", "feet", "us-ft", "us survey foot", "us survey feet", "ftus"})
+
+
+class Daytime:
+    """The daytime bands of a scene on the HR grid, from files that may lie on grids of their own.
+
+    slots: slot name to 1-based band of its file, in slot order. layers: the open files. share: part of the NTL grid
+    that the file covers which covers least.
+    """
+
+    def __init__(self, files: Sequence[tuple[Mapping[str, int], AuxLayer]]) -> None:
+        bands = {slot: number for slots, _ in files for slot, number in slots.items()}
+        self.slots = {slot: bands[slot] for slot in DMO_SLOTS if slot in bands}
+        self.layers = tuple(layer for _, layer in files)
+        self.share = min(layer.overlap.share for layer in self.layers)
+        self._channels = [[DMO_SLOTS.index(slot) for slot in slots] for slots, _ in files]
+
+    def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
+        """Reflectance (7, H, W) by slot and the mask (H, W) of pixels where every file is valid; 0 elsewhere and in
+        slots without a band. The window may leave the files. Arrays of any content, the mask of any dtype."""
+        if self._channels == [list(range(len(values)))]:
+            self.layers[0].read_into(hr_window, values, mask)
+            return
+        values[:], mask[:] = 0, 1
+        for channels, layer in zip(self._channels, self.layers, strict=True):
+            values[channels], valid = layer.read(hr_window)
+            mask *= valid
+        if len(self.layers) > 1:
+            values *= mask != 0
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the run report: "slots", and those of the file (AuxLayer.describe), or of each under "files"."""
+        if len(self.layers) == 1:
+            return {**self.layers[0].describe(), "slots": self.slots}
+        files = [layer.describe() for layer in self.layers]
+        sizes = [file["bytes"] for file in files]
+        return {
+            "files": dict(zip(self.slots, files, strict=True)),
+            "bytes": None if None in sizes else sum(sizes),
+            "bytes_read": sum(file["bytes_read"] for file in files),
+            "share_of_scene": self.share,
+            "slots": self.slots,
+        }
+
+
+def check_daytime_options(options: SceneOptions) -> None:
+    """Raises InputError where options about daytime bands exclude each other, or are about bands that are not given."""
+    if options.dmo is not None and options.dmo_files:
+        raise InputError("--dmo and --dmo-band both give daytime bands: use one of them")
+    if options.dmo_bands is not None and options.dmo_files:
+        raise InputError(
+            "--dmo-bands assigns the bands of one file, --dmo, and --dmo-band gives each band by its slot: leave out "
+            "--dmo-bands"
+        )
+    for slot in options.dmo_files or {}:
+        if slot not in DMO_SLOTS:
+            raise InputError(f"{slot!r} is not a band slot; slots are {', '.join(DMO_SLOTS)}")
+    for flag, value in (
+        ("--dmo-bands", options.dmo_bands),
+        ("--dmo-scale", options.dmo_scale),
+        ("--dmo-nodata", options.dmo_nodata),
+    ):
+        if value is not None and options.dmo is None and not options.dmo_files:
+            raise InputError(
+                f"{flag} is about the daytime bands and there are none: give --dmo or --dmo-band, or leave it out"
+            )
+
+
+def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime | None:
+    """The daytime bands that are asked for, closed by `stack`; None without any.
+
+    Raises InputError, one sentence with the remedy, where a file cannot be used or does not meet the NTL raster,
+    where it is not known which bands it holds, and where their values cannot be reflectance or may have an offset.
+    """
+    names = dict(options.dmo_files or {})
+    if options.dmo is not None:
+        names[""] = options.dmo
+    if not names:
+        return None
+    files = []
+    for slot, name in names.items():
+        raster = stack.enter_context(open_raster(name, "DMO", options.allow_remote))
+        given = options.dmo_bands
+        if slot:
+            check_single(raster)
+            given = {slot: raster.bands[0]}
+        file = Path(name).name
+        slots = assign_bands(raster.what, raster.band_names, raster.bands, given, file, raster.wavelengths)
+        found = meeting(ntl, raster)
+        bands = tuple(slots.values())
+        files.append(
+            (slots, AuxLayer(raster, bands, ntl.finer(), found, options.dmo_scale, options.dmo_nodata))
+        )
+    layers = [layer for _, layer in files]
+    for layer in layers:
+        check_reflectance(layer)
+    if options.dmo_scale is None or isinstance(options.dmo_scale, FactorOnly):
+        check_offset(layers)
+    daytime = Daytime(files)
+    missing = [slot for slot in DMO_SLOTS if slot not in daytime.slots]
+    if missing:
+        _log.info("DMO: no band for %s; the network is told so", ", ".join(missing))
+    return daytime
+
+
+def open_elevation(options: SceneOptions, ntl: Grid, stack: ExitStack) -> AuxLayer | None:
+    """The elevation that is asked for, closed by `stack`; None without any. Raises InputError where it cannot be
+    used."""
+    if options.dem is None:
+        return None
+    raster = stack.enter_context(open_raster(options.dem, "DEM", options.allow_remote))
+    check_single(raster)
+    band = raster.bands[0]
+    if raster.units[band - 1].strip().lower() in _FEET:
+        raise InputError(
+            f"{raster.what} is in feet and metres are needed; convert it first: "
+            "gdal_calc.py -A FILE --calc 'A * 0.3048' --type Float32 --outfile metres.tif"
+        )
+    signed = np.dtype(raster.dtype).kind != "u"
+    nodata = DEM_VOID if raster.nodata[band - 1] is None and signed else None
+    found = meeting(ntl, raster)
+    layer = AuxLayer(raster, raster.bands, ntl.finer(), found, nodata=nodata, limits=ELEVATIONS)
+    check_elevation(layer)
+    return layer
+
+
+def check_single(raster: Raster) -> None:
+    """Raises InputError for a raster of several bands where one is needed."""
+    if raster.count != 1:
+        raise InputError(
+            f"{raster.what} has {raster.count} bands and must have one; "
+            f"pick it first: gdal_translate -b 1 {raster.name} one_band.tif"
+        )
+
+
+def meeting(ntl: Grid, raster: Raster) -> Overlap:
+    """How a raster meets the NTL grid. Raises InputError where it does not."""
+    found = overlap(ntl, raster.grid)
+    if found is None:
+        raise InputError(
+            f"{raster.what} ({format_bounds(lonlat_bounds(raster.grid))}) does not overlap the NTL raster "
+            f"({format_bounds(lonlat_bounds(ntl))}); give layers of the same place"
+        )
+    return found
