@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,20 +19,18 @@ from deeplight.engine.raster.convert import Floats, Mask
 from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer, Layer
-from deeplight.engine.raster.plausibility import check_elevation, check_ntl, check_reflectance
+from deeplight.engine.raster.lights import OpenLights
+from deeplight.engine.raster.plausibility import check_elevation, check_reflectance
 from deeplight.engine.raster.source import Raster, open_raster
+from deeplight.engine.raster.units import shown
 
 _log = logging.getLogger(__name__)
 
-RADIANCE_UNIT = "nW/cm²/sr"
 DEM_VOID = -32768.0
 """SRTM's void, also where a file does not declare it; no place on Earth is that deep."""
 ELEVATIONS = -500.0, 9000.0
 """Metres; land lies between the Dead Sea's shore (−430 and falling) and Mount Everest (8849). What a file has beyond is
 an undeclared void or the sea floor, which the network has never seen: missing."""
-_MAX_SIDE = (1 << 31) - 1
-DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
-"""Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
 _FEET = frozenset({"ft", "foot", "feet", "us-ft", "us survey foot", "us survey feet", "ftus"})
 
 
@@ -42,8 +39,10 @@ class SceneOptions:
     """What decides a scene's pixels.
 
     ntl, dmo, dem: paths or local GDAL dataset names. *_scale: (factor, offset) in place of the file's own;
-    *_nodata: raw value in place of the file's own. dmo_bands: slot name to 1-based band number. allow_remote:
-    URLs and /vsi names too.
+    *_nodata: raw value in place of the file's own. ntl_band: 1-based, where the file has several. ntl_unit: of NTL
+    after scaling, in place of the file's own. ntl_valid: a raster on NTL's own grid, of which ntl_valid_band is read
+    where it has several; NTL is valid only where that is above 0 and not nodata, as a coverage count or a mask is.
+    dmo_bands: slot name to 1-based band number. allow_remote: URLs and /vsi names too.
     """
 
     ntl: str
@@ -51,6 +50,10 @@ class SceneOptions:
     dem: str | None = None
     ntl_scale: tuple[float, float] | None = None
     ntl_nodata: float | None = None
+    ntl_band: int | None = None
+    ntl_unit: str | None = None
+    ntl_valid: str | None = None
+    ntl_valid_band: int | None = None
     dmo_bands: Mapping[str, int] | None = None
     dmo_scale: tuple[float, float] | None = None
     dmo_nodata: float | None = None
@@ -60,20 +63,19 @@ class SceneOptions:
 class Scene:
     """Open rasters that fit together; `open` makes one. Reads are thread-safe and the same in any window.
 
-    grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling. ceiling: the NTL value
-    in that unit from which the sensor or its product is saturated.
+    grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling, "" where nothing says which.
+    ceiling: the NTL value from which the sensor or its product is saturated.
     dmo_slots: slot name to 1-based DMO band, in slot order, empty without DMO.
     """
 
     def __init__(
-        self, ntl: Layer, dmo: AuxLayer | None, dem: AuxLayer | None, dmo_slots: Mapping[str, int], unit: str
+        self, lights: OpenLights, dmo: AuxLayer | None, dem: AuxLayer | None, dmo_slots: Mapping[str, int]
     ) -> None:
-        self.grid = ntl.raster.grid
+        self.grid = lights.layer.raster.grid
         self.hr_grid = self.grid.finer()
-        self.unit = unit
-        self.ceiling = _ceiling(ntl, unit)
+        self.unit, self.ceiling = lights.unit, lights.ceiling
         self.dmo_slots = dict(dmo_slots)
-        self._ntl, self._dmo, self._dem = ntl, dmo, dem
+        self._ntl, self._dmo, self._dem = lights.layer, dmo, dem
         self._channels = [DMO_SLOTS.index(slot) for slot in dmo_slots]
 
     @classmethod
@@ -81,14 +83,15 @@ class Scene:
         """Opens and checks all layers.
 
         Raises InputError, one sentence with the remedy, where a layer cannot be used or does not meet the NTL
-        raster, where DMO bands are not known, and where DMO values cannot be reflectance; DeepLightError for
+        raster, where bands are not known, and where NTL cannot be radiance or DMO reflectance; DeepLightError for
         damaged pixels.
         """
         with ExitStack() as stack:
-            ntl = _open_ntl(options, stack)
-            slots, dmo = _open_dmo(options, ntl.raster.grid, stack)
-            dem = _open_dem(options, ntl.raster.grid, stack)
-            scene = cls(ntl, dmo, dem, slots, _unit(ntl, options))
+            lights = OpenLights.open(options, stack)
+            grid = lights.layer.raster.grid
+            slots, dmo = _open_dmo(options, grid, stack)
+            dem = _open_dem(options, grid, stack)
+            scene = cls(lights, dmo, dem, slots)
             stack.pop_all()
         for name, layer in (("DMO", dmo), ("DEM", dem)):
             share = "not given" if layer is None else f"{100 * layer.overlap.share:.0f} % of the scene"
@@ -131,7 +134,7 @@ class Scene:
         return inputs
 
     def read_ntl(self, window: Window) -> tuple[Floats, Mask]:
-        """NTL (h, w) in `unit`, values below 0 kept, 0 where invalid; mask (h, w), 1 = valid. May leave the
+        """NTL (h, w) after scaling, values below 0 kept, 0 where invalid; mask (h, w), 1 = valid. May leave the
         raster."""
         values, mask = np.zeros(window.shape, np.float32), np.zeros(window.shape, np.uint8)
         inside = window.clipped(self.grid.height, self.grid.width)
@@ -156,9 +159,9 @@ class Scene:
         return bool(self.read_ntl(window)[1].any())
 
     def describe(self) -> dict[str, Any]:
-        """Facts for the run report, by layer (ntl, dmo, dem); see AuxLayer.describe."""
+        """Facts for the run report, by layer (ntl, ntl_valid, dmo, dem); see AuxLayer.describe."""
         facts = {name: layer.describe() for name, layer in self._layers.items()}
-        facts["ntl"]["unit"] = self.unit
+        facts["ntl"]["unit"] = shown(self.unit)
         if self._dmo is not None:
             facts["dmo"]["slots"] = self.dmo_slots
         return facts
@@ -170,21 +173,8 @@ class Scene:
 
     @property
     def _layers(self) -> dict[str, Layer]:
-        layers = {"ntl": self._ntl, "dmo": self._dmo, "dem": self._dem}
+        layers = {"ntl": self._ntl, "ntl_valid": self._ntl.observed, "dmo": self._dmo, "dem": self._dem}
         return {name: layer for name, layer in layers.items() if layer is not None}
-
-
-def _open_ntl(options: SceneOptions, stack: ExitStack) -> Layer:
-    raster = stack.enter_context(open_raster(options.ntl, "NTL", options.allow_remote))
-    _check_single(raster)
-    if max(raster.grid.height, raster.grid.width) * SCALE > _MAX_SIDE:
-        raise InputError(
-            f"{raster.what} has {raster.grid.width}×{raster.grid.height} pixels, {SCALE}× as many a side are "
-            "more than a GeoTIFF holds; cut it into parts with gdal_translate -srcwin"
-        )
-    layer = Layer(raster, raster.bands, options.ntl_scale, options.ntl_nodata)
-    check_ntl(layer)
-    return layer
 
 
 def _open_dmo(options: SceneOptions, ntl: Grid, stack: ExitStack) -> tuple[dict[str, int], AuxLayer | None]:
@@ -237,25 +227,3 @@ def _meeting(ntl: Grid, raster: Raster) -> Overlap:
             f"({format_bounds(lonlat_bounds(ntl))}); give layers of the same place"
         )
     return found
-
-
-def _unit(ntl: Layer, options: SceneOptions) -> str:
-    """The file's own unit; else DN for unscaled bytes, which no radiance product uses but DMSP does; else
-    radiance."""
-    declared = ntl.raster.units[ntl.bands[0] - 1].strip()
-    if declared:
-        return declared
-    unscaled = options.ntl_scale is None and (ntl.scale[0], ntl.offset[0]) == (1.0, 0.0)
-    return "DN" if ntl.raster.dtype == "uint8" and unscaled else RADIANCE_UNIT
-
-
-def _ceiling(ntl: Layer, unit: str) -> float:
-    """Where NTL values saturate: DMSP's ceiling for bytes and digital numbers, Black Marble's otherwise; scaled
-    like the raw values where the file holds the product's own integers."""
-    raw = {"uint8": DMSP_CEILING, "uint16": BLACK_MARBLE_CEILING_RAW}.get(ntl.raster.dtype)
-    if unit == "DN" and ntl.raster.dtype != "uint8":
-        return DMSP_CEILING
-    if raw is None:
-        return BLACK_MARBLE_CEILING
-    # A negative factor turns the order around: the product is not one of those known.
-    return float(raw * ntl.scale[0] + ntl.offset[0]) if ntl.scale[0] > 0 else math.inf

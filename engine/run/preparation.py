@@ -42,7 +42,7 @@ def check_request(options: RunOptions) -> bool:
         raise InputError("--verify-seams compares across tile borders and there are none: use --tiles")
     if options.stac:
         require_pystac()
-    inputs = [options.scene.ntl, options.scene.dmo, options.scene.dem]
+    inputs = [options.scene.ntl, options.scene.ntl_valid, options.scene.dmo, options.scene.dem]
     for path, suffixes in (
         (options.report, (".json",)),
         (options.quicklook, (".png",)),
@@ -76,6 +76,10 @@ def remove_beside_leftovers(options: RunOptions) -> None:
 def _check_layer_options(options: RunOptions) -> None:
     """An option about a layer that is not given is a mistake, not a wish to ignore."""
     scene = options.scene
+    if scene.ntl_valid is None and scene.ntl_valid_band is not None:
+        raise InputError(
+            "--ntl-valid-band is about the coverage count and there is none: give --ntl-valid, or leave it out"
+        )
     if scene.dmo is None:
         for flag, value in (
             ("--dmo-bands", scene.dmo_bands),

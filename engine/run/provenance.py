@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from deeplight.engine.runtime.artifact import Artifact
     from deeplight.engine.runtime.backends.base import Backend
 
+_LAYERS = ("ntl", "ntl_valid", "dmo", "dem")
+"""Fields of SceneOptions that name files."""
+
 
 def versions(backend: Backend) -> dict[str, str]:
     """Versions of everything that can change a pixel or a byte of the output."""
@@ -45,7 +48,7 @@ def deeplight_version() -> str:
 def pixel_options(options: RunOptions) -> dict[str, str]:
     """The options that decide pixels and their encoding: no paths, no thread counts, not how it was
     started."""
-    scene = {k: v for k, v in asdict(options.scene).items() if k not in ("ntl", "dmo", "dem", "allow_remote")}
+    scene = {k: v for k, v in asdict(options.scene).items() if k not in (*_LAYERS, "allow_remote")}
     chosen = {
         **scene,
         "dtype": options.dtype,
@@ -87,7 +90,7 @@ def output_tags(options: RunOptions, artifact: Artifact, backend: Backend) -> di
 
 def fingerprint(options: RunOptions, artifact: Artifact, backend: Backend, threads: int) -> dict[str, str]:
     """What a resumed run must find as it was, by name for the message that says what changed."""
-    fields = {f"the file of --{k}": v for k, v in _inputs(options, timed=True).items()}
+    fields = {f"the file of --{k.replace('_', '-')}": v for k, v in _inputs(options, timed=True).items()}
     fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
     fields["the backend"] = f"{backend.name} on {backend.device}"
     fields["--tiles"] = "absent" if options.tiles is None else str(options.tiles)
@@ -99,7 +102,7 @@ def fingerprint(options: RunOptions, artifact: Artifact, backend: Backend, threa
 def _inputs(options: RunOptions, timed: bool) -> dict[str, str]:
     """Layer → one line that changes with its files; without `timed` equal for equal files anywhere."""
     scene = options.scene
-    layers = {"ntl": scene.ntl, "dmo": scene.dmo, "dem": scene.dem}
+    layers = {name: getattr(scene, name) for name in _LAYERS}
     return {k: _layer(v, scene.allow_remote, timed) for k, v in layers.items() if v is not None}
 
 

@@ -204,9 +204,9 @@ def _fingerprint(request: ClipRequest) -> str:
     """What a resumed run must find unchanged, as text: options, and size and time of each file."""
     told = asdict(replace(request, mode=Mode.NEW, out=Path()))
     told["mode"] = told["out"] = None
-    names = [request.files.scene.ntl, request.files.scene.dmo, request.files.scene.dem, request.files.ntl_hr,
-             request.files.isp, request.files.qa, request.files.cloud_mask,
-             *(request.files.dmo_files or {}).values()]  # fmt: skip
+    files, scene = request.files, request.files.scene
+    names = [scene.ntl, scene.ntl_valid, scene.dmo, scene.dem, files.ntl_hr, files.isp, files.qa, files.cloud_mask,
+             *(files.dmo_files or {}).values()]  # fmt: skip
     for name in names:
         if name and Path(name).is_file():
             stat = Path(name).stat()
