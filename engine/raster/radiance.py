@@ -105,10 +105,10 @@ def check_ntl(layer: Layer, unit: str = "", stated: bool = False) -> Lights:
 
 
 def name_of(layer: Layer) -> str:
-    """What a raster is called, lower case: the end of its file's name and its band's description."""
+    """What a raster is called, lower case: its file, the dataset in that, and the band's description."""
     raster = layer.raster
-    file = raster.path.name if raster.path is not None else raster.name.rpartition("/")[2]
-    return f"{file} {raster.band_names[layer.bands[0] - 1]}".lower()
+    file = "" if raster.path is None else raster.path.name
+    return f"{file} {raster.name.rpartition('/')[2]} {raster.band_names[layer.bands[0] - 1]}".lower()
 
 
 def _flag(layer: Layer) -> str:

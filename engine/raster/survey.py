@@ -13,7 +13,8 @@ from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster.convert import to_physical
 from deeplight.engine.raster.layers import Layer
 
-_FULL_SCAN_PIXELS = 1 << 27
+_FULL_SCAN_PIXELS, _DECLARED_SCAN_PIXELS = 1 << 27, 1 << 24
+"""Rasters up to so many pixels are looked at whole; and integers that declare their fill value."""
 _SCAN_SIDE = 2048
 
 
@@ -51,7 +52,8 @@ def survey(layer: Layer) -> Survey | None:
     found. None where there is no valid pixel."""
     grid = layer.raster.grid
     windows = list(split(Window(0, 0, grid.height, grid.width), _SCAN_SIDE))
-    stride = -(-grid.height * grid.width // _FULL_SCAN_PIXELS)
+    declared = np.dtype(layer.raster.dtypes[layer.bands[0] - 1]).kind in "iu" and layer.nodata[0] is not None
+    stride = -(-grid.height * grid.width // (_DECLARED_SCAN_PIXELS if declared else _FULL_SCAN_PIXELS))
     pixels, whole = 0, True
     lows: list[tuple[float, int]] = []
     highs: list[tuple[float, int]] = []

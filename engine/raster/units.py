@@ -9,9 +9,8 @@ DN_UNIT = "DN"
 
 _PLAIN = str.maketrans("²⁻¹µμ", "2-1uu")
 _NOISE = re.compile(r"[\s^*·.()_]")
-_RADIANCE = re.compile(
-    r"(nano|micro|milli|pico|n|u|m|p)?w(?:atts?)?/?(cm|m)-?2(?:/?(?:sr|ster|steradian)(?:-?1)?)?"
-)
+_ANGLE = r"(?:/?(?:sr|ster|steradian)(?:-?1)?)?"
+_RADIANCE = re.compile(rf"(nano|micro|milli|pico|n|u|m|p)?w(?:atts?)?{_ANGLE}/?(cm|m)-?2{_ANGLE}")
 _PREFIXES = (("p", "pico", 1e-3), ("n", "nano", 1.0), ("u", "micro", 1e3), ("m", "milli", 1e6), ("", "", 1e9))
 _NANOWATTS = {name: factor for short, long, factor in _PREFIXES for name in (short, long)}
 _PER_CM2 = {"cm": 1.0, "m": 1e-4}
@@ -22,7 +21,7 @@ _LENGTHS = frozenset({"m", "metre", "meter", "metres", "meters", "km", "ft", "fo
 def radiance_factor(text: str) -> float | None:
     """nW/cm²/sr in one of the unit `text`, as 1e5 for W/m²/sr; None where it is no radiance of a whole band.
 
-    Spelt as products do: nW/cm2/sr, nWatts/(cm^2 sr), W m-2 sr-1, and with superscripts.
+    Spelt as products do: nW/cm2/sr, nWatts/(cm^2 sr), nanoWatts/sr/cm^2, W m-2 sr-1, and with superscripts.
     """
     found = _RADIANCE.fullmatch(_cleaned(text))
     if found is None:

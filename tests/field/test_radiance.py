@@ -332,7 +332,7 @@ def test_real_layers_of_another_kind_are_refused(name: str, shared_data: Path) -
     [
         ("nW/cm²/sr", 1.0), ("nWatts/(cm^2 sr)", 1.0), ("nW cm-2 sr-1", 1.0), ("nW·cm⁻²·sr⁻¹", 1.0),
         ("nanowatts/cm2/sr", 1.0), ("nW/cm2", 1.0), ("W/m^2/sr", 1e5), ("W cm-2 sr-1", 1e9), ("uW/cm2/sr", 1e3),
-        ("mW/m2/sr", 1e2), ("W m-2 sr-1 um-1", None), ("W", None), ("m", None), ("DN", None), ("", None), ("K", None),
+        ("mW/m2/sr", 1e2), ("nanoWatts/sr/cm^2", 1.0), ("watts/(cm^2 steradian)", 1e9), ("W m-2 sr-1 um-1", None), ("W", None), ("m", None), ("DN", None), ("", None), ("K", None),
     ],
 )  # fmt: skip
 def test_spellings_of_units(text: str, factor: float | None) -> None:
@@ -350,3 +350,10 @@ def test_a_layer_of_a_very_large_raster_is_sampled(tmp_path: Path, monkeypatch: 
     assert "--ntl-nodata 65535" in open_error(SceneOptions(put(tmp_path, values)))
     values[0, 0], values[0, 20] = 1, 65535
     Scene.open(SceneOptions(str(write_raster(tmp_path / "n.tif", values)))).close()
+
+
+def test_a_unit_among_the_band_s_tags_is_read(tmp_path: Path) -> None:
+    path = put(tmp_path, lights() * np.float32(1e-9))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(1, units="W/cm2/sr")
+    assert "is in W/cm2/sr and nW/cm²/sr is needed; pass --ntl-scale 1e9" in open_error(SceneOptions(path))
