@@ -33,8 +33,8 @@ DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 65
 """Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
 _IN_NANOWATTS = re.compile(r"vnp46|vj[12]46|dnb_brdf|snow_free|vcms?l?cfg|rade9|avg_rad|vnl_(?:v\d|npp|j01)")
 """Names of products in nW/cm²/sr: Black Marble's files and layers, EOG's composites, Google's bands of them."""
-_MONTHLY = re.compile(r"vcms?l?cfg|rade9|avg_rad(?!iance)")
-"""EOG's monthly composites, in which 0 stands for "never seen" too."""
+_MONTHLY = re.compile(r"(?!.*(?:vnl|masked)).*(?:vcms?l?cfg|rade9|avg_rad(?!iance))")
+"""EOG's monthly composites, in which 0 stands for "never seen" too; in the annual ones it is background."""
 _COVERAGE = re.compile(r"cf_?cvg|cvg|coverage|cf_?obs|num_obs", re.IGNORECASE)
 _ZEROS, _NAMED = 0.01, 8
 """Share of zeros that is worth a warning; bands that a message names."""
@@ -179,7 +179,7 @@ def _ceiling(ntl: Layer, unit: str) -> float:
 
 def _mention_zeros(ntl: Layer) -> None:
     """EOG: it is imperative that users do not take a value of zero to mean that no lights were observed."""
-    if ntl.nodata[0] == 0 or not _MONTHLY.search(name_of(ntl)):
+    if ntl.nodata[0] == 0 or not _MONTHLY.match(name_of(ntl)):
         return
     raw, _, mask = ntl.sample(Window(0, 0, *ntl.raster.grid.shape))
     known = mask != 0

@@ -170,6 +170,12 @@ def _fill_text(layer: Layer, seen: Survey, fill: Fill) -> str:
         remedy = f"{_flag(layer)}-nodata names another value, so this one counts as light"
     elif not fill.clear:
         remedy += " if it marks missing pixels"
+    elif layer.nodata[0] is not None:
+        declared = f"{layer.nodata[0]:.9g}"
+        remedy += (
+            f", or where pixels of the declared {declared} are there too make one of both: gdal_calc.py -A FILE "
+            f"--calc 'where(A=={value},{declared},A)' --NoDataValue {declared} --outfile one.tif"
+        )
     return (
         f"{layer.raster.what} holds {value}{product} {fill.count} times{beside} and does not declare it as nodata; "
         f"{remedy}"

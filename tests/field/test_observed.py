@@ -150,7 +150,8 @@ def test_zeros_of_a_monthly_composite_are_warned_of(tmp_path: Path, caplog: pyte
     cover = put(tmp_path, np.where(GAP, 0, 1).astype(np.uint8), "cf_cvg.tif")
     Scene.open(SceneOptions(path, ntl_valid=cover)).close()
     Scene.open(SceneOptions(path, ntl_nodata=0)).close()
-    Scene.open(SceneOptions(put(tmp_path, monthly()[0], "masked.tif"))).close()
+    for name in ("lights.tif", "VNL_v21_npp_2020_global_vcmslcfg_c202205302300.average_masked.dat.tif"):
+        Scene.open(SceneOptions(put(tmp_path, monthly()[0], name))).close()
     assert "exactly 0" not in caplog.text
     Scene.open(SceneOptions(path)).close()
     assert (

@@ -168,7 +168,8 @@ def test_fill_beside_another_declared_nodata_value_is_found(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = put(tmp_path, np.where(hole(), np.float32(65535), lights()), nodata=-999.0)
-    assert "--ntl-nodata 65535" in refusal(capfd, tmp_path, "--ntl", path)
+    said = refusal(capfd, tmp_path, "--ntl", path)
+    assert "--ntl-nodata 65535" in said and "where(A==65535,-999,A)" in said
     Scene.open(SceneOptions(path, ntl_nodata=-1.0)).close()
     assert "--ntl-nodata names another value, so this one counts as light" in caplog.text
 
@@ -332,7 +333,9 @@ def test_real_layers_of_another_kind_are_refused(name: str, shared_data: Path) -
     [
         ("nW/cm²/sr", 1.0), ("nWatts/(cm^2 sr)", 1.0), ("nW cm-2 sr-1", 1.0), ("nW·cm⁻²·sr⁻¹", 1.0),
         ("nanowatts/cm2/sr", 1.0), ("nW/cm2", 1.0), ("W/m^2/sr", 1e5), ("W cm-2 sr-1", 1e9), ("uW/cm2/sr", 1e3),
-        ("mW/m2/sr", 1e2), ("nanoWatts/sr/cm^2", 1.0), ("watts/(cm^2 steradian)", 1e9), ("W m-2 sr-1 um-1", None), ("W", None), ("m", None), ("DN", None), ("", None), ("K", None),
+        ("mW/m2/sr", 1e2),
+        ("nanoWatts/sr/cm^2", 1.0), ("watts/(cm^2 steradian)", 1e9),
+        ("W m-2 sr-1 um-1", None), ("W", None), ("m", None), ("DN", None), ("", None), ("K", None),
     ],
 )  # fmt: skip
 def test_spellings_of_units(text: str, factor: float | None) -> None:
