@@ -24,12 +24,13 @@ FILE = Parsed("file", str)
 OUTPUT = click.Path(path_type=Path)
 SCALE = Parsed("f[,offset]", parse_scale)
 NUMBER = Parsed("value", parse_number)
+BAND = click.IntRange(1)
 
 
 @click.command(
     cls=Command, context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]}
 )
-@click.option("--ntl", type=FILE, required=True, help="Nighttime lights, one band")
+@click.option("--ntl", type=FILE, required=True, help="Nighttime lights, in nW/cm²/sr or DMSP's DN")
 @click.option("--dmo", type=FILE, help="Daytime bands (reflectance), any grid and CRS")
 @click.option(
     "--dmo-band",
@@ -72,8 +73,12 @@ NUMBER = Parsed("value", parse_number)
     metavar="N",
     help="Tiles at once [auto tiles: 2 if they fit]",
 )
-@click.option("--ntl-scale", type=SCALE, help="Radiance = raw · F + OFFSET, in place of the file's")
+@click.option("--ntl-band", type=BAND, metavar="N", help="Which band of NTL, where it has several")
+@click.option("--ntl-scale", type=SCALE, help="nW/cm²/sr = raw · F + OFFSET, in place of the file's")
+@click.option("--ntl-unit", metavar="TEXT", help="Unit of NTL after scaling, in place of the file's")
 @click.option("--ntl-nodata", type=NUMBER, help="Raw value of NTL without data")
+@click.option("--ntl-valid", type=FILE, help="Coverage count or mask on NTL's grid: > 0 is valid")
+@click.option("--ntl-valid-band", type=BAND, metavar="N", help="Which band of it, where it has several")
 @click.option("--dmo-bands", type=Parsed("slot=band,…", parse_bands), help="As in blue=1,green=2,red=3")
 @click.option("--dmo-scale", type=SCALE, help="Reflectance = raw · F + OFFSET")
 @click.option("--dmo-nodata", type=NUMBER, help="Raw value of DMO without data")
@@ -139,6 +144,10 @@ def _options(given: dict[str, Any]) -> RunOptions:
         "dem",
         "ntl_scale",
         "ntl_nodata",
+        "ntl_band",
+        "ntl_unit",
+        "ntl_valid",
+        "ntl_valid_band",
         "dmo_bands",
         "dmo_scale",
         "dmo_nodata",

@@ -131,7 +131,7 @@ def write_scene(folder: Path, height: int = 21, width: int = 27, dmo_pixel: floa
     slots = ["coastal", "blue", "green", "red", "nir", "swir1", "swir2"]
     tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
     return SceneFiles(
-        write_raster(folder / "ntl.tif", ntl, nodata=-999.0),
+        write_raster(folder / "ntl.tif", ntl, nodata=-999.0, units=["nW/cm²/sr"]),
         write_raster(
             folder / "dmo.tif",
             dmo,

@@ -136,6 +136,7 @@ def synth(
 _FILE = Parsed("file", str)
 _SCALE_TYPE = Parsed("f[,offset]", parse_scale)
 _NUMBER = Parsed("value", parse_number)
+_BAND = click.IntRange(1)
 
 
 def _sides(text: str) -> tuple[int, int]:
@@ -174,8 +175,11 @@ def _lit(text: str) -> tuple[float, float]:
 @click.option("--isp", type=_FILE, help="Impervious fraction.")
 @click.option("--qa", type=_FILE, help="Landsat QA_PIXEL: its cloud bits hide daytime pixels.")
 @click.option("--cloud-mask", type=_FILE, help="Or a mask, not 0 = cloud.")
-@click.option("--ntl-scale", type=_SCALE_TYPE, help="Radiance = raw · F + OFFSET, in place of the file's.")
+@click.option("--ntl-band", type=_BAND, metavar="N", help="Which band of the LR lights, of several.")
+@click.option("--ntl-scale", type=_SCALE_TYPE, help="nW/cm²/sr = raw · F + OFFSET, in place of the file's.")
 @click.option("--ntl-nodata", type=_NUMBER, help="Raw value without data.")
+@click.option("--ntl-valid", type=_FILE, help="Coverage count or mask on the LR lights' grid: > 0 is valid.")
+@click.option("--ntl-valid-band", type=_BAND, metavar="N", help="Which band of it, of several.")
 @click.option("--ntl-hr-scale", type=_SCALE_TYPE, help="The same of the HR lights.")
 @click.option("--ntl-hr-nodata", type=_NUMBER, help="Of the HR lights.")
 @click.option("--dmo-bands", type=Parsed("slot=n,…", parse_bands), help="As in blue=1,green=2,red=3.")
@@ -183,7 +187,7 @@ def _lit(text: str) -> tuple[float, float]:
 @click.option("--dmo-nodata", type=_NUMBER, help="Of the daytime bands.")
 @click.option("--isp-scale", type=_SCALE_TYPE, help="0.01 for percent.")
 @click.option("--isp-nodata", type=_NUMBER, help="Of the impervious fraction.")
-@click.option("--unit", default="", help="Of the lights, in place of the file's.")
+@click.option("--unit", "--ntl-unit", "unit", default="", help="Of the lights, in place of the file's.")
 @click.option(
     "--degrade",
     type=Parsed("key=n,…", str),
@@ -245,7 +249,8 @@ def _clip_request(given: dict[str, Any]) -> ClipRequest:
 
     if given["resume"] and given["overwrite"]:
         raise InputError("--resume and --overwrite exclude each other: give one of them")
-    scene_keys = ("ntl", "dmo", "dem", "ntl_scale", "ntl_nodata", "dmo_bands", "dmo_scale", "dmo_nodata")
+    scene_keys = ("ntl", "dmo", "dem", "ntl_scale", "ntl_nodata", "ntl_band", "ntl_valid", "ntl_valid_band",
+                  "dmo_bands", "dmo_scale", "dmo_nodata")  # fmt: skip
     place_keys = ("ntl_hr", "ntl_hr_scale", "ntl_hr_nodata", "isp", "isp_scale", "isp_nodata", "qa",
                   "cloud_mask")  # fmt: skip
     (side, least), buffer = given["sides"], given["buffer"]
@@ -254,7 +259,11 @@ def _clip_request(given: dict[str, Any]) -> ClipRequest:
         place=parse_name(given["place"]),
         date=parse_name(given["date"]) if given["date"] else "",
         files=PlaceOptions(
-            SceneOptions(**{key: given[key] for key in scene_keys}, dmo_files=band_files(given["dmo_files"])),
+            SceneOptions(
+                **{key: given[key] for key in scene_keys},
+                dmo_files=band_files(given["dmo_files"]),
+                ntl_unit=given["unit"] or None,
+            ),
             **{key: given[key] for key in place_keys},
         ),
         plan=PlanOptions(

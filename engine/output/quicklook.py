@@ -16,6 +16,7 @@ from deeplight.engine.core.files import write_file
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.colormap import NODATA_RGB, light_colours
+from deeplight.engine.raster.units import shown
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
@@ -85,7 +86,9 @@ def write_quicklook(scene: Scene, result: Path, out: Path) -> None:
     lr, valid = scene.read_ntl(window.grown(_CONTEXT))
     place = f"LR rows {window.row} to {window.row + window.height - 1} of {scene.grid.height}, "
     place += f"columns {window.col} to {window.col + window.width - 1} of {scene.grid.width}"
-    image = render(np.where(valid != 0, lr, np.float32(np.nan)), _read(result, window), scene.unit, place)
+    image = render(
+        np.where(valid != 0, lr, np.float32(np.nan)), _read(result, window), shown(scene.unit), place
+    )
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     write_file(out, [buffer.getvalue()])

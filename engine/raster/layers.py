@@ -36,7 +36,8 @@ class Layer:
     """Bands of a raster in physical units: raw · scale + offset.
 
     bands: 1-based numbers. scale, offset: (C,) float64 in force, nodata: per band; `scaling` (factor, offset)
-    and `nodata` replace what the file says. limits: physical values outside are invalid. Thread-safe.
+    and `nodata` replace what the file says, and scale_given, nodata_given say that they do. limits: physical values
+    outside are invalid. Thread-safe.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Layer:
         limits: tuple[float, float] | None = None,
     ) -> None:
         self.limits = limits
+        self.scale_given, self.nodata_given = scaling is not None, nodata is not None
         self._scratch = Scratch()
         index = [band - 1 for band in bands]
         self.raster = raster
@@ -61,10 +63,17 @@ class Layer:
                 f"{_rescaling(raster)}"
             )
 
+    def read_raw(
+        self, window: Window, scratch: Scratch | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+        """Raw pixels (C, h, w) of the bands and the mask (h, w) beside nodata, None where there is none; see
+        Raster.read."""
+        return self.raster.read(window, self.bands, scratch)
+
     def read_native(self, window: Window, scratch: Scratch | None = None) -> tuple[Floats, Mask]:
         """Physical values (C, h, w), 0 where invalid, and mask (h, w) of native pixels; `window` lies in the
         raster. scratch: may hold them, until the thread's next read."""
-        raw, mask = self.raster.read(window, self.bands, scratch)
+        raw, mask = self.read_raw(window, scratch)
         into = None
         if scratch is not None:
             valid = scratch.take("valid", raw.shape[1:], np.uint8)
@@ -103,7 +112,7 @@ class Layer:
         raws, values, masks = [], [], []
         found = 0
         for window in _sample_windows(region):
-            raw, mask = self.raster.read(window, self.bands)
+            raw, mask = self.read_raw(window)
             physical, valid = to_physical(raw, self.scale, self.offset, self.nodata, mask)
             raws.append(raw.reshape(len(self.bands), -1))
             values.append(physical.reshape(len(self.bands), -1))

@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.windows import Window, split
-from deeplight.engine.raster.convert import to_physical
 from deeplight.engine.raster.layers import AuxLayer, Layer
 
 _log = logging.getLogger(__name__)
@@ -25,10 +23,6 @@ _MIN_P1 = -0.5
 _TINY_P99 = 5e-4
 """Even open water reflects more somewhere: this is a scale applied twice (0.3 · 0.0001 = 3e-5)."""
 
-_LEAST_RADIANCE, _MOST_RADIANCE = -100.0, 2e7
-"""nW/cm²/sr, or DN. Noise of VIIRS reaches about −1.5; its day/night band ends at 0.02 W/cm²/sr. Undeclared fill
-(−999, −9999, ±3.4e38) and a wrong scale lie beyond."""
-
 _REFLECTANCE_STEP = 1e-4
 _ADDED = 1000
 """What ESA adds to Sentinel-2's digital numbers since processing baseline 04.00 (January 2022), so that dark pixels may
@@ -38,9 +32,6 @@ _LEAST_PERCENTILE = 0.1
 pixels do not hide that, as they would hide the least value."""
 
 _OFFSET_CHOICE = "pass --dmo-scale 0.0001,-0.1 where 1000 is added, or --dmo-scale 0.0001,0 where nothing is"
-
-_FULL_SCAN_PIXELS = 1 << 27
-_SCAN_SIDE = 2048
 
 
 def check_reflectance(layer: AuxLayer) -> None:
@@ -54,7 +45,7 @@ def check_reflectance(layer: AuxLayer) -> None:
     low, middle, high = (float(v) for v in np.percentile(values[:, known], [1, 50, 99]))
     if high > _MAX_P99 or middle > _MAX_MEDIAN or low < _MIN_P1 or 0 < high < _TINY_P99:
         raise InputError(
-            f"{layer.raster.what} cannot be reflectance after scaling by {_scaling(layer)} "
+            f"{layer.raster.what} cannot be reflectance after scaling by {scaling_text(layer)} "
             f"(1st, 50th, 99th percentile {low:.4g}, {middle:.4g}, {high:.4g}; expected within 0…1); "
             f"{_remedy(raw[:, known])}"
         )
@@ -90,7 +81,8 @@ def check_offset(layers: Sequence[AuxLayer]) -> None:
         )
 
 
-def _scaling(layer: Layer) -> str:
+def scaling_text(layer: Layer) -> str:
+    """The scale and offset in force, for messages."""
     pairs = sorted(set(zip(layer.scale.tolist(), layer.offset.tolist(), strict=True)))
     return " and ".join(f"{scale:g},{offset:g}" for scale, offset in pairs)
 
@@ -138,90 +130,3 @@ def check_elevation(layer: AuxLayer) -> None:
             100 * beyond.size / heights.size,
             span,
         )
-
-
-def check_ntl(layer: Layer) -> None:
-    """Raises InputError where an NTL raster has no valid pixel, values that cannot be radiance, or the value its
-    product fills gaps with undeclared."""
-    known = _known_range(layer)
-    what = layer.raster.what
-    if known is None:
-        if layer.nodata[0] is not None:
-            raise InputError(
-                f"{what} has no valid pixel: all are NaN, masked or the nodata value {layer.nodata[0]:g}; give a "
-                "raster with data, or the right --ntl-nodata"
-            )
-        raise InputError(
-            f"{what} has no valid pixel: all are NaN, infinite or masked; give a raster with data"
-        )
-    scale, offset = float(layer.scale[0]), float(layer.offset[0])
-    for raw in known:
-        if not _LEAST_RADIANCE <= raw * scale + offset <= _MOST_RADIANCE:
-            raise InputError(
-                f"{what} holds {raw:.6g}, after scaling by {_scaling(layer)} {raw * scale + offset:.4g}, which "
-                f"cannot be radiance ({_LEAST_RADIANCE:g}…{_MOST_RADIANCE:g}); pass --ntl-nodata {raw:.9g} if it "
-                "marks missing pixels, or the right --ntl-scale F[,OFFSET]"
-            )
-    _check_ntl_fill(layer)
-
-
-def _known_range(layer: Layer) -> tuple[float, float] | None:
-    """Least and largest raw value of pixels that are finite, not nodata and not masked; None where there are none.
-
-    Where the type alone keeps values plausible, the first window with a valid pixel is enough.
-    """
-    raster, nodata = layer.raster, layer.nodata[0]
-    dtype = np.dtype(raster.dtype)
-    bounded = dtype.kind in "iu" and all(
-        _LEAST_RADIANCE <= float(edge) * layer.scale[0] + layer.offset[0] <= _MOST_RADIANCE
-        for edge in (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    )
-    found: tuple[float, float] | None = None
-    scanned = set(_scan_windows(layer))
-    grid = raster.grid
-    for window in split(Window(0, 0, grid.height, grid.width), _SCAN_SIDE):
-        if found is not None and (bounded or window not in scanned):
-            continue
-        raw, mask = raster.read(window, layer.bands)
-        # the pixels' own validity, before a scale that may overflow
-        known = to_physical(raw, [0.0], [0.0], [nodata], mask)[1] != 0
-        if not known.any():
-            continue
-        pixels = raw[0][known]
-        low, high = float(pixels.min()), float(pixels.max())
-        found = (low, high) if found is None else (min(low, found[0]), max(high, found[1]))
-    return found
-
-
-def _check_ntl_fill(layer: Layer) -> None:
-    """Raises InputError where an integer NTL raster without nodata holds the value its product fills gaps
-    with."""
-    raster = layer.raster
-    fill = {"uint16": 65535, "uint8": 255}.get(raster.dtype)
-    if fill is None or layer.nodata[0] is not None:
-        return
-    largest = 0
-    filled = False
-    for window in _scan_windows(layer):
-        raw, mask = raster.read(window, layer.bands)
-        pixels = raw[0] if mask is None else raw[0][mask != 0]
-        filled |= bool((pixels == fill).any())
-        largest = max(largest, int(pixels[pixels != fill].max(initial=0)))
-    if filled and raster.dtype == "uint16":
-        raise InputError(
-            f"{raster.what} holds 65535, Black Marble's fill value, but declares no nodata; "
-            "pass --ntl-nodata 65535, and --ntl-scale 0.1 where the product's scale is not applied"
-        )
-    if filled and largest <= 63:
-        raise InputError(
-            f"{raster.what} holds 255 beside values of at most 63, which is how DMSP marks missing pixels, "
-            "but declares no nodata; pass --ntl-nodata 255"
-        )
-
-
-def _scan_windows(layer: Layer) -> list[Window]:
-    """The whole raster in row-aligned windows; where it is very large, a diagonal of them."""
-    grid = layer.raster.grid
-    windows = list(split(Window(0, 0, grid.height, grid.width), _SCAN_SIDE))
-    stride = -(-grid.height * grid.width // _FULL_SCAN_PIXELS)
-    return windows[::stride]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,28 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.engine.raster.auxiliary import (
-    Daytime,
-    check_daytime_options,
-    check_single,
-    open_daytime,
-    open_elevation,
-)
+from deeplight.engine.raster.auxiliary import Daytime, check_daytime_options, open_daytime, open_elevation
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.raster.convert import Floats, Mask
 from deeplight.engine.raster.layers import AuxLayer, Layer
-from deeplight.engine.raster.plausibility import check_ntl
-from deeplight.engine.raster.source import Raster, open_raster
+from deeplight.engine.raster.lights import OpenLights, check_light_options
+from deeplight.engine.raster.source import Raster
+from deeplight.engine.raster.units import shown
 
 _log = logging.getLogger(__name__)
-
-RADIANCE_UNIT = "nW/cm²/sr"
-_MAX_SIDE = (1 << 31) - 1
-DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
-"""Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +28,11 @@ class SceneOptions:
     """What decides a scene's pixels.
 
     ntl, dmo, dem: paths or local GDAL dataset names. *_scale: (factor, offset) in place of the file's own;
-    *_nodata: raw value in place of the file's own. dmo_bands: slot name to 1-based band number. dmo_files: slot name
-    to a file of one band, in place of dmo; dmo_scale and dmo_nodata hold for all of them. allow_remote: URLs and /vsi
-    names too.
+    *_nodata: raw value in place of the file's own. ntl_band: 1-based, where the file has several. ntl_unit: of NTL
+    after scaling, in place of the file's own. ntl_valid: a raster on NTL's own grid, of which ntl_valid_band is read
+    where it has several; NTL is valid only where that is above 0 and not nodata, as a coverage count or a mask is.
+    dmo_bands: slot name to 1-based band number. dmo_files: slot name to a file of one band, in place of dmo; dmo_scale
+    and dmo_nodata hold for all of them. allow_remote: URLs and /vsi names too.
     """
 
     ntl: str
@@ -50,6 +40,10 @@ class SceneOptions:
     dem: str | None = None
     ntl_scale: tuple[float, float] | None = None
     ntl_nodata: float | None = None
+    ntl_band: int | None = None
+    ntl_unit: str | None = None
+    ntl_valid: str | None = None
+    ntl_valid_band: int | None = None
     dmo_bands: Mapping[str, int] | None = None
     dmo_scale: tuple[float, float] | None = None
     dmo_nodata: float | None = None
@@ -58,7 +52,7 @@ class SceneOptions:
 
     def files(self) -> dict[str, str]:
         """The rasters that are given, by the option that gives each, as in "dmo" and "dmo-band blue"."""
-        given = {"ntl": self.ntl, "dmo": self.dmo, "dem": self.dem}
+        given = {"ntl": self.ntl, "ntl-valid": self.ntl_valid, "dmo": self.dmo, "dem": self.dem}
         bands = {f"dmo-band {slot}": name for slot, name in (self.dmo_files or {}).items()}
         return {option: name for option, name in (given | bands).items() if name is not None}
 
@@ -66,18 +60,17 @@ class SceneOptions:
 class Scene:
     """Open rasters that fit together; `open` makes one. Reads are thread-safe and the same in any window.
 
-    grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling. ceiling: the NTL value
-    in that unit from which the sensor or its product is saturated.
+    grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling, "" where nothing says which.
+    ceiling: the NTL value from which the sensor or its product is saturated.
     dmo_slots: slot name to 1-based band of its DMO file, in slot order, empty without DMO.
     """
 
-    def __init__(self, ntl: Layer, dmo: Daytime | None, dem: AuxLayer | None, unit: str) -> None:
-        self.grid = ntl.raster.grid
+    def __init__(self, lights: OpenLights, dmo: Daytime | None, dem: AuxLayer | None) -> None:
+        self.grid = lights.layer.raster.grid
         self.hr_grid = self.grid.finer()
-        self.unit = unit
-        self.ceiling = _ceiling(ntl, unit)
+        self.unit, self.ceiling = lights.unit, lights.ceiling
         self.dmo_slots = {} if dmo is None else dmo.slots
-        self._ntl, self._dmo, self._dem = ntl, dmo, dem
+        self._ntl, self._dmo, self._dem = lights.layer, dmo, dem
         self._channels = [DMO_SLOTS.index(slot) for slot in self.dmo_slots]
 
     @classmethod
@@ -85,15 +78,17 @@ class Scene:
         """Opens and checks all layers.
 
         Raises InputError, one sentence with the remedy, where a layer cannot be used or does not meet the NTL
-        raster, where DMO bands are not known, and where DMO values cannot be reflectance; DeepLightError for
+        raster, where bands are not known, and where NTL cannot be radiance or DMO reflectance; DeepLightError for
         damaged pixels.
         """
+        check_light_options(options)
         check_daytime_options(options)
         with ExitStack() as stack:
-            ntl = _open_ntl(options, stack)
-            dmo = open_daytime(options, ntl.raster.grid, stack)
-            dem = open_elevation(options, ntl.raster.grid, stack)
-            scene = cls(ntl, dmo, dem, _unit(ntl, options))
+            lights = OpenLights.open(options, stack)
+            grid = lights.layer.raster.grid
+            dmo = open_daytime(options, grid, stack)
+            dem = open_elevation(options, grid, stack)
+            scene = cls(lights, dmo, dem)
             stack.pop_all()
         shares = {
             "DMO": None if dmo is None else dmo.share,
@@ -162,8 +157,10 @@ class Scene:
         return bool(self.read_ntl(window)[1].any())
 
     def describe(self) -> dict[str, Any]:
-        """Facts for the run report, by layer (ntl, dmo, dem); see AuxLayer.describe and Daytime.describe."""
-        facts = {"ntl": {**self._ntl.describe(), "unit": self.unit}}
+        """Facts for the run report, by layer (ntl, ntl_valid, dmo, dem); see AuxLayer.describe and Daytime.describe."""
+        facts = {"ntl": {**self._ntl.describe(), "unit": shown(self.unit)}}
+        if self._ntl.observed is not None:
+            facts["ntl_valid"] = self._ntl.observed.describe()
         if self._dmo is not None:
             facts["dmo"] = self._dmo.describe()
         if self._dem is not None:
@@ -179,39 +176,5 @@ class Scene:
     def _layers(self) -> list[Layer]:
         """One for each open file."""
         daytime = () if self._dmo is None else self._dmo.layers
-        return [self._ntl, *daytime, *(() if self._dem is None else (self._dem,))]
-
-
-def _open_ntl(options: SceneOptions, stack: ExitStack) -> Layer:
-    raster = stack.enter_context(open_raster(options.ntl, "NTL", options.allow_remote))
-    check_single(raster)
-    if max(raster.grid.height, raster.grid.width) * SCALE > _MAX_SIDE:
-        raise InputError(
-            f"{raster.what} has {raster.grid.width}×{raster.grid.height} pixels, {SCALE}× as many a side are "
-            "more than a GeoTIFF holds; cut it into parts with gdal_translate -srcwin"
-        )
-    layer = Layer(raster, raster.bands, options.ntl_scale, options.ntl_nodata)
-    check_ntl(layer)
-    return layer
-
-
-def _unit(ntl: Layer, options: SceneOptions) -> str:
-    """The file's own unit; else DN for unscaled bytes, which no radiance product uses but DMSP does; else
-    radiance."""
-    declared = ntl.raster.units[ntl.bands[0] - 1].strip()
-    if declared:
-        return declared
-    unscaled = options.ntl_scale is None and (ntl.scale[0], ntl.offset[0]) == (1.0, 0.0)
-    return "DN" if ntl.raster.dtype == "uint8" and unscaled else RADIANCE_UNIT
-
-
-def _ceiling(ntl: Layer, unit: str) -> float:
-    """Where NTL values saturate: DMSP's ceiling for bytes and digital numbers, Black Marble's otherwise; scaled
-    like the raw values where the file holds the product's own integers."""
-    raw = {"uint8": DMSP_CEILING, "uint16": BLACK_MARBLE_CEILING_RAW}.get(ntl.raster.dtype)
-    if unit == "DN" and ntl.raster.dtype != "uint8":
-        return DMSP_CEILING
-    if raw is None:
-        return BLACK_MARBLE_CEILING
-    # A negative factor turns the order around: the product is not one of those known.
-    return float(raw * ntl.scale[0] + ntl.offset[0]) if ntl.scale[0] > 0 else math.inf
+        beside = (self._ntl.observed, *daytime, self._dem)
+        return [self._ntl, *(layer for layer in beside if layer is not None)]

@@ -232,7 +232,9 @@ class Raster:
         self.scales = np.array(dataset.scales, np.float64)
         self.offsets = np.array(dataset.offsets, np.float64)
         self.nodata: tuple[float | None, ...] = tuple(dataset.nodatavals)
-        self.units = tuple(unit or "" for unit in dataset.units)
+        self.units = tuple(
+            unit or dataset.tags(b).get("units", "") for b, unit in enumerate(dataset.units, 1)
+        )
         self.tags: dict[str, str] = dataset.tags()
         self.band_names = tuple(_band_name(dataset, b) for b in dataset.indexes)
         self.wavelengths = tuple(_wavelength(dataset, b) for b in dataset.indexes)

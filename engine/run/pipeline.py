@@ -286,9 +286,10 @@ class Run:
         for line in facts.lines():
             self.progress.log(line)
         if facts.clamped:
+            largest = f"{codec.largest:g} {self.scene.unit}".rstrip()
             self.progress.log(
                 f"warning: {facts.clamped} pixels ({facts.clamped / facts.valid:.2g} of the valid ones) were above "
-                f"{codec.largest:g} {self.scene.unit}, the largest value that uint16 holds here, and were written "
+                f"{largest}, the largest value that uint16 holds here, and were written "
                 "as that: use --dtype float32 to keep them"
             )
 

@@ -12,6 +12,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode, Record, check_output, check_writable, stored_record
 from deeplight.engine.output.stac import item_path, require_pystac
 from deeplight.engine.raster.auxiliary import check_daytime_options
+from deeplight.engine.raster.lights import check_light_options
 from deeplight.engine.run.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions
 from deeplight.engine.run.products import model_outputs
 from deeplight.engine.run.tiling import AUTOMATIC, TilePlan, TileRequest, plan_tiles, reader_count
@@ -38,6 +39,7 @@ def check_request(options: RunOptions) -> bool:
             f"--dtype uint16 rounds radiance to steps of {UINT16_SCALE}, which --conserve-radiance does not allow: "
             "leave one of them out"
         )
+    check_light_options(options.scene)
     check_daytime_options(options.scene)
     if options.verify_seams and options.tiles is None:
         raise InputError("--verify-seams compares across tile borders and there are none: leave out --whole")

@@ -46,7 +46,7 @@ def deeplight_version() -> str:
 def pixel_options(options: RunOptions) -> dict[str, str]:
     """The options that decide pixels and their encoding: no paths, no thread counts, not how it was
     started."""
-    files = ("ntl", "dmo", "dmo_files", "dem", "allow_remote")
+    files = ("ntl", "ntl_valid", "dmo", "dmo_files", "dem", "allow_remote")
     scene = {k: v for k, v in asdict(options.scene).items() if k not in files}
     chosen = {
         **scene,

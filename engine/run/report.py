@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.machine import bytes_moved, peak_memory
 from deeplight.engine.core.spec import SCALE
+from deeplight.engine.raster.units import shown
 from deeplight.engine.run.stream import Stage
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def make_report(
         quarantined=[_failure(q.core, q.reason, q.workers) for q in run.quarantined],
         seams=None if run.seams is None else asdict(run.seams),
         packs=run.filler.counts(),
-        lights=run.filler.facts.lights(run.scene.unit),
+        lights=run.filler.facts.lights(shown(run.scene.unit)),
         clamped_pixels=run.filler.facts.clamped,
         seconds={k: round(v, 3) for k, v in {**seconds, **busy}.items()},
         load=load,

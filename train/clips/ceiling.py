@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from deeplight.engine.raster.scene import BLACK_MARBLE_CEILING, DMSP_CEILING
+from deeplight.engine.raster.lights import BLACK_MARBLE_CEILING, DMSP_CEILING
 from deeplight.train.clips.index import RECORD, ClipRow
 
 

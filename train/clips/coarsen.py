@@ -18,10 +18,12 @@ from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster.extents import overlap
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer, Layer
+from deeplight.engine.raster.radiance import check_ntl
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.raster.source import open_raster
 from deeplight.train.clips.degrade import Degradation, degrade, displaced
-from deeplight.train.clips.place import PlaceOptions, check_fraction, check_hr_lights
+from deeplight.train.clips.fraction import FRACTION, check_fraction
+from deeplight.train.clips.place import PlaceOptions
 from deeplight.train.synth.noise import Floats
 
 _SIDE = 64
@@ -51,9 +53,9 @@ def make_coarse(
         lights = AuxLayer(
             raster, raster.bands, lr.finer(), found, options.ntl_hr_scale, options.ntl_hr_nodata
         )
-        check_hr_lights(lights)
         isp = _isp_layer(options, lr, stack) if degradation.shift_lr and options.isp else None
-        unit = unit or raster.units[raster.bands[0] - 1].strip()
+        stated, unit = bool(unit), unit or raster.units[raster.bands[0] - 1].strip()
+        check_ntl(lights, unit, stated)
         names = ["ntl", *(["ntl_hr", "offset"] if degradation.shift_lr else []), *(["isp"] if isp else [])]
         out = {name: stack.enter_context(_create(folder / f"{name}.tif", lr, name, unit)) for name in names}
         progress.start(height * width * SCALE**2)
@@ -111,7 +113,7 @@ def _isp_layer(options: PlaceOptions, lr: Grid, stack: ExitStack) -> AuxLayer:
         )
     layer = AuxLayer(raster, raster.bands[:1], lr.finer(), found, options.isp_scale, options.isp_nodata)
     check_fraction(layer)
-    layer.limits = (0.0, 1.0)
+    layer.limits = FRACTION
     return layer
 
 

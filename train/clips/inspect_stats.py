@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.progress import Progress
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window, split
+from deeplight.engine.raster.units import shown
 from deeplight.train.clips.samples import ClipError, Sample
 from deeplight.train.clips.tree import ClipTree
 from deeplight.train.synth.noise import Floats
@@ -88,7 +89,7 @@ class Inspection:
         yield "clips: " + ", ".join(f"{n} {name}" for name, n in self.clips.items())
         yield "places: " + ", ".join(f"{name} {n}" for name, n in self.places.items())
         for unit, total in self.sum_lights.items():
-            yield f"sum of lights, LR pixels: {total:.6g} {unit}"
+            yield f"sum of lights, LR pixels: {total:.6g} {shown(unit)}"
         columns = ("valid_share", "min", "p01", "p50", "mean", "p99", "max", "negative_share")
         yield f"{'layer':<14}" + "".join(f"{name.replace('_share', ''):>11}" for name in columns)
         for layer, facts in self.layers.items():

@@ -16,16 +16,15 @@ from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.convert import Mask
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
-from deeplight.engine.raster.plausibility import check_ntl
+from deeplight.engine.raster.radiance import check_ntl
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.source import Raster, open_raster
+from deeplight.train.clips.fraction import FRACTION, check_fraction
 from deeplight.train.clips.samples import Sample
 from deeplight.train.synth.noise import Floats
 
 QA_BITS = 0b11111
 """Landsat Collection 2 QA_PIXEL: fill, dilated cloud, cirrus, cloud, cloud shadow."""
-_FRACTION = 0.0, 1.0
-_ALLOWED_BEYOND = 0.01
 
 
 @dataclass(frozen=True)
@@ -166,14 +165,15 @@ class Place:
     def _open_ntl_hr(self, options: PlaceOptions) -> AuxLayer:
         raster = self._open_single(str(options.ntl_hr), "NTL-HR")
         layer = _on(self.grid, raster, AuxLayer, options.ntl_hr_scale, options.ntl_hr_nodata)
-        check_hr_lights(layer)
+        unit = options.scene.ntl_unit
+        check_ntl(layer, unit or raster.units[raster.bands[0] - 1], stated=unit is not None)
         return layer
 
     def _open_isp(self, options: PlaceOptions) -> AuxLayer:
         raster = self._open_single(str(options.isp), "ISP")
         layer = _on(self.grid, raster, AuxLayer, options.isp_scale, options.isp_nodata)
         check_fraction(layer)
-        layer.limits = _FRACTION
+        layer.limits = FRACTION
         return layer
 
     def _open_clouds(self, options: PlaceOptions) -> AuxLayer:
@@ -200,31 +200,6 @@ class Place:
                 f"have two on the NTL grid, {self.grid.height}x{self.grid.width}"
             )
         return raster
-
-
-def check_hr_lights(layer: AuxLayer) -> None:
-    """Raise InputError where HR lights cannot be radiance or hold undeclared fill."""
-    try:
-        check_ntl(layer)
-    except InputError as error:
-        raise InputError(str(error).replace("--ntl-", "--ntl-hr-")) from error
-
-
-def check_fraction(layer: AuxLayer) -> None:
-    """Raise InputError where more than 1 % of the sampled values are no fraction, 0 … 1."""
-    _, values, mask = layer.sample(layer.overlap.window)
-    seen = values[0][mask != 0]
-    beyond = (seen < 0) | (seen > 1 + 1e-6)
-    if not seen.size or np.mean(beyond) <= _ALLOWED_BEYOND:
-        return
-    largest = float(seen.max())
-    remedy = "for percent pass --isp-scale 0.01" if 1 < largest <= 100 else (
-        "for 0 … 255 pass --isp-scale 0.003922, or --isp-nodata V where V marks missing pixels"
-    )  # fmt: skip
-    raise InputError(
-        f"{layer.raster.what} holds values from {float(seen.min()):.4g} to {largest:.4g} after scaling, and the "
-        f"impervious fraction lies in 0…1; {remedy}"
-    )
 
 
 def _on(

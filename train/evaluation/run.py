@@ -14,7 +14,7 @@ from deeplight.engine.core.files import write_file
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.core.progress import Progress
 from deeplight.engine.output.parts import Mode
-from deeplight.engine.raster.scene import RADIANCE_UNIT
+from deeplight.engine.raster.units import RADIANCE_UNIT, shown
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.report import RunReport
@@ -131,8 +131,8 @@ def _scored(
             "places": len(task.source),
             "fingerprint": task.source.fingerprint(),
         }
-    values = summary(result, {"model": options.model, **task.model}, data, task.unit, options.seed)
-    return values, lambda table: page(result.showcase, result.clouds, table, task.unit)
+    values = summary(result, {"model": options.model, **task.model}, data, shown(task.unit), options.seed)
+    return values, lambda table: page(result.showcase, result.clouds, table, shown(task.unit))
 
 
 def _places(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Task:

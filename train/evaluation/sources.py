@@ -17,8 +17,9 @@ from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import Layer
-from deeplight.engine.raster.scene import RADIANCE_UNIT, Scene, SceneOptions
+from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.source import open_raster
+from deeplight.engine.raster.units import RADIANCE_UNIT
 from deeplight.train.clips.samples import Sample, SampleSource
 from deeplight.train.evaluation.models import Inputs
 from deeplight.train.evaluation.pixels import Doubles
@@ -173,10 +174,12 @@ def _country_part(seed: int, index: int, side: int) -> Sample:
 
 
 def unit_of(source: SampleSource) -> str:
-    """The unit of a clip tree's lights, where its index gives one and the same; radiance otherwise."""
-    rows = getattr(getattr(source, "source", source), "rows", ())
-    units = {row.unit for row in rows if row.unit}
-    return units.pop() if len(units) == 1 else RADIANCE_UNIT
+    """The unit of a clip tree's lights where its index gives one and the same, "" where it does not; of made-up worlds
+    radiance."""
+    units = {row.unit for row in getattr(getattr(source, "source", source), "rows", ())}
+    if not units:
+        return RADIANCE_UNIT
+    return units.pop() if len(units) == 1 else ""
 
 
 def ceiling_of(source: SampleSource) -> float:

@@ -43,7 +43,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> SceneOptions:
     dem = np.full((HEIGHT + 2, WIDTH // 2 + 1), 200, np.int16)
     place = north_up(ARC, WEST + WIDTH // 2 * ARC, NORTH + ARC)  # its corners, where it is cut, lie outside
     return SceneOptions(
-        ntl=str(write_raster(folder / "ntl.tif", ntl, nodata=-1)),
+        ntl=str(write_raster(folder / "ntl.tif", ntl, nodata=-1, units=["nW/cm²/sr"])),
         dem=str(write_raster(folder / "dem.tif", dem, transform=place)),
     )
 

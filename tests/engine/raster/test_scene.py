@@ -194,7 +194,7 @@ def test_a_pixel_of_daytime_data_is_valid_where_all_bands_are(tmp_path: Path) ->
 def test_ntl_keeps_negatives_and_is_invalid_outside_and_at_nodata(tmp_path: Path) -> None:
     values = NTL.copy()
     values[0, 0], values[5, 6], values[12, 16] = -0.4, -999.0, np.inf
-    with Scene.open(SceneOptions(ntl_file(tmp_path, values, nodata=-999.0))) as scene:
+    with Scene.open(SceneOptions(ntl_file(tmp_path, values, nodata=-999.0, units=["nW cm-2 sr-1"]))) as scene:
         found, valid = scene.read_ntl(Window(-2, -1, 17, 20))
         assert scene.any_valid(Window(12, 15, 5, 5))
         assert not scene.any_valid(Window(12, 16, 5, 5))
@@ -212,14 +212,14 @@ def test_ntl_keeps_negatives_and_is_invalid_outside_and_at_nodata(tmp_path: Path
 
 
 def test_scale_and_nodata_of_file_and_options(tmp_path: Path) -> None:
-    raw = np.array([[10, 20, 7], [65535, 40, 50]], np.uint16)
+    raw = np.array([[10, 20, 7], [60000, 40, 50]], np.uint16)
     path = ntl_file(tmp_path, raw, nodata=7, scales=[0.1], offsets=[1.0], units=["W"])
     with Scene.open(SceneOptions(path)) as scene:
         values, valid = scene.read_ntl(Window(0, 0, 2, 3))
         assert scene.unit == "W"
-    np.testing.assert_allclose(values, [[2, 3, 0], [6554.5, 5, 6]], rtol=1e-6)
+    np.testing.assert_allclose(values, [[2, 3, 0], [6001, 5, 6]], rtol=1e-6)
     np.testing.assert_array_equal(valid, [[1, 1, 0], [1, 1, 1]])
-    with Scene.open(SceneOptions(path, ntl_scale=(2.0, -1.0), ntl_nodata=65535)) as scene:
+    with Scene.open(SceneOptions(path, ntl_scale=(2.0, -1.0), ntl_nodata=60000)) as scene:
         values, valid = scene.read_ntl(Window(0, 0, 2, 3))
     np.testing.assert_allclose(values, [[19, 39, 13], [0, 79, 99]], rtol=1e-6)
     np.testing.assert_array_equal(valid, [[1, 1, 1], [0, 1, 1]])
@@ -304,7 +304,7 @@ def test_all_files_are_closed_when_one_is_refused(files: SceneFiles, monkeypatch
         opened.append(open_raster(*arguments))
         return opened[-1]
 
-    for module in ("scene", "auxiliary"):
+    for module in ("lights", "auxiliary"):
         monkeypatch.setattr(f"deeplight.engine.raster.{module}.open_raster", recording)
     open_error(options(files, dem=str(files.dmo)))
     assert [raster.role for raster in opened] == ["NTL", "DMO", "DEM"]

@@ -120,9 +120,21 @@ def test_band_in_the_output(tmp_path: Path) -> None:
         (np.float32([[62, 63]]), {"units": ["DN"]}, {}, 63.0, "DN"),
         (np.uint16([[65533, 65534]]), {"nodata": 65535, "scales": [0.1]}, {}, 6553.4, "nW/cm²/sr"),
         (np.uint16([[65533, 65534]]), {"nodata": 65535}, {"ntl_scale": (0.1, 0.0)}, 6553.4, "nW/cm²/sr"),
-        (np.float32([[6553, 6553.4]]), {}, {}, 6553.4, "nW/cm²/sr"),
+        (np.int16([[62, 63, 0]]), {}, {}, 63.0, "DN"),
+        (np.float32([[62, 63, 0]]), {}, {}, 63.0, "DN"),
+        (np.float32([[6553, 6553.4]]), {"units": ["nW/cm2/sr"]}, {}, 6553.4, "nW/cm²/sr"),
+        (np.float32([[6553, 6553.4]]), {}, {}, 6553.4, ""),
     ],
-    ids=["DMSP", "DMSP as float", "Black Marble", "Black Marble, scale given", "radiance"],
+    ids=[
+        "DMSP",
+        "DMSP as float",
+        "Black Marble",
+        "Black Marble, scale given",
+        "DMSP as int16",
+        "DMSP as float, undeclared",
+        "radiance",
+        "unknown",
+    ],
 )
 def test_saturated_from_the_product_s_ceiling(
     tmp_path: Path, values: Any, header: Any, changes: Any, ceiling: float, unit: str

@@ -1,0 +1,201 @@
+"""The nighttime lights of a scene: their band, where they were observed, their unit, where they saturate."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.layers import Layer
+from deeplight.engine.raster.radiance import Lights, check_ntl, name_of
+from deeplight.engine.raster.source import Raster, open_raster
+from deeplight.engine.raster.units import DN_UNIT, RADIANCE_UNIT, canonical
+
+if TYPE_CHECKING:
+    from deeplight.engine.raster.buffers import Scratch
+    from deeplight.engine.raster.scene import SceneOptions
+
+_log = logging.getLogger(__name__)
+
+_MAX_SIDE = (1 << 31) - 1
+_SAME_PLACE = 0.01
+"""LR pixels by which the corners of two files of one product may differ: their headers are rounded."""
+DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
+"""Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
+_IN_NANOWATTS = re.compile(r"vnp46|vj[12]46|dnb_brdf|snow_free|vcms?l?cfg|rade9|avg_rad|vnl_(?:v\d|npp|j01)")
+"""Names of products in nW/cm²/sr: Black Marble's files and layers, EOG's composites, Google's bands of them."""
+_MONTHLY = re.compile(r"(?!.*(?:vnl|masked)).*(?:vcms?l?cfg|rade9|avg_rad(?!iance))")
+"""EOG's monthly composites, in which 0 stands for "never seen" too; in the annual ones it is background."""
+_COVERAGE = re.compile(r"cf_?cvg|cvg|coverage|cf_?obs|num_obs", re.IGNORECASE)
+_ZEROS, _NAMED = 0.01, 8
+"""Share of zeros that is worth a warning; bands that a message names."""
+
+
+class ObservedLayer(Layer):
+    """Lights that are valid only where another band of the same grid, a coverage count or a mask, is above 0."""
+
+    observed: Layer | None = None
+
+    def read_raw(
+        self, window: Window, scratch: Scratch | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+        """See Layer."""
+        raw, mask = super().read_raw(window, scratch)
+        if self.observed is None:
+            return raw, mask
+        counts, known = self.observed.read_native(window)
+        seen = np.asarray((counts[0] > 0) & (known != 0), np.uint8)
+        return raw, seen if mask is None else seen * np.asarray(mask != 0, np.uint8)
+
+
+@dataclass(frozen=True)
+class OpenLights:
+    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling: see Scene."""
+
+    layer: ObservedLayer
+    unit: str
+    ceiling: float
+
+    @classmethod
+    def open(cls, options: SceneOptions, stack: ExitStack) -> OpenLights:
+        """Opens the lights and where they were observed. Raises InputError for what cannot be used."""
+        raster = stack.enter_context(open_raster(options.ntl, "NTL", options.allow_remote))
+        band = _chosen_band(raster, options.ntl_band)
+        if max(raster.grid.height, raster.grid.width) * SCALE > _MAX_SIDE:
+            raise InputError(
+                f"{raster.what} has {raster.grid.width}×{raster.grid.height} pixels, {SCALE}× as many a side are "
+                "more than a GeoTIFF holds; cut it into parts with gdal_translate -srcwin"
+            )
+        layer = ObservedLayer(raster, (band,), options.ntl_scale, options.ntl_nodata)
+        if options.ntl_valid is not None:
+            layer.observed = _open_observed(options, raster, stack)
+        stated = options.ntl_unit is not None
+        text = options.ntl_unit if options.ntl_unit is not None else raster.units[band - 1]
+        found = check_ntl(layer, text, stated)
+        unit = _unit(layer, options, found)
+        if not unit:
+            _log.info(
+                "%s: nothing says its unit; it is taken as %s, and the output claims none; if it is, pass "
+                "--ntl-unit %s",
+                raster.what,
+                RADIANCE_UNIT,
+                RADIANCE_UNIT,
+            )
+        elif unit not in (RADIANCE_UNIT, DN_UNIT):
+            _log.warning(
+                "%s is in %s, which is not known as radiance, and its values are taken as %s; if they need a factor, "
+                "pass --ntl-scale F[,OFFSET]",
+                raster.what,
+                unit,
+                RADIANCE_UNIT,
+            )
+        if layer.observed is None:
+            _mention_zeros(layer)
+        return cls(layer, unit, _ceiling(layer, unit))
+
+
+def _chosen_band(raster: Raster, given: int | None) -> int:
+    """The band to read. Raises InputError where there are several and none is chosen, or where it is not there."""
+    flag = f"--{raster.role.lower()}-band"
+    names = ", ".join(f"{b} {raster.band_names[b - 1]}".strip() for b in raster.bands[:_NAMED])
+    names += ", …" if raster.count > _NAMED else ""
+    if given is not None:
+        if given not in raster.bands:
+            raise InputError(f"{raster.what} has no band {given}; its bands are {names}: correct {flag}")
+        return given
+    if raster.count == 1:
+        return int(raster.bands[0])
+    counts = [b for b in raster.bands if _COVERAGE.search(raster.band_names[b - 1])]
+    light = next(b for b in raster.bands if b not in counts[:1])
+    remedy = f"{flag} {light}"
+    if raster.role == "NTL" and counts:
+        remedy += f" --ntl-valid {raster.name} --ntl-valid-band {counts[0]}"
+    elif counts:
+        remedy = f"{flag} {counts[0]}"
+    raise InputError(
+        f"{raster.what} has {raster.count} bands and must have one or be told which to read ({names}); choose, for "
+        f"example with {remedy}"
+    )
+
+
+def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Layer:
+    """The coverage count or mask, raw, on the grid of the lights."""
+    raster = stack.enter_context(open_raster(str(options.ntl_valid), "NTL-valid", options.allow_remote))
+    band = _chosen_band(raster, options.ntl_valid_band)
+    mine, theirs = ntl.grid, raster.grid
+    corners = ((0, 0), (mine.width, 0), (0, mine.height))
+    moved = max(
+        max(abs(a - b) for a, b in zip(~mine.transform @ (theirs.transform @ corner), corner, strict=True))
+        for corner in corners
+    )
+    if mine.shape != theirs.shape or mine.crs != theirs.crs or moved > _SAME_PLACE:
+        raise InputError(
+            f"{raster.what} is not on the pixels of {ntl.what}, and a count or mask is needed for each of them; bring "
+            f"it there first: rio warp {raster.name} valid.tif --like {ntl.name} --resampling nearest"
+        )
+    return Layer(raster, (band,), (1.0, 0.0))
+
+
+def _unit(ntl: Layer, options: SceneOptions, found: Lights) -> str:
+    """Of the values after scaling, from the best witness: the user, the file, the values (DN), the product's name or
+    encoding; "" where there is none."""
+    if options.ntl_unit is not None:
+        return canonical(options.ntl_unit)
+    band = ntl.bands[0] - 1
+    own = float(ntl.raster.scales[band]), float(ntl.raster.offsets[band])
+    declared = canonical(ntl.raster.units[band])
+    if options.ntl_scale is not None and (options.ntl_scale != own or not declared):
+        return RADIANCE_UNIT  # what the option says that it gives
+    if declared:
+        return declared
+    if found.digital:
+        return DN_UNIT
+    encoded = ntl.raster.dtypes[band] == "uint16" and own == (0.1, 0.0) and ntl.nodata[0] == 65535
+    named = _IN_NANOWATTS.search(name_of(ntl)) is not None
+    return RADIANCE_UNIT if (named or encoded) and not found.doubtful else ""
+
+
+def _ceiling(ntl: Layer, unit: str) -> float:
+    """Where NTL values saturate: DMSP's ceiling for bytes and digital numbers, Black Marble's otherwise; scaled
+    like the raw values where the file holds the product's own integers."""
+    dtype = ntl.raster.dtypes[ntl.bands[0] - 1]
+    raw = {"uint8": DMSP_CEILING, "uint16": BLACK_MARBLE_CEILING_RAW}.get(dtype)
+    if unit == DN_UNIT and dtype != "uint8":
+        return DMSP_CEILING
+    if raw is None:
+        return BLACK_MARBLE_CEILING
+    # A negative factor turns the order around: the product is not one of those known.
+    return float(raw * ntl.scale[0] + ntl.offset[0]) if ntl.scale[0] > 0 else math.inf
+
+
+def _mention_zeros(ntl: Layer) -> None:
+    """EOG: it is imperative that users do not take a value of zero to mean that no lights were observed."""
+    if ntl.nodata[0] == 0 or not _MONTHLY.match(name_of(ntl)):
+        return
+    raw, _, mask = ntl.sample(Window(0, 0, *ntl.raster.grid.shape))
+    known = mask != 0
+    share = float(np.mean(raw[0][known] == 0)) if known.any() else 0.0
+    if share > _ZEROS:
+        _log.warning(
+            "%s: %.0f %% of the sampled pixels are exactly 0, which a monthly composite also has where nothing was "
+            "observed; pass its coverage count: --ntl-valid CF_CVG.tif",
+            ntl.raster.what,
+            100 * share,
+        )
+
+
+def check_light_options(options: SceneOptions) -> None:
+    """Raises InputError for an option about a coverage count that is not given: a mistake, not a wish to ignore."""
+    if options.ntl_valid is None and options.ntl_valid_band is not None:
+        raise InputError(
+            "--ntl-valid-band is about the coverage count and there is none: give --ntl-valid, or leave it out"
+        )
