@@ -46,7 +46,7 @@ def fuse(c: int, a: int) -> Cost:
 
 def upsample(k: int, c: int) -> Cost:
     """Per input pixel."""
-    from deeplight.kernels.upsample import prefers_gemm  # imports PyTorch
+    from deeplight.kernels.upsample.entry import prefers_gemm  # imports PyTorch
 
     ours = k + 4 * c if prefers_gemm(k, 4 * c) else k + 12 * c
     return Cost(k + 20 * c, k + 12 * c, ours, 2 * 9 * k * 4 * c)

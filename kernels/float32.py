@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -111,8 +112,8 @@ def _cudnn() -> bool:
         return True  # the default: only the new spelling was ever used
 
 
-def _backend(name: str) -> object:
-    found: object = torch.backends
+def _backend(name: str) -> Any:
+    found: Any = torch.backends
     for part in name.split("."):
         found = getattr(found, part)
     return found

@@ -126,6 +126,10 @@ def test_measured_configurations_come_first(tmp_path: Path, monkeypatch: pytest.
         assert table.configuration("fuse", 90, 16, 200, 2) == Config(512, 8, 3)
         assert table.configuration("fuse", 90, 16, 60, 2) == table.REASONED["fuse", 16]
         assert table.configuration("fuse", 80, 16, 200, 2) == table.REASONED["fuse", 16]
+        with_rows = {arch: table.digest(arch) for arch in (80, 90)}
+        file.write_text("[]")
+        table.measured.cache_clear()
+        assert with_rows[80] == table.digest(80) and with_rows[90] != table.digest(90)
     finally:
         table.measured.cache_clear()
 
