@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -16,9 +15,8 @@ import torch
 from bench import gpu_measure
 from bench.traffic import network, updated
 from bench.traffic import table as table_of
-from deeplight.kernels import table, tune
-from deeplight.kernels.table import Config
-from deeplight.kernels.variants import PRESETS, variants
+from deeplight.kernels import tune
+from deeplight.kernels.variants import PRESETS
 from tests.conftest import ROOT
 
 
@@ -108,30 +106,6 @@ def test_the_script_says_that_there_is_no_gpu(tmp_path: Path) -> None:
 def test_the_table_of_traffic_never_promises_more_bytes(preset: str) -> None:
     for name, cost in network(preset).items():
         assert cost.fused <= cost.compiled <= cost.eager, name
-
-
-def test_another_block_needs_another_grid() -> None:
-    for ready in variants("tiny", torch.float16):
-        for config in tune.candidates(ready.kernel):
-            there_and_back = tune.with_config(tune.with_config(ready, config), ready.config)
-            assert there_and_back.programs == ready.programs
-
-
-def test_measured_configurations_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "measured.json"
-    file.write_text(json.dumps([tune._json(("fuse", 90, 16, 256), Config(512, 8, 3))]))
-    monkeypatch.setattr(table, "MEASURED_FILE", file)
-    table.measured.cache_clear()
-    try:
-        assert table.configuration("fuse", 90, 16, 200, 2) == Config(512, 8, 3)
-        assert table.configuration("fuse", 90, 16, 60, 2) == table.REASONED["fuse", 16]
-        assert table.configuration("fuse", 80, 16, 200, 2) == table.REASONED["fuse", 16]
-        with_rows = {arch: table.digest(arch) for arch in (80, 90)}
-        file.write_text("[]")
-        table.measured.cache_clear()
-        assert with_rows[80] == table.digest(80) and with_rows[90] != table.digest(90)
-    finally:
-        table.measured.cache_clear()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

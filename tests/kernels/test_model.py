@@ -18,7 +18,7 @@ from deeplight.engine.network.config import ModelConfig, Normalisation
 from deeplight.engine.network.precision import in_precision
 from deeplight.kernels import dispatch, launch
 from deeplight.kernels.launch import Launch
-from deeplight.kernels.variants import DTYPES, PRESETS, REFINE_DEPTH, variants
+from deeplight.kernels.variants import DTYPES, variants
 from tests.engine.network.test_model import SMALL, inputs, make
 from tests.kernels import fake_gpu, test_align, test_refine, test_upsample
 from tests.kernels.test_fuse import case
@@ -47,12 +47,6 @@ def test_the_network_is_the_same_with_kernels(
     for name, g, w in zip(("ntl_hr", "isp", "offset"), got, want, strict=True):
         # float32 through some ten layers, then exp; offsets move the samples
         assert (g - w).abs().max() <= 1e-4 * max(1.0, float(w.abs().max())), name
-
-
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_what_is_compiled_ahead_are_the_presets(name: str) -> None:
-    config = CONFIGS[name]
-    assert PRESETS[name] == (config.main, config.aux) and REFINE_DEPTH[name] == config.refine[2]
 
 
 @pytest.fixture
@@ -91,7 +85,7 @@ def test_the_library_is_built_with_every_launch_of_the_network(
         "refine",
     }
     assert len(recorded) == 1 + 4 + 3 + 1
-    assert {ready.key for ready in recorded} <= {v.key for v in variants(name, DTYPES[dtype])}
+    assert {ready.key for ready in recorded} <= {v.key for v in variants(config, DTYPES[dtype])}
 
 
 def compiled_whole(
