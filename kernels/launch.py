@@ -100,24 +100,13 @@ def run(launch: Launch) -> None:
     if chosen is not None:
         chosen(launch)
         return
-    with _current_device(launch):
-        device_function(launch.kernel)[(launch.programs,)](**_options(launch))
-
-
-def compile_only(launch: Launch) -> None:
-    """Let Triton's JIT compile what `run` would launch, and keep it."""
-    with _current_device(launch):
-        device_function(launch.kernel).warmup(grid=(launch.programs,), **_options(launch))
-
-
-def _current_device(launch: Launch) -> torch.cuda.device:
-    first = next(v for v in launch.arguments.values() if isinstance(v, Tensor))
-    return torch.cuda.device(first.device if first.is_cuda else -1)
-
-
-def _options(launch: Launch) -> dict[str, Any]:
+    function = device_function(launch.kernel)
     config = launch.config
-    return {**launch.arguments, **launch.compile_time, "num_warps": config.warps, "num_stages": config.stages}
+    first = next(v for v in launch.arguments.values() if isinstance(v, Tensor))
+    with torch.cuda.device(first.device if first.is_cuda else -1):
+        function[(launch.programs,)](
+            **launch.arguments, **launch.compile_time, num_warps=config.warps, num_stages=config.stages
+        )
 
 
 def arch_of(device: torch.device) -> int:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch
 from deeplight.kernels import expected, launch
 from deeplight.kernels.launch import Launch, ceil_div
 from deeplight.kernels.table import Config, bucket
+from deeplight.kernels.warm import compile_all
 
 BLOCKS, WARPS, STAGES = (32, 64, 128, 256), (4, 8), (2, 3)
 VALUE_BLOCKS = (1024, 2048, 4096)
@@ -74,24 +73,6 @@ class Trial:
     problem: str = ""
 
 
-def compile_all(launches: Iterable[Launch]) -> None:
-    """Fill Triton's cache for filled launches, on all cores: ptxas is a process each, LLVM leaves Python to others.
-
-    What does not compile is passed over; launching it says why. The interpreter compiles nothing.
-    """
-    if launch.interpreting() or launch.launcher() is not None:
-        return
-
-    def warm(ready: Launch) -> None:
-        try:
-            launch.compile_only(ready)
-        except Exception:  # Triton raises whatever its passes raise
-            return
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(warm, launches))
-
-
 def trials(ready: Launch, configs: Iterable[Config], milliseconds: Callable[[Any], float]) -> Iterator[Trial]:
     """Run a filled launch in each configuration: first against its definition, then, where it is right, for time."""
     want = expected.expected(ready)
@@ -138,9 +119,8 @@ def tune(
     until = time.monotonic() + seconds
     arch = launch.arch_of(device)
     work = list(launches)
-    # all widths are multiples of 16, which is all that Triton compiles for
-    small = [expected.filled(ready, str(device)) for width, ready in work if width == work[0][0]]
-    compile_all(with_config(ready, config) for ready in small for config in candidates(ready.kernel))
+    trials_of = (with_config(ready, config) for _, ready in work for config in candidates(ready.kernel))
+    compile_all(trials_of, arch)
     rows: Rows = {}
     for done, (width, ready) in enumerate(work):
         if time.monotonic() > until:

@@ -22,7 +22,7 @@ from bench.gpu.table import table
 from deeplight.engine.network.config import PRESETS
 from deeplight.kernels.variants import DTYPES
 
-SECONDS = {"facts": 15, "kernels": 60, "network": 90, "export": 30, "engine": 75, "first_tile": 30}
+SECONDS = {"facts": 15, "kernels": 75, "network": 80, "export": 30, "engine": 70, "first_tile": 30}
 """Stage → when it is ended; 300 in all."""
 BEGINS = 0.75
 """Part of it after which a stage begins nothing more."""

@@ -1,4 +1,5 @@
-"""Every launch of the presets against its definition, then for time: all configurations in fp16, the table's in others.
+"""Every launch against its definition, then for time: all configurations of the first preset in fp16, else the table's.
+
 
 And each operation from Python beside its reference, eager and (with --max-autotune) compiled.
 """
@@ -20,6 +21,7 @@ from deeplight.kernels import expected, launch, tune
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.table import Config
 from deeplight.kernels.variants import DTYPES, variants
+from deeplight.kernels.warm import compile_all
 
 
 def measure(settings: Settings) -> None:
@@ -31,10 +33,10 @@ def measure(settings: Settings) -> None:
         return
     work = list(_work(settings))
     begin = time.perf_counter()
-    tune.compile_all(_small(work, settings))
-    rows.add(
-        what="compile", launches=sum(len(w[3]) for w in work), seconds=round(time.perf_counter() - begin, 2)
-    )
+    trials = (tune.with_config(ready, config) for _, _, ready, configs in work for config in configs)
+    problems = compile_all(trials, launch.arch_of(torch.device(settings.device)))
+    count = sum(len(configs) for *_, configs in work)
+    rows.add(what="compile", launches=count, seconds=round(time.perf_counter() - begin, 2), problems=problems)
     for preset, dtype, ready, configs in work:
         if settings.late:
             rows.add(left_out=f"no time for {preset} {dtype} {ready.kernel} and what follows")
@@ -55,21 +57,8 @@ def _work(settings: Settings) -> Iterator[Work]:
     for dtype in settings.dtypes:
         for preset in settings.presets:
             for ready in variants(PRESETS[preset], DTYPES[dtype], side=4 * settings.side):
-                every = settings.configs and dtype == "fp16"
+                every = settings.configs and dtype == "fp16" and preset == settings.presets[0]
                 yield preset, dtype, ready, tune.candidates(ready.kernel) if every else [ready.config]
-
-
-def _small(work: list[Work], settings: Settings) -> Iterator[Launch]:
-    """The same programs in little memory: of sizes, Triton's code depends on divisibility by 16 alone."""
-    launches = (
-        ready
-        for dtype in settings.dtypes
-        for preset in settings.presets
-        for ready in variants(PRESETS[preset], DTYPES[dtype], side=64)
-    )
-    for (_, _, _, configs), ready in zip(work, launches, strict=True):
-        filled = _filled(ready, settings)
-        yield from (tune.with_config(filled, config) for config in configs)
 
 
 def _filled(ready: Launch, settings: Settings) -> Launch:
@@ -78,10 +67,10 @@ def _filled(ready: Launch, settings: Settings) -> Launch:
 
 def _launch_rows(ready: Launch, configs: list[Config], settings: Settings) -> Iterator[dict[str, Any]]:
     nbytes = moved(ready)
-
-    def timed(run: Callable[[], Any]) -> float:
-        return milliseconds(run, settings.device)
-
+    # each kernel alone: it must not find its inputs in the L2 cache
+    timed = (
+        tune.gpu_milliseconds if settings.device == "cuda" else lambda run: milliseconds(run, settings.device)
+    )
     for trial in tune.trials(ready, configs, timed):
         config = trial.ready.config
         row: dict[str, Any] = {

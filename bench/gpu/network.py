@@ -99,7 +99,8 @@ def profile(network: Network, inputs: Sequence[Tensor], settings: Settings, runs
     on_gpu = settings.device == "cuda"
     for _ in range(2):
         network(*inputs)
-    with record(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as recorded:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with record(activities=activities) as recorded:
         for _ in range(runs):
             network(*inputs)
         if on_gpu:

@@ -210,7 +210,7 @@ def test_a_stage_that_fails_is_named_and_the_next_one_runs(
     assert program.main(["--out", str(tmp_path), "--device", "cpu"]) == 1
     assert ran == list(program.SECONDS)
     page = (tmp_path / "table.md").read_text()
-    assert page.startswith("Failed: kernels (ended after 60 s), network (exit status 1).")
+    assert page.startswith("Failed: kernels (ended after 75 s), network (exit status 1).")
     assert page in capsys.readouterr().out
 
 
