@@ -21,8 +21,9 @@ from deeplight.kernels.dispatch import never_interpreted
 from deeplight.kernels.float32 import exact_float32
 
 Network = Callable[..., Any]
-WAYS = ("kernels", "both", "eager", "compiled")
-"""kernels: with PyTorch's glue as it is. both: the glue compiled around them. eager, compiled: the references."""
+WAYS = ("kernels", "both", "eager", "compiled", "free")
+"""kernels: with PyTorch's glue as it is. both: the glue compiled around them, as the engine does. eager, compiled: the
+references. free: as both, but Inductor may choose by timing (not deterministic); of the first preset and type alone."""
 NAMES = 25
 """Kernels that the profile names."""
 
@@ -38,7 +39,7 @@ def measure(settings: Settings) -> None:
             return
         network, inputs = built(preset, dtype, settings)
         with exact_float32(), torch.inference_mode(), never_interpreted():
-            for way in WAYS:
+            for way in WAYS if (dtype, preset) == (first, settings.presets[0]) else WAYS[:-1]:
                 if settings.late:
                     rows.add(left_out=f"no time for {way} of {preset} {dtype} and what follows")
                     return
@@ -65,16 +66,17 @@ def timed(network: Network, inputs: Sequence[Tensor], way: str, settings: Settin
     """Time in ms and HR Mpix/s."""
     torch.compiler.reset()
     with _references() if way in ("eager", "compiled") else _as_it_is():
-        run = _compiled(network, settings) if way in ("both", "compiled") else network
+        run = network if way in ("kernels", "eager") else _compiled(network, way, settings)
         ms = milliseconds(lambda: run(*inputs), settings.device)
         if isinstance(run, Compiled) and run.failed is not None:
             raise RuntimeError(run.failed)
     return {"ms": ms, "hr_mpix_per_s": (8 * settings.side) ** 2 / ms * 1e-3}
 
 
-def _compiled(network: Any, settings: Settings) -> Network:
-    if settings.max_autotune and settings.device == "cuda":
-        return torch.compile(network, mode="max-autotune-no-cudagraphs", fullgraph=True, dynamic=False)
+def _compiled(network: Any, way: str, settings: Settings) -> Network:
+    if settings.device == "cuda" and (settings.max_autotune or way == "free"):
+        mode = "max-autotune-no-cudagraphs" if settings.max_autotune else "default"
+        return torch.compile(network, mode=mode, fullgraph=True, dynamic=False)
     # Inductor on a CPU is another compiler, and not what the stand-in is for
     return Compiled(network, "inductor" if settings.device == "cuda" else "aot_eager")
 
