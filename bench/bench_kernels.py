@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from bench.conftest import Measure
-from bench.gpu_measure import Case, op_cases
+from bench.ops import Case, op_cases
 from bench.rates import Work, hr_mpix
 from bench.traffic import align, fuse, refine, upsample
 from deeplight.engine.core.machine import available_cpus
-from deeplight.kernels.variants import PRESETS, REFINE_DEPTH
+from deeplight.engine.network.config import PRESETS
 
 PRESET = "tiny"
 SIDE = 64
@@ -24,13 +24,14 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def flops_per_hr_px(op: str) -> float:
     """From the table of docs/kernels.md."""
-    main, aux = PRESETS[PRESET]
+    config = PRESETS[PRESET]
+    main, aux = config.main, config.aux
     costs = {
         "fuse": fuse(main[3], aux[3]).flops,
         "upsample": upsample(main[2], main[3]).flops / 4,
         "align": align().flops,
         "align_raw": align().flops,
-        "refine": refine(main[3], REFINE_DEPTH[PRESET]).flops,
+        "refine": refine(main[3], config.refine[2]).flops,
     }
     return costs[op]
 

@@ -96,11 +96,11 @@ def _largest_tile(run: Run) -> int:
 def gpu_model_s(results: Path = RESULTS, preset: str = "tiny") -> tuple[float, str]:
     """Seconds per computed HR Mpix on a GPU, and where that is from: the newest measurement of bench/gpu.sh, or else
     what an H200's memory and arithmetic allow at best, on paper (docs/kernels.md)."""
-    for path in sorted(results.glob("gpu-*.json"), reverse=True):
-        rows = json.loads(path.read_text())["rows"]
-        rates = [r["hr_mpix_per_s"] for r in rows if r["op"] == "network" and r["preset"] == preset]
+    for path in sorted(results.glob("gpu-*/network.json"), reverse=True):
+        rows = [r for r in json.loads(path.read_text()) if r.get("what") == "network" and "ms" in r]
+        rates = [r["hr_mpix_per_s"] for r in rows if r["preset"] == preset]
         if rates:
-            return 1 / max(rates), f"measured, {path.name}"
+            return 1 / max(rates), f"measured, {path.parent.name}"
     cost = network(preset)["network"]
     return 1e6 * max(2 * cost.fused / COPY, cost.flops / MATRIX), "at best, on paper; not measured"
 

@@ -1,18 +1,35 @@
 #!/usr/bin/env bash
-# Checks the kernels on a GPU, then measures them: bench/gpu.sh NAME → bench/results/gpu-NAME-DATE.json and .md.
-# Needs a Python ≥ 3.11 with torch, Triton and pytest; neither rasterio nor the native module; installs nothing.
-# PYTHON: the interpreter (python3). OUT: the folder of the results (bench/results). Exit 2: nothing to measure on.
+# What one GPU does, in at most five minutes: bench/gpu.sh NAME [--wheels DIR] [options of python -m bench.gpu]
+# → bench/results/gpu-NAME-DATE/: a JSON file of each stage, written as it goes, and table.md. Stages: facts, kernels,
+# network, export, engine, first_tile; --only STAGE,… runs some. A stage that fails does not stop the next.
+# Needs a Python ≥ 3.11 with torch, Triton and NumPy. --wheels: a folder of wheels (rasterio, affine, cligj, zstandard …)
+# that are put beside the view of the sources below, not into the Python; without rasterio the engine's stage is left out.
+# PYTHON: the interpreter (python3). OUT: the folder of the results (bench/results). Exit 1: a stage failed; 2: nothing
+# to measure on, or wrong options.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-name=${1:?usage: bench/gpu.sh NAME}
+name=${1:?usage: bench/gpu.sh NAME [--wheels DIR] [options]}
+shift
+wheels=
+if [ "${1:-}" = --wheels ]; then
+    wheels=${2:?--wheels needs a folder}
+    shift 2
+fi
 python=${PYTHON:-python3}
 out=${OUT:-bench/results}
 
-"$python" - <<'CHECK' || exit 2
+"$python" - "$name" "$wheels" <<'CHECK' || exit 2
+import re
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
-missing = [name for name in ("torch", "triton", "numpy", "pytest") if find_spec(name) is None]
+name, wheels = sys.argv[1:]
+if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    sys.exit(f"gpu.sh: {name!r} is not a plain name: use letters, digits, dots, hyphens and underscores")
+if wheels and not list(Path(wheels).glob("*.whl")):
+    sys.exit(f"gpu.sh: --wheels {wheels} has no *.whl files: give the folder that holds them")
+missing = [name for name in ("torch", "triton", "numpy") if find_spec(name) is None]
 if missing:
     sys.exit(f"gpu.sh: {sys.executable} has no {', '.join(missing)}; set PYTHON to one that has")
 import torch
@@ -21,17 +38,24 @@ if not torch.cuda.is_available():
     sys.exit(f"gpu.sh: PyTorch {torch.__version__} finds no CUDA GPU on this machine, so there is nothing to measure")
 CHECK
 
-# the folders as the package deeplight, before whatever is installed
+# the folders as the package deeplight, before whatever is installed; the engine is a copy, for its native module
 view=$(mktemp -d)
 trap 'rm -rf "$view"' EXIT
 mkdir "$view/deeplight"
-for part in kernels engine train export; do ln -s "$PWD/$part" "$view/deeplight/$part"; done
+for part in kernels train export; do ln -s "$PWD/$part" "$view/deeplight/$part"; done
+cp -r engine "$view/deeplight/engine"
 ln -s "$PWD/deeplight/__init__.py" "$view/deeplight/"
-export PYTHONPATH="$view:$PWD"
+export PYTHONPATH="$view:$view/wheels:$PWD"
 unset TRITON_INTERPRET
+if [ -n "$wheels" ]; then
+    "$python" -m pip --quiet install --no-index --no-deps --target "$view/wheels" "$wheels"/*.whl ||
+        echo "gpu.sh: the wheels do not fit this Python; what needs them is left out"
+fi
+if cmake -S . -B "$view/build" -DPython_EXECUTABLE="$(command -v "$python")" >"$view/build.log" 2>&1 &&
+    cmake --build "$view/build" -j >>"$view/build.log" 2>&1; then
+    cp "$view"/build/_native*.so "$view/deeplight/engine/raster/"
+else
+    echo "gpu.sh: the native module was not built (it needs CMake, a C++ compiler and nanobind); NumPy reads instead"
+fi
 
-# no speed without a green gate
-"$python" -m pytest tests/kernels -m gpu -q -p no:cacheprovider -o addopts=--import-mode=importlib -o timeout=
-
-mkdir -p "$out"
-"$python" -m bench.gpu_measure --out "$out/gpu-$name-$(date -u +%Y%m%d).json"
+"$python" -m bench.gpu --out "$out/gpu-$name-$(date -u +%Y%m%d)" "$@"

@@ -1,30 +1,22 @@
 """Ahead-of-time compilation of the kernels for CUDA, on a machine with or without a GPU.
 
-    python -m deeplight.kernels.compile --out DIR [--archs 80,90] [--presets tiny,base] [--dtypes fp16,bf16,fp32]
-                                        [--jobs N]
-
-writes kernels.bin (all cubins) and kernels.inc (the table that libdeeplight_kernels is built with). Not under
-TRITON_INTERPRET=1.
+Its command line, which knows the presets, is deeplight.engine.network.kernel_library. Not under TRITON_INTERPRET=1.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import os
 import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from deeplight.kernels import launch as launching
 from deeplight.kernels.launch import UNALIGNED, Launch, device_function
-from deeplight.kernels.variants import DTYPES, PRESETS, variants
+from deeplight.kernels.variants import DTYPES, Widths, variants
 
 ARCHS = (80, 86, 89, 90, 100, 120)
 """Compute capabilities. Code for 9.0 and above runs on exactly that one; 8.0 also on 8.6 and 8.9."""
@@ -129,45 +121,14 @@ def parameter_count(ptx: str) -> int:
     return entry[: entry.index(")")].count(".param")
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m deeplight.kernels.compile", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    for name, known in (
-        ("archs", list(map(str, ARCHS))),
-        ("presets", list(PRESETS)),
-        ("dtypes", list(DTYPES)),
-    ):
-        parser.add_argument(f"--{name}", type=_listed(known), default=known, help=f"of {','.join(known)}")
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (by default all cores)"
-    )
-    options = parser.parse_args(argv)
-    if not launching.TRITON:
-        parser.error("Triton is not installed")
-    if launching.interpreting():
-        parser.error("the interpreter is on: unset TRITON_INTERPRET")
-    if options.jobs < 1:
-        parser.error(f"--jobs must be at least 1, not {options.jobs}")
-    return options
+def build(
+    out: Path, archs: Sequence[int], networks: Sequence[Widths], dtypes: Sequence[str], jobs: int
+) -> int:
+    """Write kernels.bin (all cubins) and kernels.inc (the table that libdeeplight_kernels is built with).
 
-
-def _listed(known: list[str]) -> Callable[[str], list[str]]:
-    """Parser of names between commas or semicolons, all of them known."""
-
-    def parsed(text: str) -> list[str]:
-        names = re.split("[,;]", text)
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
-        return names
-
-    return parsed
-
-
-def build(out: Path, archs: list[int], presets: list[str], dtypes: list[str], jobs: int) -> int:
-    """Write kernels.bin and kernels.inc, and return how many cubins they hold."""
-    launches = {v.key: (p, d) for p in presets for d in dtypes for v in variants(p, DTYPES[d])}
+    networks: picklable. dtypes: of DTYPES. jobs: processes. Returns how many cubins there are.
+    """
+    launches = {v.key: (n, d) for n in networks for d in dtypes for v in variants(n, DTYPES[d])}
     tasks = [(key, *launches[key], arch) for key in sorted(launches) for arch in archs]
     blob, rows = bytearray(), []
     for (key, _, _, arch), (launch, cubin, shared) in zip(tasks, _compiled(tasks, jobs), strict=True):
@@ -183,8 +144,8 @@ def build(out: Path, archs: list[int], presets: list[str], dtypes: list[str], jo
     return len(rows)
 
 
-Task = tuple[str, str, str, int]
-"""Key, preset, dtype, architecture: what finds a launch in another process, since meta tensors do not travel."""
+Task = tuple[str, Widths, str, int]
+"""Key, network, dtype, architecture: what finds a launch in another process, since meta tensors do not travel."""
 
 
 def _compiled(tasks: list[Task], jobs: int) -> Iterator[tuple[Launch, bytes, int]]:
@@ -207,16 +168,5 @@ def _compile_task(task: Task) -> tuple[bytes, int]:
 
 
 def _find(task: Task) -> Launch:
-    key, preset, dtype, _ = task
-    return next(v for v in variants(preset, DTYPES[dtype]) if v.key == key)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Command line of the module."""
-    options: Any = parse(argv)
-    count = build(options.out, list(map(int, options.archs)), options.presets, options.dtypes, options.jobs)
-    print(f"{count} cubins in {options.out / 'kernels.bin'}")
-
-
-if __name__ == "__main__":
-    main()
+    key, widths, dtype, _ = task
+    return next(v for v in variants(widths, DTYPES[dtype]) if v.key == key)

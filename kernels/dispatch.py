@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling, is_exporting
 
 from deeplight.kernels import launch
 
@@ -20,19 +21,33 @@ CHOICES = ("auto", "triton", "reference")
 ACTIVATIONS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-_EMITTING = ContextVar("emitting", default=False)
+_emitting = 0
+"""How many `emit_operators` are open. A plain number, since Dynamo reads it: it cannot trace a ContextVar."""
 
 
 @contextlib.contextmanager
 def emit_operators() -> Iterator[None]:
-    """Inside, torch.export meets "auto" with the operators deeplight::…, not with their decompositions."""
-    token = _EMITTING.set(True)
+    """Inside, torch.export meets "auto" with the operators deeplight::…, not with their decompositions.
+
+    It holds for the whole process; torch.export itself keeps its state so.
+    """
+    global _emitting
+    _emitting += 1
     try:
         yield
     finally:
-        _EMITTING.reset(token)
+        _emitting -= 1
 
 
+def exporting() -> bool:
+    """Whether torch.export traces the caller (strict=False; Dynamo, which strict=True takes, is not told apart).
+
+    Not torch.compiler.is_exporting alone: PyTorch 2.11's Dynamo takes that for True under torch.compile as well.
+    """
+    return not is_dynamo_compiling() and is_exporting()
+
+
+# a ContextVar, for threads: only the operators' bodies ask it, and no tracer looks into these
 _INTERPRETED = ContextVar("interpreted", default=True)
 
 
@@ -81,19 +96,18 @@ def use_kernel(
     given = [t for t in tensors if t is not None]
     device = given[0].device
     tracked = not differentiable and torch.is_grad_enabled() and any(t.requires_grad for t in given)
-    exporting = torch.compiler.is_exporting()
-    if implementation == "auto" and exporting and _EMITTING.get():
-        return True
     if implementation == "auto":
+        if exporting():
+            return _emitting > 0
         wanted = device.type == "cuda" and kernel_runs_on(device) and supported(given[0].dtype)
-        return wanted and limit is None and not tracked and not exporting
+        return wanted and limit is None and not tracked
     if limit is not None:
         raise ValueError(f"{op}: {limit}")
     if tracked:
         raise ValueError(
             f"{op}: the kernel has no gradient; use implementation='reference' or torch.no_grad()"
         )
-    if not exporting and not kernel_runs_on(device):
+    if not exporting() and not kernel_runs_on(device):
         raise ValueError(
             f"{op}: implementation 'triton' needs CUDA tensors and Triton (or TRITON_INTERPRET=1 on the CPU); "
             f"these are on {device} and Triton is {'' if launch.TRITON else 'not '}installed"
@@ -108,7 +122,7 @@ def supported(dtype: torch.dtype) -> bool:
 
 def check_shape(op: str, name: str, tensor: Tensor, expected: Sequence[int | None]) -> None:
     """Raise ValueError unless the shape is as expected; None leaves an axis free."""
-    if torch.compiler.is_exporting():
+    if exporting():
         return  # comparing symbolic sizes would fix them
     shape = tuple(tensor.shape)
     if len(shape) != len(expected) or any(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -73,6 +74,13 @@ def configuration(kernel: str, arch: int, channels: int, width: int, itemsize: i
     if itemsize > 2:
         return WIDE.get(key) or REASONED.get(key) or Config(32, 8)
     return measured().get((kernel, arch, channels, bucket(width))) or REASONED.get(key) or Config(32, 4)
+
+
+def digest(arch: int) -> str:
+    """Changes with any configuration that a GPU of this compute capability may get, and so with the order of sums."""
+    here = {key: config for key, config in measured().items() if key[1] == arch}
+    text = "\n".join(sorted(f"{row}" for rows in (REASONED, WIDE, here) for row in rows.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @cache

@@ -1,24 +1,23 @@
-"""Measure launch configurations on this machine's GPU and write them to measured.json:
+"""Which launch configuration is fastest on this machine's GPU, of those that compute what they should.
 
-    python -m deeplight.kernels.tune [--preset tiny|base] [--dtype fp16|bf16]
-
-Needs a CUDA GPU and Triton. Rows of other architectures in the file are kept.
+The command line, which knows the presets, is deeplight.engine.network.kernel_tuning; it writes measured.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from deeplight.kernels import launch
+from deeplight.kernels import expected, launch
 from deeplight.kernels.launch import Launch, ceil_div
-from deeplight.kernels.table import BUCKETS, MEASURED_FILE, Config, bucket, measured
-from deeplight.kernels.variants import DTYPES, PRESETS, variants
+from deeplight.kernels.table import Config, bucket
+from deeplight.kernels.warm import compile_all
 
 BLOCKS, WARPS, STAGES = (32, 64, 128, 256), (4, 8), (2, 3)
 VALUE_BLOCKS = (1024, 2048, 4096)
@@ -63,54 +62,91 @@ def channels_of(ready: Launch) -> int:
     return max((int(c[k]) for k in key), default=0)
 
 
-def filled(ready: Launch) -> Launch:
-    """The launch with memory on the GPU in place of meta tensors: zeros, so that gathers stay inside."""
-    arguments = {
-        k: torch.zeros_like(v, device="cuda") if isinstance(v, Tensor) else v
-        for k, v in ready.arguments.items()
-    }
-    return dataclasses.replace(ready, arguments=arguments)
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One configuration of a launch. error: the largest difference in parts of what is allowed, None where it did not
+    run. ms: its time, None where it is wrong or did not run. problem: why, in a few words."""
+
+    ready: Launch
+    error: float | None = None
+    ms: float | None = None
+    problem: str = ""
 
 
-def best(ready: Launch) -> tuple[Config, float]:
-    """The fastest configuration and its time in ms; those that do not compile or do not fit are passed over."""
-    from triton.compiler.errors import CompilationError
-    from triton.runtime.errors import OutOfResources
-    from triton.testing import do_bench
-
-    times: dict[Config, float] = {}
-    for config in candidates(ready.kernel):
+def trials(ready: Launch, configs: Iterable[Config], milliseconds: Callable[[Any], float]) -> Iterator[Trial]:
+    """Run a filled launch in each configuration: first against its definition, then, where it is right, for time."""
+    want = expected.expected(ready)
+    for config in configs:
         trial = with_config(ready, config)
         try:
-            times[config] = float(do_bench(lambda trial=trial: launch.run(trial)))
-        except (OutOfResources, CompilationError):
+            error = expected.worst(trial, expected.run(trial), want)
+        except Exception as refused:  # out of shared memory, a pass of the compiler that fails
+            yield Trial(trial, problem=f"does not run: {_first_line(refused)}")
             continue
-    return min(times.items(), key=lambda item: item[1])
+        if not error <= 1:
+            yield Trial(trial, error, problem=f"computes wrong values, {error:.3g} × what is allowed")
+            continue
+        yield Trial(trial, error, milliseconds(lambda trial=trial: launch.run(trial)))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line of the module."""
-    parser = argparse.ArgumentParser(prog="python -m deeplight.kernels.tune", description=__doc__)
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny")
-    parser.add_argument("--dtype", choices=("fp16", "bf16"), default="fp16")
-    options = parser.parse_args(argv)
-    if not torch.cuda.is_available():
-        parser.error("there is no CUDA GPU to measure on")
-    arch = launch.arch_of(torch.device("cuda", torch.cuda.current_device()))
-    rows: dict[tuple[str, int, int, int], Config] = dict(measured())
-    for width in BUCKETS:
-        for ready in variants(options.preset, DTYPES[options.dtype], side=width):
-            config, ms = best(filled(ready))
-            rows[ready.kernel, arch, channels_of(ready), bucket(width)] = config
-            print(f"{ready.key} at width {width}: {config}, {ms:.4f} ms")
-    MEASURED_FILE.write_text(
-        json.dumps([_json(key, config) for key, config in sorted(rows.items())], indent=1)
-    )
+def best(found: Iterable[Trial]) -> Trial | None:
+    """The fastest that is right; None where there is none."""
+    return min((t for t in found if t.ms is not None), key=lambda t: t.ms or 0.0, default=None)
+
+
+def gpu_milliseconds(run: Callable[[], Any]) -> float:
+    """Median time on the GPU, the L2 cache flushed before each run."""
+    from triton.testing import do_bench
+
+    return float(do_bench(run, warmup=10, rep=40, return_mode="median"))
+
+
+Rows = dict[tuple[str, int, int, int], Config]
+"""(kernel, arch, channels, width bucket) → configuration, as table.measured."""
+
+
+def tune(
+    launches: Iterable[tuple[int, Launch]],
+    device: torch.device,
+    seconds: float,
+    say: Callable[[str], None],
+    milliseconds: Callable[[Any], float] = gpu_milliseconds,
+) -> Rows:
+    """The best configuration of each (width, meta launch), as far as the seconds reach.
+
+    `say` gets a line for each, also for every configuration that computes wrong values and for what there was no time.
+    """
+    until = time.monotonic() + seconds
+    arch = launch.arch_of(device)
+    work = list(launches)
+    trials_of = (with_config(ready, config) for _, ready in work for config in candidates(ready.kernel))
+    compile_all(trials_of, arch)
+    rows: Rows = {}
+    for done, (width, ready) in enumerate(work):
+        if time.monotonic() > until:
+            say(f"no time was left for {len(work) - done} of {len(work)} launches: give more --seconds")
+            break
+        found = list(trials(expected.filled(ready, str(device)), candidates(ready.kernel), milliseconds))
+        for trial in found:
+            if trial.error is not None and trial.ms is None:
+                say(f"warning: {trial.ready.key} {trial.problem}")
+        fastest = best(found)
+        if fastest is None:
+            say(f"{ready.key} at width {width}: no configuration is right")
+            continue
+        rows[ready.kernel, arch, channels_of(ready), bucket(width)] = fastest.ready.config
+        say(f"{ready.key} at width {width}: {fastest.ready.config}, {fastest.ms:.4f} ms")
+    return rows
+
+
+def write(rows: Rows, file: Path) -> None:
+    """Write rows as table.measured reads them."""
+    file.write_text(json.dumps([_json(key, config) for key, config in sorted(rows.items())], indent=1))
 
 
 def _json(key: tuple[str, int, int, int], config: Config) -> dict[str, Any]:
     return dict(zip(("kernel", "arch", "channels", "bucket"), key, strict=True)) | dataclasses.asdict(config)
 
 
-if __name__ == "__main__":
-    main()
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

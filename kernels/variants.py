@@ -1,9 +1,10 @@
-"""The launches of the shipped networks, as meta tensors: what is compiled ahead of time."""
+"""The launches of a network, as meta tensors: what is compiled ahead of time, checked and measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,14 +17,22 @@ from deeplight.kernels.refine import entry as refine_entry
 from deeplight.kernels.refine.reference import Finish
 from deeplight.kernels.upsample import entry as upsample_entry
 
-PRESETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "tiny": ((64, 32, 32, 8), (32, 32, 16, 8)),
-    "base": ((128, 96, 64, 48), (64, 64, 48, 32)),
-}
-"""Preset → channels of the NTL features and of each modality's, at ×1, ×2, ×4, ×8 (deeplight.engine.network.config)."""
 
-REFINE_DEPTH = {"tiny": 1, "base": 2}
-"""Residual blocks of the last refinement."""
+class Widths(Protocol):
+    """What decides a network's launches; deeplight.engine.network.config.ModelConfig is one."""
+
+    @property
+    def main(self) -> Sequence[int]:
+        """Channels of the NTL features at ×1, ×2, ×4, ×8."""
+
+    @property
+    def aux(self) -> Sequence[int]:
+        """Channels of each modality's features at the same scales."""
+
+    @property
+    def refine(self) -> Sequence[int]:
+        """Residual blocks of the three refinements."""
+
 
 RASTERS = (
     (torch.uint16, 8, 7),
@@ -37,16 +46,16 @@ RASTERS = (
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def variants(preset: str, dtype: torch.dtype, *, side: int = 64) -> Iterator[Launch]:
-    """Every launch of one preset in one element type; of `align`, uint16, int16 and float32 pixels through a mesh, and
+def variants(widths: Widths, dtype: torch.dtype, *, side: int = 64) -> Iterator[Launch]:
+    """Every launch of one network in one element type; of `align`, uint16, int16 and float32 pixels through a mesh, and
     features on their own grid. side: pixels of the images' sides, a multiple of 8."""
-    main, aux = PRESETS[preset]
-    for c, a in zip(main, aux, strict=True):
+    main = widths.main
+    for c, a in zip(main, widths.aux, strict=True):
         yield _fuse_launch(c, a, dtype, side)
     for k, c in pairwise(main):
         yield _upsample_launch(k, c, dtype, side)
     yield from _align_launches(dtype, side)
-    yield _refine_launch(main[3], dtype, side, embed=REFINE_DEPTH[preset] == 1)
+    yield _refine_launch(main[3], dtype, side, embed=widths.refine[2] == 1)
 
 
 def _meta(*shape: int, dtype: torch.dtype) -> Tensor:

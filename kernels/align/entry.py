@@ -244,7 +244,7 @@ def _check(
     )  # fmt: skip
     if offset is not None:
         dispatch.check_dtype("align", "offset", offset, (*dispatch.ACTIVATIONS, torch.float64))
-    if torch.compiler.is_exporting():
+    if dispatch.exporting():
         return
     if bands * h * w == 0:
         raise ValueError(f"align: raw must have pixels and bands, not shape {tuple(raw.shape)}")

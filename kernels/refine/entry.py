@@ -286,7 +286,7 @@ def _check(
         dispatch.check_dtype("refine", name, tensor, (x.dtype, torch.float32))
     dispatch.check_dtype("refine", "level", level, (x.dtype, torch.float32))
     dispatch.check_together("refine", {"x": x, "level": level, "valid": valid, **heads}, dtype=False)
-    if torch.compiler.is_exporting():
+    if dispatch.exporting():
         return
     if h % SCALE or w % SCALE or min(h, w) <= 2 * finish.crop:
         raise ValueError(f"refine: x must be multiples of {SCALE} and larger than the crop, not {(h, w)}")

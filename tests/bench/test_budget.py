@@ -63,10 +63,12 @@ def test_another_machine_scales_the_model(tmp_path: Path) -> None:
     assert on(costs, Machine("m", 16), 2).model == pytest.approx(0.1)
     seconds, source = gpu_model_s(tmp_path)
     assert "not measured" in source and 1e3 < 1 / seconds < 1e4
-    (tmp_path / "gpu-x-20260101.json").write_text(
-        '{"rows": [{"op": "network", "preset": "tiny", "hr_mpix_per_s": 500.0}]}'
+    (tmp_path / "gpu-x-20260101").mkdir()
+    (tmp_path / "gpu-x-20260101" / "network.json").write_text(
+        '[{"what": "network", "preset": "tiny", "way": "both", "ms": 1.0, "hr_mpix_per_s": 500.0},'
+        ' {"what": "network", "preset": "tiny", "way": "eager", "error": "RuntimeError: x"}, {"left_out": "y"}]'
     )
-    assert gpu_model_s(tmp_path) == (0.002, "measured, gpu-x-20260101.json")
+    assert gpu_model_s(tmp_path) == (0.002, "measured, gpu-x-20260101")
 
 
 def test_flow_of_one_slow_stage() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
+from deeplight.engine.network.config import PRESETS
 from deeplight.kernels.compile import compile_launch
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.variants import DTYPES, variants
@@ -15,7 +16,7 @@ from deeplight.kernels.variants import DTYPES, variants
 
 def chosen(preset: str) -> list[Launch]:
     """All variants, or one of each kernel: at ×8, and of `align` the one that reads 8 bands."""
-    every = list(variants(preset, DTYPES[sys.argv[3]]))
+    every = list(variants(PRESETS[preset], DTYPES[sys.argv[3]]))
     if sys.argv[4] == "all":
         return every
     last = {v.kernel: v for v in every}

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deeplight.kernels import launch
+from deeplight.kernels.float32 import exact_float32
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -57,7 +58,9 @@ class _Counted:
 
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No case launches more than MOST_PROGRAMS."""
+    """No case launches more than MOST_PROGRAMS in the interpreter."""
+    if not launch.interpreting():
+        return
     find = launch.device_function
     monkeypatch.setattr(launch, "device_function", lambda kernel: _Counted(find(kernel)))
 
@@ -71,6 +74,13 @@ def device(request: pytest.FixtureRequest) -> str:
     if torch.cuda.is_available():
         pytest.skip("the interpreter is off where there is a GPU: -m gpu")
     return "cpu"
+
+
+@pytest.fixture(autouse=True)
+def float32_is_float32() -> Iterator[None]:
+    """What is compared with a reference in float64 must not have been shortened to TF32."""
+    with exact_float32():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deeplight.kernels.expected import TOLERANCE
 from deeplight.kernels.launch import UNALIGNED, Launch
-
-TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Relative to the largest value: sums of some hundred float32 products (three TF32 products on a GPU); else one
-rounding of the mixed features and one of the result, 2⁻¹¹ and 2⁻⁸ each, with what they add up to."""
 
 
 def assert_close(name: str, got: Tensor, want: Tensor, *, times: float = 1.0) -> None:

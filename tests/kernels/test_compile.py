@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from deeplight.engine.network.config import PRESETS
+from deeplight.engine.network.kernel_library import parse
 from deeplight.kernels import launch
-from deeplight.kernels.compile import ARCHS, access_widths, parameter_count, parse
-from deeplight.kernels.variants import DTYPES, PRESETS, variants
+from deeplight.kernels.compile import ARCHS, access_widths, parameter_count
+from deeplight.kernels.variants import DTYPES, variants
 from tests.conftest import ROOT
 
 KERNELS = {"fuse", "upsample_epilogue", "upsample_conv", "align", "refine"}
@@ -78,7 +80,11 @@ def test_every_variant_compiles(dtype: str) -> None:
 
 
 def test_the_table_of_kernels_is_complete() -> None:
-    assert {v.kernel for p in PRESETS for v in variants(p, DTYPES["fp16"])} == KERNELS == set(launch.MODULES)
+    assert (
+        {v.kernel for p in PRESETS.values() for v in variants(p, DTYPES["fp16"])}
+        == KERNELS
+        == set(launch.MODULES)
+    )
 
 
 @pytest.mark.parametrize(

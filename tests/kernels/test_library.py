@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from deeplight import kernels
+from deeplight.engine.network.config import PRESETS
 from deeplight.kernels import aot, launch
 from deeplight.kernels.upsample import entry as upsample_entry
 from deeplight.kernels.variants import variants
@@ -54,7 +55,7 @@ def library(built: Path) -> aot.Library:
 
 def test_it_holds_every_kernel_for_every_architecture(library: aot.Library) -> None:
     held = library.variants()
-    wanted = {v.key: v for v in variants("tiny", torch.float16)}
+    wanted = {v.key: v for v in variants(PRESETS["tiny"], torch.float16)}
     assert {(v.key, v.arch) for v in held} == {(key, arch) for key in wanted for arch in ARCHS}
     for v in held:
         assert v.kernel in launch.MODULES and v.threads == 32 * wanted[v.key].config.warps
@@ -90,7 +91,7 @@ def small_upsample(device: str) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a driver")
 def test_without_a_driver_it_says_so(library: aot.Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    launches = [v for v in variants("tiny", torch.float16) if v.kernel == "upsample_conv"]
+    launches = [v for v in variants(PRESETS["tiny"], torch.float16) if v.kernel == "upsample_conv"]
     values = {
         k: torch.zeros(8) if isinstance(v, torch.Tensor) else v for k, v in launches[0].arguments.items()
     }
@@ -115,14 +116,14 @@ class _Keyed:
 
 
 def test_an_unknown_variant_is_named(library: aot.Library) -> None:
-    ready = next(iter(variants("tiny", torch.float16)))
+    ready = next(iter(variants(PRESETS["tiny"], torch.float16)))
     with pytest.raises(aot.KernelError, match=r"nothing\(.*holds no such kernel") as error:
         library.launch(_Keyed("nothing()", {"x": torch.zeros(4)}, ready))  # type: ignore[arg-type]
     assert error.value.status == aot.NOT_FOUND
 
 
 def test_arguments_are_checked(library: aot.Library) -> None:
-    ready = next(iter(variants("tiny", torch.float16)))
+    ready = next(iter(variants(PRESETS["tiny"], torch.float16)))
     with pytest.raises(aot.KernelError, match="x must start at a multiple of 16 bytes"):
         library.launch(_Keyed(ready.key, {"x": torch.zeros(4)[1:]}, ready))  # type: ignore[arg-type]
     with pytest.raises(aot.KernelError, match="pixels is 2147483648, more than 32 bits"):

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from deeplight import kernels
+from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network.config import PRESETS as CONFIGS
 from deeplight.engine.network.config import ModelConfig, Normalisation
+from deeplight.engine.network.precision import in_precision
 from deeplight.kernels import dispatch, launch
 from deeplight.kernels.launch import Launch
-from deeplight.kernels.variants import DTYPES, PRESETS, REFINE_DEPTH, variants
+from deeplight.kernels.variants import DTYPES, variants
 from tests.engine.network.test_model import SMALL, inputs, make
-from tests.kernels import test_align, test_refine, test_upsample
+from tests.kernels import fake_gpu, test_align, test_refine, test_upsample
 from tests.kernels.test_fuse import case
 
 
@@ -45,12 +47,6 @@ def test_the_network_is_the_same_with_kernels(
     for name, g, w in zip(("ntl_hr", "isp", "offset"), got, want, strict=True):
         # float32 through some ten layers, then exp; offsets move the samples
         assert (g - w).abs().max() <= 1e-4 * max(1.0, float(w.abs().max())), name
-
-
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_what_is_compiled_ahead_are_the_presets(name: str) -> None:
-    config = CONFIGS[name]
-    assert PRESETS[name] == (config.main, config.aux) and REFINE_DEPTH[name] == config.refine[2]
 
 
 @pytest.fixture
@@ -89,7 +85,7 @@ def test_the_library_is_built_with_every_launch_of_the_network(
         "refine",
     }
     assert len(recorded) == 1 + 4 + 3 + 1
-    assert {ready.key for ready in recorded} <= {v.key for v in variants(name, DTYPES[dtype])}
+    assert {ready.key for ready in recorded} <= {v.key for v in variants(config, DTYPES[dtype])}
 
 
 def compiled_whole(
@@ -131,6 +127,25 @@ def _on(device: str, value: Any) -> Any:
     if type(value) is list:
         return [_on(device, v) for v in value]
     return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize(("precision", "folded"), [("fp32", False), ("fp16", True)])
+def test_on_cuda_the_whole_network_is_traced_with_the_operators_opaque(
+    precision: str, folded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(launch, "TRITON", True)
+    if folded:  # under torch.compile, PyTorch 2.11 takes is_exporting() for True
+        monkeypatch.setattr(dispatch, "is_exporting", lambda: True)
+    model = in_precision(make(CONFIGS["tiny"]), precision)
+    with fake_gpu.fake_cuda(), torch.no_grad():
+        network = fake_gpu.moved(model)
+        given = [torch.empty(input_shape(spec, 1, 3, 5), device=fake_gpu.DEVICE) for spec in INPUTS]
+        compiled, seen = compiled_whole(network, "aot_eager")
+        radiance, isp, offset = compiled(*given)
+    assert Counter(seen) == {"align": 1, "fuse": 4, "upsample": 3, "refine": 1}
+    assert radiance.shape == isp.shape == (1, 1, 24, 40) and offset.shape == (1, 2, 3, 5)
+    assert {t.device.type for t in (radiance, isp, offset)} == {"cuda"}
 
 
 @pytest.mark.parametrize("with_kernels", [False, True], ids=["reference", "kernels"])

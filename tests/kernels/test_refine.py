@@ -10,8 +10,9 @@ from torch import Tensor
 
 from deeplight import kernels
 from deeplight.kernels import Finish
+from deeplight.kernels.expected import TOLERANCE
 from deeplight.kernels.refine import reference
-from tests.kernels.parity import TOLERANCE, assert_close, doubled
+from tests.kernels.parity import assert_close, doubled
 
 
 def case(

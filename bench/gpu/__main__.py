@@ -1,0 +1,123 @@
+"""What one GPU does, in at most five minutes: stages in processes of their own, then a table of what they found.
+
+python -m bench.gpu --out DIR [--only STAGE,…] [--device cuda|cpu] [--side N] [--strip HxW] [--presets tiny,base]
+                    [--dtypes fp16,bf16,fp32] [--default-configs] [--max-autotune]
+
+Each stage writes DIR/STAGE.json as it goes; a stage that fails or takes too long does not stop the next. The table is
+DIR/table.md. Exit status: 0, 1 where a stage failed, 2 where there is nothing to measure on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from bench.gpu.stage import Settings
+from bench.gpu.table import table
+from deeplight.engine.network.config import PRESETS
+from deeplight.kernels.variants import DTYPES
+
+SECONDS = {"facts": 15, "kernels": 75, "network": 80, "export": 30, "engine": 70, "first_tile": 30}
+"""Stage → when it is ended; 300 in all."""
+BEGINS = 0.75
+"""Part of it after which a stage begins nothing more."""
+PATIENCE = 8
+"""How many times longer a stage may take with --max-autotune."""
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; argparse ends with status 2 and says what is accepted."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the stages' files")
+    parser.add_argument("--only", default=",".join(SECONDS), help=f"of {', '.join(SECONDS)}")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the stages out"
+    )
+    parser.add_argument(
+        "--side", type=int, default=Settings.side, help="LR pixels of a tile, a multiple of 8"
+    )
+    parser.add_argument("--strip", default="1024x1536", help="LR pixels of the engine's scenes")
+    parser.add_argument("--presets", default=",".join(Settings.presets))
+    parser.add_argument("--dtypes", default=",".join(Settings.dtypes), help="the first is measured most")
+    parser.add_argument(
+        "--default-configs", action="store_true", help="only the kernels' usual configurations"
+    )
+    parser.add_argument(
+        "--max-autotune", action="store_true", help="torch.compile's slow search; far over 5 min"
+    )
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
+    given = parser.parse_args(argv)
+    for name, known in (("only", SECONDS), ("presets", PRESETS), ("dtypes", DTYPES)):
+        chosen = tuple(getattr(given, name).split(","))
+        for one in chosen:
+            if one not in known:
+                parser.error(f"--{name}: {one!r} is none of {', '.join(known)}")
+        setattr(given, name, chosen)
+    if given.side < 8 or given.side % 8:
+        parser.error(f"--side must be a multiple of 8, not {given.side}")
+    sides = given.strip.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) >= 8 for side in sides):
+        parser.error(f"--strip must be rows and columns such as 1024x1536, not {given.strip!r}")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            f"PyTorch {torch.__version__} finds no CUDA GPU on this machine, so there is nothing to measure"
+        )
+    return given
+
+
+def settings_of(given: argparse.Namespace, stage: str) -> Settings:
+    """What the stage is told."""
+    rows, cols = map(int, given.strip.split("x"))
+    return Settings(
+        out=given.out,
+        device=given.device,
+        side=given.side,
+        strip=(rows, cols),
+        seconds=BEGINS * _limit(given, stage),
+        presets=given.presets,
+        dtypes=given.dtypes,
+        configs=not given.default_configs,
+        max_autotune=given.max_autotune,
+    )
+
+
+def _limit(given: argparse.Namespace, stage: str) -> float:
+    return SECONDS[stage] * (PATIENCE if given.max_autotune else 1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stages; the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    given = parse(argv)
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.here:
+        for stage in given.only:
+            import_module(f"bench.gpu.{stage}").measure(settings_of(given, stage))
+        return 0
+    failed = []
+    for stage in given.only:
+        print(f"== {stage}", flush=True)
+        (given.out / f"{stage}.json").unlink(
+            missing_ok=True
+        )  # an older run's must not stand for a failed one
+        seconds = _limit(given, stage)
+        command = [sys.executable, "-m", "bench.gpu", *argv, "--only", stage, "--here"]
+        try:
+            status = subprocess.run(command, timeout=seconds).returncode
+            if status:
+                failed.append(f"{stage} (exit status {status})")
+        except subprocess.TimeoutExpired:
+            failed.append(f"{stage} (ended after {seconds:.0f} s)")
+    text = table(given.out, failed)
+    (given.out / "table.md").write_text(text)
+    print(text)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

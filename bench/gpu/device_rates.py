@@ -1,0 +1,202 @@
+"""What the parts of the way to the device and back can do alone, in HR Mpix/s of tiles' cores and GB/s.
+
+The path is the shortest there is: raw pixels as they are stored → pinned memory → device → the network in a CUDA
+graph → core cut and steps of uint16 on the device → pinned memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.gpu.network import built
+from bench.gpu.stage import Settings
+from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.network.compiled import compiled
+from deeplight.kernels.dispatch import never_interpreted
+from deeplight.kernels.float32 import exact_float32
+
+HALO = 20
+"""LR pixels, of `tiny`."""
+BANDS = 7
+TILES = 60
+
+
+def core_of(settings: Settings) -> int:
+    """LR pixels of a tile's core, the rest of `side` being halo where it has room for one."""
+    return settings.side - 2 * HALO if settings.side > 2 * HALO else settings.side
+
+
+def decode(folder: Path, settings: Settings) -> dict[str, float]:
+    """Rates of reading all layers of every tile, halos too, with one thread and with one a core."""
+    import rasterio
+    from rasterio.windows import Window
+
+    side, core = settings.side, core_of(settings)
+    with rasterio.open(folder / "ntl.tif") as ntl:
+        height, width = ntl.shape
+    rows, cols = (range(0, max(1, length - side + 1), core) for length in (height, width))
+    tiles = list(itertools.product(rows, cols))
+
+    def work(waiting: SimpleQueue[tuple[int, int]]) -> None:
+        names = ("dmo", "dem", "ntl")
+        files = [rasterio.open(folder / f"{name}.tif", sharing=False) for name in names]
+        while True:
+            try:
+                row, col = waiting.get_nowait()
+            except Empty:
+                break
+            for name, file in zip(names, files, strict=True):
+                scale = 1 if name == "ntl" else SCALE
+                file.read(window=Window(col * scale, row * scale, side * scale, side * scale))
+        for file in files:
+            file.close()
+
+    found = {}
+    for threads in (1, os.cpu_count() or 1):
+        some = tiles[:3] if threads == 1 else tiles
+        waiting: SimpleQueue[tuple[int, int]] = SimpleQueue()
+        for tile in some:
+            waiting.put(tile)
+        seconds = _seconds(lambda n=threads, queue=waiting: _in_threads(n, lambda: work(queue)))
+        found[f"hr_mpix_per_s_{threads}_threads"] = len(some) * (SCALE * core) ** 2 / 1e6 / seconds
+    return found
+
+
+def _in_threads(count: int, work: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    run()
+    return max(time.perf_counter() - begin, 1e-9)
+
+
+def link(settings: Settings) -> dict[str, float]:
+    """GB/s of a tile's bands to the device and of its result back, through pinned memory; on a CPU, of copies."""
+    pixels = SCALE * settings.side
+    found = {}
+    for name, bands in (("to_device", BANDS), ("from_device", 1)):
+        host, there = (torch.zeros(bands, pixels, pixels, dtype=torch.int16) for _ in range(2))
+        if settings.device == "cuda":
+            host, there = host.pin_memory(), there.cuda()
+        source, target = (host, there) if name == "to_device" else (there, host)
+
+        def copies(source: Tensor = source, target: Tensor = target) -> None:
+            for _ in range(5):
+                target.copy_(source, non_blocking=True)
+            _synchronise(settings)
+
+        copies()
+        found[f"gb_per_s_{name}"] = 5 * 2 * host.numel() / _seconds(copies) / 1e9
+    return found
+
+
+def _synchronise(settings: Settings) -> None:
+    if settings.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def device(settings: Settings, tiles: int = TILES) -> dict[str, float]:
+    """HR Mpix/s of the whole path without decoding, overlapped: `tiny` in the first precision."""
+    network, inputs = built("tiny", settings.dtypes[0], settings)
+    fast = compiled(network, torch.device(settings.device))  # type: ignore[arg-type]
+    by_name = dict(zip((spec.name for spec in INPUTS), inputs, strict=True))
+    count = tiles if settings.device == "cuda" else 2
+    with exact_float32(), torch.inference_mode(), never_interpreted():
+        way = (
+            _Overlapped(fast, by_name, settings)
+            if settings.device == "cuda"
+            else _InTurn(fast, by_name, settings)
+        )
+        way.run(4)
+        seconds = _seconds(lambda: way.run(count))
+    return {"hr_mpix_per_s": count * (SCALE * core_of(settings)) ** 2 / 1e6 / seconds}
+
+
+class _InTurn:
+    """Tile after tile, without streams: the stand-in, and what the overlapped way does in each of its steps."""
+
+    def __init__(self, network: Callable[..., Any], inputs: dict[str, Tensor], settings: Settings) -> None:
+        self.network, self.inputs, self.settings = network, inputs, settings
+        pixels = SCALE * settings.side
+        self.core = SCALE * core_of(settings)
+        self.cut = (pixels - self.core) // 2
+        steps = np.random.default_rng(0).integers(300, 5000, (BANDS, pixels, pixels), dtype=np.int16)
+        self.host, self.result = torch.from_numpy(steps), torch.empty(self.core, self.core, dtype=torch.int16)
+
+    def convert(self, raw: Tensor) -> None:
+        self.inputs["dmo"][0].copy_(raw.to(torch.float32) * 1e-4)
+
+    def compute(self) -> Tensor:
+        radiance: Tensor = self.network(*self.inputs.values())[0]
+        return radiance
+
+    def quantised(self, radiance: Tensor) -> Tensor:
+        inner = radiance[0, 0, self.cut : self.cut + self.core, self.cut : self.cut + self.core]
+        return (inner * 10).clamp(0, 30_000).to(torch.int16)
+
+    def run(self, tiles: int) -> None:
+        for _ in range(tiles):
+            self.convert(self.host)
+            self.result.copy_(self.quantised(self.compute()))
+
+
+class _Overlapped(_InTurn):
+    """Four tiles in flight on three streams: up, compute, down. The network is a CUDA graph over fixed buffers."""
+
+    SLOTS = 4
+
+    def __init__(self, network: Callable[..., Any], inputs: dict[str, Tensor], settings: Settings) -> None:
+        super().__init__(network, inputs, settings)
+        self.up, self.work, self.down = (torch.cuda.Stream() for _ in range(3))
+        self.hosts = [self.host.pin_memory() for _ in range(self.SLOTS)]
+        self.raws = [self.host.cuda() for _ in range(self.SLOTS)]
+        self.backs = [self.result.pin_memory() for _ in range(self.SLOTS)]
+        self.quants = [self.result.cuda() for _ in range(self.SLOTS)]
+        self.arrived, self.computed, self.left = (
+            [torch.cuda.Event() for _ in range(self.SLOTS)] for _ in range(3)
+        )
+        self.work.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.work):
+            for _ in range(3):
+                self.compute()
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=self.work):
+            self.radiance = self.compute()
+
+    def run(self, tiles: int) -> None:
+        for tile in range(tiles):
+            k = tile % self.SLOTS
+            if tile >= self.SLOTS:
+                self.left[k].synchronize()
+            with torch.cuda.stream(self.up):
+                self.raws[k].copy_(self.hosts[k], non_blocking=True)
+                self.arrived[k].record(self.up)
+            with torch.cuda.stream(self.work):
+                self.work.wait_event(self.arrived[k])
+                self.convert(self.raws[k])
+                self.graph.replay()
+                self.quants[k].copy_(self.quantised(self.radiance))
+                self.computed[k].record(self.work)
+            with torch.cuda.stream(self.down):
+                self.down.wait_event(self.computed[k])
+                self.backs[k].copy_(self.quants[k], non_blocking=True)
+                self.left[k].record(self.down)
+        torch.cuda.synchronize()

@@ -1,0 +1,62 @@
+"""`deeplight-infer` over two strips made here, and what the parts of the way can do: decoder, link, device."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bench.gpu.export import run
+from bench.gpu.stage import Rows, Settings, attempt
+
+NEEDED = ("rasterio", "affine", "zstandard")
+
+
+def measure(settings: Settings) -> None:
+    """Rows of engine.json."""
+    rows = Rows(settings, "engine")
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        rows.add(
+            left_out=f"{sys.executable} has no {', '.join(missing)}: give their wheels with --wheels DIR"
+        )
+        return
+    from bench.gpu import device_rates
+    from bench.gpu.scenes import SCENES, make
+
+    for name in SCENES:
+        folder = settings.out / f"scene-{name}"
+        begin = time.perf_counter()
+        ratio = make(name, settings.strip, folder)
+        rows.add(
+            what="scene", scene=name, strip=settings.strip, ratio=ratio, seconds=time.perf_counter() - begin
+        )
+        attempt(rows, {"what": "decode", "scene": name}, lambda f=folder: device_rates.decode(f, settings))
+        attempt(rows, {"what": "deeplight-infer", "scene": name}, lambda f=folder: infer(f, settings))
+    for what, measured in (("link", device_rates.link), ("device", device_rates.device)):
+        attempt(rows, {"what": what}, lambda measured=measured: measured(settings))
+
+
+def infer(folder: Path, settings: Settings) -> dict[str, Any]:
+    """Seconds of the process, and of its report the rate and how busy the stages were."""
+    report = folder / "run.json"
+    command = [sys.executable, "-m", "deeplight.engine.cli", "--out", str(folder / "out.tif"), "--overwrite"]
+    for layer in ("ntl", "dmo", "dem"):
+        command += [f"--{layer}", str(folder / f"{layer}.tif")]
+    command += ["--tiles", "auto", "--dtype", "uint16", "--report", str(report)]
+    on_gpu = ["--backend", "torch", "--device", "cuda", "--precision", "fp16"]
+    command += on_gpu if settings.device == "cuda" else ["--device", "cpu"]
+    found = run(command, settings.seconds / 2)  # two scenes
+    if found["exit"] == 0:
+        said = json.loads(report.read_text())
+        rate = 64 * settings.strip[0] * settings.strip[1] / 1e6 / found["seconds"]
+        found["hr_mpix_per_s_of_process"] = round(rate, 2)
+        found |= {
+            key: said[key]
+            for key in ("hr_mpix_per_s", "seconds_by_part", "load", "bottleneck")
+            if key in said
+        }
+    return found

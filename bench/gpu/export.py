@@ -1,0 +1,41 @@
+"""`deeplight-export` on this machine: its seconds, and whether what it wrote agrees with the model on the device."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.gpu.stage import Rows, Settings, attempt
+
+
+def measure(settings: Settings) -> None:
+    """Rows of export.json: the shipped weights as ONNX, with the comparisons that the command itself makes."""
+    rows = Rows(settings, "export")
+    out = settings.out / "exported"
+    command = [
+        sys.executable,
+        "-m",
+        "deeplight.export.cli",
+        "deeplight-tiny",
+        "--out",
+        str(out),
+        "--overwrite",
+    ]
+    attempt(rows, {"what": "deeplight-export"}, lambda: run([*command, "--format", "onnx"], settings.seconds))
+    parity = out / "parity.json"
+    if parity.is_file():
+        rows.add(what="parity", found=json.loads(parity.read_text()))
+
+
+def run(command: list[str], seconds: float, cwd: Path | None = None) -> dict[str, Any]:
+    """A command's seconds and exit status, and its last line on stderr where that is not 0."""
+    begin = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=cwd)
+    found: dict[str, Any] = {"seconds": round(time.perf_counter() - begin, 2), "exit": done.returncode}
+    if done.returncode:
+        found["error"] = (done.stderr.strip().splitlines() or ["no message"])[-1][:300]
+    return found

@@ -1,0 +1,55 @@
+"""Seconds from the start of a process to its first tile: with empty caches, and again with what that left in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from bench.gpu.stage import Rows, Settings, attempt
+
+CHILD = """
+import json, sys, time
+import torch
+from pathlib import Path
+from bench.gpu.network import built
+from bench.gpu.stage import Settings
+from deeplight.engine.network.compiled import compiled
+from deeplight.kernels.dispatch import never_interpreted
+from deeplight.kernels.float32 import exact_float32
+device, side, dtype, begin = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+imported = time.time()
+network, inputs = built("tiny", dtype, Settings(Path(), device, side))
+fast = compiled(network, torch.device(device))
+with exact_float32(), torch.inference_mode(), never_interpreted():
+    float(fast(*inputs)[0].sum())
+first = time.time()
+found = {"imports_s": imported - begin, "first_tile_s": first - begin, "failed": getattr(fast, "failed", None)}
+print(json.dumps(found))
+"""
+
+
+def measure(settings: Settings) -> None:
+    """Rows of first_tile.json."""
+    rows = Rows(settings, "first_tile")
+    with tempfile.TemporaryDirectory() as cache:
+        for process in ("fresh", "second"):
+            attempt(rows, {"what": "first tile", "process": process}, lambda: _child(settings, cache))
+
+
+def _child(settings: Settings, cache: str) -> dict[str, Any]:
+    own = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    environment = {k: v for k, v in os.environ.items() if k not in own} | {"XDG_CACHE_HOME": cache}
+    command = [sys.executable, "-c", CHILD, settings.device, str(settings.side), settings.dtypes[0]]
+    command.append(str(time.time()))
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=settings.seconds / 2
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

@@ -1,0 +1,120 @@
+"""Every launch against its definition, then for time: all configurations of the first preset in fp16, else the table's.
+
+
+And each operation from Python beside its reference, eager and (with --max-autotune) compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.gpu.stage import Rows, Settings, attempt, milliseconds
+from bench.ops import op_cases
+from deeplight.engine.network.config import PRESETS
+from deeplight.kernels import expected, launch, tune
+from deeplight.kernels.launch import Launch
+from deeplight.kernels.table import Config
+from deeplight.kernels.variants import DTYPES, variants
+from deeplight.kernels.warm import compile_all
+
+
+def measure(settings: Settings) -> None:
+    """Rows of kernels.json."""
+    rows = Rows(settings, "kernels")
+    runs = launch.TRITON and (settings.device == "cuda" or launch.interpreting())
+    if not runs:
+        rows.add(left_out="the kernels need Triton, and a GPU or TRITON_INTERPRET=1")
+        return
+    work = list(_work(settings))
+    begin = time.perf_counter()
+    trials = (tune.with_config(ready, config) for _, _, ready, configs in work for config in configs)
+    problems = compile_all(trials, launch.arch_of(torch.device(settings.device)))
+    count = sum(len(configs) for *_, configs in work)
+    rows.add(what="compile", launches=count, seconds=round(time.perf_counter() - begin, 2), problems=problems)
+    for preset, dtype, ready, configs in work:
+        if settings.late:
+            rows.add(left_out=f"no time for {preset} {dtype} {ready.kernel} and what follows")
+            return
+        what = {"what": "launch", "preset": preset, "dtype": dtype}
+        for row in _launch_rows(_filled(ready, settings), configs, settings):
+            rows.add(**what, **row)
+    with torch.no_grad():
+        _operations(rows, settings)
+
+
+Work = tuple[str, str, Launch, list[Config]]
+"""Preset, type, meta launch, configurations."""
+
+
+def _work(settings: Settings) -> Iterator[Work]:
+    """All launches in the order of importance."""
+    for dtype in settings.dtypes:
+        for preset in settings.presets:
+            for ready in variants(PRESETS[preset], DTYPES[dtype], side=4 * settings.side):
+                every = settings.configs and dtype == "fp16" and preset == settings.presets[0]
+                yield preset, dtype, ready, tune.candidates(ready.kernel) if every else [ready.config]
+
+
+def _filled(ready: Launch, settings: Settings) -> Launch:
+    return expected.filled(ready, settings.device)
+
+
+def _launch_rows(ready: Launch, configs: list[Config], settings: Settings) -> Iterator[dict[str, Any]]:
+    nbytes = moved(ready)
+    # each kernel alone: it must not find its inputs in the L2 cache
+    timed = (
+        tune.gpu_milliseconds if settings.device == "cuda" else lambda run: milliseconds(run, settings.device)
+    )
+    for trial in tune.trials(ready, configs, timed):
+        config = trial.ready.config
+        row: dict[str, Any] = {
+            "kernel": ready.kernel,
+            "launch": _without_config(ready),
+            "block": config.block,
+        }
+        row |= {"warps": config.warps, "stages": config.stages, "error": trial.error, "bytes": nbytes}
+        yield row | ({"ms": trial.ms} if trial.ms is not None else {"problem": trial.problem})
+
+
+def _without_config(ready: Launch) -> str:
+    """The launch's key as it is in every configuration."""
+    return dataclasses.replace(ready, config=Config(0, 0)).key
+
+
+def moved(ready: Launch) -> int:
+    """Bytes of all memory that the launch reads or writes, each once."""
+    constants = ready.constants
+    unused = {name for name, flag in (("skip", "HAS_SKIP"), ("isp", "EMBED")) if constants.get(flag) is False}
+    if ready.kernel == "align":
+        unused |= {"offset"} if not constants["OFFSET"] else set()
+        unused |= {"whole", "fraction"} if not constants["MESH"] else set()
+    tensors = [t for name, t in ready.arguments.items() if isinstance(t, Tensor) and name not in unused]
+    return sum(t.numel() * t.itemsize for t in tensors)
+
+
+def _operations(rows: Rows, settings: Settings) -> None:
+    dtype = settings.dtypes[0]
+    for preset in settings.presets:
+        for name, op, args, nbytes in op_cases(preset, DTYPES[dtype], settings.side, settings.device):
+            what = {"what": "operation", "op": name, "preset": preset, "dtype": dtype, "bytes": nbytes}
+            if settings.late:
+                rows.add(left_out=f"no time for operation {name} of {preset} and what follows")
+                return
+            attempt(rows, what, lambda op=op, args=args: _ways(op, args, settings))
+
+
+def _ways(op: Callable[..., Any], args: tuple[Any, ...], settings: Settings) -> dict[str, float]:
+    def reference() -> Any:
+        return op(*args, implementation="reference")
+
+    runs = {"reference_ms": reference, "kernel_ms": lambda: op(*args, implementation="triton")}
+    if settings.max_autotune:
+        torch.compiler.reset()
+        runs["compiled_ms"] = torch.compile(reference, mode="max-autotune-no-cudagraphs", fullgraph=True)
+    return {name: milliseconds(run, settings.device) for name, run in runs.items()}

@@ -1,0 +1,117 @@
+"""The network on one tile, in a CUDA graph: references and kernels, each eager and compiled; where the time goes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from bench.gpu.stage import Rows, Settings, attempt, channels_last, milliseconds
+from bench.network import random_model
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.network.compiled import Compiled
+from deeplight.engine.network.precision import in_precision
+from deeplight.kernels import dispatch
+from deeplight.kernels.dispatch import never_interpreted
+from deeplight.kernels.float32 import exact_float32
+
+Network = Callable[..., Any]
+WAYS = ("kernels", "both", "eager", "compiled", "free")
+"""kernels: with PyTorch's glue as it is. both: the glue compiled around them, as the engine does. eager, compiled: the
+references. free: as both, but Inductor may choose by timing (not deterministic); of the first preset and type alone."""
+NAMES = 25
+"""Kernels that the profile names."""
+
+
+def measure(settings: Settings) -> None:
+    """Rows of network.json: the ways of all precisions and presets, fp16 first, and a profile of each preset's fp16."""
+    rows = Rows(settings, "network")
+    first = settings.dtypes[0]
+    for dtype, preset in itertools.product(settings.dtypes, settings.presets):
+        what = {"preset": preset, "dtype": dtype, "side": settings.side}
+        if settings.late:
+            rows.add(left_out=f"no time for {preset} {dtype} and what follows")
+            return
+        network, inputs = built(preset, dtype, settings)
+        with exact_float32(), torch.inference_mode(), never_interpreted():
+            for way in WAYS if (dtype, preset) == (first, settings.presets[0]) else WAYS[:-1]:
+                if settings.late:
+                    rows.add(left_out=f"no time for {way} of {preset} {dtype} and what follows")
+                    return
+                attempt(
+                    rows,
+                    {"what": "network", "way": way, **what},
+                    lambda n=network, x=inputs, way=way: timed(n, x, way, settings),
+                )
+            if dtype == first:
+                attempt(
+                    rows, {"what": "profile", **what}, lambda n=network, x=inputs: profile(n, x, settings)
+                )
+
+
+def built(preset: str, precision: str, settings: Settings) -> tuple[Network, list[Tensor]]:
+    """Random weights as the engine deploys them in a precision, and an input; channels-last on the device."""
+    model = in_precision(random_model(preset), precision).to(settings.device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    shapes = (input_shape(spec, 1, settings.side, settings.side) for spec in INPUTS)
+    return model, [channels_last(shape, settings.device) for shape in shapes]
+
+
+def timed(network: Network, inputs: Sequence[Tensor], way: str, settings: Settings) -> dict[str, float]:
+    """Time in ms and HR Mpix/s."""
+    torch.compiler.reset()
+    with _references() if way in ("eager", "compiled") else _as_it_is():
+        run = network if way in ("kernels", "eager") else _compiled(network, way, settings)
+        ms = milliseconds(lambda: run(*inputs), settings.device)
+        if isinstance(run, Compiled) and run.failed is not None:
+            raise RuntimeError(run.failed)
+    return {"ms": ms, "hr_mpix_per_s": (8 * settings.side) ** 2 / ms * 1e-3}
+
+
+def _compiled(network: Any, way: str, settings: Settings) -> Network:
+    if settings.device == "cuda" and (settings.max_autotune or way == "free"):
+        mode = "max-autotune-no-cudagraphs" if settings.max_autotune else "default"
+        return torch.compile(network, mode=mode, fullgraph=True, dynamic=False)
+    # Inductor on a CPU is another compiler, and not what the stand-in is for
+    return Compiled(network, "inductor" if settings.device == "cuda" else "aot_eager")
+
+
+@contextmanager
+def _references() -> Iterator[None]:
+    with mock.patch.object(dispatch, "use_kernel", lambda *_, **__: False):
+        yield
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+def profile(network: Network, inputs: Sequence[Tensor], settings: Settings, runs: int = 3) -> dict[str, Any]:
+    """Milliseconds and calls of each device kernel by name, the longest first, of one run with the kernels."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    on_gpu = settings.device == "cuda"
+    for _ in range(2):
+        network(*inputs)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with record(activities=activities) as recorded:
+        for _ in range(runs):
+            network(*inputs)
+        if on_gpu:
+            torch.cuda.synchronize()
+    found = []
+    for event in recorded.key_averages():
+        if on_gpu and event.device_type != DeviceType.CUDA:
+            continue
+        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        found.append((microseconds / 1e3 / runs, event.count / runs, event.key[:100]))
+    found.sort(reverse=True)
+    return {"total_ms": sum(row[0] for row in found), "kernels": found[:NAMES]}

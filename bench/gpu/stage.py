@@ -1,0 +1,112 @@
+"""What the stages share: the sizes, a file of rows that is whole at any time, and time on a device."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeplight.engine.core.files import write_file
+
+Run = Callable[[], Any]
+ROUNDS = 30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """out: folder of the stages' files. device: "cuda", or "cpu" for the stand-in. side: LR pixels of the network's
+    tile, a multiple of 8; the kernels' images have four times as many. strip: LR pixels of the engine's scenes, rows
+    and columns. seconds: of the stage; what is not measured by then is left out with a word. configs:
+    whether the kernels stage tries every configuration. max_autotune: measure torch.compile's slow search as well.
+    """
+
+    out: Path
+    device: str = "cuda"
+    side: int = 256
+    strip: tuple[int, int] = (1024, 1536)
+    seconds: float = 60.0
+    presets: tuple[str, ...] = ("tiny", "base")
+    dtypes: tuple[str, ...] = ("fp16", "bf16", "fp32")
+    configs: bool = True
+    max_autotune: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def late(self) -> bool:
+        """Whether the stage's seconds are over."""
+        return time.monotonic() - self.started > self.seconds
+
+
+class Rows:
+    """The rows of a stage, in a file that is written anew with each of them."""
+
+    def __init__(self, settings: Settings, stage: str) -> None:
+        self._file = settings.out / f"{stage}.json"
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, **row: Any) -> None:
+        self._rows.append(row)
+        print(json.dumps(row), flush=True)
+        write_file(self._file, [json.dumps(self._rows, indent=1).encode()])
+
+
+def attempt(rows: Rows, what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
+    """A row of what was measured, or of why it was not: one failure must not hide the rest."""
+    try:
+        found = measure()
+    except Exception as error:  # whatever a compiler, a driver or a library raises
+        found = {"error": first_line(error)}
+    rows.add(**what, **found)
+
+
+def first_line(error: Exception) -> str:
+    """An exception as one line with its type."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def milliseconds(run: Run, device: str, rounds: int = ROUNDS) -> float:
+    """Median time of a run: replays of a CUDA graph, so that the launches from Python do not count.
+
+    On a CPU, which is the stand-in, one call: the number means nothing.
+    """
+    if device == "cpu":
+        return _wall(run)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # compiles, and lets libraries choose, which a capture must not contain
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    times = []
+    for _ in range(rounds):
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        graph.replay()
+        after.record()
+        torch.cuda.synchronize()
+        times.append(before.elapsed_time(after))
+    return statistics.median(times)
+
+
+def _wall(run: Run) -> float:
+    begin = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def channels_last(shape: tuple[int, ...], device: str) -> Tensor:
+    """Uniform values whose strides are channels-last even of one channel, so that joining them keeps the order."""
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    return torch.empty(shape, device=device, memory_format=layout).uniform_()

@@ -1,0 +1,130 @@
+"""The stages' files as one page of Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.gpu.network import WAYS
+
+Row = dict[str, Any]
+LONGEST = 12
+"""Kernels of a profile that are shown."""
+
+
+def table(folder: Path, failed: Sequence[str] = ()) -> str:
+    """What the stages in a folder found; stages without a file are left out. failed: to be named at the top."""
+    parts = [f"Failed: {', '.join(failed)}."] if failed else []
+    copy = next((r["tb_per_s"] for r in load(folder, "facts") if _is(r, "elementwise copy", "tb_per_s")), 0.0)
+    writers = {
+        "facts": _facts,
+        "kernels": lambda rows: _kernels(rows, copy),
+        "network": _network,
+        "export": _export,
+        "engine": _engine,
+        "first_tile": _first_tile,
+    }
+    for stage, write in writers.items():
+        rows = load(folder, stage)
+        if rows:
+            lines = [f"## {stage.replace('_', ' ').capitalize()}", "", *write(rows)]
+            notes = [f"- left out: {r['left_out']}" for r in rows if "left_out" in r]
+            notes += [f"- {_name(r)}: {r['error']}" for r in rows if isinstance(r.get("error"), str)]
+            parts.append("\n".join([*lines, *([""] if notes else []), *notes]))
+    return "\n\n".join(parts) + "\n"
+
+
+def load(folder: Path, stage: str) -> list[Row]:
+    """The rows of a stage; none where it wrote no file."""
+    file = folder / f"{stage}.json"
+    return json.loads(file.read_text()) if file.is_file() else []
+
+
+def _is(row: Row, what: str, *keys: str) -> bool:
+    return row.get("what") == what and all(key in row for key in keys)
+
+
+def _name(row: Row) -> str:
+    keys = ("what", "op", "way", "preset", "dtype", "scene", "process")
+    return " ".join(str(row[key]) for key in keys if key in row)
+
+
+def _grid(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+
+
+def _facts(rows: list[Row]) -> list[str]:
+    machine = next((r for r in rows if r.get("what") == "machine"), {})
+    said = ", ".join(f"{key} {value}" for key, value in machine.items() if key != "what")
+    return [f"{said}.", "", *(f"- {r['what']}: {r['tb_per_s']:.3f} TB/s" for r in rows if "tb_per_s" in r)]
+
+
+def _kernels(rows: list[Row], copy: float) -> list[str]:
+    """A line for each launch: its fastest configuration of those that are right, and how many are not."""
+    launches: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for r in rows:
+        if r.get("what") == "launch":
+            launches[r["preset"], r["dtype"], r["kernel"], r["launch"]].append(r)
+    lines: list[list[object]] = []
+    for (preset, dtype, kernel, _), tried in launches.items():
+        right = [r for r in tried if "ms" in r]
+        wrong = f"{len(tried) - len(right)} of {len(tried)}"
+        best = min(right, key=lambda r: r["ms"], default=None)
+        if best is None:
+            lines.append([kernel, preset, dtype, "none", "", "", wrong])
+            continue
+        config = f"{best['block']}, {best['warps']}, {best['stages']}"
+        share = f"{best['bytes'] / best['ms'] * 1e-7 / copy:.0f} %" if copy else ""
+        lines.append([kernel, preset, dtype, config, f"{best['ms']:.4f}", share, wrong])
+    found = _grid(("launch", "preset", "type", "block, warps, stages", "ms", "of copy", "not right"), lines)
+    ways = ("reference_ms", "compiled_ms", "kernel_ms")
+    times = [
+        [r["op"], r["preset"], r["dtype"], *(f"{r[way]:.4f}" if way in r else "" for way in ways)]
+        for r in rows
+        if _is(r, "operation", "kernel_ms")
+    ]
+    return [*found, "", *_grid(("operation", "preset", "type", "reference, ms", "compiled", "kernel"), times)]
+
+
+def _network(rows: list[Row]) -> list[str]:
+    """ms and HR Mpix/s of each way; then the longest kernels of each profile."""
+    cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for r in rows:
+        if _is(r, "network", "ms"):
+            cells[r["preset"], r["dtype"]][r["way"]] = f"{r['ms']:.2f} ({r['hr_mpix_per_s']:.0f})"
+    lines = [[*key, *(found.get(way, "") for way in WAYS)] for key, found in cells.items()]
+    found = _grid(("preset", "type", *(f"{way}, ms (HR Mpix/s)" for way in WAYS)), lines)
+    for r in rows:
+        if _is(r, "profile", "kernels"):
+            found += ["", f"{r['preset']} {r['dtype']}, {r['total_ms']:.2f} ms on the device:", ""]
+            longest = [
+                [f"{ms:.3f}", f"{calls:.0f}", f"`{name}`"] for ms, calls, name in r["kernels"][:LONGEST]
+            ]
+            found += _grid(("ms", "calls", "kernel"), longest)
+    return found
+
+
+def _export(rows: list[Row]) -> list[str]:
+    return [f"- {r['what']}: {r['seconds']} s, exit status {r['exit']}" for r in rows if "exit" in r]
+
+
+def _engine(rows: list[Row]) -> list[str]:
+    """One line for each row, with its numbers."""
+    lines = []
+    for r in rows:
+        numbers = [f"{key} {value:.4g}" for key, value in r.items() if isinstance(value, float | int)]
+        if numbers:
+            lines.append(f"- {_name(r)}: {', '.join(numbers)}")
+    return lines
+
+
+def _first_tile(rows: list[Row]) -> list[str]:
+    return [
+        f"- {r['process']} process: {r['first_tile_s']:.1f} s, of which imports {r['imports_s']:.1f} s"
+        for r in rows
+        if "first_tile_s" in r
+    ]

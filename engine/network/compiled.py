@@ -1,0 +1,98 @@
+"""torch.compile around the kernels: Inductor fuses PyTorch's pointwise glue between them, a program per tile shape."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LOG = logging.getLogger(__name__)
+
+SHAPES = 64
+"""Programs that one network may have. Dynamo's own limit, 8, is meant to find code that is compiled too often."""
+
+
+class Compiled:
+    """A network on CUDA whose glue is compiled when a tile shape is first met; as it is where that fails.
+
+    failed: why it runs as it is, in one line; None while it is compiled.
+    """
+
+    def __init__(self, network: nn.Module, backend: str = "inductor") -> None:
+        """network: in eval mode, on its device. backend: of torch.compile, another one for tests.
+
+        Inductor keeps its programs in the user's cache folder, so that the next process does not compile them again.
+        """
+        self.failed: str | None = None
+        self._network = network
+        if backend == "inductor":
+            use_cache_folder()
+        self._compiled = torch.compile(
+            network, fullgraph=True, dynamic=False, backend=backend, options=_options(backend)
+        )
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """What the network gives for these inputs; the first call of a shape takes seconds to a minute.
+
+        Raises what the network itself raises, run uncompiled.
+        """
+        if self.failed is None:
+            try:
+                with torch._dynamo.config.patch(recompile_limit=SHAPES):
+                    return self._compiled(*inputs)
+            except (
+                Exception
+            ) as error:  # Inductor raises whatever its parts raise, a compiler that is not there too
+                # an error of the network itself comes again here, and is no reason to stop compiling
+                result = self._network(*inputs)
+                self.failed = _first_line(error)
+                _LOG.warning(
+                    "torch.compile failed, so the network runs uncompiled and slower: %s; --compile off does not try",
+                    self.failed,
+                )
+                return result
+        return self._network(*inputs)
+
+
+def compiled(network: nn.Module, device: torch.device) -> nn.Module | Compiled:
+    """The network as it runs fastest on a device: compiled on CUDA, itself elsewhere.
+
+    Inductor's code for CPUs is no faster for this network and needs a C++ compiler, so it is not used there.
+    """
+    return Compiled(network) if device.type == "cuda" else network
+
+
+def use_cache_folder() -> None:
+    """Let Inductor and Triton keep programs in $XDG_CACHE_HOME/deeplight (~/.cache/deeplight), for this user alone.
+
+    TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR come first where they are set; where the folder cannot be made,
+    Inductor takes one in /tmp. What is in the folder is run as code, so it must be the user's own.
+    """
+    try:
+        home = os.environ.get("XDG_CACHE_HOME")
+        folder = (Path(home) if home else Path.home() / ".cache") / "deeplight"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: no home is known
+        return
+    if os.access(folder, os.W_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+        os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+
+
+def _options(backend: str) -> dict[str, Any] | None:
+    """deterministic: no choice between kernels by timing where the sums' order differs; bits then depend on no day."""
+    if backend != "inductor":
+        return None
+    import torch._inductor
+
+    return {"deterministic": True} if "deterministic" in torch._inductor.list_options() else None
+
+
+def _first_line(error: Exception) -> str:
+    # BackendCompilerFailed keeps what the backend raised apart
+    error = getattr(error, "inner_exception", error)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,168 @@
+"""The compiled network: a program per shape, the user's cache folder, and what happens where compiling fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deeplight.engine.network import compiled as module
+from deeplight.engine.network.compiled import Compiled, compiled, use_cache_folder
+from tests.conftest import ROOT
+
+
+class Glue(nn.Module):
+    """Pointwise work around a convolution, in place of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(2, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[-1] == 13:
+            raise ValueError("thirteen columns")
+        z = torch.relu(self.layer(x * y))
+        return z, z.sum(dim=1)
+
+
+def given(height: int, width: int) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(height)
+    return torch.rand(1, 2, height, width, generator=g), torch.rand(1, 2, height, width, generator=g)
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A backend "counted", which notes every program and runs its graph; "broken" cannot make one."""
+    made: list[int] = []
+
+    def counted(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
+        made.append(len(graph.graph.nodes))
+        return graph.forward
+
+    def broken(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
+        made.append(0)
+        raise RuntimeError("no C++ compiler\nsecond line")
+
+    for backend in (counted, broken):
+        torch._dynamo.register_backend(backend, backend.__name__)
+    yield made
+    for backend in (counted, broken):
+        torch._dynamo.backends.registry._COMPILER_FNS.pop(backend.__name__)
+
+
+def warnings_of_ours(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("deeplight")]
+
+
+def test_more_shapes_than_dynamos_limit_have_a_program_each(programs: list[int]) -> None:
+    network = Glue().eval()
+    fast = Compiled(network, "counted")
+    with torch.inference_mode():
+        for height in range(4, 16):
+            for _ in range(2):
+                assert all(map(torch.equal, fast(*given(height, 9)), network(*given(height, 9))))
+    assert len(programs) == 12 > torch._dynamo.config.recompile_limit and fast.failed is None
+
+
+def test_where_it_fails_there_is_one_warning_and_the_network_runs(
+    programs: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Glue().eval()
+    fast = Compiled(network, "broken")
+    with torch.inference_mode(), caplog.at_level(logging.WARNING):
+        for height in (4, 5, 4):
+            assert all(map(torch.equal, fast(*given(height, 9)), network(*given(height, 9))))
+    assert len(programs) == 1, "it is not tried again"
+    (said,) = warnings_of_ours(caplog)
+    assert "runs uncompiled and slower" in said and "no C++ compiler" in said
+    assert "second line" not in said and "--compile off" in said
+    assert fast.failed is not None and "no C++ compiler" in fast.failed
+
+
+def test_the_networks_own_error_is_the_callers(programs: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    fast = Compiled(Glue().eval(), "counted")
+    with torch.inference_mode():
+        with pytest.raises(ValueError, match="thirteen columns"):
+            fast(*given(4, 13))
+        fast(*given(4, 9))
+    assert len(programs) == 1 and fast.failed is None and not warnings_of_ours(caplog)
+
+
+def test_a_cpu_runs_the_network_itself() -> None:
+    network = Glue().eval()
+    assert compiled(network, torch.device("cpu")) is network
+
+
+def test_cuda_takes_inductor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "own"))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "own"))
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch, "compile", lambda network, **options: asked.update(options) or network)
+    assert isinstance(compiled(Glue(), torch.device("cuda")), Compiled)
+    assert asked["backend"] == "inductor" and asked["fullgraph"] and asked["dynamic"] is False
+    assert asked["options"] == {"deterministic": True}
+
+
+@pytest.fixture
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither variable is set, and what the test sets goes."""
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it
+        monkeypatch.delenv(name)
+    yield
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        os.environ.pop(name, None)
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_programs_are_kept_for_the_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    use_cache_folder()
+    folder = tmp_path / "cache" / "deeplight"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder / "inductor")
+    assert os.environ["TRITON_CACHE_DIR"] == str(folder / "triton")
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_a_folder_that_the_user_chose_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/else/where")
+    use_cache_folder()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/else/where"
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_without_a_folder_pytorchs_own_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    use_cache_folder()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+def test_inductor_of_this_release_knows_the_option() -> None:
+    assert module._options("inductor") == {"deterministic": True}
+    assert module._options("aot_eager") is None
+
+
+def test_nobody_lets_cudnn_search_by_timing() -> None:
+    """cudnn.benchmark takes whichever algorithm is fastest today, and so other bits tomorrow."""
+    folders = ("kernels", "engine", "train", "export")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 100
+    assert not [path for path in sources if "cudnn.benchmark" in path.read_text()]
+    assert not torch.backends.cudnn.benchmark

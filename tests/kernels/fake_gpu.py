@@ -1,0 +1,53 @@
+"""A network on "cuda" where there is no GPU: fake tensors, and of CUDA the one thing that a build for CPUs lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+
+DEVICE = "cuda:0"
+_CUDA, _META = 1, 14
+"""Places of devices in PyTorch's list of device guards."""
+
+
+@contextlib.contextmanager
+def fake_cuda() -> Iterator[FakeTensorMode]:
+    """Inside, tensors are fake and may be on "cuda": they have shapes and layouts, and no values.
+
+    A build for CPUs has no guard that makes a CUDA device the current one, which slicing asks for even of fake tensors;
+    a build with CUDA gives fake tensors one that does nothing. The one of "meta" does nothing either.
+    """
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
+    try:
+        guards = (ctypes.c_void_p * 16).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
+    except ValueError:
+        pytest.skip("this PyTorch keeps its device guards elsewhere")
+    before = guards[_CUDA]
+    if before is None:
+        guards[_CUDA] = guards[_META]
+    try:
+        with FakeTensorMode() as mode:
+            yield mode
+    finally:
+        guards[_CUDA] = before
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """The model with fake weights and buffers on DEVICE. Inside `fake_cuda`."""
+
+    def fake(t: Tensor) -> Tensor:
+        return torch.empty(t.shape, dtype=t.dtype, device=DEVICE)
+
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            module._parameters[name] = nn.Parameter(fake(weight), requires_grad=False)
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = fake(buffer)
+    return model
