@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -88,6 +91,15 @@ def _quiet_worker(_: int) -> None:
     """A key that stops the run reaches its workers too: they end when the main process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.excepthook = _no_word_of_partings
+
+
+def _no_word_of_partings(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """For the thread that hands tensors over: a main process that is stopped amid that is nothing to report."""
+    if not issubclass(kind, EOFError | OSError | multiprocessing.ProcessError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def stage_batches(

@@ -19,8 +19,10 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.tiling import TileRequest
+from deeplight.engine.runtime.artifact import write_artifact
 from deeplight.engine.runtime.backends.base import Backend
-from tests.engine.analytic import write_analytic
+from deeplight.engine.runtime.manifest import WEIGHTS
+from tests.engine.analytic import manifest, onnx_bytes, weights, write_analytic
 from tests.scenes import write_raster
 
 
@@ -134,7 +136,7 @@ def test_bad_numbers_twice_are_named_and_all_else_is_kept(
 
 
 def test_bad_numbers_of_another_precision_are_tried_in_fp32(
-    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: SceneOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
     original = pipeline.open_model
@@ -145,7 +147,10 @@ def test_bad_numbers_of_another_precision_are_tried_in_fp32(
 
     Flaky(monkeypatch, lambda call, inputs, results: results["ntl_hr"].fill(-1) if call == 3 else None)
     monkeypatch.setattr(pipeline, "open_model", open_model)
-    report = infer(options(scene, model, tmp_path, precision="fp16"))
+    both = manifest(precisions={"fp32": "model.onnx", "fp16": "model.fp16.onnx"})
+    files = {name: onnx_bytes() for name in both.precisions.values()} | {WEIGHTS: weights()}
+    own = write_artifact(tmp_path / "both", both, files)
+    report = infer(options(scene, str(own), tmp_path, precision="fp16"))
     assert report is not None and opened == ["fp16", "fp32"] and len(report.retried) == 1
 
 

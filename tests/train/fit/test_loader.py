@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -156,3 +158,25 @@ def test_validation_passes_over_what_it_cannot_read_and_stays_small() -> None:
     checks = FixedBatches(FakeSource(sizes=((9, 9),) * 10, broken=frozenset({4})), 2, 3, limit=5)
     assert [b.weight.shape[0] for b in checks] == [2, 2]
     assert checks.unreadable == {"place 4": "clip 4 is damaged"}
+
+
+def test_a_worker_says_nothing_when_the_main_process_goes_amid_a_hand_over() -> None:
+    """Python's thread that serves file descriptors prints a traceback of any connection that ends early."""
+    code = """
+import socket, sys, time
+from multiprocessing import AuthenticationError, resource_sharer
+if sys.argv[1] == "quiet":
+    from deeplight.train.fit.loader import _quiet_worker
+    _quiet_worker(0)
+address, _ = resource_sharer.DupFd(0)._id
+with socket.socket(socket.AF_UNIX) as early:
+    early.connect(address)
+resource_sharer.stop(timeout=10)
+"""
+    said = {
+        how: subprocess.run(
+            [sys.executable, "-c", code, how], check=True, capture_output=True, text=True
+        ).stderr
+        for how in ("quiet", "plain")
+    }
+    assert said["quiet"] == "" and "Traceback" in said["plain"]
