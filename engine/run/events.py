@@ -34,9 +34,10 @@ class Events:
         """Write one line. facts: JSON values; others become texts."""
         if self._path is None or self._file is None:
             return
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False, default=str)
         with self._lock, disk_errors(self._path):
+            # inside the lock: lines of several threads are in the order of their times
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False, default=str)
             self._file.write(line + "\n")
             self._file.flush()
 
