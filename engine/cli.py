@@ -73,6 +73,13 @@ BAND = click.IntRange(1)
     metavar="N",
     help="Tiles at once [auto tiles: 2 if they fit]",
 )
+@click.option(
+    "--compile",
+    "compiling",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    help="off: PyTorch on CUDA as it is",
+)
 @click.option("--ntl-band", type=BAND, metavar="N", help="Which band of NTL, where it has several")
 @click.option("--ntl-scale", type=SCALE, help="nW/cm²/sr = raw · F + OFFSET, in place of the file's")
 @click.option("--ntl-unit", metavar="TEXT", help="Unit of NTL after scaling, in place of the file's")
@@ -134,6 +141,7 @@ def _options(given: dict[str, Any]) -> RunOptions:
     if given["tiles"] is not None and given["whole"]:
         raise InputError("--tiles and --whole exclude each other: give one of them")
     given["tiles"] = None if given.pop("whole") else given["tiles"] or AUTOMATIC
+    given["compiling"] = given["compiling"] == "auto"
     resume, overwrite = given.pop("resume"), given.pop("overwrite")
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: give one of them")

@@ -49,7 +49,9 @@ class EmulatedHalf(OnnxRuntimeBackend):
     name: ClassVar[str] = "emulated GPU"
 
     @classmethod
-    def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
+    def open(
+        cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
+    ) -> Self:
         """See Backend.open. precision: "fp16"."""
         model = emulated(artifact.read(precision))
         return cls(model, open_session(model, threads))

@@ -21,6 +21,7 @@ from deeplight.engine.runtime.backends import BACKENDS, open_backend
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.compare import Difference, difference, failures, table
 from deeplight.export.emulate import EmulatedHalf
+from deeplight.kernels.float32 import exact_float32
 from deeplight.train.synth import Country, CountryConfig
 
 PARITY_SEED = 990_001
@@ -121,7 +122,7 @@ def cases_of(model: DeepLightSR, folder: Path | None = None, halo: int = 0) -> l
     given = [(name, inputs, truth) for name, (inputs, truth) in parity_cases().items()]
     if folder is not None:
         given += [(name, inputs, None) for name, inputs in scene_inputs(folder, halo)]
-    with torch.no_grad():
+    with torch.no_grad(), exact_float32():
         return [
             Case(name, inputs, truth, model(*(torch.from_numpy(inputs[s.name]) for s in INPUTS))[0].numpy())
             for name, inputs, truth in given

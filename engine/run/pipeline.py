@@ -109,7 +109,9 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
 def open_model(options: RunOptions, artifact: Artifact, precision: str, threads: int) -> Backend:
     """The model in a precision, on the backend and device that were asked for."""
     name, device = options.backend, options.device
-    return open_backend(name, artifact, precision=precision, device=device, threads=threads)
+    return open_backend(
+        name, artifact, precision=precision, device=device, threads=threads, compiling=options.compiling
+    )
 
 
 def tile_work(

@@ -55,6 +55,7 @@ def pixel_options(options: RunOptions) -> dict[str, str]:
         "conserve_radiance": "yes" if options.conserve_radiance else "",
         "bands": ",".join(options.bands),
         "precision": options.precision,
+        "compile": "" if options.compiling else "off",
     }
     return {k: _text(v) for k, v in chosen.items() if v is not None and v != ""}
 

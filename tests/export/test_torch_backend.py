@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,51 @@ def test_deeplight_infer_runs_it(
     assert (a.mask == b.mask).all()
     error = np.linalg.norm((a - b).compressed()) / np.linalg.norm(a.compressed())
     assert 0 < error <= {"fp32": 1e-5, "bf16": 1.5e-2}[precision]
+
+
+@pytest.fixture
+def short_products() -> Iterator[None]:
+    """A caller who chose TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("short_products")
+def test_float32_is_not_shortened_whatever_the_caller_chose(exported: Exported) -> None:
+    """cuDNN's TF32 moves radiance by 2.5e-3; the caller's own switches stay as they are."""
+    inputs = {s.name: np.zeros(input_shape(s, 1, 4, 4), np.float32) for s in INPUTS}
+    seen = []
+    with open_backend("torch", load_artifact(exported.path)) as backend:
+        compute = backend._compute  # type: ignore[attr-defined]
+
+        def looking(given: list[torch.Tensor]) -> object:
+            seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            return compute(given)
+
+        backend._compute = looking  # type: ignore[attr-defined]
+        backend.run(inputs)
+    assert seen == [(False, False)]
+    assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(("choice", "wanted"), [("auto", True), ("off", False)])
+def test_the_network_is_compiled_where_a_gpu_runs_it(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str, wanted: bool
+) -> None:
+    """On a CPU never: the choice reaches `network.compiled`, which knows the device."""
+    asked: list[str] = []
+
+    def compiled(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        asked.append(device.type)
+        return network
+
+    monkeypatch.setattr("deeplight.engine.runtime.backends.torch_backend.compiled", compiled)
+    files = write_scene(tmp_path, 9, 9)
+    command = ["--ntl", str(files.ntl), "--out", str(tmp_path / "o.tif"), "--model", str(exported.path)]
+    arguments = [*command, "--backend", "torch", "--compile", choice]
+    cli.command.main(arguments, standalone_mode=False)
+    assert asked == (["cpu"] if wanted else [])
+    with rasterio.open(tmp_path / "o.tif") as dataset:
+        assert dataset.tags().get("DEEPLIGHT_OPTION_COMPILE") == (None if wanted else "off")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplight.engine.network.model import DeepLightSR
+from deeplight.kernels.float32 import exact_float32
 from deeplight.train.fit.batch import Batch
 
 
@@ -25,6 +26,7 @@ def bicubic(ntl: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@exact_float32()
 def validate(
     model: DeepLightSR, sets: Iterable[Batch], data_range: float = 200.0, known_offset: bool = False
 ) -> dict[str, float]:

@@ -87,9 +87,17 @@ def cuda_index(device: str, count: int, runtime: str) -> int:
 
 
 def open_backend(
-    name: str, artifact: Artifact, *, precision: str = "fp32", device: str = AUTO, threads: int = 1
+    name: str,
+    artifact: Artifact,
+    *,
+    precision: str = "fp32",
+    device: str = AUTO,
+    threads: int = 1,
+    compiling: bool = True,
 ) -> Backend:
     """Open an artifact on the backend `name`, or on the first that offers the device for "auto".
+
+    compiling: see Backend.open.
 
     Raises InputError where the name, device or runtime is not there, ArtifactError where the model is not.
     """
@@ -117,7 +125,8 @@ def open_backend(
         cls: type[Backend] = getattr(import_module(entry.module), entry.attribute)
     except ImportError as e:
         raise InputError(_missing(chosen, artifact, precision, e)) from None
-    return cls.open(artifact, precision, entry.devices[0] if device == AUTO else device, threads)
+    place = entry.devices[0] if device == AUTO else device
+    return cls.open(artifact, precision, place, threads, compiling=compiling)
 
 
 def _missing(chosen: str, artifact: Artifact, precision: str, error: ImportError) -> str:

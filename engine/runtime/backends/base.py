@@ -29,8 +29,11 @@ class Backend(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
-        """Load the artifact's model of a precision. threads: intra-operator threads, ≥ 1.
+    def open(
+        cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
+    ) -> Self:
+        """Load the artifact's model of a precision. threads: intra-operator threads, ≥ 1. compiling: let a runtime that
+        can do so compile the network for each tile shape.
 
         Raises ArtifactError where the model cannot be loaded, InputError where the device is not offered.
         """

@@ -34,7 +34,9 @@ class OnnxRuntimeBackend(Backend):
         self._options.log_severity_level = _LOG_FATAL
 
     @classmethod
-    def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
+    def open(
+        cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
+    ) -> Self:
         """See Backend.open. device: "cpu"."""
         if device != "cpu":
             raise InputError(f"backend onnxruntime runs on the cpu, not on {device!r}")

@@ -51,7 +51,9 @@ class TensorRtBackend(Backend):
         self._shapes: dict[tuple[int, ...], _Shape] = {}
 
     @classmethod
-    def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
+    def open(
+        cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
+    ) -> Self:
         """See Backend.open. device: "cuda" or, as one of several, "cuda:1"."""
         if device.partition(":")[0] != "cuda":
             raise InputError(f"backend tensorrt runs on cuda, not on {device!r}")

@@ -7,6 +7,7 @@ CPU and the Triton kernels on CUDA.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,13 +16,16 @@ from torch import Tensor
 
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS
+from deeplight.engine.network.compiled import compiled
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends import cuda_index
 from deeplight.engine.runtime.backends.base import Array, Backend
 from deeplight.engine.runtime.models import load_network
+from deeplight.kernels import launch, table
 from deeplight.kernels.dispatch import never_interpreted
+from deeplight.kernels.float32 import exact_float32
 
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 _GRAPHS = 16
@@ -37,11 +41,14 @@ class TorchBackend(Backend):
 
     def __init__(self, compute: Compute, device: torch.device) -> None:
         self.device = str(device)
-        self._compute = _Graphs(compute, device) if device.type == "cuda" else compute
+        self._on_gpu = device.type == "cuda"
+        self._compute = _Graphs(compute, device) if self._on_gpu else compute
         self._cancelled = False
 
     @classmethod
-    def open(cls, artifact: Artifact, precision: str, device: str, threads: int) -> Self:
+    def open(
+        cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
+    ) -> Self:
         """See Backend.open. device: "cpu", "cuda" or, as one of several, "cuda:1"."""
         place = torch.device(device)
         if place.type == "cuda":
@@ -50,14 +57,15 @@ class TorchBackend(Backend):
         if place.type == "cpu" and precision == "bf16" and not cpu_has_bf16():
             raise InputError("this CPU has no bfloat16 arithmetic: use --precision fp32")
         torch.set_num_threads(threads)
-        return cls(computing(load_network(artifact), precision, place), place)
+        return cls(computing(load_network(artifact), precision, place, compiling=compiling), place)
 
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         if self._cancelled:
             raise DeepLightError("PyTorch was asked to stop")
         h, w = inputs["ntl"].shape[-2:]
         try:
-            with torch.inference_mode():
+            # also in a reduced precision: its islands are promised in float32
+            with exact_float32(), torch.inference_mode():
                 results = self._compute([torch.from_numpy(inputs[s.name]) for s in INPUTS])
             by_name = dict(zip((s.name for s in OUTPUTS), results, strict=True))
             return [by_name[name].to("cpu", torch.float32).contiguous().numpy() for name in outputs]
@@ -68,8 +76,12 @@ class TorchBackend(Backend):
             ) from None
 
     def versions(self) -> dict[str, str]:
-        """PyTorch's version."""
-        return {"torch": str(torch.__version__)}
+        """PyTorch's version; on a GPU also Triton's and a digest of the kernels' configurations, which decide bits."""
+        found = {"torch": str(torch.__version__)}
+        if self._on_gpu:
+            found["triton"] = package_version("triton") if launch.TRITON else "not installed"
+            found["kernels"] = table.digest(launch.arch_of(torch.device(self.device)))
+        return found
 
     def cancel(self) -> None:
         """Refuse all further runs."""
@@ -84,14 +96,18 @@ def cpu_has_bf16() -> bool:
     return bool(flags & _BF16_FLAGS)
 
 
-def computing(model: DeepLightSR, precision: str, device: torch.device) -> Compute:
-    """The network in a precision, on a device, as a function of the tensors of `spec.INPUTS`."""
+def computing(model: DeepLightSR, precision: str, device: torch.device, *, compiling: bool = True) -> Compute:
+    """The network in a precision, on a device, as a function of the tensors of `spec.INPUTS`.
+
+    compiling: on CUDA, let Inductor fuse what is between the kernels (`network.compiled`).
+    """
     placed = in_precision(model, precision).to(device)
     placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = compiled(placed, device) if compiling else placed
 
     def compute(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         with never_interpreted():
-            result: Sequence[Tensor] = placed(*(_channels_last(x) for x in inputs))
+            result: Sequence[Tensor] = run(*(_channels_last(x) for x in inputs))
         return result
 
     return compute
