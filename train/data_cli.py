@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from deeplight.engine.cli import BAND, placement_options
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.terminal import Parsed, logging_to, parse_folder, run_cli
@@ -187,11 +189,18 @@ def _lit(text: str) -> tuple[float, float]:
 @click.option("--cloud-mask", type=_FILE, help="Or a mask, not 0 = cloud.")
 @click.option("--ntl-scale", type=_SCALE_TYPE, help="Radiance = raw · F + OFFSET, in place of the file's.")
 @click.option("--ntl-nodata", type=_NUMBER, help="Raw value without data.")
+@click.option("--ntl-band", type=BAND, hidden=True, help="Of a file with several bands.")
 @click.option("--ntl-hr-scale", type=_SCALE_TYPE, help="The same of the HR lights.")
 @click.option("--ntl-hr-nodata", type=_NUMBER, help="Of the HR lights.")
 @click.option("--dmo-bands", type=Parsed("slot=n,…", parse_bands), help="As in blue=1,green=2,red=3.")
 @click.option("--dmo-scale", type=_SCALE_TYPE, help="Reflectance = raw · F + OFFSET, as 0.0000275,-0.2.")
 @click.option("--dmo-nodata", type=_NUMBER, help="Of the daytime bands.")
+@click.option(
+    "--dem-scale", type=_SCALE_TYPE, hidden=True, help="Metres = raw · F + OFFSET; 0.3048 for feet."
+)
+@click.option("--dem-nodata", type=_NUMBER, hidden=True, help="Of the elevation.")
+@click.option("--dem-band", type=BAND, hidden=True, help="Of a file with several bands.")
+@placement_options
 @click.option("--isp-scale", type=_SCALE_TYPE, help="0.01 for percent.")
 @click.option("--isp-nodata", type=_NUMBER, help="Of the impervious fraction.")
 @click.option("--unit", default="", help="Of the lights, in place of the file's.")
@@ -256,7 +265,7 @@ def _clip_request(given: dict[str, Any]) -> ClipRequest:
 
     if given["resume"] and given["overwrite"]:
         raise InputError("--resume and --overwrite exclude each other: give one of them")
-    scene_keys = ("ntl", "dmo", "dem", "ntl_scale", "ntl_nodata", "dmo_bands", "dmo_scale", "dmo_nodata")
+    scene_keys = [field.name for field in fields(SceneOptions) if field.name in given]
     place_keys = ("dmo_files", "ntl_hr", "ntl_hr_scale", "ntl_hr_nodata", "isp", "isp_scale", "isp_nodata", "qa",
                   "cloud_mask")  # fmt: skip
     (side, least), buffer = given["sides"], given["buffer"]

@@ -17,7 +17,8 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.bands import assign_bands
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.raster.convert import Floats, Mask
-from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
+from deeplight.engine.raster.extents import Bounds, Overlap, format_bounds, lonlat_bounds, overlap
+from deeplight.engine.raster.georeference import Placement
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer, Layer
 from deeplight.engine.raster.plausibility import check_elevation, check_ntl, check_reflectance
@@ -34,6 +35,8 @@ an undeclared void or the sea floor, which the network has never seen: missing."
 _MAX_SIDE = (1 << 31) - 1
 DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
 """Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
+_FOOT = 0.3048
+"""Metres. The US survey foot is longer by 2 millionths: 2 cm on Mount Everest."""
 _FEET = frozenset({"ft", "foot", "feet", "us-ft", "us survey foot", "us survey feet", "ftus"})
 
 
@@ -42,8 +45,9 @@ class SceneOptions:
     """What decides a scene's pixels.
 
     ntl, dmo, dem: paths or local GDAL dataset names. *_scale: (factor, offset) in place of the file's own;
-    *_nodata: raw value in place of the file's own. dmo_bands: slot name to 1-based band number. allow_remote:
-    URLs and /vsi names too.
+    *_nodata: raw value in place of the file's own. dmo_bands: slot name to 1-based band number. ntl_band, dem_band:
+    1-based number, of files with several. *_crs, *_bounds: where a file does not say where it lies, see
+    georeference.Placement. allow_remote: URLs and /vsi names too.
     """
 
     ntl: str
@@ -51,10 +55,24 @@ class SceneOptions:
     dem: str | None = None
     ntl_scale: tuple[float, float] | None = None
     ntl_nodata: float | None = None
+    ntl_band: int | None = None
+    ntl_crs: str | None = None
+    ntl_bounds: Bounds | None = None
     dmo_bands: Mapping[str, int] | None = None
     dmo_scale: tuple[float, float] | None = None
     dmo_nodata: float | None = None
+    dmo_crs: str | None = None
+    dmo_bounds: Bounds | None = None
+    dem_scale: tuple[float, float] | None = None
+    dem_nodata: float | None = None
+    dem_band: int | None = None
+    dem_crs: str | None = None
+    dem_bounds: Bounds | None = None
     allow_remote: bool = False
+
+    def placement(self, layer: str) -> Placement:
+        """What is said about where a layer (ntl, dmo or dem) lies."""
+        return Placement(getattr(self, f"{layer}_crs"), getattr(self, f"{layer}_bounds"))
 
 
 class Scene:
@@ -175,14 +193,16 @@ class Scene:
 
 
 def _open_ntl(options: SceneOptions, stack: ExitStack) -> Layer:
-    raster = stack.enter_context(open_raster(options.ntl, "NTL", options.allow_remote))
-    _check_single(raster)
+    raster = stack.enter_context(
+        open_raster(options.ntl, "NTL", options.allow_remote, options.placement("ntl"))
+    )
+    bands = _one_band(raster, options.ntl_band)
     if max(raster.grid.height, raster.grid.width) * SCALE > _MAX_SIDE:
         raise InputError(
             f"{raster.what} has {raster.grid.width}×{raster.grid.height} pixels, {SCALE}× as many a side are "
-            "more than a GeoTIFF holds; cut it into parts with gdal_translate -srcwin"
+            "more than a GeoTIFF holds; give a part of it"
         )
-    layer = Layer(raster, raster.bands, options.ntl_scale, options.ntl_nodata)
+    layer = Layer(raster, bands, options.ntl_scale, options.ntl_nodata)
     check_ntl(layer)
     return layer
 
@@ -190,7 +210,9 @@ def _open_ntl(options: SceneOptions, stack: ExitStack) -> Layer:
 def _open_dmo(options: SceneOptions, ntl: Grid, stack: ExitStack) -> tuple[dict[str, int], AuxLayer | None]:
     if options.dmo is None:
         return {}, None
-    raster = stack.enter_context(open_raster(options.dmo, "DMO", options.allow_remote))
+    raster = stack.enter_context(
+        open_raster(options.dmo, "DMO", options.allow_remote, options.placement("dmo"))
+    )
     slots = assign_bands(raster.what, raster.band_names, raster.bands, options.dmo_bands)
     found = _meeting(ntl, raster)
     bands = tuple(slots.values())
@@ -205,28 +227,42 @@ def _open_dmo(options: SceneOptions, ntl: Grid, stack: ExitStack) -> tuple[dict[
 def _open_dem(options: SceneOptions, ntl: Grid, stack: ExitStack) -> AuxLayer | None:
     if options.dem is None:
         return None
-    raster = stack.enter_context(open_raster(options.dem, "DEM", options.allow_remote))
-    _check_single(raster)
-    band = raster.bands[0]
-    if raster.units[band - 1].strip().lower() in _FEET:
+    raster = stack.enter_context(
+        open_raster(options.dem, "DEM", options.allow_remote, options.placement("dem"))
+    )
+    bands = _one_band(raster, options.dem_band)
+    band = bands[0]
+    if raster.units[band - 1].strip().lower() in _FEET and options.dem_scale is None:
+        feet = f"{_FOOT * raster.scales[band - 1]:.12g},{_FOOT * raster.offsets[band - 1]:.12g}"
         raise InputError(
-            f"{raster.what} is in feet and metres are needed; convert it first: "
-            "gdal_calc.py -A FILE --calc 'A * 0.3048' --type Float32 --outfile metres.tif"
+            f"{raster.what} is in feet and metres are needed; add --dem-scale {feet.removesuffix(',0')}"
         )
     signed = np.dtype(raster.dtype).kind != "u"
-    nodata = DEM_VOID if raster.nodata[band - 1] is None and signed else None
+    nodata = options.dem_nodata
+    if nodata is None and raster.nodata[band - 1] is None and signed:
+        nodata = DEM_VOID
     found = _meeting(ntl, raster)
-    layer = AuxLayer(raster, raster.bands, ntl.finer(), found, nodata=nodata, limits=ELEVATIONS)
+    layer = AuxLayer(raster, bands, ntl.finer(), found, options.dem_scale, nodata, ELEVATIONS)
     check_elevation(layer)
     return layer
 
 
-def _check_single(raster: Raster) -> None:
+def _one_band(raster: Raster, given: int | None) -> tuple[int]:
+    """The band to use: the one given, or the only one."""
+    flag = f"--{raster.role.lower()}-band"
+    named = [f"{b} {raster.band_names[b - 1]}".rstrip() for b in raster.bands]
+    if given is not None:
+        if given not in raster.bands:
+            raise InputError(
+                f"{raster.what} has no data band {given}; its bands are {', '.join(named)}: correct {flag}"
+            )
+        return (given,)
     if raster.count != 1:
         raise InputError(
-            f"{raster.what} has {raster.count} bands and must have one; "
-            f"pick it first: gdal_translate -b 1 {raster.name} one_band.tif"
+            f"{raster.what} has {raster.count} bands and must have one ({', '.join(named[:8])}"
+            f"{', …' if len(named) > 8 else ''}); say which one: {flag} {raster.bands[0]}"
         )
+    return (raster.bands[0],)
 
 
 def _meeting(ntl: Grid, raster: Raster) -> Overlap:

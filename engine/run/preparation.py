@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode, Record, check_output, check_writable, stored_record
 from deeplight.engine.output.stac import item_path, require_pystac
+from deeplight.engine.raster.dataset_names import matching
 from deeplight.engine.run.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions
 from deeplight.engine.run.products import model_outputs
 from deeplight.engine.run.tiling import TilePlan, TileRequest, plan_tiles, reader_count
@@ -42,7 +44,8 @@ def check_request(options: RunOptions) -> bool:
         raise InputError("--verify-seams compares across tile borders and there are none: use --tiles")
     if options.stac:
         require_pystac()
-    inputs = [options.scene.ntl, options.scene.dmo, options.scene.dem]
+    given = [name for name in (options.scene.ntl, options.scene.dmo, options.scene.dem) if name]
+    inputs = [Path(file).resolve() for name in given for file in (matching(name) or [name])]
     for path, suffixes in (
         (options.report, (".json",)),
         (options.quicklook, (".png",)),
@@ -51,7 +54,7 @@ def check_request(options: RunOptions) -> bool:
         if path is not None:
             check_writable(path, suffixes)
     for written in (options.out, options.report, options.quicklook, options.events):
-        if written is not None and any(written.resolve() == Path(i).resolve() for i in inputs if i):
+        if written is not None and written.resolve() in inputs:
             raise InputError(f"{written} is also an input: choose another name for the output")
     complete = check_output(options.out, options.mode)
     for path in beside_output(options):
@@ -75,16 +78,14 @@ def remove_beside_leftovers(options: RunOptions) -> None:
 
 def _check_layer_options(options: RunOptions) -> None:
     """An option about a layer that is not given is a mistake, not a wish to ignore."""
-    scene = options.scene
-    if scene.dmo is None:
-        for flag, value in (
-            ("--dmo-bands", scene.dmo_bands),
-            ("--dmo-scale", scene.dmo_scale),
-            ("--dmo-nodata", scene.dmo_nodata),
-        ):
-            if value is not None:
+    for layer, what in (("dmo", "the daytime bands"), ("dem", "the elevation")):
+        if getattr(options.scene, layer) is not None:
+            continue
+        for field in fields(options.scene):
+            if field.name.startswith(f"{layer}_") and getattr(options.scene, field.name) is not None:
                 raise InputError(
-                    f"{flag} is about the daytime bands and there are none: give --dmo, or leave it out"
+                    f"--{field.name.replace('_', '-')} is about {what} and there "
+                    f"{'are' if layer == 'dmo' else 'is'} none: give --{layer}, or leave it out"
                 )
 
 

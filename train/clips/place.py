@@ -18,6 +18,7 @@ from deeplight.engine.raster.extents import format_bounds, lonlat_bounds, overla
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
 from deeplight.engine.raster.plausibility import check_ntl, check_reflectance
+from deeplight.engine.raster.remedies import one_band
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.source import Raster, open_raster
 from deeplight.train.clips.samples import Sample
@@ -255,7 +256,7 @@ def _single(raster: Raster) -> Raster:
     if raster.count != 1:
         raise InputError(
             f"{raster.what} has {raster.count} bands and must have one; "
-            f"pick it first: gdal_translate -b 1 {raster.name} one_band.tif"
+            f"pick it first: {one_band(raster.name)}"
         )
     return raster
 

@@ -113,7 +113,7 @@ def _check_grid(truth: Grid, wanted: Grid, name: str) -> None:
         raise InputError(
             f"{name} has {truth.width}×{truth.height} pixels in {truth.crs.to_string()} and must lie on the NTL grid "
             f"cut {SCALE}×, {wanted.width}×{wanted.height} pixels in {wanted.crs.to_string()}: warp it to that grid "
-            "with gdalwarp -r average -te … -ts …"
+            "with the mean of the pixels, as gdalwarp -r average or QGIS do"
         )
 
 
