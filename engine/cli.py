@@ -123,7 +123,8 @@ def placement_options(command: _Command) -> _Command:
 def command(context: click.Context, /, **given: Any) -> None:
     """Refine a nighttime-light raster 8× with a DeepLight model.
 
-    A file may be a path, a local GDAL dataset name, or a pattern of pieces in quotes, as 'ntl-*.tif'. Exit status: 0 done, 1 failed, 2 bad usage or input, 130/143 interrupted (continue with --resume).
+    A file may be a path, a local GDAL dataset name, or a pattern of pieces in quotes, as 'ntl-*.tif'.
+    Exit status: 0 done, 1 failed, 2 bad usage or input, 130/143 interrupted (continue with --resume).
     """
     _no_more(context.args, [given[layer] for layer in ("ntl", "dmo", "dem")])
     options = _options(given)

@@ -78,10 +78,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
             beside(options, scene, spec)
             return None
         if options.check:
-            for row in check_scene(scene, artifact, backend, options.precision, options.check, threads):
-                progress.log(
-                    f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}"
-                )
+            check(options, scene, artifact, backend, threads, progress)
         side = plan.pack * SCALE
         typical = int(required_bytes(spec, side)[1] * valid_share(scene))
         check_space(options.out, typical, pack_count(spec, side), options.mode)
@@ -104,6 +101,18 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
     if options.report is not None:
         write_report(report, options.report)
     return report
+
+
+def check(
+    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int, progress: Progress
+) -> None:
+    """--check: some tiles compared with float32 before the run. Raises DeepLightError where they differ too much."""
+    with progress:
+        progress.start(options.check, "tiles", "comparing with fp32")
+        count = options.check
+        rows = check_scene(scene, artifact, backend, options.precision, count, threads, progress.advance)
+    for row in rows:
+        progress.log(f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}")
 
 
 def open_model(options: RunOptions, artifact: Artifact, precision: str, threads: int) -> Backend:
@@ -300,15 +309,23 @@ class Run:
         self.progress.log("assembling the output")
         self.events.emit("assembling")
         with self._timed("assemble"):
-            assemble(self.store, self.options.out, verify=self.verify if self.options.verify_seams else None)
+            verify = self.verify if self.options.verify_seams else None
+            assemble(self.store, self.options.out, verify=verify, progress=self.progress)
         self.seconds["assemble"] -= self.seconds.get("verify", 0.0)
 
     def verify(self, path: Path) -> None:
         """--verify-seams, on the finished file before it gets its name."""
         count = self.options.verify_seams
-        with self._timed("verify"):
+        with self._timed("verify"), self.progress:
+            self.progress.start(count, "places", "verifying the seams")
             self.seams = verify_seams(
-                path, self.store.spec, self.work, self.plan, count, self.filler.facts.largest
+                path,
+                self.store.spec,
+                self.work,
+                self.plan,
+                count,
+                self.filler.facts.largest,
+                self.progress.advance,
             )
         self.progress.log(
             f"seams: {self.seams.windows} places computed again, largest difference {self.seams.worst:.1e} of the range"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.files import remove_leftovers
+from deeplight.engine.core.files import remove_leftovers, sidecars
 from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode, Record, check_output, check_writable, stored_record
@@ -57,6 +57,12 @@ def check_request(options: RunOptions) -> bool:
         if written is not None and written.resolve() in inputs:
             raise InputError(f"{written} is also an input: choose another name for the output")
     complete = check_output(options.out, options.mode)
+    beside = sidecars(options.out)
+    if beside and options.mode is Mode.NEW:
+        raise InputError(
+            f"{beside[0]} would be taken for a part of {options.out}: use --overwrite to remove it, or "
+            "choose another name"
+        )
     for path in beside_output(options):
         if options.mode is Mode.NEW and (path.exists() or path.is_symlink()):
             raise InputError(f"{path} exists: use --overwrite to replace it, or choose another name")
