@@ -14,6 +14,7 @@ import numpy as np
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.accel import missing_module
 from deeplight.engine.raster.bands import assign_bands
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.raster.convert import Floats, Mask
@@ -33,6 +34,8 @@ ELEVATIONS = -500.0, 9000.0
 """Metres; land lies between the Dead Sea's shore (−430 and falling) and Mount Everest (8849). What a file has beyond is
 an undeclared void or the sea floor, which the network has never seen: missing."""
 _MAX_SIDE = (1 << 31) - 1
+_WHOLE = 0.995
+"""Share of the scene that is as good as all of it, for the log."""
 DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
 """Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
 _FOOT = 0.3048
@@ -108,9 +111,14 @@ class Scene:
             dem = _open_dem(options, ntl.raster.grid, stack)
             scene = cls(ntl, dmo, dem, slots, _unit(ntl, options))
             stack.pop_all()
-        for name, layer in (("DMO", dmo), ("DEM", dem)):
-            share = "not given" if layer is None else f"{100 * layer.overlap.share:.0f} % of the scene"
-            _log.info("%s: %s", name, share)
+        slower = missing_module()
+        if slower is not None:
+            _log.warning("%s", slower)
+        for name, share in scene.covered.items():
+            if share is None:
+                _log.info("%s: not given", name.upper())
+            elif share < _WHOLE:
+                _log.info("%s: its file reaches over %.0f %% of the scene", name.upper(), 100 * share)
         return scene
 
     def __enter__(self) -> Scene:
@@ -180,6 +188,12 @@ class Scene:
         if self._dmo is not None:
             facts["dmo"]["slots"] = self.dmo_slots
         return facts
+
+    @property
+    def covered(self) -> dict[str, float | None]:
+        """Of "dmo" and "dem" the share of the scene that the file reaches over, gaps included; None: not given."""
+        layers = {"dmo": self._dmo, "dem": self._dem}
+        return {name: None if layer is None else layer.overlap.share for name, layer in layers.items()}
 
     @property
     def ntl_raster(self) -> Raster:

@@ -18,6 +18,7 @@ from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.filling import PackFiller
+from deeplight.engine.output.lights import light_warnings
 from deeplight.engine.output.parts import Mode, check_space, claimed_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
 from deeplight.engine.run.check import check_scene
@@ -179,7 +180,8 @@ def counting(
         lr_part = Window(part.row // SCALE, part.col // SCALE, part.height // SCALE, part.width // SCALE)
         lr = lr_part.slices_in(tile.core)
         own = pixels[:, rows, cols]
-        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own))
+        corner = (lr_part.row, lr_part.col)
+        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own), corner)
 
     return count
 
@@ -292,9 +294,13 @@ class Run:
         self.progress.advance(core.height * core.width * SCALE**2)
 
     def _say_what_was_counted(self) -> None:
+        from deeplight.engine.raster.scene import RADIANCE_UNIT
+
         facts, codec = self.filler.facts, self.store.spec.codec
-        for line in facts.lines():
+        for line in facts.lines(self.scene.covered):
             self.progress.log(line)
+        for line in light_warnings(facts, self.scene.unit, RADIANCE_UNIT):
+            self.progress.log(f"warning: {line}")
         if facts.clamped:
             self.progress.log(
                 f"warning: {facts.clamped} pixels ({facts.clamped / facts.valid:.2g} of the valid ones) were above "

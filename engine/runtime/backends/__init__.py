@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.extras import install_command
 
 if TYPE_CHECKING:
     from deeplight.engine.runtime.artifact import Artifact
@@ -21,8 +22,8 @@ AUTO = "auto"
 class BackendEntry:
     """Where a backend lives and what it needs.
 
-    module:attribute is its class; package is for pip; devices: the first is the default; kind: what it runs of an
-    artifact, "onnx" (also where it is the source of a plan) or "program".
+    module:attribute is its class; package: that or an extra, see install_command; devices: the first is the default;
+    kind: what it runs of an artifact, "onnx" (also where it is the source of a plan) or "program".
     """
 
     module: str
@@ -39,14 +40,14 @@ BACKENDS: Mapping[str, BackendEntry] = {
     "torch": BackendEntry(
         "deeplight.engine.runtime.backends.torch_backend",
         "TorchBackend",
-        "'deeplight[train]'",
+        "train",
         ("cpu", "cuda"),
         "program",
     ),
     "tensorrt": BackendEntry(
         "deeplight.engine.runtime.backends.tensorrt_backend",
         "TensorRtBackend",
-        "'deeplight[tensorrt]'",
+        "tensorrt",
         ("cuda",),
     ),
 }
@@ -118,6 +119,6 @@ def open_backend(
         cls: type[Backend] = getattr(import_module(entry.module), entry.attribute)
     except ImportError as e:
         raise InputError(
-            f"backend {chosen} needs the package {entry.package} ({e}): pip install {entry.package}"
+            f"backend {chosen} needs a package that is not there ({e}): {install_command(entry.package)}"
         ) from None
     return cls.open(artifact, precision, entry.devices[0] if device == AUTO else device, threads)
