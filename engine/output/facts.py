@@ -117,17 +117,21 @@ class Facts:
 
         covered: of "dmo" and "dem" the share of the scene that the layer's file reaches over; None: it was not given.
         """
-        if self.valid:
-            parts = ", ".join(self._told(name, covered.get(name)) for name in _BITS)
-            yield f"of the output's valid pixels {parts}, NTL alone {self.ntl_alone / self.valid:.1%}"
+        if not self.valid:
+            return
+        given = {name: share for name, share in covered.items() if share is not None}
+        if not given:
+            yield "the output is made of NTL alone: neither DMO nor DEM was given"
+            return
+        parts = ", ".join(self._told(name, share) for name, share in given.items())
+        yield f"of the output's valid pixels {parts} and {self.ntl_alone / self.valid:.1%} NTL alone"
 
-    def _told(self, name: str, covered: float | None) -> str:
+    def _told(self, name: str, covered: float) -> str:
         """How much of the output had a layer, and what its file promised where that is more."""
-        had = f"{self.share(name):.1%} had {name.upper()}"
-        if covered is None:
-            return f"{had} (not given)"
-        less = covered > (self.share(name) or 0.0) + _NOTEWORTHY
-        return f"{had} (its file reaches over {covered:.0%} of the scene, with gaps)" if less else had
+        share = self.share(name) or 0.0
+        less = covered > share + _NOTEWORTHY
+        more = f" (its file reaches over {covered:.0%} of the scene, with gaps)" if less else ""
+        return f"{share:.1%} had {name.upper()}{more}"
 
     def merged(self, layers: dict[str, Any]) -> dict[str, Any]:
         """`Scene.describe()` with `share_of_output` added to the layers that were given."""

@@ -99,7 +99,7 @@ def _cause(facts: Facts, unit: str, radiance_unit: str) -> str:
     share = facts.lights_compact / facts.lights_in_clamped if facts.lights_in_clamped > 0 else 0.0
     if share > _COMPACT:
         return (
-            f", because {share:.0%} of the light is in single pixels at least {_PEAK:g} times as bright as those "
-            "around them, sharper than lights that models learn"
+            f", likely because {share:.0%} of the light is in single pixels at least {_PEAK:g} times as bright as "
+            "those around them, sharper than lights that models learn"
         )
     return ""

@@ -31,7 +31,8 @@ def verdict(values: dict[str, Any]) -> str:
     if NO_AUXILIARY in methods:
         aux = _gain(network, methods[NO_AUXILIARY]["strata"]["all"])
         if aux is not None and abs(aux) >= _NOTEWORTHY_DB:
-            told.append(f"without daytime bands and elevation it has {-aux:+.2f} dB")
+            less = "less" if aux > 0 else "more"
+            told.append(f"{abs(aux):.2f} dB {less} without daytime bands and elevation")
     total = network["sum_of_lights_error"]
     if total is not None:
         told.append(f"its sum of lights is {abs(total):.1%} too {'high' if total > 0 else 'low'}")
