@@ -14,7 +14,7 @@ from deeplight.engine.core.terminal import Parsed, logging_to, run_cli
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.bands import parse_bands, parse_scale
 from deeplight.engine.raster.dataset_names import common_pattern
-from deeplight.engine.raster.georeference import parse_bounds, parse_crs
+from deeplight.engine.raster.placement import parse_bounds, parse_crs
 from deeplight.engine.run.options import (
     RunOptions,
     parse_extra_bands,

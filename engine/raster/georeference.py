@@ -6,14 +6,14 @@ import math
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from affine import Affine
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.raster.extents import Bounds, lonlat_bounds
+from deeplight.engine.raster.extents import lonlat_bounds
 from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.placement import Edges, Placement
 from deeplight.engine.raster.remedies import copy_as_geotiff
 
 if TYPE_CHECKING:
@@ -26,43 +26,6 @@ _SAME_PX = 0.01
 """Pixels by which given bounds may differ from a file's own at a corner: what decimal degrees with some digits lose."""
 _BLACK_MARBLE = re.compile(r"_Grid_DNB|VIIRS_Grid|(?:^|[./_])h\d\dv\d\d[._].*\.(?:h5|hdf|he5)", re.IGNORECASE)
 """What names of Black Marble tiles, or of the datasets in them, have in common."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What the user says about a raster's place. crs: such as EPSG:4326. bounds: (west, south, east, north) of the
-    raster's outer edge in the CRS's units. None: what the file says."""
-
-    crs: str | None = None
-    bounds: Bounds | None = None
-
-
-def parse_crs(text: str) -> str:
-    """`EPSG:4326`, a PROJ string or WKT, as given. Raises ValueError in one sentence where PROJ does not know it."""
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-
-    try:
-        crs = CRS.from_user_input(text)
-    except CRSError:
-        crs = None
-    if not crs:
-        raise ValueError(f"{text!r} is no coordinate reference system; an example is EPSG:4326")
-    return text
-
-
-def parse_bounds(text: str) -> Bounds:
-    """`WEST,SOUTH,EAST,NORTH` → four numbers. Raises ValueError in one sentence."""
-    try:
-        west, south, east, north = map(float, text.split(","))
-    except ValueError:
-        west = south = east = north = math.nan
-    if not (-math.inf < west < east < math.inf and -math.inf < south < north < math.inf):
-        raise ValueError(
-            f"{text!r} is not WEST,SOUTH,EAST,NORTH, the raster's outer edges in the units of its CRS; "
-            "an example is 5.5,49.4,6.6,50.2"
-        )
-    return west, south, east, north
 
 
 def checked_grid(what: str, name: str, role: str, dataset: DatasetReader, placement: Placement) -> Grid:
@@ -148,7 +111,7 @@ def _check_agreement(what: str, role: str, dataset: DatasetReader, grid: Grid, p
         )
 
 
-def _spread(bounds: Bounds | None, height: int, width: int) -> Affine:
+def _spread(bounds: Edges | None, height: int, width: int) -> Affine:
     """The north-up transform whose outer edges are `bounds`."""
     assert bounds is not None
     west, south, east, north = bounds

@@ -18,10 +18,10 @@ from deeplight.engine.raster.accel import missing_module
 from deeplight.engine.raster.bands import assign_bands
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.raster.convert import Floats, Mask
-from deeplight.engine.raster.extents import Bounds, Overlap, format_bounds, lonlat_bounds, overlap
-from deeplight.engine.raster.georeference import Placement
+from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer, Layer
+from deeplight.engine.raster.placement import Edges, Placement
 from deeplight.engine.raster.plausibility import check_elevation, check_ntl, check_reflectance
 from deeplight.engine.raster.source import Raster, open_raster
 
@@ -50,7 +50,7 @@ class SceneOptions:
     ntl, dmo, dem: paths or local GDAL dataset names. *_scale: (factor, offset) in place of the file's own;
     *_nodata: raw value in place of the file's own. dmo_bands: slot name to 1-based band number. ntl_band, dem_band:
     1-based number, of files with several. *_crs, *_bounds: where a file does not say where it lies, see
-    georeference.Placement. allow_remote: URLs and /vsi names too.
+    placement.Placement. allow_remote: URLs and /vsi names too.
     """
 
     ntl: str
@@ -60,17 +60,17 @@ class SceneOptions:
     ntl_nodata: float | None = None
     ntl_band: int | None = None
     ntl_crs: str | None = None
-    ntl_bounds: Bounds | None = None
+    ntl_bounds: Edges | None = None
     dmo_bands: Mapping[str, int] | None = None
     dmo_scale: tuple[float, float] | None = None
     dmo_nodata: float | None = None
     dmo_crs: str | None = None
-    dmo_bounds: Bounds | None = None
+    dmo_bounds: Edges | None = None
     dem_scale: tuple[float, float] | None = None
     dem_nodata: float | None = None
     dem_band: int | None = None
     dem_crs: str | None = None
-    dem_bounds: Bounds | None = None
+    dem_bounds: Edges | None = None
     allow_remote: bool = False
 
     def placement(self, layer: str) -> Placement:

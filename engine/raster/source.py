@@ -19,8 +19,9 @@ from deeplight.engine.core.machine import thread_bytes_read
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.dataset_names import Located, locate
-from deeplight.engine.raster.georeference import Placement, black_marble, checked_grid, is_black_marble
+from deeplight.engine.raster.georeference import black_marble, checked_grid, is_black_marble
 from deeplight.engine.raster.mosaic import mosaic_vrt
+from deeplight.engine.raster.placement import Placement
 from deeplight.engine.raster.remedies import copy_as_geotiff, quoted
 
 if TYPE_CHECKING:

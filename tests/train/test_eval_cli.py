@@ -95,6 +95,9 @@ def test_the_page_holds_everything_in_itself(evaluated: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:)', text)
     for word in ("Output against truth", "Histogram", "error", "bicubic"):
         assert word in text
+    assert (
+        re.search(r"<body><h1>DeepLight is [^<]*bicubic", text) and "<td>network, no auxiliary</td>" in text
+    )
     first = (evaluated / "metrics.md").read_text().splitlines()[0]
     assert first.startswith("# DeepLight is ") and "bicubic" in first and "sum of lights" in first
 

@@ -37,10 +37,7 @@ th{background:#f5f5f3;white-space:normal;vertical-align:bottom}th:first-child,td
 
 def page(showcase: Showcase, clouds: Clouds, table: str, unit: str) -> str:
     """The HTML text. table: metrics.md, whose first line is the verdict."""
-    from markdown import markdown
-
-    # escaped first: names of places and models are the user's, and Markdown lets HTML pass
-    parts = [markdown(html.escape(table, quote=False), extensions=["tables"])]
+    parts = [as_html(table)]
     for title, text, figure in _figures(showcase, clouds, unit):
         parts.append(
             f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"
@@ -50,6 +47,14 @@ def page(showcase: Showcase, clouds: Clouds, table: str, unit: str) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>DeepLight: evaluation</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def as_html(table: str) -> str:
+    """metrics.md as HTML: headings, sentences, tables."""
+    from markdown import markdown
+
+    # escaped first: names of places and models are the user's, and Markdown lets HTML pass
+    return str(markdown(html.escape(table, quote=False), extensions=["tables"]))
 
 
 def _figures(showcase: Showcase, clouds: Clouds, unit: str) -> Iterator[tuple[str, str, Figure]]:
