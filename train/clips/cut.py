@@ -208,7 +208,7 @@ def _fingerprint(request: ClipRequest) -> str:
     names = [request.files.scene.ntl, request.files.scene.dmo, request.files.scene.dem, request.files.ntl_hr,
              request.files.isp, request.files.qa, request.files.cloud_mask,
              *(request.files.dmo_files or {}).values()]  # fmt: skip
-    for name in [file for name in names if name for file in matching(name) or [name]]:
+    for name in [file for given in names if given for file in matching(given) or [given]]:
         if Path(name).is_file():
             stat = Path(name).stat()
             told[f"file {name}"] = [stat.st_size, stat.st_mtime_ns]
