@@ -1,4 +1,5 @@
-# Everything happens in $(VENV), which these targets create. Python ≥ 3.11 and a C++ compiler are all they need.
+# Everything happens in $(VENV), which these targets create. Python ≥ 3.11 is all they need; without a C++ compiler
+# resampling runs on NumPy, slower, and the set-up says so.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,11 +10,15 @@ DEMO ?= demo
 DEMO_SIZE ?= 192
 BUILD_FILES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engine/raster/native/*)
 
-.PHONY: demo test check format bench bench-readme bench-gate bench-peers-env clean help
+SAY_WHETHER_NATIVE := $(BIN)/python -c 'from deeplight.engine.raster import accel; line = accel.missing_module(); \
+	line and print("warning:", line)'
+
+.PHONY: demo test wheel check format bench bench-readme bench-gate bench-peers-env clean help
 
 help:
 	@echo "make demo    synthetic scene -> deeplight-infer --tiles -> $(DEMO)/ (no GPU, no torch)"
 	@echo "make test    all default tests      make check   ruff and mypy"
+	@echo "make wheel   dist/deeplight-….whl, native module included, for machines without a C++ compiler"
 	@echo "make format  apply ruff's format    make bench   all benchmarks, report in bench/out (docs/bench.md)"
 	@echo "make bench-gate  have stages become slower?    make bench-peers-env  the tools to compare with"
 
@@ -23,11 +28,13 @@ $(BIN)/python:
 
 $(VENV)/.core: $(BIN)/python $(BUILD_FILES)
 	$(PIP) install -c constraints.txt -e .
+	@$(SAY_WHETHER_NATIVE)
 	touch $@
 
 $(VENV)/.test: $(BIN)/python $(BUILD_FILES)
 	$(if $(TORCH_INDEX),$(PIP) install -c constraints.txt torch --index-url $(TORCH_INDEX))
 	$(PIP) install -c constraints.txt -e '.[test]'
+	@$(SAY_WHETHER_NATIVE)
 	touch $@ $(VENV)/.core
 
 .typing/deeplight/__init__.py:
@@ -39,6 +46,10 @@ demo: $(VENV)/.core
 	$(BIN)/deeplight-data synth --out $(DEMO)/scene --lr-size $(DEMO_SIZE) --seed 7 --overwrite
 	$(BIN)/deeplight-infer --ntl $(DEMO)/scene/ntl.tif --dmo $(DEMO)/scene/dmo.tif --dem $(DEMO)/scene/dem.tif \
 		--out $(DEMO)/ntl_hr.tif --tiles 64 --quicklook $(DEMO)/quicklook.png --report $(DEMO)/run.json --overwrite
+
+wheel: $(BIN)/python
+	$(PIP) wheel --no-deps -w dist .
+	@ls dist/*.whl
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

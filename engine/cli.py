@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -11,6 +13,8 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.terminal import Command, Parsed, logging_to, run_cli
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
+from deeplight.engine.raster.dataset_names import common_pattern
+from deeplight.engine.raster.placement import parse_bounds, parse_crs
 from deeplight.engine.run.options import (
     RunOptions,
     parse_extra_bands,
@@ -25,10 +29,29 @@ OUTPUT = click.Path(path_type=Path)
 SCALE = Parsed("f[,offset]", parse_scale)
 NUMBER = Parsed("value", parse_number)
 BAND = click.IntRange(1)
+CRS = Parsed("epsg:code", parse_crs)
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def placement_options(command: _Command) -> _Command:
+    """The options for files that do not say where they lie: --ntl-crs, --ntl-bounds, and the same of DMO and DEM."""
+    for layer in ("dem", "dmo", "ntl"):
+        bounds = Parsed("w,s,e,n", parse_bounds)
+        told = "West, south, east and north edge of a file without a place"
+        command = click.option(f"--{layer}-bounds", type=bounds, help=told, hidden=True)(command)
+        told = "Of a file without one (--ntl-bounds W,S,E,N: its edges; --dmo-…, --dem-…)"
+        command = click.option(f"--{layer}-crs", type=CRS, help=told, hidden=layer != "ntl")(command)
+    return command
 
 
 @click.command(
-    cls=Command, context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]}
+    cls=Command,
+    context_settings={
+        "max_content_width": 100,
+        "help_option_names": ["-h", "--help"],
+        "allow_extra_args": True,  # refused by _no_more, which knows what a shell makes of a pattern
+    },
 )
 @click.option("--ntl", type=FILE, required=True, help="Nighttime lights, in nW/cm²/sr or DMSP's DN")
 @click.option("--dmo", type=FILE, help="Daytime bands (reflectance), any grid and CRS")
@@ -89,6 +112,10 @@ BAND = click.IntRange(1)
 @click.option("--dmo-bands", type=Parsed("slot=band,…", parse_bands), help="As in blue=1,green=2,red=3")
 @click.option("--dmo-scale", type=SCALE, help="Reflectance = raw · F + OFFSET")
 @click.option("--dmo-nodata", type=NUMBER, help="Raw value of DMO without data")
+@click.option("--dem-scale", type=SCALE, hidden=True, help="Metres = raw · F + OFFSET; 0.3048 for feet")
+@click.option("--dem-nodata", type=NUMBER, hidden=True, help="Raw value of DEM without data")
+@click.option("--dem-band", type=BAND, hidden=True, help="Of a file with several bands")
+@placement_options
 @click.option("--dtype", type=click.Choice(["float32", "uint16"]), default="float32", help="Of the output")
 @click.option("--compression", type=click.Choice(["zstd", "deflate"]), default="zstd", help="Of the output")
 @click.option("--bands", type=Parsed("isp,offset,quality", parse_extra_bands), help="Extra output bands")
@@ -112,12 +139,14 @@ BAND = click.IntRange(1)
 @click.option("--stac", is_flag=True, help="Write a STAC item beside the output")
 @click.option("--allow-remote", is_flag=True, help="Let inputs be URLs and /vsi names")
 @click.version_option(None, "-V", "--version", package_name="deeplight", message="%(prog)s %(version)s")
-def command(**given: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, **given: Any) -> None:
     """Refine a nighttime-light raster 8× with a DeepLight model.
 
-    A file may be a path or a local GDAL dataset name. Exit status: 0 done, 1 failed, 2 bad usage or input,
-    130/143 interrupted (continue with --resume).
+    A file may be a path, a local GDAL dataset name, or a pattern of pieces in quotes, as 'ntl-*.tif'.
+    Exit status: 0 done, 1 failed, 2 bad usage or input, 130/143 interrupted (continue with --resume).
     """
+    _no_more(context.args, [given[layer] for layer in ("ntl", "dmo", "dem")])
     options = _options(given)
     from deeplight.engine.core.progress import terminal_progress
     from deeplight.engine.output.stac import item_path
@@ -146,25 +175,24 @@ def _options(given: dict[str, Any]) -> RunOptions:
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: give one of them")
     mode = Mode.RESUME if resume else Mode.OVERWRITE if overwrite else Mode.NEW
-    names = (
-        "ntl",
-        "dmo",
-        "dem",
-        "ntl_scale",
-        "ntl_nodata",
-        "ntl_band",
-        "ntl_unit",
-        "ntl_valid",
-        "ntl_valid_band",
-        "dmo_bands",
-        "dmo_scale",
-        "dmo_nodata",
-        "allow_remote",
-    )
-    files = band_files(given.pop("dmo_files"))
-    scene = SceneOptions(**{name: given.pop(name) for name in names}, dmo_files=files)
+    given["dmo_files"] = band_files(given["dmo_files"])
+    scene = SceneOptions(**{field.name: given.pop(field.name) for field in fields(SceneOptions)})
     given["bands"] = given["bands"] or ()
     return RunOptions(scene=scene, mode=mode, **given)
+
+
+def _no_more(more: list[str], layers: list[str | None]) -> None:
+    """Refuse arguments that belong to no option: most often a pattern that the shell has expanded."""
+    if not more:
+        return
+    for flag, first in zip(("--ntl", "--dmo", "--dem"), layers, strict=True):
+        pattern = common_pattern([first, *more]) if first else None
+        if pattern is not None:
+            raise InputError(
+                f"{flag} takes one name and {len(more) + 1} are given: for pieces of one raster put the "
+                f"pattern in quotes, so that the shell leaves it as it is: {flag} '{pattern}'"
+            )
+    raise InputError(f"{' '.join(more)} belongs to no option: give every value after its option")
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import onnx.inliner
 import onnxscript.optimizer
 
 from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.plans import FOLDER, PlanKey, save_plan
@@ -47,7 +48,7 @@ def require_builder() -> Any:
         trt = importlib.import_module("tensorrt")
     except (ImportError, OSError) as e:
         raise InputError(
-            f"--format tensorrt needs TensorRT ≥ 10.12 and a GPU ({e}): pip install 'deeplight[tensorrt]'"
+            f"--format tensorrt needs TensorRT ≥ 10.12 and a GPU ({e}): {install_command('tensorrt')}"
         ) from None
     version = tuple(int(n) for n in str(trt.__version__).split(".")[:2])
     if version < OLDEST:

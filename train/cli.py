@@ -161,7 +161,8 @@ def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> T
         )
     regions, first = settings.data.regions, settings.training.seed * 10_000
     seeds, workers = range(first, first + regions), threads or available_cpus()
-    reporter.log(f"making {regions} regions of synthetic countries")
+    reporter.log(f"making {regions} regions of synthetic countries, and {len(HELD_OUT_SEEDS)} for validation")
+    reporter.start("making regions", 0, regions + len(HELD_OUT_SEEDS))
     card: dict[str, object] = {
         "kind": "synthetic",
         "seeds": [seeds.start, seeds.stop],
@@ -169,8 +170,8 @@ def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> T
         "regions": regions,
     }
     return TrainingData(
-        synthetic_source(seeds, regions, workers),
-        synthetic_source(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), workers),
+        synthetic_source(seeds, regions, workers, reporter.advance),
+        synthetic_source(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), workers, reporter.advance),
         card,
     )
 
@@ -182,9 +183,10 @@ def score_command(run: Path) -> None:
     from deeplight.train.fit.requirements import TRAINING, require
 
     require("deeplight-train", TRAINING)
+    from deeplight.engine.core.progress import terminal_progress
     from deeplight.train.evaluation.scores import score
 
-    click.echo(score(run))
+    click.echo(score(run, terminal_progress()))
 
 
 def score_main() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from deeplight.engine.cli import BAND, placement_options
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.terminal import Group, Parsed, logging_to, parse_folder, run_cli
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
@@ -185,6 +187,12 @@ def _lit(text: str) -> tuple[float, float]:
 @click.option("--dmo-bands", type=Parsed("slot=n,…", parse_bands), help="As in blue=1,green=2,red=3.")
 @click.option("--dmo-scale", type=_SCALE_TYPE, help="Reflectance = raw · F + OFFSET, as 0.0000275,-0.2.")
 @click.option("--dmo-nodata", type=_NUMBER, help="Of the daytime bands.")
+@click.option(
+    "--dem-scale", type=_SCALE_TYPE, hidden=True, help="Metres = raw · F + OFFSET; 0.3048 for feet."
+)
+@click.option("--dem-nodata", type=_NUMBER, hidden=True, help="Of the elevation.")
+@click.option("--dem-band", type=BAND, hidden=True, help="Of a file with several bands.")
+@placement_options
 @click.option("--isp-scale", type=_SCALE_TYPE, help="0.01 for percent.")
 @click.option("--isp-nodata", type=_NUMBER, help="Of the impervious fraction.")
 @click.option("--unit", "--ntl-unit", "unit", default="", help="Of the lights, in place of the file's.")
@@ -249,8 +257,7 @@ def _clip_request(given: dict[str, Any]) -> ClipRequest:
 
     if given["resume"] and given["overwrite"]:
         raise InputError("--resume and --overwrite exclude each other: give one of them")
-    scene_keys = ("ntl", "dmo", "dem", "ntl_scale", "ntl_nodata", "ntl_band", "ntl_valid", "ntl_valid_band",
-                  "dmo_bands", "dmo_scale", "dmo_nodata")  # fmt: skip
+    scene_keys = [f.name for f in fields(SceneOptions) if f.name in given and f.name != "dmo_files"]
     place_keys = ("ntl_hr", "ntl_hr_scale", "ntl_hr_nodata", "isp", "isp_scale", "isp_nodata", "qa",
                   "cloud_mask")  # fmt: skip
     (side, least), buffer = given["sides"], given["buffer"]

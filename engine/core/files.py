@@ -122,6 +122,20 @@ def make_folder(folder: Path, *, disk: Disk = DISK) -> None:
         disk.sync_folder(folder.parent)
 
 
+def sidecars(raster: Path) -> list[Path]:
+    """Files beside a raster that GDAL takes for parts of it, and that are there: an external mask, statistics and other
+    facts, overviews. Those of an earlier file of the same name would mask and stretch a new one."""
+    ends = (".msk", ".aux.xml", ".ovr", ".msk.ovr", ".msk.aux.xml")
+    return [path for end in ends if os.path.lexists(path := raster.with_name(raster.name + end))]
+
+
+def remove_sidecars(raster: Path, *, disk: Disk = DISK) -> None:
+    """Remove `sidecars`, before a new file gets the name."""
+    for path in sidecars(raster):
+        with disk_errors(path):
+            disk.remove(path)
+
+
 def leftovers(folder: Path, names: Container[str]) -> Iterator[Path]:
     """Temporary files in `folder` that killed writers of `names` left."""
     for path in folder.iterdir():

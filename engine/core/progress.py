@@ -9,7 +9,9 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-_LINE_EVERY_S = 10.0
+LINE_EVERY_S = 10.0
+PIXELS, BYTES = "HR pixels", "bytes"
+"""Units whose rate is told; of others how many are done."""
 
 
 class Progress(ABC):
@@ -20,12 +22,13 @@ class Progress(ABC):
         """Say one line."""
 
     @abstractmethod
-    def start(self, total: int) -> None:
-        """Begin counting towards `total` HR pixels."""
+    def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
+        """Begin counting towards `total`, from zero. unit: PIXELS, BYTES or what is counted, such as "regions". what:
+        the step, for people, where it is not the main one."""
 
     @abstractmethod
-    def advance(self, pixels: int) -> None:
-        """`pixels` HR pixels more are finished."""
+    def advance(self, done: int = 1) -> None:
+        """So many more are finished."""
 
     def stop(self) -> None:  # noqa: B027
         """End of the counted part, well or not."""
@@ -45,36 +48,38 @@ class Silent(Progress):
     def log(self, message: str) -> None:
         """See Progress."""
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
         """See Progress."""
 
-    def advance(self, pixels: int) -> None:
+    def advance(self, done: int = 1) -> None:
         """See Progress."""
 
 
 class Lines(Progress):
     """One line every few seconds: share, rate, time left."""
 
-    def __init__(self, stream: TextIO, every_s: float = _LINE_EVERY_S) -> None:
+    def __init__(self, stream: TextIO, every_s: float = LINE_EVERY_S) -> None:
         self._stream = stream
         self._every_s = every_s
         self._lock = threading.Lock()
         self._total = self._done = 0
+        self._unit, self._what = PIXELS, ""
         self._began = self._said = 0.0
 
     def log(self, message: str) -> None:
         """See Progress."""
         print(message, file=self._stream, flush=True)
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
         """See Progress."""
         self._total, self._done = total, 0
+        self._unit, self._what = unit, f"{what}: " if what else ""
         self._began = self._said = time.monotonic()
 
-    def advance(self, pixels: int) -> None:
+    def advance(self, done: int = 1) -> None:
         """See Progress."""
         with self._lock:
-            self._done += pixels
+            self._done += done
             now = time.monotonic()
             if now - self._said < self._every_s:
                 return
@@ -82,7 +87,8 @@ class Lines(Progress):
             rate = self._done / (now - self._began)
             left = (self._total - self._done) / rate if rate else 0.0
             share = self._done / self._total if self._total else 1.0
-            self.log(f"{share:4.0%}  {rate / 1e6:.2f} HR Mpix/s  {_duration(left)} left")
+            pace = pace_text(self._done, self._total, self._unit, rate)
+            self.log(f"{self._what}{share:4.0%}  {pace}  {duration(left)} left")
 
 
 class Bar(Progress):
@@ -94,7 +100,7 @@ class Bar(Progress):
         from rich.progress import Progress as RichProgress
 
         self._bar = RichProgress(
-            TextColumn("deeplight"),
+            TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[rate]}"),
@@ -103,25 +109,30 @@ class Bar(Progress):
         )
         self._task: Any = None
         self._began = 0.0
-        self._done = 0
+        self._done = self._total = 0
+        self._unit = PIXELS
         self._lock = threading.Lock()
 
     def log(self, message: str) -> None:
         """See Progress."""
         self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
         """See Progress."""
         self._began = time.monotonic()
+        self._done, self._total, self._unit = 0, total, unit
+        if self._task is not None:  # the step before, which is over
+            self._bar.remove_task(self._task)
         self._bar.start()
-        self._task = self._bar.add_task("", total=total, rate="")
+        self._task = self._bar.add_task(what or "deeplight", total=total, rate="")
 
-    def advance(self, pixels: int) -> None:
+    def advance(self, done: int = 1) -> None:
         """See Progress."""
         with self._lock:
-            self._done += pixels
+            self._done += done
             rate = self._done / max(time.monotonic() - self._began, 1e-9)
-            self._bar.update(self._task, advance=pixels, rate=f"{rate / 1e6:.2f} HR Mpix/s")
+            pace = pace_text(self._done, self._total, self._unit, rate)
+            self._bar.update(self._task, advance=done, rate=pace)
 
     def stop(self) -> None:
         """See Progress."""
@@ -133,7 +144,15 @@ def terminal_progress() -> Progress:
     return Bar() if sys.stderr.isatty() else Lines(sys.stderr)
 
 
-def _duration(seconds: float) -> str:
+def pace_text(done: int, total: int, unit: str, rate: float) -> str:
+    """How fast it goes; of things that are few, how many are done."""
+    if unit == PIXELS:
+        return f"{rate / 1e6:.2f} HR Mpix/s"
+    return f"{rate / 1e6:.0f} MB/s" if unit == BYTES else f"{done} of {total} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

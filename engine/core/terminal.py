@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from deeplight.engine.core.errors import DeepLightError, Interrupted
+from deeplight.engine.core.environment import environment_trouble
+from deeplight.engine.core.errors import DeepLightError, InputError, Interrupted
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -32,6 +34,11 @@ def run_cli(run: click.Command | Callable[[], Any], go_on: str = "") -> NoReturn
     Exit status: 0 done (or what `run` returns), 1 failed, 2 bad usage or input, 130 or 143 interrupted.
     Errors are one line on stderr, `error: sentence`; DEEPLIGHT_DEBUG=1 adds the traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a name or a unit that the terminal cannot show is no failure
+            stream.reconfigure(errors="backslashreplace")
     try:
         with signals_raise():
             result = run.main(standalone_mode=False) if isinstance(run, click.Command) else run()
@@ -73,6 +80,9 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return "the memory is full: use smaller --tiles, or free some memory", 1
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
+    trouble = environment_trouble(error)
+    if trouble is not None:
+        return trouble, InputError.exit_code
     hint = f"set {DEBUG_VARIABLE}=1 for the traceback and report it"
     return f"unexpected {type(error).__name__} ({error}): this is a defect, {hint}", 1
 

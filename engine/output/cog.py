@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.files import DISK, Disk, disk_errors, remove_leftovers, replacing
+from deeplight.engine.core.files import DISK, Disk, disk_errors, remove_leftovers, remove_sidecars, replacing
+from deeplight.engine.core.progress import BYTES, Progress, Silent
 from deeplight.engine.output.pack_format import DamagedPack, Pixels, halve, level_shape, read_checked
 from deeplight.engine.output.packs import OutputSpec, PackStore
 from deeplight.engine.raster.grid import Grid
@@ -84,10 +85,16 @@ class _Layout:
 
 
 def assemble(
-    store: PackStore, out: Path, *, verify: Callable[[Path], None] | None = None, disk: Disk = DISK
+    store: PackStore,
+    out: Path,
+    *,
+    verify: Callable[[Path], None] | None = None,
+    progress: Progress | None = None,
+    disk: Disk = DISK,
 ) -> AssemblyStats:
     """Write the finished file as `out`, which appears whole, checked and synced, or stays as it was.
 
+    What an earlier file of that name left beside it (see `sidecars`) goes just before the new one appears.
     verify: looks at the finished file and raises to keep it from getting its name.
     Equal packs give equal bytes. Memory does not grow with the scene, except for 24 bytes a block.
     Raises DeepLightError where packs are missing or damaged (those are removed, so that a resumed run
@@ -113,12 +120,15 @@ def assemble(
                 check(path)
                 if verify is not None:
                     verify(path)
+                remove_sidecars(out, disk=disk)
 
-            with replacing(out, check=accept, disk=disk) as file:
+            with replacing(out, check=accept, disk=disk) as file, progress or Silent() as told:
+                told.start(layout.size, BYTES, "assembling")
                 file.write(layout.header)
                 for number in reversed(range(len(levels))):
                     for data in _stored(store, number, levels[number], spool):
                         file.writelines((LEADER.pack(len(data)), data, data[-TRAILER_BYTES:]))
+                        told.advance(LEADER.size + len(data) + TRAILER_BYTES)
     except DamagedPack as error:
         store.discard(error.key)
         raise

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.output.lights import block_changes, compact_light
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.uint8]
 
 _BITS = {"dmo": 1, "dem": 2}
+_NOTEWORTHY = 0.02
+"""Difference between two shares that is told; that of a file's extent is known to about 1/48."""
 
 
 def layers_present(inputs: Mapping[str, Array], core: Window, window: Window) -> Mask:
@@ -38,7 +41,8 @@ class Facts:
 
     valid, dmo, dem, ntl_alone: valid HR pixels, and those of them that had DMO, DEM, or neither. clamped: those
     beyond the range of the output's type. lights_*: sums of radiance over valid LR pixels, as it came in, with
-    negatives as zero, and as it went out. largest: radiance that went out.
+    negatives as zero, and as it went out. largest: radiance that went out. lit_blocks, moved_blocks, lights_compact:
+    see output.lights.
     """
 
     valid: int = 0
@@ -50,16 +54,29 @@ class Facts:
     lights_in_clamped: float = 0.0
     lights_out: float = 0.0
     largest: float = 0.0
+    lit_blocks: int = 0
+    moved_blocks: int = 0
+    lights_compact: float = 0.0
 
     @classmethod
-    def of(cls, lr: Array, valid: Mask, radiance: Array, layers: Mask, clamped: int) -> Facts:
-        """lr, valid: (h, w), NTL and its mask. radiance, layers: (8h, 8w), NaN = nodata, and `layers_present`."""
+    def of(
+        cls,
+        lr: Array,
+        valid: Mask,
+        radiance: Array,
+        layers: Mask,
+        clamped: int,
+        corner: tuple[int, int] = (0, 0),
+    ) -> Facts:
+        """lr, valid: (h, w), NTL and its mask. radiance, layers: (8h, 8w), NaN = nodata, and `layers_present`. corner:
+        (row, col) of the region in LR pixels of the scene."""
         seen = lr[valid != 0].astype(np.float64)
         hr_valid = np.repeat(np.repeat(valid != 0, SCALE, 0), SCALE, 1)
 
         def count(where: NDArray[np.bool_]) -> int:
             return int(np.count_nonzero(where & hr_valid))
 
+        lit, moved = block_changes(lr, valid, radiance, corner)
         return cls(
             valid=seen.size * SCALE**2,
             dmo=count(layers & _BITS["dmo"] != 0),
@@ -71,6 +88,9 @@ class Facts:
             # An HR pixel covers 1/64 of an LR pixel: so the two sums compare.
             lights_out=float(np.nansum(radiance, dtype=np.float64)) / SCALE**2,
             largest=float(np.nanmax(radiance)) if seen.size else 0.0,
+            lit_blocks=lit,
+            moved_blocks=moved,
+            lights_compact=compact_light(lr, valid),
         )
 
     @classmethod
@@ -92,11 +112,26 @@ class Facts:
         had: int = getattr(self, name)
         return had / self.valid if self.valid else None
 
-    def lines(self) -> Iterator[str]:
-        """For the log; nothing where there is no valid pixel."""
-        if self.valid:
-            had = ", ".join(f"{name.upper()} on {self.share(name):.1%}" for name in _BITS)
-            yield f"of the output's valid pixels: {had}, NTL alone on {self.ntl_alone / self.valid:.1%}"
+    def lines(self, covered: Mapping[str, float | None]) -> Iterator[str]:
+        """For the log; nothing where there is no valid pixel.
+
+        covered: of "dmo" and "dem" the share of the scene that the layer's file reaches over; None: it was not given.
+        """
+        if not self.valid:
+            return
+        given = {name: share for name, share in covered.items() if share is not None}
+        if not given:
+            yield "the output is made of NTL alone: neither DMO nor DEM was given"
+            return
+        parts = ", ".join(self._told(name, share) for name, share in given.items())
+        yield f"of the output's valid pixels {parts} and {self.ntl_alone / self.valid:.1%} NTL alone"
+
+    def _told(self, name: str, covered: float) -> str:
+        """How much of the output had a layer, and what its file promised where that is more."""
+        share = self.share(name) or 0.0
+        less = covered > share + _NOTEWORTHY
+        more = f" (its file reaches over {covered:.0%} of the scene, with gaps)" if less else ""
+        return f"{share:.1%} had {name.upper()}{more}"
 
     def merged(self, layers: dict[str, Any]) -> dict[str, Any]:
         """`Scene.describe()` with `share_of_output` added to the layers that were given."""
@@ -118,4 +153,6 @@ class Facts:
             "mean_in": mean(self.lights_in),
             "mean_in_negatives_as_zero": mean(self.lights_in_clamped),
             "mean_out": mean(self.lights_out),
+            "lit_blocks": self.lit_blocks,
+            "moved_blocks": self.moved_blocks,
         }

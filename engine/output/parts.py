@@ -145,6 +145,12 @@ def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
     """Refuse a file name that cannot be written. Raises InputError."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path} does not end in {' or '.join(suffixes)}: choose such a name")
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"the name {ascii(str(path))[1:-1]} is not UTF-8, which GDAL needs: give another one"
+        ) from None
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file")
     folder = path.parent

@@ -1,4 +1,5 @@
-"""A picture of a run: LR | result | bicubic of one window, in one stretch, with a colour bar and the unit."""
+"""A picture of a run: LR | result | bicubic of one window, in one stretch, with a colour bar and the unit; of a large
+scene all of it first, with a frame where the window lies."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from deeplight.engine.core.files import write_file
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.colormap import NODATA_RGB, light_colours
+from deeplight.engine.output.overview import Overview, overview
 from deeplight.engine.raster.units import shown
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _CONTEXT = 2
 _CELL = 10
 """LR pixels a side of the cells from which the brightest crop is found."""
 _BACKGROUND, _TEXT, _DIM = (16, 18, 24), (236, 238, 242), (158, 164, 176)
+_FRAME = (90, 220, 255)
 _MARGIN, _GAP, _COLUMN = 28, 18, 330
 _BAR = 16
 _LEAST_WEIGHT = 0.2
@@ -79,16 +82,17 @@ def _round_numbers(peak: float) -> list[float]:
 def write_quicklook(scene: Scene, result: Path, out: Path) -> None:
     """Draw the first band of a finished output beside its input and bicubic interpolation, as PNG.
 
-    Scenes up to 180 LR pixels a side are shown whole; of larger ones the brightest square of 90 LR pixels.
+    Scenes up to 180 LR pixels a side are shown whole; of larger ones the scene, coarsely, and its brightest square of
+    90 LR pixels.
     Raises DeepLightError where `out` cannot be written.
     """
     window = choose_window(scene)
     lr, valid = scene.read_ntl(window.grown(_CONTEXT))
     place = f"LR rows {window.row} to {window.row + window.height - 1} of {scene.grid.height}, "
     place += f"columns {window.col} to {window.col + window.width - 1} of {scene.grid.width}"
-    image = render(
-        np.where(valid != 0, lr, np.float32(np.nan)), _read(result, window), shown(scene.unit), place
-    )
+    whole = None if window.shape == scene.grid.shape else overview(scene, window, _PANEL)
+    known = np.where(valid != 0, lr, np.float32(np.nan))
+    image = render(known, _read(result, window), shown(scene.unit), place, whole)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     write_file(out, [buffer.getvalue()])
@@ -147,10 +151,11 @@ def nearest(a: NDArray[T]) -> NDArray[T]:
     return np.repeat(np.repeat(a, SCALE, 0), SCALE, 1)
 
 
-def render(lr: Array, hr: Array, unit: str, place: str = "") -> Image.Image:
+def render(lr: Array, hr: Array, unit: str, place: str = "", whole: Overview | None = None) -> Image.Image:
     """The picture, RGB.
 
-    lr: (h + 4, w + 4), the window with 2 pixels of context on each side; hr: (8h, 8w). NaN = nodata.
+    lr: (h + 4, w + 4), the window with 2 pixels of context on each side; hr: (8h, 8w). NaN = nodata. whole: the scene
+    that the window is from, to be drawn before it.
     """
     edge = _CONTEXT * SCALE
     inner = np.s_[_CONTEXT:-_CONTEXT, _CONTEXT:-_CONTEXT]
@@ -161,7 +166,25 @@ def render(lr: Array, hr: Array, unit: str, place: str = "") -> Image.Image:
     }
     stretch = Stretch.of(*panels.values())
     pictures = {title: _to_panel(values, stretch) for title, values in panels.items()}
+    if whole is not None:
+        pictures = {
+            "The scene (frame: the place beside it)": _framed(whole, stretch),
+            **pictures,
+        }
     return _compose(pictures, stretch, unit, place, bool(np.isnan(hr).any()))
+
+
+def _framed(whole: Overview, stretch: Stretch) -> Image.Image:
+    """The scene with a frame around the window, which is widened to a size that can be seen."""
+    picture = _to_panel(whole.values, stretch)
+    scale = picture.width / whole.values.shape[1] / whole.factor
+    w = whole.window
+    corners = (w.col * scale, w.row * scale, (w.col + w.width) * scale, (w.row + w.height) * scale)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle(
+        [round(v) + d for v, d in zip(corners, (-3, -3, 3, 3), strict=True)], outline=_FRAME, width=2
+    )
+    return picture
 
 
 def _to_panel(values: Array, stretch: Stretch) -> Image.Image:
@@ -192,18 +215,20 @@ def _compose(
     pictures: dict[str, Image.Image], stretch: Stretch, unit: str, place: str, has_nodata: bool
 ) -> Image.Image:
     """Title, panels with their names, colour bar."""
-    width, height = next(iter(pictures.values())).size
-    column = max(width, _COLUMN)
-    total = 2 * _MARGIN + len(pictures) * column + (len(pictures) - 1) * _GAP
+    columns = [max(picture.width, _COLUMN) for picture in pictures.values()]
+    height = max(picture.height for picture in pictures.values())
+    total = 2 * _MARGIN + sum(columns) + (len(pictures) - 1) * _GAP
     top = _MARGIN + 66
     canvas = Image.new("RGB", (total, top + height + 108), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     _write(draw, (_MARGIN, _MARGIN + 8), f"Nighttime lights, {unit}", 24)
     draw.text((total - _MARGIN, _MARGIN), place, _DIM, _font(15), anchor="ra")
-    for i, (title, picture) in enumerate(pictures.items()):
-        left = _MARGIN + i * (column + _GAP) + (column - width) // 2
+    start = _MARGIN
+    for (title, picture), column in zip(pictures.items(), columns, strict=True):
+        left = start + (column - picture.width) // 2
         draw.text((left, top - 26), title, _TEXT, _font(17))
         canvas.paste(picture, (left, top))
+        start += column + _GAP
     _colour_bar(canvas, (_MARGIN, top + height + 26), stretch, unit, has_nodata)
     return canvas
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.acquired import acquired
@@ -32,7 +33,7 @@ PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 def require_pystac() -> None:
     """Raises InputError where pystac is missing."""
     if find_spec("pystac") is None:
-        raise InputError("--stac needs pystac, which is not installed: pip install 'deeplight[stac]'")
+        raise InputError(f"--stac needs pystac, which is not installed: {install_command('stac')}")
 
 
 def item_path(out: Path) -> Path:

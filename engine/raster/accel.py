@@ -19,4 +19,18 @@ def _load() -> ModuleType | None:
     return _native
 
 
+def missing_module() -> str | None:
+    """One line for the log where the native module should be and is not; None else, and from the second time on."""
+    global _told
+    if NATIVE is not None or _told or os.environ.get("DEEPLIGHT_NO_NATIVE") == "1":
+        return None
+    _told = True
+    return (
+        "the native module is not installed (there was no C++ compiler): DMO and DEM are brought onto the grid by "
+        "NumPy, with the same result and slower; install again with a compiler, or a wheel that make wheel built "
+        "elsewhere"
+    )
+
+
+_told = False
 NATIVE: ModuleType | None = _load()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bound
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
 from deeplight.engine.raster.plausibility import check_elevation, check_offset, check_reflectance
+from deeplight.engine.raster.single import check_single, chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ DEM_VOID = -32768.0
 ELEVATIONS = -500.0, 9000.0
 """Metres; land lies between the Dead Sea's shore (−430 and falling) and Mount Everest (8849). What a file has beyond is
 an undeclared void or the sea floor, which the network has never seen: missing."""
+_FOOT = 0.3048
+"""Metres. The US survey foot is longer by 2 millionths: 2 cm on Mount Everest."""
 _FEET = frozenset({"ft", "foot", "feet", "us-ft", "us survey foot", "us survey feet", "ftus"})
 
 
@@ -78,8 +82,9 @@ class Daytime:
         }
 
 
-def check_daytime_options(options: SceneOptions) -> None:
-    """Raises InputError where options about daytime bands exclude each other, or are about bands that are not given."""
+def check_auxiliary_options(options: SceneOptions) -> None:
+    """Raises InputError where options about daytime bands exclude each other, or are about a layer that is not given: a
+    mistake, not a wish to ignore."""
     if options.dmo is not None and options.dmo_files:
         raise InputError("--dmo and --dmo-band both give daytime bands: use one of them")
     if options.dmo_bands is not None and options.dmo_files:
@@ -90,15 +95,16 @@ def check_daytime_options(options: SceneOptions) -> None:
     for slot in options.dmo_files or {}:
         if slot not in DMO_SLOTS:
             raise InputError(f"{slot!r} is not a band slot; slots are {', '.join(DMO_SLOTS)}")
-    for flag, value in (
-        ("--dmo-bands", options.dmo_bands),
-        ("--dmo-scale", options.dmo_scale),
-        ("--dmo-nodata", options.dmo_nodata),
+    daytime = options.dmo is not None or bool(options.dmo_files)
+    for layer, there, what, remedy in (
+        ("dmo", daytime, "the daytime bands and there are", "--dmo or --dmo-band"),
+        ("dem", options.dem is not None, "the elevation and there is", "--dem"),
     ):
-        if value is not None and options.dmo is None and not options.dmo_files:
-            raise InputError(
-                f"{flag} is about the daytime bands and there are none: give --dmo or --dmo-band, or leave it out"
-            )
+        about = [f.name for f in fields(options) if f.name.startswith(f"{layer}_") and f.name != "dmo_files"]
+        given = [name for name in about if getattr(options, name) is not None]
+        if given and not there:
+            flag = given[0].replace("_", "-")
+            raise InputError(f"--{flag} is about {what} none: give {remedy}, or leave it out")
 
 
 def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime | None:
@@ -114,7 +120,7 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
         return None
     files = []
     for slot, name in names.items():
-        raster = stack.enter_context(open_raster(name, "DMO", options.allow_remote))
+        raster = stack.enter_context(open_raster(name, "DMO", options.allow_remote, options.placement("dmo")))
         given = options.dmo_bands
         if slot:
             check_single(raster)
@@ -143,29 +149,23 @@ def open_elevation(options: SceneOptions, ntl: Grid, stack: ExitStack) -> AuxLay
     used."""
     if options.dem is None:
         return None
-    raster = stack.enter_context(open_raster(options.dem, "DEM", options.allow_remote))
-    check_single(raster)
-    band = raster.bands[0]
-    if raster.units[band - 1].strip().lower() in _FEET:
+    raster = stack.enter_context(
+        open_raster(options.dem, "DEM", options.allow_remote, options.placement("dem"))
+    )
+    band = chosen_band(raster, options.dem_band)
+    if raster.units[band - 1].strip().lower() in _FEET and options.dem_scale is None:
+        feet = f"{_FOOT * raster.scales[band - 1]:.12g},{_FOOT * raster.offsets[band - 1]:.12g}"
         raise InputError(
-            f"{raster.what} is in feet and metres are needed; convert it first: "
-            "gdal_calc.py -A FILE --calc 'A * 0.3048' --type Float32 --outfile metres.tif"
+            f"{raster.what} is in feet and metres are needed; add --dem-scale {feet.removesuffix(',0')}"
         )
     signed = np.dtype(raster.dtype).kind != "u"
-    nodata = DEM_VOID if raster.nodata[band - 1] is None and signed else None
+    nodata = options.dem_nodata
+    if nodata is None and raster.nodata[band - 1] is None and signed:
+        nodata = DEM_VOID
     found = meeting(ntl, raster)
-    layer = AuxLayer(raster, raster.bands, ntl.finer(), found, nodata=nodata, limits=ELEVATIONS)
+    layer = AuxLayer(raster, (band,), ntl.finer(), found, options.dem_scale, nodata, ELEVATIONS)
     check_elevation(layer)
     return layer
-
-
-def check_single(raster: Raster) -> None:
-    """Raises InputError for a raster of several bands where one is needed."""
-    if raster.count != 1:
-        raise InputError(
-            f"{raster.what} has {raster.count} bands and must have one; "
-            f"pick it first: gdal_translate -b 1 {raster.name} one_band.tif"
-        )
 
 
 def meeting(ntl: Grid, raster: Raster) -> Overlap:

@@ -7,16 +7,31 @@ any file on the machine. So a name is looked at before GDAL sees it, and a VRT's
 
 from __future__ import annotations
 
+import glob
+import os
 import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
 
 from deeplight.engine.core.errors import InputError
 
-_SUBDATASET = re.compile(r"^(HDF5|NETCDF|GTIFF_DIR|HDF4_SDS|HDF4_EOS):(.+)$", re.DOTALL)
+_SUBDATASET = re.compile(r"^(HDF5|NETCDF|GTIFF_DIR|HDF4_SDS|HDF4_EOS):(.+)$", re.DOTALL | re.IGNORECASE)
+"""GDAL's own list of a file's datasets spells NETCDF in small letters."""
 _QUOTED = re.compile(r'"([^"]+)"')
 _REMOTE = re.compile(r"^[a-z][a-z0-9+.-]*://|^/vsi|^<|^\{|^[A-Z0-9_]+:\"?(/vsi|[a-z]+://)", re.IGNORECASE)
+
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf": "7-Zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+}
+"""First bytes of archives and packed files."""
+_ARCHIVED = re.compile(r"^/vsi(gzip|zip|tar|7z|rar)/", re.IGNORECASE)
 
 _HEAD = 4096
 """Bytes in which GDAL's VRT driver may find its tag (it looks at the header block, 1 kB by default)."""
@@ -59,28 +74,63 @@ them."""
 class Located:
     """A name that may be opened.
 
-    dataset: what GDAL is given. path: the local file behind it, None for a remote name. serial: reads must
-    not overlap.
+    dataset: what GDAL is given. path: the local file behind it, None for a remote name; of a pattern the first.
+    serial: reads must not overlap. pieces: the files that a pattern found, where they are several.
     """
 
     dataset: str
     path: Path | None
     serial: bool
+    pieces: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that were named; none where the name is remote."""
+        return self.pieces or (() if self.path is None else (self.path,))
+
+
+def matching(name: str) -> list[str]:
+    """Files that a pattern such as 'ntl-*.tif' finds, sorted; none where `name` is no pattern, or a file's own name."""
+    if not glob.has_magic(name) or _exists(name) or _REMOTE.match(name) or _SUBDATASET.match(name):
+        return []
+    return sorted(glob.glob(name))  # noqa: PTH207  # Path.glob takes no pattern with a folder in it
+
+
+def common_pattern(files: Sequence[str]) -> str | None:
+    """The pattern that finds just these files; None where there is none."""
+    start = _beginning(files)
+    end = _beginning([file[len(start) :][::-1] for file in files])[::-1]
+    pattern = f"{glob.escape(start)}*{glob.escape(end)}"
+    return pattern if matching(pattern) == sorted(files) else None
+
+
+def _beginning(texts: Sequence[str]) -> str:
+    return os.path.commonprefix(list(texts))  # noqa: RUF071  # letters that are meant here, not folders
 
 
 def locate(name: str, what: str, allow_remote: bool = False) -> Located:
     """Checks a raster's name and the VRTs behind it, without opening it as a raster.
 
-    name: a path, or a local GDAL subdataset name such as HDF5:"file.h5"://group/data. what: "NTL raster", for
-    errors. Raises InputError for URLs and /vsi names (unless allow_remote), for missing, unreadable and
-    non-regular files, and for a VRT with a source that is remote, raw, missing or of a format not accepted.
+    name: a path, a local GDAL subdataset name such as HDF5:"file.h5"://group/data, or a pattern of paths.
+    what: "NTL raster", for errors. Raises InputError for URLs and /vsi names (unless allow_remote), for missing,
+    unreadable and non-regular files, and for a VRT with a source that is remote, raw, missing or of a
+    format not accepted.
     """
+    found = [locate(file, what, allow_remote) for file in matching(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        pieces = tuple(file for one in found for file in one.files)
+        return Located(name, pieces[0], any(one.serial for one in found), pieces)
     path = _local_file(name)
     if path is None:
         if allow_remote and _REMOTE.match(name):
             return Located(name, None, serial=False)
         raise InputError(_not_local(name, what))
     head = _head(path, what, name)
+    kind = next((kind for magic, kind in _PACKED.items() if head.startswith(magic)), None)
+    if kind is not None:
+        raise InputError(_packed(name, what, kind))
     serial = head.startswith(_SERIAL_MAGIC)
     if _VRT_TAG in head:
         serial = _check_vrt(path, f"{what} {name}", allow_remote, _VRT_DEPTH, set())
@@ -110,7 +160,25 @@ def _exists(name: str) -> bool:
         return False
 
 
+def _packed(name: str, what: str, kind: str) -> str:
+    """How to unpack a file and keep the original."""
+    file = shlex.quote(name)
+    if kind != "gzip":
+        return f"{what} {name} is packed by {kind}; unpack it first, and give the raster in it"
+    lower = name.lower()
+    if lower.endswith((".tar.gz", ".tgz")):
+        return f"{what} {name} is an archive; unpack it first: tar -xzf {file}"
+    if lower.endswith(".gz"):
+        return f"{what} {name} is packed by gzip; unpack it first: gunzip -k {file}"
+    return f"{what} {name} is packed by gzip; unpack it first: gunzip -c {file} > unpacked.tif"
+
+
 def _not_local(name: str, what: str) -> str:
+    if _ARCHIVED.match(name):
+        return (
+            f"{what} {name} names a file in an archive; unpack the archive and give the file, "
+            "or pass --allow-remote to read it there, slowly"
+        )
     if _REMOTE.match(name):
         return (
             f"{what} {name} is not a local file; give a path or a local GDAL dataset name, "
@@ -118,12 +186,17 @@ def _not_local(name: str, what: str) -> str:
         )
     if _SUBDATASET.match(name):
         return f'{what} {name}: the file in this dataset name does not exist; the form is HDF5:"file.h5"://group/data'
+    if glob.has_magic(name):
+        return f"{what} {name} is a pattern that no file matches; check it, and the folder it is in"
     return f"{what} {name or '(empty name)'} does not exist; check the path"
 
 
 def _head(path: Path, what: str, name: str) -> bytes:
     if path.is_dir():
-        raise InputError(f"{what} {name} is a directory; give a raster file, such as a GeoTIFF")
+        raise InputError(
+            f"{what} {name} is a directory; give a raster file, such as a GeoTIFF, or its pieces as a pattern, "
+            f"such as {shlex.quote(str(path / '*.tif'))}"
+        )
     if not path.is_file():
         raise InputError(f"{what} {name} is not a regular file; give a raster file, such as a GeoTIFF")
     try:
@@ -139,7 +212,7 @@ def _check_vrt(path: Path, what: str, allow_remote: bool, depth: int, seen: set[
     what: the top-level raster, for errors. seen: VRTs already checked; grows.
     """
     if depth == 0:
-        raise InputError(f"{what} nests VRTs deeper than {_VRT_DEPTH}; flatten it with gdal_translate first")
+        raise InputError(f"{what} nests VRTs deeper than {_VRT_DEPTH}; give a VRT whose sources are rasters")
     if path in seen:
         return False
     seen.add(path)
@@ -159,7 +232,7 @@ def _check_vrt(path: Path, what: str, allow_remote: bool, depth: int, seen: set[
         elif not head.startswith(_MAGIC):
             raise InputError(
                 f"{what} is a VRT whose source {source} is no TIFF, HDF, netCDF, HFA or JPEG 2000 file; "
-                "convert that source with gdal_translate first"
+                "give that source as a GeoTIFF"
             )
         serial |= head.startswith(_SERIAL_MAGIC)
     return serial
@@ -182,9 +255,7 @@ def _vrt_sources(path: Path, what: str) -> set[str]:
         with path.open("rb") as file:
             parser.ParseFile(file)
     except expat.ExpatError as error:
-        raise InputError(
-            f"{what} is not well-formed VRT XML ({error}); rebuild it with gdalbuildvrt"
-        ) from None
+        raise InputError(f"{what} is not well-formed VRT XML ({error}); write it again") from None
     return scan.sources
 
 
@@ -238,7 +309,7 @@ class _VrtScan:
     def _refuse(self, why: str) -> None:
         raise InputError(
             f"{self._what} is a VRT that {why}, which is not accepted; "
-            "give a plain mosaic or warped VRT, or convert it with gdal_translate first"
+            "give a plain mosaic or warped VRT, or a GeoTIFF"
         )
 
 

@@ -13,6 +13,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.convert import Floats, Mask, to_physical
 from deeplight.engine.raster.extents import Overlap
+from deeplight.engine.raster.georeference import PLACED
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.warp import Warper, area_mean, decimated, decimation, goes_round, with_neighbours
@@ -138,6 +139,7 @@ class Layer:
             "bands": list(self.bands),
             "scale": self.scale.tolist(),
             "offset": self.offset.tolist(),
+            **({"pieces": list(raster.pieces)} if raster.pieces else {}),
             "nodata": [None if value is None else str(value) for value in self.nodata],
             "bytes_read": raster.bytes_read,
         }
@@ -273,9 +275,9 @@ class AuxLayer(Layer):
 
 def _rescaling(raster: Raster) -> str:
     """How to give a raster a usable scale."""
-    if raster.role in ("NTL", "DMO"):
+    if raster.role in PLACED:
         return f"give the right ones with --{raster.role.lower()}-scale F[,OFFSET]"
-    return f"write usable ones: gdal_translate -a_scale 1 -a_offset 0 {raster.name} rescaled.tif"
+    return "give a file with usable ones"
 
 
 def _sample_windows(region: Window) -> Iterator[Window]:

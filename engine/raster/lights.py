@@ -17,6 +17,7 @@ from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.radiance import Lights, check_ntl, name_of
+from deeplight.engine.raster.single import chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
 from deeplight.engine.raster.units import DN_UNIT, RADIANCE_UNIT, canonical
 
@@ -36,8 +37,8 @@ _IN_NANOWATTS = re.compile(r"vnp46|vj[12]46|dnb_brdf|snow_free|vcms?l?cfg|rade9|
 _MONTHLY = re.compile(r"(?!.*(?:vnl|masked)).*(?:vcms?l?cfg|rade9|avg_rad(?!iance))")
 """EOG's monthly composites, in which 0 stands for "never seen" too; in the annual ones it is background."""
 _COVERAGE = re.compile(r"cf_?cvg|cvg|coverage|cf_?obs|num_obs", re.IGNORECASE)
-_ZEROS, _NAMED = 0.01, 8
-"""Share of zeros that is worth a warning; bands that a message names."""
+_ZEROS = 0.01
+"""Share of zeros that is worth a warning."""
 
 
 class ObservedLayer(Layer):
@@ -68,12 +69,14 @@ class OpenLights:
     @classmethod
     def open(cls, options: SceneOptions, stack: ExitStack) -> OpenLights:
         """Opens the lights and where they were observed. Raises InputError for what cannot be used."""
-        raster = stack.enter_context(open_raster(options.ntl, "NTL", options.allow_remote))
-        band = _chosen_band(raster, options.ntl_band)
+        raster = stack.enter_context(
+            open_raster(options.ntl, "NTL", options.allow_remote, options.placement("ntl"))
+        )
+        band = chosen_band(raster, options.ntl_band, _example(raster))
         if max(raster.grid.height, raster.grid.width) * SCALE > _MAX_SIDE:
             raise InputError(
                 f"{raster.what} has {raster.grid.width}×{raster.grid.height} pixels, {SCALE}× as many a side are "
-                "more than a GeoTIFF holds; cut it into parts with gdal_translate -srcwin"
+                "more than a GeoTIFF holds; give a part of it"
             )
         layer = ObservedLayer(raster, (band,), options.ntl_scale, options.ntl_nodata)
         if options.ntl_valid is not None:
@@ -103,34 +106,23 @@ class OpenLights:
         return cls(layer, unit, _ceiling(layer, unit))
 
 
-def _chosen_band(raster: Raster, given: int | None) -> int:
-    """The band to read. Raises InputError where there are several and none is chosen, or where it is not there."""
+def _example(raster: Raster) -> str:
+    """Options that choose among several bands of lights, or of a coverage count, by their names."""
     flag = f"--{raster.role.lower()}-band"
-    names = ", ".join(f"{b} {raster.band_names[b - 1]}".strip() for b in raster.bands[:_NAMED])
-    names += ", …" if raster.count > _NAMED else ""
-    if given is not None:
-        if given not in raster.bands:
-            raise InputError(f"{raster.what} has no band {given}; its bands are {names}: correct {flag}")
-        return given
-    if raster.count == 1:
-        return int(raster.bands[0])
     counts = [b for b in raster.bands if _COVERAGE.search(raster.band_names[b - 1])]
-    light = next(b for b in raster.bands if b not in counts[:1])
+    if raster.role != "NTL":
+        return f"{flag} {counts[0]}" if counts else ""
+    light = next((b for b in raster.bands if b not in counts[:1]), raster.bands[0])
     remedy = f"{flag} {light}"
-    if raster.role == "NTL" and counts:
-        remedy += f" --ntl-valid {raster.name} --ntl-valid-band {counts[0]}"
-    elif counts:
-        remedy = f"{flag} {counts[0]}"
-    raise InputError(
-        f"{raster.what} has {raster.count} bands and must have one or be told which to read ({names}); choose, for "
-        f"example with {remedy}"
-    )
+    return f"{remedy} --ntl-valid {raster.name} --ntl-valid-band {counts[0]}" if counts else remedy
 
 
 def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Layer:
     """The coverage count or mask, raw, on the grid of the lights."""
-    raster = stack.enter_context(open_raster(str(options.ntl_valid), "NTL-valid", options.allow_remote))
-    band = _chosen_band(raster, options.ntl_valid_band)
+    raster = stack.enter_context(
+        open_raster(str(options.ntl_valid), "NTL-valid", options.allow_remote, options.placement("ntl"))
+    )
+    band = chosen_band(raster, options.ntl_valid_band, _example(raster))
     mine, theirs = ntl.grid, raster.grid
     corners = ((0, 0), (mine.width, 0), (0, mine.height))
     moved = max(

@@ -120,8 +120,8 @@ def check_elevation(layer: AuxLayer) -> None:
     span = f"outside {low:g}…{high:g} m (such as {beyond[0]:.6g})" if beyond.size else ""
     if beyond.size == heights.size:
         raise InputError(
-            f"{layer.raster.what}: all sampled elevations are {span}; give elevations in metres, and declare voids: "
-            f"rio edit-info --nodata VALUE {layer.raster.name}"
+            f"{layer.raster.what}: all sampled elevations are {span}; give elevations in metres, or their scale and "
+            "the value of voids with --dem-scale F[,OFFSET] and --dem-nodata VALUE"
         )
     if beyond.size:
         _log.warning(

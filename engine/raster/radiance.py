@@ -4,6 +4,7 @@ names the likely remedy."""
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.fills import BLACK_MARBLE_FILL, DMSP_FILL, DMSP_MOST, Fill, find_fill
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.plausibility import scaling_text
+from deeplight.engine.raster.remedies import calculated
 from deeplight.engine.raster.survey import Survey, survey
 from deeplight.engine.raster.units import (
     DN_UNIT,
@@ -170,11 +172,12 @@ def _fill_text(layer: Layer, seen: Survey, fill: Fill) -> str:
         remedy = f"{_flag(layer)}-nodata names another value, so this one counts as light"
     elif not fill.clear:
         remedy += " if it marks missing pixels"
-    elif layer.nodata[0] is not None:
+    elif layer.nodata[0] is not None and math.isfinite(layer.nodata[0]):  # NaN is never data
         declared = f"{layer.nodata[0]:.9g}"
+        formula = f"(where (== (read 1) {value}) {declared} (read 1))"
         remedy += (
-            f", or where pixels of the declared {declared} are there too make one of both: gdal_calc.py -A FILE "
-            f"--calc 'where(A=={value},{declared},A)' --NoDataValue {declared} --outfile one.tif"
+            f", or where pixels of the declared {declared} are there too make one of both and give that: "
+            f"{calculated(formula, layer.raster.name, 'one.tif')}"
         )
     return (
         f"{layer.raster.what} holds {value}{product} {fill.count} times{beside} and does not declare it as nodata; "
@@ -194,16 +197,19 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
             f"{what} is in {unit} and {RADIANCE_UNIT} is needed; pass {_flag(layer)}-scale {given}"
         )
     if is_logarithm(unit):
-        raise InputError(f"{what} is in {unit}, a logarithm, and {RADIANCE_UNIT} is needed; {_NO_LOGARITHM}")
+        raise InputError(
+            f"{what} is in {unit}, a logarithm, and {RADIANCE_UNIT} is needed; {_no_logarithm(layer)}"
+        )
     if is_length(unit):
         raise InputError(
             f"{what} is in {unit}, as elevations are, and {RADIANCE_UNIT} is needed; give nighttime lights"
         )
 
 
-_NO_LOGARITHM = (
-    "undo it first, for log10: gdal_calc.py -A FILE --calc '10.0**A' --type Float32 --outfile radiance.tif"
-)
+def _no_logarithm(layer: Layer) -> str:
+    """How to undo one."""
+    command = calculated("(power 10.0 (read 1))", layer.raster.name, "radiance.tif")
+    return f"undo it and give the result, for log10: {command}"
 
 
 def _power(value: float) -> str:
@@ -240,7 +246,7 @@ def _doubts(layer: Layer, seen: Survey, values: NDArray[np.float32], unit: str) 
             log = low > -_LARGEST_LOG and high < _LARGEST_LOG
             yield _Doubt(
                 f"cannot be radiance: one value in twenty is below {p5:.3g} ({spread})"
-                + (f", as of a logarithm; {_NO_LOGARITHM}" if log else f"; {_stated(layer)}"),
+                + (f", as of a logarithm; {_no_logarithm(layer)}" if log else f"; {_stated(layer)}"),
                 clear=True,
                 impossible=True,
             )
@@ -314,6 +320,6 @@ def _other_layers(
         )
     elif 1.5 < largest <= _LARGEST_LOG and middle > 0.6 and high < _LOG_SPREAD * middle:
         yield _Doubt(
-            f"looks like a logarithm: no pixel is above {largest:.3g} ({spread}); {_NO_LOGARITHM}, or if it "
+            f"looks like a logarithm: no pixel is above {largest:.3g} ({spread}); {_no_logarithm(layer)}, or if it "
             f"is radiance {_stated(layer)}"
         )

@@ -12,15 +12,20 @@ import numpy as np
 
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.engine.raster.auxiliary import Daytime, check_daytime_options, open_daytime, open_elevation
+from deeplight.engine.raster.accel import missing_module
+from deeplight.engine.raster.auxiliary import Daytime, check_auxiliary_options, open_daytime, open_elevation
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.raster.convert import Floats, Mask
 from deeplight.engine.raster.layers import AuxLayer, Layer
 from deeplight.engine.raster.lights import OpenLights, check_light_options
+from deeplight.engine.raster.placement import Edges, Placement
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.units import shown
 
 _log = logging.getLogger(__name__)
+
+_WHOLE = 0.995
+"""Share of the scene that is as good as all of it, for the log."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,12 @@ class SceneOptions:
     """What decides a scene's pixels.
 
     ntl, dmo, dem: paths or local GDAL dataset names. *_scale: (factor, offset) in place of the file's own;
-    *_nodata: raw value in place of the file's own. ntl_band: 1-based, where the file has several. ntl_unit: of NTL
+    *_nodata: raw value in place of the file's own. ntl_band, dem_band: 1-based, of files with several. ntl_unit: of NTL
     after scaling, in place of the file's own. ntl_valid: a raster on NTL's own grid, of which ntl_valid_band is read
     where it has several; NTL is valid only where that is above 0 and not nodata, as a coverage count or a mask is.
-    dmo_bands: slot name to 1-based band number. dmo_files: slot name to a file of one band, in place of dmo; dmo_scale
-    and dmo_nodata hold for all of them. allow_remote: URLs and /vsi names too.
+    dmo_bands: slot name to 1-based band number. dmo_files: slot name to a file of one band, in place of dmo; dmo_scale,
+    dmo_nodata, dmo_crs and dmo_bounds hold for all of them. *_crs, *_bounds: where a file does not say where it lies,
+    see placement.Placement. allow_remote: URLs and /vsi names too.
     """
 
     ntl: str
@@ -44,9 +50,18 @@ class SceneOptions:
     ntl_unit: str | None = None
     ntl_valid: str | None = None
     ntl_valid_band: int | None = None
+    ntl_crs: str | None = None
+    ntl_bounds: Edges | None = None
     dmo_bands: Mapping[str, int] | None = None
     dmo_scale: tuple[float, float] | None = None
     dmo_nodata: float | None = None
+    dmo_crs: str | None = None
+    dmo_bounds: Edges | None = None
+    dem_scale: tuple[float, float] | None = None
+    dem_nodata: float | None = None
+    dem_band: int | None = None
+    dem_crs: str | None = None
+    dem_bounds: Edges | None = None
     allow_remote: bool = False
     dmo_files: Mapping[str, str] | None = None
 
@@ -55,6 +70,10 @@ class SceneOptions:
         given = {"ntl": self.ntl, "ntl-valid": self.ntl_valid, "dmo": self.dmo, "dem": self.dem}
         bands = {f"dmo-band {slot}": name for slot, name in (self.dmo_files or {}).items()}
         return {option: name for option, name in (given | bands).items() if name is not None}
+
+    def placement(self, layer: str) -> Placement:
+        """What is said about where a layer (ntl, dmo or dem) lies."""
+        return Placement(getattr(self, f"{layer}_crs"), getattr(self, f"{layer}_bounds"))
 
 
 class Scene:
@@ -82,7 +101,7 @@ class Scene:
         damaged pixels.
         """
         check_light_options(options)
-        check_daytime_options(options)
+        check_auxiliary_options(options)
         with ExitStack() as stack:
             lights = OpenLights.open(options, stack)
             grid = lights.layer.raster.grid
@@ -90,12 +109,14 @@ class Scene:
             dem = open_elevation(options, grid, stack)
             scene = cls(lights, dmo, dem)
             stack.pop_all()
-        shares = {
-            "DMO": None if dmo is None else dmo.share,
-            "DEM": None if dem is None else dem.overlap.share,
-        }
-        for name, share in shares.items():
-            _log.info("%s: %s", name, "not given" if share is None else f"{100 * share:.0f} % of the scene")
+        slower = missing_module()
+        if slower is not None:
+            _log.warning("%s", slower)
+        for name, share in scene.covered.items():
+            if share is None:
+                _log.info("%s: not given", name.upper())
+            elif share < _WHOLE:
+                _log.info("%s: its file reaches over %.0f %% of the scene", name.upper(), 100 * share)
         return scene
 
     def __enter__(self) -> Scene:
@@ -166,6 +187,14 @@ class Scene:
         if self._dem is not None:
             facts["dem"] = self._dem.describe()
         return facts
+
+    @property
+    def covered(self) -> dict[str, float | None]:
+        """Of "dmo" and "dem" the share of the scene that the file reaches over, gaps included; None: not given."""
+        return {
+            "dmo": None if self._dmo is None else self._dmo.share,
+            "dem": None if self._dem is None else self._dem.overlap.share,
+        }
 
     @property
     def ntl_raster(self) -> Raster:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeplight.engine.core.environment import proj_trouble
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.machine import thread_bytes_read
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.dataset_names import Located, locate
-from deeplight.engine.raster.extents import lonlat_bounds
-from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.georeference import black_marble, checked_grid, is_black_marble
+from deeplight.engine.raster.mosaic import mosaic_vrt
+from deeplight.engine.raster.placement import Placement
+from deeplight.engine.raster.remedies import copy_as_geotiff, quoted
 from deeplight.engine.raster.wavelengths import band_wavelength
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from rasterio.io import DatasetReader
+    from rasterio.io import DatasetReader, MemoryFile
 
 DRIVERS: tuple[str, ...] = (
     "GTiff",
@@ -63,16 +66,27 @@ _BLOCK_TO_FILE = 200
 _MAX_BLOCKS_CHECKED = 50_000
 _SERIAL_DRIVERS = frozenset({"netCDF", "HDF5", "HDF5Image", "HDF4", "HDF4Image"})
 _serial_lock = threading.Lock()
-_PLACE = "--transform '[pixel width, 0, west, 0, -pixel height, north]'"
+_OWN = Placement()
 
 
-def open_raster(name: str, role: str, allow_remote: bool = False) -> Raster:
+def open_raster(name: str, role: str, allow_remote: bool = False, placement: Placement = _OWN) -> Raster:
     """Opens a raster that can be placed on the globe and read as real numbers.
 
-    name: a path or a local GDAL dataset name. role: NTL, DMO or DEM, for messages.
+    name: a path, a local GDAL dataset name, or a pattern such as 'ntl-*.tif' of pieces on one lattice. role: NTL, DMO
+    or DEM, for messages. placement: see Placement.
     Raises InputError, one sentence with the remedy, for everything that cannot be used.
     """
-    return Raster(locate(name, f"{role} raster", allow_remote), name, role)
+    located = locate(name, f"{role} raster", allow_remote)
+    trouble = proj_trouble()
+    if trouble is not None:
+        raise InputError(trouble)
+    if not located.pieces:
+        return Raster(located, name, role, placement)
+    crs_only = Placement(placement.crs)
+    with ExitStack() as stack:
+        pieces = [stack.enter_context(open_raster(str(p), role, placement=crs_only)) for p in located.pieces]
+        vrt = mosaic_vrt(f"{role} rasters {name}", pieces)
+    return Raster(located, name, role, placement, vrt)
 
 
 class Raster:
@@ -81,7 +95,8 @@ class Raster:
 
     name, role: as given. what: both, for messages. driver: GDAL's short name. grid: CRS, transform and size.
     bands: 1-based numbers of the data bands (an alpha band is a mask, not data); count: how many they are.
-    dtype: of `read` over all data bands. path, size_bytes: of the file, None for a remote one. tags: metadata
+    dtype: of `read` over all data bands. path: of the file, or the first piece. size_bytes: of all pieces together;
+    both None for a remote one. pieces: names of the files that a pattern found. tags: metadata
     items of the dataset. block_shape: (rows,
     columns) decoded at once; pixel_bytes: of one pixel in such a block, all bands that are decoded with it.
     cache_mb: GDAL's block cache while this raster is read. bytes_read: from the file by `read` so far, where
@@ -90,13 +105,19 @@ class Raster:
     or description, "" where there is none) and wavelengths (micrometres or None).
     """
 
-    def __init__(self, located: Located, name: str, role: str) -> None:
+    def __init__(
+        self, located: Located, name: str, role: str, placement: Placement = _OWN, vrt: str | None = None
+    ) -> None:
+        """vrt: of the pieces, where a pattern names several."""
         self.name = name
         self.role = role
         self.what = f"{role} raster {name}"
-        self.size_bytes = None if located.path is None else located.path.stat().st_size
+        self.size_bytes = sum(p.stat().st_size for p in located.files) if located.files else None
         self.path = located.path
+        self.pieces = tuple(str(p) for p in located.pieces)
         self._located = located
+        self._placement = placement
+        self._memory: MemoryFile | None = None
         self._local = threading.local()
         self._handles: list[DatasetReader] = []
         self._handles_lock = threading.Lock()
@@ -105,6 +126,8 @@ class Raster:
         self.bytes_read = 0
         try:
             with self._env():
+                if vrt is not None:
+                    self._hold(vrt)
                 self._describe(self._handle())
         except BaseException:
             self.close()
@@ -123,6 +146,15 @@ class Raster:
             handles, self._handles = self._handles, []
         for handle in handles:
             handle.close()
+        if self._memory is not None:
+            self._memory.close()
+
+    def _hold(self, vrt: str) -> None:
+        """Keep a VRT's text where all threads can open it."""
+        from rasterio.io import MemoryFile
+
+        self._memory = MemoryFile(vrt.encode(), ext=".vrt")
+        self._located = replace(self._located, dataset=self._memory.name)
 
     def read(
         self, window: Window, bands: Sequence[int], scratch: Scratch | None = None
@@ -207,6 +239,10 @@ class Raster:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 return DatasetReader(self._located.dataset, driver=list(DRIVERS), sharing=False)
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{self.what} has a name that is not UTF-8, which GDAL needs: give it another name, or a link to it"
+            ) from None
         except (RasterioError, CPLE_BaseError) as error:
             raise InputError(
                 f"{self.what} cannot be opened as a raster ({_reason(error)}); accepted are {_FORMATS} files"
@@ -216,7 +252,7 @@ class Raster:
         """Reads the header once; refuses what cannot be used."""
         self.driver: str = dataset.driver
         if self.driver in _SERIAL_DRIVERS and not self._located.serial:
-            self._located = Located(self._located.dataset, self._located.path, serial=True)
+            self._located = replace(self._located, serial=True)
         _check_bands(self, dataset)
         self.dtypes: tuple[str, ...] = tuple(dataset.dtypes)
         alpha = _alpha_bands(dataset)
@@ -224,7 +260,7 @@ class Raster:
         self.count = len(self.bands)
         _check_dtypes(self)
         self.dtype = str(np.result_type(*(self.dtypes[b - 1] for b in self.bands)))
-        self.grid = _checked_grid(self, dataset)
+        self.grid = checked_grid(self.what, self.name, self.role, dataset, self._placement)
         self.block_shape: tuple[int, int] = dataset.block_shapes[self.bands[0] - 1]
         sizes = [np.dtype(dtype).itemsize for dtype in self.dtypes]
         whole = _pixel_interleaved(dataset)
@@ -255,10 +291,13 @@ def _check_bands(raster: Raster, dataset: DatasetReader) -> None:
         return
     if not dataset.subdatasets:
         raise InputError(f"{raster.what} holds no raster bands; give a file with pixels")
-    names = ", ".join(dataset.subdatasets[:4]) + (", …" if len(dataset.subdatasets) > 4 else "")
+    if any(is_black_marble(name) for name in dataset.subdatasets):
+        raise InputError(black_marble(raster.what, raster.name))
+    short = [name.rpartition(":")[2] for name in dataset.subdatasets]
+    names = ", ".join(short[:4]) + (", …" if len(short) > 4 else "")
     raise InputError(
-        f"{raster.what} holds {len(dataset.subdatasets)} datasets ({names}) and none is chosen; "
-        f"name one: --{raster.role.lower()} '{dataset.subdatasets[0]}'"
+        f"{raster.what} holds {len(short)} datasets ({names}) and none is chosen; "
+        f"name one: --{raster.role.lower()} {quoted(dataset.subdatasets[0])}"
     )
 
 
@@ -277,63 +316,12 @@ def _check_dtypes(raster: Raster) -> None:
         if dtype.startswith("complex"):
             raise InputError(
                 f"{raster.what} holds complex numbers ({dtype}) and real ones are needed; "
-                "write its magnitude to a file first, for example with gdal_calc.py --calc 'abs(A)'"
+                "give their magnitude, written to a file of its own"
             )
         if dtype not in _DTYPES:
             raise InputError(
-                f"{raster.what} has pixels of type {dtype}; convert it with gdal_translate -ot Float32"
+                f"{raster.what} has pixels of type {dtype}; give them as float32, in a file of their own"
             )
-
-
-def _checked_grid(raster: Raster, dataset: DatasetReader) -> Grid:
-    """The raster's grid. Raises InputError where it cannot be placed on the globe."""
-    transform = dataset.transform
-    if transform.is_identity:
-        raise InputError(_no_transform(raster, dataset))
-    if not all(math.isfinite(v) for v in transform[:6]) or transform.determinant == 0:
-        raise InputError(
-            f"{raster.what} has a geotransform that cannot be inverted {transform[:6]}; "
-            f"set the right one: {_edit(raster, _PLACE)}"
-        )
-    if dataset.crs is None:
-        raise InputError(
-            f"{raster.what} has no CRS; say which it is, for example with {_edit(raster, '--crs EPSG:4326')}"
-        )
-    grid = Grid(dataset.crs, transform, dataset.height, dataset.width)
-    if not (dataset.crs.is_geographic or dataset.crs.is_projected) or lonlat_bounds(grid) is None:
-        raise InputError(
-            f"{raster.what} cannot be placed on the globe: its CRS and its coordinates "
-            f"(from x = {transform.c:g}, y = {transform.f:g}) do not fit together; "
-            f"set the right CRS with {_edit(raster, '--crs EPSG:code')}"
-        )
-    return grid
-
-
-def _no_transform(raster: Raster, dataset: DatasetReader) -> str:
-    if dataset.gcps[0]:
-        return (
-            f"{raster.what} is georeferenced by ground control points only; "
-            f"warp it onto a grid first: gdalwarp -t_srs EPSG:4326 {raster.name} warped.tif"
-        )
-    if dataset.rpcs is not None:
-        return (
-            f"{raster.what} is georeferenced by an RPC camera model only; "
-            f"warp it onto a grid first: gdalwarp -rpc -t_srs EPSG:4326 {raster.name} warped.tif"
-        )
-    if dataset.tags(ns="GEOLOCATION"):
-        return (
-            f"{raster.what} is georeferenced by geolocation arrays only; "
-            f"warp it onto a grid first: gdalwarp -geoloc -t_srs EPSG:4326 {raster.name} warped.tif"
-        )
-    return (
-        f"{raster.what} is not georeferenced; give it its CRS and corners: "
-        f"{_edit(raster, f'--crs EPSG:4326 {_PLACE}')}"
-    )
-
-
-def _edit(raster: Raster, what: str) -> str:
-    """A command that corrects a file's header; rasterio, which is always there, brings it."""
-    return f"rio edit-info {what} {raster.name}"
 
 
 def _band_name(dataset: DatasetReader, band: int) -> str:
@@ -362,7 +350,7 @@ def _check_blocks(raster: Raster, dataset: DatasetReader, size: int) -> None:
     if block > _MAX_BLOCK or (block > _BIG_BLOCK and block > _BLOCK_TO_FILE * size):
         raise InputError(
             f"{raster.what} ({size} bytes) is stored in blocks of {block >> 20} MB, each read whole; "
-            f"rewrite it in tiles: gdal_translate -co TILED=YES -co COMPRESS=ZSTD {raster.name} tiled.tif"
+            f"rewrite it in tiles: {copy_as_geotiff(raster.name, 'tiled.tif')}"
         )
     if dataset.driver == "GTiff" and _tiff_end(dataset, by_pixel) > size:
         raise InputError(f"{raster.what} is truncated: it ends before its pixels do; fetch or write it again")

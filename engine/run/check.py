@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,11 +27,18 @@ SIDE = 48
 
 
 def check_scene(
-    scene: Scene, artifact: Artifact, backend: Backend, precision: str, count: int, threads: int
+    scene: Scene,
+    artifact: Artifact,
+    backend: Backend,
+    precision: str,
+    count: int,
+    threads: int,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[Difference]:
     """Compare `backend` with the model in fp32 on the CPU, on `count` tiles spread over the scene's data.
 
-    Returns a row a tile. Logs the table and raises DeepLightError where one is beyond tolerance.
+    Returns a row a tile. advance: called after each tile. Logs the table and raises DeepLightError where one is beyond
+    tolerance.
     """
     halo = artifact.manifest.halo_lr
     rows = []
@@ -42,6 +49,7 @@ def check_scene(
             valid = np.kron(inputs["ntl_valid"][0, 0], np.ones((SCALE, SCALE), np.float32)) > 0
             case = f"row {core.row}, column {core.col}"
             rows.append(difference(case, backend.name, precision, got[valid], want[valid]))
+            advance()
     if not all(row.passed for row in rows):
         for line in table(rows).splitlines():
             _LOG.info(line)

@@ -18,6 +18,7 @@ from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.filling import PackFiller
+from deeplight.engine.output.lights import light_warnings
 from deeplight.engine.output.parts import Mode, check_space, claimed_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
 from deeplight.engine.run.check import check_scene
@@ -78,10 +79,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
             beside(options, scene, spec)
             return None
         if options.check:
-            for row in check_scene(scene, artifact, backend, options.precision, options.check, threads):
-                progress.log(
-                    f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}"
-                )
+            check(options, scene, artifact, backend, threads, progress)
         side = plan.pack * SCALE
         typical = int(required_bytes(spec, side)[1] * valid_share(scene))
         check_space(options.out, typical, pack_count(spec, side), options.mode)
@@ -104,6 +102,18 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
     if options.report is not None:
         write_report(report, options.report)
     return report
+
+
+def check(
+    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int, progress: Progress
+) -> None:
+    """--check: some tiles compared with float32 before the run. Raises DeepLightError where they differ too much."""
+    with progress:
+        progress.start(options.check, "tiles", "comparing with fp32")
+        count = options.check
+        rows = check_scene(scene, artifact, backend, options.precision, count, threads, progress.advance)
+    for row in rows:
+        progress.log(f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}")
 
 
 def open_model(options: RunOptions, artifact: Artifact, precision: str, threads: int) -> Backend:
@@ -171,7 +181,8 @@ def counting(
         lr_part = Window(part.row // SCALE, part.col // SCALE, part.height // SCALE, part.width // SCALE)
         lr = lr_part.slices_in(tile.core)
         own = pixels[:, rows, cols]
-        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own))
+        corner = (lr_part.row, lr_part.col)
+        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own), corner)
 
     return count
 
@@ -284,9 +295,13 @@ class Run:
         self.progress.advance(core.height * core.width * SCALE**2)
 
     def _say_what_was_counted(self) -> None:
+        from deeplight.engine.raster.units import RADIANCE_UNIT
+
         facts, codec = self.filler.facts, self.store.spec.codec
-        for line in facts.lines():
+        for line in facts.lines(self.scene.covered):
             self.progress.log(line)
+        for line in light_warnings(facts, self.scene.unit, RADIANCE_UNIT):
+            self.progress.log(f"warning: {line}")
         if facts.clamped:
             largest = f"{codec.largest:g} {self.scene.unit}".rstrip()
             self.progress.log(
@@ -302,15 +317,23 @@ class Run:
         self.progress.log("assembling the output")
         self.events.emit("assembling")
         with self._timed("assemble"):
-            assemble(self.store, self.options.out, verify=self.verify if self.options.verify_seams else None)
+            verify = self.verify if self.options.verify_seams else None
+            assemble(self.store, self.options.out, verify=verify, progress=self.progress)
         self.seconds["assemble"] -= self.seconds.get("verify", 0.0)
 
     def verify(self, path: Path) -> None:
         """--verify-seams, on the finished file before it gets its name."""
         count = self.options.verify_seams
-        with self._timed("verify"):
+        with self._timed("verify"), self.progress:
+            self.progress.start(count, "places", "verifying the seams")
             self.seams = verify_seams(
-                path, self.store.spec, self.work, self.plan, count, self.filler.facts.largest
+                path,
+                self.store.spec,
+                self.work,
+                self.plan,
+                count,
+                self.filler.facts.largest,
+                self.progress.advance,
             )
         self.progress.log(
             f"seams: {self.seams.windows} places computed again, largest difference {self.seams.worst:.1e} of the range"

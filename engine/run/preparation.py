@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.files import remove_leftovers
+from deeplight.engine.core.files import remove_leftovers, sidecars
 from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode, Record, check_output, check_writable, stored_record
 from deeplight.engine.output.stac import item_path, require_pystac
-from deeplight.engine.raster.auxiliary import check_daytime_options
+from deeplight.engine.raster.auxiliary import check_auxiliary_options
+from deeplight.engine.raster.dataset_names import matching
 from deeplight.engine.raster.lights import check_light_options
 from deeplight.engine.run.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions
 from deeplight.engine.run.products import model_outputs
@@ -40,12 +41,13 @@ def check_request(options: RunOptions) -> bool:
             "leave one of them out"
         )
     check_light_options(options.scene)
-    check_daytime_options(options.scene)
+    check_auxiliary_options(options.scene)
     if options.verify_seams and options.tiles is None:
         raise InputError("--verify-seams compares across tile borders and there are none: leave out --whole")
     if options.stac:
         require_pystac()
-    inputs = options.scene.files().values()
+    given = options.scene.files().values()
+    inputs = [Path(file).resolve() for name in given for file in (matching(name) or [name])]
     for path, suffixes in (
         (options.report, (".json",)),
         (options.quicklook, (".png",)),
@@ -54,9 +56,15 @@ def check_request(options: RunOptions) -> bool:
         if path is not None:
             check_writable(path, suffixes)
     for written in (options.out, options.report, options.quicklook, options.events):
-        if written is not None and any(written.resolve() == Path(i).resolve() for i in inputs):
+        if written is not None and written.resolve() in inputs:
             raise InputError(f"{written} is also an input: choose another name for the output")
     complete = check_output(options.out, options.mode)
+    beside = sidecars(options.out)
+    if beside and options.mode is Mode.NEW:
+        raise InputError(
+            f"{beside[0]} would be taken for a part of {options.out}: use --overwrite to remove it, or "
+            "choose another name"
+        )
     for path in beside_output(options):
         if options.mode is Mode.NEW and (path.exists() or path.is_symlink()):
             raise InputError(f"{path} exists: use --overwrite to replace it, or choose another name")

@@ -65,8 +65,8 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{k}={v}" for k, v in value.items())
     if isinstance(value, tuple):
-        return ",".join(f"{v:g}" for v in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return ",".join(f"{v:.15g}" for v in value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def output_tags(options: RunOptions, artifact: Artifact, backend: Backend) -> dict[str, str]:
@@ -124,6 +124,9 @@ def _layer(name: str, allow_remote: bool, timed: bool) -> str:
     from deeplight.engine.raster.source import DRIVERS
 
     located = locate(name, name, allow_remote)
+    if located.pieces:
+        each = "\n".join(f"{p.name} {file_fingerprint(p, timed)}" for p in located.pieces)
+        return f"{len(located.pieces)} pieces of sha256 {hashlib.sha256(each.encode()).hexdigest()[:16]}"
     if located.path is None:
         return f"remote {name}" if timed else "remote"
     with DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False) as dataset:

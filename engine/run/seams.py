@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,13 +59,19 @@ def seam_windows(height: int, width: int, plan: TilePlan) -> Iterator[Window]:
 
 
 def verify_seams(
-    path: Path, spec: OutputSpec, work: TileWork, plan: TilePlan, count: int, largest: float
+    path: Path,
+    spec: OutputSpec,
+    work: TileWork,
+    plan: TilePlan,
+    count: int,
+    largest: float,
+    advance: Callable[[], None] = lambda: None,
 ) -> SeamCheck:
     """Compare the file at `path` with `count` windows computed again.
 
-    largest: radiance in the output, as far as known. Bands of flags are left out. Raises DeepLightError,
-    naming the place, where they differ by more than TOLERANCE of the band's range (and half a step of an
-    integer type), or in what is nodata.
+    largest: radiance in the output, as far as known. advance: called after each window. Bands of flags are left out.
+    Raises DeepLightError, naming the place, where they differ by more than TOLERANCE of the band's range (and half a
+    step of an integer type), or in what is nodata.
     """
     import rasterio
 
@@ -87,6 +93,7 @@ def verify_seams(
             if spec.dtype == "uint16":  # which holds no more than its largest code but one, nodata
                 wanted = np.minimum(wanted, (np.iinfo(np.uint16).max - 1) * spec.scale + spec.offset)
             found.append((window, stored, wanted))
+            advance()
     return _compare(found, spec, largest)
 
 

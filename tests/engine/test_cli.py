@@ -98,7 +98,7 @@ def test_all_products_at_once(
     )  # fmt: skip
     assert status == 0, stderr
     assert stdout.split() == [str(out), str(tmp_path / "o.stac.json")]
-    assert re.search(r"valid pixels: DMO on 0.0%, DEM on \d+\.\d%", stderr)
+    assert re.search(r"valid pixels \d+\.\d% had DEM and \d+\.\d% NTL alone", stderr)
     with rasterio.open(out) as d:
         assert [name.split()[0] for name in d.descriptions] == ["ntl", "isp", "quality"]
         assert d.compression.value == "DEFLATE"

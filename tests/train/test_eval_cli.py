@@ -18,6 +18,7 @@ import torch
 from click.testing import CliRunner
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.progress import Silent
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.core.windows import Window
@@ -94,7 +95,11 @@ def test_the_page_holds_everything_in_itself(evaluated: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:)', text)
     for word in ("Output against truth", "Histogram", "error", "bicubic"):
         assert word in text
-    assert (evaluated / "metrics.md").read_text().splitlines()[0] == "# Evaluation"
+    assert (
+        re.search(r"<body><h1>DeepLight is [^<]*bicubic", text) and "<td>network, no auxiliary</td>" in text
+    )
+    first = (evaluated / "metrics.md").read_text().splitlines()[0]
+    assert first.startswith("# DeepLight is ") and "bicubic" in first and "sum of lights" in first
 
 
 def test_results_are_not_replaced_without_being_asked(evaluated: Path, province: Path) -> None:
@@ -227,4 +232,4 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path) -> None:
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert done.stderr == "error: deeplight-eval needs torchmetrics: pip install 'deeplight[eval]'\n"
+    assert done.stderr == f"error: deeplight-eval needs torchmetrics: {install_command('eval')}\n"

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from deeplight.engine.core.errors import InputError, Interrupted
+from deeplight.engine.core.extras import install_command
 from deeplight.train import cli
 from tests.conftest import ROOT
 
@@ -57,7 +58,7 @@ def test_a_missing_package_is_named_with_its_remedy(
 ) -> None:
     arguments = ("--out", tmp_path / "out", *([tmp_path] if program == "export" else []))
     done = run(program, *arguments, blocked=(blocked,))
-    refused(done, f"deeplight-{program} needs {title}: pip install 'deeplight[train]'")
+    refused(done, f"deeplight-{program} needs {title}: {install_command('train')}")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from affine import Affine
 
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.files import DISK
+from deeplight.engine.core.files import DISK, remove_sidecars
 from deeplight.engine.core.progress import Progress
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.convert import to_physical
@@ -110,6 +110,7 @@ def _replacing(out: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        remove_sidecars(out)
         DISK.replace(temporary, out)
     except OSError as error:
         raise DeepLightError(f"cannot write {out} ({error}); free space or choose another folder") from error

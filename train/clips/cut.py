@@ -19,6 +19,7 @@ from deeplight.engine.core.progress import Progress
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode
+from deeplight.engine.raster.dataset_names import matching
 from deeplight.engine.raster.extents import lonlat_bounds
 from deeplight.engine.raster.grid import Grid
 from deeplight.train.clips.coarsen import make_coarse
@@ -206,8 +207,8 @@ def _fingerprint(request: ClipRequest) -> str:
     told["mode"] = told["out"] = None
     names = [*request.files.scene.files().values(), request.files.ntl_hr,
              request.files.isp, request.files.qa, request.files.cloud_mask]  # fmt: skip
-    for name in names:
-        if name and Path(name).is_file():
+    for name in [file for given in names if given for file in matching(given) or [given]]:
+        if Path(name).is_file():
             stat = Path(name).stat()
             told[f"file {name}"] = [stat.st_size, stat.st_mtime_ns]
     return json.dumps(told, sort_keys=True, default=str)

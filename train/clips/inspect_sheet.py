@@ -21,8 +21,6 @@ from deeplight.train.synth.noise import Floats
 MOST = 24
 """Clips on a sheet, spread evenly over splits and places."""
 _THUMB, _GAP, _MARGIN, _LABEL, _HEAD = 176, 8, 24, 204, 28
-_SHOWN = 64
-"""LR pixels a side that are shown of a larger clip: its middle."""
 _LETTERS = 26
 """That fit beside a clip."""
 _BACKGROUND, _TEXT, _DIM, _WRONG = (16, 18, 24), (236, 238, 242), (158, 164, 176), (255, 120, 100)
@@ -40,8 +38,8 @@ def write_sheet(tree: ClipTree, out: Path) -> int:
     """Draw up to MOST clips and write the PNG; returns how many. Unreadable ones are drawn as such.
 
     Lights of a clip share one asinh stretch, whose top is told; daytime is red, green, blue (or the first band in
-    grey), reflectance 0 … 0.4, brightened by a square root; elevation is stretched over the clip; grey is no data. Of
-    clips larger than 64 LR px the middle is shown.
+    grey), reflectance 0 … 0.4, brightened by a square root; elevation is stretched over the clip; grey is no data.
+    A clip is shown whole, at whatever size it has.
     """
     chosen = _chosen(tree)
     there = {name for row in tree.rows for name in row.layers.split()}
@@ -87,7 +85,7 @@ def _draw_clip(
     if row.cloud:
         lines.append(f"cloud {row.cloud:.0%}")
     try:
-        sample = tree.read(index, _middle(*tree.size(index)))
+        sample = tree.read(index, Window(0, 0, *tree.size(index)))
     except ClipError as error:
         told = [*lines, *_wrapped(str(error), 24 + 24 * len(layers))]
         draw.text(corner, "\n".join(told), _WRONG, _font(14))
@@ -102,11 +100,6 @@ def _draw_clip(
         else:
             draw.rectangle((*at, at[0] + _THUMB - 1, at[1] + _THUMB - 1), outline=(44, 48, 58))
             draw.text((at[0] + 10, at[1] + 8), "none", _DIM, _font(14))
-
-
-def _middle(height: int, width: int) -> Window:
-    h, w = min(height, _SHOWN), min(width, _SHOWN)
-    return Window((height - h) // 2, (width - w) // 2, h, w)
 
 
 def _pictures(sample: Sample, layers: list[str]) -> tuple[dict[str, Picture], float]:

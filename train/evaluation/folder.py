@@ -6,9 +6,10 @@ import importlib.util
 from pathlib import Path
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.extras import install_command
 
 METRICS, TABLE, PAGE = "metrics.json", "metrics.md", "page.html"
-REQUIRED = ("torch", "safetensors", "torchmetrics", "matplotlib", "pypiqe")
+REQUIRED = ("torch", "safetensors", "torchmetrics", "matplotlib", "pypiqe", "markdown")
 """Packages that the extra `eval` brings."""
 MAP, MAP_NO_AUXILIARY = "map.tif", "map_no_auxiliary.tif"
 
@@ -21,7 +22,7 @@ def require_packages(program: str) -> None:
         except ImportError:
             there = False
         if not there:
-            raise InputError(f"{program} needs {module}: pip install 'deeplight[eval]'")
+            raise InputError(f"{program} needs {module}: {install_command('eval')}")
 
 
 def check_unused(out: Path, overwrite: bool) -> None:

@@ -28,13 +28,16 @@ _COLOURS = {
     "truth": "#111111",
 }
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#222}
-img{max-width:100%;height:auto;display:block;margin:.5rem 0 1.5rem}pre{overflow-x:auto;background:#f5f5f3;padding:1rem;
-font-size:12.5px}h2{margin-top:2.2rem}p{max-width:75ch}"""
+h1{font-size:1.45rem;line-height:1.35;max-width:52ch}h2{margin-top:2.2rem}p{max-width:75ch}
+img{max-width:100%;height:auto;display:block;margin:.5rem 0 1.5rem}
+table{border-collapse:collapse;font-size:13px;display:block;overflow-x:auto;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
+th{background:#f5f5f3;white-space:normal;vertical-align:bottom}th:first-child,td:first-child{text-align:left}"""
 
 
 def page(showcase: Showcase, clouds: Clouds, table: str, unit: str) -> str:
-    """The HTML text. table: metrics.md."""
-    parts = [f"<h1>DeepLight: evaluation</h1><pre>{html.escape(table)}</pre>"]
+    """The HTML text. table: metrics.md, whose first line is the verdict."""
+    parts = [as_html(table)]
     for title, text, figure in _figures(showcase, clouds, unit):
         parts.append(
             f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"
@@ -44,6 +47,14 @@ def page(showcase: Showcase, clouds: Clouds, table: str, unit: str) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>DeepLight: evaluation</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def as_html(table: str) -> str:
+    """metrics.md as HTML: headings, sentences, tables."""
+    from markdown import markdown
+
+    # escaped first: names of places and models are the user's, and Markdown lets HTML pass
+    return str(markdown(html.escape(table, quote=False), extensions=["tables"]))
 
 
 def _figures(showcase: Showcase, clouds: Clouds, unit: str) -> Iterator[tuple[str, str, Figure]]:

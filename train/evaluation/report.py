@@ -15,6 +15,7 @@ from deeplight.train.evaluation.intervals import LEVEL, RESAMPLES, Interval, qua
 from deeplight.train.evaluation.models import BICUBIC
 from deeplight.train.evaluation.pixels import Doubles, N, quality
 from deeplight.train.evaluation.strata import STRATA
+from deeplight.train.evaluation.verdict import verdict
 
 MOST_PLACES = 50
 """Places listed in metrics.md; metrics.json has all."""
@@ -127,11 +128,11 @@ def to_json(values: Values) -> str:
 
 
 def to_markdown(values: Values) -> str:
-    """metrics.md: what was scored, a table for each stratum, one for the whole, one of places."""
+    """metrics.md: the verdict, what was scored, a table for each stratum, one for the whole, one of places."""
     settings, pixels = values["settings"], values["pixels"]
     boot = settings["bootstrap"]
     lines = [
-        "# Evaluation",
+        f"# {verdict(values)}",
         "",
         f"Model: {_facts(values['model'])}  ",
         f"Data: {_facts(values['data'])}  ",

@@ -43,6 +43,7 @@ from deeplight.train.evaluation.sources import (
     unit_of,
 )
 from deeplight.train.evaluation.strata import Strata
+from deeplight.train.evaluation.verdict import verdict
 from deeplight.train.fit.run_folder import made_for
 
 TEST = "test"
@@ -92,6 +93,7 @@ def run(options: EvalOptions, progress: Progress) -> dict[str, Any]:
     _check(options, whole)
     with made_for(options.out):
         values, pictures = _scored(options, whole, progress)
+        progress.log(verdict(values))
         table = to_markdown(values)
         texts = {METRICS: to_json(values), TABLE: table, PAGE: pictures(table)}
         for name, text in texts.items():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.core.markdown import markdown_table
+from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
 from deeplight.train.evaluation.quick import validate
@@ -23,9 +24,28 @@ LAYERS = {"DMO + DEM": (1, 1), "DMO": (1, 0), "DEM": (0, 1), "none": (0, 0)}
 Scores = dict[str, dict[str, float]]
 
 
-def by_layers(model: DeepLightSR, sets: Iterable[Batch]) -> Scores:
-    """`validate` for each row of LAYERS, the other layers taken away as the engine does it."""
-    return {name: validate(model, (_with(batch, *given) for batch in sets)) for name, given in LAYERS.items()}
+def rows_of(dmo: bool, dem: bool) -> dict[str, tuple[int, int]]:
+    """The rows of LAYERS for data that have these layers."""
+    return {name: given for name, given in LAYERS.items() if given[0] <= dmo and given[1] <= dem}
+
+
+def by_layers(
+    model: DeepLightSR,
+    sets: Iterable[Batch],
+    rows: Mapping[str, tuple[int, int]] = LAYERS,
+    advance: Callable[[], None] = lambda: None,
+) -> Scores:
+    """`validate` for each of `rows`, the other layers taken away as the engine does it.
+
+    sets: gone through once a row. advance: called after each batch.
+    """
+
+    def taken(given: tuple[int, int]) -> Iterator[Batch]:
+        for batch in sets:
+            yield _with(batch, *given)
+            advance()
+
+    return {name: validate(model, taken(given)) for name, given in rows.items()}
 
 
 def _with(batch: Batch, dmo: int, dem: int) -> Batch:
@@ -34,33 +54,47 @@ def _with(batch: Batch, dmo: int, dem: int) -> Batch:
 
 
 def table(scores: Scores) -> str:
-    """Markdown: one row for each set of layers, and bicubic."""
-    header = ("layers given", "PSNR, log1p", "over bicubic", "mean over scenes", "median", "RMSE")
+    """Markdown: one row for each set of layers, and bicubic. The offset has a column where the truth has one."""
+    header = [
+        "layers given",
+        "PSNR, log1p",
+        "over bicubic",
+        "mean over scenes",
+        "median",
+        "RMSE",
+        "sum of lights",
+    ]
+    displaced = any(s["offset_epe_lit_px_if_zero"] > 0 for s in scores.values())
     rows = []
     for name, s in scores.items():
         gain = s["psnr_log1p"] - s["psnr_log1p_bicubic"]
-        rows.append(
-            [
-                name,
-                f"{s['psnr_log1p']:.1f} dB",
-                f"{gain:+.2f} dB",
-                f"{s['psnr_log1p_gain_scene_mean']:+.2f} dB",
-                f"{s['psnr_log1p_gain_scene_median']:+.2f} dB",
-                f"{s['rmse']:.2f}",
-                f"{100 * s['sum_of_lights_error']:+.1f} %",
-                f"{s['offset_epe_lit_px']:.3f} LR px of {s['offset_epe_lit_px_if_zero']:.3f}",
-            ]
-        )
+        cells = [
+            name,
+            f"{s['psnr_log1p']:.1f} dB",
+            f"{gain:+.2f} dB",
+            f"{s['psnr_log1p_gain_scene_mean']:+.2f} dB",
+            f"{s['psnr_log1p_gain_scene_median']:+.2f} dB",
+            f"{s['rmse']:.2f}",
+            f"{100 * s['sum_of_lights_error']:+.1f} %",
+        ]
+        offset = f"{s['offset_epe_lit_px']:.3f} LR px of {s['offset_epe_lit_px_if_zero']:.3f}"
+        rows.append([*cells, offset] if displaced else cells)
     s = next(iter(scores.values()))
     total = f"{100 * s['sum_of_lights_error_bicubic']:+.1f} %"
-    rows.append(
-        ["bicubic", f"{s['psnr_log1p_bicubic']:.1f} dB", "", "", "", f"{s['rmse_bicubic']:.2f}", total, ""]
-    )
-    return markdown_table((*header, "sum of lights", "offset error"), rows)
+    bicubic = ["bicubic", f"{s['psnr_log1p_bicubic']:.1f} dB", "", "", "", f"{s['rmse_bicubic']:.2f}", total]
+    rows.append([*bicubic, ""] if displaced else bicubic)
+    return markdown_table([*header, "offset error"] if displaced else header, rows)
 
 
-def score(run: str | Path) -> str:
+def score(run: str | Path, progress: Progress | None = None) -> str:
     """The table for the model `run`; makes the held-out countries first."""
+    progress = progress or Silent()
     model, _ = load_checkpoint(run)
-    held_out = synthetic_source(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), available_cpus())
-    return table(by_layers(model, FixedBatches(held_out, 4, halo(model.config))))
+    count = len(HELD_OUT_SEEDS)
+    with progress:
+        progress.start(count, "regions", "making unseen countries")
+        held_out = synthetic_source(HELD_OUT_SEEDS, count, available_cpus(), progress.advance)
+    sets = FixedBatches(held_out, 4, halo(model.config))
+    with progress:
+        progress.start(len(LAYERS) * len(sets), "batches", "scoring")
+        return table(by_layers(model, sets, advance=progress.advance))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -113,9 +114,23 @@ def _check_grid(truth: Grid, wanted: Grid, name: str) -> None:
     if not same or np.abs(places[0] - places[1]).max() > 0.1 * step:
         raise InputError(
             f"{name} has {truth.width}×{truth.height} pixels in {truth.crs.to_string()} and must lie on the NTL grid "
-            f"cut {SCALE}×, {wanted.width}×{wanted.height} pixels in {wanted.crs.to_string()}: warp it to that grid "
-            "with gdalwarp -r average -te … -ts …"
+            f"cut {SCALE}×, {wanted.width}×{wanted.height} pixels in {wanted.crs.to_string()}: {_warped(name, wanted)}"
         )
+
+
+def _warped(name: str, grid: Grid) -> str:
+    """How to bring a raster onto a grid."""
+    t = grid.transform
+    if t.b or t.d or t.a < 0 or t.e > 0:
+        return "warp it to that grid, which is rotated or not north-up, with a program such as QGIS"
+    west, south, east, north = grid.bounds_xy
+    # rio rounds the number of pixels up: a hundredth less than the whole keeps a rounding error from adding one
+    edges = f"{west!r} {south - t.e / 100!r} {east - t.a / 100!r} {north!r}"
+    crs = shlex.quote(grid.crs.to_string())
+    return (
+        f"warp it to that grid with rio warp {shlex.quote(name)} aligned.tif --dst-crs {crs} "
+        f"--bounds {edges} --res {t.a!r} --res {-t.e!r} --resampling average"
+    )
 
 
 class HeldOutCountries:

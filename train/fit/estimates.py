@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -27,9 +28,15 @@ def affordable(source: SampleSource) -> bool:
 class EstimatedSource:
     """A source whose offset is the estimate of `model.localise` from the whole place. Reads every place once."""
 
-    def __init__(self, source: SampleSource, model: DeepLightSR) -> None:
+    def __init__(
+        self, source: SampleSource, model: DeepLightSR, advance: Callable[[], None] = lambda: None
+    ) -> None:
+        """advance: called after each place."""
         self._source = source
-        self._offsets = [_estimate(source, i, model) for i in range(len(source))]
+        self._offsets = []
+        for index in range(len(source)):
+            self._offsets.append(_estimate(source, index, model))
+            advance()
 
     def __len__(self) -> int:
         """How many places there are."""

@@ -143,7 +143,7 @@ def probe(source: SampleSource) -> Facts:
     The offset counts as known only where every place knows it: a batch carries it for all of its windows or for none.
     """
     known: list[bool] = []
-    isp, aligned = False, []
+    isp, dmo, dem, aligned = False, False, False, []
     for index in range(0, len(source), max(1, -(-len(source) // _PROBED))):
         h, w = source.size(index)
         height, width = min(h, _PROBE_SIDE), min(w, _PROBE_SIDE)
@@ -152,7 +152,9 @@ def probe(source: SampleSource) -> Facts:
         except InputError:
             continue
         isp = isp or bool(sample.isp_valid.any())
+        dmo = dmo or bool(sample.dmo_valid.any())
+        dem = dem or bool(sample.dem_valid.any())
         known.append(sample.offset is not None)
         if sample.offset is not None and not sample.offset.any():
             aligned.append(index)
-    return Facts(bool(known) and all(known), isp, tuple(aligned))
+    return Facts(bool(known) and all(known), isp, tuple(aligned), dmo, dem)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from deeplight.engine.core.files import write_file
+from deeplight.engine.core.progress import LINE_EVERY_S, duration
 from deeplight.train.fit.run_folder import EVENTS, METRICS
 
 _HEAD = ("step", "stage", "name", "value")
@@ -24,7 +25,7 @@ class Reporter:
         """Say one line."""
 
     def start(self, stage: str, done: int, total: int) -> None:
-        """A stage begins or is taken up again at `done` of `total` steps."""
+        """A stage, or another long part of the work, begins or is taken up again at `done` of `total` steps."""
 
     def step(self, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
         """Every `log_every` steps: the parts of the loss and the learning rate."""
@@ -37,11 +38,14 @@ class Reporter:
 
 
 class Lines(Reporter):
-    """Plain lines."""
+    """Plain lines; where no step has told anything for a while, how far it is."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, every_s: float = LINE_EVERY_S) -> None:
         self._stream = stream or sys.stderr
-        self._began, self._from = 0.0, 0
+        self._every_s = every_s
+        self._stage = ""
+        self._began = self._said = 0.0
+        self._from = self._done = self._total = 0
 
     def log(self, text: str) -> None:
         """See Reporter."""
@@ -49,12 +53,25 @@ class Lines(Reporter):
 
     def start(self, stage: str, done: int, total: int) -> None:
         """See Reporter."""
-        self._began, self._from = time.monotonic(), done
+        self._stage, self._from, self._done, self._total = stage, done, done, total
+        self._began = self._said = time.monotonic()
+
+    def advance(self) -> None:
+        """See Reporter."""
+        self._done += 1
+        if time.monotonic() - self._said >= self._every_s:
+            self._said = time.monotonic()
+            self.log(f"{self._stage} {self._done}/{self._total} {self._left()}")
+
+    def _left(self) -> str:
+        pace = (time.monotonic() - self._began) / max(self._done - self._from, 1)
+        return f"{duration(pace * (self._total - self._done))} left"
 
     def step(self, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
         """See Reporter."""
-        pace = (time.monotonic() - self._began) / (done + 1 - self._from)
-        self.log(f"{stage} step {done}/{total} {_text(values)} {pace:.2f} s/step")
+        self._said = time.monotonic()
+        pace = (self._said - self._began) / (done + 1 - self._from)
+        self.log(f"{stage} step {done}/{total} {_text(values)} {pace:.2f} s/step {self._left()}")
 
 
 class Bar(Reporter):
@@ -80,6 +97,8 @@ class Bar(Reporter):
 
     def start(self, stage: str, done: int, total: int) -> None:
         """See Reporter."""
+        if self._task is not None and self._bar.tasks[-1].finished:  # an early end stays to be seen
+            self._bar.remove_task(self._task)
         self._bar.start()
         self._task = self._bar.add_task(stage, completed=done, total=total, loss="")
 

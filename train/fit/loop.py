@@ -21,7 +21,7 @@ from deeplight.engine.network.receptive import halo
 from deeplight.engine.runtime.manifest import MANIFEST_NAME
 from deeplight.train.clips.samples import SampleSource
 from deeplight.train.evaluation.quick import validate
-from deeplight.train.evaluation.scores import by_layers, table
+from deeplight.train.evaluation.scores import by_layers, rows_of, table
 from deeplight.train.fit.batch import FixedBatches
 from deeplight.train.fit.checkpoint import save_checkpoint
 from deeplight.train.fit.devices import make_fabric, worker_count
@@ -98,6 +98,7 @@ class _Trainer:
     start: DeepLightSR | None = None
     position: Position = field(default_factory=Position)
     records: Records | None = None
+    facts: Facts = field(default_factory=lambda: Facts(False, False, ()))
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.settings.training.seed)
@@ -125,7 +126,7 @@ class _Trainer:
         if resume and saved is None:
             self.reporter.log(f"nothing to resume in {self.run}: starting")
         self.fabric.barrier()
-        facts = probe(self.data.train)
+        facts = self.facts = probe(self.data.train)
         stages, notes = plan(self.settings, facts, trained=self.start is not None)
         if saved:
             self.position = saved.position
@@ -146,8 +147,14 @@ class _Trainer:
             # a run of an older version, or one whose data has nothing to validate on
             save_checkpoint(self.run, self.averaged, self._record(self.position.network_steps))
         if self.fabric.is_global_zero and len(self.checks):
-            self.reporter.log(table(by_layers(self.averaged, self.checks)))
+            self._summary(facts)
         return self.averaged
+
+    def _summary(self, facts: Facts) -> None:
+        """The quality with each set of the layers that the data have."""
+        rows = rows_of(facts.dmo, facts.dem)
+        self.reporter.start("scoring", 0, len(rows) * len(self.checks))
+        self.reporter.log(table(by_layers(self.averaged, self.checks, rows, self.reporter.advance)))
 
     def close(self) -> None:
         """Write out the records."""
@@ -208,7 +215,8 @@ class _Trainer:
         if not (stage.estimated and facts.offset and affordable(self.data.train)):
             return self.data.train, False
         self.reporter.log(f"stage {stage.name}: estimating the offset of {len(self.data.train)} places")
-        return EstimatedSource(self.data.train, self.model), True
+        self.reporter.start("offsets of places", 0, len(self.data.train))
+        return EstimatedSource(self.data.train, self.model, self.reporter.advance), True
 
     def _batches(self, source: SampleSource, stage: Stage, facts: Facts, first: int) -> Iterator[Loaded]:
         workers = worker_count(self.settings.data.workers, self.fabric, available_cpus())
@@ -307,7 +315,8 @@ class _Trainer:
             self._note_unreadable(self.checks.unreadable)
             entry = {"step": float(step), "known_offset": float(stage.told), **scores}
             self.position.history.append(entry)
-            self.reporter.log("validation " + " ".join(f"{k} {v:.4g}" for k, v in entry.items()))
+            told = {k: v for k, v in entry.items() if self._exists(k)}
+            self.reporter.log("validation " + " ".join(f"{k} {v:.4g}" for k, v in told.items()))
             if self.records:
                 self.records.add(self.position.steps, f"validation {stage.name}", scores)
             self._keep(step, scores, stage)
@@ -319,6 +328,10 @@ class _Trainer:
                 f"stage {stage.name} ends early: nothing better in {self.position.waited} validations"
             )
         return stop
+
+    def _exists(self, score: str) -> bool:
+        """Whether the data have what a score is about: those without ISP or a true offset leave its score 0."""
+        return (self.facts.isp or "isp" not in score) and (self.facts.offset or "offset" not in score)
 
     def _keep(self, step: int, scores: dict[str, float], stage: Stage) -> None:
         """Write the last weights, and the best where it is: with an alignment of its own, not a told one."""

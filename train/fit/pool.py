@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from deeplight.train.synth import Country, CountryConfig
 
 REGION = 96
 """Side of a stored region in LR pixels."""
+Arrays = tuple[NDArray[np.float16], ...]
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,29 @@ def country_config(seed: int) -> CountryConfig:
     )
 
 
-def build_pool(seeds: range, count: int, workers: int = 1) -> list[Region]:
-    """`count` regions, the countries of `seeds` in turn; the same for the same arguments, whatever `workers`."""
+def build_pool(
+    seeds: range, count: int, workers: int = 1, advance: Callable[[], None] = lambda: None
+) -> list[Region]:
+    """`count` regions, the countries of `seeds` in turn; the same for the same arguments, whatever `workers`.
+
+    advance: called after each.
+    """
     jobs = [(seeds[i % len(seeds)], i) for i in range(count)]
+
+    def told(one: Arrays) -> Arrays:
+        advance()
+        return one
+
     if workers == 1:
-        made = [_make(job) for job in jobs]
+        made = [told(_make(job)) for job in jobs]
     else:
         # processes: the synthesis holds the interpreter lock half of its time
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-            made = list(executor.map(_make, jobs))
+            made = [told(one) for one in executor.map(_make, jobs)]
     return [Region(*(torch.from_numpy(a) for a in arrays)) for arrays in made]
 
 
-def _make(job: tuple[int, int]) -> tuple[NDArray[np.float16], ...]:
+def _make(job: tuple[int, int]) -> Arrays:
     seed, index = job
     rng = np.random.default_rng((seed, index))
     row, col = (int(v) for v in rng.integers(0, 4096, 2))
@@ -120,6 +132,8 @@ class SyntheticSource:
         return hashlib.sha256(text.encode() + first).hexdigest()
 
 
-def synthetic_source(seeds: range, count: int, workers: int = 1) -> SyntheticSource:
+def synthetic_source(
+    seeds: range, count: int, workers: int = 1, advance: Callable[[], None] = lambda: None
+) -> SyntheticSource:
     """`build_pool` as a source."""
-    return SyntheticSource(build_pool(seeds, count, workers), seeds)
+    return SyntheticSource(build_pool(seeds, count, workers, advance), seeds)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.extras import install_command
 
 TRAINING = ("torch", "safetensors", "lightning", "tensorboard")
 EXPORTING = ("torch", "safetensors", "onnx", "onnxscript")
@@ -21,7 +22,7 @@ def require(program: str, modules: tuple[str, ...]) -> None:
                 attempt(module)
             except ImportError as error:
                 raise InputError(
-                    f"{program} needs {_TITLES.get(module, module)}: pip install 'deeplight[train]'"
+                    f"{program} needs {_TITLES.get(module, module)}: {install_command('train')}"
                 ) from error
 
 

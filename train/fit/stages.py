@@ -16,11 +16,14 @@ _OFFSET_BATCH, _OFFSET_CROP, _OFFSET_MARGIN = 8, 72, 13
 
 @dataclass(frozen=True)
 class Facts:
-    """What the data offer. offset: the true offset is known. isp: there is ISP. aligned: places without any offset."""
+    """What the data offer. offset: the true offset is known. isp, dmo, dem: there is some. aligned: places without any
+    offset."""
 
     offset: bool
     isp: bool
     aligned: tuple[int, ...]
+    dmo: bool = True
+    dem: bool = True
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterWindow
 
 from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.files import remove_sidecars
 from deeplight.engine.core.progress import Progress
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window, split
@@ -146,6 +147,7 @@ def write_country(
             _write_dmo(country, extent, dmo, temporary[4], progress)
             _write_dem(country, extent, dem, temporary[5], progress)
         for source, target in zip(temporary, paths, strict=True):
+            remove_sidecars(target)
             source.replace(target)
     except OSError as error:
         raise DeepLightError(

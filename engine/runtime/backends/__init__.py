@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.extras import install_command
 
 if TYPE_CHECKING:
     from deeplight.engine.runtime.artifact import Artifact
@@ -21,8 +22,8 @@ AUTO = "auto"
 class BackendEntry:
     """Where a backend lives and what it needs.
 
-    module:attribute is its class; package is for pip; devices: the first is the default; kind: what it runs of an
-    artifact, "onnx" (also where it is the source of a plan) or "weights".
+    module:attribute is its class; package: that or an extra, see install_command; devices: the first is the default;
+    kind: what it runs of an artifact, "onnx" (also where it is the source of a plan) or "weights".
     """
 
     module: str
@@ -39,14 +40,14 @@ BACKENDS: Mapping[str, BackendEntry] = {
     "torch": BackendEntry(
         "deeplight.engine.runtime.backends.torch_backend",
         "TorchBackend",
-        "'deeplight[train]'",
+        "train",
         ("cpu", "cuda"),
         "weights",
     ),
     "tensorrt": BackendEntry(
         "deeplight.engine.runtime.backends.tensorrt_backend",
         "TensorRtBackend",
-        "'deeplight[tensorrt]'",
+        "tensorrt",
         ("cuda",),
     ),
 }
@@ -131,8 +132,8 @@ def open_backend(
 
 def _missing(chosen: str, artifact: Artifact, precision: str, error: ImportError) -> str:
     """What to do where the package of a backend is not there."""
-    package = BACKENDS[chosen].package
-    sentence = f"backend {chosen} needs the package {package} ({error}): pip install {package}"
+    wanted = install_command(BACKENDS[chosen].package)
+    sentence = f"backend {chosen} needs a package that is not there ({error}): {wanted}"
     if BACKENDS[chosen].kind == "weights":
         return (
             f"{sentence}, or, where that is installed, make an ONNX file of it: deeplight-export {artifact.path} "

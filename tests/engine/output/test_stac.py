@@ -91,7 +91,7 @@ def test_missing_pystac_is_said_before_the_run(tmp_path: Path, monkeypatch: pyte
         "deeplight.engine.output.stac.find_spec", lambda name: None if name == "pystac" else found(name)
     )
     request = RunOptions(scene=SceneOptions(str(tmp_path / "no.tif")), out=tmp_path / "o.tif", stac=True)
-    with pytest.raises(InputError, match=r"pip install 'deeplight\[stac\]'"):
+    with pytest.raises(InputError, match=r"-m pip install 'pystac>="):
         infer(request)
     assert not list(tmp_path.iterdir())
 

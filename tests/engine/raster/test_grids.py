@@ -225,8 +225,8 @@ def test_log_and_report_say_which_share_of_the_output_had_which_layers(
     # 6 of 12 valid columns, to the pixel.
     assert report.inputs["dem"]["share_of_output"] == 0.5
     assert "dmo" not in report.inputs
-    assert any("DMO on 0.0%, DEM on 50.0%, NTL alone on 50.0%" in line for line in lines)
-    assert "DEM: 38 % of the scene" in caplog.text  # 6 of 16 columns
+    assert any("valid pixels 50.0% had DEM and 50.0% NTL alone" in line for line in lines)
+    assert "DEM: its file reaches over 38 % of the scene" in caplog.text  # 6 of 16 columns
 
 
 def test_every_band_has_its_own_scale_and_offset(tmp_path: Path) -> None:

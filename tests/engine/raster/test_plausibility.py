@@ -93,7 +93,7 @@ def test_elevations_that_are_all_impossible_are_refused(tmp_path: Path) -> None:
     dem = str(write_raster(tmp_path / "dem.tif", np.full((13, 17), 30000.0, np.float32)))
     message = open_error(SceneOptions(ntl_file(tmp_path), dem=dem))
     assert "all sampled elevations are outside -500…9000 m (such as 30000)" in message
-    assert f"rio edit-info --nodata VALUE {dem}" in message
+    assert "--dem-scale F[,OFFSET] and --dem-nodata VALUE" in message
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     told(reporter)
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith("whole step 3/10 loss 0.25 radiance 1.5 rate 0.001 ")
-    assert lines[0].endswith(" s/step") and lines[-1] == "a line" and len(lines) == 4
+    assert lines[0].endswith(" s/step 0:00 left") and lines[-1] == "a line" and len(lines) == 4
 
 
 def test_further_processes_are_silent(

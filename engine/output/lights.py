@@ -1,0 +1,105 @@
+"""Has the light moved? What a run counts about it, and the warning where it moved more than a model should move it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.core.spec import SCALE
+
+if TYPE_CHECKING:
+    from deeplight.engine.output.facts import Facts
+
+BLOCK = 8
+"""LR pixels a side of the blocks that are compared. The model moves light between neighbouring pixels, for it corrects
+blur and displacement: on real lights (Lesotho, Touggourt, Luxembourg, New York) 8 to 36 % of the single lit LR pixels
+change by more than 20 %, and 2 to 4 % of such blocks."""
+LIT = 1.0
+"""Mean radiance from which a block counts as lit."""
+MOVED = 0.2
+"""Change of a block's light that counts."""
+_MANY = 0.1
+"""Share of moved blocks that is warned about; see BLOCK."""
+_TOTAL = 0.05
+"""Change of all light that is warned about."""
+_PEAK = 2.0
+"""A compact light: an LR pixel so many times as bright as its neighbours' mean. At most 2 % of those real lights
+are, and 5 % of synthetic ones; of points narrower than 0.8 LR pixels (standard deviation) 30 % and more."""
+_COMPACT = 0.2
+"""Share of compact light from which it is named as the cause."""
+Doubles = NDArray[np.float64]
+Array = NDArray[np.float32]
+Mask = NDArray[np.uint8]
+
+
+def block_changes(lr: Array, valid: Mask, radiance: Array, corner: tuple[int, int]) -> tuple[int, int]:
+    """(lit blocks, those of them whose light changed by more than MOVED) among the whole blocks of a region.
+
+    lr, valid: (h, w). radiance: (8h, 8w), NaN = nodata. corner: (row, col) of the region in LR pixels of the scene, to
+    which the blocks are anchored.
+    """
+    rows, cols = (slice(-at % BLOCK, None) for at in corner)
+    known = valid[rows, cols] != 0
+    h, w = (n // BLOCK * BLOCK for n in known.shape)
+    if not h or not w:
+        return 0, 0
+
+    def sums(values: Doubles) -> Doubles:
+        return np.asarray(values[:h, :w].reshape(h // BLOCK, BLOCK, w // BLOCK, BLOCK).sum(axis=(1, 3)))
+
+    means = np.where(np.isnan(radiance), 0, radiance).reshape(lr.shape[0], SCALE, lr.shape[1], SCALE)
+    came = sums(np.where(known, np.maximum(lr[rows, cols], 0), 0).astype(np.float64))
+    went = sums(np.where(known, means.mean(axis=(1, 3), dtype=np.float64)[rows, cols], 0))
+    lit = came >= LIT * np.maximum(sums(known.astype(np.float64)), 1)
+    return int(lit.sum()), int((np.abs(went - came) > MOVED * came)[lit].sum())
+
+
+def compact_light(lr: Array, valid: Mask) -> float:
+    """Sum of the light in pixels that are lit, and _PEAK times as bright as the mean of their valid neighbours."""
+    known = np.pad((valid != 0).astype(np.float64), 1)
+    light = np.pad(np.where(valid != 0, np.maximum(lr, 0), 0).astype(np.float64), 1)
+    h, w = lr.shape
+
+    def around(values: Doubles) -> Doubles:
+        whole = sum(values[i : i + h, j : j + w] for i in range(3) for j in range(3))
+        return np.asarray(whole - values[1:-1, 1:-1])
+
+    own = light[1:-1, 1:-1]
+    peaks = (own >= LIT) & (own * around(known) >= _PEAK * around(light))
+    return float(own[peaks].sum())
+
+
+def light_warnings(facts: Facts, unit: str, radiance_unit: str) -> Iterator[str]:
+    """One sentence where the sum of lights, or many blocks of it, moved too far; it names the cause where one is known.
+
+    unit: of the NTL. radiance_unit: the one that models learn.
+    """
+    came, went = facts.lights_in_clamped, facts.lights_out
+    told = []
+    if came > 0 and abs(went / came - 1) > _TOTAL:
+        told.append(f"the sum of lights changed by {went / came - 1:+.0%}")
+    if facts.lit_blocks and facts.moved_blocks > _MANY * facts.lit_blocks:
+        share = facts.moved_blocks / facts.lit_blocks
+        told.append(f"{share:.0%} of the lit {BLOCK}×{BLOCK} LR blocks changed by more than {MOVED:.0%}")
+    if told:
+        yield (
+            f"{' and '.join(told)}{_cause(facts, unit, radiance_unit)}: "
+            "use --conserve-radiance to keep the light of every LR pixel"
+        )
+
+
+def _cause(facts: Facts, unit: str, radiance_unit: str) -> str:
+    if facts.clamped and facts.lights_out < facts.lights_in_clamped:
+        return f", because {facts.clamped} pixels are beyond the range of the output's type"
+    if unit != radiance_unit:
+        return f", perhaps because the NTL is in {unit} and models learn {radiance_unit}"
+    share = facts.lights_compact / facts.lights_in_clamped if facts.lights_in_clamped > 0 else 0.0
+    if share > _COMPACT:
+        return (
+            f", likely because {share:.0%} of the light is in single pixels at least {_PEAK:g} times as bright as "
+            "those around them, sharper than lights that models learn"
+        )
+    return ""

@@ -1,0 +1,175 @@
+"""Where a raster lies: its own CRS and geotransform, or what --ntl-crs, --ntl-bounds and their like say instead."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from affine import Affine
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.raster.extents import lonlat_bounds
+from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.placement import Edges, Placement
+from deeplight.engine.raster.remedies import copy_as_geotiff
+
+if TYPE_CHECKING:
+    from rasterio.crs import CRS
+    from rasterio.io import DatasetReader
+
+PLACED = ("NTL", "DMO", "DEM")
+"""Roles with options for their CRS and their bounds."""
+_SAME_PX = 0.01
+"""Pixels by which given bounds may differ from a file's own at a corner: what decimal degrees with some digits lose."""
+_BLACK_MARBLE = re.compile(r"_Grid_DNB|VIIRS_Grid|(?:^|[./_])h\d\dv\d\d[._].*\.(?:h5|hdf|he5)", re.IGNORECASE)
+"""What names of Black Marble tiles, or of the datasets in them, have in common."""
+
+
+def checked_grid(what: str, name: str, role: str, dataset: DatasetReader, placement: Placement) -> Grid:
+    """The grid of an open raster: the file's own, or `placement` where the file has none that can be used.
+
+    what, name, role: of the raster, for messages. Raises InputError where it cannot be placed on the globe, and
+    where `placement` contradicts a file that can.
+    """
+    height, width = dataset.height, dataset.width
+    own = None if dataset.transform.is_identity else dataset.transform
+    if own is None and not (placement.bounds and not _warpable(dataset)):
+        raise InputError(_no_transform(what, name, role, dataset, placement))
+    usable = own is not None and all(math.isfinite(v) for v in own[:6]) and own.determinant != 0
+    if not usable and placement.bounds is None:
+        assert own is not None
+        raise InputError(
+            f"{what} has a geotransform that cannot be inverted {own[:6]}; "
+            f"say where its edges lie: {_how(role, name, '', 'bounds')}"
+        )
+    crs = _crs(what, name, role, dataset, placement)
+    grid = Grid(
+        crs, own if usable and own is not None else _spread(placement.bounds, height, width), height, width
+    )
+    if _on_globe(grid):
+        _check_agreement(what, role, dataset, grid, placement)
+        return grid
+    given = _given(dataset, placement, height, width, grid)
+    if given is None:
+        raise InputError(
+            f"{what} cannot be placed on the globe: its CRS and its coordinates "
+            f"(from x = {grid.transform.c:g}, y = {grid.transform.f:g}) do not fit together; "
+            f"say which CRS the coordinates are in: {_how(role, name, 'crs', '')}"
+        )
+    return given
+
+
+def _crs(what: str, name: str, role: str, dataset: DatasetReader, placement: Placement) -> CRS:
+    """The file's CRS, else the one given."""
+    from rasterio.crs import CRS
+
+    if dataset.crs is not None:
+        return dataset.crs
+    if placement.crs is None:
+        raise InputError(f"{what} has no CRS; say which it is: {_how(role, name, 'crs', '')}")
+    return CRS.from_user_input(placement.crs)
+
+
+def _on_globe(grid: Grid) -> bool:
+    return bool(grid.crs.is_geographic or grid.crs.is_projected) and lonlat_bounds(grid) is not None
+
+
+def _given(dataset: DatasetReader, placement: Placement, height: int, width: int, grid: Grid) -> Grid | None:
+    """The grid with what was given in place of what the file says; None where that is not on the globe either."""
+    from rasterio.crs import CRS
+
+    crs = grid.crs if placement.crs is None else CRS.from_user_input(placement.crs)
+    transform = grid.transform if placement.bounds is None else _spread(placement.bounds, height, width)
+    other = Grid(crs, transform, height, width)
+    return other if other != grid and _on_globe(other) else None
+
+
+def _check_agreement(what: str, role: str, dataset: DatasetReader, grid: Grid, placement: Placement) -> None:
+    """Raises InputError where the file has a usable CRS or place of its own and another one was given."""
+    from rasterio.crs import CRS
+
+    flag = role.lower()
+    if placement.crs is not None and grid.crs != CRS.from_user_input(placement.crs):
+        raise InputError(
+            f"{what} says that its CRS is {grid.crs.to_string()} and --{flag}-crs says {placement.crs}: "
+            f"leave out --{flag}-crs, which is for files without a CRS"
+        )
+    if placement.bounds is None:
+        return
+    wanted = _spread(placement.bounds, grid.height, grid.width)
+    corners = ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height))
+    apart = max(math.dist(~grid.transform @ (wanted @ corner), corner) for corner in corners)
+    if apart > _SAME_PX:
+        left, bottom, right, top = grid.bounds_xy
+        raise InputError(
+            f"{what} says that it lies within {left:.9g},{bottom:.9g},{right:.9g},{top:.9g} and --{flag}-bounds says "
+            f"{','.join(f'{v:.9g}' for v in placement.bounds)}: leave out --{flag}-bounds, which is for files "
+            "without a place"
+        )
+
+
+def _spread(bounds: Edges | None, height: int, width: int) -> Affine:
+    """The north-up transform whose outer edges are `bounds`."""
+    assert bounds is not None
+    west, south, east, north = bounds
+    return Affine((east - west) / width, 0.0, west, 0.0, (south - north) / height, north)
+
+
+def _warpable(dataset: DatasetReader) -> bool:
+    """Whether a file without a geotransform says in another way where its pixels lie."""
+    return bool(dataset.gcps[0]) or dataset.rpcs is not None or bool(dataset.tags(ns="GEOLOCATION"))
+
+
+def _no_transform(what: str, name: str, role: str, dataset: DatasetReader, placement: Placement) -> str:
+    if dataset.gcps[0]:
+        return (
+            f"{what} is georeferenced by ground control points only; "
+            f"warp it onto a grid first: rio warp {shlex.quote(name)} warped.tif --dst-crs EPSG:4326"
+        )
+    if dataset.rpcs is not None or dataset.tags(ns="GEOLOCATION"):
+        by = "an RPC camera model" if dataset.rpcs is not None else "geolocation arrays"
+        return (
+            f"{what} is georeferenced by {by} only; give it on a grid with a CRS, as a GeoTIFF: programs such as QGIS "
+            "or gdalwarp, which DeepLight does not bring, can warp it"
+        )
+    if is_black_marble(name):
+        return black_marble(what, name)
+    crs = "" if dataset.crs is not None or placement.crs else "crs"
+    return f"{what} is not georeferenced; say where it lies: {_how(role, name, crs, 'bounds')}"
+
+
+def is_black_marble(name: str) -> bool:
+    """Whether a file's or dataset's name is that of a Black Marble tile as NASA delivers it."""
+    return _BLACK_MARBLE.search(name) is not None
+
+
+def black_marble(what: str, name: str) -> str:
+    """The sentence that leads to the converter. name: of the file, or of a dataset in it."""
+    found = re.search(r'^(?:HDF5:)?"?(.+?\.(?:h5|hdf|he5))', name, re.IGNORECASE)
+    file = shlex.quote(found[1] if found else name)
+    return (
+        f"{what} is a Black Marble tile, which says where it lies in its name alone; "
+        f"convert it first: deeplight-data blackmarble {file} --out blackmarble.tif"
+    )
+
+
+_FLAGS: dict[str, Callable[[str], str]] = {
+    "crs": lambda flag: f"--{flag}-crs EPSG:4326",
+    "bounds": lambda flag: f"--{flag}-bounds WEST,SOUTH,EAST,NORTH",
+}
+
+
+def _how(role: str, name: str, crs: str, bounds: str) -> str:
+    """How to say what a file does not: options, or a copy that says it. The user's own file is left as it is."""
+    if role in PLACED:
+        added = " ".join(_FLAGS[part](role.lower()) for part in (crs, bounds) if part)
+        return f"add {added}" + (" (or the code of its own CRS)" if crs else "")
+    edits = [
+        ("--crs EPSG:4326", crs),
+        ("--transform '[pixel width, 0, west, 0, -pixel height, north]'", bounds),
+    ]
+    edit = " ".join(text for text, part in edits if part)
+    return f"write a copy and give that: {copy_as_geotiff(name, 'placed.tif')} && rio edit-info {edit} placed.tif"

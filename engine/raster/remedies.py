@@ -1,0 +1,29 @@
+"""Commands that messages advise. They leave the user's own files as they are, and need only what DeepLight installs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+
+def copy_as_geotiff(name: str, out: str) -> str:
+    """A command that copies a raster with all that its header says (rio convert would drop scales, units and names),
+    in tiles."""
+    options = "driver='GTiff', tiled=True, compress='deflate'"
+    code = f"from rasterio.shutil import copy; copy({name!r}, {out!r}, {options})"
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+
+
+def quoted(name: str) -> str:
+    """A name for the shell, always in quotes."""
+    return f"'{name}'" if "'" not in name else shlex.quote(name)
+
+
+def one_band(name: str) -> str:
+    """A command that writes the first band of a raster to a file of its own."""
+    return f"rio stack --bidx 1 {shlex.quote(name)} one_band.tif"
+
+
+def calculated(formula: str, name: str, out: str) -> str:
+    """A command that writes what a formula of rio calc makes of a raster, its nodata kept."""
+    return f"rio calc {quoted(formula)} {shlex.quote(name)} {out}"
