@@ -94,12 +94,12 @@ def light_warnings(facts: Facts, unit: str, radiance_unit: str) -> Iterator[str]
 def _cause(facts: Facts, unit: str, radiance_unit: str) -> str:
     if facts.clamped and facts.lights_out < facts.lights_in_clamped:
         return f", because {facts.clamped} pixels are beyond the range of the output's type"
-    if unit != radiance_unit:
-        return f", perhaps because the NTL is in {unit} and models learn {radiance_unit}"
     share = facts.lights_compact / facts.lights_in_clamped if facts.lights_in_clamped > 0 else 0.0
     if share > _COMPACT:
         return (
             f", likely because {share:.0%} of the light is in single pixels at least {_PEAK:g} times as bright as "
             "those around them, sharper than lights that models learn"
         )
+    if unit not in ("", radiance_unit):
+        return f", perhaps because the NTL is in {unit} and models learn {radiance_unit}"
     return ""

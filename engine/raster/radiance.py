@@ -177,7 +177,7 @@ def _fill_text(layer: Layer, seen: Survey, fill: Fill) -> str:
         formula = f"(where (== (read 1) {value}) {declared} (read 1))"
         remedy += (
             f", or where pixels of the declared {declared} are there too make one of both and give that: "
-            f"{calculated(formula, layer.raster.name, 'one.tif')}"
+            f"{calculated(formula, layer.raster.name, 'one.tif', nodata=True)}"
         )
     return (
         f"{layer.raster.what} holds {value}{product} {fill.count} times{beside} and does not declare it as nodata; "
@@ -208,7 +208,8 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
 
 def _no_logarithm(layer: Layer) -> str:
     """How to undo one."""
-    command = calculated("(power 10.0 (read 1))", layer.raster.name, "radiance.tif")
+    declared = layer.raster.nodata[layer.bands[0] - 1] is not None
+    command = calculated("(power 10.0 (read 1))", layer.raster.name, "radiance.tif", nodata=declared)
     return f"undo it and give the result, for log10: {command}"
 
 

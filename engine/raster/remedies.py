@@ -24,6 +24,10 @@ def one_band(name: str) -> str:
     return f"rio stack --bidx 1 {shlex.quote(name)} one_band.tif"
 
 
-def calculated(formula: str, name: str, out: str) -> str:
-    """A command that writes what a formula of rio calc makes of a raster, its nodata kept."""
-    return f"rio calc {quoted(formula)} {shlex.quote(name)} {out}"
+def calculated(formula: str, name: str, out: str, *, nodata: bool) -> str:
+    """A command that writes what a formula of rio calc makes of a raster, its nodata kept.
+
+    nodata: whether the raster declares one; rio calc fails where it is to keep one that is not there.
+    """
+    masked = "" if nodata else "--not-masked "
+    return f"rio calc {masked}{quoted(formula)} {shlex.quote(name)} {out}"

@@ -298,7 +298,7 @@ def test_one_file_per_band_enters_what_a_run_records(model: str, tmp_path: Path,
         base += ["--dmo-band", f"{slot}={name}"]
     more = ["--report", report, "--quicklook", tmp_path / "q.png", "--stac"]
     status, _, stderr = call(capfd, *base, *more)
-    assert status == 0 and re.search(r"DMO: \d\d % of the scene", stderr), stderr
+    assert status == 0 and re.search(r"DMO: its file reaches over \d\d % of the scene", stderr), stderr
     assert all(path.is_file() for path in (report, tmp_path / "q.png", tmp_path / "o.stac.json"))
     facts = json.loads(report.read_text())["inputs"]["dmo"]
     assert facts["slots"] == dict.fromkeys(files, 1)

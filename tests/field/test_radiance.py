@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,20 @@ def remedy(sentence: str) -> list[str]:
 
 
 def warnings(said: str) -> list[str]:
-    return [line for line in said.splitlines() if line.startswith("warning: ")]
+    """Those about the input; the analytic model's blur moves light, which the run says too."""
+    told = [line for line in said.splitlines() if line.startswith("warning: ")]
+    return [line for line in told if "--conserve-radiance" not in line]
+
+
+def calculated(said: str, folder: Path, out: str) -> np.ndarray:
+    """What the command gives that a message prints, run as printed (with the `rio` of this Python)."""
+    command = said[said.index("rio calc ") :].splitlines()[0]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(
+        command, shell=True, check=True, capture_output=True, cwd=folder, env=os.environ | {"PATH": path}
+    )
+    with rasterio.open(folder / out) as made:
+        return made.read(1, masked=True)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +138,9 @@ def test_names_of_products_say_the_unit(name: str, names: list[str], unit: str, 
 
 def test_a_logarithm_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     said = refusal(capfd, tmp_path, "--ntl", put(tmp_path, np.log10(lights() + np.float32(1e-3))))
-    assert "as of a logarithm; undo it first" in said and "10.0**A" in said
+    assert "as of a logarithm; undo it and give the result" in said
+    undone = calculated(said, tmp_path, "radiance.tif")
+    np.testing.assert_allclose(undone, lights() + np.float32(1e-3), rtol=1e-4)
     declared = put(tmp_path, np.log1p(lights()), units=["log(nW/cm2/sr)"])
     assert "a logarithm, and nW/cm²/sr is needed" in refusal(capfd, tmp_path, "--ntl", declared)
 
@@ -169,7 +187,8 @@ def test_fill_beside_another_declared_nodata_value_is_found(
 ) -> None:
     path = put(tmp_path, np.where(hole(), np.float32(65535), lights()), nodata=-999.0)
     said = refusal(capfd, tmp_path, "--ntl", path)
-    assert "--ntl-nodata 65535" in said and "where(A==65535,-999,A)" in said
+    assert "--ntl-nodata 65535" in said
+    np.testing.assert_array_equal(calculated(said, tmp_path, "one.tif").mask, hole())
     Scene.open(SceneOptions(path, ntl_nodata=-1.0)).close()
     assert "--ntl-nodata names another value, so this one counts as light" in caplog.text
 

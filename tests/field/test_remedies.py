@@ -169,10 +169,11 @@ def test_one_of_several_bands_of_lights(tmp_path: Path, model: str) -> None:
     write_raster(tmp_path / "two.tif", both, names=["avg_rad", "cf_cvg"], scales=[0.1, 1.0])
     message = refusal(infer(tmp_path, model, "--ntl", "two.tif"))
     assert "1 avg_rad, 2 cf_cvg" in message
+    assert "--ntl-band 1 --ntl-valid two.tif --ntl-valid-band 2" in message
     done = infer(tmp_path, model, "--ntl", "two.tif", *options_in(message))
     assert done.returncode == 0, done.stderr
     like_the_plain_one(tmp_path, model, pixels(tmp_path))
-    assert "has no data band 3" in refusal(infer(tmp_path, model, "--ntl", "two.tif", "--ntl-band", "3"))
+    assert "has no band 3" in refusal(infer(tmp_path, model, "--ntl", "two.tif", "--ntl-band", "3"))
 
 
 @pytest.mark.parametrize("named", [False, True])

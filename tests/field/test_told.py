@@ -17,7 +17,7 @@ from deeplight.engine.network.config import preset
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.lights import block_changes, compact_light, light_warnings
-from deeplight.engine.raster.scene import RADIANCE_UNIT
+from deeplight.engine.raster.units import RADIANCE_UNIT
 from deeplight.train.evaluation.page import as_html
 from deeplight.train.evaluation.scores import LAYERS, by_layers, rows_of, table
 from deeplight.train.evaluation.verdict import verdict
