@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.network import WAYS
+from deeplight.engine.core.markdown import markdown_table
 
 Row = dict[str, Any]
 LONGEST = 12
@@ -53,8 +54,7 @@ def _name(row: Row) -> str:
 
 
 def _grid(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return markdown_table(head, [list(map(str, row)) for row in rows]).splitlines()
 
 
 def _facts(rows: list[Row]) -> list[str]:

@@ -187,7 +187,7 @@ def test_without_tensorrt_the_message_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(
-        InputError, match=r"needs TensorRT ≥ 10\.12 and a GPU .*pip install 'deeplight\[tensorrt\]'"
+        InputError, match=r"needs TensorRT ≥ 10\.12 and a GPU .* -m pip install .*tensorrt>=10\.12"
     ):
         to_tensorrt.require_builder()
     sys.modules.pop("deeplight.engine.runtime.backends.tensorrt_backend", None)
