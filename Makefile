@@ -13,11 +13,11 @@ BUILD_FILES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engine/r
 SAY_WHETHER_NATIVE := $(BIN)/python -c 'from deeplight.engine.raster import accel; line = accel.missing_module(); \
 	line and print("warning:", line)'
 
-.PHONY: demo test wheel check format bench bench-readme bench-gate bench-peers-env clean help
+.PHONY: demo test test-slow wheel check format bench bench-readme bench-gate bench-peers-env clean help
 
 help:
 	@echo "make demo    synthetic scene -> deeplight-infer --tiles -> $(DEMO)/ (no GPU, no torch)"
-	@echo "make test    all default tests      make check   ruff and mypy"
+	@echo "make test    all default tests      make test-slow  the minutes-long ones      make check   ruff and mypy"
 	@echo "make wheel   dist/deeplight-….whl, native module included, for machines without a C++ compiler"
 	@echo "make format  apply ruff's format    make bench   all benchmarks, report in bench/out (docs/bench.md)"
 	@echo "make bench-gate  have stages become slower?    make bench-peers-env  the tools to compare with"
@@ -32,6 +32,8 @@ $(VENV)/.core: $(BIN)/python $(BUILD_FILES)
 	touch $@
 
 $(VENV)/.test: $(BIN)/python $(BUILD_FILES)
+	@echo "installing what the tests need: about 2.5 GB on disk with the CPU build of PyTorch; on Linux PyPI's is the"
+	@echo "CUDA build, gigabytes more: TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the other one"
 	$(if $(TORCH_INDEX),$(PIP) install -c constraints.txt torch --index-url $(TORCH_INDEX))
 	$(PIP) install -c constraints.txt -e '.[test]'
 	@$(SAY_WHETHER_NATIVE)
@@ -53,6 +55,10 @@ wheel: $(BIN)/python
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# The minutes-long tests, which CI runs after the others.
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m 'slow and not soak and not gpu' -o timeout=2400
 
 check: $(VENV)/.test .typing/deeplight/__init__.py
 	$(BIN)/ruff check .
@@ -80,9 +86,9 @@ bench-gate: $(VENV)/.test
 
 # The tools that DeepLight is compared with, in an environment of their own.
 bench-peers-env:
-	$(PYTHON) -m venv bench/peers/.venv
-	$(if $(TORCH_INDEX),bench/peers/.venv/bin/python -m pip --quiet install -c constraints.txt torch --index-url $(TORCH_INDEX))
-	bench/peers/.venv/bin/python -m pip --quiet install -c constraints.txt -r bench/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	$(if $(TORCH_INDEX),.venv-peers/bin/python -m pip --quiet install -c constraints.txt torch --index-url $(TORCH_INDEX))
+	.venv-peers/bin/python -m pip --quiet install -c constraints.txt -r bench/peers/requirements.txt
 
 clean:
 	rm -rf $(VENV) build dist $(DEMO) .typing .pytest_cache .mypy_cache .ruff_cache

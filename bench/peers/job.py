@@ -63,9 +63,9 @@ def make_job(job: Job, folder: Path, networks: Path, checkpoint: Path | None = N
 
 
 def peers_python() -> Path | None:
-    """The interpreter of the peers' environment: DEEPLIGHT_PEERS_PYTHON, else bench/peers/.venv; None: not there."""
+    """The interpreter of the peers' environment: DEEPLIGHT_PEERS_PYTHON, else .venv-peers; None: not there."""
     named = os.environ.get(VARIABLE)
-    path = Path(named) if named else HOME / ".venv/bin/python"
+    path = Path(named) if named else HOME.parent.parent / ".venv-peers/bin/python"
     return path if path.exists() else None
 
 
