@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -53,8 +54,12 @@ class Case:
     want: NDArray[np.float32]
 
 
+@cache
 def parity_cases() -> dict[str, tuple[Inputs, NDArray[np.float32]]]:
-    """Name → (inputs, truth): a synthetic town under each combination of layers, with holes; two tile shapes."""
+    """Name → (inputs, truth): a synthetic town under each combination of layers, with holes; two tile shapes.
+
+    Made once for a process, so not to be changed.
+    """
     country = Country(CountryConfig(seed=PARITY_SEED))
     cases = {}
     for name, window in (("town", Window(64, 64, 40, 56)), ("odd", Window(200, 31, 37, 29))):
@@ -145,7 +150,8 @@ def compare_all(artifact: Artifact, cases: Sequence[Case]) -> tuple[list[Differe
             except ArtifactError:
                 raise
             except InputError as e:
-                absent.append(f"{name} {device} {precision}: {e}")
+                # the reason without its remedy, which names this machine's Python
+                absent.append(f"{name} {device} {precision}: {str(e).partition(': ')[0]}")
                 continue
             with backend:
                 _LOG.info("comparing %s on %s, %s, with the float32 model", precision, name, device)

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS
-from deeplight.engine.runtime.manifest import Manifest
+from deeplight.engine.runtime.manifest import WEIGHTS_NOTE, Manifest
 from deeplight.export.operators import DOMAIN, NAMESPACE, OPSET, attach, translations
 
 FORBIDDEN = (
@@ -96,7 +96,7 @@ def metadata(manifest: Manifest, precision: str, weights_sha256: str) -> dict[st
             {"ntl": ["radiance"], "dmo": manifest.dmo_slots, "dem": ["elevation"]}
         ),
         "deeplight.units": json.dumps({t.name: t.unit for t in tensors}, ensure_ascii=False),
-        "deeplight.weights_sha256": weights_sha256,
+        WEIGHTS_NOTE: weights_sha256,
     }
 
 
@@ -112,7 +112,7 @@ METADATA = frozenset(
         "modalities",
         "units",
     )
-) | {"deeplight.weights_sha256"}
+) | {WEIGHTS_NOTE}
 
 
 def check_onnx(proto: onnx.ModelProto) -> None:

@@ -29,12 +29,15 @@ def build(configuration: Mapping[str, Any], weights: bytes, where: str) -> DeepL
         tensors = load(weights)
     except SafetensorError as e:
         raise ArtifactError(f"the weights of {where} are not a whole safetensors file: {_one_line(e)}") from e
+    misfit = f"the weights of {where} do not fit its configuration"
+    # before anything of that configuration's size is allocated
+    if told := _differences(config, tensors):
+        raise ArtifactError(f"{misfit}: {'; '.join(told)}")
     model = DeepLightSR(config)
     try:
         model.load_state_dict(tensors)
     except (RuntimeError, ValueError) as e:
-        reason = "; ".join(_differences(config, tensors)) or _one_line(e)[:300]
-        raise ArtifactError(f"the weights of {where} do not fit its configuration: {reason}") from e
+        raise ArtifactError(f"{misfit}: {_one_line(e)[:300]}") from e
     return model.eval()
 
 

@@ -55,8 +55,9 @@ class Artifact:
         name = self.offered(kind).get(precision)
         if name is None:
             have = ", ".join(self.offered(kind)) or "none"
+            remedy = "; --backend torch runs its weights" if precision in WEIGHT_PRECISIONS else ""
             raise ArtifactError(
-                f"the model {self.manifest.name} has no {kind} file in precision {precision}; it has {have}"
+                f"the model {self.manifest.name} has no ONNX file in precision {precision}, it has {have}{remedy}"
             )
         return self.path / name
 

@@ -18,6 +18,8 @@ SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
 WEIGHTS = "model.safetensors"
 """The weights in float32, from which PyTorch runs every precision and every other file is exported."""
+WEIGHTS_NOTE = "deeplight.weights_sha256"
+"""Key of an ONNX file's metadata: the SHA-256 of the weights that it was exported from."""
 WEIGHT_PRECISIONS = ("fp32", "fp16", "bf16")
 """Precisions that PyTorch runs from the weights (network.precision)."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

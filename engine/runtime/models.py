@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from deeplight.engine.core.errors import ArtifactError
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo, receptive_field
 from deeplight.engine.network.weights import build
@@ -17,8 +18,18 @@ LEAST_TILE_LR = 4
 
 
 def load_network(artifact: Artifact) -> DeepLightSR:
-    """The network of a model folder, in float32 and eval mode. Raises ArtifactError where it cannot be built."""
-    return build(artifact.manifest.configuration, artifact.read_file(WEIGHTS), str(artifact.path))
+    """The network of a model folder, in float32 and eval mode.
+
+    Raises ArtifactError where it cannot be built, or sees farther than the manifest's halo.
+    """
+    manifest = artifact.manifest
+    network = build(manifest.configuration, artifact.read_file(WEIGHTS), str(artifact.path))
+    if halo(network.config) > manifest.halo_lr:
+        raise ArtifactError(
+            f"the model at {artifact.path} claims a halo of {manifest.halo_lr} LR pixels and its network needs "
+            f"{halo(network.config)}: export the model again"
+        )
+    return network
 
 
 def manifest_of(

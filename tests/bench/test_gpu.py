@@ -92,6 +92,7 @@ def test_facts(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_network_in_all_ways_and_a_profile(tmp_path: Path) -> None:
     import_module("bench.gpu.network").measure(tiny(tmp_path, side=4))
     rows = found(tmp_path, "network")

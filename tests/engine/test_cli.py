@@ -145,7 +145,7 @@ def usage(files: SceneFiles, model: str, tmp_path: Path) -> dict[str, list[str]]
         "is not a number": [*base, "--ntl-nodata", "none"],
         "exclude each other": [*base, "--resume", "--overwrite"],
         "'tensorflow' is not one of": [*base, "--backend", "tensorflow"],
-        "has no onnx file in precision fp16; it has fp32": [
+        "has no ONNX file in precision fp16, it has fp32": [
             *base,
             "--precision",
             "fp16",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import rasterio
 import torch
 
 from deeplight.engine import cli
-from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.runtime.artifact import load_artifact
@@ -183,3 +186,38 @@ def test_the_network_is_compiled_where_a_gpu_runs_it(
     assert asked == (["cpu"] if wanted else [])
     with rasterio.open(tmp_path / "o.tif") as dataset:
         assert dataset.tags().get("DEEPLIGHT_OPTION_COMPILE") == (None if wanted else "off")
+
+
+def changed(exported: Exported, folder: Path, **fields: object) -> Path:
+    """The exported model with another manifest, whose checksums are right."""
+    shutil.copytree(exported.path, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | fields))
+    return folder
+
+
+def test_a_manifest_that_lies_about_the_network_is_found_out(
+    exported: Exported, tmp_path: Path, model: DeepLightSR
+) -> None:
+    near = changed(exported, tmp_path / "near", halo_lr=3, receptive_field_lr=3.0)
+    with pytest.raises(ArtifactError, match=r"claims a halo of 3 LR pixels and its network needs \d\d"):
+        open_backend("torch", load_artifact(near))
+    vast = model.config.to_dict() | {"main": [10**9, 10**9, 10**9, 10**9]}
+    with pytest.raises(ArtifactError, match=r"do not fit its configuration: main is \(1000000000, "):
+        open_backend("torch", load_artifact(changed(exported, tmp_path / "vast", configuration=vast)))
+
+
+def test_an_onnx_file_of_other_weights_is_refused(
+    exported: Exported, tmp_path: Path, model: DeepLightSR
+) -> None:
+    """Each file matches its checksum, but they do not belong together."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    save_checkpoint(tmp_path / "run", other, {})
+    files = json.loads((exported.path / "manifest.json").read_text())["files"]
+    weights = json.loads((tmp_path / "run/manifest.json").read_text())["files"]
+    mixed = changed(exported, tmp_path / "mixed", files=files | weights)
+    shutil.copy(tmp_path / "run/model.safetensors", mixed)
+    with pytest.raises(ArtifactError, match=r"was made from other weights than model\.safetensors"):
+        open_backend("onnxruntime", load_artifact(mixed))

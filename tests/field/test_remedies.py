@@ -285,6 +285,7 @@ def test_layers_that_only_training_knows(tmp_path: Path) -> None:
         assert d.count == 1
 
 
+@pytest.mark.slow
 def test_a_truth_on_another_grid_is_warped_as_the_message_says(tmp_path: Path) -> None:
     province = tmp_path / "p"
     province.mkdir()

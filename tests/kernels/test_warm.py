@@ -48,6 +48,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_jit_finds_what_was_compiled_elsewhere(tmp_path: Path) -> None:
     """In a process of its own, since the interpreter is on in this one."""

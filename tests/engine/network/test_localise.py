@@ -109,6 +109,7 @@ def learn(model: DeepLightSR, source: SyntheticSource, stage: Stage, aligned: tu
         adam.step()
 
 
+@pytest.mark.slow
 def test_the_stages_teach_the_offset() -> None:
     torch.manual_seed(0)
     model = DeepLightSR(SMALL)

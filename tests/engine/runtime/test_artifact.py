@@ -42,7 +42,7 @@ def test_round_trip(tmp_path: Path, model: bytes) -> None:
 
 
 def test_missing_precision_names_the_ones_there(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no onnx file in precision fp16; it has fp32"):
+    with pytest.raises(ArtifactError, match="no ONNX file in precision fp16, it has fp32"):
         load_artifact(write_analytic(tmp_path / "m")).file("fp16")
 
 

@@ -146,7 +146,7 @@ def test_cancelled_backend_stops(artifact: Artifact) -> None:
         ({"name": "auto", "device": "tpu"}, "device 'tpu' is not one of auto, cpu, cuda, cuda:0, cuda:1, …"),
         ({"name": "auto", "device": "cuda:"}, "device 'cuda:' is not one of"),
         ({"name": "auto", "device": "cpu:0"}, "device 'cpu:0' is not one of"),
-        ({"name": "auto", "precision": "fp8"}, "has no onnx file in precision fp8; it has fp32"),
+        ({"name": "auto", "precision": "fp8"}, "has no ONNX file in precision fp8, it has fp32"),
     ],
 )
 def test_refusals(artifact: Artifact, arguments: dict[str, str], message: str) -> None:

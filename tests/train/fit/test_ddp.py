@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def run(out: Path, processes: int) -> None:
     out.mkdir()

@@ -158,6 +158,7 @@ def test_runs_may_share_a_trained_offset_estimator(tmp_path: Path) -> None:
         with_alignment(settings_from(wider), tmp_path)
 
 
+@pytest.mark.slow
 def test_one_command_trains_scores_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget(steps=2, told=1, localise=0, regions=1, countries=1, batch=1, crop=14)
     seen = []
