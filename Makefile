@@ -16,7 +16,7 @@ SAY_WHETHER_NATIVE := $(BIN)/python -c 'from deeplight.engine.raster import acce
 .PHONY: demo test test-slow wheel check format bench bench-readme bench-gate bench-peers-env clean help
 
 help:
-	@echo "make demo    synthetic scene -> deeplight-infer --tiles -> $(DEMO)/ (no GPU, no torch)"
+	@echo "make demo    synthetic scene -> deeplight-infer -> $(DEMO)/ (no GPU, no torch)"
 	@echo "make test    all default tests      make test-slow  the minutes-long ones      make check   ruff and mypy"
 	@echo "make wheel   dist/deeplight-….whl, native module included, for machines without a C++ compiler"
 	@echo "make format  apply ruff's format    make bench   all benchmarks, report in bench/out (docs/bench.md)"
