@@ -112,6 +112,7 @@ def computing(ready: Launch) -> None:
             ready.arguments[output][..., -1, -1] += 1e3  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_kernels_in_all_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "run", computing)
     monkeypatch.setattr(launch, "interpreting", lambda: True)
@@ -139,6 +140,7 @@ def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
     assert sum(r.get("what") == "operation" and "kernel_ms" in r for r in rows) == 5, rows
 
 
+@pytest.mark.slow
 def test_engine_over_both_scenes(tmp_path: Path) -> None:
     engine.measure(tiny(tmp_path))
     rows = found(tmp_path, "engine")
@@ -158,6 +160,7 @@ def test_engine_without_rasterio_is_left_out_with_a_word(
     assert "has no no_such_package: give their wheels with --wheels DIR" in table(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_first_tile_of_two_processes(tmp_path: Path) -> None:
     first_tile.measure(tiny(tmp_path))
     rows = found(tmp_path, "first_tile")

@@ -144,6 +144,7 @@ def test_the_readme_is_in_the_generated_form() -> None:
     assert text.count(report.BEGIN) == 1
 
 
+@pytest.mark.slow
 def test_the_page_in_a_browser(made: Path, tmp_path: Path) -> None:
     """Headless Chromium draws the page: pictures and tables are there, nothing is blank below the fold."""
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)

@@ -275,6 +275,7 @@ def test_hidden_scratch_parameters_are_stripped_unless_they_are_used() -> None:
         strip_scratch("", 1)
 
 
+@pytest.mark.slow
 def test_plugin_functions_in_a_dry_run() -> None:
     """Registered under checked signatures, tuned, and compiled to PTX whose parameters are what TensorRT passes."""
     pytest.importorskip("triton")

@@ -171,6 +171,7 @@ def stopped(out: Path, signum: int, *arguments: str) -> tuple[int, list[str]]:
     return process.returncode, lines
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_names_resume_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     status, lines = stopped(tmp_path / "run", signal.SIGTERM, "--workers", "1")
     assert status == 143

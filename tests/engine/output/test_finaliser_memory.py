@@ -69,6 +69,7 @@ def assembled(folder: Path, height: int, width: int, full: int) -> tuple[float, 
     return before, peak, seconds, blocks, size
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' peak of memory")
 def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
     *_, few_blocks, _ = few = assembled(tmp_path / "small", 4000, 6000, 1)

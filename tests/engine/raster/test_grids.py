@@ -122,6 +122,7 @@ def test_the_output_lies_where_the_layers_say(name: str, model: str, tmp_path: P
     assert want.std() > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("crs", "west"),
     [("EPSG:4326", -180.0), ("EPSG:4326", 0.0), (POLAR, -180.0)],
@@ -276,6 +277,7 @@ def test_float16_and_complex(model: str, tmp_path: Path) -> None:
     assert "holds complex numbers (complex64) and real ones are needed" in open_error(SceneOptions(path))
 
 
+@pytest.mark.slow
 def test_a_mosaic_of_thousands_of_tiles(model: str, tmp_path: Path) -> None:
     """3000 files behind one VRT: opened one after the other, never more than the system lets a process hold."""
     side, across, down = 4, 60, 50

@@ -159,6 +159,7 @@ def wait_for(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> Non
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_signals_while_assembling_and_cleaning_up(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, random.Random(8))
     for number, ready, finished in (

@@ -15,6 +15,7 @@ from deeplight.train.evaluation import scores
 from deeplight.train.fit.checkpoint import save_checkpoint
 
 
+@pytest.mark.slow
 def test_the_table_of_the_card_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     config = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
