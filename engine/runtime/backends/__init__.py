@@ -40,7 +40,7 @@ BACKENDS: Mapping[str, BackendEntry] = {
     "torch": BackendEntry(
         "deeplight.engine.runtime.backends.torch_backend",
         "TorchBackend",
-        "train",
+        "gpu",
         ("cpu", "cuda"),
         "weights",
     ),
