@@ -1,6 +1,6 @@
 """Launch configurations: MEASURED where a GPU was there, REASONED elsewhere.
 
-`python -m deeplight.kernels.tune` rewrites measured.json beside this file.
+`python -m deeplight.engine.network.kernel_tuning` rewrites measured.json beside this file.
 """
 
 from __future__ import annotations

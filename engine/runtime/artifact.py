@@ -133,6 +133,11 @@ def _matches(folder: Path, text: bytes) -> bool:
 
 def _absent(name: str | Path, path: Path) -> str:
     names = ", ".join(model_names()) or "none in this installation"
+    if (path / _OLD_CARD).is_file() and not (path / TRAINING_STATE).is_file():
+        return (
+            f"{path} is of an older version ({_OLD_CARD}) and has no training state: train it again with the "
+            "deeplight-train command that made it and --overwrite"
+        )
     if (path / _OLD_CARD).is_file():
         return (
             f"{path} is a run of an older version ({_OLD_CARD}): write it anew with the deeplight-train command that "
@@ -235,13 +240,23 @@ class Draft:
         try:
             DISK.sync_folder(self.folder)
             self._target.parent.mkdir(parents=True, exist_ok=True)
-            if self._target.exists():
-                self._target.rename(self._scratch / "old")
-            self.folder.rename(self._target)
+            self._swap()
             DISK.sync_folder(self._target.parent)
         except OSError as e:
             raise ArtifactError(f"cannot write {self._target}: {e.strerror}") from None
         return self._target
+
+    def _swap(self) -> None:
+        """Give the new folder the name; the old one keeps it where that fails or is interrupted."""
+        old = self._scratch / "old"
+        try:
+            if self._target.exists():
+                self._target.rename(old)
+            self.folder.rename(self._target)
+        except BaseException:
+            if old.exists() and not self._target.exists():
+                old.rename(self._target)
+            raise
 
     def _write(self, name: str, data: bytes) -> None:
         try:
@@ -273,6 +288,11 @@ def put_weights(folder: Path, manifest: Manifest, weights: bytes) -> None:
     text = dataclasses.replace(manifest, files={WEIGHTS: info}).to_json()
     Manifest.from_json(text)
     folder.mkdir(parents=True, exist_ok=True)
+    waiting = folder / _NEXT
+    if waiting.is_file() and _matches(folder, waiting.read_bytes()):
+        # an earlier writer was killed here: what describes the present weights must not be overwritten first
+        DISK.replace(waiting, folder / MANIFEST_NAME)
+        DISK.sync_folder(folder)
     write_file(folder / _NEXT, [text.encode()])
     write_file(folder / WEIGHTS, [weights])
     DISK.replace(folder / _NEXT, folder / MANIFEST_NAME)

@@ -202,6 +202,8 @@ def test_a_manifest_that_lies_about_the_network_is_found_out(
     near = changed(exported, tmp_path / "near", halo_lr=3, receptive_field_lr=3.0)
     with pytest.raises(ArtifactError, match=r"claims a halo of 3 LR pixels and its network needs \d\d"):
         open_backend("torch", load_artifact(near))
+    with pytest.raises(ArtifactError, match=r"needs a halo of \d\d LR pixels and the manifest claims 3"):
+        open_backend("onnxruntime", load_artifact(near))
     vast = model.config.to_dict() | {"main": [10**9, 10**9, 10**9, 10**9]}
     with pytest.raises(ArtifactError, match=r"do not fit its configuration: main is \(1000000000, "):
         open_backend("torch", load_artifact(changed(exported, tmp_path / "vast", configuration=vast)))

@@ -122,7 +122,14 @@ def _check_signature(session: ort.InferenceSession, artifact: Artifact) -> None:
     wanted = {s.name: ("tensor(float)", s.channels) for s in INPUTS}
     if given != wanted:
         raise ArtifactError(f"the graph of {artifact.manifest.name} takes {given}; it must take {wanted}")
-    made_from = session.get_modelmeta().custom_metadata_map.get(WEIGHTS_NOTE)
+    notes = session.get_modelmeta().custom_metadata_map
+    halo, claimed = notes.get("deeplight.halo_lr", "0"), artifact.manifest.halo_lr
+    if not halo.isdecimal() or int(halo) > claimed:
+        raise ArtifactError(
+            f"the ONNX file of {artifact.manifest.name} needs a halo of {halo} LR pixels and the manifest claims "
+            f"{claimed}: export the model again"
+        )
+    made_from = notes.get(WEIGHTS_NOTE)
     if made_from not in (None, artifact.manifest.files[WEIGHTS].sha256):
         raise ArtifactError(
             f"the ONNX file of {artifact.manifest.name} was made from other weights than {WEIGHTS}: export the model "

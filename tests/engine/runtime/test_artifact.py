@@ -212,3 +212,23 @@ def test_a_folder_without_weights_is_no_model(tmp_path: Path, model: bytes) -> N
     with pytest.raises(ArtifactError, match="not listed under files"):
         write_artifact(tmp_path / "m", manifest(), {"model.onnx": model})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_overwrite_keeps_the_old_model(
+    tmp_path: Path, model: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two renames of the swap."""
+    path = write_analytic(tmp_path / "m")
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    files = {"model.onnx": model, WEIGHTS: weights()}
+    with pytest.raises(KeyboardInterrupt):
+        write_artifact(path, manifest(name="other"), files, overwrite=True)
+    assert load_artifact(path).manifest.name == "analytic"
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]

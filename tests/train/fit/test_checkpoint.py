@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,51 +46,68 @@ def test_weights_that_were_changed(run: Path, content: bytes) -> None:
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("operations", range(12))
-def test_a_writer_killed_at_any_moment_leaves_one_of_both(
-    run: Path, monkeypatch: pytest.MonkeyPatch, operations: int
-) -> None:
-    """Each operation on the disk is refused in turn, with all that follow it: what is there is step 0 or step 9."""
-    before = load_artifact(run)
+class Dying(files.Disk):
+    """The disk of a process that is killed after some operations."""
 
-    class Dying(files.Disk):
-        left = operations
+    def __init__(self, operations: int) -> None:
+        self.left = operations
 
-        def _one(self) -> None:
-            self.left -= 1
-            if self.left < 0:
-                raise KeyboardInterrupt
+    def _one(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
 
-        def create(self, path):  # type: ignore[no-untyped-def]
-            self._one()
-            return super().create(path)
+    def create(self, path):  # type: ignore[no-untyped-def]
+        self._one()
+        return super().create(path)
 
-        def sync(self, file):  # type: ignore[no-untyped-def]
-            self._one()
-            super().sync(file)
+    def sync(self, file):  # type: ignore[no-untyped-def]
+        self._one()
+        super().sync(file)
 
-        def replace(self, source, target):  # type: ignore[no-untyped-def]
-            self._one()
-            super().replace(source, target)
+    def replace(self, source, target):  # type: ignore[no-untyped-def]
+        self._one()
+        super().replace(source, target)
 
-        def sync_folder(self, folder):  # type: ignore[no-untyped-def]
-            self._one()
-            super().sync_folder(folder)
+    def sync_folder(self, folder):  # type: ignore[no-untyped-def]
+        self._one()
+        super().sync_folder(folder)
 
-    torch.manual_seed(1)
-    other, disk = DeepLightSR(SMALL), Dying()
+
+def saved_until(monkeypatch: pytest.MonkeyPatch, run: Path, step: int, operations: int) -> bool:
+    """Saves other weights on a disk that dies; whether the save came to its end."""
+    disk = Dying(operations)
     monkeypatch.setattr(artifact, "DISK", disk)
     monkeypatch.setattr(artifact, "write_file", lambda *a: files.write_file(*a, disk=disk))
-    died = False
+    torch.manual_seed(step)
     try:
-        save_checkpoint(run, other, {"step": 9})
+        save_checkpoint(run, DeepLightSR(SMALL), {"step": step})
     except KeyboardInterrupt:
-        died = True
-    assert died == (operations < 10), "ten operations make a save"
-    after = load_artifact(run)
-    step = after.manifest.training["step"]
-    assert step in (0, 9) and (died or step == 9)
-    assert (after.digest == before.digest) == (step == 0)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("first", range(11))
+def test_writers_killed_at_any_moment_leave_a_pair_that_belongs_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """Two in a row, each killed after any of its operations: what is read is one of the steps, with its weights."""
+    digests: dict[int, str] = {}
+    for step in (0, 8, 9):
+        assert saved_until(monkeypatch, tmp_path / str(step), step, 99)
+        digests[step] = load_artifact(tmp_path / str(step)).digest
+    for second in range(13):
+        run = tmp_path / f"run{second}"
+        shutil.copytree(tmp_path / "0", run)
+        ended = saved_until(monkeypatch, run, 8, first)
+        found = load_artifact(run)
+        assert found.digest == digests[found.manifest.training["step"]]
+        assert not ended or found.manifest.training["step"] == 8
+        ended = saved_until(monkeypatch, run, 9, second)
+        found = load_artifact(run)
+        assert found.digest == digests[found.manifest.training["step"]]
+        assert not ended or found.manifest.training["step"] == 9
+        assert ended or second < 12, "twelve operations make a save, the first of them finishing another's"
 
 
 @pytest.mark.parametrize(
@@ -123,6 +141,11 @@ def test_a_configuration_that_describes_no_network(run: Path, field: str, value:
 
 def test_a_run_of_an_older_version_is_told_how_to_become_new(run: Path) -> None:
     (run / MANIFEST_NAME).rename(run / "checkpoint.json")
+    with pytest.raises(
+        InputError, match=r"older version .* no training state: train it again .* --overwrite$"
+    ):
+        load_checkpoint(run)
+    (run / "state.safetensors").touch()
     with pytest.raises(InputError, match=r"run of an older version .* command that made it and --resume$"):
         load_checkpoint(run)
 
