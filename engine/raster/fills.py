@@ -13,7 +13,9 @@ from deeplight.engine.raster.survey import End, Survey
 BLACK_MARBLE_FILL, DMSP_FILL, DMSP_MOST = 65535.0, 255.0, 63.0
 _TENTHS = 1.0, 0.1, 0.01
 """A product's scale may have been applied to its fill value."""
-_ENDS_OF_TYPES = tuple(v * k for v in (BLACK_MARBLE_FILL, 32767.0) for k in _TENTHS)
+_ENDS_OF_TYPES = tuple(
+    v * k for v in (BLACK_MARBLE_FILL, 32767.0, 2147483647.0, 4294967295.0) for k in _TENTHS
+)
 """One such pixel is enough: no light is by chance exactly the end of a type."""
 _FILLS_ABOVE = (DMSP_FILL, 999.0, 9999.0, 999.9, 99999.0)
 _FILLS_BELOW = (-99.0, *(v * k for v in (-9999.0, -999.0, -32767.0, -32768.0) for k in _TENTHS))

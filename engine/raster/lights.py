@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,9 @@ def _example(raster: Raster) -> str:
         return f"{flag} {counts[0]}" if counts else ""
     light = next((b for b in raster.bands if b not in counts[:1]), raster.bands[0])
     remedy = f"{flag} {light}"
-    return f"{remedy} --ntl-valid {raster.name} --ntl-valid-band {counts[0]}" if counts else remedy
+    return (
+        f"{remedy} --ntl-valid {shlex.quote(raster.name)} --ntl-valid-band {counts[0]}" if counts else remedy
+    )
 
 
 def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Layer:
@@ -132,7 +135,8 @@ def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Laye
     if mine.shape != theirs.shape or mine.crs != theirs.crs or moved > _SAME_PLACE:
         raise InputError(
             f"{raster.what} is not on the pixels of {ntl.what}, and a count or mask is needed for each of them; bring "
-            f"it there first: rio warp {raster.name} valid.tif --like {ntl.name} --resampling nearest"
+            f"it there first: rio warp {shlex.quote(raster.name)} valid.tif --like {shlex.quote(ntl.name)} "
+            "--resampling nearest"
         )
     return Layer(raster, (band,), (1.0, 0.0))
 

@@ -198,7 +198,7 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
         )
     if is_logarithm(unit):
         raise InputError(
-            f"{what} is in {unit}, a logarithm, and {RADIANCE_UNIT} is needed; {_no_logarithm(layer)}"
+            f"{what} is in {unit}, a logarithm, and {RADIANCE_UNIT} is needed; {_no_logarithm(layer, unit)}"
         )
     if is_length(unit):
         raise InputError(
@@ -206,11 +206,17 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
         )
 
 
-def _no_logarithm(layer: Layer) -> str:
-    """How to undo one."""
+def _no_logarithm(layer: Layer, unit: str = "") -> str:
+    """How to undo one: that of the unit, else log10."""
+    plain = unit.strip().lower()
+    what, formula = "log10", "(power 10.0 (read 1))"
+    if plain.startswith("db"):
+        what, formula = "dB", "(power 10.0 (/ (read 1) 10.0))"
+    elif plain.startswith("ln"):
+        what, formula = "ln", "(exp (read 1))"
     declared = layer.raster.nodata[layer.bands[0] - 1] is not None
-    command = calculated("(power 10.0 (read 1))", layer.raster.name, "radiance.tif", nodata=declared)
-    return f"undo it and give the result, for log10: {command}"
+    command = calculated(formula, layer.raster.name, "radiance.tif", nodata=declared)
+    return f"undo it and give the result, for {what}: {command}"
 
 
 def _power(value: float) -> str:

@@ -10,7 +10,10 @@ from deeplight.engine.core.spec import DMO_SLOTS
 
 _NUMBERED = re.compile(r"(?:^|[^a-z0-9])(sr_b|st_b|tm_b|etm_b|sur_refl_b|b)0*(\d{1,2}a?)(?:_[126]0m)?$")
 """The end of a band's or a file's name, as in SR_B2, LC09_SR_B2, B08, sur_refl_b01, T31UFQ_20240824T104031_B02_10m."""
-_THERMAL = re.compile(r"thermal|(?:^|[^a-z0-9])(?:st_b\d+|tirs?\d?|lwir\d?)$")
+_THERMAL = re.compile(
+    r"thermal|temperature|(?:^|[^a-z0-9])lst(?![a-z])|"
+    r"(?:^|[^a-z0-9])(?:st_b\d+|b0?6_vcid_[12]|tirs?\d?(?:_b\d+)?|lwir\d?)$"
+)
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,14 @@ def test_a_logarithm_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert "as of a logarithm; undo it and give the result" in said
     undone = calculated(said, tmp_path, "radiance.tif")
     np.testing.assert_allclose(undone, lights() + np.float32(1e-3), rtol=1e-4)
+    (tmp_path / "radiance.tif").unlink()
+    for unit, stored in (
+        ("ln(nW/cm2/sr)", np.log(lights() + np.float32(1))),
+        ("dB", 10 * np.log10(lights() + np.float32(1))),
+    ):
+        said = refusal(capfd, tmp_path, "--ntl", put(tmp_path, stored, units=[unit]))
+        np.testing.assert_allclose(calculated(said, tmp_path, "radiance.tif"), lights() + 1, rtol=1e-4)
+        (tmp_path / "radiance.tif").unlink()
     declared = put(tmp_path, np.log1p(lights()), units=["log(nW/cm2/sr)"])
     assert "a logarithm, and nW/cm²/sr is needed" in refusal(capfd, tmp_path, "--ntl", declared)
 

@@ -6,6 +6,7 @@ import pytest
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.raster import sensors
 from deeplight.engine.raster.bands import (
     FactorOnly,
     assign_bands,
@@ -207,3 +208,9 @@ def test_given_bands_win_and_must_exist() -> None:
     assert assign_bands("DMO", ["blue", "red"], [1, 2], {"swir1": 2}) == {"swir1": 2}
     with pytest.raises(InputError, match="no data band 3 for red; its bands are 1, 2"):
         assign_bands("DMO", ["blue", "red"], [1, 2], {"red": 3})
+
+
+@pytest.mark.parametrize("name", ["B6_VCID_1", "TIRS_B10", "brightness_temperature", "LST_Day_1km", "lst"])
+def test_thermal_bands_are_known_by_their_other_names(name: str) -> None:
+    assert sensors._THERMAL.search(name.lower())
+    assert not any(sensors._THERMAL.search(n) for n in ("sr_b4", "blue", "nir08", "b10", "coastal_aerosol"))
