@@ -10,6 +10,8 @@ DIR/table.md. Exit status: 0, 1 where a stage failed, 2 where there is nothing t
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -18,7 +20,7 @@ from pathlib import Path
 import torch
 
 from bench.gpu.stage import Settings
-from bench.gpu.table import table
+from bench.gpu.table import load, table
 from deeplight.engine.network.config import PRESETS
 from deeplight.kernels.variants import DTYPES
 
@@ -90,6 +92,29 @@ def _limit(given: argparse.Namespace, stage: str) -> float:
     return SECONDS[stage] * (PATIENCE if given.max_autotune else 1)
 
 
+def run_stage(command: list[str], seconds: float) -> str:
+    """What went wrong with a stage's process, in a few words; "" where nothing did.
+
+    A group of its own: what it started must not go on using the device when the stage is ended.
+    """
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return f"ended after {seconds:.0f} s"
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return f"exit status {status}" if status else ""
+
+
+def failed_rows(out: Path, stage: str) -> str:
+    """How many of a stage's measurements failed, in a few words; "" where none did."""
+    count = sum(isinstance(row.get("error"), str) or bool(row.get("exit")) for row in load(out, stage))
+    return f"{count} measurements failed" if count else ""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the stages; the exit status."""
     argv = sys.argv[1:] if argv is None else argv
@@ -107,12 +132,9 @@ def main(argv: list[str] | None = None) -> int:
         )  # an older run's must not stand for a failed one
         seconds = _limit(given, stage)
         command = [sys.executable, "-m", "bench.gpu", *argv, "--only", stage, "--here"]
-        try:
-            status = subprocess.run(command, timeout=seconds).returncode
-            if status:
-                failed.append(f"{stage} (exit status {status})")
-        except subprocess.TimeoutExpired:
-            failed.append(f"{stage} (ended after {seconds:.0f} s)")
+        problem = run_stage(command, seconds) or failed_rows(given.out, stage)
+        if problem:
+            failed.append(f"{stage} ({problem})")
     text = table(given.out, failed)
     (given.out / "table.md").write_text(text)
     print(text)
