@@ -65,6 +65,16 @@ def interpolation_kernel(factor: int, kind: str) -> Tensor:
     return torch.tensor(squares, dtype=torch.float32)
 
 
+def interpolation_line(factor: int, kind: str) -> Tensor:
+    """Weights (factor, K) of the same interpolations along one axis, but "cubic" with a = −0.5 (Keys 1981)."""
+    taps = {"linear": 3, "cubic": 5}[kind]
+    centres = [(phase + 0.5) / factor - 0.5 for phase in range(factor)]
+    weight = (lambda x: _keys(x, -0.5)) if kind == "cubic" else _hat
+    return torch.tensor(
+        [[weight(centre - (k - taps // 2)) for k in range(taps)] for centre in centres], dtype=torch.float32
+    )
+
+
 def _hat(x: float) -> float:
     return max(0.0, 1 - abs(x))
 

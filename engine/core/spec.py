@@ -33,15 +33,23 @@ INPUTS: tuple[InputSpec, ...] = (
     InputSpec("dmo_bands", 7, hr=None),
     InputSpec("dem", 1, hr=True),
     InputSpec("dem_valid", 1, hr=True),
+    InputSpec("psf", 2, hr=None),
+    InputSpec("limits", 2, hr=None),
 )
-"""Network inputs, float32, NCHW, physical units; masks are 1 where valid, 0 elsewhere; invalid pixels hold 0."""
+"""Network inputs, float32, NCHW, physical units; masks are 1 where valid, 0 elsewhere; invalid pixels hold 0.
+
+psf: FWHM in LR pixels, along rows (y) and columns (x), of the blur before the 8 × 8 area mean; negative: unknown.
+limits: level at which the NTL saturates and standard deviation of its noise, in its unit; negative: unknown.
+"""
 
 OUTPUTS: tuple[InputSpec, ...] = (
     InputSpec("ntl_hr", 1, hr=True),
     InputSpec("isp", 1, hr=True),
     InputSpec("offset", 2, hr=False),
+    InputSpec("interval", 2, hr=True),
 )
-"""Network outputs: radiance in the input's unit (≥ 0), impervious probability, offset (x, y) in LR pixels."""
+"""Network outputs: radiance in the input's unit (≥ 0), impervious probability, offset (x, y) in LR pixels, and the ends
+(low, high) of an interval that holds the true radiance of 90 % of the pixels."""
 
 
 class Quality(IntFlag):

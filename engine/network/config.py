@@ -31,9 +31,9 @@ FUSIONS = ("modulate", "concatenate")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Widths and depths of DeepLightSR. Tuples run over the scales ×1, ×2, ×4, ×8.
+    """Widths and depths of DeepLightSR. Tuples run over the scales ×1, ×2, ×4 and, for `main`, ×8.
 
-    main: channels of the NTL features. aux: channels of each modality's features.
+    main: channels of the NTL features. aux: channels of each modality's features, whose encoder begins at ×4.
     body: residual 3×3 convolutions after the fusion at ×1. refine: 3×3 convolutions in each refinement.
     localise_width: channels of the pointwise layers that estimate the offset.
     d_max: bound of the offset in LR pixels; the search covers ±2.
@@ -44,7 +44,7 @@ class ModelConfig:
 
     preset: str = "tiny"
     main: tuple[int, int, int, int] = (64, 32, 32, 8)
-    aux: tuple[int, int, int, int] = (32, 32, 16, 8)
+    aux: tuple[int, int, int] = (32, 32, 16)
     body: int = 2
     refine: tuple[int, int, int] = (1, 1, 1)
     localise_width: int = 32
@@ -77,7 +77,7 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 def _check(config: ModelConfig) -> None:
     """Raise ValueError in one sentence where a field is not what the network can be built from."""
-    for name, count, least in (("main", 4, 1), ("aux", 4, 1), ("refine", 3, 0)):
+    for name, count, least in (("main", 4, 1), ("aux", 3, 1), ("refine", 3, 0)):
         value = getattr(config, name)
         if not (isinstance(value, tuple) and len(value) == count and all(_whole(v, least) for v in value)):
             raise ValueError(f"{name} must be {count} integers from {least} on, not {reprlib.repr(value)}")
@@ -116,7 +116,7 @@ PRESETS: dict[str, ModelConfig] = {
     "base": ModelConfig(
         preset="base",
         main=(128, 96, 64, 48),
-        aux=(64, 64, 48, 32),
+        aux=(64, 64, 48),
         body=4,
         refine=(3, 3, 2),
         localise_width=64,

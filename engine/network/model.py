@@ -18,10 +18,15 @@ from torch import Tensor, nn
 from deeplight import kernels
 from deeplight.engine.network.concatenation import Concatenation
 from deeplight.engine.network.config import ModelConfig, Normalisation
+from deeplight.engine.network.consistency import Sensor, base, blur_weights, consistent
+from deeplight.kernels.interpolation import SCALE, interpolation_line
 
 SHIFT_RADIUS = 2
-WINDOW_RADIUS = 11
-FILL_RADIUS = 2
+WINDOW_RADIUS = 7
+FILL_RADIUS = 3
+UNKNOWN_NOISE = 0.05
+"""Of NTL whose noise is not known, in its unit: of the order of that of annual VIIRS composites in nW/cm²/sr."""
+LEAST_NOISE = 1e-3
 VARIANCE_FLOOR = 1e-3
 """Added to variances of log radiance before dividing or taking logs: noise in the dark is no structure."""
 
@@ -29,12 +34,27 @@ VARIANCE_FLOOR = 1e-3
 class Prediction(NamedTuple):
     """ntl: radiance (B,1,2h,2w), (B,1,4h,4w), (B,1,8h,8w) in the normalised (log) domain, coarse to fine.
 
-    isp_logits: the same shapes. offset: (B,2,h,w), (x, y) in LR pixels.
+    isp_logits: the same shapes. offset: (B,2,h,w), (x, y) in LR pixels. widths: (B,2,8h,8w), how far below and above
+    the finest radiance the interval reaches, ≥ 0, in the normalised domain.
     """
 
     ntl: list[Tensor]
     isp_logits: list[Tensor]
     offset: Tensor
+    widths: Tensor
+
+
+class Features(NamedTuple):
+    """What the last refinement begins with. x: (B,C,8h,8w). carried: the residuals so far (B,1,4h,4w), float32.
+
+    widths: (B,2,8h,8w). residuals, isp_logits: of the refinements at ×2 and ×4.
+    """
+
+    x: Tensor
+    carried: Tensor
+    widths: Tensor
+    residuals: list[Tensor]
+    isp_logits: list[Tensor]
 
 
 class Normalise(nn.Module):
@@ -122,8 +142,7 @@ class Localise(nn.Module):
         """aux: (B,10,4h,4w). Returns the lights it suggests (B,1,h,w), normalised, and ISP logits (B,1,4h,4w)."""
         logits = _pointwise(self.impervious, aux)
         both = F.avg_pool2d(torch.cat([torch.sigmoid(logits), aux], dim=1), 4)
-        # softplus written out, since exporters turn torch's into a selection; 80 keeps the exponential finite
-        radiance = torch.log1p(torch.exp(_pointwise(self.lights, both).clamp(max=80.0)))
+        radiance = _softplus(_pointwise(self.lights, both))
         return torch.log1p(radiance) * 0.5, logits
 
     def _residuals(self, ntl: Tensor, lights: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,6 +182,11 @@ def _half_pixel_shifts() -> tuple[Tensor, Tensor]:
     return torch.stack([x, y]).reshape(2, n * n, 1, 1), sampling
 
 
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + eˣ) written out, since exporters turn torch's into a selection; 80 keeps the exponential finite."""
+    return torch.log1p(torch.exp(x.clamp(max=80.0)))
+
+
 def _pointwise_layers(*channels: int) -> nn.ModuleList:
     """1×1 convolutions through these channel counts."""
     return nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(channels))
@@ -177,15 +201,18 @@ def _pointwise(layers: nn.ModuleList, x: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """One modality → features at ×8, ×4, ×2, ×1 (returned coarse to fine). Channel −1 of the input is its mask."""
+    """One modality → features at ×4, ×2, ×1 (returned coarse to fine). Channel −1 of the input is its mask.
 
-    def __init__(self, channels: int, widths: tuple[int, int, int, int]) -> None:
+    Nothing is computed at ×8: a 4×4 convolution with stride 2 takes the finest pixels in.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, int, int]) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, widths[3], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(widths[s + 1], widths[s], 2, stride=2) for s in (2, 1, 0))
+        self.first = nn.Conv2d(channels, widths[2], 4, stride=2, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(widths[s + 1], widths[s], 2, stride=2) for s in (1, 0))
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> list[Tensor]:
-        """x: (B,channels,8h,8w); bias: (B,A) or None, added to the first features. Four tensors, ×1 first."""
+        """x: (B,channels,8h,8w); bias: (B,A) or None, added to the first features. Three tensors, ×1 first."""
         y = self.first(x)
         features = [F.relu(y if bias is None else y + bias[:, :, None, None])]
         for layer in self.down:
@@ -236,27 +263,19 @@ class Refine(nn.Module):
         nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.isp.bias, -2.0)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, base: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B,C,H,W); base: (B,1,H,W). Returns features, NTL = base + residual, ISP logits."""
+    def forward(self, x: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (B,C,H,W); carried: (B,1,H,W) or None. Returns features, NTL residual + carried, ISP logits."""
         logits = self.isp(x)
         x = x + torch.sigmoid(logits) * self.embed[None, :, None, None]
         for layer in self.layers:
             x = x + F.relu(layer(x))
-        return x, base + self.residual(x), logits
+        residual = self.residual(x).float()
+        return x, residual if carried is None else carried + residual, logits
 
     def finish(self, x: Tensor, level: Tensor, norm: Normalise) -> tuple[Tensor, Tensor]:
-        """x: (B,C,H,W); level: (B,1,H/2,W/2), normalised. Returns radiance and ISP probability, (B,1,H,W) each."""
-        blocks = [_parameters(layer) for layer in self.layers]
-        return kernels.refine(
-            x,
-            level,
-            *_parameters(self.isp),
-            self.embed,
-            [weight for weight, _ in blocks],
-            [bias for _, bias in blocks],
-            *_parameters(self.residual),
-            finish=kernels.Finish(norm.unit, norm.gain, norm.ceiling),
-        )
+        """x: (B,C,H,W); level: (B,1,H,W), normalised. Returns radiance and ISP probability, (B,1,H,W) each."""
+        _, value, logits = self(x, level)
+        return norm.radiance(value), torch.sigmoid(logits)
 
 
 def _parameters(layer: nn.Module) -> tuple[Tensor, Tensor]:
@@ -270,9 +289,15 @@ def _fusion(config: ModelConfig, scale: int) -> nn.Module:
 
 
 class DeepLightSR(nn.Module):
-    """The network. `predict` gives every supervised output; `forward` gives the deployed ones in physical units."""
+    """The network. `predict` gives every supervised output; `forward` gives the deployed ones in physical units.
+
+    What it learns is a residual, in the log domain, to a base that is physics alone (`consistency.base`); the last step
+    makes the result agree with the given lights, as their sensor would have seen it.
+    """
 
     cubic: Tensor
+    cubic_line: Tensor
+    linear_line: Tensor
     filler: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -283,32 +308,64 @@ class DeepLightSR(nn.Module):
         self.localise = Localise(config)
         self.dmo_encoder = Encoder(8, aux)
         self.dem_encoder = Encoder(2, aux)
-        self.band_bias = nn.Linear(7, aux[3])
-        self.first = nn.Conv2d(2, main[0], 3, padding=1)
+        self.band_bias = nn.Linear(7, aux[2])
+        self.first = nn.Conv2d(3, main[0], 3, padding=1)
+        self.sensor_bias = nn.Linear(4, main[0])
         self.body = nn.ModuleList(nn.Conv2d(main[0], main[0], 3, padding=1) for _ in range(config.body))
-        self.fusions = nn.ModuleList(_fusion(config, s) for s in range(4))
+        self.fusions = nn.ModuleList(_fusion(config, s) for s in range(3))
         self.ups = nn.ModuleList(nn.Conv2d(main[s], 4 * main[s + 1], 3, padding=1) for s in range(3))
         self.refines = nn.ModuleList(
             Refine(main[s + 1], config.refine[s], config.embed_isp) for s in range(3)
         )
+        self.spread = nn.Conv2d(main[2], 2 * 4, 1)
+        self.base_power = nn.Parameter(torch.tensor(3.0))
+        nn.init.zeros_(self.sensor_bias.weight)
+        nn.init.zeros_(self.spread.weight)
+        nn.init.constant_(self.spread.bias, -2.0)  # type: ignore[arg-type]
         self.register_buffer("cubic", kernels.interpolation_kernel(2, "cubic"))
-        line = torch.tensor([1.0, 2.0, 4.0, 2.0, 1.0])
+        self.register_buffer("cubic_line", interpolation_line(SCALE, "cubic"))
+        self.register_buffer("linear_line", interpolation_line(SCALE, "linear"))
+        line = torch.tensor([1.0, 4.0, 16.0, 64.0, 16.0, 4.0, 1.0])
         self.register_buffer("filler", (line[:, None] * line[None, :])[None, None])
 
     def predict(self, *inputs: Tensor, known_offset: Tensor | None = None) -> Prediction:
         """Inputs in the order of `deeplight.engine.core.spec.INPUTS`; outputs in the normalised domain.
 
         known_offset: (B,2,h,w) in LR pixels, aligns the auxiliary in place of the estimate (for training). Reduced
-        precision (autocast) does not reach the alignment: offsets and gathers keep 32 bits.
+        precision (autocast) does not reach the alignment and the sensor model: they keep 32 bits.
         """
         with torch.autocast(inputs[0].device.type, enabled=False):
             filled, aligned, offset = self._align(*inputs, known_offset=known_offset)
+            sensor = self.sensor(filled, *inputs)
+            start = self.base(sensor)
         if torch.is_autocast_enabled(aligned.device.type):
             aligned = aligned.to(torch.get_autocast_dtype(aligned.device.type))
-        ntl_valid, dmo_bands = inputs[1], inputs[4]
-        x, level, outputs, logits = self._reconstruct(filled, ntl_valid, aligned, dmo_bands)
-        _, level, isp = self.refines[2](x, kernels.resize_fixed(level, self.cubic, 2))
-        return Prediction([*outputs, level], [*logits, isp], offset)
+        found = self._reconstruct(filled, sensor, aligned, *inputs)
+        _, residual, isp = self.refines[2](found.x, kernels.resize_fixed(found.carried, self.cubic, 2))
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            refined = self.normalise.radiance(self.normalise.ntl(start) + residual.float())
+            finest = self.normalise.ntl(consistent(refined, sensor, self.linear_line))
+        coarse = [
+            self.normalise.ntl(F.avg_pool2d(start, SCALE // side)) + residual
+            for side, residual in zip((2, 4), found.residuals, strict=True)
+        ]
+        return Prediction([*coarse, finest], [*found.isp_logits, isp], offset, found.widths)
+
+    def sensor(self, filled: Tensor, *inputs: Tensor) -> Sensor:
+        """What the sensor saw and how, from the inputs and the normalised NTL with filled holes."""
+        ntl, valid, psf, limits = inputs[0], inputs[1], inputs[-2], inputs[-1]
+        fwhm = psf.clamp(min=0.0)  # unknown counts as none: nothing is sharpened that may not be blurred
+        level, noise = limits[:, :1, None, None], limits[:, 1:, None, None]
+        reached = ((ntl - level) >= 0.0).to(ntl.dtype) * (level > 0.0).to(ntl.dtype)
+        known = (noise >= 0.0).to(ntl.dtype)
+        noise = (noise * known + UNKNOWN_NOISE * (1.0 - known)).clamp(min=LEAST_NOISE)
+        rows, columns = blur_weights(fwhm[:, 0]), blur_weights(fwhm[:, 1])
+        return Sensor(self.normalise.radiance(filled), valid, reached * valid, rows, columns, noise)
+
+    def base(self, sensor: Sensor) -> Tensor:
+        """Radiance (B,1,8h,8w) from the lights and their sensor alone."""
+        power = 1.0 + torch.sigmoid(self.base_power)
+        return base(sensor, self.cubic_line, self.linear_line, power)
 
     def _align(self, *inputs: Tensor, known_offset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset."""
@@ -325,6 +382,7 @@ class DeepLightSR(nn.Module):
         dmo_bands: Tensor,
         dem: Tensor,
         dem_valid: Tensor,
+        *_: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Normalised NTL (B,1,h,w) and auxiliary (B,10,8h,8w) with its masks, not aligned; invalid pixels hold 0."""
         bands = dmo_bands[:, :, None, None]
@@ -345,49 +403,69 @@ class DeepLightSR(nn.Module):
         weight = F.conv2d(valid, self.filler, padding=FILL_RADIUS)
         return x + (1.0 - valid) * near / weight.clamp(min=1.0)
 
-    def _reconstruct(
-        self, ntl: Tensor, ntl_valid: Tensor, aux: Tensor, dmo_bands: Tensor
-    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-        """Everything but the last refinement: fused features at ×8, then NTL at ×4, outputs and ISP logits so far."""
-        dmo_features = self.dmo_encoder(aux[:, :8], self.band_bias(dmo_bands.to(aux.dtype)))
+    def _reconstruct(self, ntl: Tensor, sensor: Sensor, aux: Tensor, *inputs: Tensor) -> Features:
+        """Everything but the last refinement. ntl: normalised, holes filled. aux: aligned."""
+        dmo_features = self.dmo_encoder(aux[:, :8], self.band_bias(inputs[4].to(aux.dtype)))
         dem_features = self.dem_encoder(aux[:, 8:])
-        masks = [[aux[:, 7:8]], [aux[:, 9:10]]]
+        masks = [[F.avg_pool2d(aux[:, 7:8], 2)], [F.avg_pool2d(aux[:, 9:10], 2)]]
         for pyramid in masks:
-            for _ in range(3):
+            for _ in range(2):
                 pyramid.append(F.avg_pool2d(pyramid[-1], 2))
         dmo_masks, dem_masks = masks[0][::-1], masks[1][::-1]
 
         # the cast comes behind the convolution: NTL rounded before it costs more than all other roundings together
-        x = F.relu(self.first(torch.cat([ntl, ntl_valid], dim=1)).to(aux.dtype))
+        x = self.first(torch.cat([ntl, sensor.known, sensor.saturated], dim=1))
+        x = F.relu((x + self._sensor_bias(inputs[-2], sensor.noise)).to(aux.dtype))
         x = self.fusions[0](x, [dmo_features[0], dem_features[0]], [dmo_masks[0], dem_masks[0]])
         for layer in self.body:
             x = x + F.relu(layer(x))
-        level, outputs, logits = ntl, [], []
-        for s in (1, 2, 3):
-            up = self.ups[s - 1]
-            assert isinstance(up, nn.Conv2d) and up.bias is not None
-            x = kernels.upsample(x, up.weight, up.bias)
-            x = self.fusions[s](x, [dmo_features[s], dem_features[s]], [dmo_masks[s], dem_masks[s]])
-            if s < 3:
-                x, level, isp = self.refines[s - 1](x, kernels.resize_fixed(level, self.cubic, 2))
-                outputs.append(level)
-                logits.append(isp)
-        return x, level, outputs, logits
+        carried: Tensor | None = None
+        residuals: list[Tensor] = []
+        logits: list[Tensor] = []
+        for s in (0, 1):
+            x = self._up(x, s)
+            x = self.fusions[s + 1](
+                x, [dmo_features[s + 1], dem_features[s + 1]], [dmo_masks[s + 1], dem_masks[s + 1]]
+            )
+            if carried is not None:
+                carried = kernels.resize_fixed(carried, self.cubic, 2)
+            x, carried, isp = self.refines[s](x, carried)
+            residuals.append(carried)
+            logits.append(isp)
+        widths = F.pixel_shuffle(_softplus(self.spread(x).float()), 2)
+        return Features(self._up(x, 2), residuals[-1], widths, residuals, logits)
 
-    def forward(
-        self,
-        ntl: Tensor,
-        ntl_valid: Tensor,
-        dmo: Tensor,
-        dmo_valid: Tensor,
-        dmo_bands: Tensor,
-        dem: Tensor,
-        dem_valid: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns ntl_hr (B,1,8h,8w) in the input's unit, isp (B,1,8h,8w) in [0, 1], offset (B,2,h,w) in LR px."""
-        filled, aligned, offset = self._align(ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid)
-        x, level, _, _ = self._reconstruct(filled, ntl_valid, aligned, dmo_bands)
+    def _sensor_bias(self, psf: Tensor, noise: Tensor) -> Tensor:
+        """(B,C,1,1) from the blur, whether it is known, and the noise."""
+        known = (psf >= 0.0).to(psf.dtype)
+        strength = torch.log1p(noise[:, :, 0, 0] / self.normalise.unit)
+        return self.sensor_bias(torch.cat([psf * known, known[:, :1], strength], dim=1))[:, :, None, None]
+
+    def _up(self, x: Tensor, s: int) -> Tensor:
+        """Features at twice the scale."""
+        up = self.ups[s]
+        assert isinstance(up, nn.Conv2d) and up.bias is not None
+        return kernels.upsample(x, up.weight, up.bias)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Inputs in the order of `spec.INPUTS`.
+
+        Returns ntl_hr (B,1,8h,8w) in the input's unit, isp (B,1,8h,8w) in [0, 1], offset (B,2,h,w) in LR px, and
+        interval (B,2,8h,8w), its ends low and high, in the input's unit.
+        """
+        filled, aligned, offset = self._align(*inputs)
+        sensor = self.sensor(filled, *inputs)
+        found = self._reconstruct(filled, sensor, aligned, *inputs)
+        level = self.normalise.ntl(self.base(sensor)) + kernels.resize_fixed(found.carried, self.cubic, 2)
         last = self.refines[2]
         assert isinstance(last, Refine)
-        radiance, isp = last.finish(x, level, self.normalise)
-        return radiance, isp, offset
+        refined, isp = last.finish(found.x, level, self.normalise)
+        radiance = consistent(refined, sensor, self.linear_line)
+        middle = self.normalise.ntl(radiance)
+        ends = [
+            self.normalise.radiance(middle - found.widths[:, :1]),
+            self.normalise.radiance(middle + found.widths[:, 1:]),
+        ]
+        # rounding must not put an end on the wrong side
+        interval = torch.cat([torch.minimum(ends[0], radiance), torch.maximum(ends[1], radiance)], dim=1)
+        return radiance, isp, offset, interval

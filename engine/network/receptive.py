@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.network.config import ModelConfig
+from deeplight.engine.network.consistency import BASE_STEPS, STEP_REACH
 from deeplight.engine.network.model import FILL_RADIUS, SHIFT_RADIUS, WINDOW_RADIUS
 
 CUBIC_RADIUS = 2
@@ -48,18 +49,21 @@ def receptive_field(config: ModelConfig) -> float:
 
     With the largest offset that the network can make; fractions of an LR pixel are kept.
     """
-    radiance = features = Span(0, SCALE, SCALE)
+    refined = Span(0, 1, 1).widened(STEP_REACH).at(SCALE)
+    base = refined.at(1).widened(BASE_STEPS * STEP_REACH + CUBIC_RADIUS)
+    features = carried = refined
     aux: list[Span] = []
     for level in (2, 1, 0):
         scale = 2 << level
-        # radiance = upsampled coarser radiance + residual(features), so it needs the features where it is needed
-        features = features.union(radiance).widened(config.refine[level])
-        aux.append(features)
-        radiance = radiance.at(scale // 2).widened(CUBIC_RADIUS)
+        # a residual is the coarser one upsampled + what the features give, so these are needed where it is needed
+        features = features.union(carried).widened(config.refine[level])
+        if scale < SCALE:
+            aux.append(features)
+        carried = carried.at(scale // 2).widened(CUBIC_RADIUS)
         features = features.at(scale // 2).widened(1)
     features = features.widened(config.body)
     aux.append(features)
-    ntl = features.widened(1).union(radiance).widened(FILL_RADIUS)
+    ntl = features.widened(1).union(base).widened(FILL_RADIUS)
     return max(_reach(ntl), _aux_reach(aux, config))
 
 
