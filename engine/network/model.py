@@ -131,7 +131,7 @@ class Localise(nn.Module):
         residual, state = self._residuals(ntl, self.suggested(aux)[0])
         sharpness = torch.exp(self.sharpness + 2.0 * torch.tanh(_pointwise(self.certainty, state)))
         distance = (self.shift_xy * self.shift_xy).sum(dim=0, keepdim=True).reshape(1, -1, 1, 1)
-        share = torch.softmax(-sharpness * residual - torch.exp(self.prior) * distance, dim=1)
+        share = _softmax(-sharpness * residual - torch.exp(self.prior) * distance)
         offset = F.conv2d(share, self.shift_xy) + _pointwise(
             self.correct, torch.cat([share * 5.0, state], dim=1)
         )
@@ -180,6 +180,12 @@ def _half_pixel_shifts() -> tuple[Tensor, Tensor]:
     y, x = torch.meshgrid(at, at, indexing="ij")
     sampling = (line[:, None, :, None] * line[None, :, None, :]).reshape(n * n, 1, len(taps), len(taps))
     return torch.stack([x, y]).reshape(2, n * n, 1, 1), sampling
+
+
+def _softmax(x: Tensor) -> Tensor:
+    """Over the channels, written out: runtimes transpose twice for theirs."""
+    grown = torch.exp(x - torch.amax(x, dim=1, keepdim=True))
+    return grown / grown.sum(dim=1, keepdim=True)
 
 
 def _softplus(x: Tensor) -> Tensor:
@@ -447,12 +453,24 @@ class DeepLightSR(nn.Module):
         assert isinstance(up, nn.Conv2d) and up.bias is not None
         return kernels.upsample(x, up.weight, up.bias)
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Inputs in the order of `spec.INPUTS`.
+    def forward(
+        self,
+        ntl: Tensor,
+        ntl_valid: Tensor,
+        dmo: Tensor,
+        dmo_valid: Tensor,
+        dmo_bands: Tensor,
+        dem: Tensor,
+        dem_valid: Tensor,
+        psf: Tensor,
+        limits: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The deployed outputs; inputs as `spec.INPUTS`.
 
         Returns ntl_hr (B,1,8h,8w) in the input's unit, isp (B,1,8h,8w) in [0, 1], offset (B,2,h,w) in LR px, and
         interval (B,2,8h,8w), its ends low and high, in the input's unit.
         """
+        inputs = (ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid, psf, limits)
         filled, aligned, offset = self._align(*inputs)
         sensor = self.sensor(filled, *inputs)
         found = self._reconstruct(filled, sensor, aligned, *inputs)

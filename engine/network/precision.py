@@ -12,7 +12,7 @@ from deeplight.engine.network.model import DeepLightSR
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision → element type of the features and of the weights that meet them."""
 
-FEATURES = ("dmo_encoder", "dem_encoder", "band_bias", "body", "fusions", "ups", "refines")
+FEATURES = ("dmo_encoder", "dem_encoder", "band_bias", "body", "fusions", "ups", "refines", "spread")
 """Modules of the network that compute in the reduced type. All others keep float32."""
 
 

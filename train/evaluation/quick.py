@@ -42,7 +42,7 @@ def validate(
     epe = lit = epe_zero = 0.0
     gains: list[float] = []
     for batch in sets:
-        out, isp, offset = _told(model, batch) if known_offset else model(*batch.inputs)
+        out, isp, offset = _told(model, batch) if known_offset else model(*batch.inputs)[:3]
         mask = F.interpolate(batch.weight, scale_factor=8, mode="nearest")
         built = mask if batch.isp_valid is None else mask * batch.isp_valid
         mask = mask if batch.ntl_hr_valid is None else mask * batch.ntl_hr_valid

@@ -16,6 +16,7 @@ class ObjectiveConfig:
     squared: weight of the mean squared error of the finest output, whose optimum is the mean (of log radiance) rather
     than the median: what reflectance does not tell, such as a block's lamps, is then spread evenly and PSNR rises.
     totals: weight of each crop's relative error in its sum of lights (physical units).
+    interval: weight of the quantile loss that teaches the interval's ends.
     offset: weight of the offset's error where the true field is known (synthetic and degraded data).
     literal_isp: BCE between the normalised radiance and ISP, as the paper prints it; for ablation only, since it
     raises the radiance of every impervious pixel.
@@ -26,6 +27,7 @@ class ObjectiveConfig:
     consistency: float = field(default=0.2, metadata={"least": 0})
     squared: float = field(default=4.0, metadata={"least": 0})
     totals: float = field(default=0.0, metadata={"least": 0})
+    interval: float = field(default=0.5, metadata={"least": 0})
     offset: float = field(default=0.1, metadata={"least": 0})
     literal_isp: bool = False
 

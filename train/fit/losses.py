@@ -19,6 +19,9 @@ from deeplight.train.fit.config import ObjectiveConfig
 MeanOverProcesses = Callable[[Tensor], Tensor]
 """A number's mean over the processes of a run; must not be differentiated."""
 
+TAIL = 0.05
+"""Share of the truths beyond each end of the interval."""
+
 
 def one_process(value: Tensor) -> Tensor:
     """The mean over processes where there is one."""
@@ -87,6 +90,10 @@ def objective(
         target, weight = lights.at(8)
         parts["squared"] = weighted_mean((finest - model.normalise.ntl(target)) ** 2, weight, across)
         loss = loss + config.squared * parts["squared"]
+    if config.interval > 0:
+        target, weight = lights.at(8)
+        parts["interval"] = _interval_error(model.normalise.ntl(target), prediction, weight, across)
+        loss = loss + config.interval * parts["interval"]
     if config.totals > 0:
         parts["totals"] = _totals_error(model.normalise.radiance(finest), lights, across)
         loss = loss + config.totals * parts["totals"]
@@ -144,6 +151,21 @@ def offset_error(
     """
     near = F.avg_pool2d(model.normalise.ntl(ntl_lr), 5, stride=1, padding=2)
     return weighted_mean((offset - true).abs().mean(1, keepdim=True), weight * (near + 0.02), across)
+
+
+def _interval_error(
+    target: Tensor, prediction: Prediction, weight: Tensor, across: MeanOverProcesses
+) -> Tensor:
+    """Quantile loss (Koenker and Bassett 1978) of the interval's ends, 5 % of the truths below and above.
+
+    The radiance itself does not learn from it. target: (B,1,8h,8w), normalised.
+    """
+    middle = prediction.ntl[-1].detach()
+    outside = torch.cat(
+        [middle - prediction.widths[:, :1] - target, target - middle - prediction.widths[:, 1:]], 1
+    )
+    loss = torch.maximum((1.0 - TAIL) * outside, -TAIL * outside)
+    return weighted_mean(loss.sum(dim=1, keepdim=True), weight, across)
 
 
 def _totals_error(radiance: Tensor, lights: _Masked, across: MeanOverProcesses) -> Tensor:

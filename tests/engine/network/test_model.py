@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
 from deeplight.engine.network.config import PRESETS, ModelConfig, preset
+from deeplight.engine.network.consistency import consistent
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
 
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 
 
 def make(config: ModelConfig = SMALL, wild: float = 0.0) -> DeepLightSR:
@@ -33,6 +34,8 @@ def inputs(b: int, h: int, w: int, seed: int = 0) -> dict[str, torch.Tensor]:
     values["dem"] = values["dem"] * 900
     for name in ("ntl_valid", "dmo_valid", "dem_valid", "dmo_bands"):
         values[name] = torch.ones_like(values[name])
+    values["psf"] = torch.tensor([[1.1, 0.9]]).repeat(b, 1)
+    values["limits"] = torch.tensor([[-1.0, 0.1]]).repeat(b, 1)
     return values
 
 
@@ -48,16 +51,36 @@ def test_output_shapes_and_ranges(b: int, h: int, w: int) -> None:
     assert outputs[2].abs().max() <= SMALL.d_max
 
 
-def test_it_starts_as_bicubic_in_the_log_domain() -> None:
+def test_it_starts_as_the_consistent_base() -> None:
     model, values = make(), inputs(1, 9, 9)
-    values["ntl"] = values["ntl"].clamp(min=0)
     with torch.no_grad():
-        got = model(*values.values())[0]
-        base = model.normalise.ntl(values["ntl"])
-        for _ in range(3):
-            base = F.interpolate(base, scale_factor=2, mode="bicubic", align_corners=False)
-        want = model.normalise.radiance(base)
-    assert torch.allclose(got, want, rtol=1e-4, atol=1e-4)
+        got = model(*values.values())
+        filled = model.normalise.ntl(values["ntl"])
+        sensor = model.sensor(filled, *values.values())
+        want = consistent(model.base(sensor), sensor, model.linear_line)
+    assert torch.allclose(got[0], want, rtol=1e-4, atol=1e-4)
+
+
+def test_the_interval_holds_the_radiance() -> None:
+    model, values = make(wild=0.2), inputs(2, 6, 5)
+    with torch.no_grad():
+        radiance, _, _, interval = model(*values.values())
+    low, high = interval[:, :1], interval[:, 1:]
+    assert (low >= 0).all() and (low <= radiance).all() and (radiance <= high).all()
+    assert float((high - low).mean()) > 0.1
+
+
+@pytest.mark.parametrize("psf", [(0.0, 0.0), (1.0, 2.0), (-1.0, -1.0)])
+def test_no_weights_can_take_the_light_away(psf: tuple[float, float]) -> None:
+    """What the sensor would see of the result is close to what it saw, whatever the residual says."""
+    model, values = make(wild=0.1), inputs(1, 24, 24)
+    values["ntl"] = F.avg_pool2d(values["ntl"].clamp(min=1.0), 5, stride=1, padding=2)
+    values["psf"] = torch.tensor([psf])
+    with torch.no_grad():
+        radiance = model(*values.values())[0]
+    inner = (slice(None), slice(None), slice(4, -4), slice(4, -4))
+    total, given = F.avg_pool2d(radiance, 8)[inner].sum(), values["ntl"][inner].sum()
+    assert abs(float(total / given) - 1.0) < 0.02
 
 
 def test_normalisation_round_trip() -> None:

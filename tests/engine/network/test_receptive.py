@@ -13,7 +13,7 @@ from deeplight.engine.network.config import PRESETS, ModelConfig
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
 
-SMALL = ModelConfig(main=(4, 4, 4, 4), aux=(4, 4, 4, 4), localise_width=4)
+SMALL = ModelConfig(main=(4, 4, 4, 4), aux=(4, 4, 4), localise_width=4)
 CONFIGS = {
     "tiny's depths": SMALL,
     "deeper": dataclasses.replace(SMALL, body=2, refine=(2, 1, 2)),
@@ -32,6 +32,7 @@ def spread(config: ModelConfig, name: str, offset_sign: float) -> int:
     side = 2 * halo(config) + 5
     middle = side // 2
     inputs = {s.name: torch.ones(input_shape(s, 1, side, side)) for s in INPUTS}
+    inputs["psf"][:] = 3.0
     f = 1 if name == "ntl" else SCALE
     block = slice(middle * f, (middle + 1) * f)
     inputs[name][0, 0, block, block] = math.nan

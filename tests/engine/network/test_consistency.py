@@ -1,0 +1,127 @@
+"""The sensor model and its steps against plain definitions: a sampled Gaussian, the area mean, a point, holes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from deeplight.engine.network.consistency import (
+    BLUR_REACH,
+    Sensor,
+    base,
+    blur_weights,
+    consistent,
+    enlarged,
+    seen,
+)
+from deeplight.kernels.interpolation import SCALE, interpolation_line
+
+CUBIC, LINEAR = interpolation_line(SCALE, "cubic"), interpolation_line(SCALE, "linear")
+Array = NDArray[np.float64]
+
+
+def blurred(x: Array, fwhm: float, axis: int) -> Array:
+    """A Gaussian sampled at whole pixels up to 4 σ, zeros beyond the edge: the definition."""
+    if fwhm == 0:
+        return x
+    sigma = SCALE * fwhm / (2 * math.sqrt(2 * math.log(2)))
+    reach = int(4 * sigma + 0.5)
+    line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    line /= line.sum()
+    return np.apply_along_axis(lambda v: np.convolve(v, line, mode="same"), axis, x)
+
+
+def means(x: Array) -> Array:
+    h, w = x.shape
+    return x.reshape(h // SCALE, SCALE, w // SCALE, SCALE).mean((1, 3))
+
+
+def sensor_of(y: torch.Tensor, fwhm: tuple[float, float] = (1.0, 1.0), noise: float = 0.02) -> Sensor:
+    rows, columns = (blur_weights(torch.tensor([f])) for f in fwhm)
+    return Sensor(y, torch.ones_like(y), torch.zeros_like(y), rows, columns, torch.full((1, 1, 1, 1), noise))
+
+
+# what a Gaussian has beyond 3.5 LR pixels: nothing, 3e-5, 3e-3 (the weights inside take it over)
+@pytest.mark.parametrize(
+    ("rows", "columns", "tolerance"), [(0.0, 0.0, 1e-6), (1.0, 0.6, 1e-4), (0.0, 1.3, 3e-4), (2.5, 2.0, 1e-2)]
+)
+def test_what_the_sensor_sees(rows: float, columns: float, tolerance: float) -> None:
+    x = np.zeros((12 * SCALE, 14 * SCALE))
+    inside = np.random.default_rng(0).gamma(0.3, 10.0, (4 * SCALE, 5 * SCALE))
+    x[4 * SCALE : 8 * SCALE, 4 * SCALE : 9 * SCALE] = inside
+    want = means(blurred(blurred(x, rows, 0), columns, 1))
+    sensor = sensor_of(torch.zeros(1, 1, 1, 1), (rows, columns))
+    got = seen(torch.tensor(x, dtype=torch.float32)[None, None], sensor.rows, sensor.columns)[0, 0].numpy()
+    assert np.abs(got - want).max() <= tolerance * want.max()
+
+
+def test_weights_sum_to_one_and_batches_keep_their_own() -> None:
+    weights = blur_weights(torch.tensor([0.0, 0.7, 3.2]))
+    assert weights.shape == (3, 2 * BLUR_REACH + 1, SCALE)
+    assert torch.allclose(weights.sum((1, 2)), torch.ones(3), atol=1e-6)
+    assert torch.allclose(weights[0, BLUR_REACH], torch.full((SCALE,), 1 / SCALE))
+    x = torch.rand(3, 1, 5 * SCALE, 6 * SCALE)
+    each = torch.cat([seen(x[i : i + 1], weights[i : i + 1], weights[i : i + 1]) for i in range(3)])
+    assert torch.equal(seen(x, weights, weights), each)
+
+
+def test_enlarging_is_interpolation() -> None:
+    x = torch.rand(2, 1, 5, 7)
+    want = F.interpolate(x, scale_factor=SCALE, mode="bilinear", align_corners=False)
+    assert torch.allclose(enlarged(x, LINEAR), want, atol=1e-6)
+    flat = torch.full((1, 1, 4, 4), 3.0)
+    assert torch.allclose(enlarged(flat, CUBIC), torch.full((1, 1, 32, 32), 3.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("fwhm", [0.0, 1.0, 2.0])
+def test_the_base_agrees_with_what_was_seen(fwhm: float) -> None:
+    rng = np.random.default_rng(1)
+    truth = blurred(blurred(rng.gamma(0.2, 20.0, (20 * SCALE, 20 * SCALE)), 0.8, 0), 0.8, 1)
+    y = torch.tensor(means(blurred(blurred(truth, fwhm, 0), fwhm, 1)), dtype=torch.float32)[None, None]
+    sensor = sensor_of(y, (fwhm, fwhm))
+    x = consistent(base(sensor, CUBIC, LINEAR), sensor, LINEAR)
+    inner = (..., slice(4, -4), slice(4, -4))
+    bicubic = enlarged(y, CUBIC).clamp(min=0)
+
+    def misfit(z: torch.Tensor) -> float:
+        return float((seen(z, sensor.rows, sensor.columns) - y)[inner].pow(2).mean().sqrt() / y[inner].std())
+
+    assert misfit(x) < 0.4 * misfit(bicubic)
+    assert abs(float(x[..., 32:-32, 32:-32].sum() / 64 / y[inner].sum()) - 1) < 0.01
+
+
+def test_a_blurred_point_becomes_a_sharper_one_of_about_the_same_light() -> None:
+    x = np.zeros((15 * SCALE, 15 * SCALE))
+    x[60, 60] = 6400.0
+    y = torch.tensor(means(blurred(blurred(x, 1.0, 0), 1.0, 1)), dtype=torch.float32)[None, None]
+    sensor = sensor_of(y)
+    out = consistent(base(sensor, CUBIC, LINEAR), sensor, LINEAR)
+    assert float(out.max()) > 1.5 * float(enlarged(y, CUBIC).max())
+    # three steps are not at their end for a point in the dark; what is left, the residual learns
+    assert abs(float(out.sum()) / 6400.0 - 1) < 0.11
+
+
+def test_unknown_pixels_ask_for_nothing_and_saturated_ones_only_for_more() -> None:
+    x, y = torch.full((1, 1, 72, 72), 10.0), torch.full((1, 1, 9, 9), 10.0)
+    y[..., 4, 4] = 5.0
+    plain = sensor_of(y, (0.0, 0.0))
+    at = torch.zeros_like(y)
+    at[..., 4, 4] = 1.0
+    assert float(consistent(x, plain, LINEAR).min()) < 6.0
+    for changed in (plain._replace(known=1.0 - at), plain._replace(saturated=at)):
+        assert torch.allclose(consistent(x, changed, LINEAR), x)
+    more = plain._replace(y=3.0 * y, saturated=at)
+    assert float(consistent(x, more, LINEAR)[..., 36, 36]) > 10.0
+
+
+def test_a_step_never_changes_more_than_fourfold_and_keeps_the_dark() -> None:
+    y = torch.rand(1, 1, 9, 9) * 1000.0
+    x = torch.rand(1, 1, 72, 72) * 1e-3
+    x[..., :8, :8] = 0.0
+    out = consistent(x, sensor_of(y), LINEAR)
+    assert (out <= 4.0 * x + 1e-6).all() and (out[..., :8, :8] == 0).all()
