@@ -56,7 +56,8 @@ class Case:
 
 @cache
 def parity_cases() -> dict[str, tuple[Inputs, NDArray[np.float32]]]:
-    """Name → (inputs, truth): a synthetic town under each combination of layers, with holes; two tile shapes.
+    """Name → (inputs, truth): a synthetic town under each combination of layers, with holes, saturation and an unknown
+    blur; two tile shapes.
 
     Made once for a process, so not to be changed.
     """
@@ -82,6 +83,8 @@ def _full_inputs(ntl: NDArray[np.float32], dmo: NDArray[np.float32], dem: NDArra
         "dmo": dmo[None],
         "dem": dem[None, None],
         "dmo_bands": np.ones((1, 7), np.float32),
+        "psf": np.array([[1.3, 1.1]], np.float32),
+        "limits": np.array([[-1.0, 0.05]], np.float32),
     }
     for name, like in (("ntl_valid", ntl), ("dmo_valid", dem), ("dem_valid", dem)):
         values[name] = np.ones((1, 1, *like.shape), np.float32)
@@ -96,6 +99,7 @@ def _without(inputs: Inputs, *layers: str) -> Inputs:
 def _with_holes(inputs: Inputs, h: int, w: int) -> Inputs:
     out = {name: a.copy() for name, a in inputs.items()}
     out["dmo_bands"][0, [0, 5, 6]] = 0.0
+    out["psf"][:], out["limits"][:] = -1.0, (30.0, -1.0)
     out["dmo"][:, [0, 5, 6]] = 0.0
     lr = (..., slice(h // 3, h // 2), slice(w // 4, w // 2))
     hr = (..., slice(h * SCALE // 2, h * SCALE), slice(0, w * SCALE // 3))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deeplight.kernels.interpolation import SCALE, interpolation_line
+from deeplight.kernels.interpolation import SCALE
 
 BLUR_REACH = 3
 """LR pixels to each side of an LR pixel from which the sensor model gathers light. At a FWHM of 2.5 LR pixels 0.3 % of

@@ -71,7 +71,7 @@ def _widths(tensors: Mapping[str, Tensor]) -> dict[str, object]:
         return sum(k.startswith(prefix) and k.endswith(".weight") for k in tensors)
 
     ups = (channels(f"ups.{s}.weight", 4) for s in range(3))
-    down = (channels(f"dmo_encoder.down.{s}.weight") for s in (2, 1, 0))
+    down = (channels(f"dmo_encoder.down.{s}.weight") for s in (1, 0))
     found: dict[str, object] = {
         "main": (channels("first.weight"), *ups),
         "aux": (*down, channels("dmo_encoder.first.weight")),

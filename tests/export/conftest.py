@@ -9,7 +9,7 @@ from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.export.build import Exported, Request, export_artifact
 
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 
 
 def wild_model() -> DeepLightSR:

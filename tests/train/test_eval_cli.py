@@ -36,7 +36,7 @@ from deeplight.train.synth import CountryConfig
 from deeplight.train.synth.write import write_country
 from tests.train.test_train_cli import BLOCK
 
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 SIZE = (26, 33)
 
 

@@ -71,6 +71,13 @@ class Degradation:
         return psf_halo(self.psf_fwhm_lr) + (math.ceil(self.shift_lr + 0.25) if self.shift_lr else 0)
 
 
+def told(degradation: Degradation) -> tuple[Floats, Floats]:
+    """`psf` and `limits` of the coarse sensor, (2,) each, as spec.INPUTS."""
+    level = -1.0 if degradation.saturation is None else degradation.saturation
+    noise = math.hypot(degradation.noise, degradation.quantum / math.sqrt(12.0))
+    return np.full(2, degradation.psf_fwhm_lr, np.float32), np.array([level, noise], np.float32)
+
+
 def parse_degradation(text: str) -> Degradation:
     """`psf=1.2,noise=0.1,saturation=63` → a degradation; an empty text or `default` gives the default.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +23,8 @@ class Sample:
     ntl (1, h, w), ntl_valid (1, h, w), dmo (7, 8h, 8w), dmo_valid (1, 8h, 8w), dmo_bands (7,), dem (1, 8h, 8w),
     dem_valid (1, 8h, 8w): as spec.INPUTS without the batch axis. ntl_hr, ntl_hr_valid, isp, isp_valid: (1, 8h, 8w);
     isp is the fraction 0 … 1 (isp_valid all 0 where there is no ISP). offset (2, h, w) in LR px (x, y), or None where
-    the misregistration is not known.
+    the misregistration is not known. psf, limits (2,): as spec.INPUTS; a sensor that is known is one through which the
+    LR NTL was made from the truth.
     """
 
     ntl: NDArray[np.float32]
@@ -38,6 +39,8 @@ class Sample:
     isp: NDArray[np.float32]
     isp_valid: NDArray[np.float32]
     offset: NDArray[np.float32] | None
+    psf: NDArray[np.float32] = field(default_factory=lambda: np.full(2, -1.0, np.float32))
+    limits: NDArray[np.float32] = field(default_factory=lambda: np.full(2, -1.0, np.float32))
 
 
 class SampleSource(Protocol):

@@ -18,7 +18,7 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.warp import area_mean
-from deeplight.train.clips.degrade import Degradation, degrade, displaced, place_seed, shift_field
+from deeplight.train.clips.degrade import Degradation, degrade, displaced, place_seed, shift_field, told
 from deeplight.train.clips.samples import Sample, SampleSource
 from deeplight.train.synth.noise import Floats
 
@@ -89,7 +89,7 @@ class WaldSource:
         isp, isp_valid = self._built(index, window, fine, seed)
         return Sample(
             lr, lr_valid, dmo, dmo_valid, fine.dmo_bands, dem, dem_valid, truth, truth_valid, isp, isp_valid,
-            self._offset(fine, seed, window),
+            self._offset(fine, seed, window), *told(self.degradation),
         )  # fmt: skip
 
     def _grown(self, index: int, window: Window) -> Window:

@@ -239,7 +239,7 @@ def read_padded(
     inputs = {
         spec.name: np.pad(getattr(sample, spec.name), ((0, 0), *grow[spec.hr]))[None].astype(np.float32)
         if spec.hr is not None
-        else sample.dmo_bands[None].astype(np.float32)
+        else getattr(sample, spec.name)[None].astype(np.float32)
         for spec in INPUTS
     }
     truth = np.pad(sample.ntl_hr[0], grow[True]).astype(np.float64)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from deeplight.engine.core.spec import SCALE
-from deeplight.train.fit.config import AugmentConfig
+from deeplight.train.fit.config import AugmentConfig, VarietyConfig
+from deeplight.train.fit.variety import gaps, varied
 
 Parts = dict[str, Tensor]
 """One sample by the names of `samples.Sample`, and `weight` (1,h,w), the loss's; without `offset` where unknown."""
@@ -27,17 +28,26 @@ def turned(parts: Parts, flip_x: bool, flip_y: bool, transpose: bool) -> Parts:
         out["offset"] = out["offset"] * sign[:, None, None]
     if transpose:
         out = {name: p.transpose(-2, -1) if p.ndim > 2 else p for name, p in out.items()}
+        out["psf"] = out["psf"].flip(0)
         if "offset" in out:
             out["offset"] = out["offset"].flip(-3)
     return out
 
 
-def augmented(parts: Parts, config: AugmentConfig, rng: np.random.Generator) -> Parts:
-    """Symmetry, brightness, elevation, a cut-out country, missing layers and bands, holes."""
+def augmented(
+    parts: Parts, config: AugmentConfig, rng: np.random.Generator, variety: VarietyConfig | None = None
+) -> Parts:
+    """Symmetry, another world, brightness, elevation, a cut-out country, missing layers and bands, holes."""
     turn, flips = rng.random() < config.turn, rng.integers(2, size=3)
     out = turned(parts, *(bool(f) for f in flips)) if turn else dict(parts)
+    if variety is not None:
+        out = varied(out, variety, rng)
+        if rng.random() < variety.gaps:
+            out["ntl_valid"] = gaps(out["ntl_valid"], rng)
+            out["ntl"] = out["ntl"] * out["ntl_valid"]
     gain = float(2.0 ** rng.uniform(-config.gain_octaves, config.gain_octaves))
     out["ntl"], out["ntl_hr"] = out["ntl"] * gain, out["ntl_hr"] * gain
+    out["limits"] = out["limits"] * gain  # what is negative stays so: unknown
     out["dem"] = (out["dem"] + float(rng.uniform(*config.dem_shift))) * out["dem_valid"]
     if rng.random() < config.cut:
         _cut(out, rng)

@@ -54,6 +54,29 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
+class VarietyConfig:
+    """Probabilities with which a window becomes one of another world, drawn per sample; see `variety.varied`.
+
+    sensor: another blur, noise and saturation. lights: other lights, of which the next five are the shares or
+    probabilities: texture (lights without fabric), night (nearly none), dark (built-up land without light), smooth (a
+    truth that is blurred itself), points (boats, flares, camps). colours: other daytime spectra. foreign: layers that
+    belong elsewhere. void: bands that say nothing. gaps: nodata of the NTL as composites have it.
+    """
+
+    sensor: float = field(default=1.0, metadata={"least": 0, "most": 1})
+    lights: float = field(default=0.7, metadata={"least": 0, "most": 1})
+    texture: float = field(default=0.2, metadata={"least": 0, "most": 1})
+    night: float = field(default=0.06, metadata={"least": 0, "most": 1})
+    dark: float = field(default=0.2, metadata={"least": 0, "most": 1})
+    smooth: float = field(default=0.6, metadata={"least": 0, "most": 1})
+    points: float = field(default=0.3, metadata={"least": 0, "most": 1})
+    colours: float = field(default=0.85, metadata={"least": 0, "most": 1})
+    foreign: float = field(default=0.12, metadata={"least": 0, "most": 1})
+    void: float = field(default=0.04, metadata={"least": 0, "most": 1})
+    gaps: float = field(default=0.2, metadata={"least": 0, "most": 1})
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The stages of a run, in the order in which they are made; see `stages.plan`.
 

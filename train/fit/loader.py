@@ -17,7 +17,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.train.clips.samples import SampleSource
 from deeplight.train.fit.augment import Parts, augmented
 from deeplight.train.fit.batch import Batch, collated, window_parts
-from deeplight.train.fit.config import AugmentConfig
+from deeplight.train.fit.config import AugmentConfig, VarietyConfig
 from deeplight.train.fit.sampler import Draw, StepSampler, Windows
 from deeplight.train.fit.stages import Facts, Stage
 
@@ -56,9 +56,16 @@ class _Item:
 class WindowDataset(Dataset[_Item]):
     """The augmented sample of a draw. An unreadable place is replaced by another one, the same in every process."""
 
-    def __init__(self, source: SampleSource, windows: Windows, augment: AugmentConfig, margin: int) -> None:
+    def __init__(
+        self,
+        source: SampleSource,
+        windows: Windows,
+        augment: AugmentConfig,
+        margin: int,
+        variety: VarietyConfig | None = None,
+    ) -> None:
         self._source, self._windows = source, windows
-        self._augment, self._margin = augment, margin
+        self._augment, self._variety, self._margin = augment, variety, margin
         self._unreadable: dict[int, str] = {}
 
     def __getitem__(self, draw: Draw) -> _Item:
@@ -73,7 +80,9 @@ class WindowDataset(Dataset[_Item]):
                     self._unreadable[at.place] = str(error)
                 else:
                     parts = window_parts(sample, self._windows.size(at), self._windows.crop, self._margin)
-                    return _Item(augmented(parts, self._augment, draw.rng()), self._where(at), met)
+                    return _Item(
+                        augmented(parts, self._augment, draw.rng(), self._variety), self._where(at), met
+                    )
             met[self._source.name(at.place)] = self._unreadable[at.place]
         raise InputError(f"no clip can be read; the first that failed: {next(iter(met.values()))}")
 
@@ -119,7 +128,7 @@ def stage_batches(
     places: indices to draw from; empty: all. Raises InputError where nothing can be read.
     """
     windows = Windows(source, stage.crop, places)
-    dataset = WindowDataset(source, windows, stage.augment, stage.margin)
+    dataset = WindowDataset(source, windows, stage.augment, stage.margin, stage.variety)
     sampler = StepSampler(windows, stage.batch, (seed, stage.number), range(first, stage.steps), rank, world)
     if not workers:
         # without the DataLoader, whose fetcher would turn errors into its own

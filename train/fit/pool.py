@@ -20,12 +20,16 @@ from deeplight.train.synth import Country, CountryConfig
 
 REGION = 96
 """Side of a stored region in LR pixels."""
+_DRAWN = ("ntl", "ntl_hr", "isp", "dmo", "dem", "offset")
 Arrays = tuple[NDArray[np.float16], ...]
 
 
 @dataclass(frozen=True)
 class Region:
-    """One sample as half-precision tensors (a region of 96² LR px takes 12 MB). Axes (channel, y, x)."""
+    """One sample as half-precision tensors (a region of 96² LR px takes 12 MB). Axes (channel, y, x).
+
+    psf, limits: (2,).
+    """
 
     ntl: Tensor
     ntl_hr: Tensor
@@ -33,6 +37,8 @@ class Region:
     dmo: Tensor
     dem: Tensor
     offset: Tensor
+    psf: Tensor
+    limits: Tensor
 
 
 def country_config(seed: int) -> CountryConfig:
@@ -73,9 +79,11 @@ def _make(job: tuple[int, int]) -> Arrays:
     seed, index = job
     rng = np.random.default_rng((seed, index))
     row, col = (int(v) for v in rng.integers(0, 4096, 2))
-    sample = Country(country_config(seed)).sample(Window(row, col, REGION, REGION))
-    arrays = (getattr(sample, name).astype(np.float16) for name in Region.__dataclass_fields__)
-    return tuple(a if a.ndim == 3 else a[None] for a in arrays)
+    config = country_config(seed)
+    sample = Country(config).sample(Window(row, col, REGION, REGION))
+    drawn = (getattr(sample, name).astype(np.float16) for name in _DRAWN)
+    sensor = np.full(2, config.psf_fwhm_lr, np.float16), np.array([-1.0, config.noise], np.float16)
+    return (*(a if a.ndim == 3 else a[None] for a in drawn), *sensor)
 
 
 class SyntheticSource:
@@ -123,6 +131,8 @@ class SyntheticSource:
             isp=region.isp[hr].float().numpy(),
             isp_valid=one_hr,
             offset=region.offset[lr].float().numpy(),
+            psf=region.psf.float().numpy(),
+            limits=region.limits.float().numpy(),
         )
 
     def fingerprint(self) -> str:

@@ -14,7 +14,14 @@ from typing import Any
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.network.config import PRESETS, ModelConfig
-from deeplight.train.fit.config import SCALED, AugmentConfig, DataConfig, ObjectiveConfig, TrainConfig
+from deeplight.train.fit.config import (
+    SCALED,
+    AugmentConfig,
+    DataConfig,
+    ObjectiveConfig,
+    TrainConfig,
+    VarietyConfig,
+)
 
 FREE_ON_RESUME = {
     "data.workers",
@@ -39,6 +46,7 @@ class Settings:
     training: TrainConfig = field(default_factory=TrainConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    variety: VarietyConfig = field(default_factory=VarietyConfig)
     data: DataConfig = field(default_factory=DataConfig)
     degradation: tuple[tuple[str, float], ...] = ()
 
@@ -113,6 +121,7 @@ def settings_from(tables: Tables) -> Settings:
         config,
         _checked(ObjectiveConfig(), tables.get("objective", {}), "objective"),
         augment,
+        _checked(VarietyConfig(), tables.get("variety", {}), "variety"),
         reading,
         degradation,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from deeplight.train.fit.config import AugmentConfig, ObjectiveConfig
+from deeplight.train.fit.config import AugmentConfig, ObjectiveConfig, VarietyConfig
 from deeplight.train.fit.settings import Settings
 
 LIGHTS = ("localise.impervious.", "localise.lights.")
@@ -51,6 +51,7 @@ class Stage:
     localise_rate: float
     objective: ObjectiveConfig
     augment: AugmentConfig
+    variety: VarietyConfig
     told: bool = False
     aligned: bool = False
     stops_early: bool = False
@@ -143,6 +144,7 @@ def _alone(settings: Settings, number: int, steps: int, rate: float) -> Stage:
         localise_rate=1.0,
         objective=settings.objective,
         augment=augment,
+        variety=replace(settings.variety, lights=0.0, foreign=0.0, void=0.0, gaps=0.0),
     )
 
 
@@ -165,6 +167,7 @@ def _whole(settings: Settings) -> Stage:
         localise_rate=config.localise_rate,
         objective=settings.objective,
         augment=settings.augment,
+        variety=settings.variety,
         stops_early=True,
     )
 

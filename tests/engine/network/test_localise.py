@@ -22,7 +22,7 @@ from deeplight.train.fit.settings import settings_from
 from deeplight.train.fit.stages import Stage, plan, schedule
 from deeplight.train.fit.supervision import Supervised, optimiser
 
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 INNER = slice(14, -14)
 """Away from the border: the window of 23 and the shift of 2 then see no repeated edge."""
 

@@ -150,7 +150,7 @@ def crop(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
 def test_every_parameter_gets_a_gradient() -> None:
     model = make(wild=0.1)
     p = model.predict(*inputs(1, 8, 8).values())
-    (p.ntl[-1].sum() + sum(x.sum() for x in p.isp_logits) + p.offset.sum()).backward()
+    (p.ntl[-1].sum() + sum(x.sum() for x in p.isp_logits) + p.offset.sum() + p.widths.sum()).backward()
     silent = [name for name, q in model.named_parameters() if q.grad is None or not q.grad.abs().sum() > 0]
     assert silent == []
 

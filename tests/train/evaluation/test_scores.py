@@ -18,7 +18,7 @@ from deeplight.train.fit.checkpoint import save_checkpoint
 @pytest.mark.slow
 def test_the_table_of_the_card_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    config = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+    config = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
     save_checkpoint(tmp_path, DeepLightSR(config), {"step": 0})
     monkeypatch.setattr(scores, "HELD_OUT_SEEDS", range(910_600, 910_601))
     done = CliRunner().invoke(score_command, [str(tmp_path)])

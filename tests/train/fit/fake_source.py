@@ -11,7 +11,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.train.clips.samples import ClipError, Sample
 from deeplight.train.fit.settings import Settings, settings_from
 
-TINY = {"main": [4, 4, 4, 4], "aux": [4, 4, 4, 4], "localise_width": 4}
+TINY = {"main": [4, 4, 4, 4], "aux": [4, 4, 4], "localise_width": 4}
 
 
 @dataclass

@@ -19,7 +19,7 @@ from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
 from deeplight.train.fit.checkpoint import check_start, load_checkpoint, save_checkpoint
 
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_writers_killed_at_any_moment_leave_a_pair_that_belongs_together(
     [
         ("main", [8, 8, 4]),
         ("main", [8, 8, 4, 0]),
-        ("aux", [8, 4, 4, "4"]),
+        ("aux", [8, 4, "4"]),
         ("aux", 8),
         ("main", [8, 8, 4, True]),
         ("refine", [1, 1]),

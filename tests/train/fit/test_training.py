@@ -31,7 +31,7 @@ from deeplight.train.fit.stages import schedule
 from tests.kernels.test_reference import plain_sample
 from tests.train.fit.test_resume import StopAfter
 
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 PLAIN = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, (0, 0))
 
 
@@ -307,7 +307,7 @@ def test_known_offset_takes_the_estimate_s_place(source: SyntheticSource) -> Non
 def few_steps(**training: object) -> Settings:
     steps = {"steps": 12, "told_steps": 6, "finish_steps": 4, "light_steps": 0, "localise_steps": 2}
     config = {"batch": 1, "crop": 20, "margin": 2, "warm_up": 2, "validate_every": 6}
-    model = {"main": [8, 8, 4, 4], "aux": [8, 4, 4, 4], "localise_width": 8}
+    model = {"main": [8, 8, 4, 4], "aux": [8, 4, 4], "localise_width": 8}
     return settings_from({"model": model, "training": {**steps, **config, **training}})
 
 

@@ -22,8 +22,8 @@ from deeplight.train.trials import training as trials
 from deeplight.train.trials.ablation import VARIANTS, Budget, ablate, chosen, command, gain, to_markdown
 from deeplight.train.trials.training import with_alignment
 
-SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
-WIDTHS = {"main": [8, 8, 4, 4], "aux": [8, 4, 4, 4], "localise_width": 8}
+SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
+WIDTHS = {"main": [8, 8, 4, 4], "aux": [8, 4, 4], "localise_width": 8}
 
 
 def network(**changes: Any) -> DeepLightSR:
