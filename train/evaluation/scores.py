@@ -49,7 +49,7 @@ def by_layers(
 
 
 def _with(batch: Batch, dmo: int, dem: int) -> Batch:
-    keep = (1, 1, dmo, dmo, dmo, dem, dem)
+    keep = (1, 1, dmo, dmo, dmo, dem, dem, 1, 1)
     return replace(batch, inputs=tuple(t * k for t, k in zip(batch.inputs, keep, strict=True)))
 
 
