@@ -91,9 +91,9 @@ class TrainConfig:
     precision: 32-true, bf16-mixed or 16-mixed. seed: of the weights, the windows and their augmentation.
     """
 
-    told_steps: int = field(default=1200, metadata={"least": 0})
+    told_steps: int = field(default=1000, metadata={"least": 0})
     told_rate: float = field(default=3e-3, metadata={"above": 0})
-    steps: int = field(default=4500, metadata={"least": 1})
+    steps: int = field(default=4000, metadata={"least": 1})
     batch: int = field(default=4, metadata={"least": 1})
     crop: int = field(default=44, metadata={"least": 8, "most": 1024})
     margin: int = field(default=8, metadata={"least": 0})
@@ -102,8 +102,8 @@ class TrainConfig:
     weight_decay: float = field(default=1e-4, metadata={"least": 0})
     clip: float = field(default=1.0, metadata={"above": 0})
     average: float = field(default=0.995, metadata={"least": 0, "below": 1})
-    localise_steps: int = field(default=1000, metadata={"least": 0})
-    light_steps: int = field(default=400, metadata={"least": 0})
+    localise_steps: int = field(default=500, metadata={"least": 0})
+    light_steps: int = field(default=200, metadata={"least": 0})
     localise_rate: float = field(default=0.0, metadata={"least": 0})
     finish_steps: int = field(default=120, metadata={"least": 0})
     finish_rate: float = field(default=5e-4, metadata={"above": 0})

@@ -144,7 +144,7 @@ def _alone(settings: Settings, number: int, steps: int, rate: float) -> Stage:
         localise_rate=1.0,
         objective=settings.objective,
         augment=augment,
-        variety=replace(settings.variety, lights=0.0, foreign=0.0, void=0.0, gaps=0.0),
+        variety=replace(settings.variety, sensor=0.5, lights=0.0, foreign=0.0, void=0.0, gaps=0.0),
     )
 
 
