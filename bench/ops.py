@@ -43,9 +43,12 @@ def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterato
     pixels_in, where = raw_pixels(side, device)
     raw_align = functools.partial(kernels.align, **where, size=(hr, hr), dtype=dtype)
     yield "align_raw", raw_align, (*pixels_in, offset), (8 * 2 + 1 + 8 * size) * pixels
-    level = r(1, 1, hr // 2, hr // 2).float()
+    level = r(1, 1, hr, hr).float()
     heads = (r(1, c, 1, 1), r(1), r(c), [r(c, c, 3, 3)], [r(c)], r(1, c, 1, 1), r(1))
-    yield "refine", kernels.refine, (r(1, c, hr, hr), level, *heads), (c * size + 9) * pixels
+    yield "refine", kernels.refine, (r(1, c, hr, hr), level, *heads), (c * size + 12) * pixels
+    valid = torch.ones(1, 1, side, side, device=device)
+    steps = kernels.Finish(dtype="uint16", scale=0.1, nodata=65535)
+    yield "finish", functools.partial(kernels.finish, how=steps), (level, valid), 6 * pixels
 
 
 def raw_pixels(side: int, device: str) -> tuple[tuple[Tensor, ...], dict[str, kernels.Mesh]]:

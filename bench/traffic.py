@@ -65,12 +65,21 @@ def head(c: int) -> Cost:
 
 
 def refine(c: int, depth: int) -> Cost:
-    """At ×8, with the inverse transform; two float32 results are four values."""
-    tail = Cost(c + 32, c + 12, 0, 2 * c + 60)
+    """At ×8, with the inverse transform; a float32 level is two values, two float32 results are four."""
+    tail = Cost(c + 26, c + 12, 0, 2 * c + 20)
     before = block(c) * (depth - 1) + (embedding(c) if depth > 1 else Cost())
-    ours = before.fused + c + 4.5
+    ours = before.fused + c + 6
     whole = embedding(c) + block(c) * depth + tail
     return Cost(whole.eager, whole.compiled, ours, whole.flops)
+
+
+def consistency(steps: int = 3) -> Cost:
+    """The base and the last step, in float32 (two values each), and the interval's two ends.
+
+    A step reads the image, writes ⅞ of it as sums of rows, writes the enlarged ratio and multiplies; the rest is at ×1.
+    """
+    step = Cost(14, 8, 8, 2 * 7 + 2 * 3 + 2)
+    return step * steps + Cost(40, 16, 16, 60)
 
 
 def inputs() -> Cost:
@@ -93,12 +102,12 @@ def pointwise(*channels: int) -> Cost:
 def localise(width: int) -> Cost:
     """The offset, in float32 (two values each): impervious share at ×4, all else at ×1.
 
-    At ×1: 81 shifts of two maps by 25 taps; window means, 23 + 23 taps, of three maps and of twice 81; some 20
+    At ×1: 81 shifts of two maps by 25 taps; window means, 15 + 15 taps, of three maps and of twice 81; some 20
     operations on each of the 81 residuals, which move each map 60 times one by one and, means included, 26 times fused.
     """
     share = pointwise(10, 32, 32, 1) + Cost(35, 11, 11)  # sigmoid, joined, area mean
     shifts, maps = 81, 3 + 2 * 81
-    flops = 2 * 2 * shifts * 25 + maps * 2 * 2 * 23 + 20 * shifts + 2 * 2 * shifts
+    flops = 2 * 2 * shifts * 25 + maps * 2 * 2 * 15 + 20 * shifts + 2 * 2 * shifts
     field = Cost(60 * shifts, 26 * shifts, 26 * shifts, flops)
     field += pointwise(11, width, width, 1) + pointwise(3, 16, 1) + pointwise(shifts + 3, width, width, 2)
     both = share * SHARE[2] + field * SHARE[0]
@@ -107,9 +116,8 @@ def localise(width: int) -> Cost:
 
 def encoders(a: tuple[int, ...]) -> Cost:
     """Two modalities; their channels are cut from the ten by a copy, since a convolution takes dense pixels."""
-    moved = 20 + 10 + 6 * a[3]
-    first = Cost(moved, moved, moved, 2 * 9 * 10 * a[3])
-    for s in (2, 1, 0):
+    first = Cost(30, 30, 30) + Cost(6 * a[2], 6 * a[2], 6 * a[2], 2 * 16 * 10 * a[2]) * SHARE[2]
+    for s in (1, 0):
         moved = 2 * a[s + 1] * 4 + 6 * a[s]
         first += Cost(moved, moved, moved, 2 * 2 * 4 * a[s + 1] * a[s]) * SHARE[s]
     return first
@@ -122,10 +130,11 @@ def network(name: str) -> dict[str, Cost]:
         "inputs (PyTorch)": inputs(),
         "localise (PyTorch)": localise(config.localise_width),
         "align": align(),
-        "fuse, four scales": sum((fuse(c, a) * f for c, a, f in zip(main, aux, SHARE, strict=True)), Cost()),
+        "fuse, ×1 to ×4": sum((fuse(c, a) * f for c, a, f in zip(main, aux, SHARE, strict=False)), Cost()),
         "upsample ×1 → ×4": upsample(main[0], main[1]) * SHARE[0] + upsample(main[1], main[2]) * SHARE[1],
         "upsample ×4 → ×8": upsample(main[2], main[3]) * SHARE[2],
         "refine ×8": refine(main[3], config.refine[2]),
+        "base, consistency, interval (PyTorch)": consistency(),
         "encoders (PyTorch)": encoders(aux),
     }
     rest = Cost(4, 4, 4, 18 * 2 * main[0]) * SHARE[0] + block(main[0]) * config.body * SHARE[0]

@@ -23,7 +23,7 @@ from deeplight.export.operators import SIGNATURES
 from deeplight.kernels.fuse import entry as fuse_entry
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.refine import entry as refine_entry
-from deeplight.kernels.refine.reference import Finish
+from deeplight.kernels.refine.reference import Radiance
 from deeplight.kernels.upsample import entry as upsample_entry
 
 NAMES = ("fuse", "upsample", "refine")
@@ -72,9 +72,9 @@ def refine_launch(c: int, dtype: torch.dtype) -> Launch:
     vectors = [torch.empty(n, dtype=dtype, device="meta") for n in (c, c, 1, c, c, 1)]
     weight = torch.empty(9, c, c, dtype=dtype, device="meta")
     pixels = torch.empty(1, 1, SIDE, SIDE, device="meta")
-    level = torch.empty(1, 1, SIDE // 2, SIDE // 2, device="meta")
+    level = torch.empty(1, 1, SIDE, SIDE, device="meta")
     x = meta_image(c, dtype)
-    return refine_entry.plan(x, level, weight, vectors, None, Finish(), pixels, pixels, embed=True)
+    return refine_entry.plan(x, level, weight, vectors, Radiance(), pixels, pixels, embed=True)
 
 
 def compile_kernel(launch: Launch, arch: int, floats: Mapping[str, float] | None = None) -> Kernel:

@@ -16,11 +16,13 @@ from torch import Tensor
 from deeplight.kernels import launch as launching
 from deeplight.kernels.align import reference as align_reference
 from deeplight.kernels.align.reference import Mesh
+from deeplight.kernels.finish import reference as finish_reference
+from deeplight.kernels.finish.reference import Finish
 from deeplight.kernels.float32 import exact_float32
 from deeplight.kernels.fuse import reference as fuse_reference
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.refine import reference as refine_reference
-from deeplight.kernels.refine.reference import Finish
+from deeplight.kernels.refine.reference import Radiance
 from deeplight.kernels.upsample import reference as upsample_reference
 
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -182,9 +184,22 @@ def _refine(ready: Launch) -> Outputs:
     one = (1, c, 1, 1)
     ntl, isp = refine_reference.refine(
         x, _tensor(ready, "level"), query.reshape(one), query_bias, embed, [weight], [bias], head.reshape(one),
-        head_bias, None, Finish(),
+        head_bias, Radiance(),
     )  # fmt: skip
     return {"ntl": ntl, "isp": isp} if ready.constants["EMBED"] else {"ntl": ntl}
+
+
+def _finish(ready: Launch) -> Outputs:
+    a, high = ready.arguments, int(ready.constants["HIGH"])
+    how = Finish(
+        int(a["crop"]),
+        "uint16" if high else "float32",
+        float(a["scale"]),
+        float(a["offset"]),
+        float(a["nodata"]),
+    )
+    valid = _tensor(ready, "valid") if ready.constants["HAS_VALID"] else None
+    return {"out": finish_reference.finish(_tensor(ready, "radiance"), valid, how)}
 
 
 _DEFINITIONS: dict[str, Callable[[Launch], Outputs]] = {
@@ -193,4 +208,5 @@ _DEFINITIONS: dict[str, Callable[[Launch], Outputs]] = {
     "upsample_conv": _conv,
     "align": _align,
     "refine": _refine,
+    "finish": _finish,
 }

@@ -40,6 +40,7 @@ REASONED: dict[tuple[str, int], Config] = {
     ("align", 16): Config(64, 4),
     ("align", 2): Config(128, 4),
     ("align", 4): Config(128, 4),
+    ("finish", 0): Config(1024, 4),
     ("refine", 16): Config(128, 4, 3),
     ("refine", 32): Config(64, 4, 3),
     ("refine", 64): Config(64, 4, 3),

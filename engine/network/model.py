@@ -280,8 +280,17 @@ class Refine(nn.Module):
 
     def finish(self, x: Tensor, level: Tensor, norm: Normalise) -> tuple[Tensor, Tensor]:
         """x: (B,C,H,W); level: (B,1,H,W), normalised. Returns radiance and ISP probability, (B,1,H,W) each."""
-        _, value, logits = self(x, level)
-        return norm.radiance(value), torch.sigmoid(logits)
+        blocks = [_parameters(layer) for layer in self.layers]
+        return kernels.refine(
+            x,
+            level,
+            *_parameters(self.isp),
+            self.embed,
+            [weight for weight, _ in blocks],
+            [bias for _, bias in blocks],
+            *_parameters(self.residual),
+            scale=kernels.Radiance(norm.unit, norm.gain, norm.ceiling),
+        )
 
 
 def _parameters(layer: nn.Module) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ def case(b: int = 1, h: int = 8, w: int = 16, valid: str = "none") -> tuple[Tens
     radiance = torch.exp(torch.randn(b, 1, h, w, generator=g) * 2)
     shape = (b, 1, h // 8, w // 8)
     masks = {"on": torch.ones(shape), "off": torch.zeros(shape)}
-    masks["mixed"] = (torch.arange(b * h * w // 64) % 2).float().reshape(shape)
+    masks["mixed"] = (torch.arange(b * h * w // 64) % 2 == b - 1).float().reshape(shape)
     return radiance, masks.get(valid)
 
 
@@ -27,7 +27,7 @@ def run(device: str, args: tuple[Tensor, Tensor | None], how: Finish | None = No
     return kernels.finish(*moved, how, implementation="triton").cpu()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("b", "h", "w"), [(1, 8, 8), (2, 8, 16), (1, 16, 1096)])
+@pytest.mark.parametrize(("b", "h", "w"), [(1, 8, 8), (2, 8, 16), (1, 8, 1096)])
 @pytest.mark.parametrize("crop", [0, 1, 3])
 @pytest.mark.parametrize("valid", ["none", "on", "off", "mixed"])
 def test_the_kernel_copies_bits(device: str, b: int, h: int, w: int, crop: int, valid: str) -> None:
@@ -35,9 +35,7 @@ def test_the_kernel_copies_bits(device: str, b: int, h: int, w: int, crop: int, 
     got = run(device, args, how)
     assert got.shape == (b, 1, h - 2 * crop, w - 2 * crop)
     assert torch.equal(got, reference.finish(*args, how))
-    assert bool((got == -1).any()) == (
-        valid in ("off", "mixed") and not (valid == "mixed" and b * h * w == 64)
-    )
+    assert bool((got == -1).any()) == (valid in ("off", "mixed"))
 
 
 def test_nan_as_nodata(device: str) -> None:

@@ -20,7 +20,7 @@ from deeplight.kernels import dispatch, launch
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.variants import DTYPES, variants
 from tests.engine.network.test_model import SMALL, inputs, make
-from tests.kernels import fake_gpu, test_align, test_refine, test_upsample
+from tests.kernels import fake_gpu, test_align, test_finish, test_refine, test_upsample
 from tests.kernels.test_fuse import case
 
 
@@ -84,7 +84,7 @@ def test_the_library_is_built_with_every_launch_of_the_network(
         "upsample_epilogue",
         "refine",
     }
-    assert len(recorded) == 1 + 4 + 3 + 1
+    assert len(recorded) == 1 + 3 + 3 + 1
     assert {ready.key for ready in recorded} <= {v.key for v in variants(config, DTYPES[dtype])}
 
 
@@ -103,13 +103,14 @@ def compiled_whole(
     return torch.compile(function, backend=compiler, fullgraph=True), seen
 
 
-@pytest.mark.parametrize("op", ["align", "fuse", "upsample", "refine"])
+@pytest.mark.parametrize("op", ["align", "fuse", "upsample", "refine", "finish"])
 def test_compile_sees_one_operator(device: str, op: str) -> None:
     arguments: dict[str, Any] = {
         "align": [test_align.moved(device, v) for v in list(test_align.case().values())[:6]],
         "fuse": case(1, 8, 8, 3, 5),
         "upsample": test_upsample.case(1, 8, 4, 3, 5),
         "refine": test_refine.case(w=8),
+        "finish": list(test_finish.case(valid="mixed")),
     }
     given = _on(device, arguments[op])
     more = {"size": (8, 16)} if op == "align" else {}
@@ -142,10 +143,11 @@ def test_on_cuda_the_whole_network_is_traced_with_the_operators_opaque(
         network = fake_gpu.moved(model)
         given = [torch.empty(input_shape(spec, 1, 3, 5), device=fake_gpu.DEVICE) for spec in INPUTS]
         compiled, seen = compiled_whole(network, "aot_eager")
-        radiance, isp, offset = compiled(*given)
-    assert Counter(seen) == {"align": 1, "fuse": 4, "upsample": 3, "refine": 1}
+        radiance, isp, offset, interval = compiled(*given)
+    assert Counter(seen) == {"align": 1, "fuse": 3, "upsample": 3, "refine": 1}
     assert radiance.shape == isp.shape == (1, 1, 24, 40) and offset.shape == (1, 2, 3, 5)
-    assert {t.device.type for t in (radiance, isp, offset)} == {"cuda"}
+    assert interval.shape == (1, 2, 24, 40)
+    assert {t.device.type for t in (radiance, isp, offset, interval)} == {"cuda"}
 
 
 @pytest.mark.parametrize("with_kernels", [False, True], ids=["reference", "kernels"])
@@ -157,7 +159,7 @@ def test_compile_takes_the_whole_network(with_kernels: bool, monkeypatch: pytest
     compiled, seen = compiled_whole(model)
     with torch.no_grad():
         got, want = compiled(*values), model(*values)
-    ours = {"align": 1, "fuse": 4, "upsample": 3, "refine": 1}
+    ours = {"align": 1, "fuse": 3, "upsample": 3, "refine": 1}
     assert Counter(seen) == (ours if with_kernels else {})
     assert all(map(torch.equal, got, want))
 
