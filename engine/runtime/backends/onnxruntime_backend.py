@@ -33,6 +33,8 @@ class OnnxRuntimeBackend(Backend):
         self._closed = False
         self._options = ort.RunOptions()
         self._options.log_severity_level = _LOG_FATAL
+        # ONNX Runtime computes all outputs otherwise, those too that nobody asks for.
+        self._options.only_execute_path_to_fetches = True
 
     @classmethod
     def open(
