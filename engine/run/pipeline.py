@@ -182,7 +182,7 @@ def counting(
         lr = lr_part.slices_in(tile.core)
         own = pixels[:, rows, cols]
         corner = (lr_part.row, lr_part.col)
-        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own), corner)
+        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own[:1]), corner)
 
     return count
 
