@@ -15,6 +15,7 @@ from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.raster.dataset_names import common_pattern
 from deeplight.engine.raster.placement import parse_bounds, parse_crs
+from deeplight.engine.raster.psf import parse_psf
 from deeplight.engine.run.options import (
     RunOptions,
     parse_extra_bands,
@@ -29,6 +30,7 @@ OUTPUT = click.Path(path_type=Path)
 SCALE = Parsed("f[,offset]", parse_scale)
 NUMBER = Parsed("value", parse_number)
 BAND = click.IntRange(1)
+PSF = Parsed("fwhm[,fwhm]|auto|unknown", parse_psf)
 CRS = Parsed("epsg:code", parse_crs)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -108,6 +110,7 @@ def placement_options(command: _Command) -> _Command:
 @click.option("--ntl-unit", metavar="TEXT", help="Unit of NTL after scaling, in place of the file's")
 @click.option("--ntl-nodata", type=NUMBER, help="Raw value of NTL without data")
 @click.option("--ntl-valid", type=FILE, help="Coverage count or mask on NTL's grid: > 0 is valid")
+@click.option("--psf", type=PSF, help="FWHM of NTL's blur in LR pixels [the product's]")
 @click.option("--ntl-valid-band", type=BAND, metavar="N", help="Which band of it, where it has several")
 @click.option("--dmo-bands", type=Parsed("slot=band,…", parse_bands), help="As in blue=1,green=2,red=3")
 @click.option("--dmo-scale", type=SCALE, help="Reflectance = raw · F + OFFSET")
@@ -118,8 +121,10 @@ def placement_options(command: _Command) -> _Command:
 @placement_options
 @click.option("--dtype", type=click.Choice(["float32", "uint16"]), default="float32", help="Of the output")
 @click.option("--compression", type=click.Choice(["zstd", "deflate"]), default="zstd", help="Of the output")
-@click.option("--bands", type=Parsed("isp,offset,quality", parse_extra_bands), help="Extra output bands")
-@click.option("--conserve-radiance", is_flag=True, help="Give each 8×8 block the mean of its LR pixel")
+@click.option(
+    "--bands", type=Parsed("isp,offset,quality,interval", parse_extra_bands), help="Extra output bands"
+)
+@click.option("--conserve-radiance", is_flag=True, help="Make the output agree with NTL as its sensor saw it")
 @click.option("--resume", is_flag=True, help="Continue a run that was stopped")
 @click.option("--overwrite", is_flag=True, help="Replace the output, drop parts of a stopped run")
 @click.option("--report", type=OUTPUT, metavar="RUN.JSON", help="Write a run report")

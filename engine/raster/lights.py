@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.blur import find_blur
 from deeplight.engine.raster.layers import Layer
+from deeplight.engine.raster.products import IN_NANOWATTS, NO_LIMITS, product_of
+from deeplight.engine.raster.psf import Fwhm
 from deeplight.engine.raster.radiance import Lights, check_ntl, name_of
 from deeplight.engine.raster.single import chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
@@ -33,8 +36,6 @@ _SAME_PLACE = 0.01
 """LR pixels by which the corners of two files of one product may differ: their headers are rounded."""
 DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
 """Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
-_IN_NANOWATTS = re.compile(r"vnp46|vj[12]46|dnb_brdf|snow_free|vcms?l?cfg|rade9|avg_rad|vnl_(?:v\d|npp|j01)")
-"""Names of products in nW/cm²/sr: Black Marble's files and layers, EOG's composites, Google's bands of them."""
 _MONTHLY = re.compile(r"(?!.*(?:vnl|masked)).*(?:vcms?l?cfg|rade9|avg_rad(?!iance))")
 """EOG's monthly composites, in which 0 stands for "never seen" too; in the annual ones it is background."""
 _COVERAGE = re.compile(r"cf_?cvg|cvg|coverage|cf_?obs|num_obs", re.IGNORECASE)
@@ -61,11 +62,13 @@ class ObservedLayer(Layer):
 
 @dataclass(frozen=True)
 class OpenLights:
-    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling: see Scene."""
+    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling, psf, limits: see Scene."""
 
     layer: ObservedLayer
     unit: str
     ceiling: float
+    psf: Fwhm
+    limits: tuple[float, float]
 
     @classmethod
     def open(cls, options: SceneOptions, stack: ExitStack) -> OpenLights:
@@ -104,7 +107,11 @@ class OpenLights:
             )
         if layer.observed is None:
             _mention_zeros(layer)
-        return cls(layer, unit, _ceiling(layer, unit))
+        ceiling = _ceiling(layer, unit)
+        product = product_of(name_of(layer), unit, raster.grid)
+        limits = NO_LIMITS if product is None else product.limits(unit, ceiling)
+        psf = find_blur(options.psf, layer, product, ceiling)
+        return cls(layer, unit, ceiling, psf, limits)
 
 
 def _example(raster: Raster) -> str:
@@ -156,7 +163,7 @@ def _unit(ntl: Layer, options: SceneOptions, found: Lights) -> str:
     if found.digital:
         return DN_UNIT
     encoded = ntl.raster.dtypes[band] == "uint16" and own == (0.1, 0.0) and ntl.nodata[0] == 65535
-    named = _IN_NANOWATTS.search(name_of(ntl)) is not None
+    named = IN_NANOWATTS.search(name_of(ntl)) is not None
     return RADIANCE_UNIT if (named or encoded) and not found.doubtful else ""
 
 

@@ -19,6 +19,7 @@ from deeplight.engine.raster.convert import Floats, Mask
 from deeplight.engine.raster.layers import AuxLayer, Layer
 from deeplight.engine.raster.lights import OpenLights, check_light_options
 from deeplight.engine.raster.placement import Edges, Placement
+from deeplight.engine.raster.psf import Fwhm, shown_psf
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.units import shown
 
@@ -38,7 +39,8 @@ class SceneOptions:
     where it has several; NTL is valid only where that is above 0 and not nodata, as a coverage count or a mask is.
     dmo_bands: slot name to 1-based band number. dmo_files: slot name to a file of one band, in place of dmo; dmo_scale,
     dmo_nodata, dmo_crs and dmo_bounds hold for all of them. *_crs, *_bounds: where a file does not say where it lies,
-    see placement.Placement. allow_remote: URLs and /vsi names too.
+    see placement.Placement. allow_remote: URLs and /vsi names too. psf: FWHM in LR pixels along rows and columns of
+    the blur of the lights, "auto" to estimate it from them, or "unknown"; None: the product's.
     """
 
     ntl: str
@@ -64,6 +66,7 @@ class SceneOptions:
     dem_bounds: Edges | None = None
     allow_remote: bool = False
     dmo_files: Mapping[str, str] | None = None
+    psf: Fwhm | str | None = None
 
     def files(self) -> dict[str, str]:
         """The rasters that are given, by the option that gives each, as in "dmo" and "dmo-band blue"."""
@@ -81,6 +84,7 @@ class Scene:
 
     grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling, "" where nothing says which.
     ceiling: the NTL value from which the sensor or its product is saturated.
+    psf, limits: what the network is told of the sensor, see spec.INPUTS; the same for every window.
     dmo_slots: slot name to 1-based band of its DMO file, in slot order, empty without DMO.
     """
 
@@ -88,6 +92,7 @@ class Scene:
         self.grid = lights.layer.raster.grid
         self.hr_grid = self.grid.finer()
         self.unit, self.ceiling = lights.unit, lights.ceiling
+        self.psf, self.limits = lights.psf, lights.limits
         self.dmo_slots = {} if dmo is None else dmo.slots
         self._ntl, self._dmo, self._dem = lights.layer, dmo, dem
         self._channels = [DMO_SLOTS.index(slot) for slot in self.dmo_slots]
@@ -142,6 +147,7 @@ class Scene:
         inputs["ntl"][0, 0], inputs["ntl_valid"][0, 0] = self.read_ntl(window)
         inputs["dmo_bands"][:] = 0
         inputs["dmo_bands"][0, self._channels] = 1
+        inputs["psf"][:], inputs["limits"][:] = self.psf, self.limits
         hr_window = window.scaled(SCALE)
         layers: dict[str, Daytime | AuxLayer | None] = {"dmo": self._dmo, "dem": self._dem}
         for name, layer in layers.items():
@@ -179,7 +185,9 @@ class Scene:
 
     def describe(self) -> dict[str, Any]:
         """Facts for the run report, by layer (ntl, ntl_valid, dmo, dem); see AuxLayer.describe and Daytime.describe."""
-        facts = {"ntl": {**self._ntl.describe(), "unit": shown(self.unit)}}
+        saturation, noise = (None if value < 0 else value for value in self.limits)
+        told = {"psf": shown_psf(self.psf), "saturation": saturation, "noise": noise}
+        facts = {"ntl": {**self._ntl.describe(), "unit": shown(self.unit), **told}}
         if self._ntl.observed is not None:
             facts["ntl_valid"] = self._ntl.observed.describe()
         if self._dmo is not None:

@@ -18,12 +18,19 @@ if TYPE_CHECKING:
 QUALITY_BAND = "quality (bit flags: " + ", ".join(f"{flag.value} {flag.name}" for flag in Quality) + ")"
 """The quality band's description. Its flags are float32 numbers, as all bands share one type; 0 … 31 are exact."""
 
-EXTRA_BANDS: Mapping[str, tuple[tuple[str, str], ...]] = {
+INTERVAL = 0.9
+"""Share of the pixels whose true radiance lies between the two bands of `interval`."""
+
+EXTRA_BANDS: Mapping[str, tuple[tuple[str, str | None], ...]] = {
     "isp": (("isp", "probability"),),
     "offset": (("offset_x", "LR px"), ("offset_y", "LR px")),
     "quality": ((QUALITY_BAND, ""),),
+    "interval": (
+        (f"ntl_low (lower end of the {INTERVAL:.0%} interval)", None),
+        (f"ntl_high (upper end of the {INTERVAL:.0%} interval)", None),
+    ),
 }
-"""Optional outputs → (description, unit) of the bands that they become after the radiance band."""
+"""Optional outputs → (description, unit) of the bands that they become after the radiance band; None: its unit."""
 
 UINT16_SCALE, UINT16_NODATA = 0.1, 65535.0
 """Black Marble's encoding of radiance: 0 … 6553.4 in steps of 0.1."""
@@ -39,7 +46,7 @@ class RunOptions:
     report, quicklook, events: files to write beside the output. verify_seams: how many places across tile borders
     to compute again and compare. check: how many tiles to compare with float32 first. trust: let native code in the
     model's folder run. stac: write a STAC item beside it. conserve_radiance:
-    make the mean of each 8 × 8 block that of its LR pixel.
+    bring the output, as the sensor would see it, into agreement with the NTL.
     """
 
     scene: SceneOptions

@@ -87,7 +87,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
             remove_beside_leftovers(options)
             store = PackStore(folder, spec, plan.pack * SCALE)
             work = tile_work(options, scene, artifact, backend, plan, threads)
-            backend.split(plan.streams, threads)
+            backend.split(plan.streams, threads, work.products.model_outputs)
             with Run(options, work, plan, store, threads, progress, events) as run:
                 run.stream()
                 if not run.quarantined:
@@ -182,7 +182,7 @@ def counting(
         lr = lr_part.slices_in(tile.core)
         own = pixels[:, rows, cols]
         corner = (lr_part.row, lr_part.col)
-        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own), corner)
+        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own[:1]), corner)
 
     return count
 

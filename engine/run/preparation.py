@@ -14,6 +14,7 @@ from deeplight.engine.output.stac import item_path, require_pystac
 from deeplight.engine.raster.auxiliary import check_auxiliary_options
 from deeplight.engine.raster.dataset_names import matching
 from deeplight.engine.raster.lights import check_light_options
+from deeplight.engine.run.conserve import REACH
 from deeplight.engine.run.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions
 from deeplight.engine.run.products import model_outputs
 from deeplight.engine.run.tiling import AUTOMATIC, TilePlan, TileRequest, plan_tiles, reader_count
@@ -30,10 +31,11 @@ _SAMPLES, _SAMPLE = 8, 32
 
 def check_request(options: RunOptions) -> bool:
     """What can be refused before any file is opened. Returns True where --resume finds a finished output."""
-    if options.dtype == "uint16" and options.bands:
+    others = [band for band in options.bands if band != "interval"]
+    if options.dtype == "uint16" and others:
         raise InputError(
             f"--dtype uint16 holds radiance in steps of {UINT16_SCALE} only: "
-            f"leave out --bands {','.join(options.bands)}, or use --dtype float32"
+            f"leave out --bands {','.join(others)}, or use --dtype float32"
         )
     if options.dtype == "uint16" and options.conserve_radiance:
         raise InputError(
@@ -107,8 +109,11 @@ def plan_run(
     readers = reader_count(threads)
     memory = available_memory()
     streams = _streams(options, backend, threads)
-    plan = plan_tiles(request, artifact.manifest, grid.height, grid.width, bands, memory, readers, streams)
-    return Record(fingerprint(options, artifact, backend, threads), plan.core, plan.halo), plan
+    reach = REACH if options.conserve_radiance else 0
+    plan = plan_tiles(
+        request, artifact.manifest, grid.height, grid.width, bands, memory, readers, streams, reach
+    )
+    return Record(fingerprint(options, scene, artifact, backend, threads), plan.core, plan.halo), plan
 
 
 def _streams(options: RunOptions, backend: Backend, threads: int) -> int | None:
@@ -139,7 +144,7 @@ def output_spec(options: RunOptions, scene: Scene, artifact: Artifact, backend: 
 
     bands = [BandSpec("ntl", scene.unit)]
     bands += [
-        BandSpec(name, unit, flags=extra == "quality")
+        BandSpec(name, scene.unit if unit is None else unit, flags=extra == "quality")
         for extra in options.bands
         for name, unit in EXTRA_BANDS[extra]
     ]
@@ -150,7 +155,7 @@ def output_spec(options: RunOptions, scene: Scene, artifact: Artifact, backend: 
         dtype=options.dtype,
         scale=1.0 if whole else UINT16_SCALE,
         nodata=float("nan") if whole else UINT16_NODATA,
-        tags=output_tags(options, artifact, backend),
+        tags=output_tags(options, scene, artifact, backend),
         compression=options.compression,
     )
 

@@ -28,7 +28,7 @@ def model_outputs(bands: Sequence[str]) -> tuple[str, ...]:
 class Products:
     """What one run writes. `make` may be called from any thread.
 
-    bands: of options.EXTRA_BANDS. conserve: make block means those of LR. ceiling: see Scene.ceiling.
+    bands: of options.EXTRA_BANDS. conserve: bring it into agreement with LR. ceiling: see Scene.ceiling.
     """
 
     def __init__(self, bands: Sequence[str], manifest: Manifest, ceiling: float, conserve: bool) -> None:
@@ -46,17 +46,17 @@ class Products:
         outputs, inputs: the model's, of `window`, batch of 1. core, window: in LR pixels; `window` is the core's
         tiling.tile_window.
         """
-        radiance = _cut(outputs["ntl_hr"], core, window)
+        radiance, factor = _cut(outputs["ntl_hr"], core, window)[0], None
         if self._conserve:
-            rows, cols = core.slices_in(window)
-            lr, valid = inputs["ntl"][0, 0, rows, cols], inputs["ntl_valid"][0, 0, rows, cols]
-            radiance = conserve_radiance(radiance[0], lr, valid.astype(np.uint8))[None]
-        made = [radiance]
+            radiance, factor = conserve_radiance(outputs["ntl_hr"][0, 0], inputs, core, window)
+        made = [radiance[None]]
         for band in self._bands:
             if band == "quality":
                 offset = outputs["offset"][0]
                 flags = quality_flags(inputs, offset, core, window, self._radius, self._ceiling)
                 made.append(flags[None])
+            elif band == "interval":
+                made.append(_around(_cut(outputs["interval"], core, window), radiance, factor))
             else:
                 made.append(_cut(outputs[band], core, window))
         return np.concatenate(made)
@@ -69,3 +69,9 @@ def _cut(output: Array, core: Window, window: Window) -> Array:
         return np.repeat(np.repeat(output[0, :, rows, cols], SCALE, 1), SCALE, 2)
     rows, cols = core.scaled(SCALE).slices_in(window.scaled(SCALE))
     return output[0, :, rows, cols]
+
+
+def _around(interval: Array, radiance: Array, factor: Array | None) -> Array:
+    """The ends (2, 8h, 8w), moved as the radiance was and on their sides of it: low ≤ radiance ≤ high."""
+    low, high = interval if factor is None else interval * factor
+    return np.stack([np.minimum(low, radiance), np.maximum(high, radiance)])

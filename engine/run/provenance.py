@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.output.parts import file_fingerprint
 from deeplight.engine.raster.dataset_names import locate
+from deeplight.engine.raster.psf import shown_psf
+from deeplight.engine.run.options import INTERVAL
 from deeplight.engine.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
+    from deeplight.engine.raster.scene import Scene
     from deeplight.engine.run.options import RunOptions
     from deeplight.engine.runtime.artifact import Artifact
     from deeplight.engine.runtime.backends.base import Backend
@@ -43,13 +46,14 @@ def deeplight_version() -> str:
         return "unknown"
 
 
-def pixel_options(options: RunOptions) -> dict[str, str]:
+def pixel_options(options: RunOptions, scene: Scene) -> dict[str, str]:
     """The options that decide pixels and their encoding: no paths, no thread counts, not how it was
-    started."""
+    started. psf is the value that was taken, wherever it came from."""
     files = ("ntl", "ntl_valid", "dmo", "dmo_files", "dem", "allow_remote")
-    scene = {k: v for k, v in asdict(options.scene).items() if k not in files}
+    of_scene = {k: v for k, v in asdict(options.scene).items() if k not in files}
     chosen = {
-        **scene,
+        **of_scene,
+        "psf": shown_psf(scene.psf),
         "dtype": options.dtype,
         "compression": options.compression,
         "conserve_radiance": "yes" if options.conserve_radiance else "",
@@ -69,7 +73,7 @@ def _text(value: Any) -> str:
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
-def output_tags(options: RunOptions, artifact: Artifact, backend: Backend) -> dict[str, str]:
+def output_tags(options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend) -> dict[str, str]:
     """Metadata items of the output. Equal runs give equal ones: no paths, times or resume flags.
 
     Tile size and thread count are left out: they move no pixel by more than the tolerance of the seam test (1e-5
@@ -83,12 +87,16 @@ def output_tags(options: RunOptions, artifact: Artifact, backend: Backend) -> di
         "DEEPLIGHT_BACKEND": backend.name,
     }
     tags |= {f"DEEPLIGHT_INPUT_{_tag(k)}": v for k, v in _inputs(options, timed=False).items()}
-    tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options).items()}
+    tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options, scene).items()}
+    if "interval" in options.bands:
+        tags["DEEPLIGHT_INTERVAL"] = f"{INTERVAL:g}"
     others = {k: v for k, v in versions(backend).items() if k != "deeplight"}
     return tags | {f"DEEPLIGHT_{k.upper()}_VERSION": v for k, v in others.items()}
 
 
-def fingerprint(options: RunOptions, artifact: Artifact, backend: Backend, threads: int) -> dict[str, str]:
+def fingerprint(
+    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int
+) -> dict[str, str]:
     """What a resumed run must find as it was, by name for the message that says what changed."""
     fields = {f"the file of --{k}": v for k, v in _inputs(options, timed=True).items()}
     fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
@@ -96,7 +104,7 @@ def fingerprint(options: RunOptions, artifact: Artifact, backend: Backend, threa
     fields["the backend"] = f"{backend.name} on {backend.device}"
     fields["--tiles"] = "absent (--whole)" if options.tiles is None else str(options.tiles)
     fields["--threads"] = str(threads)
-    fields |= {f"the option {k}": v for k, v in pixel_options(options).items()}
+    fields |= {f"the option {k}": v for k, v in pixel_options(options, scene).items()}
     return fields | {f"the version of {k}": v for k, v in versions(backend).items()}
 
 

@@ -104,18 +104,21 @@ def plan_tiles(
     memory: int,
     readers: int = 1,
     streams: int | None = 1,
+    reach: int = 0,
 ) -> TilePlan:
     """Choose core, halo and pack for a scene of height × width LR pixels.
 
-    request: None runs the scene in one piece. memory: bytes available. streams: tiles computed at once; None: two
-    where memory allows and there is more than one tile. A CORE given is used as it is. Raises InputError for a HALO
-    below the model's, and where not even the smallest choice fits the memory.
+    request: None runs the scene in one piece. reach: LR pixels that the halo must have beyond the model's, for what is
+    done with its output. memory: bytes available. streams: tiles computed at once; None: two where memory allows and
+    there is more than one tile. A CORE given is used as it is. Raises InputError for a HALO below what is needed, and
+    where not even the smallest choice fits the memory.
     """
-    halo = manifest.halo_lr
+    halo = manifest.halo_lr + reach
     if request is not None and request.halo is not None:
         if request.halo < halo:
             raise InputError(
-                f"--tiles {request}: the halo is below the {halo} LR pixels that {manifest.name} needs; "
+                f"--tiles {request}: the halo is below the {halo} LR pixels that {manifest.name} "
+                f"{'with --conserve-radiance ' if reach else ''}needs; "
                 f"give {request.core}+{halo}, or leave the halo out"
             )
         halo = request.halo

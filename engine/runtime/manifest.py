@@ -14,7 +14,7 @@ from typing import Any
 from deeplight.engine.core.errors import ArtifactError
 from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, OUTPUTS, SCALE, InputSpec
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST_NAME = "manifest.json"
 WEIGHTS = "model.safetensors"
 """The weights in float32, from which PyTorch runs every precision and every other file is exported."""
@@ -31,6 +31,9 @@ _UNITS = {
     "ntl_hr": "nW/cm²/sr",
     "isp": "probability",
     "offset": "LR px",
+    "psf": "LR px",
+    "limits": "nW/cm²/sr",
+    "interval": "nW/cm²/sr",
 }
 
 
@@ -114,8 +117,8 @@ class Manifest:
         if not isinstance(d, dict) or d.get("schema") != SCHEMA:
             found = d.get("schema") if isinstance(d, dict) else type(d).__name__
             raise ArtifactError(
-                f"{MANIFEST_NAME} has schema {found!r} and this version reads {SCHEMA}: make it again from its run, "
-                "with deeplight-export RUN --out DIR"
+                f"{MANIFEST_NAME} has schema {found!r} and this version reads {SCHEMA}, whose models are told the blur "
+                "and the noise of the lights: train it again, with deeplight-train --out RUN, or use the built-in model"
             )
         try:
             manifest = _parse(d)

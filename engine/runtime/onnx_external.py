@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+
+from deeplight.engine.runtime.protobuf import fields_of
 
 # Fields that lead to a TensorProto, per message. Field numbers: ONNX IR specification, onnx.proto3.
 _NESTED: Mapping[str, Mapping[int, str]] = {
@@ -30,7 +32,7 @@ def uses_external_data(model: bytes) -> bool:
 def _message_is_external(data: memoryview, kind: str, depth: int) -> bool:
     if depth > _MAX_DEPTH:
         raise ValueError("messages nested too deeply")
-    for number, value in _fields(data):
+    for number, value, _ in fields_of(data):
         if kind == "tensor":
             if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
                 return True
@@ -43,39 +45,3 @@ def _message_is_external(data: memoryview, kind: str, depth: int) -> bool:
         if _message_is_external(value, child, depth + 1):
             return True
     return False
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(field number, value) of one message: a view for length-delimited fields, else an integer."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        if wire == 2:
-            length, at = _varint(data, at)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire} is not used by ONNX")
-        end = at + length
-        if end > len(data):
-            raise ValueError("a field is longer than its message")
-        yield number, data[at:end] if wire == 2 else int.from_bytes(data[at:end], "little")
-        at = end
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The variable-length integer at `at` and the position behind it."""
-    value = 0
-    for i in range(10):
-        if at + i >= len(data):
-            break
-        byte = data[at + i]
-        value |= (byte & 0x7F) << (7 * i)
-        if byte < 0x80:
-            return value, at + i + 1
-    raise ValueError("an integer is cut off")

@@ -25,7 +25,8 @@ def onnx_bytes(doc: str = "") -> bytes:
     """ntl_hr = up(box(max(ntl, 0))) + DMO_WEIGHT · mean(dmo·bands)·dmo_valid + DEM_WEIGHT·|dem|·dem_valid.
 
     doc: a text in the file that changes its bytes.
-    up is nearest ×8; isp and offset are arbitrary functions of the inputs, for tests of extra bands.
+    up is nearest ×8; isp, offset and interval are arbitrary functions of the inputs, for tests of extra bands:
+    interval is ntl_hr / 2 and 2 · ntl_hr + psf[0] + limits[1].
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -39,6 +40,10 @@ def onnx_bytes(doc: str = "") -> bytes:
         "w_dem": np.float32(DEM_WEIGHT),
         "axes": np.array([2, 3], np.int64),
         "channel": np.array([1], np.int64),
+        "half": np.float32(0.5),
+        "two": np.float32(2),
+        "rows_fwhm": np.array([[1], [0]], np.float32),
+        "noise_level": np.array([[0], [1]], np.float32),
     }
 
     def node(op: str, inputs: list[str], out: str, **attributes: object) -> onnx.NodeProto:
@@ -62,6 +67,14 @@ def onnx_bytes(doc: str = "") -> bytes:
         node("Add", ["with_dmo", "dem_term"], "ntl_hr"),
         node("Sigmoid", ["dmo_mean"], "isp"),
         node("Concat", ["ntl", "ntl_valid"], "offset", axis=1),
+        node("MatMul", ["psf", "rows_fwhm"], "blur"),
+        node("MatMul", ["limits", "noise_level"], "noise"),
+        node("Add", ["blur", "noise"], "told"),
+        node("Unsqueeze", ["told", "axes"], "told4"),
+        node("Mul", ["ntl_hr", "half"], "low"),
+        node("Mul", ["ntl_hr", "two"], "twice"),
+        node("Add", ["twice", "told4"], "high"),
+        node("Concat", ["low", "high"], "interval", axis=1),
     ]
 
     def info(specs: tuple[InputSpec, ...]) -> list[onnx.ValueInfoProto]:

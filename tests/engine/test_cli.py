@@ -141,6 +141,8 @@ def usage(files: SceneFiles, model: str, tmp_path: Path) -> dict[str, list[str]]
         "leave out --dmo-bands": [*base, "--dmo-band", "red=a.tif", "--dmo-bands", "red=1"],
         "--dmo-scale is about the daytime bands": [*base, "--dmo-scale", "0.0001"],
         "takes no files": [*base[:3], "/proc/o.tif", *base[4:]],
+        "is not the FWHM of a blur": [*base, "--psf", "4.5"],
+        "or auto or unknown": [*base, "--psf", "wide"],
         "is not an extra band": [*base, "--bands", "ntl"],
         "is not a number": [*base, "--ntl-nodata", "none"],
         "exclude each other": [*base, "--resume", "--overwrite"],

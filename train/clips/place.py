@@ -116,7 +116,9 @@ class Place:
 
     def read_with_clouds(self, window: Window) -> tuple[Sample, float]:
         """The sample, and the share of its HR pixels that are cloudy (0 where no mask was given)."""
-        inputs = {name: values[0] for name, values in self.scene.read_inputs(window).items()}
+        told = ("psf", "limits")  # of the scene, no part of a sample
+        read = self.scene.read_inputs(window)
+        inputs = {name: values[0] for name, values in read.items() if name not in told}
         hr = window.scaled(SCALE)
         cloud = self._read_clouds(hr)
         inputs["dmo_valid"] *= 1 - cloud

@@ -14,6 +14,7 @@ from deeplight.engine.core.spec import INPUTS
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.base import Array, Backend
 from deeplight.engine.runtime.manifest import WEIGHTS, WEIGHTS_NOTE
+from deeplight.engine.runtime.onnx_outputs import with_outputs
 
 _LOG_FATAL = 4
 """ONNX Runtime's log level: errors reach the user once, as exceptions, not also as log lines."""
@@ -53,13 +54,14 @@ class OnnxRuntimeBackend(Backend):
         _check_signature(session, artifact)
         return cls(model, session)
 
-    def split(self, streams: int, threads: int) -> None:
+    def split(self, streams: int, threads: int, outputs: Sequence[str] | None = None) -> None:
         """See Backend.split. Threads of one call wait for each other; calls of one thread each never do."""
-        if streams == self.streams:
+        if streams == self.streams and outputs is None:
             return
         shares = [threads // streams + (i < threads % streams) for i in range(streams)]
         try:
-            sessions = [open_session(self._model, max(1, share)) for share in shares]
+            model = self._model if outputs is None else with_outputs(self._model, outputs)
+            sessions = [open_session(model, max(1, share)) for share in shares]
         except Exception as e:  # the runtime's exceptions share no public base class
             raise DeepLightError(
                 f"ONNX Runtime cannot open {streams} sessions ({_first_line(e)}); use fewer --streams"

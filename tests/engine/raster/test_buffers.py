@@ -44,7 +44,7 @@ def test_tensors_of_the_pool_are_apart_and_aligned() -> None:
     assert (
         [float(t.min()) for t in tensors.values()]
         == [float(t.max()) for t in tensors.values()]
-        == [*range(7)]
+        == [*range(len(INPUTS))]
     )
 
 

@@ -1,4 +1,4 @@
-"""--conserve-radiance: block means, dark blocks, nodata, tiles."""
+"""--conserve-radiance: the output seen through the blur is the input, without block edges, the same in any tile."""
 
 from __future__ import annotations
 
@@ -11,80 +11,152 @@ from numpy.typing import NDArray
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.windows import Window
-from deeplight.engine.raster.scene import Scene
-from deeplight.engine.run.conserve import SHARE_OF_UNIFORM, conserve_radiance
+from deeplight.engine.raster.psf import Fwhm
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.run.conserve import REACH, conserve_radiance
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
+from deeplight.engine.run.sensor import Sensor, blur_weights, enlarged, seen
 from deeplight.engine.run.tiling import TileRequest
-from tests.engine.analytic import write_analytic
-from tests.scenes import options, write_scene
+from tests.engine.analytic import BLUR, write_analytic
+from tests.scenes import options, write_raster, write_scene
+
+Array = NDArray[np.float32]
+SIDE = 96
 
 
-def block_means(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    h, w = values.shape
-    return np.asarray(values.astype(np.float64).reshape(h // 8, 8, w // 8, 8).mean(axis=(1, 3)))
+def world(fwhm: Fwhm, seed: int = 3) -> tuple[Array, Array]:
+    """Towns (8·SIDE, 8·SIDE) of many sizes on a dark ground, and what a sensor of this blur sees of them."""
+    rng = np.random.default_rng(seed)
+    side = 8 * SIDE
+    at = np.arange(side)
+    truth = np.full((side, side), 0.2)
+    for _ in range(150):
+        row, col = rng.uniform(0, side, 2)
+        width, light = 8 * rng.uniform(0.3, 4), rng.gamma(0.7, 40)
+        truth += light * np.outer(np.exp(-(((at - row) / width) ** 2)), np.exp(-(((at - col) / width) ** 2)))
+    fine = truth.astype(np.float32)
+    return fine, seen(fine, *(blur_weights(f) for f in fwhm))
 
 
-def test_every_block_has_the_mean_of_its_pixel() -> None:
-    rng = np.random.default_rng(0)
-    scales = 10.0 ** rng.integers(-30, 5, (9, 11))
-    radiance = (rng.gamma(0.3, 1, (72, 88)) * np.kron(scales, np.ones((8, 8)))).astype(np.float32)
-    radiance[8:16] = 0
-    lr = rng.gamma(0.5, 20, (9, 11)).astype(np.float32)
-    lr[0, :4] = 0, -0.3, 1e-6, 6553.4
-    got = conserve_radiance(radiance, lr, np.ones((9, 11), np.uint8))
-    assert got.dtype == np.float32 and (got >= 0).all()
-    # Rounding of each pixel to float32: 6e-8 of it.
-    np.testing.assert_allclose(block_means(got), np.maximum(lr, 0), rtol=1e-6, atol=0)
-    # A dark block of a lit pixel is filled evenly; one of a dark or negative pixel is dark.
-    np.testing.assert_allclose(got[8:16], np.kron(lr[1], np.ones((8, 8))), rtol=1e-6)
-    assert not got[:8, :16].any()
+def model_inputs(lr: Array, fwhm: Fwhm, valid: Array | None = None) -> dict[str, Array]:
+    mask = np.ones_like(lr) if valid is None else valid
+    return {
+        "ntl": (lr * mask)[None, None],
+        "ntl_valid": mask[None, None],
+        "psf": np.float32([fwhm]),
+        "limits": np.float32([[-1, -1]]),
+    }
 
 
-def test_where_the_model_has_radiance_the_pattern_stays() -> None:
-    radiance = np.random.default_rng(1).gamma(1, 10, (8, 8)).astype(np.float32)
-    got = conserve_radiance(radiance, np.float32([[25.0]]), np.ones((1, 1), np.uint8))
-    lifted = radiance + SHARE_OF_UNIFORM * 25.0
-    np.testing.assert_allclose(got, lifted * (25.0 / lifted.mean()), rtol=1e-6)
-    # Up to the even share, the ratio of pixels is the model's.
-    factor = 25.0 / radiance.mean()
-    share = SHARE_OF_UNIFORM * factor
-    np.testing.assert_allclose(got, radiance * factor, rtol=share, atol=share * 25)
+def sums(values: Array, side: int) -> NDArray[np.float64]:
+    n = len(values) // side
+    return np.asarray(values.astype(np.float64).reshape(n, side, n, side).sum(axis=(1, 3)))
 
 
-def test_nodata_and_bad_numbers_are_left_to_the_mask() -> None:
-    radiance = np.ones((8, 16), np.float32)
+@pytest.mark.parametrize("fwhm", [(0.0, 0.0), (1.0, 1.0), (1.6, 2.4)])
+def test_the_output_seen_through_the_blur_is_the_input(fwhm: Fwhm) -> None:
+    lr = world(fwhm)[1]
+    # a network that has blurred everything once more and lost a tenth of the light
+    poor = np.float32(0.9) * enlarged(seen(enlarged(lr), *(blur_weights(1.5),) * 2))
+    whole = Window(0, 0, SIDE, SIDE)
+    got, factor = conserve_radiance(poor, model_inputs(lr, fwhm), whole, whole)
+    assert got.dtype == np.float32 and (got > 0).all() and (factor > 0).all()
+    rows, columns = (blur_weights(f) for f in fwhm)
+    rms = np.sqrt(np.mean((seen(got, rows, columns) - lr) ** 2) / np.mean(lr**2))
+    before = np.sqrt(np.mean((seen(poor, rows, columns) - lr) ** 2) / np.mean(lr**2))
+    assert rms <= 0.02 < 0.1 < before
+    # blocks of 32² LR pixels; light that the blur carries over their edges is not theirs
+    np.testing.assert_allclose(sums(seen(got, rows, columns), 32), sums(lr, 32), rtol=0.005)
+    if fwhm == (0.0, 0.0):
+        np.testing.assert_allclose(sums(got, 256) / 64, sums(lr, 32), rtol=0.005)
+
+
+def test_there_are_no_block_edges() -> None:
+    """Where the model says nothing the result is smooth; block means would make all its steps at edges."""
+    fwhm = (1.0, 1.0)
+    lr = world(fwhm)[1]
+    whole = Window(0, 0, SIDE, SIDE)
+    flat = np.full((8 * SIDE, 8 * SIDE), 5, np.float32)
+    got = conserve_radiance(flat, model_inputs(lr, fwhm), whole, whole)[0]
+    steps = np.abs(np.diff(np.log(got), axis=0))
+    at_edges = steps[7::8].mean()
+    inside = np.mean([steps[k::8].mean() for k in range(7)])
+    assert 0.8 < at_edges / inside < 1.25
+
+
+def test_dark_blocks_of_lit_pixels_are_lit() -> None:
+    lr = np.full((64, 64), 5, np.float32)
+    whole = Window(0, 0, 64, 64)
+    got = conserve_radiance(np.zeros((512, 512), np.float32), model_inputs(lr, (0.0, 0.0)), whole, whole)[0]
+    np.testing.assert_allclose(got, 5, rtol=0.01)
+
+
+def test_nothing_beyond_the_reach_has_influence() -> None:
+    fwhm = (3.2, 3.2)
+    lr = world(fwhm)[1]
+    rough = enlarged(lr) * np.random.default_rng(0).gamma(3, 0.3, (8 * SIDE, 8 * SIDE)).astype(np.float32)
+    inputs, whole = model_inputs(lr, fwhm), Window(0, 0, SIDE, SIDE)
+    want = conserve_radiance(rough, inputs, whole, whole)[0]
+    core = Window(41, 37, 8, 8)
+    part = core.grown(REACH + BLUR)
+    rows, cols = part.slices_in(whole)
+    smaller = {k: v[..., rows, cols] if v.ndim == 4 else v for k, v in inputs.items()}
+    hr = part.scaled(8).slices_in(whole.scaled(8))
+    got = conserve_radiance(rough[hr], smaller, core, part)[0]
+    own = want[core.scaled(8).slices_in(whole.scaled(8))]
+    np.testing.assert_allclose(got, own, rtol=0, atol=1e-5 * own.max())
+
+
+def test_bad_numbers_stay_bad() -> None:
+    lr = np.full((8, 8), 5, np.float32)
+    radiance = np.ones((64, 64), np.float32)
     radiance[3, 3] = np.nan
-    got = conserve_radiance(radiance, np.float32([[5, 5]]), np.uint8([[1, 0]]))
-    assert np.isnan(got[:, :8]).all()  # stays bad, so that the run notices
-    np.testing.assert_array_equal(got[:, 8:], 1)
+    whole = Window(0, 0, 8, 8)
+    assert np.isnan(conserve_radiance(radiance, model_inputs(lr, (1.0, 1.0)), whole, whole)[0][3, 3])
 
 
 def test_output_of_a_run(tmp_path: Path) -> None:
+    """Tiles agree, nodata stays, the header says what was done; the model blurs, so that there is something to mend."""
     model = str(write_analytic(tmp_path / "model"))
-    scene = options(write_scene(tmp_path, 11, 13))
+    lr = world((1.6, 1.6))[1][:70, :60].copy()
+    lr[10:14, 20:23] = -999
+    scene = SceneOptions(str(write_raster(tmp_path / "ntl.tif", lr, nodata=-999)), psf=(1.6, 1.6))
     results = {}
-    for tiles in (None, 4):
+    for tiles in (None, 32):
         out = tmp_path / f"{tiles}.tif"
         request = None if tiles is None else TileRequest(tiles)
         infer(RunOptions(scene=scene, out=out, model=model, tiles=request, conserve_radiance=True))
         with rasterio.open(out) as d:
             results[tiles] = d.read(1)
             assert d.tags()["DEEPLIGHT_OPTION_CONSERVE_RADIANCE"] == "yes"
-    with Scene.open(scene) as opened:
-        lr, valid = opened.read_ntl(Window(0, 0, 11, 13))
-    means = block_means(results[None])
-    np.testing.assert_array_equal(np.isfinite(means), valid != 0)
-    known = valid != 0
-    assert (lr[known] < 0).any() and (lr[known] > 1).any()
-    np.testing.assert_allclose(means[known], np.maximum(lr[known], 0), rtol=1e-4)
+    known = lr != -999
+    np.testing.assert_array_equal(np.isfinite(results[None]), np.kron(known, np.ones((8, 8))) != 0)
     top = np.nanmax(results[None])
-    np.testing.assert_allclose(results[4], results[None], rtol=0, atol=1e-5 * top)
-    plain = tmp_path / "plain.tif"
-    infer(RunOptions(scene=scene, out=plain, model=model))
-    with rasterio.open(plain) as d:
-        off = block_means(d.read(1))[known] / np.maximum(lr[known], 1e-3)
-    assert np.abs(off - 1).max() > 0.1, "without the option the means differ, or this test shows nothing"
+    np.testing.assert_allclose(results[32], results[None], rtol=0, atol=1e-5 * top)
+    inner = known.copy()
+    inner[:3], inner[-3:], inner[:, :3], inner[:, -3:], inner[6:18, 16:27] = False, False, False, False, False
+    sensor = Sensor.of(lr, known, np.float32([1.6, 1.6]), np.float32([-1, -1]))
+    again = seen(np.nan_to_num(results[None]), sensor.rows, sensor.columns)
+    assert np.sqrt(np.mean((again - lr)[inner] ** 2) / np.mean(lr[inner] ** 2)) < 0.02
+
+
+def test_a_halo_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    scene = options(write_scene(tmp_path, 11, 13))
+    model = str(write_analytic(tmp_path / "model"))
+    request = RunOptions(
+        scene=scene,
+        out=tmp_path / "o.tif",
+        model=model,
+        tiles=TileRequest(8, BLUR + 1),
+        conserve_radiance=True,
+    )
+    needed = BLUR + REACH
+    with pytest.raises(
+        InputError,
+        match=rf"below the {needed} LR pixels that analytic with --conserve-radiance needs; give 8\+{needed}",
+    ):
+        infer(request)
 
 
 def test_not_with_rounded_radiance(tmp_path: Path) -> None:

@@ -98,8 +98,9 @@ def test_symlink_out_is_refused(tmp_path: Path) -> None:
     [
         (
             {"schema": 1},
-            "schema 1 and this version reads 2: make it again from its run, with deeplight-export RUN",
+            "schema 1 and this version reads 3, whose models are told the blur",
         ),
+        ({"schema": 2}, "train it again, with deeplight-train"),
         ({"scale": 4}, "refines 8×"),
         ({"halo_lr": 1}, "below the receptive field"),
         ({"receptive_field_lr": float("nan")}, "below the receptive field"),

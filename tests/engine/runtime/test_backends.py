@@ -26,7 +26,8 @@ from deeplight.engine.runtime.backends import (
 )
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.backends.onnxruntime_backend import open_session
-from tests.engine.analytic import expected, write_analytic, write_model
+from deeplight.engine.runtime.onnx_outputs import with_outputs
+from tests.engine.analytic import expected, onnx_bytes, write_analytic, write_model
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,44 @@ def test_all_outputs_have_the_contract_shapes(artifact: Artifact) -> None:
         out = backend.run(random_inputs(5, 6, batch=2), [s.name for s in OUTPUTS])
         assert backend.versions()["onnxruntime"]
     assert {k: v.shape for k, v in out.items()} == {s.name: input_shape(s, 2, 5, 6) for s in OUTPUTS}
+
+
+def test_outputs_that_nobody_asks_for_are_not_computed(tmp_path: Path) -> None:
+    """A graph whose interval cannot be computed gives the other outputs all the same, once they alone are wanted."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    broken = onnx.load_from_string(onnx_bytes())
+    # Gather beyond the axis fails when it is computed, not when it is loaded
+    broken.graph.initializer.append(numpy_helper.from_array(np.array([9], np.int64), "beyond"))
+    last = next(i for i, node in enumerate(broken.graph.node) if "interval" in node.output)
+    broken.graph.node[last].input[:] = ["none", "none"]
+    broken.graph.node.insert(last, helper.make_node("Gather", ["ntl_hr", "beyond"], ["none"], axis=1))
+    model = load_artifact(write_model(tmp_path / "m", broken.SerializeToString()))
+    inputs = random_inputs(5, 6)
+    with open_backend("onnxruntime", model) as backend:
+        with pytest.raises(DeepLightError, match="ONNX Runtime failed"):
+            backend.run(inputs, ["ntl_hr"])
+        backend.split(1, 1, ["ntl_hr", "offset"])
+        out = backend.run(inputs, ["ntl_hr", "offset"])
+        np.testing.assert_allclose(out["ntl_hr"][0, 0], expected(inputs), atol=2e-5)
+
+
+def test_a_model_with_some_outputs_is_else_the_same() -> None:
+    import onnx
+
+    model = onnx.load_from_string(onnx_bytes("a text"))
+    kept = onnx.load_from_string(with_outputs(onnx_bytes("a text"), {"ntl_hr", "isp"}))
+    onnx.checker.check_model(kept)
+    assert [o.name for o in kept.graph.output] == ["ntl_hr", "isp"]
+    assert {n for node in model.graph.node for n in node.output} - {
+        n for node in kept.graph.node for n in node.output
+    } == {"offset", "interval", "low", "twice", "high", "told4", "told", "blur", "noise"}
+    for graph in (model.graph, kept.graph):
+        del graph.output[:], graph.node[:]
+    assert kept == model
+    with pytest.raises(ValueError, match="longer than its message"):
+        with_outputs(onnx_bytes()[:-9], {"ntl_hr"})
 
 
 def test_same_bits_for_any_thread_count(artifact: Artifact) -> None:

@@ -1,0 +1,73 @@
+"""An ONNX model cut down to some of its outputs: ONNX Runtime computes every node of a graph, wanted or not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from deeplight.engine.runtime.protobuf import fields_of, message_field
+
+# Field numbers of ModelProto, GraphProto, ValueInfoProto, NodeProto and AttributeProto: onnx.proto3.
+_GRAPH = 7
+_NODE, _OUTPUT = 1, 12
+_NAME = 1
+_READS, _MAKES, _ATTRIBUTE = 1, 2, 5
+_SUBGRAPHS = (6, 11)
+
+
+def with_outputs(model: bytes, names: Collection[str]) -> bytes:
+    """The serialised ModelProto with only those outputs of its graph that are in `names`, and the nodes that lead to
+    them; all else stays as it is.
+
+    Raises ValueError where `model` is not well-formed protobuf.
+    """
+    parts = []
+    for number, value, whole in fields_of(memoryview(model)):
+        if number == _GRAPH and isinstance(value, memoryview):
+            parts.append(message_field(_GRAPH, _graph_with(value, names)))
+        else:
+            parts.append(bytes(whole))
+    return b"".join(parts)
+
+
+def _graph_with(graph: memoryview, names: Collection[str]) -> bytes:
+    fields = list(fields_of(graph))
+    nodes = [value for number, value, _ in fields if number == _NODE and isinstance(value, memoryview)]
+    needed = iter(_needed(nodes, names))
+    return b"".join(bytes(whole) for number, value, whole in fields if _stays(number, value, needed, names))
+
+
+def _stays(number: int, value: int | memoryview, needed: Iterator[bool], names: Collection[str]) -> bool:
+    if number == _NODE:
+        return next(needed)
+    if number == _OUTPUT and isinstance(value, memoryview):
+        return next(_texts(value, _NAME), "") in names
+    return True
+
+
+def _needed(nodes: list[memoryview], names: Collection[str]) -> list[bool]:
+    """Which of the nodes, each behind those that it reads from, lead to one of these names."""
+    if any(_has_subgraph(node) for node in nodes):  # which may read anything
+        return [True] * len(nodes)
+    wanted, found = set(names), []
+    for node in reversed(nodes):
+        leads = not wanted.isdisjoint(_texts(node, _MAKES))
+        found.append(leads)
+        if leads:
+            wanted.update(_texts(node, _READS))
+    return found[::-1]
+
+
+def _has_subgraph(node: memoryview) -> bool:
+    return any(
+        number == _ATTRIBUTE
+        and isinstance(value, memoryview)
+        and any(n in _SUBGRAPHS for n, _, _ in fields_of(value))
+        for number, value, _ in fields_of(node)
+    )
+
+
+def _texts(message: memoryview, field: int) -> Iterator[str]:
+    """The values of a field of texts."""
+    for number, value, _ in fields_of(message):
+        if number == field and isinstance(value, memoryview):
+            yield bytes(value).decode()
