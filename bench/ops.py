@@ -43,9 +43,15 @@ def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterato
     pixels_in, where = raw_pixels(side, device)
     raw_align = functools.partial(kernels.align, **where, size=(hr, hr), dtype=dtype)
     yield "align_raw", raw_align, (*pixels_in, offset), (8 * 2 + 1 + 8 * size) * pixels
-    level = r(1, 1, hr // 2, hr // 2).float()
+    level = r(1, 1, hr, hr).float()
     heads = (r(1, c, 1, 1), r(1), r(c), [r(c, c, 3, 3)], [r(c)], r(1, c, 1, 1), r(1))
-    yield "refine", kernels.refine, (r(1, c, hr, hr), level, *heads), (c * size + 9) * pixels
+    yield "refine", kernels.refine, (r(1, c, hr, hr), level, *heads), (c * size + 12) * pixels
+    stored = functools.partial(kernels.finish, dtype="uint16", scale=0.01, nodata=65535)
+    radiance, valid = (
+        100 * torch.rand(1, 1, hr, hr, device=device),
+        torch.ones(1, 1, side, side, device=device),
+    )
+    yield "finish", stored, (radiance, valid), (4 + 2) * pixels
 
 
 def raw_pixels(side: int, device: str) -> tuple[tuple[Tensor, ...], dict[str, kernels.Mesh]]:

@@ -18,9 +18,10 @@ from onnxscript.values import Op, Opset
 
 from deeplight import kernels
 from deeplight.kernels.fuse.reference import LOGIT_BOUND, MASK_EPSILON
-from deeplight.kernels.refine.reference import Finish
+from deeplight.kernels.refine.reference import Radiance
 
-DOMAIN, VERSION, OPSET = "deeplight", 1, 20
+DOMAIN, VERSION, OPSET = "deeplight", 2, 20
+"""VERSION: of the operators' inputs. Plugins take nodes of this version alone; older graphs run from their bodies."""
 
 NAMESPACE = "plugin_namespace"
 """Attribute by which TensorRT finds the plugin's creator; every node carries it."""
@@ -69,14 +70,11 @@ SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] 
 
 _HEADER = '<domain: "deeplight", opset_import: ["" : 20]>'
 
-_FINISH = """
+_RADIANCE = """
     ypad = Conv <pads = [1, 1, 1, 1]> (y, weight, bias)
     yact = Relu (ypad)
     z = Add (y, yact)
-    border = Constant <value_ints = [0, 0, 2, 2, 0, 0, 2, 2]> ()
-    wide = Pad <mode = "edge"> (level, border)
-    phases = Conv (wide, cubic)
-    base = DepthToSpace <blocksize = 2, mode = "CRD"> (phases)
+    base = Cast <to = 1> (level)
     residual = Conv (z, residual_weight, residual_bias)
     residual32 = Cast <to = 1> (residual)
     value = Add (base, residual32)
@@ -243,8 +241,8 @@ _BODIES = {
         push = Mul (p, direction)
         y = Add (x, push)
     """
-    + _FINISH,
-    "refine_last": _FINISH,
+    + _RADIANCE,
+    "refine_last": _RADIANCE,
 }
 
 _TENSORS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -252,8 +250,6 @@ _TENSORS: dict[str, Callable[[], dict[str, Any]]] = {
         "linear": kernels.interpolation_kernel(8, "linear").repeat(2, 1, 1, 1).numpy(),
         "axis0": torch.zeros(1, dtype=torch.int64).numpy(),
     },
-    "refine": lambda: {"cubic": kernels.interpolation_kernel(2, "cubic").numpy()},
-    "refine_last": lambda: {"cubic": kernels.interpolation_kernel(2, "cubic").numpy()},
 }
 """Operator → constants of its body that are tensors."""
 
@@ -322,17 +318,16 @@ def _refine(
     biases: Sequence[Any],
     residual_weight: Any,
     residual_bias: Any,
-    valid: Any,
     unit: float,
     gain: float,
     ceiling: float,
-    crop: int,
-    dtype: str,
-    *_: Any,
 ) -> Any:
-    if valid is not None or crop or dtype != "float32":
-        raise NotImplementedError("a network gives whole float32 tiles")
-    values = {"unit": unit, "gain": gain, "top": Finish(unit, gain, ceiling).top, "plugin_namespace": DOMAIN}
+    values = {
+        "unit": unit,
+        "gain": gain,
+        "top": Radiance(unit, gain, ceiling).top,
+        "plugin_namespace": DOMAIN,
+    }
     if len(weights) == 1:
         heads = (isp_weight, isp_bias, embed, weights[0], biases[0])
         return _operator("refine")(x, level, *heads, residual_weight, residual_bias, **values)

@@ -85,9 +85,8 @@ def refine_plugin(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """See deeplight.kernels.refine.kernel; no crop, no nodata, float32 results."""
+    """See deeplight.kernels.refine.kernel."""
     refine(
-        x, level, weight, bias, isp_weight, isp_bias, embed, residual_weight, residual_bias, isp_bias,
-        radiance, isp, height, width, 0, UNIT, GAIN, TOP, 1.0, 0.0, 0.0,
-        C, CP, True, False, 0, 0, PRECISION, BLOCK,
+        x, level, weight, bias, isp_weight, isp_bias, embed, residual_weight, residual_bias, radiance, isp,
+        height, width, UNIT, GAIN, TOP, C, CP, True, PRECISION, BLOCK,
     )  # fmt: skip

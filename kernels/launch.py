@@ -22,6 +22,7 @@ MODULES = {
     "upsample_conv": "upsample",
     "align": "align",
     "refine": "refine",
+    "finish": "finish",
 }
 """Kernel → its folder in deeplight.kernels."""
 

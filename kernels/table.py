@@ -44,6 +44,8 @@ REASONED: dict[tuple[str, int], Config] = {
     ("refine", 32): Config(64, 4, 3),
     ("refine", 64): Config(64, 4, 3),
     ("refine", 128): Config(32, 4, 3),
+    # 8 pixels a thread
+    ("finish", 0): Config(1024, 4),
 }
 """(kernel, channels as a power of two) → configuration for every architecture and width."""
 

@@ -244,18 +244,18 @@ class Refine(nn.Module):
             x = x + F.relu(layer(x))
         return x, base + self.residual(x), logits
 
-    def finish(self, x: Tensor, level: Tensor, norm: Normalise) -> tuple[Tensor, Tensor]:
-        """x: (B,C,H,W); level: (B,1,H/2,W/2), normalised. Returns radiance and ISP probability, (B,1,H,W) each."""
+    def finish(self, x: Tensor, base: Tensor, norm: Normalise) -> tuple[Tensor, Tensor]:
+        """x: (B,C,H,W); base: (B,1,H,W), normalised. Returns radiance and ISP probability, (B,1,H,W) each."""
         blocks = [_parameters(layer) for layer in self.layers]
         return kernels.refine(
             x,
-            level,
+            base,
             *_parameters(self.isp),
             self.embed,
             [weight for weight, _ in blocks],
             [bias for _, bias in blocks],
             *_parameters(self.residual),
-            finish=kernels.Finish(norm.unit, norm.gain, norm.ceiling),
+            range=kernels.Radiance(norm.unit, norm.gain, norm.ceiling),
         )
 
 
@@ -389,5 +389,5 @@ class DeepLightSR(nn.Module):
         x, level, _, _ = self._reconstruct(filled, ntl_valid, aligned, dmo_bands)
         last = self.refines[2]
         assert isinstance(last, Refine)
-        radiance, isp = last.finish(x, level, self.normalise)
+        radiance, isp = last.finish(x, kernels.resize_fixed(level, self.cubic, 2), self.normalise)
         return radiance, isp, offset

@@ -1,4 +1,4 @@
-"""The end of the network: plan of the launch, custom op, checked entry point. Without a gradient: it ends inference."""
+"""The last refinement: plan of the launch, custom op, checked entry point. Without a gradient: it is for inference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from deeplight.kernels import dispatch
 from deeplight.kernels.dispatch import Implementation
-from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import (
     Launch,
     arch_of,
@@ -21,7 +20,7 @@ from deeplight.kernels.launch import (
     run,
 )
 from deeplight.kernels.refine import reference
-from deeplight.kernels.refine.reference import Finish
+from deeplight.kernels.refine.reference import Radiance
 from deeplight.kernels.table import Config, configuration
 
 MAX_CHANNELS = {2: 128, 4: 64}
@@ -33,9 +32,8 @@ def plan(
     level: Tensor,
     weight: Tensor,
     vectors: Sequence[Tensor],
-    valid: Tensor | None,
-    finish: Finish,
-    ntl: Tensor,
+    range: Radiance,
+    radiance: Tensor,
     isp: Tensor,
     *,
     embed: bool,
@@ -43,41 +41,27 @@ def plan(
 ) -> Launch:
     """The launch for channels-last x. weight: (9, C, C). vectors: bias, ISP weight and bias, embed, residual weight
     and bias, flat. embed: x is before the ISP head, whose output `isp` is then written."""
-    (b, c, h, w), (_, _, out_h, out_w) = x.shape, ntl.shape
+    b, c, h, w = x.shape
     cp = next_power(c)
     config = config or configuration("refine", arch_of(x.device), cp, w, x.itemsize)
     names = ("bias", "isp_weight", "isp_bias", "embed", "residual_weight", "residual_bias")
-    low, high = finish.steps if finish.dtype == "uint16" else (0, 0)
     return Launch(
         "refine",
-        b * out_h * ceil_div(out_w, config.block),
+        b * h * ceil_div(w, config.block),
         {
             "x": x,
             "level": level,
             "weight": weight,
             **dict(zip(names, vectors, strict=True)),
-            "valid": torch.empty(0, dtype=torch.uint8, device=x.device) if valid is None else valid,
-            "ntl": ntl,
+            "radiance": radiance,
             "isp": isp,
             "height": h,
             "width": w,
-            "crop": finish.crop,
-            "unit": float(finish.unit),
-            "gain": float(finish.gain),
-            "top": finish.top,
-            "scale": float(finish.scale),
-            "offset": float(finish.offset),
-            "nodata": float(finish.nodata),
+            "unit": float(range.unit),
+            "gain": float(range.gain),
+            "top": range.top,
         },
-        {
-            "C": c,
-            "CP": cp,
-            "EMBED": embed,
-            "HAS_VALID": valid is not None,
-            "LOW": low,
-            "HIGH": high,
-            "PRECISION": dot_precision(x.dtype),
-        },
+        {"C": c, "CP": cp, "EMBED": embed, "PRECISION": dot_precision(x.dtype)},
         config,
     )
 
@@ -98,48 +82,28 @@ def _op(
     biases: list[Tensor],
     residual_weight: Tensor,
     residual_bias: Tensor,
-    valid: Tensor | None,
     unit: float,
     gain: float,
     ceiling: float,
-    crop: int,
-    dtype: str,
-    scale: float,
-    offset: float,
-    nodata: float,
 ) -> tuple[Tensor, Tensor]:
-    finish = Finish(unit, gain, ceiling, crop, dtype, scale, offset, nodata)
+    range = Radiance(unit, gain, ceiling)
     if not dispatch.operator_runs_kernel(x.device):
         heads = [isp_weight, isp_bias, embed, residual_weight, residual_bias]
-        return _reference(x, level, heads, weights, biases, valid, finish)
+        return _reference(x, level, heads, weights, biases, range)
     weights, biases = [t.to(x.dtype) for t in weights], [t.to(x.dtype) for t in biases]
     embedding = len(weights) == 1
-    ntl, isp = _outputs(x, finish)
+    radiance, isp = _outputs(x)
     if not embedding:
         logits, x = reference.embed_isp(x, *(t.to(x.dtype) for t in (isp_weight, isp_bias, embed)))
-        inner = logits[..., crop : logits.shape[2] - crop, crop : logits.shape[3] - crop]
-        isp.copy_(torch.sigmoid(inner.float()))
+        isp.copy_(torch.sigmoid(logits.float()))
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             x = reference.residual_block(x, weight, bias)
     vectors = [biases[-1], isp_weight, isp_bias, embed, residual_weight, residual_bias]
     vectors = [ready(t.flatten()) for t in vectors]
-    if valid is not None:
-        valid = (valid != 0).to(torch.uint8).contiguous()
     weight = gemm_weight(weights[-1])
-    run(
-        plan(
-            channels_last(x),
-            ready(level.float()),
-            weight,
-            vectors,
-            valid,
-            finish,
-            ntl,
-            isp,
-            embed=embedding,
-        )
-    )
-    return ntl, isp
+    base = ready(level.float())
+    run(plan(channels_last(x), base, weight, vectors, range, radiance, isp, embed=embedding))
+    return radiance, isp
 
 
 def _reference(
@@ -148,23 +112,20 @@ def _reference(
     heads: Sequence[Tensor],
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
-    valid: Tensor | None,
-    finish: Finish,
+    range: Radiance,
 ) -> tuple[Tensor, Tensor]:
     """The definition with all weights in the dtype of x."""
     isp_weight, isp_bias, embed, residual_weight, residual_bias = (t.to(x.dtype) for t in heads)
     blocks = [t.to(x.dtype) for t in weights], [t.to(x.dtype) for t in biases]
     return reference.refine(
-        x, level, isp_weight, isp_bias, embed, *blocks, residual_weight, residual_bias, valid, finish
+        x, level, isp_weight, isp_bias, embed, *blocks, residual_weight, residual_bias, range
     )
 
 
-def _outputs(x: Tensor, finish: Finish) -> tuple[Tensor, Tensor]:
-    shape = (x.shape[0], 1, x.shape[2] - 2 * finish.crop, x.shape[3] - 2 * finish.crop)
-    ntl = torch.empty(
-        shape, dtype=torch.uint16 if finish.dtype == "uint16" else torch.float32, device=x.device
-    )
-    return ntl, torch.empty(shape, dtype=torch.float32, device=x.device)
+def _outputs(x: Tensor) -> tuple[Tensor, Tensor]:
+    b, _, h, w = x.shape
+    radiance = torch.empty((b, 1, h, w), dtype=torch.float32, device=x.device)
+    return radiance, torch.empty_like(radiance)
 
 
 @_op.register_fake
@@ -178,17 +139,11 @@ def _(
     biases: list[Tensor],
     residual_weight: Tensor,
     residual_bias: Tensor,
-    valid: Tensor | None,
     unit: float,
     gain: float,
     ceiling: float,
-    crop: int,
-    dtype: str,
-    scale: float,
-    offset: float,
-    nodata: float,
 ) -> tuple[Tensor, Tensor]:
-    return _outputs(x, Finish(unit, gain, ceiling, crop, dtype, scale, offset, nodata))
+    return _outputs(x)
 
 
 def refine(
@@ -201,32 +156,28 @@ def refine(
     biases: Sequence[Tensor],
     residual_weight: Tensor,
     residual_bias: Tensor,
-    valid: Tensor | None = None,
-    finish: Finish | None = None,
     *,
+    range: Radiance | None = None,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """The end of the network: ISP head and embedding, residual blocks, NTL residual, base, output pixels.
+    """The last refinement: ISP head and embedding, residual blocks, NTL residual on its base, radiance.
 
         s = sigmoid(isp_weight · x + isp_bias);  y = x + s·embed;  y ← y + ReLU(conv3×3(y)) for each block
-        n = cubic ×2 of level + residual_weight · y + residual_bias
+        n = level + residual_weight · y + residual_bias
         radiance = unit · expm1(clip(gain·n, 0, log1p(ceiling / unit)))
 
-    then uint16 steps where asked for, nodata where `valid` is 0, the halo cut off (see Finish).
+    x: (B, C, H, W), float32, float16 or bfloat16. level: (B, 1, H, W), float32 or x's dtype, the base in the normalised
+    domain. isp_weight, residual_weight: (1, C, 1, 1). isp_bias, residual_bias: (1,). embed: (C,). weights: (C, C, 3, 3)
+    each and biases: (C,) each. All weights in x's dtype or float32. range: unit, gain and ceiling, by default the
+    presets'. The reference takes float64 too. Radiance and `ceiling` in the input's unit.
 
-    x: (B, C, H, W), float32, float16 or bfloat16, H and W multiples of 8. level: (B, 1, H/2, W/2), float32 or x's
-    dtype, the previous output in the normalised domain. isp_weight, residual_weight: (1, C, 1, 1). isp_bias,
-    residual_bias: (1,). embed: (C,). weights: (C, C, 3, 3) each and biases: (C,) each. All weights in x's
-    dtype or float32. valid: (B, 1, H/8, W/8), 0 = nodata. finish: by default float32 with the presets' constants.
-    The reference takes float64 too. Radiance and `ceiling` in the input's unit.
-
-    Returns radiance (float32 or uint16) and s (float32), both (B, 1, H − 2·crop, W − 2·crop). With one block the
+    Returns radiance and s, both float32 (B, 1, H, W); `finish` makes output pixels of the radiance. With one block the
     kernel does all of it and reads x once from memory; of more blocks it does the last. It needs at least one, takes
     at most 128 channels (64 of float32) and has no gradient: elsewhere "auto" takes the reference.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """
-    finish = finish or Finish()
+    range = range or Radiance()
     weights, biases = list(weights), list(biases)
     heads = {
         "isp_weight": isp_weight,
@@ -235,16 +186,15 @@ def refine(
         "residual_weight": residual_weight,
         "residual_bias": residual_bias,
     }
-    _check(x, level, heads, weights, biases, valid, finish)
+    _check(x, level, heads, weights, biases)
     tensors = [x, level, *heads.values(), *weights, *biases]
     limit = _limit(x, weights)
     if not dispatch.use_kernel("refine", implementation, tensors, differentiable=False, limit=limit):
-        return _reference(x, level, list(heads.values()), weights, biases, valid, finish)
+        return _reference(x, level, list(heads.values()), weights, biases, range)
     dispatch.check_dtype("refine", "x", x, dispatch.ACTIVATIONS)
     pair: tuple[Tensor, Tensor] = _op(
-        x, level, isp_weight, isp_bias, embed, weights, biases, residual_weight, residual_bias, valid,
-        finish.unit, finish.gain, finish.ceiling, finish.crop, finish.dtype, finish.scale, finish.offset,
-        finish.nodata,
+        x, level, isp_weight, isp_bias, embed, weights, biases, residual_weight, residual_bias,
+        range.unit, range.gain, range.ceiling,
     )  # fmt: skip
     return pair
 
@@ -262,11 +212,10 @@ def _check(
     heads: dict[str, Tensor],
     weights: list[Tensor],
     biases: list[Tensor],
-    valid: Tensor | None,
-    finish: Finish,
 ) -> None:
     dispatch.check_shape("refine", "x", x, (None, None, None, None))
     b, c, h, w = x.shape
+    dispatch.check_shape("refine", "level", level, (b, 1, h, w))
     if len(weights) != len(biases):
         raise ValueError(
             f"refine: weights and biases must be equally many, not {len(weights)} and {len(biases)}"
@@ -285,11 +234,4 @@ def _check(
         dispatch.check_shape("refine", name, tensor, shapes[name])
         dispatch.check_dtype("refine", name, tensor, (x.dtype, torch.float32))
     dispatch.check_dtype("refine", "level", level, (x.dtype, torch.float32))
-    dispatch.check_together("refine", {"x": x, "level": level, "valid": valid, **heads}, dtype=False)
-    if dispatch.exporting():
-        return
-    if h % SCALE or w % SCALE or min(h, w) <= 2 * finish.crop:
-        raise ValueError(f"refine: x must be multiples of {SCALE} and larger than the crop, not {(h, w)}")
-    dispatch.check_shape("refine", "level", level, (b, 1, h // 2, w // 2))
-    if valid is not None:
-        dispatch.check_shape("refine", "valid", valid, (b, 1, h // SCALE, w // SCALE))
+    dispatch.check_together("refine", {"x": x, "level": level, **heads}, dtype=False)

@@ -9,12 +9,12 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from deeplight.export.operators import OPSET, attach, function, translations
+from deeplight.export.operators import OPSET, VERSION, attach, function, translations
 from deeplight.kernels import refine, upsample
 from deeplight.kernels.align.reference import align as align_reference
 from deeplight.kernels.dispatch import emit_operators
 from deeplight.kernels.fuse.reference import fuse as fuse_reference
-from deeplight.kernels.refine.reference import Finish
+from deeplight.kernels.refine.reference import Radiance
 from deeplight.kernels.refine.reference import refine as refine_reference
 from deeplight.kernels.upsample.reference import upsample as upsample_reference
 
@@ -37,7 +37,7 @@ def run_body(
 
     kind = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
     graph = helper.make_graph([node], "g", described(list(inputs)), described(outputs))
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("deeplight", 1)]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("deeplight", VERSION)]
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[function(name)])
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     return list(session.run(outputs, inputs))
@@ -83,6 +83,34 @@ def test_fuse_in_half_precision_keeps_its_exponentials_in_float32() -> None:
     assert min(exponentials) > min(cast) and max(exponentials) < min(back)
 
 
+def test_refine_adds_a_level_of_its_own_size() -> None:
+    g = torch.Generator().manual_seed(4)
+    c = 5
+    shapes = {
+        "x": (2, c, 7, 9),
+        "level": (2, 1, 7, 9),
+        "isp_weight": (1, c, 1, 1),
+        "isp_bias": (1,),
+        "embed": (c,),
+        "weight": (c, c, 3, 3),
+        "bias": (c,),
+        "residual_weight": (1, c, 1, 1),
+        "residual_bias": (1,),
+    }
+    t = {name: 0.3 * torch.randn(*shape, generator=g) for name, shape in shapes.items()}
+    range = Radiance(2.0, 1.5, 3.0)
+    settings = {"unit": range.unit, "gain": range.gain, "top": range.top}
+    got = run_body("refine", {n: v.numpy() for n, v in t.items()}, ["radiance", "isp"], **settings)
+    x, level, *heads = list(t.values())[:5]
+    want = refine_reference(
+        x, level, *heads, [t["weight"]], [t["bias"]], t["residual_weight"], t["residual_bias"], range
+    )
+    assert float(want[0].max()) > 2.9, "some of it reaches the ceiling"
+    for a, b in zip(got, want, strict=True):
+        # float32 sums of some tens of terms of order 1, then expm1
+        assert np.abs(a - b.numpy()).max() <= 1e-5 * float(b.max())
+
+
 class Tail(nn.Module):
     """An upsampling with a skip and a refinement of two blocks, as in the preset `base`."""
 
@@ -104,14 +132,14 @@ class Tail(nn.Module):
         heads = (self.isp, self.isp_bias, self.embed)
         last = (self.last, self.last_bias)
         return refine(
-            y, level, *heads, list(self.blocks), list(self.biases), *last, finish=Finish(2.0, 1.5, 900.0)
+            y, level, *heads, list(self.blocks), list(self.biases), *last, range=Radiance(2.0, 1.5, 900.0)
         )
 
 
 def test_deeper_refinements_and_skips_are_exported() -> None:
     tail = Tail().eval()
     g = torch.Generator().manual_seed(2)
-    given = tuple(torch.rand(*s, generator=g) for s in ((2, 6, 8, 12), (2, 4, 16, 24), (2, 1, 8, 12)))
+    given = tuple(torch.rand(*s, generator=g) for s in ((2, 6, 8, 12), (2, 4, 16, 24), (2, 1, 16, 24)))
     with torch.no_grad(), emit_operators():
         program = torch.export.export(tail, given, strict=False)
     names = {str(n.target) for n in program.graph.nodes}
@@ -132,7 +160,7 @@ def test_deeper_refinements_and_skips_are_exported() -> None:
         y = upsample_reference(given[0], tail.up, tail.up_bias, given[1])
         want = refine_reference(
             y, given[2], tail.isp, tail.isp_bias, tail.embed, list(tail.blocks), list(tail.biases), tail.last,
-            tail.last_bias, None, Finish(2.0, 1.5, 900.0),
+            tail.last_bias, Radiance(2.0, 1.5, 900.0),
         )  # fmt: skip
     for a, b in zip(got, want, strict=True):
         # float32 sums of some tens of terms of order 1, then expm1
@@ -142,7 +170,7 @@ def test_deeper_refinements_and_skips_are_exported() -> None:
 
 def test_outside_an_export_context_the_reference_is_decomposed() -> None:
     tail = Tail().eval()
-    given = (torch.rand(2, 6, 8, 12), torch.rand(2, 4, 16, 24), torch.rand(2, 1, 8, 12))
+    given = (torch.rand(2, 6, 8, 12), torch.rand(2, 4, 16, 24), torch.rand(2, 1, 16, 24))
     with torch.no_grad():
         program = torch.export.export(tail, given, strict=False)
     assert not [n for n in program.graph.nodes if "deeplight" in str(n.target)]

@@ -1,0 +1,1 @@
+"""Output pixels: halo cut off, steps of uint16, nodata."""
