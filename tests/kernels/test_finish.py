@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from deeplight import kernels
-from deeplight.kernels.finish import reference
+from deeplight.engine.network.config import PRESETS
+from deeplight.kernels.finish import entry, reference
 from deeplight.kernels.finish.reference import Pixels
+from deeplight.kernels.variants import variants
 
 STEPS = {"dtype": "uint16", "scale": 0.01, "offset": 0.5}
 
@@ -106,6 +108,15 @@ def test_opcheck(device: str, dtype: str) -> None:
 def test_an_empty_batch(device: str) -> None:
     radiance, valid = case()
     assert run(device, (radiance[:0], valid[:0]), crop=2).shape == (0, 1, 4, 20)
+
+
+@pytest.mark.parametrize("settings", [{}, {"nodata": 0.0}, STEPS | {"nodata": 0}, STEPS | {"nodata": 65535}])
+def test_the_library_is_built_with_every_kind_of_pixel(settings: dict[str, Any]) -> None:
+    pixels = Pixels(3, **settings)
+    radiance, valid = (t.to("meta") for t in case())
+    out = radiance.to(torch.uint16 if pixels.integer else torch.float32)[..., 3:-3, 3:-3]
+    built = {v.key for v in variants(PRESETS["tiny"], torch.float16)}
+    assert entry.plan(radiance, valid.to(torch.uint8), pixels, out).key in built
 
 
 @pytest.mark.parametrize(
