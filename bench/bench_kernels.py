@@ -12,13 +12,13 @@ from torch import Tensor
 from bench.conftest import Measure
 from bench.ops import Case, op_cases
 from bench.rates import Work, hr_mpix
-from bench.traffic import align, fuse, refine, upsample
+from bench.traffic import FINISH_FLOPS, align, fuse, refine, upsample
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.network.config import PRESETS
 
 PRESET = "tiny"
 SIDE = 64
-OPS = ("fuse", "upsample", "align", "align_raw", "refine")
+OPS = ("fuse", "upsample", "align", "align_raw", "refine", "finish")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -32,6 +32,7 @@ def flops_per_hr_px(op: str) -> float:
         "align": align().flops,
         "align_raw": align().flops,
         "refine": refine(main[3], config.refine[2]).flops,
+        "finish": FINISH_FLOPS,
     }
     return costs[op]
 
@@ -97,7 +98,9 @@ def test_kernel(
 
     def check(result: Any) -> None:
         # other orders of float32 sums; three TF32 products on a GPU
-        torch.testing.assert_close(first(result), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+        torch.testing.assert_close(
+            first(result), want, rtol=1e-4, atol=1e-4 * float(want.float().abs().max())
+        )
 
     mpix = hr_mpix(1, SIDE)
     threads = available_cpus()

@@ -46,9 +46,12 @@ def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterato
     level = r(1, 1, hr, hr).float()
     heads = (r(1, c, 1, 1), r(1), r(c), [r(c, c, 3, 3)], [r(c)], r(1, c, 1, 1), r(1))
     yield "refine", kernels.refine, (r(1, c, hr, hr), level, *heads), (c * size + 12) * pixels
-    valid = torch.ones(1, 1, side, side, device=device)
-    steps = kernels.Finish(dtype="uint16", scale=0.1, nodata=65535)
-    yield "finish", functools.partial(kernels.finish, how=steps), (level, valid), 6 * pixels
+    stored = functools.partial(kernels.finish, dtype="uint16", scale=0.01, nodata=65535)
+    radiance, valid = (
+        100 * torch.rand(1, 1, hr, hr, device=device),
+        torch.ones(1, 1, side, side, device=device),
+    )
+    yield "finish", stored, (radiance, valid), (4 + 2) * pixels
 
 
 def raw_pixels(side: int, device: str) -> tuple[tuple[Tensor, ...], dict[str, kernels.Mesh]]:

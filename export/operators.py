@@ -20,7 +20,8 @@ from deeplight import kernels
 from deeplight.kernels.fuse.reference import LOGIT_BOUND, MASK_EPSILON
 from deeplight.kernels.refine.reference import Radiance
 
-DOMAIN, VERSION, OPSET = "deeplight", 1, 20
+DOMAIN, VERSION, OPSET = "deeplight", 2, 20
+"""VERSION: of the operators' inputs. Plugins take nodes of this version alone; older graphs run from their bodies."""
 
 NAMESPACE = "plugin_namespace"
 """Attribute by which TensorRT finds the plugin's creator; every node carries it."""
@@ -69,13 +70,14 @@ SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] 
 
 _HEADER = '<domain: "deeplight", opset_import: ["" : 20]>'
 
-_FINISH = """
+_RADIANCE = """
     ypad = Conv <pads = [1, 1, 1, 1]> (y, weight, bias)
     yact = Relu (ypad)
     z = Add (y, yact)
+    base = Cast <to = 1> (level)
     residual = Conv (z, residual_weight, residual_bias)
     residual32 = Cast <to = 1> (residual)
-    value = Add (level, residual32)
+    value = Add (base, residual32)
     k = Constant <value_float: float = @gain> ()
     scaled = Mul (value, k)
     low = Constant <value_float = 0.0> ()
@@ -239,8 +241,8 @@ _BODIES = {
         push = Mul (p, direction)
         y = Add (x, push)
     """
-    + _FINISH,
-    "refine_last": _FINISH,
+    + _RADIANCE,
+    "refine_last": _RADIANCE,
 }
 
 _TENSORS: dict[str, Callable[[], dict[str, Any]]] = {

@@ -85,8 +85,8 @@ def refine_plugin(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The same as deeplight.kernels.refine.kernel, scalars as constants."""
+    """See deeplight.kernels.refine.kernel."""
     refine(
-        x, level, weight, bias, isp_weight, isp_bias, embed, residual_weight, residual_bias,
-        radiance, isp, height, width, UNIT, GAIN, TOP, C, CP, True, PRECISION, BLOCK,
+        x, level, weight, bias, isp_weight, isp_bias, embed, residual_weight, residual_bias, radiance, isp,
+        height, width, UNIT, GAIN, TOP, C, CP, True, PRECISION, BLOCK,
     )  # fmt: skip

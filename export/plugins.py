@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from deeplight.engine.core.errors import DeepLightError
-from deeplight.export.operators import SIGNATURES
+from deeplight.export.operators import DOMAIN, SIGNATURES, VERSION
 from deeplight.kernels.fuse import entry as fuse_entry
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.refine import entry as refine_entry
@@ -72,9 +72,8 @@ def refine_launch(c: int, dtype: torch.dtype) -> Launch:
     vectors = [torch.empty(n, dtype=dtype, device="meta") for n in (c, c, 1, c, c, 1)]
     weight = torch.empty(9, c, c, dtype=dtype, device="meta")
     pixels = torch.empty(1, 1, SIDE, SIDE, device="meta")
-    level = torch.empty(1, 1, SIDE, SIDE, device="meta")
     x = meta_image(c, dtype)
-    return refine_entry.plan(x, level, weight, vectors, Radiance(), pixels, pixels, embed=True)
+    return refine_entry.plan(x, pixels, weight, vectors, Radiance(), pixels, pixels, embed=True)
 
 
 def compile_kernel(launch: Launch, arch: int, floats: Mapping[str, float] | None = None) -> Kernel:
@@ -88,7 +87,7 @@ def compile_kernel(launch: Launch, arch: int, floats: Mapping[str, float] | None
     operator = launch.kernel.split("_")[0]
     function = getattr(plugin_kernels, f"{operator}_plugin")
     values = {**launch.compile_time, **{k.upper(): v for k, v in (floats or {}).items()}}
-    given = {**launch.signature, "radiance": "*fp32"}
+    given = launch.signature
     signature = {n: "constexpr" if n in values else given[n] for n in function.arg_names}
     constants = {(i,): values[n] for i, n in enumerate(signature) if n in values}
     aligned = {
@@ -145,17 +144,18 @@ def fits(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], half: bool
 def pack(proto: onnx.ModelProto) -> list[str]:
     """Prepare the graph for plugins, in place: weights in the kernels' layout, other operators out of their way.
 
-    A node that no kernel fits loses its plugin namespace and is taken from its body. Returns the nodes that become
-    plugins.
+    A node that no kernel fits, or of another version of the operators, loses its plugin namespace and is taken from its
+    body. Returns the nodes that become plugins.
     """
     tensors = {t.name: t for t in proto.graph.initializer}
     shapes = {name: tuple(t.dims) for name, t in tensors.items()}
+    present = VERSION in (entry.version for entry in proto.opset_import if entry.domain == DOMAIN)
     chosen = []
     for node in proto.graph.node:
         if node.domain != "deeplight":
             continue
         half = any(tensors[n].data_type == onnx.TensorProto.FLOAT16 for n in node.input if n in tensors)
-        if not fits(node, shapes, half):
+        if not present or not fits(node, shapes, half):
             kept = [a for a in node.attribute if a.name != "plugin_namespace"]
             del node.attribute[:]
             node.attribute.extend(kept)

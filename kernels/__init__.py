@@ -8,7 +8,6 @@ from deeplight.kernels.align.entry import align
 from deeplight.kernels.align.reference import Mesh, split_nodes
 from deeplight.kernels.dispatch import Implementation
 from deeplight.kernels.finish.entry import finish
-from deeplight.kernels.finish.reference import Finish
 from deeplight.kernels.fuse.entry import fuse
 from deeplight.kernels.interpolation import interpolation_kernel, resample_offset, resize_fixed, sample
 from deeplight.kernels.refine.entry import refine
@@ -16,7 +15,6 @@ from deeplight.kernels.refine.reference import Radiance
 from deeplight.kernels.upsample.entry import upsample
 
 __all__ = [
-    "Finish",
     "Implementation",
     "Mesh",
     "Radiance",

@@ -17,7 +17,7 @@ from deeplight.kernels import launch as launching
 from deeplight.kernels.align import reference as align_reference
 from deeplight.kernels.align.reference import Mesh
 from deeplight.kernels.finish import reference as finish_reference
-from deeplight.kernels.finish.reference import Finish
+from deeplight.kernels.finish.reference import Pixels
 from deeplight.kernels.float32 import exact_float32
 from deeplight.kernels.fuse import reference as fuse_reference
 from deeplight.kernels.launch import Launch
@@ -32,6 +32,9 @@ rounding of the mixed features and one of the result, 2⁻¹¹ and 2⁻⁸ each,
 TIMES = {"align": 16.0, "refine": 8.0}
 """What TOLERANCE is multiplied by. align: its coordinates of up to some thousand pixels are float32. refine: the
 radiance is an exponential, which multiplies an error by gain and by the radiance."""
+
+_FEATURES = {"refine": "x", "finish": "radiance"}
+"""The argument whose element type decides TOLERANCE, where it is not the result."""
 
 Outputs = dict[str, Tensor]
 """By the name of the launch's argument."""
@@ -49,7 +52,8 @@ def filled(ready: Launch, device: str, seed: int = 0) -> Launch:
         for name, value in ready.arguments.items()
     }
     for name in results_of(ready):
-        arguments[name] = torch.full_like(_tensor(ready, name), torch.nan, device=device)
+        like = _tensor(ready, name)
+        arguments[name] = torch.full_like(like, _unwritten(like), device=device)
     if ready.constants.get("HAS_SKIP") is False:
         arguments["skip"] = arguments["out"]  # not read; without memory of its own
     return dataclasses.replace(ready, arguments=arguments)
@@ -57,16 +61,23 @@ def filled(ready: Launch, device: str, seed: int = 0) -> Launch:
 
 def results_of(ready: Launch) -> tuple[str, ...]:
     """The arguments that the kernel writes."""
-    if ready.kernel != "refine":
-        return ("out",)
-    return ("ntl", "isp") if ready.constants["EMBED"] else ("ntl",)
+    if ready.kernel == "refine":
+        return ("radiance", "isp") if ready.constants["EMBED"] else ("radiance",)
+    return ("pixels",) if ready.kernel == "finish" else ("out",)
 
 
 def run(ready: Launch) -> Outputs:
-    """Launch it on memory full of NaN, and return what it wrote."""
-    outputs = {name: _tensor(ready, name).fill_(torch.nan) for name in results_of(ready)}
+    """Launch it on memory full of NaN or, of integers, of a value that is not expected, and return what it wrote."""
+    outputs = {name: _tensor(ready, name) for name in results_of(ready)}
+    for output in outputs.values():
+        output.fill_(_unwritten(output))
     launching.run(ready)
     return outputs
+
+
+def _unwritten(output: Tensor) -> float:
+    """What memory holds before a launch: far from every random result."""
+    return torch.nan if output.dtype.is_floating_point else 30000
 
 
 def expected(ready: Launch) -> Outputs:
@@ -79,7 +90,7 @@ def worst(ready: Launch, got: Outputs, want: Outputs) -> float:
     """The largest difference in parts of what is allowed: at most 1 where the launch is right, NaN where one is NaN."""
     share = 0.0
     for name, right in want.items():
-        features = _tensor(ready, "x" if ready.kernel == "refine" else name).dtype
+        features = _tensor(ready, _FEATURES.get(ready.kernel, name)).dtype
         allowed = TIMES.get(ready.kernel, 1.0) * TOLERANCE[features] * max(1.0, float(right.abs().max()))
         error = float((got[name].float() - right).abs().max()) / allowed
         share = error if math.isnan(error) else max(share, error)
@@ -109,6 +120,8 @@ def _random(ready: Launch, name: str, like: Tensor, generator: torch.Generator) 
         values = (torch.rand(shape, **where) + 0.5) * (1.0 if raw.dtype.is_floating_point else 1e-4)
     elif name == "level":
         values = torch.rand(shape, **where)
+    elif name == "radiance":
+        values = 1000 * torch.rand(shape, **where)
     else:
         # a sum over the inputs of a weight stays of order 1; images are as they are
         inputs = 1 if like.ndim == 4 else 9 * shape[1] if like.ndim == 3 else shape[-1]
@@ -182,24 +195,18 @@ def _refine(ready: Launch) -> Outputs:
     if not ready.constants["EMBED"]:
         embed = torch.zeros_like(embed)  # x is embedded already
     one = (1, c, 1, 1)
-    ntl, isp = refine_reference.refine(
+    radiance, isp = refine_reference.refine(
         x, _tensor(ready, "level"), query.reshape(one), query_bias, embed, [weight], [bias], head.reshape(one),
         head_bias, Radiance(),
     )  # fmt: skip
-    return {"ntl": ntl, "isp": isp} if ready.constants["EMBED"] else {"ntl": ntl}
+    return {"radiance": radiance, "isp": isp} if ready.constants["EMBED"] else {"radiance": radiance}
 
 
 def _finish(ready: Launch) -> Outputs:
-    a, high = ready.arguments, int(ready.constants["HIGH"])
-    how = Finish(
-        int(a["crop"]),
-        "uint16" if high else "float32",
-        float(a["scale"]),
-        float(a["offset"]),
-        float(a["nodata"]),
-    )
-    valid = _tensor(ready, "valid") if ready.constants["HAS_VALID"] else None
-    return {"out": finish_reference.finish(_tensor(ready, "radiance"), valid, how)}
+    a = ready.arguments
+    dtype = "uint16" if ready.constants["INTEGER"] else "float32"
+    pixels = Pixels(int(a["crop"]), dtype, 1.0 / float(a["per_unit"]), float(a["offset"]), float(a["nodata"]))
+    return {"pixels": finish_reference.finish(_tensor(ready, "radiance"), _tensor(ready, "valid"), pixels)}
 
 
 _DEFINITIONS: dict[str, Callable[[Launch], Outputs]] = {

@@ -40,11 +40,12 @@ REASONED: dict[tuple[str, int], Config] = {
     ("align", 16): Config(64, 4),
     ("align", 2): Config(128, 4),
     ("align", 4): Config(128, 4),
-    ("finish", 0): Config(1024, 4),
     ("refine", 16): Config(128, 4, 3),
     ("refine", 32): Config(64, 4, 3),
     ("refine", 64): Config(64, 4, 3),
     ("refine", 128): Config(32, 4, 3),
+    # 8 pixels a thread
+    ("finish", 0): Config(1024, 4),
 }
 """(kernel, channels as a power of two) → configuration for every architecture and width."""
 

@@ -21,12 +21,12 @@ from deeplight.kernels.warm import compile_all
 
 BLOCKS, WARPS, STAGES = (32, 64, 128, 256), (4, 8), (2, 3)
 VALUE_BLOCKS = (1024, 2048, 4096)
-"""For upsample_epilogue, whose blocks are values."""
+"""For upsample_epilogue, whose blocks are values, and finish, whose pixels are one value each."""
 
 
 def candidates(kernel: str) -> list[Config]:
     """The configurations that are tried."""
-    blocks = VALUE_BLOCKS if kernel == "upsample_epilogue" else BLOCKS
+    blocks = VALUE_BLOCKS if kernel in ("upsample_epilogue", "finish") else BLOCKS
     stages = STAGES if kernel in ("upsample_conv", "refine") else (2,)
     return [Config(b, w, s) for b in blocks for w in WARPS for s in stages]
 

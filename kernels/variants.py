@@ -12,7 +12,7 @@ from torch import Tensor
 from deeplight.kernels.align import entry as align_entry
 from deeplight.kernels.align.reference import Mesh
 from deeplight.kernels.finish import entry as finish_entry
-from deeplight.kernels.finish.reference import Finish
+from deeplight.kernels.finish.reference import Pixels
 from deeplight.kernels.fuse import entry as fuse_entry
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.refine import entry as refine_entry
@@ -50,7 +50,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 def variants(widths: Widths, dtype: torch.dtype, *, side: int = 64) -> Iterator[Launch]:
     """Every launch of one network in one element type; of `align`, uint16, int16 and float32 pixels through a mesh, and
-    features on their own grid. side: pixels of the images' sides, a multiple of 8."""
+    features on their own grid; of `finish`, both pixel types. side: pixels of the images' sides, a multiple of 8."""
     main = widths.main
     for c, a in zip(main, widths.aux, strict=False):
         yield _fuse_launch(c, a, dtype, side)
@@ -97,14 +97,13 @@ def _align_launches(dtype: torch.dtype, side: int) -> Iterator[Launch]:
 def _refine_launch(c: int, dtype: torch.dtype, side: int, *, embed: bool) -> Launch:
     pixels = torch.empty(1, 1, side, side, device="meta")
     vectors = [_meta(n, dtype=dtype) for n in (c, c, 1, c, c, 1)]
-    level = torch.empty(1, 1, side, side, device="meta")
     x, weight = _meta(1, c, side, side, dtype=dtype), _meta(9, c, c, dtype=dtype)
-    return refine_entry.plan(x, level, weight, vectors, Radiance(), pixels, pixels, embed=embed)
+    return refine_entry.plan(x, pixels, weight, vectors, Radiance(), pixels, pixels, embed=embed)
 
 
 def _finish_launches(side: int) -> Iterator[Launch]:
     radiance = torch.empty(1, 1, side, side, device="meta")
     valid = torch.empty(1, 1, side // 8, side // 8, dtype=torch.uint8, device="meta")
-    for how in (Finish(), Finish(dtype="uint16", nodata=65535), Finish(dtype="uint16", nodata=0)):
-        out = torch.empty(1, 1, side, side, dtype=how.torch_dtype, device="meta")
-        yield finish_entry.plan(radiance, valid, how, out)
+    for pixels in (Pixels(nodata=-1.0), Pixels(dtype="uint16", nodata=65535)):
+        out = radiance.to(torch.uint16) if pixels.integer else radiance
+        yield finish_entry.plan(radiance, valid, pixels, out)

@@ -289,7 +289,7 @@ class Refine(nn.Module):
             [weight for weight, _ in blocks],
             [bias for _, bias in blocks],
             *_parameters(self.residual),
-            scale=kernels.Radiance(norm.unit, norm.gain, norm.ceiling),
+            range=kernels.Radiance(norm.unit, norm.gain, norm.ceiling),
         )
 
 

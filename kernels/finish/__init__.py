@@ -1,1 +1,1 @@
-"""The end of the network: ISP head, refinement, output pixels."""
+"""Output pixels: halo cut off, steps of uint16, nodata."""

@@ -1,6 +1,8 @@
-"""The output pixels of a tile: plan of the launch, custom op, checked entry point. Without a gradient."""
+"""Output pixels: plan of the launch, custom op, checked entry point. Without a gradient: it ends inference."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -8,107 +10,103 @@ from torch import Tensor
 from deeplight.kernels import dispatch
 from deeplight.kernels.dispatch import Implementation
 from deeplight.kernels.finish import reference
-from deeplight.kernels.finish.reference import Finish
+from deeplight.kernels.finish.reference import Pixels
 from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import Launch, arch_of, ceil_div, ready, run
 from deeplight.kernels.table import Config, configuration
 
 
 def plan(
-    radiance: Tensor, valid: Tensor | None, how: Finish, out: Tensor, *, config: Config | None = None
+    radiance: Tensor, valid: Tensor, pixels: Pixels, out: Tensor, config: Config | None = None
 ) -> Launch:
-    """The launch. radiance: (B, 1, H, W) float32. valid: (B, 1, H/8, W/8) uint8 or None. out: as `finish` gives it."""
+    """The launch for contiguous radiance and uint8 `valid`."""
     (_, _, h, w), (b, _, out_h, out_w) = radiance.shape, out.shape
+    # 2: it reads no features, so a measured configuration holds for all
     config = config or configuration("finish", arch_of(radiance.device), 0, w, 2)
-    low, high = how.steps if how.dtype == "uint16" else (0, 0)
-    unused = torch.empty(0, dtype=torch.uint8, device=radiance.device)
+    low, high = pixels.steps
     return Launch(
         "finish",
         b * out_h * ceil_div(out_w, config.block),
         {
             "radiance": radiance,
-            "valid": unused if valid is None else valid,
-            "out": out,
+            "valid": valid,
+            "pixels": out,
             "height": h,
             "width": w,
-            "crop": how.crop,
-            "scale": float(how.scale),
-            "offset": float(how.offset),
-            "nodata": float(how.nodata),
+            "crop": pixels.crop,
+            "per_unit": 1.0 / pixels.scale,
+            "offset": float(pixels.offset),
+            "nodata": float(pixels.nodata),
+            "low": float(low),
+            "high": float(high),
         },
-        {"HAS_VALID": valid is not None, "LOW": low, "HIGH": high},
+        {"INTEGER": pixels.integer},
         config,
     )
 
 
 @torch.library.custom_op("deeplight::finish", mutates_args=())
 def _op(
-    radiance: Tensor,
-    valid: Tensor | None,
-    crop: int,
-    dtype: str,
-    scale: float,
-    offset: float,
-    nodata: float,
+    radiance: Tensor, valid: Tensor, crop: int, dtype: str, scale: float, offset: float, nodata: float
 ) -> Tensor:
-    how = Finish(crop, dtype, scale, offset, nodata)
+    pixels = Pixels(crop, dtype, scale, offset, nodata)
     if not dispatch.operator_runs_kernel(radiance.device):
-        return reference.finish(radiance, valid, how).clone()
-    out = _output(radiance, how)
-    if valid is not None:
-        valid = (valid != 0).to(torch.uint8).contiguous()
-    run(plan(ready(radiance), valid, how, out))
+        return reference.finish(radiance, valid, pixels).contiguous()
+    out = _empty(radiance, pixels)
+    known = (valid != 0).to(torch.uint8).contiguous()
+    run(plan(ready(radiance), known, pixels, out))
     return out
 
 
-def _output(radiance: Tensor, how: Finish) -> Tensor:
+def _empty(radiance: Tensor, pixels: Pixels) -> Tensor:
     b, _, h, w = radiance.shape
-    shape = (b, 1, h - 2 * how.crop, w - 2 * how.crop)
-    return torch.empty(shape, dtype=how.torch_dtype, device=radiance.device)
+    kind = torch.uint16 if pixels.integer else torch.float32
+    return torch.empty((b, 1, h - 2 * pixels.crop, w - 2 * pixels.crop), dtype=kind, device=radiance.device)
 
 
 @_op.register_fake
 def _(
-    radiance: Tensor,
-    valid: Tensor | None,
-    crop: int,
-    dtype: str,
-    scale: float,
-    offset: float,
-    nodata: float,
+    radiance: Tensor, valid: Tensor, crop: int, dtype: str, scale: float, offset: float, nodata: float
 ) -> Tensor:
-    return _output(radiance, Finish(crop, dtype, scale, offset, nodata))
+    return _empty(radiance, Pixels(crop, dtype, scale, offset, nodata))
 
 
 def finish(
     radiance: Tensor,
-    valid: Tensor | None = None,
-    how: Finish | None = None,
+    valid: Tensor,
     *,
+    crop: int = 0,
+    dtype: str = "float32",
+    scale: float = 1.0,
+    offset: float = 0.0,
+    nodata: float = math.nan,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """What is written of a tile: the halo cut off, uint16 steps where asked for, nodata where `valid` is 0.
+    """Output pixels: the halo cut off, nodata where the input has none, steps of uint16 where asked for.
 
-    It comes after the network and is no part of an ONNX graph: which halo a tile has, the engine knows.
+        step = clip(round((radiance − offset) / scale), the steps that are left beside nodata)
 
-    radiance: (B, 1, H, W) float32, H and W multiples of 8. valid: (B, 1, H/8, W/8) or None (all is). how: by default
-    everything as it is. Returns (B, 1, H − 2·crop, W − 2·crop), float32 or uint16. The reference takes float64 too.
+    radiance: (B, 1, H, W), float32, H and W multiples of 8, in the input's unit. valid: (B, 1, H/8, W/8) of any type,
+    0 = nodata; NaN in `radiance` becomes nodata too. crop: HR pixels of halo on each side. dtype: "float32", which
+    keeps the radiance, or "uint16" with scale and offset in the input's unit and `nodata` 0 or 65535.
 
-    Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
+    Returns (B, 1, H − 2·crop, W − 2·crop) of `dtype`. No gradient: where one is needed, "auto" takes the reference.
+    It is not in the exported graph and has no ONNX body: the engine cuts and encodes tiles itself on a CPU.
+
+    Raises ValueError, naming the argument, for shapes, dtypes, devices or values that do not fit.
     """
-    how = how or Finish()
+    pixels = Pixels(crop, dtype, scale, offset, nodata)
     dispatch.check_shape("finish", "radiance", radiance, (None, 1, None, None))
     b, _, h, w = radiance.shape
-    if h % SCALE or w % SCALE or min(h, w) <= 2 * how.crop:
-        raise ValueError(
-            f"finish: radiance must be multiples of {SCALE} and larger than the crop, not {(h, w)}"
-        )
-    if valid is not None:
-        dispatch.check_shape("finish", "valid", valid, (b, 1, h // SCALE, w // SCALE))
-    dispatch.check_together("finish", {"radiance": radiance, "valid": valid}, dtype=False)
-    given = [radiance] if valid is None else [radiance, valid]
-    if not dispatch.use_kernel("finish", implementation, given, differentiable=False):
-        return reference.finish(radiance, valid, how)
     dispatch.check_dtype("finish", "radiance", radiance, (torch.float32,))
-    out: Tensor = _op(radiance, valid, how.crop, how.dtype, how.scale, how.offset, how.nodata)
-    return out
+    if h % SCALE or w % SCALE or min(h, w) <= 2 * crop:
+        raise ValueError(
+            f"finish: height and width of radiance must be multiples of {SCALE} above twice the crop of {crop}, "
+            f"not {h} and {w}"
+        )
+    dispatch.check_shape("finish", "valid", valid, (b, 1, h // SCALE, w // SCALE))
+    dispatch.check_together("finish", {"radiance": radiance, "valid": valid}, dtype=False)
+    if not dispatch.use_kernel("finish", implementation, [radiance, valid], differentiable=False):
+        return reference.finish(radiance, valid, pixels)
+    result: Tensor = _op(radiance, valid, crop, dtype, float(scale), float(offset), float(nodata))
+    return result

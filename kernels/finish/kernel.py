@@ -1,4 +1,4 @@
-"""Radiance of a tile → output pixels, one element at a time."""
+"""Output pixels of radiance in one pass."""
 
 import triton
 import triton.language as tl
@@ -7,46 +7,39 @@ import triton.language as tl
 @triton.jit
 def finish(
     radiance,  # [B, H, W]
-    valid,  # [B, H/8, W/8]; unused without HAS_VALID
-    out,  # [B, H − 2·crop, W − 2·crop]
+    valid,  # [B, H/8, W/8]
+    pixels,  # [B, H − 2·crop, W − 2·crop]
     height,
     width,
     crop,
-    scale,
+    per_unit,
     offset,
     nodata,
-    HAS_VALID: tl.constexpr,
-    LOW: tl.constexpr,
-    HIGH: tl.constexpr,
+    low,
+    high,
+    INTEGER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The halo cut off, steps, nodata, cast. HIGH: highest uint16 value, 0 for float32. One program: BLOCK output
-    pixels of a row.
-    """
+    """Crop, steps with INTEGER, nodata, cast. per_unit: steps per unit. One program: BLOCK output pixels of a row."""
     inner_h = height - 2 * crop
     inner_w = width - 2 * crop
     blocks = tl.cdiv(inner_w, BLOCK)
-    pid = tl.program_id(0)
-    first = (pid % blocks) * BLOCK
-    out_row = pid // blocks
-    i = out_row % inner_h + crop
+    out_row = tl.program_id(0) // blocks
+    p = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    live = p < inner_w
     image = out_row // inner_h
-    p = tl.arange(0, BLOCK)
-    j = first + crop + p
-    live = first + p < inner_w
-    at = (image * height + i).to(tl.int64) * width + j
-    value = tl.load(radiance + at, mask=live, other=0.0)
-    if HIGH > 0:
+    i = out_row % inner_h + crop
+    value = tl.load(radiance + (image * height + i).to(tl.int64) * width + crop + p, mask=live, other=0.0)
+    coarse = (image * (height // 8) + i // 8).to(tl.int64) * (width // 8)
+    known = tl.load(valid + coarse + (crop + p) // 8, mask=live, other=0)
+    known = (known != 0) & (value == value)
+    if INTEGER:
         # adding 2²³ rounds half to even, as torch.round; the clamp keeps the sum exact
-        value = tl.minimum(tl.maximum((value - offset) * (1.0 / scale), LOW), HIGH)
+        value = tl.minimum(tl.maximum((value - offset) * per_unit, low), high)
         value = (value + 8388608.0) - 8388608.0
-    if HAS_VALID:
-        known = tl.load(
-            valid + (image * (height // 8) + i // 8).to(tl.int64) * (width // 8) + j // 8, mask=live, other=0
-        )
-        value = tl.where(known != 0, value, nodata)
-    to = out_row.to(tl.int64) * inner_w + first + p
-    if HIGH > 0:
-        tl.store(out + to, value.to(tl.int32).to(tl.uint16), mask=live)
+    value = tl.where(known, value, nodata)
+    to = pixels + out_row.to(tl.int64) * inner_w + p
+    if INTEGER:
+        tl.store(to, value.to(tl.int32).to(tl.uint16), mask=live)
     else:
-        tl.store(out + to, value, mask=live)
+        tl.store(to, value, mask=live)

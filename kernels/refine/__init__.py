@@ -1,1 +1,1 @@
-"""The end of the network: ISP head, refinement, output pixels."""
+"""The last refinement: ISP head, residual on the base, radiance."""

@@ -1,4 +1,4 @@
-"""The last refinement: plan of the launch, custom op, checked entry point. Without a gradient: it ends inference."""
+"""The last refinement: plan of the launch, custom op, checked entry point. Without a gradient: it is for inference."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def plan(
     level: Tensor,
     weight: Tensor,
     vectors: Sequence[Tensor],
-    scale: Radiance,
-    ntl: Tensor,
+    range: Radiance,
+    radiance: Tensor,
     isp: Tensor,
     *,
     embed: bool,
@@ -53,20 +53,15 @@ def plan(
             "level": level,
             "weight": weight,
             **dict(zip(names, vectors, strict=True)),
-            "ntl": ntl,
+            "radiance": radiance,
             "isp": isp,
             "height": h,
             "width": w,
-            "unit": float(scale.unit),
-            "gain": float(scale.gain),
-            "top": scale.top,
+            "unit": float(range.unit),
+            "gain": float(range.gain),
+            "top": range.top,
         },
-        {
-            "C": c,
-            "CP": cp,
-            "EMBED": embed,
-            "PRECISION": dot_precision(x.dtype),
-        },
+        {"C": c, "CP": cp, "EMBED": embed, "PRECISION": dot_precision(x.dtype)},
         config,
     )
 
@@ -91,13 +86,13 @@ def _op(
     gain: float,
     ceiling: float,
 ) -> tuple[Tensor, Tensor]:
-    scale = Radiance(unit, gain, ceiling)
+    range = Radiance(unit, gain, ceiling)
     if not dispatch.operator_runs_kernel(x.device):
         heads = [isp_weight, isp_bias, embed, residual_weight, residual_bias]
-        return _reference(x, level, heads, weights, biases, scale)
+        return _reference(x, level, heads, weights, biases, range)
     weights, biases = [t.to(x.dtype) for t in weights], [t.to(x.dtype) for t in biases]
     embedding = len(weights) == 1
-    ntl, isp = _outputs(x)
+    radiance, isp = _outputs(x)
     if not embedding:
         logits, x = reference.embed_isp(x, *(t.to(x.dtype) for t in (isp_weight, isp_bias, embed)))
         isp.copy_(torch.sigmoid(logits.float()))
@@ -106,8 +101,9 @@ def _op(
     vectors = [biases[-1], isp_weight, isp_bias, embed, residual_weight, residual_bias]
     vectors = [ready(t.flatten()) for t in vectors]
     weight = gemm_weight(weights[-1])
-    run(plan(channels_last(x), ready(level.float()), weight, vectors, scale, ntl, isp, embed=embedding))
-    return ntl, isp
+    base = ready(level.float())
+    run(plan(channels_last(x), base, weight, vectors, range, radiance, isp, embed=embedding))
+    return radiance, isp
 
 
 def _reference(
@@ -116,20 +112,20 @@ def _reference(
     heads: Sequence[Tensor],
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
-    scale: Radiance,
+    range: Radiance,
 ) -> tuple[Tensor, Tensor]:
     """The definition with all weights in the dtype of x."""
     isp_weight, isp_bias, embed, residual_weight, residual_bias = (t.to(x.dtype) for t in heads)
     blocks = [t.to(x.dtype) for t in weights], [t.to(x.dtype) for t in biases]
     return reference.refine(
-        x, level, isp_weight, isp_bias, embed, *blocks, residual_weight, residual_bias, scale
+        x, level, isp_weight, isp_bias, embed, *blocks, residual_weight, residual_bias, range
     )
 
 
 def _outputs(x: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (x.shape[0], 1, *x.shape[2:])
-    ntl, isp = (torch.empty(shape, dtype=torch.float32, device=x.device) for _ in range(2))
-    return ntl, isp
+    b, _, h, w = x.shape
+    radiance = torch.empty((b, 1, h, w), dtype=torch.float32, device=x.device)
+    return radiance, torch.empty_like(radiance)
 
 
 @_op.register_fake
@@ -160,28 +156,28 @@ def refine(
     biases: Sequence[Tensor],
     residual_weight: Tensor,
     residual_bias: Tensor,
-    scale: Radiance | None = None,
     *,
+    range: Radiance | None = None,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """The last refinement: ISP head and embedding, residual blocks, NTL residual, radiance.
+    """The last refinement: ISP head and embedding, residual blocks, NTL residual on its base, radiance.
 
         s = sigmoid(isp_weight · x + isp_bias);  y = x + s·embed;  y ← y + ReLU(conv3×3(y)) for each block
         n = level + residual_weight · y + residual_bias
         radiance = unit · expm1(clip(gain·n, 0, log1p(ceiling / unit)))
 
-    x: (B, C, H, W), float32, float16 or bfloat16. level: (B, 1, H, W), float32 or x's dtype, what the residual is added
-    to, in the normalised domain. isp_weight, residual_weight: (1, C, 1, 1). isp_bias, residual_bias: (1,). embed:
-    (C,). weights: (C, C, 3, 3) each and biases: (C,) each. All weights in x's dtype or float32. scale: by default the
-    presets' constants. The reference takes float64 too. Radiance and `ceiling` in the input's unit.
+    x: (B, C, H, W), float32, float16 or bfloat16. level: (B, 1, H, W), float32 or x's dtype, the base in the normalised
+    domain. isp_weight, residual_weight: (1, C, 1, 1). isp_bias, residual_bias: (1,). embed: (C,). weights: (C, C, 3, 3)
+    each and biases: (C,) each. All weights in x's dtype or float32. range: unit, gain and ceiling, by default the
+    presets'. The reference takes float64 too. Radiance and `ceiling` in the input's unit.
 
-    Returns radiance and s, float32, both (B, 1, H, W). With one block the kernel does all of it and reads x once from
-    memory; of more blocks it does the last. It needs at least one, takes at most 128 channels (64 of float32) and has
-    no gradient: elsewhere "auto" takes the reference.
+    Returns radiance and s, both float32 (B, 1, H, W); `finish` makes output pixels of the radiance. With one block the
+    kernel does all of it and reads x once from memory; of more blocks it does the last. It needs at least one, takes
+    at most 128 channels (64 of float32) and has no gradient: elsewhere "auto" takes the reference.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """
-    scale = scale or Radiance()
+    range = range or Radiance()
     weights, biases = list(weights), list(biases)
     heads = {
         "isp_weight": isp_weight,
@@ -194,11 +190,11 @@ def refine(
     tensors = [x, level, *heads.values(), *weights, *biases]
     limit = _limit(x, weights)
     if not dispatch.use_kernel("refine", implementation, tensors, differentiable=False, limit=limit):
-        return _reference(x, level, list(heads.values()), weights, biases, scale)
+        return _reference(x, level, list(heads.values()), weights, biases, range)
     dispatch.check_dtype("refine", "x", x, dispatch.ACTIVATIONS)
     pair: tuple[Tensor, Tensor] = _op(
         x, level, isp_weight, isp_bias, embed, weights, biases, residual_weight, residual_bias,
-        scale.unit, scale.gain, scale.ceiling,
+        range.unit, range.gain, range.ceiling,
     )  # fmt: skip
     return pair
 
@@ -219,6 +215,7 @@ def _check(
 ) -> None:
     dispatch.check_shape("refine", "x", x, (None, None, None, None))
     b, c, h, w = x.shape
+    dispatch.check_shape("refine", "level", level, (b, 1, h, w))
     if len(weights) != len(biases):
         raise ValueError(
             f"refine: weights and biases must be equally many, not {len(weights)} and {len(biases)}"
@@ -238,5 +235,3 @@ def _check(
         dispatch.check_dtype("refine", name, tensor, (x.dtype, torch.float32))
     dispatch.check_dtype("refine", "level", level, (x.dtype, torch.float32))
     dispatch.check_together("refine", {"x": x, "level": level, **heads}, dtype=False)
-    if not dispatch.exporting():
-        dispatch.check_shape("refine", "level", level, (b, 1, h, w))

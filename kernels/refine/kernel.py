@@ -38,7 +38,7 @@ def refine(
     embed,  # [C]
     residual_weight,  # [C]
     residual_bias,  # [1]
-    ntl,  # [B, H, W]
+    radiance,  # [B, H, W]
     isp,  # the same; unused without EMBED
     height,
     width,
@@ -51,15 +51,14 @@ def refine(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Last residual block, NTL residual, level, inverse transform; with EMBED the ISP head too.
+    """Last residual block, NTL residual on its base, inverse transform; with EMBED the ISP head too.
 
-    Without EMBED `x` is embedded already. One program: BLOCK pixels of a row. The probability is computed again for
-    each tap: 8 channels from cache cost less than a pass.
+    Without EMBED `x` is embedded already. One program: BLOCK pixels of a row. The neighbours' probabilities are
+    computed again for each tap: 8 channels from cache cost less than a pass.
     """
     blocks = tl.cdiv(width, BLOCK)
-    pid = tl.program_id(0)
-    first = (pid % blocks) * BLOCK
-    row = pid // blocks
+    row = tl.program_id(0) // blocks
+    first = (tl.program_id(0) % blocks) * BLOCK
     i = row % height
     p = tl.arange(0, BLOCK)
     c = tl.arange(0, CP)
@@ -84,15 +83,14 @@ def refine(
         )
         acc = dot(y.to(w.dtype), w, acc, PRECISION)
     shift = tl.load(bias + c, mask=c < C, other=0.0).to(tl.float32)
-    to = row.to(tl.int64) * width + first
-    y, share = _embedded(
-        x, to * C + at, live[:, None] & (c < C)[None, :], query, query_bias, share_weight, EMBED
-    )
+    start = (row.to(tl.int64) * width + first) * C
+    inside = live[:, None] & (c < C)[None, :]
+    y, share = _embedded(x, start + at, inside, query, query_bias, share_weight, EMBED)
     y += tl.maximum(acc + shift[None, :], 0.0)
     head = tl.load(residual_weight + c, mask=c < C, other=0.0).to(tl.float32)
     residual = tl.sum(y * head[None, :], 1) + tl.load(residual_bias).to(tl.float32)
-    value = tl.load(level + to + p, mask=live, other=0.0).to(tl.float32) + residual
-    radiance = _expm1(tl.minimum(tl.maximum(value * gain, 0.0), top)) * unit
-    tl.store(ntl + to + p, radiance, mask=live)
+    to = row.to(tl.int64) * width + j
+    value = tl.load(level + to, mask=live, other=0.0).to(tl.float32) + residual
+    tl.store(radiance + to, _expm1(tl.minimum(tl.maximum(value * gain, 0.0), top)) * unit, mask=live)
     if EMBED:
-        tl.store(isp + to + p, share, mask=live)
+        tl.store(isp + to, share, mask=live)

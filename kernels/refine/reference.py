@@ -13,7 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Radiance:
-    """How normalised NTL becomes radiance: unit·expm1(gain·n), clamped to [0, ceiling], both in the NTL's unit."""
+    """How normalised NTL n becomes radiance: unit·expm1(gain·n), clamped to [0, ceiling].
+
+    unit and ceiling are in the input's unit, gain has none.
+    """
 
     unit: float = 1.0
     gain: float = 2.0
@@ -21,7 +24,7 @@ class Radiance:
 
     def __post_init__(self) -> None:
         if not (self.unit > 0 and self.gain > 0 and self.ceiling > 0):
-            raise ValueError(f"unit, gain and ceiling must be above 0: {self}")
+            raise ValueError(f"refine: unit, gain and ceiling must be above 0, not {self}")
 
     @property
     def top(self) -> float:
@@ -50,24 +53,23 @@ def refine(
     biases: Sequence[Tensor],
     residual_weight: Tensor,
     residual_bias: Tensor,
-    scale: Radiance,
+    range: Radiance,
 ) -> tuple[Tensor, Tensor]:
-    """The last refinement: ISP head and embedding, residual blocks, NTL residual, radiance.
+    """The last refinement: ISP head and embedding, residual blocks, NTL residual on its base, radiance.
 
-    x: (B, C, H, W). level: (B, 1, H, W), what the residual is added to, normalised. isp_weight, residual_weight:
-    (1, C, 1, 1). isp_bias, residual_bias: (1,). embed: (C,). weights: (C, C, 3, 3) each, biases: (C,) each.
+    x: (B, C, H, W). level: (B, 1, H, W), the base, normalised. isp_weight, residual_weight: (1, C, 1, 1). isp_bias,
+    residual_bias: (1,). embed: (C,). weights: (C, C, 3, 3) each, biases: (C,) each.
 
         s = sigmoid(isp_weight · x + isp_bias);  y = x + s·embed;  y ← y + ReLU(conv(y)) for each block
         n = level + residual_weight · y + residual_bias
         radiance = unit · expm1(clip(gain·n, 0, log1p(ceiling / unit)))
 
-    Returns radiance and s, both (B, 1, H, W) in float32 (or float64).
+    Returns radiance and s in float32 (or float64), both (B, 1, H, W).
     """
     logits, y = embed_isp(x, isp_weight, isp_bias, embed)
     for weight, bias in zip(weights, biases, strict=True):
         y = residual_block(y, weight, bias)
-    residual = F.conv2d(y, residual_weight, residual_bias)
-    work = torch.promote_types(residual.dtype, torch.float32)
-    value = level.to(work) + residual.to(work)
-    radiance = torch.expm1((value * scale.gain).clamp(0.0, scale.top)) * scale.unit
+    work = torch.promote_types(x.dtype, torch.float32)
+    value = level.to(work) + F.conv2d(y, residual_weight, residual_bias).to(work)
+    radiance = torch.expm1((value * range.gain).clamp(0.0, range.top)) * range.unit
     return radiance, torch.sigmoid(logits).to(work)

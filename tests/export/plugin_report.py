@@ -26,7 +26,7 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "upsample": {"x": (1, 32, 64, 64), "weight": (9, 32, 32), "bias": (32,)},
     "refine": {
         "x": (1, 8, 64, 64),
-        "level": (1, 1, 32, 32),
+        "level": (1, 1, 64, 64),
         "isp_weight": (1, 8, 1, 1),
         "isp_bias": (1,),
         "embed": (8,),

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from deeplight.export.operators import OPSET, attach, function, translations
+from deeplight.export.operators import OPSET, VERSION, attach, function, translations
 from deeplight.kernels import refine, upsample
 from deeplight.kernels.align.reference import align as align_reference
 from deeplight.kernels.dispatch import emit_operators
@@ -37,7 +37,7 @@ def run_body(
 
     kind = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
     graph = helper.make_graph([node], "g", described(list(inputs)), described(outputs))
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("deeplight", 1)]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("deeplight", VERSION)]
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[function(name)])
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     return list(session.run(outputs, inputs))
@@ -83,6 +83,34 @@ def test_fuse_in_half_precision_keeps_its_exponentials_in_float32() -> None:
     assert min(exponentials) > min(cast) and max(exponentials) < min(back)
 
 
+def test_refine_adds_a_level_of_its_own_size() -> None:
+    g = torch.Generator().manual_seed(4)
+    c = 5
+    shapes = {
+        "x": (2, c, 7, 9),
+        "level": (2, 1, 7, 9),
+        "isp_weight": (1, c, 1, 1),
+        "isp_bias": (1,),
+        "embed": (c,),
+        "weight": (c, c, 3, 3),
+        "bias": (c,),
+        "residual_weight": (1, c, 1, 1),
+        "residual_bias": (1,),
+    }
+    t = {name: 0.3 * torch.randn(*shape, generator=g) for name, shape in shapes.items()}
+    range = Radiance(2.0, 1.5, 3.0)
+    settings = {"unit": range.unit, "gain": range.gain, "top": range.top}
+    got = run_body("refine", {n: v.numpy() for n, v in t.items()}, ["radiance", "isp"], **settings)
+    x, level, *heads = list(t.values())[:5]
+    want = refine_reference(
+        x, level, *heads, [t["weight"]], [t["bias"]], t["residual_weight"], t["residual_bias"], range
+    )
+    assert float(want[0].max()) > 2.9, "some of it reaches the ceiling"
+    for a, b in zip(got, want, strict=True):
+        # float32 sums of some tens of terms of order 1, then expm1
+        assert np.abs(a - b.numpy()).max() <= 1e-5 * float(b.max())
+
+
 class Tail(nn.Module):
     """An upsampling with a skip and a refinement of two blocks, as in the preset `base`."""
 
@@ -104,7 +132,7 @@ class Tail(nn.Module):
         heads = (self.isp, self.isp_bias, self.embed)
         last = (self.last, self.last_bias)
         return refine(
-            y, level, *heads, list(self.blocks), list(self.biases), *last, scale=Radiance(2.0, 1.5, 900.0)
+            y, level, *heads, list(self.blocks), list(self.biases), *last, range=Radiance(2.0, 1.5, 900.0)
         )
 
 
@@ -137,11 +165,12 @@ def test_deeper_refinements_and_skips_are_exported() -> None:
     for a, b in zip(got, want, strict=True):
         # float32 sums of some tens of terms of order 1, then expm1
         assert np.abs(a - b.numpy()).max() <= 1e-5 * max(1.0, float(b.abs().max()))
+    assert numpy_helper.to_array(proto.graph.initializer[0]).size
 
 
 def test_outside_an_export_context_the_reference_is_decomposed() -> None:
     tail = Tail().eval()
-    given = (torch.rand(2, 6, 8, 12), torch.rand(2, 4, 16, 24), torch.rand(2, 1, 8, 12))
+    given = (torch.rand(2, 6, 8, 12), torch.rand(2, 4, 16, 24), torch.rand(2, 1, 16, 24))
     with torch.no_grad():
         program = torch.export.export(tail, given, strict=False)
     assert not [n for n in program.graph.nodes if "deeplight" in str(n.target)]

@@ -23,7 +23,7 @@ from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.engine.runtime.plans import PlanKey
 from deeplight.export import to_tensorrt
-from deeplight.export.operators import function
+from deeplight.export.operators import VERSION, function
 from deeplight.export.plugins import fits, pack, strip_scratch
 from deeplight.export.tensorrt_rules import problems
 from deeplight.kernels.refine import entry as refine_entry
@@ -45,7 +45,7 @@ def model_of(
         [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
         [numpy_helper.from_array(v, k) for k, v in (weights or {}).items()],
     )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("deeplight", 1)]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("deeplight", VERSION)]
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
 
 
@@ -238,6 +238,18 @@ def test_weights_are_packed_as_the_kernels_read_them() -> None:
     assert pack(proto) == ["y"] and proto.graph.node[0].input[5] == "w_packed"
     packed = numpy_helper.to_array(proto.graph.initializer[-1])
     assert np.array_equal(packed, refine_entry.gemm_weight(torch.from_numpy(weight)).numpy())
+
+
+def test_operators_of_an_older_version_stay_with_their_bodies() -> None:
+    """Their inputs may be others: version 1 of `refine` had a level of half the size."""
+    node = helper.make_node(
+        "upsample", ["x", "w", "b"], ["y"], domain="deeplight", plugin_namespace="deeplight"
+    )
+    proto = onnx.load_from_string(model_of(node, inputs={"x": 1}, weights=UPSAMPLE))
+    for entry in proto.opset_import:
+        entry.version -= entry.domain == "deeplight"
+    assert pack(proto) == [] and list(proto.graph.node[0].input) == ["x", "w", "b"]
+    assert list(proto.graph.node[0].attribute) == []
 
 
 def test_operators_that_no_kernel_fits_stay_with_their_bodies() -> None:

@@ -56,7 +56,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
 
     def record(ready: Launch) -> None:
         launches.append(ready)
-        for name in ("out", "ntl", "isp"):
+        for name in ("out", "radiance", "isp"):
             if name in ready.arguments:
                 ready.arguments[name].zero_()  # type: ignore[union-attr]
 
@@ -110,7 +110,7 @@ def test_compile_sees_one_operator(device: str, op: str) -> None:
         "fuse": case(1, 8, 8, 3, 5),
         "upsample": test_upsample.case(1, 8, 4, 3, 5),
         "refine": test_refine.case(w=8),
-        "finish": list(test_finish.case(valid="mixed")),
+        "finish": test_finish.case(valid="on"),
     }
     given = _on(device, arguments[op])
     more = {"size": (8, 16)} if op == "align" else {}

@@ -27,23 +27,35 @@ def case(
     biases = [r(c, scale=0.3) for _ in range(depth)]
     level = torch.rand(b, 1, h, w, generator=g)
     tail = r(1, c, 1, 1, scale=0.3 * c**-0.5), r(1, scale=0.1)
-    return [r(b, c, h, w), level, r(1, c, 1, 1, scale=c**-0.5), r(1), r(c), weights, biases, *tail]
+    return [
+        r(b, c, h, w),
+        level,
+        r(1, c, 1, 1, scale=c**-0.5),
+        r(1),
+        r(c),
+        weights,
+        biases,
+        *tail,
+    ]
 
 
-def run(device: str, args: list[Any], scale: Radiance | None = None) -> tuple[Tensor, Tensor]:
-    moved = [[t.to(device) for t in a] if isinstance(a, list) else a.to(device) for a in args]
-    return kernels.refine(*moved, scale, implementation="triton")
+def moved(device: str, args: list[Any]) -> list[Any]:
+    return [[t.to(device) for t in a] if isinstance(a, list) else a.to(device) for a in args]
 
 
-def assert_parity(args: list[Any], got: tuple[Tensor, Tensor]) -> None:
-    want = reference.refine(*doubled(args), Radiance())
+def run(device: str, args: list[Any], range: Radiance | None = None) -> tuple[Tensor, Tensor]:
+    return kernels.refine(*moved(device, args), range=range, implementation="triton")
+
+
+def assert_parity(args: list[Any], got: tuple[Tensor, Tensor], range: Radiance | None = None) -> None:
+    want = reference.refine(*doubled(args), range or Radiance())
     # exp multiplies an error of the normalised value by gain and by the radiance
     inside = TOLERANCE[args[0].dtype] / TOLERANCE[torch.float32]
     assert_close("radiance", got[0], want[0], times=8 * inside)
     assert_close("isp", got[1], want[1], times=2 * inside)
 
 
-@pytest.mark.parametrize(("b", "c", "h", "w", "depth"), [(2, 8, 8, 16, 1), (1, 5, 8, 8, 1), (1, 48, 8, 8, 2)])
+@pytest.mark.parametrize(("b", "c", "h", "w", "depth"), [(2, 8, 7, 13, 1), (1, 5, 8, 3, 1), (1, 48, 5, 8, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_kernel_is_the_definition(
     device: str, b: int, c: int, h: int, w: int, depth: int, dtype: torch.dtype
@@ -58,19 +70,37 @@ def test_rows_of_several_programs(device: str) -> None:
 
 
 def test_ceiling_and_floor(device: str) -> None:
-    args, scale = case(), Radiance(ceiling=7.0)
+    args, range = case(), Radiance(ceiling=7.0)
     args[8] += 10
-    assert torch.allclose(run(device, args, scale)[0].max().cpu(), torch.tensor(7.0), rtol=1e-5)
+    assert torch.allclose(run(device, args, range)[0].max().cpu(), torch.tensor(7.0), rtol=1e-5)
     args[8] -= 20
-    assert (run(device, args, scale)[0] == 0).all()
+    assert (run(device, args, range)[0] == 0).all()
+
+
+def test_unit_gain_and_ceiling(device: str) -> None:
+    args, range = case(), Radiance(3.0, 1.5, 20.0)
+    got = run(device, args, range)
+    assert_parity(args, got, range)
+    assert got[0].max() > 19.9, "some of it reaches the ceiling"
+
+
+def test_the_level_is_added_as_it_is(device: str) -> None:
+    args = case()
+    args[7], args[8] = torch.zeros_like(args[7]), torch.zeros_like(args[8])
+    want = torch.expm1(2.0 * args[1].double())
+    assert_close("radiance", run(device, args)[0], want)
+
+
+def test_float16_loses_nothing_of_the_radiance_behind_the_level() -> None:
+    args = case(dtype=torch.float16)
+    args[1] = args[1].half() + 6.0  # e¹² and more, beyond the range of float16
+    assert_parity(args, kernels.refine(*args))
 
 
 def test_opcheck(device: str) -> None:
-    args = case()
-    moved = [[t.to(device) for t in a] if isinstance(a, list) else a.to(device) for a in args]
-    settings = (1.0, 2.0, 1e6)
+    given = (*moved(device, case(h=7, w=13)), 1.0, 2.0, 1e6)
     utils = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.deeplight.refine.default, (*moved, *settings), test_utils=utils)
+    torch.library.opcheck(torch.ops.deeplight.refine.default, given, test_utils=utils)
 
 
 def test_reference_gradcheck() -> None:
@@ -86,7 +116,8 @@ def test_reference_gradcheck() -> None:
 @pytest.mark.parametrize(
     ("index", "change", "message"),
     [
-        (1, lambda t: t[..., 1:], r"level must have shape \(1, 1, 8, 16\)"),
+        (0, lambda t: t[0], "x must have shape"),
+        (1, lambda t: t[..., ::2, ::2], r"level must have shape \(1, 1, 8, 16\), not \(1, 1, 4, 8\)"),
         (2, lambda t: t[0], "isp_weight must have shape"),
         (5, lambda ts: [], "equally many, not 0 and 1"),
         (5, lambda ts: [ts[0][1:]], r"weights\[0\] must have shape \(8, 8, 3, 3\)"),
@@ -117,8 +148,7 @@ def test_more_channels_are_the_references_business(
     args = case(c=c, w=8, dtype=dtype)
     with pytest.raises(ValueError, match=f"at most {most} channels of {str(dtype)[6:]}, not {c}"):
         run(device, args)
-    moved = [[t.to(device) for t in a] if isinstance(a, list) else a.to(device) for a in args]
-    assert kernels.refine(*moved)[0].shape == (1, 1, 8, 8), "auto takes the reference"
+    assert kernels.refine(*moved(device, args))[0].shape == (1, 1, 8, 8), "auto takes the reference"
 
 
 def test_an_empty_batch(device: str) -> None:
@@ -137,7 +167,7 @@ def test_a_pixel_has_the_same_bits_wherever_it_lies(device: str) -> None:
         assert torch.equal(got[..., 1:, 1:], want[..., 9:, 17:])
 
 
-@pytest.mark.parametrize("wrong", [{"unit": 0.0}, {"gain": -1.0}, {"ceiling": 0.0}])
-def test_radiance_checks_itself(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be above 0"):
-        Radiance(**wrong)
+@pytest.mark.parametrize("name", ["unit", "gain", "ceiling"])
+def test_the_range_checks_itself(name: str) -> None:
+    with pytest.raises(ValueError, match=f"must be above 0, not .*{name}=0"):
+        Radiance(**{name: 0.0})

@@ -111,9 +111,13 @@ def test_rows_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         table.measured.cache_clear()
 
 
-def test_in_the_interpreter_another_configuration_computes_the_same(device: str) -> None:
-    ready = expected.filled(first_of("refine"), device)
-    configs = [c for c in tune.candidates("refine") if c.stages == 2 and c.warps == 8]
+@pytest.mark.parametrize(("kernel", "place"), [("refine", 0), ("finish", 0), ("finish", 1)])
+def test_in_the_interpreter_another_configuration_computes_the_same(
+    device: str, kernel: str, place: int
+) -> None:
+    launches = variants(PRESETS["tiny"], torch.float16, side=SIDE)
+    ready = expected.filled([v for v in launches if v.kernel == kernel][place], device)
+    configs = [c for c in tune.candidates(kernel) if c.stages == 2 and c.warps == 8]
     for trial in tune.trials(ready, configs[:2], lambda run: 1.0):
         assert trial.ms == 1.0 and trial.error is not None and trial.error <= 1, trial.problem
 
