@@ -69,7 +69,11 @@ class Artifact:
         """The verified bytes of a listed file. Raises ArtifactError where it is not listed or was changed."""
         if name not in self.manifest.files:
             raise ArtifactError(f"the model {self.manifest.name} has no file {name!r}")
-        data = _verified(self.path, name, self.manifest.files[name])
+        try:
+            data = _verified(self.path, name, self.manifest.files[name])
+        except ArtifactError:
+            changed = f"{self.path / name} was changed since it was opened: run the command again"
+            raise ArtifactError(changed) from None
         check_file(name, data)
         return data
 
@@ -88,15 +92,40 @@ def load_artifact(name_or_dir: str | Path, *, trust: bool = False) -> Artifact:
     trust: let native code in it run. Raises ArtifactError in one sentence.
     """
     path = MODELS / str(name_or_dir) if str(name_or_dir) in model_names() else Path(name_or_dir)
+    text = _described(path, name_or_dir)
+    for _ in range(_ATTEMPTS):
+        try:
+            return Artifact(path, _whole(path, text), trust)
+        except ArtifactError:
+            earlier, text = text, _described(path, name_or_dir)
+            if text == earlier:
+                raise
+    raise ArtifactError(f"the model at {path} is being written at this moment: run the command again")
+
+
+_ATTEMPTS = 20
+"""A training writes its weights and then what describes them: what is read in between belongs to neither."""
+
+
+def _described(path: Path, name: str | Path) -> bytes:
+    """The manifest's bytes. Raises ArtifactError, also where there is no model."""
     try:
-        manifest = Manifest.from_json(_manifest_text(path))
+        return _manifest_text(path)
     except ArtifactError as e:
         raise ArtifactError(f"the model at {path} cannot be used: {e}") from None
     except FileNotFoundError:
-        raise ArtifactError(_absent(name_or_dir, path)) from None
+        raise ArtifactError(_absent(name, path)) from None
+
+
+def _whole(path: Path, text: bytes) -> Manifest:
+    """The manifest of these bytes, every file of it verified."""
+    try:
+        manifest = Manifest.from_json(text)
+    except ArtifactError as e:
+        raise ArtifactError(f"the model at {path} cannot be used: {e}") from None
     for name, info in manifest.files.items():
         check_file(str(path / name), _verified(path, name, info))
-    return Artifact(path, manifest, trust)
+    return manifest
 
 
 def _manifest_text(folder: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,29 @@ def made_for(out: Path) -> Iterator[None]:
             for folder in new:
                 folder.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """The folder `out` for this training alone; of several processes of one training the first holds it.
+
+    Raises InputError where another training writes there. A file system without locks lets everybody in.
+    """
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another training is writing {out}: wait for it, stop it, or choose another --out"
+                ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def clear(out: Path) -> None:

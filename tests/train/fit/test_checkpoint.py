@@ -16,8 +16,9 @@ from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.runtime import artifact
 from deeplight.engine.runtime.artifact import load_artifact
-from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
+from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS, FileInfo
 from deeplight.train.fit.checkpoint import check_start, load_checkpoint, save_checkpoint
+from deeplight.train.fit.run_folder import locked
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 
@@ -168,3 +169,52 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_network_only(run: Path) 
     check_start(run, load_checkpoint(run)[0].config, SMALL)
     with pytest.raises(InputError, match=r"of another network \(body 2, not 3\); start from one like"):
         check_start(run, SMALL, replace(SMALL, body=3))
+
+
+def test_a_run_that_is_written_meanwhile_is_read_whole(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer saves between the reading of the manifest and that of the weights."""
+    real, left = artifact._verified, [3]
+
+    def verified(folder: Path, name: str, info: FileInfo) -> bytes:
+        if left[0]:
+            left[0] -= 1
+            save_checkpoint(run, DeepLightSR(SMALL), {"step": 9 - left[0]})
+        return real(folder, name, info)
+
+    monkeypatch.setattr(artifact, "_verified", verified)
+    found = load_artifact(run)
+    assert found.manifest.training["step"] == 9 and found.read_file(WEIGHTS)
+
+
+def test_one_that_is_written_all_the_time_is_told_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, step = artifact._verified, [0]
+
+    def verified(folder: Path, name: str, info: FileInfo) -> bytes:
+        step[0] += 1
+        save_checkpoint(run, DeepLightSR(SMALL), {"step": step[0]})
+        return real(folder, name, info)
+
+    monkeypatch.setattr(artifact, "_verified", verified)
+    with pytest.raises(InputError, match="is being written at this moment: run the command again"):
+        load_artifact(run)
+
+
+def test_a_file_that_changes_after_it_was_opened(run: Path) -> None:
+    found = load_artifact(run)
+    save_checkpoint(run, DeepLightSR(SMALL), {"step": 1})
+    with pytest.raises(
+        InputError, match=r"model\.safetensors was changed since it was opened: run the command again"
+    ):
+        found.read_file(WEIGHTS)
+
+
+def test_a_folder_is_one_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked(tmp_path):
+        with pytest.raises(InputError, match="another training is writing"), locked(tmp_path):
+            pass
+        monkeypatch.setenv("RANK", "1")
+        with locked(tmp_path):  # another process of the same training
+            pass
+        monkeypatch.delenv("RANK")
+    with locked(tmp_path):
+        assert not list(tmp_path.iterdir())
