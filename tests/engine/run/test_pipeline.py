@@ -261,7 +261,7 @@ def test_stopped_run_resumes_to_the_same_bytes(
     with pytest.raises(InputError, match=r"option ntl_scale was absent and is now 2"):
         scaled = dataclasses.replace(long_scene, ntl_scale=(2.0, 0.0))
         run(scaled, model, out, 64, mode=Mode.RESUME)
-    with pytest.raises(InputError, match=r"option psf was unknown and is now 1\.6,2\.4"):
+    with pytest.raises(InputError, match=r"option psf was 1\.6,2\.5 and is now 1\.6,2\.4"):
         run(dataclasses.replace(long_scene, psf=(1.6, 2.4)), model, out, 64, mode=Mode.RESUME)
     report = run(long_scene, model, out, 64, mode=Mode.RESUME)
     assert report.packs["kept_from_earlier_run"] >= 2
