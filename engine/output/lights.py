@@ -87,7 +87,7 @@ def light_warnings(facts: Facts, unit: str, radiance_unit: str) -> Iterator[str]
     if told:
         yield (
             f"{' and '.join(told)}{_cause(facts, unit, radiance_unit)}: "
-            "use --conserve-radiance to keep the light of every LR pixel"
+            "use --conserve-radiance to keep the light of the input"
         )
 
 
