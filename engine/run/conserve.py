@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.sensor import (
+    BLUR_REACH,
     LEAST_NOISE,
     RATIO_LIMIT,
     STEP_REACH,
     Sensor,
+    blur_weights,
     consistent,
     enlarged,
     seen,
@@ -35,8 +37,9 @@ EVEN_SHARE = 1e-3
 
 def conserve_radiance(
     radiance: Array, inputs: Mapping[str, Array], core: Window, window: Window
-) -> tuple[Array, Array]:
-    """Radiance (8h, 8w) of a core in agreement with the lights, and the factor (8h, 8w) that made it so.
+) -> tuple[Array, Array, Array]:
+    """Radiance (8h, 8w) of a core in agreement with the lights, the factor (8h, 8w) that made it so, and what the
+    sensor would see of it (h, w).
 
     radiance: (8H, 8W) of `window`, ≥ 0. inputs: the model's, of `window`, batch of 1. core, window: in LR pixels;
     `window` holds what there is of the scene within REACH around the core. Nothing farther has influence, so tiles
@@ -55,8 +58,18 @@ def conserve_radiance(
             total *= factor
         factor = _balance(x, sensor)
         x, total = x * factor, total * factor
+        found = seen(x, sensor.rows, sensor.columns)
     own = core.scaled(SCALE).slices_in(region.scaled(SCALE))
-    return x[own], total[own]
+    return x[own], total[own], found[core.slices_in(region)]
+
+
+def seen_of(radiance: Array, inputs: Mapping[str, Array], core: Window, window: Window) -> Array:
+    """What the sensor would see (h, w) of the core of a radiance (8H, 8W) over `window`. inputs: the model's."""
+    region = core.grown(BLUR_REACH).shared_with(window)
+    rows, columns = (blur_weights(max(float(fwhm), 0.0)) for fwhm in inputs["psf"][0])
+    with np.errstate(invalid="ignore"):
+        found = seen(radiance[region.scaled(SCALE).slices_in(window.scaled(SCALE))], rows, columns)
+    return found[core.slices_in(region)]
 
 
 def _balance(x: Array, sensor: Sensor) -> Array:

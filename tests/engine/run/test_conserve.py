@@ -60,7 +60,7 @@ def test_the_output_seen_through_the_blur_is_the_input(fwhm: Fwhm) -> None:
     # a network that has blurred everything once more and lost a tenth of the light
     poor = np.float32(0.9) * enlarged(seen(enlarged(lr), *(blur_weights(1.5),) * 2))
     whole = Window(0, 0, SIDE, SIDE)
-    got, factor = conserve_radiance(poor, model_inputs(lr, fwhm), whole, whole)
+    got, factor, _ = conserve_radiance(poor, model_inputs(lr, fwhm), whole, whole)
     assert got.dtype == np.float32 and (got > 0).all() and (factor > 0).all()
     rows, columns = (blur_weights(f) for f in fwhm)
     rms = np.sqrt(np.mean((seen(got, rows, columns) - lr) ** 2) / np.mean(lr**2))
