@@ -269,6 +269,21 @@ def test_stopped_run_resumes_to_the_same_bytes(
     assert not parts_folder(out).exists()
 
 
+def test_automatic_tiles_of_a_stopped_run_take_no_other_option(
+    long_scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Conservation needs a larger halo, which is not what the message is about."""
+    request = RunOptions(scene=long_scene, out=tmp_path / "o.tif", model=model)
+    with monkeypatch.context() as m:
+        stopper = Stopper(1, Interrupted(15))
+        m.setattr(PackStore, "write", lambda *a: stopper(*a))
+        with pytest.raises(Interrupted):
+            infer(request)
+    with pytest.raises(InputError, match=r"option conserve_radiance was absent and is now yes"):
+        infer(dataclasses.replace(request, mode=Mode.RESUME, conserve_radiance=True))
+    assert infer(dataclasses.replace(request, mode=Mode.RESUME)) is not None
+
+
 def test_resume_of_nothing_and_of_a_finished_run(scene: SceneOptions, model: str, tmp_path: Path) -> None:
     out = tmp_path / "o.tif"
     run(scene, model, out, 8, mode=Mode.RESUME)
