@@ -30,7 +30,7 @@ OUTPUT = click.Path(path_type=Path)
 SCALE = Parsed("f[,offset]", parse_scale)
 NUMBER = Parsed("value", parse_number)
 BAND = click.IntRange(1)
-PSF = Parsed("fwhm[,fwhm]|auto|unknown", parse_psf)
+PSF = Parsed("f[,f]|auto|unknown", parse_psf)
 CRS = Parsed("epsg:code", parse_crs)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -110,8 +110,8 @@ def placement_options(command: _Command) -> _Command:
 @click.option("--ntl-unit", metavar="TEXT", help="Unit of NTL after scaling, in place of the file's")
 @click.option("--ntl-nodata", type=NUMBER, help="Raw value of NTL without data")
 @click.option("--ntl-valid", type=FILE, help="Coverage count or mask on NTL's grid: > 0 is valid")
-@click.option("--psf", type=PSF, help="FWHM of NTL's blur in LR pixels [the product's]")
 @click.option("--ntl-valid-band", type=BAND, metavar="N", help="Which band of it, where it has several")
+@click.option("--psf", type=PSF, help="FWHM of NTL's blur in LR pixels [the product's]")
 @click.option("--dmo-bands", type=Parsed("slot=band,…", parse_bands), help="As in blue=1,green=2,red=3")
 @click.option("--dmo-scale", type=SCALE, help="Reflectance = raw · F + OFFSET")
 @click.option("--dmo-nodata", type=NUMBER, help="Raw value of DMO without data")
@@ -124,7 +124,7 @@ def placement_options(command: _Command) -> _Command:
 @click.option(
     "--bands", type=Parsed("isp,offset,quality,interval", parse_extra_bands), help="Extra output bands"
 )
-@click.option("--conserve-radiance", is_flag=True, help="Make the output agree with NTL as its sensor saw it")
+@click.option("--conserve-radiance", is_flag=True, help="Make the output, blurred, equal NTL")
 @click.option("--resume", is_flag=True, help="Continue a run that was stopped")
 @click.option("--overwrite", is_flag=True, help="Replace the output, drop parts of a stopped run")
 @click.option("--report", type=OUTPUT, metavar="RUN.JSON", help="Write a run report")

@@ -5,6 +5,7 @@ The counts of a region are kept with its pack, so that they are whole after any 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class Facts:
     valid, dmo, dem, ntl_alone: valid HR pixels, and those of them that had DMO, DEM, or neither. clamped: those
     beyond the range of the output's type. lights_*: sums of radiance over valid LR pixels, as it came in, with
     negatives as zero, and as it went out. largest: radiance that went out. lit_blocks, moved_blocks, lights_compact:
-    see output.lights.
+    see output.lights. squares_*: of the lights, negatives as zero, and of what the sensor would see more or less.
     """
 
     valid: int = 0
@@ -57,6 +58,8 @@ class Facts:
     lit_blocks: int = 0
     moved_blocks: int = 0
     lights_compact: float = 0.0
+    squares_in: float = 0.0
+    squares_left: float = 0.0
 
     @classmethod
     def of(
@@ -64,33 +67,37 @@ class Facts:
         lr: Array,
         valid: Mask,
         radiance: Array,
+        seen: Array,
         layers: Mask,
         clamped: int,
         corner: tuple[int, int] = (0, 0),
     ) -> Facts:
-        """lr, valid: (h, w), NTL and its mask. radiance, layers: (8h, 8w), NaN = nodata, and `layers_present`. corner:
-        (row, col) of the region in LR pixels of the scene."""
-        seen = lr[valid != 0].astype(np.float64)
+        """lr, valid, seen: (h, w), NTL, its mask, and what the sensor would see of the output. radiance, layers: (8h,
+        8w), NaN = nodata, and `layers_present`. corner: (row, col) of the region in LR pixels of the scene."""
+        known = lr[valid != 0].astype(np.float64)
+        light = np.maximum(known, 0)
         hr_valid = np.repeat(np.repeat(valid != 0, SCALE, 0), SCALE, 1)
 
         def count(where: NDArray[np.bool_]) -> int:
             return int(np.count_nonzero(where & hr_valid))
 
-        lit, moved = block_changes(lr, valid, radiance, corner)
+        lit, moved = block_changes(lr, valid, seen, corner)
         return cls(
-            valid=seen.size * SCALE**2,
+            valid=known.size * SCALE**2,
             dmo=count(layers & _BITS["dmo"] != 0),
             dem=count(layers & _BITS["dem"] != 0),
             ntl_alone=count(layers == 0),
             clamped=clamped,
-            lights_in=float(seen.sum()),
-            lights_in_clamped=float(np.maximum(seen, 0).sum()),
+            lights_in=float(known.sum()),
+            lights_in_clamped=float(light.sum()),
             # An HR pixel covers 1/64 of an LR pixel: so the two sums compare.
             lights_out=float(np.nansum(radiance, dtype=np.float64)) / SCALE**2,
-            largest=float(np.nanmax(radiance)) if seen.size else 0.0,
+            largest=float(np.nanmax(radiance)) if known.size else 0.0,
             lit_blocks=lit,
             moved_blocks=moved,
             lights_compact=compact_light(lr, valid),
+            squares_in=float((light**2).sum()),
+            squares_left=float(np.nansum((seen[valid != 0] - light) ** 2)),
         )
 
     @classmethod
@@ -111,6 +118,11 @@ class Facts:
         """Share of the valid pixels that had "dmo" or "dem"; None where there were none."""
         had: int = getattr(self, name)
         return had / self.valid if self.valid else None
+
+    @property
+    def residual_rms(self) -> float | None:
+        """What the sensor would see of the output less what it saw, in parts of the lights; None without lights."""
+        return math.sqrt(self.squares_left / self.squares_in) if self.squares_in else None
 
     def lines(self, covered: Mapping[str, float | None]) -> Iterator[str]:
         """For the log; nothing where there is no valid pixel.
@@ -155,4 +167,5 @@ class Facts:
             "mean_out": mean(self.lights_out),
             "lit_blocks": self.lit_blocks,
             "moved_blocks": self.moved_blocks,
+            "residual_rms": self.residual_rms,
         }

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.core.spec import SCALE
-
 if TYPE_CHECKING:
     from deeplight.engine.output.facts import Facts
 
 BLOCK = 8
 """LR pixels a side of the blocks that are compared. The model moves light between neighbouring pixels, for it corrects
-blur and displacement: on real lights (Lesotho, Touggourt, Luxembourg, New York) 8 to 36 % of the single lit LR pixels
-change by more than 20 %, and 2 to 4 % of such blocks."""
+displacement; what it does to blur is undone by comparing what the sensor would see."""
 LIT = 1.0
 """Mean radiance from which a block counts as lit."""
 MOVED = 0.2
@@ -25,6 +22,8 @@ _MANY = 0.1
 """Share of moved blocks that is warned about; see BLOCK."""
 _TOTAL = 0.05
 """Change of all light that is warned about."""
+_RESIDUAL = 0.05
+"""Rest that conservation leaves, from which it is warned about: where the blur is right it is 2 % and less."""
 _PEAK = 2.0
 """A compact light: an LR pixel so many times as bright as its neighbours' mean. At most 2 % of those real lights
 are, and 5 % of synthetic ones; of points narrower than 0.8 LR pixels (standard deviation) 30 % and more."""
@@ -35,11 +34,11 @@ Array = NDArray[np.float32]
 Mask = NDArray[np.uint8]
 
 
-def block_changes(lr: Array, valid: Mask, radiance: Array, corner: tuple[int, int]) -> tuple[int, int]:
+def block_changes(lr: Array, valid: Mask, seen: Array, corner: tuple[int, int]) -> tuple[int, int]:
     """(lit blocks, those of them whose light changed by more than MOVED) among the whole blocks of a region.
 
-    lr, valid: (h, w). radiance: (8h, 8w), NaN = nodata. corner: (row, col) of the region in LR pixels of the scene, to
-    which the blocks are anchored.
+    lr, valid, seen: (h, w); seen is what the sensor would see of the output. corner: (row, col) of the region in LR
+    pixels of the scene, to which the blocks are anchored.
     """
     rows, cols = (slice(-at % BLOCK, None) for at in corner)
     known = valid[rows, cols] != 0
@@ -50,9 +49,8 @@ def block_changes(lr: Array, valid: Mask, radiance: Array, corner: tuple[int, in
     def sums(values: Doubles) -> Doubles:
         return np.asarray(values[:h, :w].reshape(h // BLOCK, BLOCK, w // BLOCK, BLOCK).sum(axis=(1, 3)))
 
-    means = np.where(np.isnan(radiance), 0, radiance).reshape(lr.shape[0], SCALE, lr.shape[1], SCALE)
     came = sums(np.where(known, np.maximum(lr[rows, cols], 0), 0).astype(np.float64))
-    went = sums(np.where(known, means.mean(axis=(1, 3), dtype=np.float64)[rows, cols], 0))
+    went = sums(np.where(known, seen[rows, cols], 0).astype(np.float64))
     lit = came >= LIT * np.maximum(sums(known.astype(np.float64)), 1)
     return int(lit.sum()), int((np.abs(went - came) > MOVED * came)[lit].sum())
 
@@ -72,10 +70,10 @@ def compact_light(lr: Array, valid: Mask) -> float:
     return float(own[peaks].sum())
 
 
-def light_warnings(facts: Facts, unit: str, radiance_unit: str) -> Iterator[str]:
+def light_warnings(facts: Facts, unit: str, radiance_unit: str, conserved: bool = False) -> Iterator[str]:
     """One sentence where the sum of lights, or many blocks of it, moved too far; it names the cause where one is known.
 
-    unit: of the NTL. radiance_unit: the one that models learn.
+    unit: of the NTL. radiance_unit: the one that models learn. conserved: the run was to conserve radiance.
     """
     came, went = facts.lights_in_clamped, facts.lights_out
     told = []
@@ -84,11 +82,17 @@ def light_warnings(facts: Facts, unit: str, radiance_unit: str) -> Iterator[str]
     if facts.lit_blocks and facts.moved_blocks > _MANY * facts.lit_blocks:
         share = facts.moved_blocks / facts.lit_blocks
         told.append(f"{share:.0%} of the lit {BLOCK}×{BLOCK} LR blocks changed by more than {MOVED:.0%}")
-    if told:
+    left = facts.residual_rms
+    if conserved and left is not None and left > _RESIDUAL:
         yield (
-            f"{' and '.join(told)}{_cause(facts, unit, radiance_unit)}: "
-            "use --conserve-radiance to keep the light of every LR pixel"
+            f"the output seen through its blur differs from the input by {left:.0%} (rms), as it does where lights are "
+            "as sharp as it or sharper: give a narrower one with --psf, and --ntl-nodata 0 where zeros mean nothing"
         )
+    elif told:
+        remedy = (
+            "give a narrower blur with --psf" if conserved else "use --conserve-radiance to keep the light"
+        )
+        yield f"{' and '.join(told)}{_cause(facts, unit, radiance_unit)}: {remedy}"
 
 
 def _cause(facts: Facts, unit: str, radiance_unit: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.engine.raster.blur import find_blur
+from deeplight.engine.raster.blur import find_blur, pixel_m
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.products import IN_NANOWATTS, NO_LIMITS, product_of
 from deeplight.engine.raster.psf import Fwhm
@@ -108,7 +108,7 @@ class OpenLights:
         if layer.observed is None:
             _mention_zeros(layer)
         ceiling = _ceiling(layer, unit)
-        product = product_of(name_of(layer), unit, raster.grid)
+        product = product_of(name_of(layer), unit, pixel_m(raster.grid)[0])
         limits = NO_LIMITS if product is None else product.limits(unit, ceiling)
         psf = find_blur(options.psf, layer, product, ceiling)
         return cls(layer, unit, ceiling, psf, limits)

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.units import DN_UNIT, RADIANCE_UNIT
 
 Pair = tuple[float, float]
+
+_METRES_OF_ARC = 30.888
+"""Of a second of latitude. Products lie on 15″ and 30″; exports in metres keep about that, as Google's 463.83 m."""
+_SAME_PIXEL = 0.01
 
 IN_NANOWATTS = re.compile(r"vnp46|vj[12]46|dnb_brdf|snow_free|vcms?l?cfg|rade9|avg_rad|vnl_(?:v\d|npp|j01)")
 """Names of products in nW/cm²/sr: Black Marble's files and layers, EOG's composites, Google's bands of them."""
@@ -59,9 +62,9 @@ PRODUCTS: Mapping[str, Product] = MappingProxyType(
 """What is known, and from where; docs/inputs.md has the references."""
 
 
-def product_of(name: str, unit: str, grid: Grid) -> Product | None:
-    """The product that lights are of: from their name (lower case), else from their unit and the size of their pixels;
-    None where neither says it."""
+def product_of(name: str, unit: str, row_m: float) -> Product | None:
+    """The product that lights are of: from their name (lower case), else from their unit ("": not known, which is taken
+    as radiance) and the metres from row to row, which are a product's own; None where neither says it."""
     for pattern, key in (
         (_CALIBRATED, "calibrated"),
         (_DMSP, "dmsp"),
@@ -70,8 +73,7 @@ def product_of(name: str, unit: str, grid: Grid) -> Product | None:
     ):
         if pattern.search(name):
             return PRODUCTS[key]
-    pixel = abs(grid.transform.a) * 3600 if grid.crs.is_geographic else 0.0
-    for arc, of, key in ((30.0, DN_UNIT, "dmsp"), (15.0, RADIANCE_UNIT, "viirs")):
-        if unit == of and abs(pixel - arc) < 0.01 * arc:
+    for arc, units, key in ((30.0, (DN_UNIT,), "dmsp"), (15.0, (RADIANCE_UNIT, ""), "viirs")):
+        if unit in units and abs(row_m / (arc * _METRES_OF_ARC) - 1.0) < _SAME_PIXEL:
             return PRODUCTS[key]
     return None

@@ -172,7 +172,7 @@ def check_all_done(quarantined: list[Quarantined]) -> None:
 
 
 def counting(
-    tile: Tile, pixels: Array, layers: NDArray[np.uint8], clamped: Callable[[Array], int]
+    tile: Tile, pixels: Array, seen: Array, layers: NDArray[np.uint8], clamped: Callable[[Array], int]
 ) -> Callable[[Window], Facts]:
     """What counts parts of a finished tile, each in HR pixels of the scene. clamped: of pixels, see BlockCodec."""
 
@@ -182,7 +182,9 @@ def counting(
         lr = lr_part.slices_in(tile.core)
         own = pixels[:, rows, cols]
         corner = (lr_part.row, lr_part.col)
-        return Facts.of(tile.lr[lr], tile.valid[lr], own[0], layers[rows, cols], clamped(own[:1]), corner)
+        return Facts.of(
+            tile.lr[lr], tile.valid[lr], own[0], seen[lr], layers[rows, cols], clamped(own[:1]), corner
+        )
 
     return count
 
@@ -284,11 +286,11 @@ class Run:
         """Mask and check a tile's pixels, hand them to its packs."""
         core = tile.core
         pixels = self.work.finish(tile)
-        if pixels is None or tile.window is None or tile.layers is None:
+        if pixels is None or tile.window is None or tile.layers is None or tile.seen is None:
             self.filler.add(core.scaled(SCALE), None)
             self.tally.skip()
         else:
-            facts = counting(tile, pixels, tile.layers, self.store.spec.codec.clamped)
+            facts = counting(tile, pixels, tile.seen, tile.layers, self.store.spec.codec.clamped)
             self.filler.add(core.scaled(SCALE), pixels, facts)
             computed = tile.window.height * tile.window.width
             self.tally.add(tile.lr.size, computed, valid_area_km2(self.scene.grid, core, tile.valid))
@@ -300,7 +302,7 @@ class Run:
         facts, codec = self.filler.facts, self.store.spec.codec
         for line in facts.lines(self.scene.covered):
             self.progress.log(line)
-        for line in light_warnings(facts, self.scene.unit, RADIANCE_UNIT):
+        for line in light_warnings(facts, self.scene.unit, RADIANCE_UNIT, self.options.conserve_radiance):
             self.progress.log(f"warning: {line}")
         if facts.clamped:
             largest = f"{codec.largest:g} {self.scene.unit}".rstrip()

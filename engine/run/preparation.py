@@ -103,7 +103,9 @@ def plan_run(
     request = options.tiles
     earlier = stored_record(options.out) if options.mode is Mode.RESUME else None
     if earlier is not None and earlier.core is not None and request == AUTOMATIC:
-        request = TileRequest(earlier.core, earlier.halo)
+        request = TileRequest(
+            earlier.core
+        )  # with the halo that the options need, which must not have changed
     bands = 1 + sum(len(EXTRA_BANDS[b]) for b in options.bands)
     grid = scene.grid
     readers = reader_count(threads)

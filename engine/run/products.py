@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.engine.run.conserve import conserve_radiance
+from deeplight.engine.run.conserve import conserve_radiance, seen_of
 from deeplight.engine.run.quality import quality_flags
 from deeplight.engine.runtime.manifest import Manifest
 
@@ -40,15 +40,17 @@ class Products:
 
     def make(
         self, outputs: Mapping[str, Array], inputs: Mapping[str, Array], core: Window, window: Window
-    ) -> Array:
-        """The bands (n, 8h, 8w) of a core; not masked yet.
+    ) -> tuple[Array, Array]:
+        """The bands (n, 8h, 8w) of a core, not masked yet, and what the sensor would see of its radiance (h, w).
 
         outputs, inputs: the model's, of `window`, batch of 1. core, window: in LR pixels; `window` is the core's
         tiling.tile_window.
         """
         radiance, factor = _cut(outputs["ntl_hr"], core, window)[0], None
         if self._conserve:
-            radiance, factor = conserve_radiance(outputs["ntl_hr"][0, 0], inputs, core, window)
+            radiance, factor, seen = conserve_radiance(outputs["ntl_hr"][0, 0], inputs, core, window)
+        else:
+            seen = seen_of(outputs["ntl_hr"][0, 0], inputs, core, window)
         made = [radiance[None]]
         for band in self._bands:
             if band == "quality":
@@ -59,7 +61,7 @@ class Products:
                 made.append(_around(_cut(outputs["interval"], core, window), radiance, factor))
             else:
                 made.append(_cut(outputs[band], core, window))
-        return np.concatenate(made)
+        return np.concatenate(made), seen
 
 
 def _cut(output: Array, core: Window, window: Window) -> Array:

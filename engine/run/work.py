@@ -32,7 +32,8 @@ class Tile:
 
     lr, valid: its NTL (h, w), physical, and mask. window, inputs: what the model is given; None where the core
     is all nodata. memory: that holds the inputs, of TileWork's pool. pixels: the result, (bands, 8h, 8w), not masked
-    yet. layers: which layers they were made from, as coverage.layers_present.
+    yet. layers: which layers they were made from, as facts.layers_present. seen: what the sensor would see of the
+    radiance, (h, w).
     """
 
     core: Window
@@ -43,6 +44,7 @@ class Tile:
     memory: Array | None = None
     pixels: Array | None = None
     layers: NDArray[np.uint8] | None = None
+    seen: Array | None = None
 
 
 class BadPixels(DeepLightError):
@@ -104,11 +106,11 @@ class TileWork:
                 outputs = self._in_fp32().run(tile.inputs, self.products.model_outputs)
         else:
             outputs = self.backend.run(tile.inputs, self.products.model_outputs)
-        pixels = self.products.make(outputs, tile.inputs, tile.core, tile.window)
+        pixels, seen = self.products.make(outputs, tile.inputs, tile.core, tile.window)
         layers = layers_present(tile.inputs, tile.core, tile.window)
         if tile.memory is not None:
             self._pool.give(tile.memory)
-        return replace(tile, inputs=None, memory=None, pixels=pixels, layers=layers)
+        return replace(tile, inputs=None, memory=None, pixels=pixels, layers=layers, seen=seen)
 
     def finish(self, tile: Tile) -> Array | None:
         """The pixels with NaN wherever NTL is nodata; None where all of them are. Raises BadPixels."""

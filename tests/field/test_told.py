@@ -152,8 +152,9 @@ def test_changes_of_blocks_are_those_of_a_plain_loop() -> None:
                 lit += 1
                 moved += abs(went / came - 1) > 0.2
     assert 0 < moved < lit
-    assert block_changes(lr, valid, radiance, (top, left)) == (lit, moved)
-    assert block_changes(lr[:7], valid[:7], radiance[:56], (0, 0)) == (0, 0)
+    seen = np.nan_to_num(radiance).reshape(29, 8, 35, 8).mean(axis=(1, 3))
+    assert block_changes(lr, valid, seen, (top, left)) == (lit, moved)
+    assert block_changes(lr[:7], valid[:7], seen[:7], (0, 0)) == (0, 0)
 
 
 def test_compact_lights_are_peaks_and_nothing_else() -> None:
@@ -184,24 +185,35 @@ def test_the_warning_names_the_cause_that_is_known() -> None:
     ):
         (line,) = light_warnings(Facts(**{**vars(calm), **change}), unit, RADIANCE_UNIT)
         assert expected in line, line
+    rest = Facts(**{**vars(calm), "squares_in": 100.0, "squares_left": 1.0})
+    (line,) = light_warnings(rest, RADIANCE_UNIT, RADIANCE_UNIT, conserved=True)
+    assert "differs from the input by 10% (rms)" in line and "narrower one with --psf" in line
+    assert list(light_warnings(rest, RADIANCE_UNIT, RADIANCE_UNIT)) == []
+    (line,) = light_warnings(Facts(**{**vars(calm), "lights_out": 880}), "DN", RADIANCE_UNIT, conserved=True)
+    assert "--conserve-radiance" not in line
     dark = Facts(valid=64)
     assert list(light_warnings(dark, "DN", RADIANCE_UNIT)) == []
 
 
-def test_sharp_points_are_warned_about_and_conserved(tmp_path: Path) -> None:
-    """The built-in model on points that are sharper than the lights it learned."""
+def test_sharp_points_are_warned_about_and_conserved(tmp_path: Path, model: str) -> None:
+    """A model that blurs, on points that it does not keep."""
     y, x = np.mgrid[:40, :40]
     points = sum(
         200 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 0.7)
         for cy, cx in ((8, 9), (8, 28), (29, 10), (28, 29))
     )
     write_raster(tmp_path / "n.tif", (0.2 + points).astype(np.float32))
-    call = ("--ntl", "n.tif", "--out", "o.tif", "--overwrite")
-    told = run("deeplight-infer", *call, cwd=tmp_path).stderr
+    call = ("--ntl", "n.tif", "--out", "o.tif", "--overwrite", "--model", model)
+    told = run("deeplight-infer", *call, "--psf", "0.5", cwd=tmp_path).stderr
     assert re.search(
-        r"warning: .*changed by .*, likely because \d+% of the light is in single pixels", told
+        r"warning: .*changed by .*, likely because \d+% of the light is in single pixels .*use --conserve",
+        told,
     ), told
-    assert "changed by" not in run("deeplight-infer", *call, "--conserve-radiance", cwd=tmp_path).stderr
+    told = run("deeplight-infer", *call, "--psf", "0.5", "--conserve-radiance", cwd=tmp_path).stderr
+    assert "warning" not in told, told
+    # no light looks so through a blur of 3 LR pixels
+    told = run("deeplight-infer", *call, "--psf", "3", "--conserve-radiance", cwd=tmp_path).stderr
+    assert re.search(r"differs from the input by \d+% \(rms\).*give a narrower one with --psf", told), told
 
 
 def test_a_large_scene_s_picture_shows_the_scene_and_its_brightest_place(tmp_path: Path, model: str) -> None:

@@ -78,13 +78,16 @@ def test_nothing_known_of_the_product_is_an_unknown_blur() -> None:
         ("ntl.tif", "DN", 2 * ARC, "dmsp"),
         ("ntl.tif", "nW/cm²/sr", ARC, "viirs"),
         ("ntl.tif", "nW/cm²/sr", ARC / 4, None),
-        ("ntl.tif", "", ARC, None),
+        ("ntl.tif", "", ARC, "viirs"),
+        ("ntl.tif", "", 2 * ARC, None),
+        ("ntl.tif", "DN", ARC, None),
+        ("ntl.tif", "nW/cm²/sr", ARC * 463.83 / 463.31, "viirs"),  # Google's exports in metres
         ("iss045-e-12345.tif", "DN", ARC / 100, None),
         ("luojia1-01_lr201806.tif", "nW/cm²/sr", 0.0012, None),
     ],
 )
 def test_products(name: str, unit: str, pixel: float, product: str | None) -> None:
-    found = product_of(name, unit, grid(10.0, pixel))
+    found = product_of(name, unit, pixel_m(grid(10.0, pixel))[0])
     assert found == (None if product is None else PRODUCTS[product])
 
 

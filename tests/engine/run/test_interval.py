@@ -110,7 +110,7 @@ def test_ends_on_the_wrong_side_are_put_right() -> None:
     inputs = {spec.name: np.ones(input_shape(spec, 1, 2, 2), np.float32) for spec in INPUTS}
     radiance = np.full((1, 1, 16, 16), 5, np.float32)
     interval = np.stack([np.full((16, 16), 5.001), np.full((16, 16), 4.999)])[None].astype(np.float32)
-    made = Products(("interval",), manifest(), 63.0, False).make(
+    made, _ = Products(("interval",), manifest(), 63.0, False).make(
         {"ntl_hr": radiance, "interval": interval}, inputs, window, window
     )
     np.testing.assert_array_equal(made, 5)

@@ -261,12 +261,27 @@ def test_stopped_run_resumes_to_the_same_bytes(
     with pytest.raises(InputError, match=r"option ntl_scale was absent and is now 2"):
         scaled = dataclasses.replace(long_scene, ntl_scale=(2.0, 0.0))
         run(scaled, model, out, 64, mode=Mode.RESUME)
-    with pytest.raises(InputError, match=r"option psf was unknown and is now 1\.6,2\.4"):
+    with pytest.raises(InputError, match=r"option psf was 1\.6,2\.5 and is now 1\.6,2\.4"):
         run(dataclasses.replace(long_scene, psf=(1.6, 2.4)), model, out, 64, mode=Mode.RESUME)
     report = run(long_scene, model, out, 64, mode=Mode.RESUME)
     assert report.packs["kept_from_earlier_run"] >= 2
     assert out.read_bytes() == (tmp_path / "undisturbed.tif").read_bytes()
     assert not parts_folder(out).exists()
+
+
+def test_automatic_tiles_of_a_stopped_run_take_no_other_option(
+    long_scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Conservation needs a larger halo, which is not what the message is about."""
+    request = RunOptions(scene=long_scene, out=tmp_path / "o.tif", model=model)
+    with monkeypatch.context() as m:
+        stopper = Stopper(1, Interrupted(15))
+        m.setattr(PackStore, "write", lambda *a: stopper(*a))
+        with pytest.raises(Interrupted):
+            infer(request)
+    with pytest.raises(InputError, match=r"option conserve_radiance was absent and is now yes"):
+        infer(dataclasses.replace(request, mode=Mode.RESUME, conserve_radiance=True))
+    assert infer(dataclasses.replace(request, mode=Mode.RESUME)) is not None
 
 
 def test_resume_of_nothing_and_of_a_finished_run(scene: SceneOptions, model: str, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from deeplight.engine.network import consistency as network
+from deeplight.engine.network import model
+from deeplight.engine.run import sensor as host
 from deeplight.engine.run.sensor import STEP_REACH, Sensor, blur_weights, consistent, enlarged, seen
 from deeplight.kernels.interpolation import interpolation_line
 
@@ -35,6 +37,12 @@ def as_network(sensor: Sensor) -> network.Sensor:
         torch.from_numpy(sensor.columns)[None],
         torch.full((1, 1, 1, 1), float(sensor.noise)),
     )
+
+
+def test_constants_are_the_network_s() -> None:
+    for name in ("BLUR_REACH", "STEP_REACH", "RATIO_LIMIT", "SHARPEST_SIGMA"):
+        assert getattr(host, name) == getattr(network, name)
+    assert (host.UNKNOWN_NOISE, host.LEAST_NOISE) == (model.UNKNOWN_NOISE, model.LEAST_NOISE)
 
 
 @pytest.mark.parametrize("fwhm", [0.0, 0.05, 0.7, 1.6, 3.2])
