@@ -353,6 +353,28 @@ def blackmarble(
     click.echo(out)
 
 
+@cli.command()
+@click.argument("file", type=_FILE)
+@click.argument("out", type=Parsed("out.tif", Path))
+@click.option("--band", type=_BAND, metavar="N", help="Only this one.")
+@click.option("--nodata", type=_NUMBER, help="Another raw value that is missing.")
+@click.option("--undo", type=click.Choice(["log10", "ln", "db"]), help="Undo this logarithm.")
+@click.option("--like", type=_FILE, help="Put it on this raster's grid.")
+@click.option(
+    "--cut", type=click.IntRange(1, 64), default=1, help="With its pixels cut so many times a side [1]."
+)
+@click.option("--mean", is_flag=True, help="Of the pixels below, not the nearest.")
+@click.option("--overwrite", is_flag=True, help="Replace the output.")
+def copy(file: str, out: Path, overwrite: bool, **change: Any) -> None:
+    """Copy a raster, or a pattern of its pieces, to a tiled GeoTIFF with its scales, units and names."""
+    from deeplight.engine.core.progress import terminal_progress
+    from deeplight.train.clips.copying import Change, copy_raster
+
+    _check_new(out, (".tif", ".tiff"), overwrite)
+    copy_raster(file, out, Change(**change), terminal_progress())
+    click.echo(out)
+
+
 def _check_new(path: Path | None, suffixes: tuple[str, ...], overwrite: bool) -> None:
     """Refuse an output of another kind, in a folder that is not there, or that exists."""
     if path is None:

@@ -14,12 +14,13 @@ import numpy as np
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.windows import Window
-from deeplight.engine.raster.bands import FactorOnly, assign_bands
+from deeplight.engine.raster.bands import FactorOnly, assign_bands, find_bands
 from deeplight.engine.raster.convert import Floats
 from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
 from deeplight.engine.raster.plausibility import check_elevation, check_offset, check_reflectance
+from deeplight.engine.raster.remedies import copied, quoted
 from deeplight.engine.raster.single import check_single, chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
 
@@ -123,7 +124,7 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
         raster = stack.enter_context(open_raster(name, "DMO", options.allow_remote, options.placement("dmo")))
         given = options.dmo_bands
         if slot:
-            check_single(raster)
+            check_single(raster, _one_of_several(raster, slot, alone=len(names) == 1))
             given = {slot: raster.bands[0]}
         file = Path(name).name
         slots = assign_bands(raster.what, raster.band_names, raster.bands, given, file, raster.wavelengths)
@@ -142,6 +143,17 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
     if missing:
         _log.info("DMO: no band for %s; the network is told so", ", ".join(missing))
     return daytime
+
+
+def _one_of_several(raster: Raster, slot: str, alone: bool) -> str:
+    """How to use one of the bands of a file that --dmo-band names. alone: it names no other file."""
+    found = find_bands(
+        raster.what, raster.band_names, raster.bands, Path(raster.name).name, raster.wavelengths
+    )
+    band = found.get(slot, raster.bands[0])
+    if alone:
+        return f"name it with its bands: --dmo {quoted(raster.name)} --dmo-bands {slot}={band}"
+    return f"write the one for {slot} to a file of its own: {copied(raster.name, f'{slot}.tif', f'--band {band}')}"
 
 
 def open_elevation(options: SceneOptions, ntl: Grid, stack: ExitStack) -> AuxLayer | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.raster.extents import lonlat_bounds
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.placement import Edges, Placement
-from deeplight.engine.raster.remedies import copy_as_geotiff
+from deeplight.engine.raster.remedies import copied, copy_as_geotiff, quoted
 
 if TYPE_CHECKING:
     from rasterio.crs import CRS
@@ -127,7 +126,7 @@ def _no_transform(what: str, name: str, role: str, dataset: DatasetReader, place
     if dataset.gcps[0]:
         return (
             f"{what} is georeferenced by ground control points only; "
-            f"warp it onto a grid first: rio warp {shlex.quote(name)} warped.tif --dst-crs EPSG:4326"
+            f"warp it onto a grid first: {copied(name, 'warped.tif')}"
         )
     if dataset.rpcs is not None or dataset.tags(ns="GEOLOCATION"):
         by = "an RPC camera model" if dataset.rpcs is not None else "geolocation arrays"
@@ -149,7 +148,7 @@ def is_black_marble(name: str) -> bool:
 def black_marble(what: str, name: str) -> str:
     """The sentence that leads to the converter. name: of the file, or of a dataset in it."""
     found = re.search(r'^(?:HDF5:)?"?(.+?\.(?:h5|hdf|he5))', name, re.IGNORECASE)
-    file = shlex.quote(found[1] if found else name)
+    file = quoted(found[1] if found else name)
     return (
         f"{what} is a Black Marble tile, which says where it lies in its name alone; "
         f"convert it first: deeplight-data blackmarble {file} --out blackmarble.tif"

@@ -18,6 +18,7 @@ from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.radiance import Lights, check_ntl, name_of
+from deeplight.engine.raster.remedies import copied, quoted
 from deeplight.engine.raster.single import chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
 from deeplight.engine.raster.units import DN_UNIT, RADIANCE_UNIT, canonical
@@ -115,9 +116,7 @@ def _example(raster: Raster) -> str:
         return f"{flag} {counts[0]}" if counts else ""
     light = next((b for b in raster.bands if b not in counts[:1]), raster.bands[0])
     remedy = f"{flag} {light}"
-    return (
-        f"{remedy} --ntl-valid {shlex.quote(raster.name)} --ntl-valid-band {counts[0]}" if counts else remedy
-    )
+    return f"{remedy} --ntl-valid {shlex.quote(raster.name)} --ntl-valid-band {counts[0]}" if counts else remedy
 
 
 def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Layer:
@@ -135,8 +134,7 @@ def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Laye
     if mine.shape != theirs.shape or mine.crs != theirs.crs or moved > _SAME_PLACE:
         raise InputError(
             f"{raster.what} is not on the pixels of {ntl.what}, and a count or mask is needed for each of them; bring "
-            f"it there first: rio warp {shlex.quote(raster.name)} valid.tif --like {shlex.quote(ntl.name)} "
-            "--resampling nearest"
+            f"it there first: {copied(raster.name, 'valid.tif', f'--like {quoted(ntl.name)}')}"
         )
     return Layer(raster, (band,), (1.0, 0.0))
 

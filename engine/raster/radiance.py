@@ -17,7 +17,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.fills import BLACK_MARBLE_FILL, DMSP_FILL, DMSP_MOST, Fill, find_fill
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.plausibility import scaling_text
-from deeplight.engine.raster.remedies import calculated
+from deeplight.engine.raster.remedies import copied
 from deeplight.engine.raster.survey import Survey, survey
 from deeplight.engine.raster.units import (
     DN_UNIT,
@@ -174,10 +174,9 @@ def _fill_text(layer: Layer, seen: Survey, fill: Fill) -> str:
         remedy += " if it marks missing pixels"
     elif layer.nodata[0] is not None and math.isfinite(layer.nodata[0]):  # NaN is never data
         declared = f"{layer.nodata[0]:.9g}"
-        formula = f"(where (== (read 1) {value}) {declared} (read 1))"
         remedy += (
             f", or where pixels of the declared {declared} are there too make one of both and give that: "
-            f"{calculated(formula, layer.raster.name, 'one.tif', nodata=True)}"
+            f"{copied(layer.raster.name, 'one.tif', f'--nodata {value}', *_only_band(layer))}"
         )
     return (
         f"{layer.raster.what} holds {value}{product} {fill.count} times{beside} and does not declare it as nodata; "
@@ -209,14 +208,14 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
 def _no_logarithm(layer: Layer, unit: str = "") -> str:
     """How to undo one: that of the unit, else log10."""
     plain = unit.strip().lower()
-    what, formula = "log10", "(power 10.0 (read 1))"
-    if plain.startswith("db"):
-        what, formula = "dB", "(power 10.0 (/ (read 1) 10.0))"
-    elif plain.startswith("ln"):
-        what, formula = "ln", "(exp (read 1))"
-    declared = layer.raster.nodata[layer.bands[0] - 1] is not None
-    command = calculated(formula, layer.raster.name, "radiance.tif", nodata=declared)
-    return f"undo it and give the result, for {what}: {command}"
+    kind = "db" if plain.startswith("db") else "ln" if plain.startswith("ln") else "log10"
+    command = copied(layer.raster.name, "radiance.tif", f"--undo {kind}", *_only_band(layer))
+    return f"undo it and give the result, for {'dB' if kind == 'db' else kind}: {command}"
+
+
+def _only_band(layer: Layer) -> tuple[str, ...]:
+    """The option of a copy that leaves the bands beside the lights out."""
+    return (f"--band {layer.bands[0]}",) if layer.raster.count > 1 else ()
 
 
 def _power(value: float) -> str:

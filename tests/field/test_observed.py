@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, capfd: pytest.CaptureFixtu
     for cover in (moved, smaller, other):
         said = refusal(capfd, tmp_path, "--ntl", path, "--ntl-valid", cover)
         assert "is not on the pixels of NTL raster" in said
-        assert f"rio warp {cover} valid.tif --like {path} --resampling nearest" in said
+        assert f"deeplight-data copy '{cover}' valid.tif --like '{path}'" in said
     nowhere = put(tmp_path, 0 * ones, "nowhere.tif")
     for options, piece in (
         (["--ntl", two, "--ntl-band", "3"], "has no band 3; its bands are 1 avg_rad, 2 cf_cvg: correct --ntl-band"),

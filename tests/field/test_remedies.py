@@ -239,7 +239,7 @@ def test_control_points_are_warped_as_the_message_says(tmp_path: Path, model: st
         at = [(0, 0), (0, 17), (13, 0), (13, 17)]
         file.gcps = ([GroundControlPoint(r, c, WEST + c * ARC, NORTH - r * ARC) for r, c in at], "EPSG:4326")
     before = digest(path)
-    shell(advised(refusal(infer(tmp_path, model, "--ntl", "g.tif")), "rio warp"), tmp_path)
+    shell(advised(refusal(infer(tmp_path, model, "--ntl", "g.tif")), "deeplight-data copy"), tmp_path)
     assert infer(tmp_path, model, "--ntl", "warped.tif").returncode == 0
     out = pixels(tmp_path)
     assert digest(path) == before
@@ -280,7 +280,7 @@ def test_layers_that_only_training_knows(tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "placed.tif") as d:
         assert d.crs.to_epsg() == 4326 and d.transform.almost_equals(north_up())
     write_raster(tmp_path / "j.tif", np.full((2, 13, 17), 0.5, np.float32))
-    shell(advised(refusal(clip(tmp_path, "--isp", "j.tif")), "rio stack"), tmp_path)
+    shell(advised(refusal(clip(tmp_path, "--isp", "j.tif")), "deeplight-data copy"), tmp_path)
     with rasterio.open(tmp_path / "one_band.tif") as d:
         assert d.count == 1
 
@@ -295,7 +295,7 @@ def test_a_truth_on_another_grid_is_warped_as_the_message_says(tmp_path: Path) -
         province / "ntl_hr.tif", rng.random((170, 200)).astype(np.float32), transform=north_up(ARC / 10)
     )
     call = ("--model", "deeplight-tiny", "--data", "p", "--out", "scores")
-    command = advised(refusal(run("deeplight-eval", *call, cwd=tmp_path)), "rio warp")
+    command = advised(refusal(run("deeplight-eval", *call, cwd=tmp_path)), "deeplight-data copy")
     shell(command, tmp_path)
     (tmp_path / "aligned.tif").replace(province / "ntl_hr.tif")
     done = run("deeplight-eval", *call, "--tiles", "16", "--overwrite", cwd=tmp_path)
