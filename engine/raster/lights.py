@@ -116,7 +116,9 @@ def _example(raster: Raster) -> str:
         return f"{flag} {counts[0]}" if counts else ""
     light = next((b for b in raster.bands if b not in counts[:1]), raster.bands[0])
     remedy = f"{flag} {light}"
-    return f"{remedy} --ntl-valid {shlex.quote(raster.name)} --ntl-valid-band {counts[0]}" if counts else remedy
+    return (
+        f"{remedy} --ntl-valid {shlex.quote(raster.name)} --ntl-valid-band {counts[0]}" if counts else remedy
+    )
 
 
 def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Layer:

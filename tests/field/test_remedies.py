@@ -204,7 +204,9 @@ def test_a_black_marble_tile_leads_to_its_converter(tmp_path: Path, model: str, 
         )
 
 
-@pytest.mark.parametrize("kind", ["x.tif.gz", "x.tgz", "y's lights.gz", "x.tif", "x.zip"])
+@pytest.mark.parametrize(
+    "kind", ["x.tif.gz", "x.tgz", "the (old) x.tar", "-x.tar", "y's lights.gz", "x.tif", "x.zip"]
+)
 def test_packed_files_are_unpacked_as_the_message_says(tmp_path: Path, model: str, kind: str) -> None:
     write_raster(tmp_path / "n.tif", NTL)
     packed = tmp_path / kind
@@ -212,18 +214,19 @@ def test_packed_files_are_unpacked_as_the_message_says(tmp_path: Path, model: st
         shutil.make_archive(str(packed.with_suffix("")), "zip", tmp_path, "n.tif")
         assert "is packed by zip; unpack it first" in refusal(infer(tmp_path, model, "--ntl", kind))
         return
-    if kind.endswith("tgz"):
-        with tarfile.open(packed, "w:gz") as archive:
+    tar = kind.endswith(("tgz", "tar"))
+    if tar:
+        with tarfile.open(packed, "w:gz" if "tgz" in kind else "w") as archive:
             archive.add(tmp_path / "n.tif", "inside.tif")
     else:
         packed.write_bytes(gzip.compress((tmp_path / "n.tif").read_bytes()))
     shell(
-        advised(refusal(infer(tmp_path, model, "--ntl", kind)), "tar" if "tgz" in kind else "gunzip"),
+        advised(refusal(infer(tmp_path, model, "--ntl", kind)), "tar -" if tar else "gunzip"),
         tmp_path,
     )
     assert packed.exists(), "the original stays"
-    unpacked = {"x.tif.gz": "x.tif", "x.tgz": "inside.tif", "y's lights.gz": "y's lights"}.get(
-        kind, "unpacked.tif"
+    unpacked = {"x.tif.gz": "x.tif", "y's lights.gz": "y's lights"}.get(
+        kind, "inside.tif" if tar else "unpacked.tif"
     )
     assert digest(tmp_path / unpacked) == digest(tmp_path / "n.tif")
 
