@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from affine import Affine
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.raster.extents import lonlat_bounds
+from deeplight.engine.raster.extents import lonlat_bounds, same_crs
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.placement import Edges, Placement
 from deeplight.engine.raster.remedies import copied, copy_as_geotiff, quoted
@@ -91,7 +91,7 @@ def _check_agreement(what: str, role: str, dataset: DatasetReader, grid: Grid, p
     from rasterio.crs import CRS
 
     flag = role.lower()
-    if placement.crs is not None and grid.crs != CRS.from_user_input(placement.crs):
+    if placement.crs is not None and not same_crs(grid.crs, CRS.from_user_input(placement.crs), grid):
         raise InputError(
             f"{what} says that its CRS is {grid.crs.to_string()} and --{flag}-crs says {placement.crs}: "
             f"leave out --{flag}-crs, which is for files without a CRS"

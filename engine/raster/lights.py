@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.radiance import Lights, check_ntl, name_of
 from deeplight.engine.raster.remedies import copied, quoted
@@ -133,7 +134,7 @@ def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Laye
         max(abs(a - b) for a, b in zip(~mine.transform @ (theirs.transform @ corner), corner, strict=True))
         for corner in corners
     )
-    if mine.shape != theirs.shape or mine.crs != theirs.crs or moved > _SAME_PLACE:
+    if mine.shape != theirs.shape or moved > _SAME_PLACE or not same_crs(mine.crs, theirs.crs, mine):
         raise InputError(
             f"{raster.what} is not on the pixels of {ntl.what}, and a count or mask is needed for each of them; bring "
             f"it there first: {copied(raster.name, 'valid.tif', f'--like {quoted(ntl.name)}')}"

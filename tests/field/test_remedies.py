@@ -109,6 +109,21 @@ def test_a_raster_without_any_place_is_given_one(tmp_path: Path, model: str) -> 
     like_the_plain_one(tmp_path, model, pixels(tmp_path))
 
 
+@pytest.mark.parametrize("crs", ["OGC:CRS84", "+proj=longlat +datum=WGS84", "EPSG:4326"])
+def test_longitude_and_latitude_however_they_are_written(tmp_path: Path, model: str, crs: str) -> None:
+    """As the place of a file without one, beside a file that says it otherwise, and of a coverage count."""
+    header = {"driver": "GTiff", "count": 1, "dtype": "float32", "height": 13, "width": 17}
+    with rasterio.open(tmp_path / "n.tif", "w", **header) as file:  # with no geotransform at all
+        file.write(NTL, 1)
+    done = infer(tmp_path, model, "--ntl", "n.tif", "--ntl-crs", crs, "--ntl-bounds", EDGES)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    like_the_plain_one(tmp_path, model, pixels(tmp_path))
+    write_raster(tmp_path / "count.tif", np.ones((13, 17), np.uint8), crs=crs)
+    done = infer(tmp_path, model, "--ntl", "plain.tif", "--ntl-crs", crs, "--ntl-valid", "count.tif")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_contradicts_the_file_is_refused_and_what_agrees_is_not(tmp_path: Path, model: str) -> None:
     write_raster(tmp_path / "n.tif", NTL)
     call = ("--ntl", "n.tif")

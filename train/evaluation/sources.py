@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.remedies import copied, quoted
@@ -106,7 +107,7 @@ class Province:
 
 
 def _check_grid(truth: Grid, wanted: Grid, name: str, ntl: str) -> None:
-    same = (truth.height, truth.width) == (wanted.height, wanted.width) and truth.crs == wanted.crs
+    same = truth.shape == wanted.shape and same_crs(truth.crs, wanted.crs, wanted)
     # a tenth of an HR pixel at the far corner
     far = (wanted.width, wanted.height)
     step = abs(wanted.transform.a) + abs(wanted.transform.b)
