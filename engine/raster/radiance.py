@@ -25,6 +25,7 @@ from deeplight.engine.raster.units import (
     canonical,
     is_length,
     is_logarithm,
+    other_quantity,
     radiance_factor,
 )
 
@@ -199,6 +200,13 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
         raise InputError(
             f"{what} is in {unit}, a logarithm, and {RADIANCE_UNIT} is needed; {_no_logarithm(layer, unit)}"
         )
+    other = other_quantity(unit)
+    if other is not None:
+        flag = f"{_flag(layer)}-unit {RADIANCE_UNIT}"
+        remedy = (
+            f"correct {flag}" if stated else f"give nighttime lights, or if the file is wrong pass {flag}"
+        )
+        raise InputError(f"{what} is in {unit}, the unit of {other}, and {RADIANCE_UNIT} is needed; {remedy}")
     if is_length(unit):
         raise InputError(
             f"{what} is in {unit}, as elevations are, and {RADIANCE_UNIT} is needed; give nighttime lights"
