@@ -13,7 +13,7 @@ import click
 
 from deeplight.engine.cli import BAND, placement_options
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.terminal import Group, Parsed, logging_to, parse_folder, run_cli
+from deeplight.engine.core.terminal import Group, Parsed, Real, logging_to, parse_folder, run_cli
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.run.options import parse_number
 
@@ -220,10 +220,8 @@ def _lit(text: str) -> tuple[float, float]:
     help="A region, or a place, as its own split; repeat.",
 )
 @click.option("--seed", type=int, default=0, help="Of the blocks' order [0].")
-@click.option(
-    "--min-valid", type=click.FloatRange(0, 1), default=0.9, help="Least share of valid lights [0.9]."
-)
-@click.option("--max-cloud", type=click.FloatRange(0, 1), default=0.3, help="Most cloud [0.3].")
+@click.option("--min-valid", type=Real(0, 1), default=0.9, help="Least share of valid lights [0.9].")
+@click.option("--max-cloud", type=Real(0, 1), default=0.3, help="Most cloud [0.3].")
 @click.option(
     "--min-lit",
     type=Parsed("share[,above]", _lit),
@@ -305,13 +303,14 @@ def inspect(tree: str, split: str, sheet: Path | None, report: Path | None, over
 
     from deeplight.engine.core.files import write_file
     from deeplight.engine.core.progress import terminal_progress
+    from deeplight.train.clips.data_folders import data_folders
     from deeplight.train.clips.inspect_sheet import write_sheet
     from deeplight.train.clips.inspect_stats import inspect_tree
     from deeplight.train.clips.tree import ClipTree
 
     for path, suffix in ((sheet, ".png"), (report, ".json")):
         _check_new(path, (suffix,), overwrite)
-    clips = ClipTree.open([part.strip() for part in tree.split(",") if part.strip()], split)
+    clips = ClipTree.open([str(folder) for folder in data_folders(tree)], split)
     found = inspect_tree(clips, terminal_progress())
     for line in found.lines():
         click.echo(line)

@@ -45,6 +45,8 @@ def checked_grid(what: str, name: str, role: str, dataset: DatasetReader, placem
             f"say where its edges lie: {_how(role, name, '', 'bounds')}"
         )
     crs = _crs(what, name, role, dataset, placement)
+    if not usable and crs.is_geographic:
+        _check_degrees(role, placement)
     grid = Grid(
         crs, own if usable and own is not None else _spread(placement.bounds, height, width), height, width
     )
@@ -70,6 +72,18 @@ def _crs(what: str, name: str, role: str, dataset: DatasetReader, placement: Pla
     if placement.crs is None:
         raise InputError(f"{what} has no CRS; say which it is: {_how(role, name, 'crs', '')}")
     return CRS.from_user_input(placement.crs)
+
+
+def _check_degrees(role: str, placement: Placement) -> None:
+    """Raises InputError for edges that are no longitudes and latitudes."""
+    assert placement.bounds is not None
+    west, south, east, north = placement.bounds
+    if west < -360 or east > 360 or east - west > 360 or south < -90 or north > 90:
+        flag, edges = f"--{role.lower()}", ",".join(f"{v:.9g}" for v in placement.bounds)
+        raise InputError(
+            f"{flag}-bounds {edges} are no longitudes and latitudes: correct them, or say with {flag}-crs which CRS "
+            "they are in"
+        )
 
 
 def _on_globe(grid: Grid) -> bool:

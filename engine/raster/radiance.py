@@ -204,7 +204,9 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
     if other is not None:
         flag = f"{_flag(layer)}-unit {RADIANCE_UNIT}"
         remedy = (
-            f"correct {flag}" if stated else f"give nighttime lights, or if the file is wrong pass {flag}"
+            f"correct {_flag(layer)}-unit"
+            if stated
+            else f"give nighttime lights, or if the file is wrong pass {flag}"
         )
         raise InputError(f"{what} is in {unit}, the unit of {other}, and {RADIANCE_UNIT} is needed; {remedy}")
     if is_length(unit):
