@@ -195,6 +195,21 @@ def test_a_daytime_file_of_several_bands(tmp_path: Path, model: str, more: bool)
     assert not np.allclose(wrong, wanted, rtol=1e-5), "the test would see another band"
 
 
+@pytest.mark.parametrize("name", ["-x.tif", NAMES[0], "a 'quoted\" $HOME `name`.tif"])
+def test_names_that_a_shell_would_read_otherwise(tmp_path: Path, name: str) -> None:
+    """Of a layer that only training knows: a band that is picked, and a CRS that is added to a copy."""
+    clip = ("clip", "--out", "tree", "--place", "here", "--ntl", "n.tif", "--isp", name)
+    put(tmp_path, "n.tif", truth(), units=["nW/cm²/sr"])
+    put(tmp_path, name, np.full((2, SIDE, SIDE), 40, np.uint8), scales=[0.01] * 2)
+    shell(printed(refusal(run("deeplight-data", *clip, cwd=tmp_path))), tmp_path)
+    with rasterio.open(tmp_path / "one_band.tif") as d:
+        assert d.count == 1 and d.scales == (0.01,)
+    put(tmp_path, name, np.full((SIDE, SIDE), 40, np.uint8), crs=None, scales=[0.01])
+    shell(printed(refusal(run("deeplight-data", *clip, cwd=tmp_path))), tmp_path)
+    with rasterio.open(tmp_path / "placed.tif") as d:
+        assert d.crs.to_epsg() == 4326 and d.scales == (0.01,)
+
+
 def test_a_copy_never_replaces_what_it_copies(tmp_path: Path) -> None:
     put(tmp_path, "n.tif", truth())
     before = (tmp_path / "n.tif").read_bytes()
