@@ -27,6 +27,8 @@ _SAME_PX = 0.01
 _BLACK_MARBLE = re.compile(r"_Grid_DNB|VIIRS_Grid|(?:^|[./_])h\d\dv\d\d[._].*\.(?:h5|hdf|he5)", re.IGNORECASE)
 """What names of Black Marble tiles, or of the datasets in them, have in common."""
 
+_NETCDF = re.compile(r"\.nc4?(?:$|[:\"])|^netcdf:", re.IGNORECASE)
+
 
 def checked_grid(what: str, name: str, role: str, dataset: DatasetReader, placement: Placement) -> Grid:
     """The grid of an open raster: the file's own, or `placement` where the file has none that can be used.
@@ -172,4 +174,7 @@ def _how(role: str, name: str, crs: str, bounds: str) -> str:
         ("--transform '[pixel width, 0, west, 0, -pixel height, north]'", bounds),
     ]
     edit = " ".join(text for text, part in edits if part)
-    return f"write a copy and give that: {copy_as_geotiff(name, 'placed.tif')} && rio edit-info {edit} placed.tif"
+    # GDAL would turn the rows of a netCDF file without coordinates around
+    order = "GDAL_NETCDF_BOTTOMUP=NO " if bounds and _NETCDF.search(name) else ""
+    copy = f"{order}{copy_as_geotiff(name, 'placed.tif')}"
+    return f"write a copy and give that: {copy} && rio edit-info {edit} placed.tif"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -28,6 +29,8 @@ from deeplight.engine.raster.wavelengths import band_wavelength
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rasterio.io import DatasetReader, MemoryFile
+
+_log = logging.getLogger(__name__)
 
 DRIVERS: tuple[str, ...] = (
     "GTiff",
@@ -118,6 +121,7 @@ class Raster:
         self._located = located
         self._placement = placement
         self._memory: MemoryFile | None = None
+        self._settings: dict[str, Any] = {}
         self._local = threading.local()
         self._handles: list[DatasetReader] = []
         self._handles_lock = threading.Lock()
@@ -128,7 +132,16 @@ class Raster:
             with self._env():
                 if vrt is not None:
                     self._hold(vrt)
+                turned = self._first_row_north()
+            with self._env():
                 self._describe(self._handle())
+                if turned:
+                    _log.info(
+                        "%s has no coordinates; its first row is taken as the northernmost, as in every raster that is "
+                        "placed by --%s-bounds",
+                        self.what,
+                        role.lower(),
+                    )
         except BaseException:
             self.close()
             raise
@@ -148,6 +161,18 @@ class Raster:
             handle.close()
         if self._memory is not None:
             self._memory.close()
+
+    def _first_row_north(self) -> bool:
+        """Has the rows of a netCDF file that is placed by given bounds read in the file's order; whether that was
+        needed. GDAL takes files without coordinates as beginning in the south, and turns them around."""
+        handle = self._handle()
+        if handle.driver != "netCDF" or self._placement.bounds is None or not handle.transform.is_identity:
+            return False
+        self._settings["GDAL_NETCDF_BOTTOMUP"] = "NO"
+        self._handles.remove(handle)
+        del self._local.handle
+        handle.close()
+        return True
 
     def _hold(self, vrt: str) -> None:
         """Keep a VRT's text where all threads can open it."""
@@ -187,7 +212,7 @@ class Raster:
         import rasterio
 
         local = self._located.path is not None
-        options: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE" if local else "EMPTY_DIR"}
+        options = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE" if local else "EMPTY_DIR", **self._settings}
         if local:
             # Should a local file name a remote one in a way not seen before opening, it stays unreachable.
             options["CPL_VSIL_CURL_ALLOWED_EXTENSIONS"] = ".none"
