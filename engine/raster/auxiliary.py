@@ -19,7 +19,12 @@ from deeplight.engine.raster.convert import Floats
 from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
-from deeplight.engine.raster.plausibility import check_elevation, check_offset, check_reflectance
+from deeplight.engine.raster.plausibility import (
+    REFLECTANCES,
+    check_elevation,
+    check_offset,
+    check_reflectance,
+)
 from deeplight.engine.raster.single import check_single, chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
 
@@ -92,9 +97,15 @@ def check_auxiliary_options(options: SceneOptions) -> None:
             "--dmo-bands assigns the bands of one file, --dmo, and --dmo-band gives each band by its slot: leave out "
             "--dmo-bands"
         )
-    for slot in options.dmo_files or {}:
+    seen: dict[str, str] = {}
+    for slot, name in (options.dmo_files or {}).items():
         if slot not in DMO_SLOTS:
             raise InputError(f"{slot!r} is not a band slot; slots are {', '.join(DMO_SLOTS)}")
+        first = seen.setdefault(str(Path(name).absolute()), slot)
+        if first != slot:
+            raise InputError(
+                f"--dmo-band gives {name} for {first} and for {slot}: give each slot its own file"
+            )
     daytime = options.dmo is not None or bool(options.dmo_files)
     for layer, there, what, remedy in (
         ("dmo", daytime, "the daytime bands and there are", "--dmo or --dmo-band"),
@@ -129,9 +140,8 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
         slots = assign_bands(raster.what, raster.band_names, raster.bands, given, file, raster.wavelengths)
         found = meeting(ntl, raster)
         bands = tuple(slots.values())
-        files.append(
-            (slots, AuxLayer(raster, bands, ntl.finer(), found, options.dmo_scale, options.dmo_nodata))
-        )
+        scale, nodata = options.dmo_scale, options.dmo_nodata
+        files.append((slots, AuxLayer(raster, bands, ntl.finer(), found, scale, nodata, REFLECTANCES)))
     layers = [layer for _, layer in files]
     for layer in layers:
         check_reflectance(layer)

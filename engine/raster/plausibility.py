@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.raster.convert import Floats
 from deeplight.engine.raster.layers import AuxLayer, Layer
 
 _log = logging.getLogger(__name__)
@@ -31,24 +32,40 @@ _LEAST_PERCENTILE = 0.1
 """It was 28 … 198 in five real scenes with the scale 1e-4, and 1137 in one with 1000 added. A few dark or damaged
 pixels do not hide that, as they would hide the least value."""
 
+REFLECTANCES = -0.4, 3.0
+"""Values of pixels outside are missing: undeclared fill is beyond (−9999 is −1.0 with the scale 1e-4, −0.47 with
+Landsat's), and nothing on the ground."""
+_FILLS = -9999, -28672, -32768, -999, 32767, 65535
+"""Raw values that products use for missing pixels (HLS, MODIS, others); they say nothing about the scale."""
+_NEGATIVE = -0.01
+_MUCH_NEGATIVE, _TOO_NEGATIVE = 0.02, 0.1
+"""Shares of the values. At most 0.4 % of thirteen real Landsat and Sentinel-2 scenes are below; with an offset of −0.1
+that the data lack it is 27 … 49 %."""
+_KELVIN = 180.0, 350.0
+"""Between the coldest cloud tops and the hottest ground."""
+
 _OFFSET_CHOICE = "pass --dmo-scale 0.0001,-0.1 where 1000 is added, or --dmo-scale 0.0001,0 where nothing is"
 
 
 def check_reflectance(layer: AuxLayer) -> None:
-    """Raises InputError where the sampled values cannot be reflectance (0 … 1); logs pixels that look like
-    fill."""
+    """Raises InputError where the sampled values cannot be reflectance (0 … 1); logs pixels that look like fill, and
+    which share layer.limits makes missing."""
     raw, values, mask = layer.sample(layer.overlap.window)
     known = mask != 0
     if not known.any():
         _log.warning("%s: no valid pixel among those sampled", layer.raster.what)
         return
-    low, middle, high = (float(v) for v in np.percentile(values[:, known], [1, 50, 99]))
+    fill = known & np.isin(raw, _FILLS).any(axis=0)
+    judged = known & ~fill if (known & ~fill).any() else known
+    low, middle, high = (float(v) for v in np.percentile(values[:, judged], [1, 50, 99]))
     if high > _MAX_P99 or middle > _MAX_MEDIAN or low < _MIN_P1 or 0 < high < _TINY_P99:
         raise InputError(
             f"{layer.raster.what} cannot be reflectance after scaling by {scaling_text(layer)} "
             f"(1st, 50th, 99th percentile {low:.4g}, {middle:.4g}, {high:.4g}; expected within 0…1); "
-            f"{_remedy(raw[:, known])}"
+            f"{_remedy(raw[:, judged])}"
         )
+    _check_below_zero(layer, values[:, judged & raw.any(axis=0)])
+    _mention_beyond(layer, raw[:, known], values[:, known])
     empty = float(np.mean(~raw[:, known].any(axis=0)))
     if empty > 0.01:
         _log.warning(
@@ -56,6 +73,43 @@ def check_reflectance(layer: AuxLayer) -> None:
             layer.raster.what,
             100 * empty,
         )
+
+
+def _check_below_zero(layer: AuxLayer, values: Floats) -> None:
+    """An offset below zero on data that lack it. values: (C, N)."""
+    share = float(np.mean(values < _NEGATIVE)) if values.size else 0.0
+    if share <= _MUCH_NEGATIVE:
+        return
+    text = (
+        f"{layer.raster.what}: {100 * share:.2g} % of the sampled reflectances are below {_NEGATIVE:g} after scaling "
+        f"by {scaling_text(layer)}"
+    )
+    factor = f"{layer.scale[0]:.9g}"
+    remedy = "pass the right scale with --dmo-scale F[,OFFSET]"
+    if (layer.offset < 0).any():
+        remedy = f"if the offset is not in these data, pass --dmo-scale {factor},0"
+    if share > _TOO_NEGATIVE:
+        raise InputError(f"{text}, and nothing is darker than black; {remedy}")
+    _log.warning("%s; %s", text, remedy)
+
+
+def _mention_beyond(layer: AuxLayer, raw: NDArray[Any], values: Floats) -> None:
+    """Tells which share the limits make missing. raw, values: (C, N) of valid pixels."""
+    assert layer.limits is not None
+    low, high = layer.limits
+    beyond = (values < low) | (values > high)
+    if not beyond.any():
+        return
+    _log.warning(
+        "%s: %.2g %% of the sampled pixels are outside %g…%g in reflectance (such as raw %.6g) and are treated as "
+        "missing; if that number marks missing pixels, pass --dmo-nodata %.6g",
+        layer.raster.what,
+        100 * beyond.any(axis=0).mean(),
+        low,
+        high,
+        raw[beyond][0],
+        raw[beyond][0],
+    )
 
 
 def check_offset(layers: Sequence[AuxLayer]) -> None:
@@ -90,6 +144,8 @@ def scaling_text(layer: Layer) -> str:
 def _remedy(raw: NDArray[Any]) -> str:
     """The scale that sensors with such raw values (C, N) use, as an instruction."""
     low, middle, high = (float(v) for v in np.percentile(raw.astype(np.float64), [1, 50, 99]))
+    if low > _KELVIN[0] and high < _KELVIN[1]:
+        return "values of this size are temperatures in kelvin, and daytime bands hold reflectance: leave the band out"
     whole = raw.dtype.kind in "iu" or bool((raw == np.floor(raw)).all())
     if low >= 0 and high <= 1.6:
         return "the raw values are reflectance already: pass --dmo-scale 1"

@@ -1,0 +1,99 @@
+"""Daytime values that are not reflectance, or not only: fill, temperatures, an offset that the data lack."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.scene import Scene, SceneOptions
+from tests.engine.analytic import write_analytic
+from tests.field.test_daytime import S2, Capture, daytime, numbers, slots
+from tests.field.test_daytime import refusal as refused
+from tests.scenes import ntl_file, open_error
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_analytic(tmp_path_factory.mktemp("model") / "analytic"))
+
+
+def inputs(**layers: Any) -> dict[str, Any]:
+    with Scene.open(SceneOptions(**layers)) as scene:
+        return scene.read_inputs(Window(0, 0, 13, 17))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "scale"),
+    [(100, 3000, (1e-4, -0.1)), (400, 1800, (1e-4, -0.1)), (300, 3000, (2.75e-5, -0.2))],
+    ids=["Sentinel-2 without the 1000", "dark forest", "Collection 1 with the scale of 2"],
+)
+def test_an_offset_that_the_data_lack_is_refused(
+    low: int, high: int, scale: tuple[float, float], model: str, tmp_path: Path, capfd: Capture
+) -> None:
+    factor, offset = scale
+    dmo = daytime(tmp_path / "s2.tif", numbers(6, low, high), S2)
+    said = refused(capfd, tmp_path, model, "--dmo", dmo, "--dmo-scale", f"{factor},{offset}")
+    assert "% of the sampled reflectances are below -0.01" in said
+    (advice,) = re.findall(r"pass --dmo-scale (\S+)$", said)
+    assert advice == f"{factor:.9g},0"
+    assert len(slots(capfd, tmp_path, model, "--dmo", dmo, "--dmo-scale", advice)) == 6
+
+
+def test_some_reflectances_below_zero_are_only_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Water under haze is over-corrected in good products too."""
+    values = numbers(6, 1000, 4000)
+    for share, warned in ((0.01, False), (0.05, True)):
+        dark = np.random.default_rng(1).random(values.shape) < share
+        dmo = daytime(tmp_path / "s2.tif", np.where(dark, 800, values).astype(np.uint16), S2)
+        caplog.clear()
+        Scene.open(SceneOptions(ntl_file(tmp_path), dmo, dmo_scale=(1e-4, -0.1))).close()
+        assert ("reflectances are below" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("rows", [1, 8], ids=["a little", "much"])
+@pytest.mark.parametrize(
+    ("fill", "scale"), [(-9999, (1e-4, 0.0)), (-9999, (2.75e-5, -0.2)), (32767, (1e-4, -0.1))]
+)
+def test_undeclared_fill_is_missing_and_named(
+    fill: int, scale: tuple[float, float], rows: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The result is that of a file that declares it."""
+    low = 8000 if scale[0] < 1e-4 else 1100
+    values = numbers(6, low, low + 2000, "int16")
+    values[:, :rows] = fill
+    ntl, names = ntl_file(tmp_path), S2
+    declared = daytime(tmp_path / "declared.tif", values, names, nodata=fill)
+    wanted = inputs(ntl=ntl, dmo=declared, dmo_scale=scale)
+    assert caplog.text.count("WARNING") == 0
+    silent = daytime(tmp_path / "silent.tif", values, names)
+    found = inputs(ntl=ntl, dmo=silent, dmo_scale=scale)
+    assert f"(such as raw {fill})" in caplog.text and f"pass --dmo-nodata {fill}" in caplog.text
+    for name in ("dmo", "dmo_valid"):
+        np.testing.assert_array_equal(found[name], wanted[name])
+    assert 0 < wanted["dmo_valid"].mean() < 1
+
+
+def test_fill_does_not_spoil_the_advice_on_the_scale(tmp_path: Path) -> None:
+    values = numbers(6, 300, 3000, "int16")
+    values[:, :4] = -9999
+    request = SceneOptions(ntl_file(tmp_path), daytime(tmp_path / "d.tif", values, S2))
+    said = open_error(request)
+    assert said.endswith("for Sentinel-2-like digital numbers pass --dmo-scale 0.0001")
+    assert "1st, 50th, 99th percentile 3" in said
+
+
+def test_temperatures_in_kelvin_are_called_so(model: str, tmp_path: Path, capfd: Capture) -> None:
+    kelvin = daytime(tmp_path / "B10.tif", 280 + numbers(1) / np.float32(150))
+    said = refused(capfd, tmp_path, model, "--dmo-band", f"swir2={kelvin}")
+    assert "are temperatures in kelvin" in said and said.endswith("leave the band out")
+
+
+def test_one_file_for_two_slots_is_refused(model: str, tmp_path: Path, capfd: Capture) -> None:
+    red = daytime(tmp_path / "red.tif", numbers(1))
+    said = refused(capfd, tmp_path, model, "--dmo-band", f"red={red}", "--dmo-band", f"blue={red}")
+    assert said.endswith("for blue and for red: give each slot its own file")
