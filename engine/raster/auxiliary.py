@@ -16,12 +16,12 @@ from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.bands import FactorOnly, assign_bands
 from deeplight.engine.raster.convert import Floats
+from deeplight.engine.raster.elevation import ELEVATIONS, check_elevation, check_unit
 from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
 from deeplight.engine.raster.plausibility import (
     REFLECTANCES,
-    check_elevation,
     check_offset,
     check_reflectance,
 )
@@ -37,12 +37,6 @@ _log = logging.getLogger(__name__)
 
 DEM_VOID = -32768.0
 """SRTM's void, also where a file does not declare it; no place on Earth is that deep."""
-ELEVATIONS = -500.0, 9000.0
-"""Metres; land lies between the Dead Sea's shore (−430 and falling) and Mount Everest (8849). What a file has beyond is
-an undeclared void or the sea floor, which the network has never seen: missing."""
-_FOOT = 0.3048
-"""Metres. The US survey foot is longer by 2 millionths: 2 cm on Mount Everest."""
-_FEET = frozenset({"ft", "foot", "feet", "us-ft", "us survey foot", "us survey feet", "ftus"})
 
 
 class Daytime:
@@ -163,11 +157,8 @@ def open_elevation(options: SceneOptions, ntl: Grid, stack: ExitStack) -> AuxLay
         open_raster(options.dem, "DEM", options.allow_remote, options.placement("dem"))
     )
     band = chosen_band(raster, options.dem_band)
-    if raster.units[band - 1].strip().lower() in _FEET and options.dem_scale is None:
-        feet = f"{_FOOT * raster.scales[band - 1]:.12g},{_FOOT * raster.offsets[band - 1]:.12g}"
-        raise InputError(
-            f"{raster.what} is in feet and metres are needed; add --dem-scale {feet.removesuffix(',0')}"
-        )
+    if options.dem_scale is None:
+        check_unit(raster, band)
     signed = np.dtype(raster.dtype).kind != "u"
     nodata = options.dem_nodata
     if nodata is None and raster.nodata[band - 1] is None and signed:

@@ -160,29 +160,3 @@ def _remedy(raw: NDArray[Any]) -> str:
             return f"for Sentinel-2-like digital numbers, to which products since 2022 add 1000, {_OFFSET_CHOICE}"
         return "for Sentinel-2-like digital numbers pass --dmo-scale 0.0001"
     return "pass --dmo-scale F[,OFFSET] such that raw · F + OFFSET is reflectance"
-
-
-def check_elevation(layer: AuxLayer) -> None:
-    """Raises InputError where no sampled pixel can be an elevation in metres; logs which share cannot, which is
-    then taken as missing (layer.limits)."""
-    assert layer.limits is not None
-    low, high = layer.limits
-    _, values, mask = layer.sample(layer.overlap.window)
-    heights = values[0][mask != 0]
-    if not heights.size:
-        _log.warning("%s: no valid pixel among those sampled", layer.raster.what)
-        return
-    beyond = heights[(heights < low) | (heights > high)]
-    span = f"outside {low:g}…{high:g} m (such as {beyond[0]:.6g})" if beyond.size else ""
-    if beyond.size == heights.size:
-        raise InputError(
-            f"{layer.raster.what}: all sampled elevations are {span}; give elevations in metres, or their scale and "
-            "the value of voids with --dem-scale F[,OFFSET] and --dem-nodata VALUE"
-        )
-    if beyond.size:
-        _log.warning(
-            "%s: %.2g %% of the sampled elevations are %s and are treated as missing",
-            layer.raster.what,
-            100 * beyond.size / heights.size,
-            span,
-        )
