@@ -17,6 +17,7 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.layers import Layer
+from deeplight.engine.raster.names import COVERAGE
 from deeplight.engine.raster.radiance import Lights, check_ntl, name_of
 from deeplight.engine.raster.single import chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
@@ -37,7 +38,6 @@ _IN_NANOWATTS = re.compile(r"vnp46|vj[12]46|dnb_brdf|snow_free|vcms?l?cfg|rade9|
 """Names of products in nW/cm²/sr: Black Marble's files and layers, EOG's composites, Google's bands of them."""
 _MONTHLY = re.compile(r"(?!.*(?:vnl|masked)).*(?:vcms?l?cfg|rade9|avg_rad(?!iance))")
 """EOG's monthly composites, in which 0 stands for "never seen" too; in the annual ones it is background."""
-_COVERAGE = re.compile(r"cf_?cvg|cvg|coverage|cf_?obs|num_obs", re.IGNORECASE)
 _ZEROS = 0.01
 """Share of zeros that is worth a warning."""
 
@@ -110,7 +110,7 @@ class OpenLights:
 def _example(raster: Raster) -> str:
     """Options that choose among several bands of lights, or of a coverage count, by their names."""
     flag = f"--{raster.role.lower()}-band"
-    counts = [b for b in raster.bands if _COVERAGE.search(raster.band_names[b - 1])]
+    counts = [b for b in raster.bands if COVERAGE.search(raster.band_names[b - 1])]
     if raster.role != "NTL":
         return f"{flag} {counts[0]}" if counts else ""
     light = next((b for b in raster.bands if b not in counts[:1]), raster.bands[0])

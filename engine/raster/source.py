@@ -22,6 +22,7 @@ from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.dataset_names import Located, locate
 from deeplight.engine.raster.georeference import black_marble, checked_grid, is_black_marble
 from deeplight.engine.raster.mosaic import mosaic_vrt
+from deeplight.engine.raster.names import likeliest
 from deeplight.engine.raster.placement import Placement
 from deeplight.engine.raster.remedies import copy_as_geotiff, quoted
 from deeplight.engine.raster.wavelengths import band_wavelength
@@ -322,7 +323,7 @@ def _check_bands(raster: Raster, dataset: DatasetReader) -> None:
     names = ", ".join(short[:4]) + (", …" if len(short) > 4 else "")
     raise InputError(
         f"{raster.what} holds {len(short)} datasets ({names}) and none is chosen; "
-        f"name one: --{raster.role.lower()} {quoted(dataset.subdatasets[0])}"
+        f"name one: --{raster.role.lower()} {quoted(dataset.subdatasets[likeliest(raster.role, short)])}"
     )
 
 
