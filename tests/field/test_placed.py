@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import h5py
@@ -14,8 +15,8 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.source import open_raster
 from tests.field.lights import lights, put
-from tests.field.programs import advised, shell
-from tests.scenes import ARC, NORTH, WEST
+from tests.field.programs import advised, options_in, shell
+from tests.scenes import ARC, NORTH, WEST, open_error
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 WHOLE = Window(0, 0, 48, 48)
@@ -60,3 +61,28 @@ def test_the_copy_of_a_netcdf_without_coordinates_keeps_its_rows(tmp_path: Path)
     shell(command.replace("pixel width, 0, west, 0, -pixel height, north", wanted), tmp_path)
     with rasterio.open(tmp_path / "placed.tif") as placed:
         np.testing.assert_array_equal(placed.read(1), lights())
+
+
+def test_degrees_under_a_crs_in_metres_are_refused_and_the_way_out_works(tmp_path: Path) -> None:
+    plain = put(tmp_path, lights())
+    with Scene.open(SceneOptions(plain)) as scene:
+        wanted = scene.grid
+    path = put(tmp_path, lights(), "utm.tif", crs="EPSG:32633")
+    said = open_error(SceneOptions(path))
+    assert "its CRS and its coordinates (from x = 6, y = 50) do not fit together" in said
+    assert options_in(said) == ["--ntl-crs", "EPSG:4326"]
+    with Scene.open(SceneOptions(path, ntl_crs="EPSG:4326")) as scene:
+        assert scene.grid == wanted
+    with pytest.raises(InputError) as error:  # a layer without options
+        open_raster(path, "ISP")
+    shell(advised(str(error.value), f"{sys.executable} -c"), tmp_path)
+    with open_raster(str(tmp_path / "placed.tif"), "ISP") as placed:
+        assert placed.grid == wanted
+
+
+def test_small_pixels_in_metres_are_no_degrees(tmp_path: Path) -> None:
+    """A drone's picture at 5 cm has large coordinates."""
+    place = rasterio.Affine(0.05, 0, 480_000, 0, -0.05, 5_400_000)
+    path = put(tmp_path, lights(), "drone.tif", crs="EPSG:32633", transform=place)
+    with open_raster(path, "DMO") as opened:
+        assert opened.grid.transform == place
