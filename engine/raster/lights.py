@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.auxiliary import meeting
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.names import COVERAGE
 from deeplight.engine.raster.radiance import Lights, check_ntl, name_of
@@ -84,7 +85,8 @@ class OpenLights:
             layer.observed = _open_observed(options, raster, stack)
         stated = options.ntl_unit is not None
         text = options.ntl_unit if options.ntl_unit is not None else raster.units[band - 1]
-        found = check_ntl(layer, text, stated)
+        counted = "" if layer.observed is None else layer.observed.raster.what
+        found = check_ntl(layer, text, stated, counted)
         unit = _unit(layer, options, found)
         if not unit:
             _log.info(
@@ -132,6 +134,7 @@ def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Laye
         max(abs(a - b) for a, b in zip(~mine.transform @ (theirs.transform @ corner), corner, strict=True))
         for corner in corners
     )
+    meeting(ntl.grid, raster)
     if mine.shape != theirs.shape or mine.crs != theirs.crs or moved > _SAME_PLACE:
         raise InputError(
             f"{raster.what} is not on the pixels of {ntl.what}, and a count or mask is needed for each of them; bring "

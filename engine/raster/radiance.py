@@ -80,19 +80,20 @@ class _Doubt:
     impossible: bool = False
 
 
-def check_ntl(layer: Layer, unit: str = "", stated: bool = False) -> Lights:
+def check_ntl(layer: Layer, unit: str = "", stated: bool = False, counted: str = "") -> Lights:
     """Raises InputError where a raster of lights has no valid pixel, or where its values are clearly no radiance or
     hold an undeclared fill value; warns where either is likely.
 
     unit: that the file declares, or the user (stated), "" where none does. Where the user gave the scale or the unit,
-    the values are believed to be what that says, and only the impossible is refused, or warned of.
+    the values are believed to be what that says, and only the impossible is refused, or warned of. counted: the raster
+    that says where lights were observed, for messages.
     """
     believed = layer.scale_given or stated
     if not believed:
         _check_coverage(layer)
     seen = survey(layer)
     if seen is None:
-        raise InputError(_no_valid_pixel(layer))
+        raise InputError(_no_valid_pixel(layer, counted))
     _check_range(layer, seen)
     raw, values, mask = layer.sample(Window(0, 0, *layer.raster.grid.shape))
     _check_fill(layer, seen, raw[0][mask != 0])
@@ -128,8 +129,13 @@ def _number(layer: Layer, value: float) -> str:
     return f"{value:.17g}"
 
 
-def _no_valid_pixel(layer: Layer) -> str:
+def _no_valid_pixel(layer: Layer, counted: str) -> str:
     what = layer.raster.what
+    if counted and survey(Layer(layer.raster, layer.bands, None, layer.nodata[0])) is not None:
+        return (
+            f"{counted} is above 0 at no pixel where {what} has a value, which says that no lights were observed; give "
+            "the count or mask of these lights, or leave out --ntl-valid"
+        )
     if layer.nodata[0] is not None:
         return (
             f"{what} has no valid pixel: all are NaN, masked or the nodata value {layer.nodata[0]:g}; give a "

@@ -143,18 +143,21 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, capfd: pytest.CaptureFixtu
     ones = np.ones((48, 48), np.uint8)
     moved = put(tmp_path, ones, "moved.tif", transform=north_up(west=6.001))
     smaller = put(tmp_path, ones[1:], "smaller.tif")
-    other = put(tmp_path, ones, "other.tif", crs="EPSG:32632", transform=rasterio.Affine.scale(500, -500))
+    place = rasterio.Affine(500, 0, 284_000, 0, -500, 5_544_000)
+    other = put(tmp_path, ones, "other.tif", crs="EPSG:32632", transform=place)
     for cover in (moved, smaller, other):
         said = refusal(capfd, tmp_path, "--ntl", path, "--ntl-valid", cover)
         assert "is not on the pixels of NTL raster" in said
         assert f"rio warp {cover} valid.tif --like {path} --resampling nearest" in said
     nowhere = put(tmp_path, 0 * ones, "nowhere.tif")
+    far = put(tmp_path, ones, "far.tif", transform=north_up(west=100))
     for options, piece in (
         (["--ntl", two, "--ntl-band", "3"], "has no band 3; its bands are 1 avg_rad, 2 cf_cvg: correct --ntl-band"),
         (["--ntl", path, "--ntl-valid", two], "choose, for example with --ntl-valid-band 2"),
         (["--ntl", path, "--ntl-valid", two, "--ntl-valid-band", "4"], "has no band 4"),
         (["--ntl", path, "--ntl-valid-band", "1"], "--ntl-valid-band is about the coverage count and there is none"),
-        (["--ntl", path, "--ntl-valid", nowhere], "has no valid pixel"),
+        (["--ntl", path, "--ntl-valid", nowhere], f"NTL-valid raster {nowhere} is above 0 at no pixel where NTL"),
+        (["--ntl", path, "--ntl-valid", far], f"NTL-valid raster {far} (longitude 100.00"),
         (["--ntl", path, "--ntl-valid", str(tmp_path / "gone.tif")], "does not exist"),
     ):  # fmt: skip
         assert piece in refusal(capfd, tmp_path, *options)
