@@ -18,13 +18,14 @@ from deeplight.engine.core.environment import proj_trouble
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.machine import thread_bytes_read
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.blocks import check_blocks, pixel_interleaved
 from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.dataset_names import Located, locate
 from deeplight.engine.raster.georeference import black_marble, checked_grid, is_black_marble
 from deeplight.engine.raster.mosaic import mosaic_vrt
 from deeplight.engine.raster.names import likeliest
 from deeplight.engine.raster.placement import Placement
-from deeplight.engine.raster.remedies import copy_as_geotiff, quoted
+from deeplight.engine.raster.remedies import quoted
 from deeplight.engine.raster.wavelengths import band_wavelength
 
 if TYPE_CHECKING:
@@ -64,10 +65,6 @@ _DTYPES = frozenset(
 )
 _COMMON_NAME = re.compile(r"(?:eo[:=])?common_name=(.+)", re.IGNORECASE)
 """A band's tag eo:common_name; GDAL splits NAME:VALUE at a colon too and gives it as eo = "common_name=…"."""
-_MAX_BLOCK = 1 << 30
-_BIG_BLOCK = 64 << 20
-_BLOCK_TO_FILE = 200
-_MAX_BLOCKS_CHECKED = 50_000
 _SERIAL_DRIVERS = frozenset({"netCDF", "HDF5", "HDF5Image", "HDF4", "HDF4Image"})
 _serial_lock = threading.Lock()
 _OWN = Placement()
@@ -289,7 +286,7 @@ class Raster:
         self.grid = checked_grid(self.what, self.name, self.role, dataset, self._placement)
         self.block_shape: tuple[int, int] = dataset.block_shapes[self.bands[0] - 1]
         sizes = [np.dtype(dtype).itemsize for dtype in self.dtypes]
-        whole = _pixel_interleaved(dataset)
+        whole = pixel_interleaved(dataset)
         self.pixel_bytes = sum(sizes) if whole else sum(sizes[b - 1] for b in self.bands)
         self.scales = np.array(dataset.scales, np.float64)
         self.offsets = np.array(dataset.offsets, np.float64)
@@ -303,7 +300,7 @@ class Raster:
         flags = {flag.name for flag in dataset.mask_flag_enums[self.bands[0] - 1]}
         self._has_mask = bool(flags & {"per_dataset", "alpha"})
         if self.size_bytes is not None and self.driver != "VRT":
-            _check_blocks(self, dataset, self.size_bytes)
+            check_blocks(self.what, self.name, dataset, self.size_bytes)
 
 
 def _reason(error: BaseException) -> str:
@@ -361,39 +358,3 @@ def _band_name(dataset: DatasetReader, band: int) -> str:
 def _wavelength(dataset: DatasetReader, band: int) -> float | None:
     metadata = {**dataset.tags(band, ns="IMAGERY"), **dataset.tags(band)}
     return band_wavelength(dataset.descriptions[band - 1] or "", metadata)
-
-
-def _pixel_interleaved(dataset: DatasetReader) -> bool:
-    return dataset.interleaving is not None and dataset.interleaving.name == "pixel"
-
-
-def _check_blocks(raster: Raster, dataset: DatasetReader, size: int) -> None:
-    """Refuses files whose smallest read takes absurd memory, and TIFFs that end before their pixels do."""
-    height, width = dataset.block_shapes[0]
-    by_pixel = _pixel_interleaved(dataset)
-    itemsize = max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
-    block = height * width * itemsize * (dataset.count if by_pixel else 1)
-    if block > _MAX_BLOCK or (block > _BIG_BLOCK and block > _BLOCK_TO_FILE * size):
-        raise InputError(
-            f"{raster.what} ({size} bytes) is stored in blocks of {block >> 20} MB, each read whole; "
-            f"rewrite it in tiles: {copy_as_geotiff(raster.name, 'tiled.tif')}"
-        )
-    if dataset.driver == "GTiff" and _tiff_end(dataset, by_pixel) > size:
-        raise InputError(f"{raster.what} is truncated: it ends before its pixels do; fetch or write it again")
-
-
-def _tiff_end(dataset: DatasetReader, by_pixel: bool) -> int:
-    """End in bytes of the last block of a TIFF's full-resolution image; of a sample where there are many."""
-    height, width = dataset.block_shapes[0]
-    rows, cols = -(-dataset.height // height), -(-dataset.width // width)
-    planes = 1 if by_pixel else dataset.count
-    total = planes * rows * cols
-    picks = np.unique(np.linspace(0, total - 1, min(total, _MAX_BLOCKS_CHECKED)).astype(np.int64))
-    end = 0
-    for pick in picks.tolist():
-        plane, block = divmod(pick, rows * cols)
-        row, col = divmod(block, cols)
-        offset = dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=plane + 1)
-        count = dataset.get_tag_item(f"BLOCK_SIZE_{col}_{row}", "TIFF", bidx=plane + 1)
-        end = max(end, int(offset or 0) + int(count or 0))
-    return end
