@@ -25,6 +25,7 @@ from deeplight.engine.raster.plausibility import (
     check_offset,
     check_reflectance,
 )
+from deeplight.engine.raster.sentinel import tagged_scale
 from deeplight.engine.raster.single import check_single, chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
 
@@ -123,7 +124,7 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
         names[""] = options.dmo
     if not names:
         return None
-    files = []
+    files, unsaid = [], []
     for slot, name in names.items():
         raster = stack.enter_context(open_raster(name, "DMO", options.allow_remote, options.placement("dmo")))
         given = options.dmo_bands
@@ -134,13 +135,15 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
         slots = assign_bands(raster.what, raster.band_names, raster.bands, given, file, raster.wavelengths)
         found = meeting(ntl, raster)
         bands = tuple(slots.values())
-        scale, nodata = options.dmo_scale, options.dmo_nodata
-        files.append((slots, AuxLayer(raster, bands, ntl.finer(), found, scale, nodata, REFLECTANCES)))
+        scale, nodata = tagged_scale(raster, bands, options.dmo_scale), options.dmo_nodata
+        layer = AuxLayer(raster, bands, ntl.finer(), found, scale, nodata, REFLECTANCES)
+        files.append((slots, layer))
+        if scale is None or isinstance(scale, FactorOnly):
+            unsaid.append(layer)
     layers = [layer for _, layer in files]
     for layer in layers:
         check_reflectance(layer)
-    if options.dmo_scale is None or isinstance(options.dmo_scale, FactorOnly):
-        check_offset(layers)
+    check_offset(unsaid)
     daytime = Daytime(files)
     missing = [slot for slot in DMO_SLOTS if slot not in daytime.slots]
     if missing:

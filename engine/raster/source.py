@@ -102,7 +102,7 @@ class Raster:
     columns) decoded at once; pixel_bytes: of one pixel in such a block, all bands that are decoded with it.
     cache_mb: GDAL's block cache while this raster is read. bytes_read: from the file by `read` so far, where
     the system counts them. Per file band, index
-    = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units, band_names (common name
+    = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units, band_tags, band_names (common name
     or description, "" where there is none) and wavelengths (micrometres or None).
     """
 
@@ -295,6 +295,7 @@ class Raster:
             unit or dataset.tags(b).get("units", "") for b, unit in enumerate(dataset.units, 1)
         )
         self.tags: dict[str, str] = dataset.tags()
+        self.band_tags: tuple[dict[str, str], ...] = tuple(dataset.tags(b) for b in dataset.indexes)
         self.band_names = tuple(_band_name(dataset, b) for b in dataset.indexes)
         self.wavelengths = tuple(_wavelength(dataset, b) for b in dataset.indexes)
         flags = {flag.name for flag in dataset.mask_flag_enums[self.bands[0] - 1]}

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.bands import FactorOnly
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from tests.engine.analytic import write_analytic
 from tests.field.test_daytime import S2, Capture, daytime, numbers, slots
@@ -97,3 +99,47 @@ def test_one_file_for_two_slots_is_refused(model: str, tmp_path: Path, capfd: Ca
     red = daytime(tmp_path / "red.tif", numbers(1))
     said = refused(capfd, tmp_path, model, "--dmo-band", f"red={red}", "--dmo-band", f"blue={red}")
     assert said.endswith("for blue and for red: give each slot its own file")
+
+
+def tagged(path: str, **tags: str) -> str:
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(**tags)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tags", "header", "given", "wanted"),
+    [
+        ({"BOA_ADD_OFFSET": "-1000", "BOA_QUANTIFICATION_VALUE": "10000"}, {}, None, (1e-4, -0.1)),
+        ({"RADIO_ADD_OFFSET": "-1000"}, {}, None, (1e-4, -0.1)),
+        ({"BOA_ADD_OFFSET": "1000"}, {"scales": [1e-4] * 6}, None, (1e-4, -0.1)),
+        ({"BOA_ADD_OFFSET": "0"}, {}, None, (1e-4, 0.0)),
+        ({"BOA_ADD_OFFSET": "-1000", "QUANTIFICATION_VALUE": "5000"}, {}, None, (2e-4, -0.2)),
+        ({"BOA_ADD_OFFSET": "-1000"}, {}, FactorOnly((1e-4, 0.0)), (1e-4, -0.1)),
+        ({"BOA_ADD_OFFSET": "-1000"}, {}, (1e-4, 0.0), (1e-4, 0.0)),
+        ({"BOA_ADD_OFFSET": "-1000"}, {"scales": [1e-4] * 6, "offsets": [-0.05] * 6}, None, (1e-4, -0.05)),
+    ],
+)
+def test_esa_s_tags_say_what_is_added(
+    tags: dict[str, str], header: Any, given: Any, wanted: tuple[float, float], tmp_path: Path
+) -> None:
+    """Without them it is asked; what the user or the header says goes before them."""
+    dmo = daytime(tmp_path / "s2.tif", numbers(6, 1010, 4000), S2, **header)
+    ntl = ntl_file(tmp_path)
+    if given is None and "offsets" not in header:
+        assert "1000" in open_error(SceneOptions(ntl, dmo))
+    with Scene.open(SceneOptions(ntl, tagged(dmo, **tags), dmo_scale=given)) as scene:
+        facts = scene.describe()["dmo"]
+    assert (facts["scale"][0], facts["offset"][0]) == pytest.approx(wanted)
+
+
+def test_tags_that_a_harmonised_file_kept_do_no_harm(tmp_path: Path) -> None:
+    """The 1000 is subtracted already; its tag came along."""
+    dmo = tagged(daytime(tmp_path / "s2.tif", numbers(6, 100, 3000), S2), BOA_ADD_OFFSET="-1000")
+    assert "if the offset is not in these data, pass --dmo-scale 0.0001,0" in open_error(
+        SceneOptions(ntl_file(tmp_path), dmo)
+    )
+    reflectance = tagged(
+        daytime(tmp_path / "r.tif", numbers(6, 100, 3000) * np.float32(1e-4), S2), BOA_ADD_OFFSET="-1000"
+    )
+    Scene.open(SceneOptions(ntl_file(tmp_path), reflectance)).close()
