@@ -62,11 +62,13 @@ class ObservedLayer(Layer):
 
 @dataclass(frozen=True)
 class OpenLights:
-    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling: see Scene."""
+    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling: see Scene. doubtful: a warning
+    said that the values may not be radiance."""
 
     layer: ObservedLayer
     unit: str
     ceiling: float
+    doubtful: bool
 
     @classmethod
     def open(cls, options: SceneOptions, stack: ExitStack) -> OpenLights:
@@ -106,7 +108,7 @@ class OpenLights:
             )
         if layer.observed is None:
             _mention_zeros(layer)
-        return cls(layer, unit, _ceiling(layer, unit))
+        return cls(layer, unit, _ceiling(layer, unit), found.doubtful)
 
 
 def _example(raster: Raster) -> str:
