@@ -142,8 +142,8 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
             unsaid.append(layer)
     layers = [layer for _, layer in files]
     for layer in layers:
-        check_reflectance(layer)
-    check_offset(unsaid)
+        check_reflectance(layer, [other for other in layers if other is not layer])
+    check_offset(unsaid, layers)
     daytime = Daytime(files)
     missing = [slot for slot in DMO_SLOTS if slot not in daytime.slots]
     if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.raster.convert import Floats
 from deeplight.engine.raster.layers import AuxLayer, Layer
+from deeplight.engine.raster.remedies import scaled_copy
 
 _log = logging.getLogger(__name__)
 
@@ -44,12 +46,13 @@ that the data lack it is 27 … 49 %."""
 _KELVIN = 180.0, 350.0
 """Between the coldest cloud tops and the hottest ground."""
 
+_SCALE = re.compile(r"--dmo-scale ([-+.\d]+)(?:,([-+.\d]+))?")
 _OFFSET_CHOICE = "pass --dmo-scale 0.0001,-0.1 where 1000 is added, or --dmo-scale 0.0001,0 where nothing is"
 
 
-def check_reflectance(layer: AuxLayer) -> None:
+def check_reflectance(layer: AuxLayer, others: Sequence[AuxLayer] = ()) -> None:
     """Raises InputError where the sampled values cannot be reflectance (0 … 1); logs pixels that look like fill, and
-    which share layer.limits makes missing."""
+    which share layer.limits makes missing. others: files with daytime bands beside it, for the remedy."""
     raw, values, mask = layer.sample(layer.overlap.window)
     known = mask != 0
     if not known.any():
@@ -62,7 +65,7 @@ def check_reflectance(layer: AuxLayer) -> None:
         raise InputError(
             f"{layer.raster.what} cannot be reflectance after scaling by {scaling_text(layer)} "
             f"(1st, 50th, 99th percentile {low:.4g}, {middle:.4g}, {high:.4g}; expected within 0…1); "
-            f"{_remedy(raw[:, judged])}"
+            f"{_for_one_file(_remedy(raw[:, judged]), layer, others)}"
         )
     _check_below_zero(layer, values[:, judged & raw.any(axis=0)])
     _mention_beyond(layer, raw[:, known], values[:, known])
@@ -112,10 +115,11 @@ def _mention_beyond(layer: AuxLayer, raw: NDArray[Any], values: Floats) -> None:
     )
 
 
-def check_offset(layers: Sequence[AuxLayer]) -> None:
+def check_offset(layers: Sequence[AuxLayer], others: Sequence[AuxLayer] = ()) -> None:
     """Raises InputError where daytime bands with the scale 1e-4 and no offset hold values as if 1000 were added.
 
-    layers: the files of the daytime bands, judged together: near infrared alone is rarely dark.
+    layers: the files of the daytime bands, judged together: near infrared alone is rarely dark. others: of
+    which the offset is known, for the remedy.
     """
     scaled = [
         layer
@@ -131,8 +135,23 @@ def check_offset(layers: Sequence[AuxLayer]) -> None:
         raise InputError(
             f"{', '.join(layer.raster.what for layer in scaled)} with the scale 0.0001: the values begin at "
             f"{low:.6g} ({_LEAST_PERCENTILE:g} percentile), as where 1000 is added, which Sentinel-2 products since "
-            f"2022 do: {_OFFSET_CHOICE}"
+            f"2022 do: {_for_one_file(_OFFSET_CHOICE, scaled[0], others)}"
         )
+
+
+def _for_one_file(remedy: str, layer: AuxLayer, others: Sequence[AuxLayer]) -> str:
+    """A remedy by --dmo-scale, which holds for all files, where others have a scale of their own that is right."""
+    other = next(
+        (o for o in others if not o.scale_given and scaling_text(o) not in ("1,0", scaling_text(layer))), None
+    )
+    found = _SCALE.search(remedy)
+    if other is None or found is None:
+        return remedy
+    copy = scaled_copy(layer.raster.name, "scaled.tif", float(found[1]), float(found[2] or 0))
+    return (
+        f"{remedy}; this would replace the scale {scaling_text(other)} of {other.raster.what} too, so write a copy "
+        f"with the right scale and give that: {copy}"
+    )
 
 
 def scaling_text(layer: Layer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.bands import FactorOnly
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from tests.engine.analytic import write_analytic
+from tests.field.programs import advised, shell
 from tests.field.test_daytime import S2, Capture, daytime, numbers, slots
 from tests.field.test_daytime import refusal as refused
 from tests.scenes import ntl_file, open_error
@@ -143,3 +145,20 @@ def test_tags_that_a_harmonised_file_kept_do_no_harm(tmp_path: Path) -> None:
         daytime(tmp_path / "r.tif", numbers(6, 100, 3000) * np.float32(1e-4), S2), BOA_ADD_OFFSET="-1000"
     )
     Scene.open(SceneOptions(ntl_file(tmp_path), reflectance)).close()
+
+
+def test_the_advice_for_one_file_leaves_the_scale_of_the_others(tmp_path: Path) -> None:
+    """--dmo-scale holds for all files of --dmo-band, also for HLS's, which say theirs."""
+    values = numbers(1, 300, 3000, "int16")
+    hls = daytime(tmp_path / "HLS.B04.tif", values, scales=[2e-4], nodata=-9999)
+    bare = daytime(tmp_path / "my blue.tif", values)
+    files = {"blue": bare, "red": hls}
+    said = open_error(SceneOptions(ntl_file(tmp_path), dmo_files=files))
+    assert f"would replace the scale 0.0002,0 of DMO raster {hls} too" in said
+    shell(advised(said, f"{sys.executable} -c"), tmp_path)
+    files["blue"] = str(tmp_path / "scaled.tif")
+    with Scene.open(SceneOptions(ntl_file(tmp_path), dmo_files=files)) as scene:
+        facts = scene.describe()["dmo"]["files"]
+    assert [facts[slot]["scale"][0] for slot in files] == [1e-4, 2e-4]
+    alone = open_error(SceneOptions(ntl_file(tmp_path), dmo_files={"blue": bare}))
+    assert alone.endswith("pass --dmo-scale 0.0001")
