@@ -135,7 +135,8 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
         slots = assign_bands(raster.what, raster.band_names, raster.bands, given, file, raster.wavelengths)
         found = meeting(ntl, raster)
         bands = tuple(slots.values())
-        scale, nodata = tagged_scale(raster, bands, options.dmo_scale), options.dmo_nodata
+        scale = tagged_scale(raster, bands, options.dmo_scale)
+        nodata = options.dmo_nodata if options.dmo_nodata is not None else _daytime_void(raster, bands, scale)
         layer = AuxLayer(raster, bands, ntl.finer(), found, scale, nodata, REFLECTANCES)
         files.append((slots, layer))
         if scale is None or isinstance(scale, FactorOnly):
@@ -149,6 +150,15 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
     if missing:
         _log.info("DMO: no band for %s; the network is told so", ", ".join(missing))
     return daytime
+
+
+def _daytime_void(raster: Raster, bands: Sequence[int], scale: tuple[float, float] | None) -> float | None:
+    """0 in integers with an offset below zero that declare nothing: Landsat's and Sentinel-2's fill, of which the
+    offset would make a reflectance of −0.2 or −0.1."""
+    offsets = [raster.offsets[band - 1] if scale is None else scale[1] for band in bands]
+    silent = all(raster.nodata[band - 1] is None for band in bands)
+    whole = all(np.dtype(raster.dtypes[band - 1]).kind in "iu" for band in bands)
+    return 0.0 if silent and whole and max(offsets) < 0 else None
 
 
 def open_elevation(options: SceneOptions, ntl: Grid, stack: ExitStack) -> AuxLayer | None:

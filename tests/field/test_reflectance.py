@@ -82,6 +82,23 @@ def test_undeclared_fill_is_missing_and_named(
     assert 0 < wanted["dmo_valid"].mean() < 1
 
 
+@pytest.mark.parametrize("scale", [(1e-4, -0.1), (2.75e-5, -0.2)], ids=["Sentinel-2", "Landsat"])
+@pytest.mark.parametrize("rows", [1, 8], ids=["a little", "much"])
+def test_zero_under_an_offset_is_fill(
+    scale: tuple[float, float], rows: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = numbers(6, 8000, 10000)
+    values[:, :rows] = 0
+    ntl = ntl_file(tmp_path)
+    declared = inputs(ntl=ntl, dmo=daytime(tmp_path / "a.tif", values, S2, nodata=0), dmo_scale=scale)
+    for header, given in (({}, scale), ({"scales": [scale[0]] * 6, "offsets": [scale[1]] * 6}, None)):
+        found = inputs(ntl=ntl, dmo=daytime(tmp_path / "b.tif", values, S2, **header), dmo_scale=given)
+        for name in ("dmo", "dmo_valid"):
+            np.testing.assert_array_equal(found[name], declared[name])
+    assert 0 < found["dmo_valid"].mean() < 1 and found["dmo"].min() >= 0
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
 def test_fill_does_not_spoil_the_advice_on_the_scale(tmp_path: Path) -> None:
     values = numbers(6, 300, 3000, "int16")
     values[:, :4] = -9999
