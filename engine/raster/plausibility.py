@@ -39,6 +39,8 @@ REFLECTANCES = -0.4, 3.0
 Landsat's), and nothing on the ground."""
 _FILLS = -9999, -28672, -32768, -999, 32767, 65535
 """Raw values that products use for missing pixels (HLS, MODIS, others); they say nothing about the scale."""
+_SEVERAL = 9
+"""Pixels with the same negative number in every band: too many for chance."""
 _NEGATIVE = -0.01
 _MUCH_NEGATIVE, _TOO_NEGATIVE = 0.02, 0.1
 """Shares of the values. At most 0.4 % of thirteen real Landsat and Sentinel-2 scenes are below; with an offset of −0.1
@@ -59,13 +61,17 @@ def check_reflectance(layer: AuxLayer, others: Sequence[AuxLayer] = ()) -> None:
         _log.warning("%s: no valid pixel among those sampled", layer.raster.what)
         return
     fill = known & np.isin(raw, _FILLS).any(axis=0)
-    judged = known & ~fill if (known & ~fill).any() else known
+    judged = known & ~fill
+    _check_fill(layer, raw[:, fill], values[:, fill])
+    if not judged.any():
+        _log.warning("%s: all sampled pixels hold fill, such as %g", layer.raster.what, raw[:, fill].flat[0])
+        return
     low, middle, high = (float(v) for v in np.percentile(values[:, judged], [1, 50, 99]))
     if high > _MAX_P99 or middle > _MAX_MEDIAN or low < _MIN_P1 or 0 < high < _TINY_P99:
         raise InputError(
             f"{layer.raster.what} cannot be reflectance after scaling by {scaling_text(layer)} "
             f"(1st, 50th, 99th percentile {low:.4g}, {middle:.4g}, {high:.4g}; expected within 0…1); "
-            f"{_for_one_file(_remedy(raw[:, judged]), layer, others)}"
+            + (_kelvin(layer, values[:, judged]) or _for_one_file(_remedy(raw[:, judged]), layer, others))
         )
     _check_below_zero(layer, values[:, judged & raw.any(axis=0)])
     _mention_beyond(layer, raw[:, known], values[:, known])
@@ -76,6 +82,33 @@ def check_reflectance(layer: AuxLayer, others: Sequence[AuxLayer] = ()) -> None:
             layer.raster.what,
             100 * empty,
         )
+
+
+def _check_fill(layer: AuxLayer, raw: NDArray[Any], values: Floats) -> None:
+    """Fill that the scale makes a number that could be reflectance. raw, values: (C, N) of pixels with fill."""
+    assert layer.limits is not None
+    for number in (n for n in _FILLS if n < 0):
+        same = (raw == number).all(axis=0)
+        if np.count_nonzero(same) >= _SEVERAL and (values[:, same] > layer.limits[0]).all():
+            raise InputError(
+                f"{layer.raster.what} holds {number} in every daytime band of {np.count_nonzero(same)} sampled pixels, "
+                f"as fill, and does not declare it as nodata; pass --dmo-nodata {number}"
+            )
+
+
+def _kelvin(layer: AuxLayer, values: Floats) -> str:
+    """What to do with bands that are temperatures; "" where none is, or where they may be digital numbers. values:
+    (C, N)."""
+    low, high = np.percentile(values, [1, 99], axis=1)
+    fractions = layer.scale != 1 if (values == np.rint(values)).all() else True
+    warm = (low > _KELVIN[0]) & (high < _KELVIN[1]) & fractions
+    if not warm.any():
+        return ""
+    bands = ", ".join(str(band) for band, hot in zip(layer.bands, warm, strict=True) if hot)
+    return (
+        f"values of the size of those in band {bands} are temperatures in kelvin, and daytime bands hold reflectance: "
+        "leave such a band out"
+    )
 
 
 def _check_below_zero(layer: AuxLayer, values: Floats) -> None:
@@ -163,8 +196,6 @@ def scaling_text(layer: Layer) -> str:
 def _remedy(raw: NDArray[Any]) -> str:
     """The scale that sensors with such raw values (C, N) use, as an instruction."""
     low, middle, high = (float(v) for v in np.percentile(raw.astype(np.float64), [1, 50, 99]))
-    if low > _KELVIN[0] and high < _KELVIN[1]:
-        return "values of this size are temperatures in kelvin, and daytime bands hold reflectance: leave the band out"
     whole = raw.dtype.kind in "iu" or bool((raw == np.floor(raw)).all())
     if low >= 0 and high <= 1.6:
         return "the raw values are reflectance already: pass --dmo-scale 1"
@@ -177,5 +208,7 @@ def _remedy(raw: NDArray[Any]) -> str:
     if low >= -3000 and high <= 25000:
         if np.percentile(raw, _LEAST_PERCENTILE) >= _ADDED:
             return f"for Sentinel-2-like digital numbers, to which products since 2022 add 1000, {_OFFSET_CHOICE}"
-        return "for Sentinel-2-like digital numbers pass --dmo-scale 0.0001"
+        warm = ", or if it is a temperature in kelvin leave the band out"
+        or_kelvin = warm if low > _KELVIN[0] and high < _KELVIN[1] else ""
+        return f"for Sentinel-2-like digital numbers pass --dmo-scale 0.0001{or_kelvin}"
     return "pass --dmo-scale F[,OFFSET] such that raw · F + OFFSET is reflectance"

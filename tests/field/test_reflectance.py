@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,34 @@ def test_fill_does_not_spoil_the_advice_on_the_scale(tmp_path: Path) -> None:
 
 
 def test_temperatures_in_kelvin_are_called_so(model: str, tmp_path: Path, capfd: Capture) -> None:
-    kelvin = daytime(tmp_path / "B10.tif", 280 + numbers(1) / np.float32(150))
-    said = refused(capfd, tmp_path, model, "--dmo-band", f"swir2={kelvin}")
-    assert "are temperatures in kelvin" in said and said.endswith("leave the band out")
+    kelvin = 280 + numbers(1) / np.float32(150)
+    alone = daytime(tmp_path / "B10.tif", kelvin)
+    said = refused(capfd, tmp_path, model, "--dmo-band", f"swir2={alone}")
+    assert "those in band 1 are temperatures in kelvin" in said and said.endswith("leave such a band out")
+    among = daytime(
+        tmp_path / "d.tif",
+        np.concatenate([numbers(3) * np.float32(1e-4), kelvin]),
+        ["blue", "green", "red", "nir"],
+    )
+    assert "those in band 4 are temperatures" in refused(capfd, tmp_path, model, "--dmo", among)
+    forest = daytime(tmp_path / "blue.tif", numbers(1, 200, 340))  # or temperatures, rounded
+    said = refused(capfd, tmp_path, model, "--dmo-band", f"blue={forest}")
+    assert said.endswith("pass --dmo-scale 0.0001, or if it is a temperature in kelvin leave the band out")
+
+
+def test_fill_that_looks_like_reflectance_after_scaling_is_refused(tmp_path: Path) -> None:
+    values = numbers(6, 300, 3000, "int16")
+    values[:, :1] = -999  # −0.0999
+    request = SceneOptions(ntl_file(tmp_path), daytime(tmp_path / "d.tif", values, S2), dmo_scale=(1e-4, 0.0))
+    said = open_error(request)
+    assert said.endswith("and does not declare it as nodata; pass --dmo-nodata -999")
+    Scene.open(replace(request, dmo_nodata=-999.0)).close()
+
+
+def test_a_file_of_fill_alone_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dmo = daytime(tmp_path / "d.tif", np.full((6, 26, 34), -9999, np.int16), S2)
+    found = inputs(ntl=ntl_file(tmp_path), dmo=dmo, dmo_scale=(1e-4, 0.0))
+    assert "all sampled pixels hold fill, such as -9999" in caplog.text and not found["dmo_valid"].any()
 
 
 def test_one_file_for_two_slots_is_refused(model: str, tmp_path: Path, capfd: Capture) -> None:
