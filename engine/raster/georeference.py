@@ -23,8 +23,12 @@ PLACED = ("NTL", "DMO", "DEM")
 """Roles with options for their CRS and their bounds."""
 _SAME_PX = 0.01
 """Pixels by which given bounds may differ from a file's own at a corner: what decimal degrees with some digits lose."""
+_LEAST_PIXEL_M = 0.1
+"""Metres. Smaller pixels beside the origin of a projected CRS are degrees: 15″ is 0.004."""
 _BLACK_MARBLE = re.compile(r"_Grid_DNB|VIIRS_Grid|(?:^|[./_])h\d\dv\d\d[._].*\.(?:h5|hdf|he5)", re.IGNORECASE)
 """What names of Black Marble tiles, or of the datasets in them, have in common."""
+
+_NETCDF = re.compile(r"\.nc4?(?:$|[:\"])|^netcdf:", re.IGNORECASE)
 
 
 def checked_grid(what: str, name: str, role: str, dataset: DatasetReader, placement: Placement) -> Grid:
@@ -50,7 +54,7 @@ def checked_grid(what: str, name: str, role: str, dataset: DatasetReader, placem
     grid = Grid(
         crs, own if usable and own is not None else _spread(placement.bounds, height, width), height, width
     )
-    if _on_globe(grid):
+    if _fits(grid):
         _check_agreement(what, role, dataset, grid, placement)
         return grid
     given = _given(dataset, placement, height, width, grid)
@@ -86,8 +90,15 @@ def _check_degrees(role: str, placement: Placement) -> None:
         )
 
 
-def _on_globe(grid: Grid) -> bool:
-    return bool(grid.crs.is_geographic or grid.crs.is_projected) and lonlat_bounds(grid) is not None
+def _fits(grid: Grid) -> bool:
+    """Whether the CRS places the coordinates on the globe, and they are not degrees under a CRS in metres."""
+    if not (grid.crs.is_geographic or grid.crs.is_projected) or lonlat_bounds(grid) is None:
+        return False
+    west, south, east, north = grid.bounds_xy
+    if grid.crs.is_geographic or max(abs(west), abs(east)) > 360.0 or max(abs(south), abs(north)) > 90.0:
+        return True
+    width = math.hypot(grid.transform.a, grid.transform.d)
+    return bool(width * grid.crs.linear_units_factor[1] >= _LEAST_PIXEL_M)
 
 
 def _given(dataset: DatasetReader, placement: Placement, height: int, width: int, grid: Grid) -> Grid | None:
@@ -97,7 +108,7 @@ def _given(dataset: DatasetReader, placement: Placement, height: int, width: int
     crs = grid.crs if placement.crs is None else CRS.from_user_input(placement.crs)
     transform = grid.transform if placement.bounds is None else _spread(placement.bounds, height, width)
     other = Grid(crs, transform, height, width)
-    return other if other != grid and _on_globe(other) else None
+    return other if other != grid and _fits(other) else None
 
 
 def _check_agreement(what: str, role: str, dataset: DatasetReader, grid: Grid, placement: Placement) -> None:
@@ -185,4 +196,7 @@ def _how(role: str, name: str, crs: str, bounds: str) -> str:
         ("--transform '[pixel width, 0, west, 0, -pixel height, north]'", bounds),
     ]
     edit = " ".join(text for text, part in edits if part)
-    return f"write a copy and give that: {copy_as_geotiff(name, 'placed.tif')} && rio edit-info {edit} placed.tif"
+    # GDAL would turn the rows of a netCDF file without coordinates around
+    order = "GDAL_NETCDF_BOTTOMUP=NO " if bounds and _NETCDF.search(name) else ""
+    copy = f"{order}{copy_as_geotiff(name, 'placed.tif')}"
+    return f"write a copy and give that: {copy} && rio edit-info {edit} placed.tif"

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.auxiliary import meeting
 from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.layers import Layer
+from deeplight.engine.raster.names import COVERAGE
 from deeplight.engine.raster.radiance import Lights, check_ntl, name_of
 from deeplight.engine.raster.remedies import copied, quoted
 from deeplight.engine.raster.single import chosen_band
@@ -39,7 +41,6 @@ _IN_NANOWATTS = re.compile(r"vnp46|vj[12]46|dnb_brdf|snow_free|vcms?l?cfg|rade9|
 """Names of products in nW/cm²/sr: Black Marble's files and layers, EOG's composites, Google's bands of them."""
 _MONTHLY = re.compile(r"(?!.*(?:vnl|masked)).*(?:vcms?l?cfg|rade9|avg_rad(?!iance))")
 """EOG's monthly composites, in which 0 stands for "never seen" too; in the annual ones it is background."""
-_COVERAGE = re.compile(r"cf_?cvg|cvg|coverage|cf_?obs|num_obs", re.IGNORECASE)
 _ZEROS = 0.01
 """Share of zeros that is worth a warning."""
 
@@ -63,11 +64,13 @@ class ObservedLayer(Layer):
 
 @dataclass(frozen=True)
 class OpenLights:
-    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling: see Scene."""
+    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling: see Scene. doubtful: a warning
+    said that the values may not be radiance."""
 
     layer: ObservedLayer
     unit: str
     ceiling: float
+    doubtful: bool
 
     @classmethod
     def open(cls, options: SceneOptions, stack: ExitStack) -> OpenLights:
@@ -86,7 +89,8 @@ class OpenLights:
             layer.observed = _open_observed(options, raster, stack)
         stated = options.ntl_unit is not None
         text = options.ntl_unit if options.ntl_unit is not None else raster.units[band - 1]
-        found = check_ntl(layer, text, stated)
+        counted = "" if layer.observed is None else layer.observed.raster.what
+        found = check_ntl(layer, text, stated, counted)
         unit = _unit(layer, options, found)
         if not unit:
             _log.info(
@@ -106,13 +110,13 @@ class OpenLights:
             )
         if layer.observed is None:
             _mention_zeros(layer)
-        return cls(layer, unit, _ceiling(layer, unit))
+        return cls(layer, unit, _ceiling(layer, unit), found.doubtful)
 
 
 def _example(raster: Raster) -> str:
     """Options that choose among several bands of lights, or of a coverage count, by their names."""
     flag = f"--{raster.role.lower()}-band"
-    counts = [b for b in raster.bands if _COVERAGE.search(raster.band_names[b - 1])]
+    counts = [b for b in raster.bands if COVERAGE.search(raster.band_names[b - 1])]
     if raster.role != "NTL":
         return f"{flag} {counts[0]}" if counts else ""
     light = next((b for b in raster.bands if b not in counts[:1]), raster.bands[0])
@@ -134,6 +138,7 @@ def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Laye
         max(abs(a - b) for a, b in zip(~mine.transform @ (theirs.transform @ corner), corner, strict=True))
         for corner in corners
     )
+    meeting(ntl.grid, raster)
     if mine.shape != theirs.shape or moved > _SAME_PLACE or not same_crs(mine.crs, theirs.crs, mine):
         raise InputError(
             f"{raster.what} is not on the pixels of {ntl.what}, and a count or mask is needed for each of them; bring "

@@ -14,6 +14,16 @@ def copy_as_geotiff(name: str, out: str) -> str:
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
 
 
+def scaled_copy(name: str, out: str, factor: float, offset: float) -> str:
+    """A command that copies a raster and gives all bands of the copy this scale and offset."""
+    code = (
+        f"import rasterio; from rasterio.shutil import copy; copy({name!r}, {out!r}, driver='GTiff'); "
+        f"d = rasterio.open({out!r}, 'r+'); d.scales = [{factor!r}] * d.count; d.offsets = [{offset!r}] * d.count; "
+        "d.close()"
+    )
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+
+
 def quoted(name: str) -> str:
     """A name for the shell, always in quotes."""
     name = f"./{name}" if name.startswith("-") else name  # which would be an option

@@ -80,14 +80,15 @@ class Scene:
     """Open rasters that fit together; `open` makes one. Reads are thread-safe and the same in any window.
 
     grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling, "" where nothing says which.
-    ceiling: the NTL value from which the sensor or its product is saturated.
+    ceiling: the NTL value from which the sensor or its product is saturated. doubtful: a warning said that the NTL may
+    not be radiance.
     dmo_slots: slot name to 1-based band of its DMO file, in slot order, empty without DMO.
     """
 
     def __init__(self, lights: OpenLights, dmo: Daytime | None, dem: AuxLayer | None) -> None:
         self.grid = lights.layer.raster.grid
         self.hr_grid = self.grid.finer()
-        self.unit, self.ceiling = lights.unit, lights.ceiling
+        self.unit, self.ceiling, self.doubtful = lights.unit, lights.ceiling, lights.doubtful
         self.dmo_slots = {} if dmo is None else dmo.slots
         self._ntl, self._dmo, self._dem = lights.layer, dmo, dem
         self._channels = [DMO_SLOTS.index(slot) for slot in self.dmo_slots]

@@ -97,7 +97,12 @@ def _opened(name: str, out: Path, stack: ExitStack) -> DatasetReader:
     stack.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     try:
-        return stack.enter_context(DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False))
+        dataset = DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False)
+        if dataset.driver == "netCDF" and dataset.transform.is_identity:
+            dataset.close()  # GDAL turns the rows of a file without coordinates around, which open_raster does not
+            stack.enter_context(rasterio.Env(GDAL_NETCDF_BOTTOMUP="NO"))
+            dataset = DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False)
+        return stack.enter_context(dataset)
     except RasterioError as error:
         raise InputError(f"input raster {name} cannot be opened ({error}); give a raster file") from error
 
