@@ -13,7 +13,7 @@ import click
 
 from deeplight.engine.cli import BAND, placement_options
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.terminal import Group, Parsed, logging_to, parse_folder, run_cli
+from deeplight.engine.core.terminal import Group, Parsed, Real, logging_to, parse_folder, run_cli
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.run.options import parse_number
 
@@ -220,10 +220,8 @@ def _lit(text: str) -> tuple[float, float]:
     help="A region, or a place, as its own split; repeat.",
 )
 @click.option("--seed", type=int, default=0, help="Of the blocks' order [0].")
-@click.option(
-    "--min-valid", type=click.FloatRange(0, 1), default=0.9, help="Least share of valid lights [0.9]."
-)
-@click.option("--max-cloud", type=click.FloatRange(0, 1), default=0.3, help="Most cloud [0.3].")
+@click.option("--min-valid", type=Real(0, 1), default=0.9, help="Least share of valid lights [0.9].")
+@click.option("--max-cloud", type=Real(0, 1), default=0.3, help="Most cloud [0.3].")
 @click.option(
     "--min-lit",
     type=Parsed("share[,above]", _lit),
@@ -305,13 +303,14 @@ def inspect(tree: str, split: str, sheet: Path | None, report: Path | None, over
 
     from deeplight.engine.core.files import write_file
     from deeplight.engine.core.progress import terminal_progress
+    from deeplight.train.clips.data_folders import data_folders
     from deeplight.train.clips.inspect_sheet import write_sheet
     from deeplight.train.clips.inspect_stats import inspect_tree
     from deeplight.train.clips.tree import ClipTree
 
     for path, suffix in ((sheet, ".png"), (report, ".json")):
         _check_new(path, (suffix,), overwrite)
-    clips = ClipTree.open([part.strip() for part in tree.split(",") if part.strip()], split)
+    clips = ClipTree.open([str(folder) for folder in data_folders(tree)], split)
     found = inspect_tree(clips, terminal_progress())
     for line in found.lines():
         click.echo(line)
@@ -350,6 +349,28 @@ def blackmarble(
 
     _check_new(out, (".tif", ".tiff"), overwrite)
     convert(files, out, terminal_progress(), layer, max_quality)
+    click.echo(out)
+
+
+@cli.command()
+@click.argument("file", type=_FILE)
+@click.argument("out", type=Parsed("out.tif", Path))
+@click.option("--band", type=_BAND, metavar="N", help="Only this one.")
+@click.option("--nodata", type=_NUMBER, help="Another raw value that is missing.")
+@click.option("--undo", type=click.Choice(["log10", "ln", "db"]), help="Undo this logarithm.")
+@click.option("--like", type=_FILE, help="Put it on this raster's grid.")
+@click.option(
+    "--cut", type=click.IntRange(1, 64), default=1, help="With its pixels cut so many times a side [1]."
+)
+@click.option("--mean", is_flag=True, help="Of the pixels below, not the nearest.")
+@click.option("--overwrite", is_flag=True, help="Replace the output.")
+def copy(file: str, out: Path, overwrite: bool, **change: Any) -> None:
+    """Copy a raster, or a pattern of its pieces, to a tiled GeoTIFF with its scales, units and names."""
+    from deeplight.engine.core.progress import terminal_progress
+    from deeplight.train.clips.copying import Change, copy_raster
+
+    _check_new(out, (".tif", ".tiff"), overwrite)
+    copy_raster(file, out, Change(**change), terminal_progress())
     click.echo(out)
 
 
