@@ -85,11 +85,72 @@ def test_where_it_fails_there_is_one_warning_and_the_network_runs(
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         for height in (4, 5, 4):
             assert all(map(torch.equal, fast(*given(height, 9)), network(*given(height, 9))))
-    assert len(programs) == 1, "it is not tried again"
+    assert len(programs) == 2, "a shape that failed is not tried again"
     (said,) = warnings_of_ours(caplog)
-    assert "runs uncompiled and slower" in said and "no C++ compiler" in said
+    assert "tiles of this shape run uncompiled and slower" in said and "no C++ compiler" in said
     assert "second line" not in said and "--compile off" in said
     assert fast.failed is not None and "no C++ compiler" in fast.failed
+    assert list(fast.fallbacks) == [f"1×2×{height}×9, 1×2×{height}×9" for height in (4, 5)]
+
+
+def test_a_shape_that_fails_takes_no_other_shape_with_it(
+    programs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Glue().eval()
+    fast = Compiled(network, "counted")
+    counted = fast._compiled
+
+    def no_six_rows(*inputs: Tensor) -> Any:
+        if inputs[0].shape[-2] == 6:
+            raise torch._dynamo.exc.BackendCompilerFailed(counted, RuntimeError("ptxas failed"), None)
+        return counted(*inputs)
+
+    monkeypatch.setattr(fast, "_compiled", no_six_rows)
+    with torch.inference_mode():
+        for height in (4, 6, 7, 4):
+            assert all(map(torch.equal, fast(*given(height, 9)), network(*given(height, 9))))
+    assert len(programs) == 2 and list(fast.fallbacks) == ["1×2×6×9, 1×2×6×9"]
+
+
+NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory"), MemoryError("no memory")
+
+
+@pytest.mark.parametrize(
+    ("error", "compiling"),
+    [
+        *((error, compiling) for error in NO_MEMORY for compiling in (False, True)),
+        (RuntimeError("CUDA error: launch failed"), False),
+    ],
+)
+def test_what_is_no_fault_of_the_compiler_is_the_callers(
+    error: Exception, compiling: bool, programs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tile that finds no memory must not change how all others are computed."""
+    fast = Compiled(Glue().eval(), "counted")
+    counted, wrapped = fast._compiled, torch._dynamo.exc.BackendCompilerFailed
+    with torch.inference_mode():
+        with monkeypatch.context() as patch:
+
+            def fails(*inputs: Tensor) -> Any:
+                raise wrapped(counted, error, None) if compiling else error
+
+            patch.setattr(fast, "_compiled", fails)
+            with pytest.raises(type(error), match=str(error)):
+                fast(*given(4, 9))
+        fast(*given(4, 9))
+    assert len(programs) == 1 and not fast.fallbacks
+
+
+def test_more_shapes_than_programs_run_uncompiled(
+    programs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHAPES", 2)
+    network = Glue().eval()
+    fast = Compiled(network, "counted")
+    with torch.inference_mode():
+        for height in (4, 5, 6, 4):
+            assert all(map(torch.equal, fast(*given(height, 9)), network(*given(height, 9))))
+    assert len(programs) == 2 and list(fast.fallbacks) == ["1×2×6×9, 1×2×6×9"]
 
 
 def test_the_networks_own_error_is_the_callers(programs: list[int], caplog: pytest.LogCaptureFixture) -> None:
