@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
+import stat
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,9 @@ _LOG = logging.getLogger(__name__)
 
 COMPILE_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
 """What Dynamo and Inductor raise where they make no program; a program that was made raises other errors."""
+
+CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+"""Variables that name a cache of programs, and its part of our folder."""
 
 SHAPES = 64
 """Programs that one network may have. Dynamo's own limit, 8, is meant to find code that is compiled too often."""
@@ -95,18 +103,46 @@ def compiled(network: nn.Module, device: torch.device) -> nn.Module | Compiled:
 def use_cache_folder() -> None:
     """Let Inductor and Triton keep programs in $XDG_CACHE_HOME/deeplight (~/.cache/deeplight), for this user alone.
 
-    TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR come first where they are set; where the folder cannot be made,
-    Inductor takes one in /tmp. What is in the folder is run as code, so it must be the user's own.
+    TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR come first where they are set. What is in the folder is run as code, so
+    one that others may write to is not used: a temporary folder serves this process, and one warning says why.
+    (Inductor's own choice would be a folder in /tmp with a name that anyone can take first.)
     """
-    try:
-        home = os.environ.get("XDG_CACHE_HOME")
-        folder = (Path(home) if home else Path.home() / ".cache") / "deeplight"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: no home is known
+    if all(name in os.environ for name in CACHES):
         return
-    if os.access(folder, os.W_OK):
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
-        os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+    try:
+        folder = _made(_cache_home() / "deeplight")
+        found = {name: str(_made(folder / part)) for name, part in CACHES.items()}
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home is known
+        _LOG.warning("compiled programs are not kept for the next run: %s", error)
+        found = {name: str(_temporary() / part) for name, part in CACHES.items()}
+    for name, place in found.items():
+        os.environ.setdefault(name, place)
+
+
+def _cache_home() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home) if home else Path.home() / ".cache"
+
+
+def _made(folder: Path) -> Path:
+    """The folder, made where it is not there. Raises OSError where it cannot be, or another user could write to it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = folder.stat()
+    if state.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} belongs to another user: set XDG_CACHE_HOME to a folder of your own")
+    if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"others may write to {folder}: chmod go-w makes it yours alone")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written to: set XDG_CACHE_HOME to a folder that can")
+    return folder
+
+
+@cache
+def _temporary() -> Path:
+    """A folder of this process, which goes when it ends."""
+    folder = tempfile.mkdtemp(prefix="deeplight-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _options(backend: str) -> dict[str, Any] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,14 +206,62 @@ def test_a_folder_that_the_user_chose_stays(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/else/where")
     use_cache_folder()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/else/where"
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "deeplight" / "triton")
+
+
+def no_home(cache: Path) -> None:
+    (cache / "deeplight").write_text("a file")
+
+
+def anyone_writes(cache: Path) -> None:
+    (cache / "deeplight").mkdir()
+    (cache / "deeplight").chmod(0o777)
+
+
+def the_group_writes_below(cache: Path) -> None:
+    (cache / "deeplight" / "triton").mkdir(parents=True)
+    (cache / "deeplight").chmod(0o755)
+    (cache / "deeplight" / "triton").chmod(0o775)
 
 
 @pytest.mark.usefixtures("no_cache")
-def test_without_a_folder_pytorchs_own_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (no_home, "File exists"),
+        (anyone_writes, "others may write to .*deeplight: chmod go-w"),
+        (the_group_writes_below, "others may write to .*triton: chmod go-w"),
+    ],
+)
+def test_a_folder_that_is_not_the_users_alone_is_not_used(
+    prepare: Callable[[Path], None],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepare(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        use_cache_folder()
+    (warning,) = warnings_of_ours(caplog)
+    assert re.search(f"are not kept for the next run: .*{said}", warning)
+    for name in module.CACHES:
+        place = Path(os.environ[name])
+        assert tmp_path not in place.parents and place.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_a_folder_of_another_user_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    mine = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
     use_cache_folder()
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    (warning,) = warnings_of_ours(caplog)
+    assert "belongs to another user" in warning
+    assert not os.environ["TRITON_CACHE_DIR"].startswith(str(tmp_path))
 
 
 def test_inductor_of_this_release_knows_the_option() -> None:
