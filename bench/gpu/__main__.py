@@ -31,11 +31,11 @@ from deeplight.kernels.variants import DTYPES
 SECONDS = {
     # the start of CUDA and two copies
     "facts": 15,
-    # some 200 programs of about 2 s of a core each, on all of 16, then as many measurements of a tenth of a second
+    # 168 programs of about 2 s of a core each, on all of 16; then 194 checks and short measurements
     "kernels": 55,
     # what is compiled comes in order of importance, and what there is no time for is left out
     "network": 55,
-    # one command, which took 40 s on 2 CPUs without a GPU; it begins with the start, so it has all of this
+    # one command, which took 24 to 40 s on 2 CPUs without a GPU, and on one it compares more
     "export": 55,
     # two runs of 100 HR Mpix, of which twice as many took 25 s on one NVIDIA H200; making and decoding the scenes
     "engine": 60,
