@@ -1,18 +1,26 @@
 #!/usr/bin/env bash
-# What one GPU does, in at most five minutes: bench/gpu.sh NAME [--wheels DIR] [options of python -m bench.gpu]
+# What one GPU does, in stages of at most five minutes together:
+#   bench/gpu.sh NAME [--wheels DIR] [options of python -m bench.gpu]
 # → bench/results/gpu-NAME-DATE/: a JSON file of each stage, written as it goes, and table.md. Stages: facts, kernels,
-# network, export, engine, first_tile; --only STAGE,… runs some. A stage that fails does not stop the next.
+# network, export, engine, first_tile; --only STAGE,… runs some. A stage that fails does not stop the next. Gigabytes of
+# scenes lie in its folder scratch/ while it runs.
 # Needs a Python ≥ 3.11 with torch, Triton and NumPy. --wheels: a folder of wheels (rasterio, affine, cligj, zstandard …)
 # that are put beside the view of the sources below, not into the Python; without rasterio the engine's stage is left out.
 # PYTHON: the interpreter (python3). OUT: the folder of the results (bench/results). Exit 1: a stage failed; 2: nothing
 # to measure on, or wrong options.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-name=${1:?usage: bench/gpu.sh NAME [--wheels DIR] [options]}
+refused() {
+    echo "gpu.sh: $1" >&2
+    exit 2
+}
+[ $# -gt 0 ] || refused "give a name for the results: bench/gpu.sh NAME [--wheels DIR] [options of python -m bench.gpu]"
+name=$1
 shift
 wheels=
 if [ "${1:-}" = --wheels ]; then
-    wheels=${2:?--wheels needs a folder}
+    wheels=${2:-}
+    [ -n "$wheels" ] || refused "--wheels needs a folder that holds *.whl files"
     shift 2
 fi
 python=${PYTHON:-python3}

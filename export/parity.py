@@ -27,6 +27,8 @@ from deeplight.train.synth import Country, CountryConfig
 
 PARITY_SEED = 990_001
 USER_TILES = 4
+COMPILED = ("torch", "cuda", "fp16")
+"""Backend, device and precision that are compared compiled as well, as `deeplight-infer` runs them there."""
 
 Inputs = dict[str, NDArray[np.float32]]
 
@@ -141,38 +143,49 @@ def cases_of(model: DeepLightSR, folder: Path | None = None, halo: int = 0) -> l
 def compare_all(artifact: Artifact, cases: Sequence[Case]) -> tuple[list[Difference], list[str]]:
     """Rows for every precision of the folder on every backend and device of this machine; what was not run, and why.
 
-    The float16 ONNX file is also run with a GPU's rounding (`emulate`), which the CPU runtime leaves out.
+    PyTorch's network runs as it is, on CUDA also compiled in one precision (COMPILED): Inductor takes long for each
+    tile shape. The float16 ONNX file is also run with a GPU's rounding (`emulate`), which the CPU runtime leaves out.
 
     Raises ArtifactError where a file of the artifact cannot be loaded.
     """
     rows: list[Difference] = []
     absent: list[str] = []
-    for name, entry in BACKENDS.items():
-        for device, precision in product(entry.devices, artifact.offered(entry.kind)):
-            try:
-                backend = open_backend(name, artifact, precision=precision, device=device)
-            except ArtifactError:
-                raise
-            except InputError as e:
-                # the reason without its remedy, which names this machine's Python
-                absent.append(f"{name} {device} {precision}: {str(e).partition(': ')[0]}")
-                continue
-            with backend:
-                _LOG.info("comparing %s on %s, %s, with the float32 model", precision, name, device)
-                rows += [compare(case, backend, precision) for case in cases]
+    for name, device, precision, compiling in _runs(artifact):
+        try:
+            backend = open_backend(name, artifact, precision=precision, device=device, compiling=compiling)
+        except ArtifactError:
+            raise
+        except InputError as e:
+            # the reason without its remedy, which names this machine's Python
+            absent.append(f"{name} {device} {precision}: {str(e).partition(': ')[0]}")
+            continue
+        how = ", compiling" if compiling else ""
+        with backend:
+            _LOG.info("comparing %s on %s, %s%s, with the float32 model", precision, name, device, how)
+            rows += [compare(case, backend, precision, how) for case in cases]
     if "fp16" in artifact.manifest.precisions:
         with EmulatedHalf.open(artifact, "fp16", "cpu", 1) as backend:
             rows += [compare(case, backend, "fp16") for case in cases]
-    return rows, absent
+    return rows, list(dict.fromkeys(absent))
 
 
-def compare(case: Case, backend: Backend, precision: str) -> Difference:
-    """One row. Pixels that NTL's nodata covers do not count: the engine never writes them."""
+def _runs(artifact: Artifact) -> Iterator[tuple[str, str, str, bool]]:
+    """Backend, device, precision, and whether the backend may compile the network."""
+    for name, entry in BACKENDS.items():
+        for device, precision in product(entry.devices, artifact.offered(entry.kind)):
+            yield name, device, precision, False
+            if (name, device, precision) == COMPILED:
+                yield name, device, precision, True
+
+
+def compare(case: Case, backend: Backend, precision: str, how: str = "") -> Difference:
+    """One row. Pixels that NTL's nodata covers do not count: the engine never writes them. how: of the backend, where
+    it runs in several ways."""
     got = backend.run(case.inputs)["ntl_hr"]
     valid = np.kron(case.inputs["ntl_valid"][0, 0], np.ones((SCALE, SCALE)))[None, None] > 0
     truth = None if case.truth is None else case.truth[valid]
     where = backend.name if backend.device == "cpu" else f"{backend.name} {backend.device}"
-    return difference(case.name, where, precision, got[valid], case.want[valid], truth)
+    return difference(case.name, where + how, precision, got[valid], case.want[valid], truth)
 
 
 class ParityError(DeepLightError):

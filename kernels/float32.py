@@ -77,11 +77,47 @@ def _leave() -> None:
 
 def _read() -> _State:
     with _quiet():
-        values = []
-        for name, parent in SWITCHES:
-            value = _backend(name).fp32_precision
-            values.append("none" if value == _backend(parent).fp32_precision else value)
-        return _State(_matmul(), _cudnn(), tuple(values))
+        return _State(_matmul(), _cudnn(), _own_values())
+
+
+def _own_values() -> tuple[str, ...]:
+    """What each of SWITCHES was given itself, "none" where it follows its parent.
+
+    PyTorch tells only what is in effect, so the parents are moved for a moment: what is not "ieee" below "ieee", or is
+    "ieee" below "none", is the switch's own. An untouched cuDNN follows too, but says "tf32" where its parent says
+    "none"; it cannot be made untouched again, so it is given that.
+    """
+    now, parents = _values(), tuple(_backend(parent).fp32_precision for _, parent in SWITCHES)
+    with _parents(EXACT):
+        below_exact = _values()
+    with _parents("none"):
+        below_none = _values()
+    values = []
+    for value, parent, exact, free in zip(now, parents, below_exact, below_none, strict=True):
+        own = exact != EXACT or free == EXACT
+        values.append(value if own or value != parent else "none")
+    return tuple(values)
+
+
+def _values() -> tuple[str, ...]:
+    return tuple(_backend(name).fp32_precision for name, _ in SWITCHES)
+
+
+@contextlib.contextmanager
+def _parents(value: str) -> Iterator[None]:
+    """All that SWITCHES may follow at a value; afterwards as it was, following or not."""
+    everything: Any = torch.backends
+    generic, above = everything.fp32_precision, sorted({parent for _, parent in SWITCHES})
+    everything.fp32_precision = "none"  # a parent then shows its own value
+    own = [_backend(parent).fp32_precision for parent in above]
+    try:
+        for parent in above:
+            _backend(parent).fp32_precision = value
+        yield
+    finally:
+        for parent, before in zip(above, own, strict=True):
+            _backend(parent).fp32_precision = before
+        everything.fp32_precision = generic
 
 
 def _write(state: _State) -> None:

@@ -89,20 +89,33 @@ def trials(ready: Launch, configs: Iterable[Config], milliseconds: Callable[[Any
         yield Trial(trial, error, milliseconds(lambda trial=trial: launch.run(trial)))
 
 
-def best(found: Iterable[Trial]) -> Trial | None:
-    """The fastest that is right; None where there is none."""
-    return min((t for t in found if t.ms is not None), key=lambda t: t.ms or 0.0, default=None)
-
-
 def gpu_milliseconds(run: Callable[[], Any]) -> float:
-    """Median time on the GPU, the L2 cache flushed before each run."""
+    """Median time on the GPU, the L2 cache flushed before each run; short, since there are over a thousand to take."""
     from triton.testing import do_bench
 
-    return float(do_bench(run, warmup=10, rep=40, return_mode="median"))
+    return float(do_bench(run, warmup=5, rep=20, return_mode="median"))
 
 
-Rows = dict[tuple[str, int, int, int], Config]
-"""(kernel, arch, channels, width bucket) → configuration, as table.measured."""
+Key = tuple[str, int, int, int]
+"""(kernel, arch, channels, width bucket), as table.measured."""
+
+Rows = dict[Key, Config]
+
+
+def by_key(launches: Iterable[tuple[int, Launch]], arch: int) -> dict[Key, list[Launch]]:
+    """(width, meta launch) by the row of the table that all of them will get, each launch once.
+
+    Wide rows first: in one tile the finest scale has most of the pixels.
+    """
+    found: dict[Key, dict[str, Launch]] = {}
+    for width, ready in sorted(launches, key=lambda pair: -pair[0]):
+        key = ready.kernel, arch, channels_of(ready), bucket(width)
+        found.setdefault(key, {}).setdefault(f"{width} {_without_config(ready).key}", ready)
+    return {key: list(different.values()) for key, different in found.items()}
+
+
+def _without_config(ready: Launch) -> Launch:
+    return dataclasses.replace(ready, config=Config(0, 0))
 
 
 def tune(
@@ -111,32 +124,68 @@ def tune(
     seconds: float,
     say: Callable[[str], None],
     milliseconds: Callable[[Any], float] = gpu_milliseconds,
-) -> Rows:
-    """The best configuration of each (width, meta launch), as far as the seconds reach.
+) -> dict[Key, Config | None]:
+    """The best configuration of each row of the table that (width, meta launch) need, as far as the seconds reach;
+    None where there is none that all launches of a row compute right.
 
     `say` gets a line for each, also for every configuration that computes wrong values and for what there was no time.
     """
     until = time.monotonic() + seconds
     arch = launch.arch_of(device)
-    work = list(launches)
-    trials_of = (with_config(ready, config) for _, ready in work for config in candidates(ready.kernel))
-    compile_all(trials_of, arch)
-    rows: Rows = {}
-    for done, (width, ready) in enumerate(work):
-        if time.monotonic() > until:
-            say(f"no time was left for {len(work) - done} of {len(work)} launches: give more --seconds")
+    work = by_key(launches, arch)
+    every = (ready for group in work.values() for ready in group)
+    compile_all((with_config(ready, config) for ready in every for config in candidates(ready.kernel)), arch)
+    rows: dict[Key, Config | None] = {}
+    for done, (key, group) in enumerate(work.items()):
+        try:
+            total = _totals(group, device, until, say, milliseconds)
+        except torch.OutOfMemoryError:  # of a definition, which needs more than its kernel
+            say(f"warning: {key} is left out: this GPU has too little memory to check it")
+            continue
+        if total is None:
+            say(
+                f"no time was left for {len(work) - done} of {len(work)} rows of the table: give more --seconds"
+            )
             break
-        found = list(trials(expected.filled(ready, str(device)), candidates(ready.kernel), milliseconds))
+        rows[key] = min(total, key=lambda config: total[config], default=None)
+        say(f"{key}: {_outcome(rows[key], total, len(group))}")
+    return rows
+
+
+def _totals(
+    group: list[Launch],
+    device: torch.device,
+    until: float,
+    say: Callable[[str], None],
+    milliseconds: Callable[[Any], float],
+) -> dict[Config, float] | None:
+    """Milliseconds of all launches of a row together, for each configuration that is right in every one of them.
+
+    None where the time is over before all were tried: a row that serves several must not be chosen by some. Raises
+    OutOfMemoryError where the device cannot hold what a launch is compared with.
+    """
+    total = dict.fromkeys(candidates(group[0].kernel), 0.0)
+    for ready in group:
+        if time.monotonic() > until:
+            return None
+        found = list(trials(expected.filled(ready, str(device)), total, milliseconds))
         for trial in found:
             if trial.error is not None and trial.ms is None:
                 say(f"warning: {trial.ready.key} {trial.problem}")
-        fastest = best(found)
-        if fastest is None:
-            say(f"{ready.key} at width {width}: no configuration is right")
-            continue
-        rows[ready.kernel, arch, channels_of(ready), bucket(width)] = fastest.ready.config
-        say(f"{ready.key} at width {width}: {fastest.ready.config}, {fastest.ms:.4f} ms")
-    return rows
+        total = {t.ready.config: total[t.ready.config] + t.ms for t in found if t.ms is not None}
+    return total
+
+
+def _outcome(config: Config | None, total: dict[Config, float], launches: int) -> str:
+    if config is None:
+        return f"no configuration is right in all {launches} launches"
+    return f"{config}, {total[config]:.4f} ms in {launches} launches"
+
+
+def merged(old: Rows, found: dict[Key, Config | None]) -> Rows:
+    """The table with what was found in it: a row that nothing is right for goes, one that was not reached stays."""
+    kept = {key: config for key, config in old.items() if key not in found}
+    return kept | {key: config for key, config in found.items() if config is not None}
 
 
 def write(rows: Rows, file: Path) -> None:

@@ -11,23 +11,38 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from bench.gpu.stage import Settings
+from bench.gpu.stage import SCRATCH, Settings
 from bench.gpu.table import load, table
+from deeplight.engine.network.compiled import use_cache_folder
 from deeplight.engine.network.config import PRESETS
 from deeplight.kernels.variants import DTYPES
 
-SECONDS = {"facts": 15, "kernels": 75, "network": 80, "export": 30, "engine": 70, "first_tile": 30}
+SECONDS = {
+    # the start of CUDA and two copies
+    "facts": 15,
+    # 168 programs of about 2 s of a core each, on all of 16; then 194 checks and short measurements
+    "kernels": 55,
+    # what is compiled comes in order of importance, and what there is no time for is left out
+    "network": 55,
+    # one command, which took 24 to 40 s on 2 CPUs without a GPU, and on one it compares more
+    "export": 55,
+    # two runs of 100 HR Mpix, of which twice as many took 25 s on one NVIDIA H200; making and decoding the scenes
+    "engine": 60,
+    # a fresh process: 22 s of Triton on one core (H200), Inductor, imports; then one that finds all in the caches
+    "first_tile": 60,
+}
 """Stage → when it is ended; 300 in all."""
-BEGINS = 0.75
-"""Part of it after which a stage begins nothing more."""
 PATIENCE = 8
 """How many times longer a stage may take with --max-autotune."""
 
@@ -52,7 +67,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-autotune", action="store_true", help="torch.compile's slow search; far over 5 min"
     )
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
+    # in this process, which was started at that time.time()
+    parser.add_argument("--here", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     for name, known in (("only", SECONDS), ("presets", PRESETS), ("dtypes", DTYPES)):
         chosen = tuple(getattr(given, name).split(","))
@@ -80,11 +96,12 @@ def settings_of(given: argparse.Namespace, stage: str) -> Settings:
         device=given.device,
         side=given.side,
         strip=(rows, cols),
-        seconds=BEGINS * _limit(given, stage),
+        seconds=_limit(given, stage),
         presets=given.presets,
         dtypes=given.dtypes,
         configs=not given.default_configs,
         max_autotune=given.max_autotune,
+        started=time.monotonic() - (time.time() - given.here),
     )
 
 
@@ -101,11 +118,10 @@ def run_stage(command: list[str], seconds: float) -> str:
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
             return f"ended after {seconds:.0f} s"
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+        finally:
+            with suppress(ProcessLookupError):  # nothing of it is left
+                os.killpg(process.pid, signal.SIGKILL)
     return f"exit status {status}" if status else ""
 
 
@@ -120,21 +136,23 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     given = parse(argv)
     given.out.mkdir(parents=True, exist_ok=True)
-    if given.here:
+    if given.here is not None:
+        use_cache_folder()  # one cache for all: what the kernels stage compiles on all cores, the next ones find
         for stage in given.only:
             import_module(f"bench.gpu.{stage}").measure(settings_of(given, stage))
         return 0
     failed = []
-    for stage in given.only:
-        print(f"== {stage}", flush=True)
-        (given.out / f"{stage}.json").unlink(
-            missing_ok=True
-        )  # an older run's must not stand for a failed one
-        seconds = _limit(given, stage)
-        command = [sys.executable, "-m", "bench.gpu", *argv, "--only", stage, "--here"]
-        problem = run_stage(command, seconds) or failed_rows(given.out, stage)
-        if problem:
-            failed.append(f"{stage} ({problem})")
+    try:
+        for stage in given.only:
+            print(f"== {stage}", flush=True)
+            # an older run's must not stand for a failed one
+            (given.out / f"{stage}.json").unlink(missing_ok=True)
+            command = [sys.executable, "-m", "bench.gpu", *argv, "--only", stage, "--here", str(time.time())]
+            problem = run_stage(command, _limit(given, stage)) or failed_rows(given.out, stage)
+            if problem:
+                failed.append(f"{stage} ({problem})")
+    finally:
+        shutil.rmtree(given.out / SCRATCH, ignore_errors=True)
     text = table(given.out, failed)
     (given.out / "table.md").write_text(text)
     print(text)

@@ -27,21 +27,29 @@ def measure(settings: Settings) -> None:
     from bench.gpu import device_rates
     from bench.gpu.scenes import SCENES, make
 
-    for name in SCENES:
-        folder = settings.out / f"scene-{name}"
+    for left, name in zip(range(len(SCENES), 0, -1), SCENES, strict=True):
+        if settings.late:
+            rows.add(left_out=f"no time for scene {name} and what follows")
+            return
+        folder = settings.scratch / name
         begin = time.perf_counter()
         ratio = make(name, settings.strip, folder)
         rows.add(
             what="scene", scene=name, strip=settings.strip, ratio=ratio, seconds=time.perf_counter() - begin
         )
         attempt(rows, {"what": "decode", "scene": name}, lambda f=folder: device_rates.decode(f, settings))
-        attempt(rows, {"what": "deeplight-infer", "scene": name}, lambda f=folder: infer(f, settings))
+        what = {"what": "deeplight-infer", "scene": name}
+        attempt(rows, what, lambda f=folder, n=left: infer(f, settings, n))
     for what, measured in (("link", device_rates.link), ("device", device_rates.device)):
+        if settings.late:
+            rows.add(left_out=f"no time for {what} and what follows")
+            return
         attempt(rows, {"what": what}, lambda measured=measured: measured(settings))
 
 
-def infer(folder: Path, settings: Settings) -> dict[str, Any]:
-    """Seconds of the process, and of its report the rate and how busy the stages were."""
+def infer(folder: Path, settings: Settings, scenes: int = 1) -> dict[str, Any]:
+    """Seconds of the process, and of its report the rate, seconds of each part and how busy they were. scenes: that
+    share what is left of the stage's time."""
     report = folder / "run.json"
     command = [sys.executable, "-m", "deeplight.engine.cli", "--out", str(folder / "out.tif"), "--overwrite"]
     for layer in ("ntl", "dmo", "dem"):
@@ -49,14 +57,11 @@ def infer(folder: Path, settings: Settings) -> dict[str, Any]:
     command += ["--tiles", "auto", "--dtype", "uint16", "--report", str(report)]
     on_gpu = ["--backend", "torch", "--device", "cuda", "--precision", "fp16"]
     command += on_gpu if settings.device == "cuda" else ["--device", "cpu"]
-    found = run(command, settings.seconds / 2)  # two scenes
+    found = run(command, settings.left / scenes)
     if found["exit"] == 0:
         said = json.loads(report.read_text())
         rate = 64 * settings.strip[0] * settings.strip[1] / 1e6 / found["seconds"]
         found["hr_mpix_per_s_of_process"] = round(rate, 2)
-        found |= {
-            key: said[key]
-            for key in ("hr_mpix_per_s", "seconds_by_part", "load", "bottleneck")
-            if key in said
-        }
+        found |= {key: said[key] for key in ("hr_mpix_per_s", "load", "bottleneck")}
+        found["seconds_by_part"] = said["seconds"]
     return found

@@ -15,7 +15,7 @@ from bench.gpu.stage import Rows, Settings, attempt
 def measure(settings: Settings) -> None:
     """Rows of export.json: the shipped weights as ONNX, with the comparisons that the command itself makes."""
     rows = Rows(settings, "export")
-    out = settings.out / "exported"
+    out = settings.scratch / "exported"
     command = [
         sys.executable,
         "-m",
@@ -25,7 +25,7 @@ def measure(settings: Settings) -> None:
         str(out),
         "--overwrite",
     ]
-    attempt(rows, {"what": "deeplight-export"}, lambda: run([*command, "--format", "onnx"], settings.seconds))
+    attempt(rows, {"what": "deeplight-export"}, lambda: run([*command, "--format", "onnx"], settings.left))
     parity = out / "parity.json"
     if parity.is_file():
         rows.add(what="parity", found=json.loads(parity.read_text()))

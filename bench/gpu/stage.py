@@ -17,14 +17,19 @@ from deeplight.engine.core.files import write_file
 
 Run = Callable[[], Any]
 ROUNDS = 30
+SCRATCH = "scratch"
+BEGINS = 0.75
+"""Part of a stage's seconds after which it begins nothing more."""
+MARGIN = 2.0
+"""Seconds between the end of the last command and that of the stage."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """out: folder of the stages' files. device: "cuda", or "cpu" for the stand-in. side: LR pixels of the network's
     tile, a multiple of 8; the kernels' images have four times as many. strip: LR pixels of the engine's scenes, rows
-    and columns. seconds: of the stage; what is not measured by then is left out with a word. configs:
-    whether the kernels stage tries every configuration. max_autotune: measure torch.compile's slow search as well.
+    and columns. seconds: after which the stage is ended. configs: whether the kernels stage tries every configuration.
+    max_autotune: measure torch.compile's slow search as well. started: on the clock of time.monotonic.
     """
 
     out: Path
@@ -39,9 +44,19 @@ class Settings:
     started: float = field(default_factory=time.monotonic)
 
     @property
+    def scratch(self) -> Path:
+        """A folder for gigabytes that goes when the stages have ended."""
+        return self.out / SCRATCH
+
+    @property
+    def left(self) -> float:
+        """Seconds that a command may still take, so that a row can say that it took too long."""
+        return max(1.0, self.seconds - MARGIN - (time.monotonic() - self.started))
+
+    @property
     def late(self) -> bool:
-        """Whether the stage's seconds are over."""
-        return time.monotonic() - self.started > self.seconds
+        """Whether nothing more may begin; it is then left out with a word."""
+        return time.monotonic() - self.started > BEGINS * self.seconds
 
 
 class Rows:
@@ -57,13 +72,14 @@ class Rows:
         write_file(self._file, [json.dumps(self._rows, indent=1).encode()])
 
 
-def attempt(rows: Rows, what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
-    """A row of what was measured, or of why it was not: one failure must not hide the rest."""
+def attempt(rows: Rows, what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> bool:
+    """A row of what was measured, or of why it was not: one failure must not hide the rest. Returns whether it was."""
     try:
         found = measure()
     except Exception as error:  # whatever a compiler, a driver or a library raises
         found = {"error": first_line(error)}
     rows.add(**what, **found)
+    return "error" not in found
 
 
 def first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -109,14 +110,34 @@ def _network(rows: list[Row]) -> list[str]:
 
 
 def _export(rows: list[Row]) -> list[str]:
-    return [f"- {r['what']}: {r['seconds']} s, exit status {r['exit']}" for r in rows if "exit" in r]
+    """The command; the comparison that came nearest to its limit; what was not compared."""
+    lines = [f"- {r['what']}: {r['seconds']} s, exit status {r['exit']}" for r in rows if "exit" in r]
+    for r in rows:
+        if _is(r, "parity", "found"):
+            compared = r["found"]["rows"]
+            worst = max(compared, key=_share_of_limit)
+            lines.append(
+                f"- parity: {len(compared)} comparisons, nearest to its limit {worst['precision']} on "
+                f"{worst['backend']} in {worst['case']!r}: relative L2 error {worst['relative_l2']:.1e} of at most "
+                f"{worst['tolerance']:.1e}"
+            )
+            lines += [f"- {note}" for note in r["found"]["not_run"]]
+    return lines
+
+
+def _share_of_limit(compared: Row) -> tuple[bool, float]:
+    """A NaN is worse than any number."""
+    return math.isnan(compared["relative_l2"]), compared["relative_l2"] / compared["tolerance"]
 
 
 def _engine(rows: list[Row]) -> list[str]:
-    """One line for each row, with its numbers."""
+    """One line for each row, with its numbers and those of its parts."""
     lines = []
     for r in rows:
-        numbers = [f"{key} {value:.4g}" for key, value in r.items() if isinstance(value, float | int)]
+        parts = {
+            f"{part} of {key}": n for key, of in r.items() if isinstance(of, dict) for part, n in of.items()
+        }
+        numbers = [f"{key} {n:.4g}" for key, n in (r | parts).items() if isinstance(n, float | int)]
         if numbers:
             lines.append(f"- {_name(r)}: {', '.join(numbers)}")
     return lines

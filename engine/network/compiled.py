@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
+import stat
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 _LOG = logging.getLogger(__name__)
+
+COMPILE_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
+"""What Dynamo and Inductor raise where they make no program; a program that was made raises other errors."""
+
+CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+"""Variables that name a cache of programs, and its part of our folder."""
 
 SHAPES = 64
 """Programs that one network may have. Dynamo's own limit, 8, is meant to find code that is compiled too often."""
 
 
 class Compiled:
-    """A network on CUDA whose glue is compiled when a tile shape is first met; as it is where that fails.
+    """A network on CUDA whose glue is compiled when a tile shape is first met; as it is for a shape where that fails.
 
-    failed: why it runs as it is, in one line; None while it is compiled.
+    fallbacks: the shapes that run uncompiled, as text, and why, in one line each; a run that has any gives other bits
+    than one that has none.
     """
 
     def __init__(self, network: nn.Module, backend: str = "inductor") -> None:
@@ -27,7 +40,7 @@ class Compiled:
 
         Inductor keeps its programs in the user's cache folder, so that the next process does not compile them again.
         """
-        self.failed: str | None = None
+        self.fallbacks: dict[str, str] = {}
         self._network = network
         if backend == "inductor":
             use_cache_folder()
@@ -35,27 +48,48 @@ class Compiled:
             network, fullgraph=True, dynamic=False, backend=backend, options=_options(backend)
         )
 
+    @property
+    def failed(self) -> str | None:
+        """Why the first of the shapes in `fallbacks` runs uncompiled; None while there is none."""
+        return next(iter(self.fallbacks.values()), None)
+
     def __call__(self, *inputs: Tensor) -> Any:
         """What the network gives for these inputs; the first call of a shape takes seconds to a minute.
 
-        Raises what the network itself raises, run uncompiled.
+        Raises what the network itself raises, run uncompiled; and what is no fault of the compiler, such as too little
+        memory, as it is: the same call may succeed later, so it must not decide how the rest of a run is computed.
         """
-        if self.failed is None:
-            try:
-                with torch._dynamo.config.patch(recompile_limit=SHAPES):
-                    return self._compiled(*inputs)
-            except (
-                Exception
-            ) as error:  # Inductor raises whatever its parts raise, a compiler that is not there too
-                # an error of the network itself comes again here, and is no reason to stop compiling
-                result = self._network(*inputs)
-                self.failed = _first_line(error)
-                _LOG.warning(
-                    "torch.compile failed, so the network runs uncompiled and slower: %s; --compile off does not try",
-                    self.failed,
-                )
-                return result
-        return self._network(*inputs)
+        shape = ", ".join("×".join(map(str, x.shape)) for x in inputs)
+        if shape in self.fallbacks:
+            return self._network(*inputs)
+        try:
+            with torch._dynamo.config.patch(recompile_limit=SHAPES):
+                return self._compiled(*inputs)
+        except COMPILE_ERRORS as error:
+            if transient := _out_of_memory(error):
+                raise transient from None
+            # an error of the network itself comes again here, and is no reason to stop compiling
+            result = self._network(*inputs)
+            self._fall_back(shape, _first_line(error))
+            return result
+
+    def _fall_back(self, shape: str, reason: str) -> None:
+        if not self.fallbacks:
+            _LOG.warning(
+                "torch.compile failed, so tiles of this shape run uncompiled and slower: %s; "
+                "--compile off does not try",
+                reason,
+            )
+        self.fallbacks[shape] = reason
+
+
+def _out_of_memory(error: BaseException | None) -> BaseException | None:
+    """The lack of memory among an error and its causes; compilers wrap what they meet."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return error
+        error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__
+    return None
 
 
 def compiled(network: nn.Module, device: torch.device) -> nn.Module | Compiled:
@@ -69,18 +103,46 @@ def compiled(network: nn.Module, device: torch.device) -> nn.Module | Compiled:
 def use_cache_folder() -> None:
     """Let Inductor and Triton keep programs in $XDG_CACHE_HOME/deeplight (~/.cache/deeplight), for this user alone.
 
-    TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR come first where they are set; where the folder cannot be made,
-    Inductor takes one in /tmp. What is in the folder is run as code, so it must be the user's own.
+    TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR come first where they are set. What is in the folder is run as code, so
+    one that others may write to is not used: a temporary folder serves this process, and one warning says why.
+    (Inductor's own choice would be a folder in /tmp with a name that anyone can take first.)
     """
-    try:
-        home = os.environ.get("XDG_CACHE_HOME")
-        folder = (Path(home) if home else Path.home() / ".cache") / "deeplight"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: no home is known
+    if all(name in os.environ for name in CACHES):
         return
-    if os.access(folder, os.W_OK):
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
-        os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+    try:
+        folder = _made(_cache_home() / "deeplight")
+        found = {name: str(_made(folder / part)) for name, part in CACHES.items()}
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home is known
+        _LOG.warning("compiled programs are not kept for the next run: %s", error)
+        found = {name: str(_temporary() / part) for name, part in CACHES.items()}
+    for name, place in found.items():
+        os.environ.setdefault(name, place)
+
+
+def _cache_home() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home) if home else Path.home() / ".cache"
+
+
+def _made(folder: Path) -> Path:
+    """The folder, made where it is not there. Raises OSError where it cannot be, or another user could write to it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = folder.stat()
+    if state.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} belongs to another user: set XDG_CACHE_HOME to a folder of your own")
+    if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"others may write to {folder}: chmod go-w makes it yours alone")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written to: set XDG_CACHE_HOME to a folder that can")
+    return folder
+
+
+@cache
+def _temporary() -> Path:
+    """A folder of this process, which goes when it ends."""
+    folder = tempfile.mkdtemp(prefix="deeplight-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _options(backend: str) -> dict[str, Any] | None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from bench.gpu import __main__ as program
-from bench.gpu import device_rates, engine, export, first_tile, kernels
+from bench.gpu import device_rates, engine, export, first_tile, kernels, scenes
 from bench.gpu.stage import Rows, Settings, attempt
 from bench.gpu.table import table
+from deeplight.engine.runtime.compare import difference
 from deeplight.kernels import expected, launch
 from deeplight.kernels.launch import Launch
 from tests.conftest import ROOT
@@ -51,7 +55,12 @@ def test_the_script_says_that_there_is_no_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["../x"], "is not a plain name"), (["x", "--wheels", "/dev/null"], "has no \\*.whl files")],
+    [
+        ([], "give a name for the results"),
+        (["../x"], "is not a plain name"),
+        (["x", "--wheels"], "--wheels needs a folder"),
+        (["x", "--wheels", "/dev/null"], "has no \\*.whl files"),
+    ],
 )
 def test_the_script_says_what_it_takes(tmp_path: Path, options: list[str], message: str) -> None:
     done = run_script(tmp_path / "out", *options)
@@ -147,6 +156,8 @@ def test_engine_over_both_scenes(tmp_path: Path) -> None:
     runs = {r["scene"]: r for r in rows if r["what"] == "deeplight-infer"}
     assert set(runs) == {"incompressible", "realistic"}
     assert all(r["exit"] == 0 and r["hr_mpix_per_s"] > 0 for r in runs.values()), runs
+    assert all(r["seconds_by_part"]["stream"] > 0 and r["load"] for r in runs.values())
+    assert "stream of seconds_by_part" in table(tmp_path)
     assert [r["what"] for r in rows[-2:]] == ["link", "device"] and rows[-1]["hr_mpix_per_s"] > 0
     ratio = {r["scene"]: r["ratio"] for r in rows if r["what"] == "scene"}
     assert ratio["realistic"] > ratio["incompressible"]
@@ -174,6 +185,8 @@ def test_export_with_its_own_comparison(tmp_path: Path) -> None:
     rows = found(tmp_path, "export")
     assert rows[0]["exit"] == 0, rows
     assert rows[1]["what"] == "parity" and rows[1]["found"]
+    assert "comparisons, nearest to its limit" in table(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["scratch"]
 
 
 def test_a_command_that_fails_says_its_last_line() -> None:
@@ -202,20 +215,174 @@ def test_a_stage_that_fails_is_named_and_the_next_one_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[str] = []
+    problems = {"kernels": "ended after 55 s", "network": "exit status 1"}
 
-    def stage(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    def stage(command: list[str], seconds: float) -> str:
         name = command[command.index("--here") - 1]
         ran.append(name)
-        if name == "kernels":
-            raise subprocess.TimeoutExpired(command, timeout)
-        return subprocess.CompletedProcess(command, 1 if name == "network" else 0)
+        assert seconds == program.SECONDS[name]
+        return problems.get(name, "")
 
-    monkeypatch.setattr(subprocess, "run", stage)
+    monkeypatch.setattr(program, "run_stage", stage)
     assert program.main(["--out", str(tmp_path), "--device", "cpu"]) == 1
     assert ran == list(program.SECONDS)
     page = (tmp_path / "table.md").read_text()
-    assert page.startswith("Failed: kernels (ended after 75 s), network (exit status 1).")
+    assert page.startswith("Failed: kernels (ended after 55 s), network (exit status 1).")
     assert page in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"what": "memcpy", "tb_per_s": 1.0}], ""),
+        ([{"what": "launch", "error": 0.3}, {"what": "launch", "error": None}], ""),
+        ([{"what": "memcpy", "error": "RuntimeError: CUDA error"}], "1 measurements failed"),
+        (
+            [{"what": "deeplight-infer", "exit": 0}, {"what": "deeplight-infer", "exit": 1}],
+            "1 measurements failed",
+        ),
+    ],
+)
+def test_rows_that_failed_make_the_stage_fail(
+    rows: list[dict[str, Any]], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage(command: list[str], seconds: float) -> str:
+        (tmp_path / "facts.json").write_text(json.dumps(rows))
+        (tmp_path / "scratch").mkdir()
+        (tmp_path / "scratch" / "dmo.tif").write_text("gigabytes")
+        return ""
+
+    monkeypatch.setattr(program, "run_stage", stage)
+    status = program.main(["--out", str(tmp_path), "--device", "cpu", "--only", "facts"])
+    assert program.failed_rows(tmp_path, "facts") == said
+    assert status == int(bool(said))
+    assert ("Failed: facts (1 measurements failed)." in (tmp_path / "table.md").read_text()) == bool(said)
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_rows_of_an_older_run_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "facts.json").write_text(json.dumps([{"what": "memcpy", "error": "an older run's"}]))
+    monkeypatch.setattr(program, "run_stage", lambda *_: "")
+    assert program.main(["--out", str(tmp_path), "--device", "cpu", "--only", "facts"]) == 0
+
+
+WITH_A_CHILD = """
+import pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+pathlib.Path(sys.argv[1]).write_text(str(child.pid))
+time.sleep(float(sys.argv[2]))
+sys.exit(int(sys.argv[3]))
+"""
+
+
+def gone(process: int, patience: float = 10.0) -> bool:
+    """Whether a process ends, or waits for somebody to ask for its status."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to look into")
+@pytest.mark.parametrize(
+    ("sleeps", "status", "seconds", "said"),
+    [(120, 0, 3.0, "ended after 3 s"), (0, 0, 60.0, ""), (0, 3, 60.0, "exit status 3")],
+    ids=["takes too long", "ends", "fails"],
+)
+def test_what_a_stage_started_ends_with_it(
+    sleeps: int, status: int, seconds: float, said: str, tmp_path: Path
+) -> None:
+    noted = tmp_path / "pid"
+    command = [sys.executable, "-c", WITH_A_CHILD, str(noted), str(sleeps), str(status)]
+    assert program.run_stage(command, seconds) == said
+    assert gone(int(noted.read_text()))
+
+
+def test_a_stage_counts_from_the_start_of_its_process(tmp_path: Path) -> None:
+    options = ["--out", str(tmp_path), "--device", "cpu", "--here", str(time.time() - 50)]
+    settings = program.settings_of(program.parse(options), "export")
+    assert settings.seconds == 55 and settings.late
+    assert 1 <= settings.left < 4
+
+
+def late(out: Path, after: int) -> Settings:
+    """Settings whose time is over when it has been asked for that often."""
+    asked = iter([False] * after)
+
+    class Late(Settings):
+        @property
+        def late(self) -> bool:
+            return next(asked, True)
+
+    return Late(**vars(tiny(out)))
+
+
+@pytest.mark.parametrize(
+    ("after", "ran", "left_out"),
+    [
+        (0, [], "scene incompressible"),
+        (1, ["make", "decode", "infer"], "scene realistic"),
+        (2, ["make", "decode", "infer"] * 2, "link"),
+        (3, [*["make", "decode", "infer"] * 2, "link"], "device"),
+    ],
+)
+def test_the_engines_stage_begins_nothing_when_its_time_is_over(
+    after: int, ran: list[str], left_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def note(name: str, found: Any) -> Any:
+        return lambda *_: done.append(name) or found
+
+    monkeypatch.setattr(scenes, "make", note("make", 1.0))
+    monkeypatch.setattr(engine, "infer", note("infer", {}))
+    for name in ("decode", "link", "device"):
+        monkeypatch.setattr(device_rates, name, note(name, {}))
+    engine.measure(late(tmp_path, after))
+    assert done == ran
+    assert found(tmp_path, "engine")[-1] == {"left_out": f"no time for {left_out} and what follows"}
+
+
+@pytest.mark.parametrize("fails", ["fresh", "second", ""])
+def test_without_a_first_tile_there_is_no_second_process(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def child(settings: Settings, cache: str, seconds: float) -> dict[str, Any]:
+        given.append(seconds)
+        if fails == ("fresh" if len(given) == 1 else "second"):
+            raise RuntimeError("timed out")
+        return {"imports_s": 1.0, "first_tile_s": 2.0}
+
+    monkeypatch.setattr(first_tile, "_child", child)
+    first_tile.measure(tiny(tmp_path, seconds=program.SECONDS["first_tile"]))
+    rows = found(tmp_path, "first_tile")
+    assert given[0] > 45, "22 s of Triton, Inductor and imports need that"
+    assert len(given) == (1 if fails == "fresh" else 2)
+    assert ("left_out" in rows[-1]) == (fails == "fresh")
+
+
+def test_the_page_names_the_comparison_nearest_to_its_limit(tmp_path: Path) -> None:
+    def row(case: str, precision: str, error: float) -> dict[str, object]:
+        values = np.array([1.0, 1.0 + error])
+        return difference(case, "torch cuda:0", precision, values, np.ones(2)).to_dict()
+
+    rows = [row("town", "fp32", 1e-6), row("town", "fp16", 2e-3), row("odd", "bf16", 3e-3)]
+    export_rows = Rows(tiny(tmp_path), "export")
+    export_rows.add(
+        what="parity", found={"passed": True, "rows": rows, "not_run": ["not compared: tensorrt"]}
+    )
+    page = table(tmp_path)
+    assert "parity: 3 comparisons, nearest to its limit fp16 on torch cuda:0 in 'town'" in page
+    assert "relative L2 error 1.4e-03 of at most 2.0e-03" in page and "- not compared: tensorrt" in page
+    export_rows.add(what="parity", found={"rows": [*rows, row("hole", "fp32", math.nan)], "not_run": []})
+    assert "nearest to its limit fp32 on torch cuda:0 in 'hole': relative L2 error nan" in table(tmp_path)
 
 
 def test_a_core_leaves_room_for_its_halo(tmp_path: Path) -> None:

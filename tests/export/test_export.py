@@ -20,9 +20,10 @@ from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL, Artifact, load_artifact, write_artifact
 from deeplight.engine.runtime.backends import open_backend
+from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.compare import PSNR_TOLERANCE_DB, TOLERANCE, Difference
 from deeplight.engine.runtime.manifest import WEIGHTS
-from deeplight.export import build, to_onnx
+from deeplight.export import build, parity, to_onnx
 from deeplight.export.build import Exported, Request
 from deeplight.export.emulate import EmulatedHalf
 from deeplight.export.parity import (
@@ -112,6 +113,39 @@ def test_parity_of_every_precision_and_backend_is_recorded(exported: Exported) -
     saved = json.loads((exported.path / "parity.json").read_text())
     assert saved["passed"] is True and len(saved["rows"]) == len(exported.rows)
     assert {"max_abs", "relative_l2", "psnr_change_db", "sum_of_lights_change"} <= set(saved["rows"][0])
+
+
+def test_one_precision_is_compared_compiled_where_there_is_a_gpu(
+    exported: Exported, cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inductor makes a program for each tile shape: compiling every precision would take minutes."""
+    asked: list[tuple[str, str, bool]] = []
+
+    def opened(name: str, artifact: Artifact, *, precision: str, device: str, compiling: bool) -> Backend:
+        if name == "tensorrt":
+            raise InputError("no TensorRT: install it")
+        if name == "torch" and device == "cuda":
+            asked.append((device, precision, compiling))
+        backend = open_backend(name, artifact, precision=precision, device="cpu")
+        backend.device = device
+        return backend
+
+    monkeypatch.setattr(parity, "open_backend", opened)
+    rows, absent = parity.compare_all(load_artifact(exported.path), cases[:1])
+    assert asked == [
+        ("cuda", precision, compiling)
+        for precision, compiling in (("fp32", False), ("fp16", False), ("fp16", True), ("bf16", False))
+    ]
+    where = {(row.backend, row.precision) for row in rows}
+    assert ("torch cuda", "fp16") in where and ("torch cuda, compiling", "fp16") in where
+    assert any(note.startswith("tensorrt cuda") for note in absent)
+
+
+def test_what_was_not_compared_is_named_once(exported: Exported) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    _, absent = parity.compare_all(load_artifact(exported.path), [])
+    assert sum("torch cuda fp16" in note for note in absent) == 1
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])

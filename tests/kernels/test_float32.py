@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.backends import cuda, cudnn, mkldnn
 
-from deeplight.kernels.float32 import EXACT, SWITCHES, _read, _write, exact_float32
+from deeplight.kernels.float32 import EXACT, SWITCHES, _backend, _read, _write, exact_float32
 
 READERS: dict[str, Callable[[], Any]] = {
     "cuda.matmul.allow_tf32": lambda: cuda.matmul.allow_tf32,
@@ -103,6 +103,30 @@ def test_what_had_its_parents_value_still_follows_the_parent() -> None:
         pass
     switch("fp32_precision", "ieee")
     assert cuda.matmul.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize("value", ["tf32", "ieee"])
+@pytest.mark.parametrize("parent", ["fp32_precision", "cudnn.fp32_precision"])
+@pytest.mark.parametrize("child", ["cuda.matmul", "cudnn.conv", "cudnn.rnn"])
+def test_an_own_value_that_equals_the_parents_stays(child: str, parent: str, value: str) -> None:
+    switch(parent, value)
+    switch(f"{child}.fp32_precision", value)
+    with exact_float32():
+        pass
+    switch(parent, "ieee" if value == "tf32" else "tf32")
+    assert _backend(child).fp32_precision == value
+
+
+@pytest.mark.parametrize("value", ["tf32", "ieee"])
+@pytest.mark.parametrize("child", ["cuda.matmul", "cudnn.conv", "cudnn.rnn"])
+def test_a_switch_without_a_value_still_follows_the_parent(child: str, value: str) -> None:
+    switch(f"{child}.fp32_precision", "none")
+    switch("cudnn.fp32_precision", value)
+    with exact_float32():
+        pass
+    for other in ("ieee", "tf32"):
+        switch("cudnn.fp32_precision", other)
+        assert _backend(child).fp32_precision == other
 
 
 def test_afterwards_as_before_where_something_fails() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,72 @@ def test_where_it_fails_there_is_one_warning_and_the_network_runs(
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         for height in (4, 5, 4):
             assert all(map(torch.equal, fast(*given(height, 9)), network(*given(height, 9))))
-    assert len(programs) == 1, "it is not tried again"
+    assert len(programs) == 2, "a shape that failed is not tried again"
     (said,) = warnings_of_ours(caplog)
-    assert "runs uncompiled and slower" in said and "no C++ compiler" in said
+    assert "tiles of this shape run uncompiled and slower" in said and "no C++ compiler" in said
     assert "second line" not in said and "--compile off" in said
     assert fast.failed is not None and "no C++ compiler" in fast.failed
+    assert list(fast.fallbacks) == [f"1×2×{height}×9, 1×2×{height}×9" for height in (4, 5)]
+
+
+def test_a_shape_that_fails_takes_no_other_shape_with_it(
+    programs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Glue().eval()
+    fast = Compiled(network, "counted")
+    counted = fast._compiled
+
+    def no_six_rows(*inputs: Tensor) -> Any:
+        if inputs[0].shape[-2] == 6:
+            raise torch._dynamo.exc.BackendCompilerFailed(counted, RuntimeError("ptxas failed"), None)
+        return counted(*inputs)
+
+    monkeypatch.setattr(fast, "_compiled", no_six_rows)
+    with torch.inference_mode():
+        for height in (4, 6, 7, 4):
+            assert all(map(torch.equal, fast(*given(height, 9)), network(*given(height, 9))))
+    assert len(programs) == 2 and list(fast.fallbacks) == ["1×2×6×9, 1×2×6×9"]
+
+
+NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory"), MemoryError("no memory")
+
+
+@pytest.mark.parametrize(
+    ("error", "compiling"),
+    [
+        *((error, compiling) for error in NO_MEMORY for compiling in (False, True)),
+        (RuntimeError("CUDA error: launch failed"), False),
+    ],
+)
+def test_what_is_no_fault_of_the_compiler_is_the_callers(
+    error: Exception, compiling: bool, programs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tile that finds no memory must not change how all others are computed."""
+    fast = Compiled(Glue().eval(), "counted")
+    counted, wrapped = fast._compiled, torch._dynamo.exc.BackendCompilerFailed
+    with torch.inference_mode():
+        with monkeypatch.context() as patch:
+
+            def fails(*inputs: Tensor) -> Any:
+                raise wrapped(counted, error, None) if compiling else error
+
+            patch.setattr(fast, "_compiled", fails)
+            with pytest.raises(type(error), match=str(error)):
+                fast(*given(4, 9))
+        fast(*given(4, 9))
+    assert len(programs) == 1 and not fast.fallbacks
+
+
+def test_more_shapes_than_programs_run_uncompiled(
+    programs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHAPES", 2)
+    network = Glue().eval()
+    fast = Compiled(network, "counted")
+    with torch.inference_mode():
+        for height in (4, 5, 6, 4):
+            assert all(map(torch.equal, fast(*given(height, 9)), network(*given(height, 9))))
+    assert len(programs) == 2 and list(fast.fallbacks) == ["1×2×6×9, 1×2×6×9"]
 
 
 def test_the_networks_own_error_is_the_callers(programs: list[int], caplog: pytest.LogCaptureFixture) -> None:
@@ -144,14 +206,62 @@ def test_a_folder_that_the_user_chose_stays(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/else/where")
     use_cache_folder()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/else/where"
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "deeplight" / "triton")
+
+
+def no_home(cache: Path) -> None:
+    (cache / "deeplight").write_text("a file")
+
+
+def anyone_writes(cache: Path) -> None:
+    (cache / "deeplight").mkdir()
+    (cache / "deeplight").chmod(0o777)
+
+
+def the_group_writes_below(cache: Path) -> None:
+    (cache / "deeplight" / "triton").mkdir(parents=True)
+    (cache / "deeplight").chmod(0o755)
+    (cache / "deeplight" / "triton").chmod(0o775)
 
 
 @pytest.mark.usefixtures("no_cache")
-def test_without_a_folder_pytorchs_own_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (no_home, "File exists"),
+        (anyone_writes, "others may write to .*deeplight: chmod go-w"),
+        (the_group_writes_below, "others may write to .*triton: chmod go-w"),
+    ],
+)
+def test_a_folder_that_is_not_the_users_alone_is_not_used(
+    prepare: Callable[[Path], None],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepare(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        use_cache_folder()
+    (warning,) = warnings_of_ours(caplog)
+    assert re.search(f"are not kept for the next run: .*{said}", warning)
+    for name in module.CACHES:
+        place = Path(os.environ[name])
+        assert tmp_path not in place.parents and place.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_a_folder_of_another_user_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    mine = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
     use_cache_folder()
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    (warning,) = warnings_of_ours(caplog)
+    assert "belongs to another user" in warning
+    assert not os.environ["TRITON_CACHE_DIR"].startswith(str(tmp_path))
 
 
 def test_inductor_of_this_release_knows_the_option() -> None:
