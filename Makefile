@@ -42,6 +42,7 @@ $(VENV)/.test: $(BIN)/python $(BUILD_FILES)
 .typing/deeplight/__init__.py:
 	mkdir -p $(@D)
 	for p in kernels engine train export; do ln -sfn ../../$$p $(@D)/$$p; done
+	ln -sfn ../../deeplight/api $(@D)/api
 	ln -sf ../../deeplight/__init__.py ../../deeplight/py.typed $(@D)/
 
 demo: $(VENV)/.core

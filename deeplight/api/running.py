@@ -1,0 +1,188 @@
+"""`refine`: a scene through a model into a Cloud-Optimized GeoTIFF, in tiles, as deeplight-infer does."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from deeplight.api import arguments
+from deeplight.api.model import DEFAULT, Model, load_model
+from deeplight.api.scene import Scene
+from deeplight.api.wording import in_parameters, parameters_named
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.progress import PIXELS, Lines, Progress, Silent, duration, pace_text
+
+if TYPE_CHECKING:
+    from deeplight.engine.run.options import RunOptions
+
+Teller: TypeAlias = Callable[[float, str], object]
+"""What `progress` may be: called with the share that is done (0 to 1) and a line of text, one call at a time, from any
+thread. An exception that it raises stops the run, which can be resumed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. path: the Cloud-Optimized GeoTIFF. report: what deeplight-infer writes as run.json; None where
+    resume=True found the output complete."""
+
+    path: Path
+    report: dict[str, Any] | None
+
+    def __repr__(self) -> str:
+        if self.report is None:
+            return f"Run: {self.path} was complete already"
+        return f"Run: {self.path}, {self.report['tiles']['computed']} tiles in {self.report['seconds']['total']:.1f} s"
+
+
+def refine(
+    scene: Scene,
+    model: Model | str | Path = DEFAULT,
+    *,
+    out: str | Path,
+    tiles: str | int | None = "auto",
+    bands: str | Sequence[str] = (),
+    conserve_radiance: bool = False,
+    dtype: str = "float32",
+    compression: str = "zstd",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool | Teller | None = None,
+    streams: int | None = None,
+    report: str | Path | None = None,
+    events: str | Path | None = None,
+    quicklook: str | Path | None = None,
+    stac: bool = False,
+    verify_seams: int = 0,
+    check: int = 0,
+) -> Run:
+    """Refine a whole scene 8× and write it as a Cloud-Optimized GeoTIFF; the memory need not hold it.
+
+    It installs no signal handlers. After KeyboardInterrupt, or any error on the way, the finished parts stay beside
+    `out`, and the same call with resume=True goes on from there. It may run in any thread.
+
+    Args:
+        scene: From `open_scene`.
+        model: From `load_model`, or what that takes.
+        out: The GeoTIFF to write.
+        tiles: Side of the tiles in LR pixels, "CORE+HALO", "auto", or None for the scene in one piece.
+        bands: Of "isp", "offset", "quality" and "interval", those to write after radiance.
+        conserve_radiance: Make the output agree with the lights as their sensor saw them.
+        dtype: "float32", or "uint16" in steps of 0.1.
+        compression: "zstd" or "deflate".
+        resume: Continue a run that was stopped.
+        overwrite: Replace the output, drop parts of a stopped run.
+        progress: True for a line of text every few seconds; or a function of share (0 to 1) and text.
+        streams: Tiles at once; None: as many as fit, at most 2.
+        report, events, quicklook: Files (.json, .jsonl, .png) to write beside the output.
+        stac: Write a STAC item beside the output.
+        verify_seams: Compute so many places at tile borders again; fail if they differ.
+        check: First compare so many tiles with fp32.
+
+    Returns:
+        The path and the report.
+
+    Raises:
+        InputError: The request cannot be met; nothing was written.
+        DeepLightError: The run failed; finished parts are kept.
+    """
+    given = {k: v for k, v in locals().items() if k not in ("scene", "model", "progress")}
+    if not isinstance(scene, Scene):
+        raise InputError(
+            f"scene is {type(scene).__name__}: open one with deeplight.open_scene(ntl, dmo, dem)"
+        )
+    if scene.is_part:
+        raise InputError(
+            "refine writes whole scenes and this is a part: call the model with it, as model(part), or give the scene"
+        )
+    with parameters_named(scene.arrays):
+        from deeplight.engine.run.pipeline import infer
+
+        told = _progress(progress)
+        _ = scene.rasters  # refuses a scene that is closed: arrays of it are gone
+        if not isinstance(model, Model):
+            with load_model(model) as loaded:
+                options = _options(scene, loaded, given)
+        else:
+            options = _options(scene, model, given)
+        found = infer(options, told)
+        if found is not None:
+            told.log(found.headline())
+        return Run(options.out, None if found is None else asdict(found))
+
+
+def _options(scene: Scene, model: Model, given: dict[str, Any]) -> RunOptions:
+    """The library's form of the arguments of `refine`."""
+    from deeplight.engine.run.options import chosen_mode
+
+    return model.loading.request(
+        scene,
+        arguments.path("out", given["out"]),
+        tiles=arguments.tiles(given["tiles"]),
+        bands=arguments.extra_bands(given["bands"]),
+        conserve_radiance=bool(given["conserve_radiance"]),
+        dtype=arguments.choice("dtype", given["dtype"], ("float32", "uint16")),
+        compression=arguments.choice("compression", given["compression"], ("zstd", "deflate")),
+        mode=chosen_mode(bool(given["resume"]), bool(given["overwrite"])),
+        streams=arguments.count_or_none("streams", given["streams"]),
+        stac=bool(given["stac"]),
+        **{name: arguments.path_or_none(name, given[name]) for name in ("report", "events", "quicklook")},
+        **{name: arguments.count(name, given[name]) for name in ("verify_seams", "check")},
+    )
+
+
+def _progress(asked: bool | Teller | None) -> Progress:
+    if asked is None or asked is False:
+        return Silent()
+    if asked is True:
+        return _Lines(sys.stderr)
+    if not callable(asked):
+        raise InputError(f"progress={asked!r} is not None, True or a function: give one of them")
+    return _Calls(asked)
+
+
+class _Lines(Lines):
+    def log(self, message: str) -> None:
+        super().log(in_parameters(message))
+
+
+class _Calls(Progress):
+    """Tells a function."""
+
+    def __init__(self, tell: Teller) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._total = self._done = 0
+        self._unit, self._what, self._began = PIXELS, "", 0.0
+
+    def log(self, message: str) -> None:
+        """See Progress."""
+        with self._lock:
+            self._tell(self._share(), in_parameters(message))
+
+    def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
+        """See Progress."""
+        with self._lock:
+            self._total, self._done, self._unit = total, 0, unit
+            self._what, self._began = f"{what}: " if what else "", time.monotonic()
+
+    def advance(self, done: int = 1) -> None:
+        """See Progress."""
+        with self._lock:
+            self._done += done
+            rate = self._done / max(time.monotonic() - self._began, 1e-9)
+            left = duration((self._total - self._done) / rate)
+            pace = pace_text(self._done, self._total, self._unit, rate)
+            self._tell(self._share(), f"{self._what}{self._share():.0%}  {pace}  {left} left")
+
+    def stop(self) -> None:
+        """See Progress."""
+        with self._lock:
+            self._done = self._total
+
+    def _share(self) -> float:
+        return min(1.0, self._done / self._total) if self._total else 0.0
