@@ -126,11 +126,16 @@ def choice(name: str, given: _T, among: Sequence[_T]) -> _T:
     return given
 
 
-def name(name: str, given: Any) -> str:
+def text(name: str, given: Any) -> str:
     """A text."""
     if not isinstance(given, str):
-        raise InputError(f"{name}={given!r} is not a name: give a text")
+        raise InputError(f"{name}={given!r} is not a text: give one")
     return given
+
+
+def text_or_none(name: str, given: Any) -> str | None:
+    """None or a text."""
+    return None if given is None else text(name, given)
 
 
 def path(name: str, given: Any) -> Path:

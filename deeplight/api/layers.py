@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.errors import DeepLightError, InputError
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -90,7 +90,13 @@ class LayerFiles:
             self.folder = Path(tempfile.mkdtemp(prefix="deeplight-"))
         path = self.folder / f"{''.join(c if c.isalnum() else '_' for c in parameter).strip('_')}.tif"
         self.arrays[str(path)] = parameter
-        write_layer(path, parameter, layer)
+        try:
+            write_layer(path, parameter, layer)
+        except OSError as error:  # RasterioIOError is one too
+            raise DeepLightError(
+                f"the array given as {parameter} cannot be copied to {self.folder} ({error}): free some space there, "
+                "or set TMPDIR to another folder"
+            ) from error
         return str(path)
 
 

@@ -63,12 +63,13 @@ def load_model(
         from deeplight.engine.runtime.artifact import load_artifact
         from deeplight.engine.runtime.backends import open_backend
 
+        cpus = arguments.count_or_none("threads", threads) or available_cpus()
         loading = Loading(
             str(arguments.path("model", model)),
-            arguments.name("backend", backend),
-            arguments.name("device", device),
-            arguments.name("precision", precision),
-            arguments.count_or_none("threads", threads) or available_cpus(),
+            arguments.text("backend", backend),
+            arguments.text("device", device),
+            arguments.text("precision", precision),
+            cpus,
             bool(compiling),
             bool(trust),
         )
@@ -78,7 +79,7 @@ def load_model(
             artifact,
             precision=loading.precision,
             device=loading.device,
-            threads=loading.threads,
+            threads=cpus,
             compiling=loading.compiling,
         )
         return Model(loading, artifact, opened)
@@ -89,12 +90,12 @@ class Loading:
     """How a model was loaded, by the names of RunOptions."""
 
     model: str
-    backend: str
-    device: str
-    precision: str
-    threads: int
-    compiling: bool
-    trust: bool
+    backend: str = "auto"
+    device: str = "auto"
+    precision: str = "fp32"
+    threads: int | None = None
+    compiling: bool = True
+    trust: bool = False
 
     def request(self, scene: Scene, out: Path, **more: Any) -> RunOptions:
         """A run of this model over a scene."""
@@ -184,12 +185,13 @@ class Model:
         """The bands (n, 8h, 8w) of the scene or part."""
         import numpy as np
 
+        from deeplight.engine.core.machine import available_cpus
         from deeplight.engine.core.spec import SCALE
         from deeplight.engine.run.options import EXTRA_BANDS
         from deeplight.engine.run.pipeline import tile_work
 
         plan = self._plan(scene, options)
-        threads = self.loading.threads
+        threads = options.threads or available_cpus()
         work = tile_work(options, scene.rasters, self.artifact, self.backend, plan, threads)
         try:
             pixels = _pixels(work, scene)

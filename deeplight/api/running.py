@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deeplight.api import arguments
-from deeplight.api.model import DEFAULT, Model, load_model
+from deeplight.api.model import DEFAULT, Loading, Model
 from deeplight.api.scene import Scene
 from deeplight.api.wording import in_parameters, parameters_named
 from deeplight.engine.core.errors import InputError
@@ -104,22 +104,19 @@ def refine(
 
         told = _progress(progress)
         _ = scene.rasters  # refuses a scene that is closed: arrays of it are gone
-        if not isinstance(model, Model):
-            with load_model(model) as loaded:
-                options = _options(scene, loaded, given)
-        else:
-            options = _options(scene, model, given)
+        loading = model.loading if isinstance(model, Model) else Loading(str(arguments.path("model", model)))
+        options = _options(scene, loading, given)
         found = infer(options, told)
         if found is not None:
             told.log(found.headline())
         return Run(options.out, None if found is None else asdict(found))
 
 
-def _options(scene: Scene, model: Model, given: dict[str, Any]) -> RunOptions:
+def _options(scene: Scene, loading: Loading, given: dict[str, Any]) -> RunOptions:
     """The library's form of the arguments of `refine`."""
     from deeplight.engine.run.options import chosen_mode
 
-    return model.loading.request(
+    return loading.request(
         scene,
         arguments.path("out", given["out"]),
         tiles=arguments.tiles(given["tiles"]),

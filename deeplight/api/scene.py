@@ -97,6 +97,7 @@ def _options(given: Mapping[str, Any], files: LayerFiles) -> SceneOptions:
         "band": arguments.count_or_none,
         "bands": arguments.slots,
         "psf": arguments.psf,
+        "unit": arguments.text_or_none,
     }
     values: dict[str, Any] = {}
     for name, value in given.items():

@@ -98,6 +98,7 @@ USES: dict[str, tuple[Use, str]] = {
     "a url": (lambda f, m, o: dl.open_scene("https://example.org/a.tif"), "or pass allow_remote=True"),
     "a wide blur": (lambda f, m, o: dl.open_scene(f.ntl, psf=9), 'psf=9 is not "auto", "unknown", or a FWHM'),
     "nodata as text": (lambda f, m, o: dl.open_scene(f.ntl, ntl_nodata="none"), "ntl_nodata='none' is not a number"),
+    "unit as number": (lambda f, m, o: dl.open_scene(f.ntl, ntl_unit=1), "ntl_unit=1 is not a text"),
     "no model": (lambda f, m, o: dl.load_model("gone"), "unknown model 'gone'"),
     "no model's name": (lambda f, m, o: dl.load_model(3), "model=3 is not a path"),
     "no GPU": (lambda f, m, o: dl.load_model(m, backend="onnxruntime", device="cuda"), "not offered by backend"),

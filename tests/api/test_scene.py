@@ -12,6 +12,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 import deeplight as dl
+from deeplight.api import layers
 from deeplight.engine.core.windows import Window
 from tests.scenes import ARC, NORTH, NTL, WEST, SceneFiles, north_up
 
@@ -52,13 +53,13 @@ def test_arrays_give_the_inputs_that_their_files_give(files: SceneFiles, scene: 
     ntl, ntl_grid, nodata = raw(files.ntl)
     dmo, dmo_grid, _ = raw(files.dmo)
     dem, dem_grid, void = raw(files.dem)
-    layers = (
+    given = (
         dl.Layer(ntl[0], ntl_grid, nodata=nodata, unit="nW/cm²/sr"),
         dl.Layer(dmo, dmo_grid, nodata=0, names=["coastal", "blue", "green", "red", "nir", "swir1", "swir2"],
                  scale=(1e-4, -0.1)),
         dl.Layer(dem[0], crs=dem_grid.crs, transform=tuple(dem_grid.transform)[:6], nodata=void),
     )  # fmt: skip
-    with dl.open_scene(*layers) as other:
+    with dl.open_scene(*given) as other:
         window = Window(0, 0, 21, 27)
         theirs, ours = scene.rasters.read_inputs(window), other.rasters.read_inputs(window)
         assert other.unit == "nW/cm²/sr"
@@ -123,3 +124,18 @@ def test_crs_as_number_and_as_object() -> None:
     for crs in (4326, "EPSG:4326", rasterio.CRS.from_epsg(4326)):
         with dl.open_scene(layer, ntl_crs=crs) as scene:
             assert scene.grid.crs.to_epsg() == 4326
+
+
+def test_a_full_disk_for_temporary_files_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(layers, "write_layer", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(dl.DeepLightError) as error:
+        dl.open_scene(dl.Layer(NTL, crs="EPSG:4326", transform=north_up()))
+    assert str(error.value).startswith("the array given as ntl cannot be copied to ")
+    assert str(error.value).endswith("free some space there, or set TMPDIR to another folder")
+    assert not list(tmp_path.iterdir())

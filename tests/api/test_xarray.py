@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,3 +101,30 @@ def test_without_xarray_a_sentence_names_it(
         dl.InputError, match=r"to_xarray needs xarray, which is not installed: .* -m pip install"
     ):
         model(scene).to_xarray()
+
+
+@pytest.mark.parametrize(
+    ("change", "piece"),
+    [
+        (
+            lambda a: a.to_dataset(name="lights"),
+            "ntl is a Dataset of dimensions ('x', 'y') and a DataArray of (y, x)",
+        ),
+        (lambda a: a.rename(x="column"), "ntl is a DataArray of dimensions ('y', 'column')"),
+        (lambda a: a.expand_dims(time=2, band=1), "with isel one time"),
+        (lambda a: a.assign_coords(x=a.x.values**2), "ntl has pixels along x that are not evenly spaced"),
+        (lambda a: a.isel(x=[3]).drop_vars("spatial_ref"), "ntl has one pixel along x"),
+        (
+            lambda a: a.drop_vars("spatial_ref"),
+            'NTL array has no CRS; say which it is: add ntl_crs="EPSG:4326"',
+        ),
+    ],
+    ids=["dataset", "dimension", "time", "uneven", "one pixel", "no CRS"],
+)
+def test_an_array_that_is_no_raster_is_one_sentence(
+    scene: dl.Scene, model: dl.Model, change: Callable[[Any], Any], piece: str
+) -> None:
+    with pytest.raises(dl.InputError) as error:
+        dl.open_scene(change(model(scene).to_xarray()["radiance"]))
+    assert piece in str(error.value)
+    assert "\n" not in str(error.value) and "--" not in str(error.value)
