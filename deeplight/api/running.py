@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from deeplight.api import arguments
 from deeplight.api.model import DEFAULT, Loading, Model
 from deeplight.api.scene import Scene
-from deeplight.api.wording import in_parameters, parameters_named
+from deeplight.api.telling import Teller, progress_of
+from deeplight.api.wording import parameters_named
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.progress import PIXELS, Lines, Progress, Silent, duration, pace_text
 
 if TYPE_CHECKING:
     from deeplight.engine.run.options import RunOptions
-
-Teller: TypeAlias = Callable[[float, str], object]
-"""What `progress` may be: called with the share that is done (0 to 1) and a line of text, one call at a time, from any
-thread. An exception that it raises stops the run, which can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ def refine(
         resume: Continue a run that was stopped.
         overwrite: Replace the output, drop parts of a stopped run.
         progress: True for a line of text every few seconds; or a function of share (0 to 1) and text.
-        streams: Tiles at once; None: as many as fit, at most 2.
+        streams: Tiles at once; None: one, or with tiles="auto" two where the memory holds them.
         report, events, quicklook: Files (.json, .jsonl, .png) to write beside the output.
         stac: Write a STAC item beside the output.
         verify_seams: Compute so many places at tile borders again; fail if they differ.
@@ -91,6 +84,13 @@ def refine(
         DeepLightError: The run failed; finished parts are kept.
     """
     given = {k: v for k, v in locals().items() if k not in ("scene", "model", "progress")}
+    return _run(scene, model, progress, given)
+
+
+def _run(
+    scene: Scene, model: Model | str | Path, progress: bool | Teller | None, given: dict[str, Any]
+) -> Run:
+    """See `refine`."""
     if not isinstance(scene, Scene):
         raise InputError(
             f"scene is {type(scene).__name__}: open one with deeplight.open_scene(ntl, dmo, dem)"
@@ -102,7 +102,7 @@ def refine(
     with parameters_named(scene.arrays):
         from deeplight.engine.run.pipeline import infer
 
-        told = _progress(progress)
+        told = progress_of(progress)
         _ = scene.rasters  # refuses a scene that is closed: arrays of it are gone
         loading = model.loading if isinstance(model, Model) else Loading(str(arguments.path("model", model)))
         options = _options(scene, loading, given)
@@ -130,56 +130,3 @@ def _options(scene: Scene, loading: Loading, given: dict[str, Any]) -> RunOption
         **{name: arguments.path_or_none(name, given[name]) for name in ("report", "events", "quicklook")},
         **{name: arguments.count(name, given[name]) for name in ("verify_seams", "check")},
     )
-
-
-def _progress(asked: bool | Teller | None) -> Progress:
-    if asked is None or asked is False:
-        return Silent()
-    if asked is True:
-        return _Lines(sys.stderr)
-    if not callable(asked):
-        raise InputError(f"progress={asked!r} is not None, True or a function: give one of them")
-    return _Calls(asked)
-
-
-class _Lines(Lines):
-    def log(self, message: str) -> None:
-        super().log(in_parameters(message))
-
-
-class _Calls(Progress):
-    """Tells a function."""
-
-    def __init__(self, tell: Teller) -> None:
-        self._tell = tell
-        self._lock = threading.Lock()
-        self._total = self._done = 0
-        self._unit, self._what, self._began = PIXELS, "", 0.0
-
-    def log(self, message: str) -> None:
-        """See Progress."""
-        with self._lock:
-            self._tell(self._share(), in_parameters(message))
-
-    def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
-        """See Progress."""
-        with self._lock:
-            self._total, self._done, self._unit = total, 0, unit
-            self._what, self._began = f"{what}: " if what else "", time.monotonic()
-
-    def advance(self, done: int = 1) -> None:
-        """See Progress."""
-        with self._lock:
-            self._done += done
-            rate = self._done / max(time.monotonic() - self._began, 1e-9)
-            left = duration((self._total - self._done) / rate)
-            pace = pace_text(self._done, self._total, self._unit, rate)
-            self._tell(self._share(), f"{self._what}{self._share():.0%}  {pace}  {left} left")
-
-    def stop(self) -> None:
-        """See Progress."""
-        with self._lock:
-            self._done = self._total
-
-    def _share(self) -> float:
-        return min(1.0, self._done / self._total) if self._total else 0.0
