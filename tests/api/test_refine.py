@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,9 @@ def test_ctrl_c_leaves_parts_that_a_second_call_goes_on_from(
     def interrupt(share: float, text: str) -> None:
         if share > 0.4 and not sent:
             sent.append(share)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if sent:
+            time.sleep(0.05)  # the run must not be over before the main thread has its turn
 
     with dl.open_scene(lights) as scene, pytest.raises(KeyboardInterrupt):
         dl.refine(scene, model, out=out, tiles=64, progress=interrupt)
