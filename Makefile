@@ -13,13 +13,14 @@ BUILD_FILES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engine/r
 SAY_WHETHER_NATIVE := $(BIN)/python -c 'from deeplight.engine.raster import accel; line = accel.missing_module(); \
 	line and print("warning:", line)'
 
-.PHONY: demo test test-slow wheel check format bench bench-readme bench-gate bench-peers-env clean help
+.PHONY: demo docs test test-slow wheel check format bench bench-readme bench-gate bench-peers-env clean help
 
 help:
 	@echo "make demo    synthetic scene -> deeplight-infer -> $(DEMO)/ (no GPU, no torch)"
 	@echo "make test    all default tests      make test-slow  the minutes-long ones      make check   ruff and mypy"
 	@echo "make wheel   dist/deeplight-….whl, native module included, for machines without a C++ compiler"
 	@echo "make format  apply ruff's format    make bench   all benchmarks, report in bench/out (docs/bench.md)"
+	@echo "make docs    the pages of docs/ and of the Python API in build/site"
 	@echo "make bench-gate  have stages become slower?    make bench-peers-env  the tools to compare with"
 
 $(BIN)/python:
@@ -39,10 +40,19 @@ $(VENV)/.test: $(BIN)/python $(BUILD_FILES)
 	@$(SAY_WHETHER_NATIVE)
 	touch $@ $(VENV)/.core
 
-.typing/deeplight/__init__.py:
-	mkdir -p $(@D)
-	for p in kernels engine train export; do ln -sfn ../../$$p $(@D)/$$p; done
-	ln -sf ../../deeplight/__init__.py ../../deeplight/py.typed $(@D)/
+# Pages from docs/ and the docstrings, in build/site; a broken link fails.
+docs: $(VENV)/.docs .typing/deeplight/api/__init__.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(BIN)/python $(BUILD_FILES)
+	$(PIP) install -c constraints.txt -e '.[docs]'
+	touch $@
+
+.typing/deeplight/api/__init__.py:
+	mkdir -p .typing/deeplight
+	for p in kernels engine train export; do ln -sfn ../../$$p .typing/deeplight/$$p; done
+	ln -sfn ../../deeplight/api .typing/deeplight/api
+	ln -sf ../../deeplight/__init__.py ../../deeplight/py.typed .typing/deeplight/
 
 demo: $(VENV)/.core
 	$(BIN)/deeplight-data synth --out $(DEMO)/scene --lr-size $(DEMO_SIZE) --seed 7 --overwrite
@@ -60,7 +70,7 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m 'slow and not soak and not gpu' -o timeout=2400
 
-check: $(VENV)/.test .typing/deeplight/__init__.py
+check: $(VENV)/.test .typing/deeplight/api/__init__.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p deeplight

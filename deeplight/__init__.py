@@ -1,24 +1,66 @@
-"""DeepLight: coarse nighttime-light rasters in, 8× finer ones out. The import loads nothing."""
+"""DeepLight: coarse nighttime-light rasters in, 8× finer ones out.
+
+    import deeplight as dl
+
+    scene = dl.open_scene("viirs.tif", dmo="landsat.tif", dem="srtm.tif")
+    model = dl.load_model("deeplight-tiny")
+    town = model(scene[100:228, 40:168])                 # arrays
+    run = dl.refine(scene, model, out="lights.tif")      # a file, of any size
+
+The import loads nothing: a name loads its module when it is first used.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from deeplight.api.hook import watch
+
 if TYPE_CHECKING:
+    from deeplight.api.layers import Layer
+    from deeplight.api.model import Model, load_model
+    from deeplight.api.result import Result
+    from deeplight.api.running import Run, refine
+    from deeplight.api.scene import Scene, open_scene
     from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError, Interrupted
+    from deeplight.engine.raster.grid import Grid
 
     __version__: str
 
 _HOMES = {
     "ArtifactError": "deeplight.engine.core.errors",
     "DeepLightError": "deeplight.engine.core.errors",
+    "Grid": "deeplight.engine.raster.grid",
     "InputError": "deeplight.engine.core.errors",
     "Interrupted": "deeplight.engine.core.errors",
+    "Layer": "deeplight.api.layers",
+    "Model": "deeplight.api.model",
+    "Result": "deeplight.api.result",
+    "Run": "deeplight.api.running",
+    "Scene": "deeplight.api.scene",
+    "load_model": "deeplight.api.model",
+    "open_scene": "deeplight.api.scene",
+    "refine": "deeplight.api.running",
 }
 """Public name → the module that defines it."""
 
-__all__ = ["ArtifactError", "DeepLightError", "InputError", "Interrupted", "__version__"]
+__all__ = [
+    "ArtifactError",
+    "DeepLightError",
+    "Grid",
+    "InputError",
+    "Interrupted",
+    "Layer",
+    "Model",
+    "Result",
+    "Run",
+    "Scene",
+    "__version__",
+    "load_model",
+    "open_scene",
+    "refine",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -37,3 +79,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+watch()

@@ -10,13 +10,13 @@ import click
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.terminal import Command, Parsed, logging_to, parse_file, run_cli
-from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.raster.dataset_names import common_pattern
 from deeplight.engine.raster.placement import parse_bounds, parse_crs
 from deeplight.engine.raster.psf import parse_psf
 from deeplight.engine.run.options import (
     RunOptions,
+    chosen_mode,
     parse_extra_bands,
     parse_number,
 )
@@ -175,10 +175,7 @@ def _options(given: dict[str, Any]) -> RunOptions:
         raise InputError("--tiles and --whole exclude each other: give one of them")
     given["tiles"] = None if given.pop("whole") else given["tiles"] or AUTOMATIC
     given["compiling"] = given["compiling"] == "auto"
-    resume, overwrite = given.pop("resume"), given.pop("overwrite")
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite exclude each other: give one of them")
-    mode = Mode.RESUME if resume else Mode.OVERWRITE if overwrite else Mode.NEW
+    mode = chosen_mode(given.pop("resume"), given.pop("overwrite"))
     given["dmo_files"] = band_files(given["dmo_files"])
     scene = SceneOptions(**{field.name: given.pop(field.name) for field in fields(SceneOptions)})
     given["bands"] = given["bands"] or ()

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import deeplight
 from tests.conftest import ROOT
 
 LAYERS = ("kernels", "engine", "train", "export")
 """From the bottom up: a folder imports itself and those before it."""
+FACE = "deeplight"
+"""What `import deeplight` offers: above the engine, and no layer knows it."""
 ROOMS = ("core", "raster", "network", "runtime", "output", "run")
 """Of the engine, in the order of the data: a room imports itself and those before it; raster and network do not know
 each other. engine/cli.py and engine/__init__.py stand outside."""
@@ -76,6 +79,23 @@ def test_imports_point_down(folder: str) -> None:
     assert offenders(folder, lambda path, name: layer_of(name) in above) == []
 
 
+def test_the_public_face_stands_on_the_engine_alone() -> None:
+    assert len(sources(FACE)) > 5
+    others = {"kernels", "train", "export"}
+    assert (
+        offenders(FACE, lambda path, name: layer_of(name) in others or top(name) in {"torch", "click"}) == []
+    )
+    assert (
+        offenders(FACE, lambda path, name: top(name) in ("tests", "bench", "pytest") or name[0] == ".") == []
+    )
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_no_layer_knows_the_public_face(folder: str) -> None:
+    public = {"api", *deeplight.__all__}
+    assert offenders(folder, lambda path, name: layer_of(name) in public) == []
+
+
 def test_the_engine_reaches_kernels_through_the_network_alone() -> None:
     assert (
         offenders("engine", lambda path, name: layer_of(name) == "kernels" and not may_use_torch(path)) == []
@@ -131,7 +151,7 @@ def test_click_stays_in_the_command_lines(folder: str) -> None:
     assert offenders(folder, forbidden) == []
 
 
-@pytest.mark.parametrize("folder", LAYERS)
+@pytest.mark.parametrize("folder", [*LAYERS, FACE])
 def test_functions_and_files_stay_short(folder: str) -> None:
     too_long = []
     for path in sources(folder):

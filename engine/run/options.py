@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import Quality
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.run.tiling import AUTOMATIC, TileRequest
@@ -71,6 +72,13 @@ class RunOptions:
     check: int = 0
     trust: bool = False
     stac: bool = False
+
+
+def chosen_mode(resume: bool, overwrite: bool) -> Mode:
+    """What to do with an output, or parts of one, that is there already. Raises InputError for both."""
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other: give one of them")
+    return Mode.RESUME if resume else Mode.OVERWRITE if overwrite else Mode.NEW
 
 
 def parse_extra_bands(text: str) -> tuple[str, ...]:

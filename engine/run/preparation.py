@@ -95,11 +95,7 @@ def plan_run(
     """
     from deeplight.engine.run.provenance import fingerprint
 
-    missing = set(model_outputs(options.bands)) - {t.name for t in artifact.manifest.outputs}
-    if missing:
-        raise InputError(
-            f"{artifact.manifest.name} has no output {', '.join(sorted(missing))}: leave out --bands"
-        )
+    check_bands(options.bands, artifact)
     request = options.tiles
     earlier = stored_record(options.out) if options.mode is Mode.RESUME else None
     if earlier is not None and earlier.core is not None and request == AUTOMATIC:
@@ -116,6 +112,15 @@ def plan_run(
         request, artifact.manifest, grid.height, grid.width, bands, memory, readers, streams, reach
     )
     return Record(fingerprint(options, scene, artifact, backend, threads), plan.core, plan.halo), plan
+
+
+def check_bands(bands: tuple[str, ...], artifact: Artifact) -> None:
+    """Raises InputError where the model has no output for one of these extra bands."""
+    missing = set(model_outputs(bands)) - {t.name for t in artifact.manifest.outputs}
+    if missing:
+        raise InputError(
+            f"{artifact.manifest.name} has no output {', '.join(sorted(missing))}: leave out --bands"
+        )
 
 
 def _streams(options: RunOptions, backend: Backend, threads: int) -> int | None:

@@ -42,6 +42,17 @@ def test_nothing_heavy_is_loaded(code: str) -> None:
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
+def test_the_public_face_loads_nothing_before_it_is_used() -> None:
+    heavy = (*HEAVY, "numpy", "click", "affine", "matplotlib", "xarray", "deeplight.engine")
+    check = f"import deeplight, sys; print(*[m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
+def test_importing_the_public_face_takes_a_tenth_of_a_second() -> None:
+    assert cpu_s("-c", "import deeplight") - cpu_s("-c", "pass") <= 0.1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("-c", "import deeplight.engine"), ("-m", "deeplight.engine.cli", "--help")],
