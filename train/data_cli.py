@@ -95,6 +95,18 @@ def cli(ctx: click.Context) -> None:
 @click.option(
     "--saturation", type=float, metavar="R", help="Radiance at which 6-bit NTL ends, as DMSP-OLS does."
 )
+@click.option(
+    "--style",
+    type=Parsed("style", str),
+    default="towns",
+    show_default=True,
+    help="How the land is settled: towns, grid, river, ribbon, megacity, coast or archipelago.",
+)
+@click.option(
+    "--own-materials",
+    is_flag=True,
+    help="Soils, roofs, seasons and waters drawn from the seed, as in training.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run.")
 def synth(
     out: Path,
@@ -105,6 +117,8 @@ def synth(
     noise: float,
     psf: float,
     saturation: float | None,
+    style: str,
+    own_materials: bool,
     overwrite: bool,
 ) -> None:
     """Make a synthetic country: ntl, ntl_hr, isp, offset, dmo and dem (.tif), on grids of their own.
@@ -125,6 +139,8 @@ def synth(
         misregistration_lr=misregistration,
         noise=noise,
         saturation=saturation,
+        style=style,
+        own_materials=own_materials,
     )
     progress = terminal_progress()
     part = None if window is None else Window(*window)
