@@ -11,9 +11,10 @@ import torch
 from deeplight.engine.network.consistency import blur_weights, seen
 from deeplight.train.fit.augment import Parts, augmented, turned
 from deeplight.train.fit.config import AugmentConfig, VarietyConfig
-from deeplight.train.fit.variety import gaps, varied
+from deeplight.train.fit.variety import _materials, gaps, varied
 
 NONE = VarietyConfig(**{f.name: 0.0 for f in fields(VarietyConfig)})
+NOTHING = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, (0, 0))
 H, W = 12, 14
 
 
@@ -130,6 +131,46 @@ def test_a_foreign_layer_lies_elsewhere_with_its_mask() -> None:
     assert out["dmo_valid"].sum() == parts["dmo_valid"].sum()
     assert not torch.equal(out["dmo_valid"], parts["dmo_valid"])
     assert (out["dmo"][:, out["dmo_valid"][0] == 0] == 0).all()
+
+
+def test_a_foreign_layer_may_come_from_another_place() -> None:
+    here, there = window(), window()
+    there["dmo"], there["dem"] = torch.full_like(there["dmo"], 0.77), torch.full_like(there["dem"], -3.0)
+    taken = {"dmo": 0, "dem": 0}
+    for seed in range(40):
+        out = varied(here, replace(NONE, foreign=1.0), rng(seed), lambda: there)
+        for name in taken:
+            taken[name] += torch.equal(out[name], there[name])
+    assert 10 < taken["dmo"] < 30 and 3 < taken["dem"] < 20
+    empty = {**there, "dmo_valid": torch.zeros_like(there["dmo_valid"])}
+    for other in (lambda: None, lambda: empty):
+        for seed in range(6):
+            out = varied(here, replace(NONE, foreign=1.0), rng(seed), other)
+            assert torch.equal(out["dmo"].flatten().sort().values, here["dmo"].flatten().sort().values)
+            assert not torch.equal(out["dmo"], here["dmo"]) and bool(out["dmo_valid"].all())
+
+
+def test_built_up_land_is_recoloured_where_the_bands_have_it() -> None:
+    """The lights' frame shows at p what lies on the ground at p + offset: two LR pixels further east here."""
+    parts = window()
+    parts["dmo"] = torch.zeros_like(parts["dmo"])
+    parts["isp"] = torch.zeros_like(parts["isp"])
+    parts["isp"][:, 40:48, 32:40] = 1.0
+    parts["offset"] = torch.stack([torch.full((H, W), 2.0), torch.full((H, W), -1.0)])
+    changed = _materials(parts, rng(2))[5] != 0
+    rows, cols = torch.nonzero(changed, as_tuple=True)
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (32, 39, 48, 55)
+
+
+def test_gaps_come_to_each_layer() -> None:
+    seen = {"ntl_valid": 0, "dmo_valid": 0, "dem_valid": 0}
+    for seed in range(60):
+        out = augmented(window(), NOTHING, rng(seed), replace(NONE, gaps=0.5))
+        for name in seen:
+            seen[name] += not bool(out[name].all())
+            assert (out[name[:3]] * (1 - out[name]) == 0).all()
+        assert (out["weight"] * (1 - out["ntl_valid"]) == 0).all()
+    assert all(15 < count < 45 for count in seen.values())
 
 
 def test_gaps_take_single_pixels_swaths_and_coasts() -> None:
