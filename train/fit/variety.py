@@ -48,15 +48,15 @@ _HAZE = torch.tensor([1.0, 0.85, 0.6, 0.45, 0.25, 0.08, 0.04])
 def varied(
     parts: Parts, config: VarietyConfig, rng: np.random.Generator, other: Other = lambda: None
 ) -> Parts:
-    """The window's parts with what is drawn; the lights only where the truth is known everywhere and the sensor too,
-    so that the coarse lights can be made anew from it.
+    """The window's parts with what is drawn; the lights only where the sensor is known, so that the coarse lights can
+    be made anew from the truth.
 
     parts: as augment.Parts. other: where layers that belong elsewhere may come from. Layers that are absent stay so.
     """
     out = dict(parts)
-    simulated = float(out["psf"].min()) >= 0 and bool((out["ntl_hr_valid"] > 0).all())
+    simulated = float(out["psf"].min()) >= 0
     if simulated and rng.random() < config.lights:
-        out["ntl_hr"] = _other_lights(out["ntl_hr"], config, rng)
+        out["ntl_hr"] = _other_lights(out["ntl_hr"], config, rng) * out["ntl_hr_valid"]
     if simulated and rng.random() < config.sensor:
         _sense(out, rng)
     if bool(out["dmo_valid"].any()):
@@ -140,6 +140,10 @@ def _sense(parts: Parts, rng: np.random.Generator) -> None:
     fwhm = np.clip(np.array([blur * math.sqrt(stretch), blur / math.sqrt(stretch)]), 0.0, 3.4)
     weights = [blur_weights(torch.tensor([f], dtype=torch.float32)) for f in fwhm]
     lr = seen(parts["ntl_hr"][None], weights[0], weights[1])[0]
+    known = parts["ntl_hr_valid"]
+    if not bool(known.all()):
+        # as clips.degrade has it: the point spread weighs known pixels only
+        lr = lr / seen(known[None], weights[0], weights[1])[0].clamp(min=1e-6)
     noise = float(np.exp(rng.uniform(np.log(0.004), np.log(0.3))))
     grain = torch.from_numpy(rng.standard_normal((2, *lr.shape), np.float32))
     lr = lr * (1.0 + 0.01 * grain[0]) + noise * grain[1]

@@ -91,10 +91,23 @@ def test_lights_of_an_unknown_sensor_stay() -> None:
     parts["psf"] = torch.full((2,), -1.0)
     out = varied(parts, replace(VarietyConfig(), colours=0.0, foreign=0.0, void=0.0), rng(1))
     assert all(torch.equal(out[name], parts[name]) for name in ("ntl", "ntl_hr", "psf", "limits"))
-    holed = window()
-    holed["ntl_hr_valid"] = holed["ntl_hr_valid"].clone()
-    holed["ntl_hr_valid"][0, 3, 3] = 0
-    assert torch.equal(varied(holed, VarietyConfig(), rng(1))["ntl"], holed["ntl"])
+
+
+def test_truth_with_holes_is_seen_through_the_sensor_as_the_degradation_has_it() -> None:
+    """Even lights stay even beside a hole, whatever the blur; what is not known stays 0 and invalid."""
+    for seed in range(12):
+        holed = window()
+        holed["ntl_hr_valid"] = holed["ntl_hr_valid"].clone()
+        holed["ntl_hr_valid"][:, 16:50, 40:] = 0
+        holed["ntl_hr"] = 50.0 * holed["ntl_hr_valid"]
+        holed["ntl_valid"] = (torch.nn.functional.avg_pool2d(holed["ntl_hr_valid"], 8) >= 0.5).float()
+        out = varied(holed, replace(NONE, sensor=1.0), rng(seed))
+        assert torch.equal(out["ntl_valid"], holed["ntl_valid"])
+        assert (out["ntl"] * (1 - out["ntl_valid"]) == 0).all()
+        known = out["ntl"][out["ntl_valid"] > 0]
+        assert (known - 50.0).abs().max() < 0.1 * 50.0, "noise alone, five standard deviations of 2 %"
+        other = varied(holed, replace(VarietyConfig(), lights=1.0), rng(seed))
+        assert (other["ntl_hr"] * (1 - other["ntl_hr_valid"]) == 0).all()
 
 
 def test_absent_layers_and_bands_stay_absent() -> None:
