@@ -19,7 +19,7 @@ _LAYERS = (("ntl", "ntl_valid"), ("dmo", "dmo_valid"), ("dem", "dem_valid"))
 def turned(parts: Parts, flip_x: bool, flip_y: bool, transpose: bool) -> Parts:
     """One of the eight symmetries of the square, of the last two axes (y, x) of every part that has them.
 
-    The components (x, y) of `offset`, on axis −3, turn with the image.
+    The components (x, y) of `offset`, on axis −3, turn with the image, and so does `psf`, of rows and columns.
     """
     dims = [-1] * flip_x + [-2] * flip_y
     out = {name: p.flip(dims) if dims and p.ndim > 2 else p for name, p in parts.items()}
@@ -28,7 +28,8 @@ def turned(parts: Parts, flip_x: bool, flip_y: bool, transpose: bool) -> Parts:
         out["offset"] = out["offset"] * sign[:, None, None]
     if transpose:
         out = {name: p.transpose(-2, -1) if p.ndim > 2 else p for name, p in out.items()}
-        out["psf"] = out["psf"].flip(0)
+        if "psf" in out:
+            out["psf"] = out["psf"].flip(-1)
         if "offset" in out:
             out["offset"] = out["offset"].flip(-3)
     return out

@@ -6,7 +6,7 @@ import hashlib
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ Arrays = tuple[NDArray[np.float16], ...]
 class Region:
     """One sample as half-precision tensors (a region of 96² LR px takes 12 MB). Axes (channel, y, x).
 
-    psf, limits: (2,).
+    psf, limits: (2,); without them the sensor is not known.
     """
 
     ntl: Tensor
@@ -47,8 +47,8 @@ class Region:
     dmo: Tensor
     dem: Tensor
     offset: Tensor
-    psf: Tensor
-    limits: Tensor
+    psf: Tensor = field(default_factory=lambda: torch.full((2,), -1.0))
+    limits: Tensor = field(default_factory=lambda: torch.full((2,), -1.0))
 
 
 def country_config(seed: int) -> CountryConfig:
