@@ -86,6 +86,20 @@ def test_the_coarse_lights_are_the_truth_through_what_is_told() -> None:
     assert exact >= 15
 
 
+def test_blurs_and_what_is_told_of_them_are_spread_as_documented() -> None:
+    told = np.array([varied(window(), replace(NONE, sensor=1.0), rng(s))["psf"].numpy() for s in range(500)])
+    unknown = (told == -1).all(1)
+    known = told[~unknown]
+    assert unknown.mean() == pytest.approx(0.15, abs=0.05)
+    assert (known == 0).all(1).mean() == pytest.approx(0.2, abs=0.06)
+    assert 2.8 < known.max() < 3.4 * 1.2
+    wide = known[known.min(1) > 0.2]
+    ratio = wide.max(1) / wide.min(1)
+    assert np.median(ratio) < 1.15 and 1.2 < ratio.max() < 1.4 * 1.3, "nearly round, few of them not"
+    high = np.histogram(wide.mean(1), bins=4, range=(0.2, 3.2))[0]
+    assert high.min() > 0.6 * high.max(), "evenly spread"
+
+
 def test_lights_of_an_unknown_sensor_stay() -> None:
     parts = window()
     parts["psf"] = torch.full((2,), -1.0)
