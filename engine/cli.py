@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.terminal import Command, Parsed, logging_to, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, logging_to, parse_file, run_cli
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.raster.dataset_names import common_pattern
@@ -26,7 +25,7 @@ from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 from deeplight.engine.runtime.backends import backend_choices, parse_device
 
 FILE = Parsed("file", str)
-OUTPUT = click.Path(path_type=Path)
+OUTPUT = Parsed("path", parse_file)
 SCALE = Parsed("f[,offset]", parse_scale)
 NUMBER = Parsed("value", parse_number)
 BAND = click.IntRange(1)

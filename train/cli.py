@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Of weights, windows and augmentation (0).")
 @click.option("--regions", type=int, help="Synthetic regions kept in memory, 12 MB each (320).")
 @click.option("--workers", type=int, help="Reading processes (none on a CPU).")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: torch's choice).")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads (default: torch's choice).")
 def command(
     data: str, out: Path, config: Path | None, sets: tuple[str, ...], resume: bool, **rest: Any
 ) -> None:
@@ -72,12 +72,14 @@ def command(
     require("deeplight-train", TRAINING)
     import torch
 
+    from deeplight.train.fit.devices import check_device
     from deeplight.train.fit.logs import terminal_reporter
     from deeplight.train.fit.loop import train
 
     if rest["threads"]:
         torch.set_num_threads(rest["threads"])
     reporter = terminal_reporter()
+    check_device(rest["device"], settings.training.precision)
     with _saying_how_to_go_on(out, rest["overwrite"]), made_for(out), locked(out):
         found = _data(data, settings, rest["threads"], reporter)
         if first is not None:

@@ -13,7 +13,7 @@ import click
 
 from deeplight.engine.cli import BAND, placement_options
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.terminal import Group, Parsed, logging_to, parse_folder, run_cli
+from deeplight.engine.core.terminal import Group, Parsed, Real, logging_to, parse_folder, run_cli
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.run.options import parse_number
 
@@ -75,6 +75,7 @@ def cli(ctx: click.Context) -> None:
 )
 @click.option(
     "--misregistration",
+    "misregistration_lr",
     type=float,
     default=1.2,
     show_default=True,
@@ -90,36 +91,32 @@ def cli(ctx: click.Context) -> None:
     help="Standard deviation of the NTL's noise, nW/cm²/sr.",
 )
 @click.option(
-    "--psf", type=float, default=1.2, show_default=True, metavar="FWHM", help="The NTL's blur, in LR pixels."
+    "--psf",
+    "psf_fwhm_lr",
+    type=float,
+    default=1.2,
+    show_default=True,
+    metavar="FWHM",
+    help="The NTL's blur, in LR pixels.",
 )
 @click.option(
     "--saturation", type=float, metavar="R", help="Radiance at which 6-bit NTL ends, as DMSP-OLS does."
 )
 @click.option(
     "--style",
-    type=Parsed("style", str),
     default="towns",
     show_default=True,
-    help="How the land is settled: towns, grid, river, ribbon, megacity, coast or archipelago.",
+    metavar="NAME",
+    help="How it is settled: towns, grid, river, ribbon, megacity, coast, archipelago.",
 )
-@click.option(
-    "--own-materials",
-    is_flag=True,
-    help="Soils, roofs, seasons and waters drawn from the seed, as in training.",
-)
+@click.option("--own-materials", is_flag=True, help="Soils, roofs, seasons and waters drawn from the seed.")
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run.")
 def synth(
     out: Path,
     lr_size: tuple[int, int],
     window: tuple[int, int, int, int] | None,
-    seed: int,
-    misregistration: float,
-    noise: float,
-    psf: float,
-    saturation: float | None,
-    style: str,
-    own_materials: bool,
     overwrite: bool,
+    **country: Any,
 ) -> None:
     """Make a synthetic country: ntl, ntl_hr, isp, offset, dmo and dem (.tif), on grids of their own.
 
@@ -131,19 +128,8 @@ def synth(
     from deeplight.train.synth.country import CountryConfig
     from deeplight.train.synth.write import described, write_country
 
-    config = CountryConfig(
-        seed=seed,
-        lr_height=lr_size[0],
-        lr_width=lr_size[1],
-        psf_fwhm_lr=psf,
-        misregistration_lr=misregistration,
-        noise=noise,
-        saturation=saturation,
-        style=style,
-        own_materials=own_materials,
-    )
-    progress = terminal_progress()
-    part = None if window is None else Window(*window)
+    config = CountryConfig(lr_height=lr_size[0], lr_width=lr_size[1], **country)
+    progress, part = terminal_progress(), None if window is None else Window(*window)
     paths = write_country(config, out, overwrite=overwrite, progress=progress, window=part)
     for line in described(config, part):
         progress.log(line)
@@ -236,10 +222,8 @@ def _lit(text: str) -> tuple[float, float]:
     help="A region, or a place, as its own split; repeat.",
 )
 @click.option("--seed", type=int, default=0, help="Of the blocks' order [0].")
-@click.option(
-    "--min-valid", type=click.FloatRange(0, 1), default=0.9, help="Least share of valid lights [0.9]."
-)
-@click.option("--max-cloud", type=click.FloatRange(0, 1), default=0.3, help="Most cloud [0.3].")
+@click.option("--min-valid", type=Real(0, 1), default=0.9, help="Least share of valid lights [0.9].")
+@click.option("--max-cloud", type=Real(0, 1), default=0.3, help="Most cloud [0.3].")
 @click.option(
     "--min-lit",
     type=Parsed("share[,above]", _lit),
@@ -321,13 +305,14 @@ def inspect(tree: str, split: str, sheet: Path | None, report: Path | None, over
 
     from deeplight.engine.core.files import write_file
     from deeplight.engine.core.progress import terminal_progress
+    from deeplight.train.clips.data_folders import data_folders
     from deeplight.train.clips.inspect_sheet import write_sheet
     from deeplight.train.clips.inspect_stats import inspect_tree
     from deeplight.train.clips.tree import ClipTree
 
     for path, suffix in ((sheet, ".png"), (report, ".json")):
         _check_new(path, (suffix,), overwrite)
-    clips = ClipTree.open([part.strip() for part in tree.split(",") if part.strip()], split)
+    clips = ClipTree.open([str(folder) for folder in data_folders(tree)], split)
     found = inspect_tree(clips, terminal_progress())
     for line in found.lines():
         click.echo(line)
@@ -366,6 +351,28 @@ def blackmarble(
 
     _check_new(out, (".tif", ".tiff"), overwrite)
     convert(files, out, terminal_progress(), layer, max_quality)
+    click.echo(out)
+
+
+@cli.command()
+@click.argument("file", type=_FILE)
+@click.argument("out", type=Parsed("out.tif", Path))
+@click.option("--band", type=_BAND, metavar="N", help="Only this one.")
+@click.option("--nodata", type=_NUMBER, help="Another raw value that is missing.")
+@click.option("--undo", type=click.Choice(["log10", "ln", "db"]), help="Undo this logarithm.")
+@click.option("--like", type=_FILE, help="Put it on this raster's grid.")
+@click.option(
+    "--cut", type=click.IntRange(1, 64), default=1, help="With its pixels cut so many times a side [1]."
+)
+@click.option("--mean", is_flag=True, help="Of the pixels below, not the nearest.")
+@click.option("--overwrite", is_flag=True, help="Replace the output.")
+def copy(file: str, out: Path, overwrite: bool, **change: Any) -> None:
+    """Copy a raster, or a pattern of its pieces, to a tiled GeoTIFF with its scales, units and names."""
+    from deeplight.engine.core.progress import terminal_progress
+    from deeplight.train.clips.copying import Change, copy_raster
+
+    _check_new(out, (".tif", ".tiff"), overwrite)
+    copy_raster(file, out, Change(**change), terminal_progress())
     click.echo(out)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.terminal import Command, Parsed, parse_folder, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, Real, parse_folder, run_cli
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Real(min=0, min_open=True)
 
 
 @click.command(

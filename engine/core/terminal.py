@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import signal
 import sys
@@ -123,6 +124,17 @@ class Parsed(_ParamType):
             self.fail(str(error), param, ctx)
 
 
+class Real(click.FloatRange):
+    """A number within limits; click lets "nan" through every limit, and "inf" through those that are open."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click.ParamType."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number that can be used: give a finite one", param, ctx)
+        return number
+
+
 class Command(click.Command):
     """A click command that refuses an option with a value given twice, of which click would take the last in silence.
 
@@ -158,6 +170,13 @@ def parse_folder(text: str) -> Path:
     """The path of a folder. Raises ValueError where the text is empty, which Path would take for the current one."""
     if not text.strip():
         raise ValueError("the name of the folder is empty: give one, or . for the current folder")
+    return Path(text)
+
+
+def parse_file(text: str) -> Path:
+    """The path of a file to write. Raises ValueError where the text is empty."""
+    if not text.strip():
+        raise ValueError("the name of the file is empty: give one")
     return Path(text)
 
 

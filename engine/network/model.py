@@ -7,8 +7,6 @@ image: the result at a pixel depends on a bounded neighbourhood (`receptive.py` 
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import NamedTuple
 
 import torch
@@ -16,19 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeplight import kernels
+from deeplight.engine.network.blocks import Encoder, Fusion, Refine
 from deeplight.engine.network.concatenation import Concatenation
-from deeplight.engine.network.config import ModelConfig, Normalisation
+from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.consistency import Sensor, base, blur_weights, consistent, enlarged
+from deeplight.engine.network.localise import Localise
+from deeplight.engine.network.normalise import Normalise, softplus
 from deeplight.kernels.interpolation import SCALE, interpolation_line
 
-SHIFT_RADIUS = 2
-WINDOW_RADIUS = 7
 FILL_RADIUS = 3
 UNKNOWN_NOISE = 0.05
-"""Of NTL whose noise is not known, in its unit: of the order of that of annual VIIRS composites in nW/cm²/sr."""
+"""Of NTL whose noise is not known, in its unit: assumed, of the order of annual VIIRS composites' in nW/cm²/sr."""
 LEAST_NOISE = 1e-3
-VARIANCE_FLOOR = 1e-3
-"""Added to variances of log radiance before dividing or taking logs: noise in the dark is no structure."""
 
 
 class Prediction(NamedTuple):
@@ -55,247 +52,6 @@ class Features(NamedTuple):
     widths: Tensor
     residuals: list[Tensor]
     isp_logits: list[Tensor]
-
-
-class Normalise(nn.Module):
-    """Physical units ↔ the network's domain, with constants kept as buffers so that every artifact carries them."""
-
-    dmo_mean: Tensor
-    dmo_std: Tensor
-
-    def __init__(self, norm: Normalisation) -> None:
-        super().__init__()
-        self.unit, self.gain = norm.ntl_unit, norm.ntl_gain
-        self.ceiling = norm.ntl_max
-        self.register_buffer("dmo_mean", torch.tensor(norm.dmo_mean).reshape(1, -1, 1, 1))
-        self.register_buffer("dmo_std", torch.tensor(norm.dmo_std).reshape(1, -1, 1, 1))
-        self.dem_mean, self.dem_std = norm.dem_mean, norm.dem_std
-
-    def ntl(self, radiance: Tensor) -> Tensor:
-        """log1p of the radiance, negatives (noise) clamped to 0."""
-        return torch.log1p(radiance.clamp(0.0, self.ceiling) / self.unit) / self.gain
-
-    def radiance(self, value: Tensor) -> Tensor:
-        """Inverse of `ntl`, ≥ 0. Clamped above too, so that no weight can make an infinity."""
-        top = math.log1p(self.ceiling / self.unit)
-        return torch.expm1((value * self.gain).clamp(0.0, top)) * self.unit
-
-    def dmo(self, reflectance: Tensor) -> Tensor:
-        """Standardised bands, bounded: clouds and glint must not leave the trained range."""
-        return ((reflectance - self.dmo_mean) / self.dmo_std).clamp(-4.0, 8.0)
-
-    def dem(self, metres: Tensor) -> Tensor:
-        """Standardised elevation, bounded."""
-        return ((metres - self.dem_mean) / self.dem_std).clamp(-4.0, 8.0)
-
-
-class Localise(nn.Module):
-    """Calibration-aware alignment: a dense offset field from the NTL and the auxiliary.
-
-    The auxiliary is turned, pixel by pixel, into the lights it suggests: impervious share at ×4, its area mean at ×1
-    together with the bands' means, then a log radiance. These lights, moved by each of the 81 shifts on a half-pixel
-    lattice within ±2 LR pixels, are fitted to the NTL over a tapered 23×23 window with a free gain and level, so that
-    a town's brightness does not matter. The estimate is the mean shift under the posterior
-    exp(−sharpness · residual variance − prior · |shift|²): where nothing can be seen the prior holds it at 0, and
-    along a lone road only the shift across it is decided. A small pointwise correction follows.
-    """
-
-    shift_xy: Tensor
-    shifts: Tensor
-    window: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        width, shifts = config.localise_width, (4 * SHIFT_RADIUS + 1) ** 2
-        self.impervious = _pointwise_layers(10, 32, 32, 1)
-        self.lights = _pointwise_layers(11, width, width, 1)
-        self.certainty = _pointwise_layers(3, 16, 1)
-        self.correct = _pointwise_layers(shifts + 3, width, width, 2)
-        for layer in (self.certainty[-1], self.correct[-1]):
-            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self.sharpness = nn.Parameter(torch.tensor(4.0))
-        self.prior = nn.Parameter(torch.tensor(-1.2))
-        self.d_max = config.d_max
-        self.align = config.align
-        xy, kernels_ = _half_pixel_shifts()
-        self.register_buffer("shift_xy", xy)
-        self.register_buffer("shifts", kernels_)
-        line = torch.hann_window(2 * WINDOW_RADIUS + 3, periodic=False)[1:-1].sqrt()
-        self.register_buffer("window", line / line.sum())
-
-    def forward(self, ntl: Tensor, aux: Tensor) -> Tensor:
-        """ntl: (B,1,h,w); aux: (B,10,4h,4w), both normalised. Returns (B,2,h,w), (x, y) in LR px, |·| ≤ d_max."""
-        if not self.align:
-            return torch.zeros_like(ntl).repeat(1, 2, 1, 1)
-        residual, state = self._residuals(ntl, self.suggested(aux)[0])
-        sharpness = torch.exp(self.sharpness + 2.0 * torch.tanh(_pointwise(self.certainty, state)))
-        distance = (self.shift_xy * self.shift_xy).sum(dim=0, keepdim=True).reshape(1, -1, 1, 1)
-        share = _softmax(-sharpness * residual - torch.exp(self.prior) * distance)
-        offset = F.conv2d(share, self.shift_xy) + _pointwise(
-            self.correct, torch.cat([share * 5.0, state], dim=1)
-        )
-        # scaled tanh: the identity near 0, never beyond d_max
-        return self.d_max * torch.tanh(offset * (1.0 / self.d_max))
-
-    def suggested(self, aux: Tensor) -> tuple[Tensor, Tensor]:
-        """aux: (B,10,4h,4w). Returns the lights it suggests (B,1,h,w), normalised, and ISP logits (B,1,4h,4w)."""
-        logits = _pointwise(self.impervious, aux)
-        both = F.avg_pool2d(torch.cat([torch.sigmoid(logits), aux], dim=1), 4)
-        radiance = _softplus(_pointwise(self.lights, both))
-        return torch.log1p(radiance) * 0.5, logits
-
-    def _residuals(self, ntl: Tensor, lights: Tensor) -> tuple[Tensor, Tensor]:
-        """Residual variance per shift (B,81,h,w), and what it was made of (B,3,h,w): two log variances, the mean."""
-        moved = self._move(lights)
-        mean, moved_mean = self._mean(ntl), self._move(self._mean(lights))
-        variance = (self._mean(ntl * ntl) - mean * mean).clamp(min=0.0)
-        moved_variance = (self._mean(moved * moved) - moved_mean * moved_mean).clamp(min=0.0)
-        covariance = self._mean(ntl * moved) - mean * moved_mean
-        gain = (covariance / (moved_variance + VARIANCE_FLOOR)).clamp(0.0, 3.0)
-        residual = variance + gain * (gain * moved_variance - 2.0 * covariance)
-        # the smallest as −max(−x): exporters know a maximum over channels
-        best = -torch.amax(-residual, dim=1, keepdim=True)
-        logs = [torch.log(v.clamp(min=0.0) + VARIANCE_FLOOR) for v in (variance, best)]
-        return residual, torch.cat([*logs, mean], dim=1)
-
-    def _move(self, x: Tensor) -> Tensor:
-        """(B,1,h,w) → (B,81,h,w): x(p + shift) for every shift, linear between pixels, edges repeated."""
-        return F.conv2d(F.pad(x, (SHIFT_RADIUS,) * 4, mode="replicate"), self.shifts)
-
-    def _mean(self, x: Tensor) -> Tensor:
-        """Mean of each channel over the tapered window, edges repeated."""
-        c, n = x.shape[1], 2 * WINDOW_RADIUS + 1
-        padded = F.pad(x, (WINDOW_RADIUS,) * 4, mode="replicate")
-        rows = F.conv2d(padded, self.window.reshape(1, 1, n, 1).repeat(c, 1, 1, 1), groups=c)
-        return F.conv2d(rows, self.window.reshape(1, 1, 1, n).repeat(c, 1, 1, 1), groups=c)
-
-
-def _half_pixel_shifts() -> tuple[Tensor, Tensor]:
-    """Shifts (2,81,1,1) as (x, y) within ±SHIFT_RADIUS in steps of ½, and the kernels (81,1,K,K) that sample there."""
-    n = 4 * SHIFT_RADIUS + 1
-    at = torch.linspace(-SHIFT_RADIUS, SHIFT_RADIUS, n)
-    taps = torch.arange(-SHIFT_RADIUS, SHIFT_RADIUS + 1, dtype=torch.float32)
-    line = (1.0 - (at[:, None] - taps[None, :]).abs()).clamp(min=0.0)
-    y, x = torch.meshgrid(at, at, indexing="ij")
-    sampling = (line[:, None, :, None] * line[None, :, None, :]).reshape(n * n, 1, len(taps), len(taps))
-    return torch.stack([x, y]).reshape(2, n * n, 1, 1), sampling
-
-
-def _softmax(x: Tensor) -> Tensor:
-    """Over the channels, written out: runtimes transpose twice for theirs."""
-    grown = torch.exp(x - torch.amax(x, dim=1, keepdim=True))
-    return grown / grown.sum(dim=1, keepdim=True)
-
-
-def _softplus(x: Tensor) -> Tensor:
-    """log(1 + eˣ) written out, since exporters turn torch's into a selection; 80 keeps the exponential finite."""
-    return torch.log1p(torch.exp(x.clamp(max=80.0)))
-
-
-def _pointwise_layers(*channels: int) -> nn.ModuleList:
-    """1×1 convolutions through these channel counts."""
-    return nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(channels))
-
-
-def _pointwise(layers: nn.ModuleList, x: Tensor) -> Tensor:
-    """1×1 convolutions with ReLU between them."""
-    for layer in layers[:-1]:
-        x = F.relu(layer(x))
-    out: Tensor = layers[-1](x)
-    return out
-
-
-class Encoder(nn.Module):
-    """One modality → features at ×4, ×2, ×1 (returned coarse to fine). Channel −1 of the input is its mask.
-
-    Nothing is computed at ×8: a 4×4 convolution with stride 2 takes the finest pixels in.
-    """
-
-    def __init__(self, channels: int, widths: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, widths[2], 4, stride=2, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(widths[s + 1], widths[s], 2, stride=2) for s in (1, 0))
-
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> list[Tensor]:
-        """x: (B,channels,8h,8w); bias: (B,A) or None, added to the first features. Three tensors, ×1 first."""
-        y = self.first(x)
-        features = [F.relu(y if bias is None else y + bias[:, :, None, None])]
-        for layer in self.down:
-            features.append(F.relu(layer(features[-1])))
-        return features[::-1]
-
-
-class Fusion(nn.Module):
-    """Parameters of `kernels.fuse` for two modalities. γ and β start at 0: fusion starts as the identity."""
-
-    def __init__(self, main: int, aux: int, modalities: int = 2) -> None:
-        super().__init__()
-        self.query_aux = nn.Parameter(torch.randn(modalities, aux) * aux**-0.5)
-        self.query_main = nn.Parameter(torch.zeros(modalities, main))
-        self.query_bias = nn.Parameter(torch.zeros(modalities))
-        self.film_weight = nn.Parameter(torch.randn(2 * main, aux) * 0.1 * aux**-0.5)
-        self.film_bias = nn.Parameter(torch.zeros(2 * main))
-
-    def forward(self, main: Tensor, aux: list[Tensor], masks: list[Tensor]) -> Tensor:
-        """main: (B,C,H,W); aux: per modality (B,A,H,W); masks: per modality (B,1,H,W)."""
-        return kernels.fuse(
-            main,
-            aux,
-            masks,
-            self.query_aux,
-            self.query_main,
-            self.query_bias,
-            self.film_weight,
-            self.film_bias,
-        )
-
-
-class Refine(nn.Module):
-    """Auxiliary-embedded refinement: ISP logit, its probability embedded back, then the NTL residual."""
-
-    embed: Tensor
-
-    def __init__(self, width: int, depth: int, embed_isp: bool = True) -> None:
-        super().__init__()
-        self.isp = nn.Conv2d(width, 1, 1)
-        if embed_isp:
-            self.embed = nn.Parameter(torch.randn(width) * 0.1)
-        else:
-            self.register_buffer("embed", torch.zeros(width))
-        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
-        self.residual = nn.Conv2d(width, 1, 1)
-        nn.init.zeros_(self.residual.weight)
-        nn.init.zeros_(self.residual.bias)  # type: ignore[arg-type]
-        nn.init.constant_(self.isp.bias, -2.0)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B,C,H,W); carried: (B,1,H,W) or None. Returns features, NTL residual + carried, ISP logits."""
-        logits = self.isp(x)
-        x = x + torch.sigmoid(logits) * self.embed[None, :, None, None]
-        for layer in self.layers:
-            x = x + F.relu(layer(x))
-        residual = self.residual(x).float()
-        return x, residual if carried is None else carried + residual, logits
-
-    def finish(self, x: Tensor, level: Tensor, norm: Normalise) -> tuple[Tensor, Tensor]:
-        """x: (B,C,H,W); level: (B,1,H,W), normalised. Returns radiance and ISP probability, (B,1,H,W) each."""
-        blocks = [_parameters(layer) for layer in self.layers]
-        return kernels.refine(
-            x,
-            level,
-            *_parameters(self.isp),
-            self.embed,
-            [weight for weight, _ in blocks],
-            [bias for _, bias in blocks],
-            *_parameters(self.residual),
-            range=kernels.Radiance(norm.unit, norm.gain, norm.ceiling),
-        )
-
-
-def _parameters(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution."""
-    return layer.weight, layer.bias  # type: ignore[return-value]
 
 
 def _fusion(config: ModelConfig, scale: int) -> nn.Module:
@@ -455,7 +211,7 @@ class DeepLightSR(nn.Module):
             x, carried, isp = self.refines[s](x, carried)
             residuals.append(carried)
             logits.append(isp)
-        widths = F.pixel_shuffle(_softplus(self.spread(x).float()), 2)
+        widths = F.pixel_shuffle(softplus(self.spread(x).float()), 2)
         return Features(self._up(x, 2), residuals[-1], widths, residuals, logits)
 
     def _sensor_bias(self, psf: Tensor, noise: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.consistency import BASE_STEPS, STEP_REACH
-from deeplight.engine.network.model import FILL_RADIUS, SHIFT_RADIUS, WINDOW_RADIUS
+from deeplight.engine.network.localise import SHIFT_RADIUS, WINDOW_RADIUS
+from deeplight.engine.network.model import FILL_RADIUS
 
 CUBIC_RADIUS = 2
 LINEAR_RADIUS = 1

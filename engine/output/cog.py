@@ -26,6 +26,7 @@ from deeplight.engine.core.files import DISK, Disk, disk_errors, remove_leftover
 from deeplight.engine.core.progress import BYTES, Progress, Silent
 from deeplight.engine.output.pack_format import DamagedPack, Pixels, halve, level_shape, read_checked
 from deeplight.engine.output.packs import OutputSpec, PackStore
+from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.grid import Grid
 
 CLASSIC_LIMIT = 2**32 - 1
@@ -149,7 +150,7 @@ def check_storable(spec: OutputSpec) -> None:
     grid = spec.grid
     one_pixel = dataclasses.replace(spec, grid=Grid(grid.crs, grid.transform, 1, 1))
     with MemoryFile(_skeleton(one_pixel, big=False)) as memory, memory.open() as dataset:
-        if dataset.crs != grid.crs:
+        if dataset.crs is None or not same_crs(dataset.crs, grid.crs, grid):
             raise InputError(
                 f"a GeoTIFF cannot hold the NTL raster's CRS ({grid.crs.to_wkt()[:60]}…): "
                 "reproject the raster first, for example to EPSG:4326"

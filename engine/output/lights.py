@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,10 +70,27 @@ def compact_light(lr: Array, valid: Mask) -> float:
     return float(own[peaks].sum())
 
 
-def light_warnings(facts: Facts, unit: str, radiance_unit: str, conserved: bool = False) -> Iterator[str]:
+def excess(facts: Facts) -> float:
+    """How many times the changes of light are those from which they are warned about; above 1 they are."""
+    came = facts.lights_in_clamped
+    total = abs(facts.lights_out / came - 1) / _TOTAL if came > 0 else 0.0
+    blocks = facts.moved_blocks / facts.lit_blocks / _MANY if facts.lit_blocks else 0.0
+    return max(total, blocks)
+
+
+def light_warnings(
+    facts: Facts,
+    unit: str,
+    radiance_unit: str,
+    doubtful: bool = False,
+    found: Callable[[], str] = lambda: "",
+    conserved: bool = False,
+) -> Iterator[str]:
     """One sentence where the sum of lights, or many blocks of it, moved too far; it names the cause where one is known.
 
-    unit: of the NTL. radiance_unit: the one that models learn. conserved: the run was to conserve radiance.
+    unit: of the NTL. radiance_unit: the one that models learn. doubtful: the NTL may not be radiance in it. found:
+    looks for a cause that the facts do not tell, as a clause; asked only where there is something to tell. conserved:
+    the run was to conserve radiance.
     """
     came, went = facts.lights_in_clamped, facts.lights_out
     told = []
@@ -89,21 +106,28 @@ def light_warnings(facts: Facts, unit: str, radiance_unit: str, conserved: bool 
             "as sharp as it or sharper: give a narrower one with --psf, and --ntl-nodata 0 where zeros mean nothing"
         )
     elif told:
+        cause = _certain(facts) or found() or _likely(facts, unit, radiance_unit, doubtful)
         remedy = (
             "give a narrower blur with --psf" if conserved else "use --conserve-radiance to keep the light"
         )
-        yield f"{' and '.join(told)}{_cause(facts, unit, radiance_unit)}: {remedy}"
+        yield f"{' and '.join(told)}{cause}: {remedy}"
 
 
-def _cause(facts: Facts, unit: str, radiance_unit: str) -> str:
+def _certain(facts: Facts) -> str:
     if facts.clamped and facts.lights_out < facts.lights_in_clamped:
         return f", because {facts.clamped} pixels are beyond the range of the output's type"
+    return ""
+
+
+def _likely(facts: Facts, unit: str, radiance_unit: str, doubtful: bool) -> str:
     share = facts.lights_compact / facts.lights_in_clamped if facts.lights_in_clamped > 0 else 0.0
     if share > _COMPACT:
         return (
             f", likely because {share:.0%} of the light is in single pixels at least {_PEAK:g} times as bright as "
             "those around them, sharper than lights that models learn"
         )
+    if doubtful:
+        return f", perhaps because the NTL is not in {radiance_unit}, as the warning about it says"
     if unit not in ("", radiance_unit):
         return f", perhaps because the NTL is in {unit} and models learn {radiance_unit}"
     return ""

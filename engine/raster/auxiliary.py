@@ -14,12 +14,19 @@ import numpy as np
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.windows import Window
-from deeplight.engine.raster.bands import FactorOnly, assign_bands
+from deeplight.engine.raster.bands import FactorOnly, assign_bands, find_bands
 from deeplight.engine.raster.convert import Floats
+from deeplight.engine.raster.elevation import ELEVATIONS, check_elevation, check_unit
 from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
-from deeplight.engine.raster.plausibility import check_elevation, check_offset, check_reflectance
+from deeplight.engine.raster.plausibility import (
+    REFLECTANCES,
+    check_offset,
+    check_reflectance,
+)
+from deeplight.engine.raster.remedies import copied, quoted
+from deeplight.engine.raster.sentinel import tagged_scale
 from deeplight.engine.raster.single import check_single, chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
 
@@ -32,12 +39,6 @@ _log = logging.getLogger(__name__)
 
 DEM_VOID = -32768.0
 """SRTM's void, also where a file does not declare it; no place on Earth is that deep."""
-ELEVATIONS = -500.0, 9000.0
-"""Metres; land lies between the Dead Sea's shore (−430 and falling) and Mount Everest (8849). What a file has beyond is
-an undeclared void or the sea floor, which the network has never seen: missing."""
-_FOOT = 0.3048
-"""Metres. The US survey foot is longer by 2 millionths: 2 cm on Mount Everest."""
-_FEET = frozenset({"ft", "foot", "feet", "us-ft", "us survey foot", "us survey feet", "ftus"})
 
 
 class Daytime:
@@ -92,9 +93,15 @@ def check_auxiliary_options(options: SceneOptions) -> None:
             "--dmo-bands assigns the bands of one file, --dmo, and --dmo-band gives each band by its slot: leave out "
             "--dmo-bands"
         )
-    for slot in options.dmo_files or {}:
+    seen: dict[str, str] = {}
+    for slot, name in (options.dmo_files or {}).items():
         if slot not in DMO_SLOTS:
             raise InputError(f"{slot!r} is not a band slot; slots are {', '.join(DMO_SLOTS)}")
+        first = seen.setdefault(str(Path(name).absolute()), slot)
+        if first != slot:
+            raise InputError(
+                f"--dmo-band gives {name} for {first} and for {slot}: give each slot its own file"
+            )
     daytime = options.dmo is not None or bool(options.dmo_files)
     for layer, there, what, remedy in (
         ("dmo", daytime, "the daytime bands and there are", "--dmo or --dmo-band"),
@@ -118,30 +125,52 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
         names[""] = options.dmo
     if not names:
         return None
-    files = []
+    files, unsaid = [], []
     for slot, name in names.items():
         raster = stack.enter_context(open_raster(name, "DMO", options.allow_remote, options.placement("dmo")))
         given = options.dmo_bands
         if slot:
-            check_single(raster)
+            check_single(raster, _one_of_several(raster, slot, alone=len(names) == 1))
             given = {slot: raster.bands[0]}
         file = Path(name).name
         slots = assign_bands(raster.what, raster.band_names, raster.bands, given, file, raster.wavelengths)
         found = meeting(ntl, raster)
         bands = tuple(slots.values())
-        files.append(
-            (slots, AuxLayer(raster, bands, ntl.finer(), found, options.dmo_scale, options.dmo_nodata))
-        )
+        scale = tagged_scale(raster, bands, options.dmo_scale)
+        nodata = options.dmo_nodata if options.dmo_nodata is not None else _daytime_void(raster, bands, scale)
+        layer = AuxLayer(raster, bands, ntl.finer(), found, scale, nodata, REFLECTANCES)
+        files.append((slots, layer))
+        if scale is None or isinstance(scale, FactorOnly):
+            unsaid.append(layer)
     layers = [layer for _, layer in files]
     for layer in layers:
-        check_reflectance(layer)
-    if options.dmo_scale is None or isinstance(options.dmo_scale, FactorOnly):
-        check_offset(layers)
+        check_reflectance(layer, [other for other in layers if other is not layer])
+    check_offset(unsaid, layers)
     daytime = Daytime(files)
     missing = [slot for slot in DMO_SLOTS if slot not in daytime.slots]
     if missing:
         _log.info("DMO: no band for %s; the network is told so", ", ".join(missing))
     return daytime
+
+
+def _one_of_several(raster: Raster, slot: str, alone: bool) -> str:
+    """How to use one of the bands of a file that --dmo-band names. alone: it names no other file."""
+    found = find_bands(
+        raster.what, raster.band_names, raster.bands, Path(raster.name).name, raster.wavelengths
+    )
+    band = found.get(slot, raster.bands[0])
+    if alone:
+        return f"name it with its bands: --dmo {quoted(raster.name)} --dmo-bands {slot}={band}"
+    return f"write the one for {slot} to a file of its own: {copied(raster.name, f'{slot}.tif', f'--band {band}')}"
+
+
+def _daytime_void(raster: Raster, bands: Sequence[int], scale: tuple[float, float] | None) -> float | None:
+    """0 in integers with an offset below zero that declare nothing: Landsat's and Sentinel-2's fill, of which the
+    offset would make a reflectance of −0.2 or −0.1."""
+    offsets = [raster.offsets[band - 1] if scale is None else scale[1] for band in bands]
+    silent = all(raster.nodata[band - 1] is None for band in bands)
+    whole = all(np.dtype(raster.dtypes[band - 1]).kind in "iu" for band in bands)
+    return 0.0 if silent and whole and max(offsets) < 0 else None
 
 
 def open_elevation(options: SceneOptions, ntl: Grid, stack: ExitStack) -> AuxLayer | None:
@@ -153,11 +182,8 @@ def open_elevation(options: SceneOptions, ntl: Grid, stack: ExitStack) -> AuxLay
         open_raster(options.dem, "DEM", options.allow_remote, options.placement("dem"))
     )
     band = chosen_band(raster, options.dem_band)
-    if raster.units[band - 1].strip().lower() in _FEET and options.dem_scale is None:
-        feet = f"{_FOOT * raster.scales[band - 1]:.12g},{_FOOT * raster.offsets[band - 1]:.12g}"
-        raise InputError(
-            f"{raster.what} is in feet and metres are needed; add --dem-scale {feet.removesuffix(',0')}"
-        )
+    if options.dem_scale is None:
+        check_unit(raster, band)
     signed = np.dtype(raster.dtype).kind != "u"
     nodata = options.dem_nodata
     if nodata is None and raster.nodata[band - 1] is None and signed:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import glob
 import os
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.raster.remedies import quoted
 
 _SUBDATASET = re.compile(r"^(HDF5|NETCDF|GTIFF_DIR|HDF4_SDS|HDF4_EOS):(.+)$", re.DOTALL | re.IGNORECASE)
 """GDAL's own list of a file's datasets spells NETCDF in small letters."""
@@ -128,7 +128,7 @@ def locate(name: str, what: str, allow_remote: bool = False) -> Located:
             return Located(name, None, serial=False)
         raise InputError(_not_local(name, what))
     head = _head(path, what, name)
-    kind = next((kind for magic, kind in _PACKED.items() if head.startswith(magic)), None)
+    kind = _packed_by(head)
     if kind is not None:
         raise InputError(_packed(name, what, kind))
     serial = head.startswith(_SERIAL_MAGIC)
@@ -160,9 +160,18 @@ def _exists(name: str) -> bool:
         return False
 
 
+def _packed_by(head: bytes) -> str | None:
+    """What has packed a file with these first bytes; None where nothing known has."""
+    if head[257:262] == b"ustar":
+        return "tar"
+    return next((kind for magic, kind in _PACKED.items() if head.startswith(magic)), None)
+
+
 def _packed(name: str, what: str, kind: str) -> str:
     """How to unpack a file and keep the original."""
-    file = shlex.quote(name)
+    file = quoted(name)
+    if kind == "tar":
+        return f"{what} {name} is an archive; unpack it first: tar -xf {file}"
     if kind != "gzip":
         return f"{what} {name} is packed by {kind}; unpack it first, and give the raster in it"
     lower = name.lower()
@@ -195,7 +204,7 @@ def _head(path: Path, what: str, name: str) -> bytes:
     if path.is_dir():
         raise InputError(
             f"{what} {name} is a directory; give a raster file, such as a GeoTIFF, or its pieces as a pattern, "
-            f"such as {shlex.quote(str(path / '*.tif'))}"
+            f"such as {quoted(str(path / '*.tif'))}"
         )
     if not path.is_file():
         raise InputError(f"{what} {name} is not a regular file; give a raster file, such as a GeoTIFF")

@@ -13,11 +13,14 @@ from deeplight.engine.raster.mesh import Doubles, Meshes, project
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from rasterio.crs import CRS
 
 Bounds = tuple[float, float, float, float]
 """(west, south, east, north) in degrees."""
 
 _LATTICE = 48
+_SAME_PX = 0.01
+"""Pixels by which two ways to write a CRS may differ: what decimals in its parameters lose."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,19 @@ def lonlat_bounds(grid: Grid) -> Bounds | None:
         return None
     lon, lat = lon[on_globe], lat[on_globe]
     return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
+
+
+def same_crs(a: CRS, b: CRS, grid: Grid) -> bool:
+    """Whether two CRSs put the grid's corners and middle at the same places, however written: EPSG:4326, OGC:CRS84
+    and +proj=longlat +datum=WGS84 are one. grid: in either of them."""
+    if a == b:
+        return True
+    corners = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5)]
+    points = np.array([grid.transform @ (c * grid.width, r * grid.height) for c, r in corners])
+    there = np.stack(project(a, b, points[:, 0], points[:, 1]), axis=1)
+    known = np.isfinite(there).all(axis=1)
+    pixel = np.hypot(grid.transform.a, grid.transform.d)
+    return bool(known.any() and (np.abs(there - points)[known] <= _SAME_PX * pixel).all())
 
 
 def format_bounds(bounds: Bounds | None) -> str:

@@ -17,10 +17,15 @@ _ENDS_OF_TYPES = tuple(
     v * k for v in (BLACK_MARBLE_FILL, 32767.0, 2147483647.0, 4294967295.0) for k in _TENTHS
 )
 """One such pixel is enough: no light is by chance exactly the end of a type."""
-_FILLS_ABOVE = (DMSP_FILL, 999.0, 9999.0, 999.9, 99999.0)
-_FILLS_BELOW = (-99.0, *(v * k for v in (-9999.0, -999.0, -32767.0, -32768.0) for k in _TENTHS))
+_FILLS_ABOVE = (DMSP_FILL, 999.0, 9999.0, 999.9, 99999.0, 999999.0)
+_FILLS_BELOW = (
+    -99.0,
+    *(v * k for v in (-9999.0, -999.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0) for k in _TENTHS),
+)
 _NOISE = -3.0
 """nW/cm²/sr; noise of VIIRS reaches about −1.5."""
+_MINUS_ONE = -0.9
+"""nW/cm²/sr; −1 as a fill value. In tenths or hundredths of nW/cm²/sr a raw −1 is noise."""
 _SEVERAL, _MANY, _MANY_SHARE = 9, 32, 0.01
 """Pixels of one value: too many for chance; and so many, also as a share, that an unknown number is refused."""
 _FAR, _APART, _MORE = 3.0, 1.2, 3
@@ -66,14 +71,17 @@ def _above(seen: Survey, scale: float, offset: float) -> Fill | None:
     if _is_one_of(end.value, _ENDS_OF_TYPES):
         black_marble = seen.whole and end.value == BLACK_MARBLE_FILL
         return found if black_marble or end.value > _APART * rest else None
-    if seen.whole and end.value == DMSP_FILL:
+    counts = seen.whole and (scale, offset) == (1.0, 0.0)
+    if counts and end.value == DMSP_FILL:
         return found if end.next is not None and rest <= DMSP_MOST else None
     if end.next is None or not _is_plateau(end):
         return None
-    if _is_one_of(end.value, _FILLS_ABOVE) and (not seen.whole or end.value > _APART * rest):
+    # bytes end at 255 in pictures too
+    known = _is_one_of(end.value, _FILLS_ABOVE[1:] if seen.whole else _FILLS_ABOVE)
+    if known and (not seen.whole or end.value > _APART * rest):
         return found
     value, nearest = end.value * scale + offset, end.next * scale + offset
-    far = not seen.whole and nearest > 0 and value > _FAR * nearest
+    far = nearest > 0 and value > _FAR * nearest and (not counts or value > DMSP_FILL)
     return _unknown(seen, end) if far else None
 
 
@@ -87,7 +95,7 @@ def _below(seen: Survey, scale: float, offset: float) -> Fill | None:
         return found
     if not _is_plateau(end):
         return None
-    if end.value == -1.0 and end.next > -0.5:
+    if end.value == -1.0 and end.next > -0.5 and value <= _MINUS_ONE:
         return found
     return _unknown(seen, end) if value < _NOISE and value < _FAR * min(nearest, 0.0) else None
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from affine import Affine
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.raster.extents import lonlat_bounds
+from deeplight.engine.raster.extents import lonlat_bounds, same_crs
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.placement import Edges, Placement
-from deeplight.engine.raster.remedies import copy_as_geotiff
+from deeplight.engine.raster.remedies import copied, copy_as_geotiff, quoted
 
 if TYPE_CHECKING:
     from rasterio.crs import CRS
@@ -24,8 +23,12 @@ PLACED = ("NTL", "DMO", "DEM")
 """Roles with options for their CRS and their bounds."""
 _SAME_PX = 0.01
 """Pixels by which given bounds may differ from a file's own at a corner: what decimal degrees with some digits lose."""
+_LEAST_PIXEL_M = 0.1
+"""Metres. Smaller pixels beside the origin of a projected CRS are degrees: 15″ is 0.004."""
 _BLACK_MARBLE = re.compile(r"_Grid_DNB|VIIRS_Grid|(?:^|[./_])h\d\dv\d\d[._].*\.(?:h5|hdf|he5)", re.IGNORECASE)
 """What names of Black Marble tiles, or of the datasets in them, have in common."""
+
+_NETCDF = re.compile(r"\.nc4?(?:$|[:\"])|^netcdf:", re.IGNORECASE)
 
 
 def checked_grid(what: str, name: str, role: str, dataset: DatasetReader, placement: Placement) -> Grid:
@@ -46,10 +49,12 @@ def checked_grid(what: str, name: str, role: str, dataset: DatasetReader, placem
             f"say where its edges lie: {_how(role, name, '', 'bounds')}"
         )
     crs = _crs(what, name, role, dataset, placement)
+    if not usable and crs.is_geographic:
+        _check_degrees(role, placement)
     grid = Grid(
         crs, own if usable and own is not None else _spread(placement.bounds, height, width), height, width
     )
-    if _on_globe(grid):
+    if _fits(grid):
         _check_agreement(what, role, dataset, grid, placement)
         return grid
     given = _given(dataset, placement, height, width, grid)
@@ -73,8 +78,27 @@ def _crs(what: str, name: str, role: str, dataset: DatasetReader, placement: Pla
     return CRS.from_user_input(placement.crs)
 
 
-def _on_globe(grid: Grid) -> bool:
-    return bool(grid.crs.is_geographic or grid.crs.is_projected) and lonlat_bounds(grid) is not None
+def _check_degrees(role: str, placement: Placement) -> None:
+    """Raises InputError for edges that are no longitudes and latitudes."""
+    assert placement.bounds is not None
+    west, south, east, north = placement.bounds
+    if west < -360 or east > 360 or east - west > 360 or south < -90 or north > 90:
+        flag, edges = f"--{role.lower()}", ",".join(f"{v:.9g}" for v in placement.bounds)
+        raise InputError(
+            f"{flag}-bounds {edges} are no longitudes and latitudes: correct them, or say with {flag}-crs which CRS "
+            "they are in"
+        )
+
+
+def _fits(grid: Grid) -> bool:
+    """Whether the CRS places the coordinates on the globe, and they are not degrees under a CRS in metres."""
+    if not (grid.crs.is_geographic or grid.crs.is_projected) or lonlat_bounds(grid) is None:
+        return False
+    west, south, east, north = grid.bounds_xy
+    if grid.crs.is_geographic or max(abs(west), abs(east)) > 360.0 or max(abs(south), abs(north)) > 90.0:
+        return True
+    width = math.hypot(grid.transform.a, grid.transform.d)
+    return bool(width * grid.crs.linear_units_factor[1] >= _LEAST_PIXEL_M)
 
 
 def _given(dataset: DatasetReader, placement: Placement, height: int, width: int, grid: Grid) -> Grid | None:
@@ -84,7 +108,7 @@ def _given(dataset: DatasetReader, placement: Placement, height: int, width: int
     crs = grid.crs if placement.crs is None else CRS.from_user_input(placement.crs)
     transform = grid.transform if placement.bounds is None else _spread(placement.bounds, height, width)
     other = Grid(crs, transform, height, width)
-    return other if other != grid and _on_globe(other) else None
+    return other if other != grid and _fits(other) else None
 
 
 def _check_agreement(what: str, role: str, dataset: DatasetReader, grid: Grid, placement: Placement) -> None:
@@ -92,7 +116,7 @@ def _check_agreement(what: str, role: str, dataset: DatasetReader, grid: Grid, p
     from rasterio.crs import CRS
 
     flag = role.lower()
-    if placement.crs is not None and grid.crs != CRS.from_user_input(placement.crs):
+    if placement.crs is not None and not same_crs(grid.crs, CRS.from_user_input(placement.crs), grid):
         raise InputError(
             f"{what} says that its CRS is {grid.crs.to_string()} and --{flag}-crs says {placement.crs}: "
             f"leave out --{flag}-crs, which is for files without a CRS"
@@ -127,7 +151,7 @@ def _no_transform(what: str, name: str, role: str, dataset: DatasetReader, place
     if dataset.gcps[0]:
         return (
             f"{what} is georeferenced by ground control points only; "
-            f"warp it onto a grid first: rio warp {shlex.quote(name)} warped.tif --dst-crs EPSG:4326"
+            f"warp it onto a grid first: {copied(name, 'warped.tif')}"
         )
     if dataset.rpcs is not None or dataset.tags(ns="GEOLOCATION"):
         by = "an RPC camera model" if dataset.rpcs is not None else "geolocation arrays"
@@ -149,7 +173,7 @@ def is_black_marble(name: str) -> bool:
 def black_marble(what: str, name: str) -> str:
     """The sentence that leads to the converter. name: of the file, or of a dataset in it."""
     found = re.search(r'^(?:HDF5:)?"?(.+?\.(?:h5|hdf|he5))', name, re.IGNORECASE)
-    file = shlex.quote(found[1] if found else name)
+    file = quoted(found[1] if found else name)
     return (
         f"{what} is a Black Marble tile, which says where it lies in its name alone; "
         f"convert it first: deeplight-data blackmarble {file} --out blackmarble.tif"
@@ -172,4 +196,7 @@ def _how(role: str, name: str, crs: str, bounds: str) -> str:
         ("--transform '[pixel width, 0, west, 0, -pixel height, north]'", bounds),
     ]
     edit = " ".join(text for text, part in edits if part)
-    return f"write a copy and give that: {copy_as_geotiff(name, 'placed.tif')} && rio edit-info {edit} placed.tif"
+    # GDAL would turn the rows of a netCDF file without coordinates around
+    order = "GDAL_NETCDF_BOTTOMUP=NO " if bounds and _NETCDF.search(name) else ""
+    copy = f"{order}{copy_as_geotiff(name, 'placed.tif')}"
+    return f"write a copy and give that: {copy} && rio edit-info {edit} placed.tif"

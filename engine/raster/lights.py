@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.auxiliary import meeting
 from deeplight.engine.raster.blur import find_blur, pixel_m
+from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.layers import Layer
+from deeplight.engine.raster.names import COVERAGE
 from deeplight.engine.raster.products import IN_NANOWATTS, NO_LIMITS, product_of
 from deeplight.engine.raster.psf import Fwhm
 from deeplight.engine.raster.radiance import Lights, check_ntl, name_of
+from deeplight.engine.raster.remedies import copied, quoted
 from deeplight.engine.raster.single import chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
 from deeplight.engine.raster.units import DN_UNIT, RADIANCE_UNIT, canonical
@@ -38,7 +42,6 @@ DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 65
 """Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
 _MONTHLY = re.compile(r"(?!.*(?:vnl|masked)).*(?:vcms?l?cfg|rade9|avg_rad(?!iance))")
 """EOG's monthly composites, in which 0 stands for "never seen" too; in the annual ones it is background."""
-_COVERAGE = re.compile(r"cf_?cvg|cvg|coverage|cf_?obs|num_obs", re.IGNORECASE)
 _ZEROS = 0.01
 """Share of zeros that is worth a warning."""
 
@@ -62,13 +65,15 @@ class ObservedLayer(Layer):
 
 @dataclass(frozen=True)
 class OpenLights:
-    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling, psf, limits: see Scene."""
+    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling, psf, limits: see Scene. doubtful: a
+    warning said that the values may not be radiance."""
 
     layer: ObservedLayer
     unit: str
     ceiling: float
     psf: Fwhm
     limits: tuple[float, float]
+    doubtful: bool
 
     @classmethod
     def open(cls, options: SceneOptions, stack: ExitStack) -> OpenLights:
@@ -87,7 +92,8 @@ class OpenLights:
             layer.observed = _open_observed(options, raster, stack)
         stated = options.ntl_unit is not None
         text = options.ntl_unit if options.ntl_unit is not None else raster.units[band - 1]
-        found = check_ntl(layer, text, stated)
+        counted = "" if layer.observed is None else layer.observed.raster.what
+        found = check_ntl(layer, text, stated, counted)
         unit = _unit(layer, options, found)
         if not unit:
             _log.info(
@@ -111,13 +117,13 @@ class OpenLights:
         product = product_of(name_of(layer), unit, pixel_m(raster.grid)[0])
         limits = NO_LIMITS if product is None else product.limits(unit, ceiling)
         psf = find_blur(options.psf, layer, product, ceiling)
-        return cls(layer, unit, ceiling, psf, limits)
+        return cls(layer, unit, ceiling, psf, limits, found.doubtful)
 
 
 def _example(raster: Raster) -> str:
     """Options that choose among several bands of lights, or of a coverage count, by their names."""
     flag = f"--{raster.role.lower()}-band"
-    counts = [b for b in raster.bands if _COVERAGE.search(raster.band_names[b - 1])]
+    counts = [b for b in raster.bands if COVERAGE.search(raster.band_names[b - 1])]
     if raster.role != "NTL":
         return f"{flag} {counts[0]}" if counts else ""
     light = next((b for b in raster.bands if b not in counts[:1]), raster.bands[0])
@@ -139,11 +145,11 @@ def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Laye
         max(abs(a - b) for a, b in zip(~mine.transform @ (theirs.transform @ corner), corner, strict=True))
         for corner in corners
     )
-    if mine.shape != theirs.shape or mine.crs != theirs.crs or moved > _SAME_PLACE:
+    meeting(ntl.grid, raster)
+    if mine.shape != theirs.shape or moved > _SAME_PLACE or not same_crs(mine.crs, theirs.crs, mine):
         raise InputError(
             f"{raster.what} is not on the pixels of {ntl.what}, and a count or mask is needed for each of them; bring "
-            f"it there first: rio warp {shlex.quote(raster.name)} valid.tif --like {shlex.quote(ntl.name)} "
-            "--resampling nearest"
+            f"it there first: {copied(raster.name, 'valid.tif', f'--like {quoted(ntl.name)}')}"
         )
     return Layer(raster, (band,), (1.0, 0.0))
 

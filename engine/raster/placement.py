@@ -21,11 +21,13 @@ class Placement:
 
 def parse_crs(text: str) -> str:
     """`EPSG:4326`, a PROJ string or WKT, as given. Raises ValueError in one sentence where PROJ does not know it."""
+    import rasterio
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
     try:
-        crs = CRS.from_user_input(text)
+        with rasterio.Env():  # else PROJ prints its own words
+            crs = CRS.from_user_input(text)
     except CRSError:
         crs = None
     if not crs:

@@ -16,8 +16,9 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.fills import BLACK_MARBLE_FILL, DMSP_FILL, DMSP_MOST, Fill, find_fill
 from deeplight.engine.raster.layers import Layer
+from deeplight.engine.raster.names import LIGHTS, is_coverage
 from deeplight.engine.raster.plausibility import scaling_text
-from deeplight.engine.raster.remedies import calculated
+from deeplight.engine.raster.remedies import copied
 from deeplight.engine.raster.survey import Survey, survey
 from deeplight.engine.raster.units import (
     DN_UNIT,
@@ -25,6 +26,7 @@ from deeplight.engine.raster.units import (
     canonical,
     is_length,
     is_logarithm,
+    other_quantity,
     radiance_factor,
 )
 
@@ -54,7 +56,6 @@ but in suburbs."""
 _ENOUGH, _PLENTY = 64, 1000
 """Pixels from which percentiles say something, and from which they carry a refusal."""
 
-_LIGHTS = re.compile(r"ntl|viirs|dnb|light|dmsp|vnp46|vj146|rade9|avg_rad|radiance|luojia|sdgsat")
 _ELEVATION = re.compile(r"(?<![a-z])(?:dem|dsm|dtm|srtm|elevation|altitude|topo|height)(?![a-z])")
 INDEX_NAME = re.compile(r"(?<![a-z])(?:ndvi|evi2?|savi|ndwi|mndwi|ndbi)(?![a-z])")
 """In the lower-case name of a file or band: vegetation and water indices."""
@@ -80,23 +81,26 @@ class _Doubt:
     impossible: bool = False
 
 
-def check_ntl(layer: Layer, unit: str = "", stated: bool = False) -> Lights:
+def check_ntl(layer: Layer, unit: str = "", stated: bool = False, counted: str = "") -> Lights:
     """Raises InputError where a raster of lights has no valid pixel, or where its values are clearly no radiance or
     hold an undeclared fill value; warns where either is likely.
 
     unit: that the file declares, or the user (stated), "" where none does. Where the user gave the scale or the unit,
-    the values are believed to be what that says, and only the impossible is refused, or warned of.
+    the values are believed to be what that says, and only the impossible is refused, or warned of. counted: the raster
+    that says where lights were observed, for messages.
     """
+    believed = layer.scale_given or stated
+    if not believed:
+        _check_coverage(layer)
     seen = survey(layer)
     if seen is None:
-        raise InputError(_no_valid_pixel(layer))
+        raise InputError(_no_valid_pixel(layer, counted))
     _check_range(layer, seen)
     raw, values, mask = layer.sample(Window(0, 0, *layer.raster.grid.shape))
     _check_fill(layer, seen, raw[0][mask != 0])
     _check_unit(layer, unit, stated)
     if _is_digital(layer, seen, unit):
         return Lights(digital=True, doubtful=False)
-    believed = layer.scale_given or stated
     doubts = [d for d in _doubts(layer, seen, values[0][mask != 0], unit) if d.impossible or not believed]
     if doubts:
         doubt = max(doubts, key=lambda d: d.clear)  # the first of the clearest
@@ -126,14 +130,31 @@ def _number(layer: Layer, value: float) -> str:
     return f"{value:.17g}"
 
 
-def _no_valid_pixel(layer: Layer) -> str:
+def _no_valid_pixel(layer: Layer, counted: str) -> str:
     what = layer.raster.what
+    if counted and survey(Layer(layer.raster, layer.bands, None, layer.nodata[0])) is not None:
+        return (
+            f"{counted} is above 0 at no pixel where {what} has a value, which says that no lights were observed; give "
+            "the count or mask of these lights, or leave out --ntl-valid"
+        )
     if layer.nodata[0] is not None:
         return (
             f"{what} has no valid pixel: all are NaN, masked or the nodata value {layer.nodata[0]:g}; give a "
             f"raster with data, or the right {_flag(layer)}-nodata"
         )
     return f"{what} has no valid pixel: all are NaN, infinite or masked; give a raster with data"
+
+
+def _check_coverage(layer: Layer) -> None:
+    """Counts of observations are of the order of lights, so their name is the evidence."""
+    raster = layer.raster
+    file = "" if raster.path is None else raster.path.name
+    dataset = raster.name.rpartition(":")[2] if raster.driver in ("netCDF", "HDF5Image", "HDF4Image") else ""
+    if is_coverage(file, f"{dataset.rpartition('/')[2]} {raster.band_names[layer.bands[0] - 1]}"):
+        raise InputError(
+            f"{raster.what} is called as a count of observations would be; give the lights with {_flag(layer)} and "
+            f"this count with --ntl-valid, or if it holds lights {_stated(layer)}"
+        )
 
 
 def _check_range(layer: Layer, seen: Survey) -> None:
@@ -174,10 +195,9 @@ def _fill_text(layer: Layer, seen: Survey, fill: Fill) -> str:
         remedy += " if it marks missing pixels"
     elif layer.nodata[0] is not None and math.isfinite(layer.nodata[0]):  # NaN is never data
         declared = f"{layer.nodata[0]:.9g}"
-        formula = f"(where (== (read 1) {value}) {declared} (read 1))"
         remedy += (
             f", or where pixels of the declared {declared} are there too make one of both and give that: "
-            f"{calculated(formula, layer.raster.name, 'one.tif', nodata=True)}"
+            f"{copied(layer.raster.name, 'one.tif', f'--nodata {value}', *_only_band(layer))}"
         )
     return (
         f"{layer.raster.what} holds {value}{product} {fill.count} times{beside} and does not declare it as nodata; "
@@ -200,6 +220,15 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
         raise InputError(
             f"{what} is in {unit}, a logarithm, and {RADIANCE_UNIT} is needed; {_no_logarithm(layer, unit)}"
         )
+    other = other_quantity(unit)
+    if other is not None:
+        flag = f"{_flag(layer)}-unit {RADIANCE_UNIT}"
+        remedy = (
+            f"correct {_flag(layer)}-unit"
+            if stated
+            else f"give nighttime lights, or if the file is wrong pass {flag}"
+        )
+        raise InputError(f"{what} is in {unit}, the unit of {other}, and {RADIANCE_UNIT} is needed; {remedy}")
     if is_length(unit):
         raise InputError(
             f"{what} is in {unit}, as elevations are, and {RADIANCE_UNIT} is needed; give nighttime lights"
@@ -209,14 +238,14 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
 def _no_logarithm(layer: Layer, unit: str = "") -> str:
     """How to undo one: that of the unit, else log10."""
     plain = unit.strip().lower()
-    what, formula = "log10", "(power 10.0 (read 1))"
-    if plain.startswith("db"):
-        what, formula = "dB", "(power 10.0 (/ (read 1) 10.0))"
-    elif plain.startswith("ln"):
-        what, formula = "ln", "(exp (read 1))"
-    declared = layer.raster.nodata[layer.bands[0] - 1] is not None
-    command = calculated(formula, layer.raster.name, "radiance.tif", nodata=declared)
-    return f"undo it and give the result, for {what}: {command}"
+    kind = "db" if plain.startswith("db") else "ln" if plain.startswith("ln") else "log10"
+    command = copied(layer.raster.name, "radiance.tif", f"--undo {kind}", *_only_band(layer))
+    return f"undo it and give the result, for {'dB' if kind == 'db' else kind}: {command}"
+
+
+def _only_band(layer: Layer) -> tuple[str, ...]:
+    """The option of a copy that leaves the bands beside the lights out."""
+    return (f"--band {layer.bands[0]}",) if layer.raster.count > 1 else ()
 
 
 def _power(value: float) -> str:
@@ -284,7 +313,7 @@ def _stated(layer: Layer) -> str:
 
 def _names(layer: Layer, name: str) -> Iterator[_Doubt]:
     for pattern, kind in ((_ELEVATION, "elevations"), (INDEX_NAME, "a vegetation or water index")):
-        if pattern.search(name) and not _LIGHTS.search(name):
+        if pattern.search(name) and not LIGHTS.search(name):
             yield _Doubt(
                 f"is called as {kind} would be; give nighttime lights, or if it holds them {_stated(layer)}",
                 clear=True,

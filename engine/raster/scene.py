@@ -83,15 +83,15 @@ class Scene:
     """Open rasters that fit together; `open` makes one. Reads are thread-safe and the same in any window.
 
     grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling, "" where nothing says which.
-    ceiling: the NTL value from which the sensor or its product is saturated.
-    psf, limits: what the network is told of the sensor, see spec.INPUTS; the same for every window.
+    ceiling: the NTL value from which the sensor or its product is saturated. doubtful: a warning said that the NTL may
+    not be radiance. psf, limits: what the network is told of the sensor, see spec.INPUTS; the same for every window.
     dmo_slots: slot name to 1-based band of its DMO file, in slot order, empty without DMO.
     """
 
     def __init__(self, lights: OpenLights, dmo: Daytime | None, dem: AuxLayer | None) -> None:
         self.grid = lights.layer.raster.grid
         self.hr_grid = self.grid.finer()
-        self.unit, self.ceiling = lights.unit, lights.ceiling
+        self.unit, self.ceiling, self.doubtful = lights.unit, lights.ceiling, lights.doubtful
         self.psf, self.limits = lights.psf, lights.limits
         self.dmo_slots = {} if dmo is None else dmo.slots
         self._ntl, self._dmo, self._dem = lights.layer, dmo, dem

@@ -17,8 +17,7 @@ def chosen_band(raster: Raster, given: int | None, example: str = "") -> int:
     given, or where it is not there.
     """
     flag = f"--{raster.role.lower()}-band"
-    names = ", ".join(f"{b} {raster.band_names[b - 1]}".strip() for b in raster.bands[:_NAMED])
-    names += ", …" if raster.count > _NAMED else ""
+    names = _named(raster)
     if given is not None:
         if given not in raster.bands:
             raise InputError(f"{raster.what} has no band {given}; its bands are {names}: correct {flag}")
@@ -31,10 +30,18 @@ def chosen_band(raster: Raster, given: int | None, example: str = "") -> int:
     return int(raster.bands[0])
 
 
-def check_single(raster: Raster) -> None:
-    """Raises InputError for a raster of several bands where one is needed and no option chooses."""
+def check_single(raster: Raster, remedy: str = "") -> None:
+    """Raises InputError for a raster of several bands where one is needed and no option chooses.
+
+    remedy: what to do; by default a copy of the first band.
+    """
     if raster.count != 1:
         raise InputError(
-            f"{raster.what} has {raster.count} bands and must have one; "
-            f"pick it first: {one_band(raster.name)}"
+            f"{raster.what} has {raster.count} bands ({_named(raster)}) and must have one; "
+            f"{remedy or f'pick it first: {one_band(raster.name, raster.bands[0])}'}"
         )
+
+
+def _named(raster: Raster) -> str:
+    names = ", ".join(f"{b} {raster.band_names[b - 1]}".strip() for b in raster.bands[:_NAMED])
+    return names + (", …" if raster.count > _NAMED else "")

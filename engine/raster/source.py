@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -17,17 +18,21 @@ from deeplight.engine.core.environment import proj_trouble
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.machine import thread_bytes_read
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.blocks import check_blocks, pixel_interleaved
 from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.dataset_names import Located, locate
 from deeplight.engine.raster.georeference import black_marble, checked_grid, is_black_marble
 from deeplight.engine.raster.mosaic import mosaic_vrt
+from deeplight.engine.raster.names import likeliest
 from deeplight.engine.raster.placement import Placement
-from deeplight.engine.raster.remedies import copy_as_geotiff, quoted
+from deeplight.engine.raster.remedies import quoted
 from deeplight.engine.raster.wavelengths import band_wavelength
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rasterio.io import DatasetReader, MemoryFile
+
+_log = logging.getLogger(__name__)
 
 DRIVERS: tuple[str, ...] = (
     "GTiff",
@@ -60,10 +65,6 @@ _DTYPES = frozenset(
 )
 _COMMON_NAME = re.compile(r"(?:eo[:=])?common_name=(.+)", re.IGNORECASE)
 """A band's tag eo:common_name; GDAL splits NAME:VALUE at a colon too and gives it as eo = "common_name=…"."""
-_MAX_BLOCK = 1 << 30
-_BIG_BLOCK = 64 << 20
-_BLOCK_TO_FILE = 200
-_MAX_BLOCKS_CHECKED = 50_000
 _SERIAL_DRIVERS = frozenset({"netCDF", "HDF5", "HDF5Image", "HDF4", "HDF4Image"})
 _serial_lock = threading.Lock()
 _OWN = Placement()
@@ -101,7 +102,7 @@ class Raster:
     columns) decoded at once; pixel_bytes: of one pixel in such a block, all bands that are decoded with it.
     cache_mb: GDAL's block cache while this raster is read. bytes_read: from the file by `read` so far, where
     the system counts them. Per file band, index
-    = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units, band_names (common name
+    = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units, band_tags, band_names (common name
     or description, "" where there is none) and wavelengths (micrometres or None).
     """
 
@@ -118,6 +119,7 @@ class Raster:
         self._located = located
         self._placement = placement
         self._memory: MemoryFile | None = None
+        self._settings: dict[str, Any] = {}
         self._local = threading.local()
         self._handles: list[DatasetReader] = []
         self._handles_lock = threading.Lock()
@@ -128,7 +130,16 @@ class Raster:
             with self._env():
                 if vrt is not None:
                     self._hold(vrt)
+                turned = self._first_row_north()
+            with self._env():
                 self._describe(self._handle())
+                if turned:
+                    _log.info(
+                        "%s has no coordinates; its first row is taken as the northernmost, as in every raster that is "
+                        "placed by --%s-bounds",
+                        self.what,
+                        role.lower(),
+                    )
         except BaseException:
             self.close()
             raise
@@ -148,6 +159,18 @@ class Raster:
             handle.close()
         if self._memory is not None:
             self._memory.close()
+
+    def _first_row_north(self) -> bool:
+        """Has the rows of a netCDF file that is placed by given bounds read in the file's order; whether that was
+        needed. GDAL takes files without coordinates as beginning in the south, and turns them around."""
+        handle = self._handle()
+        if handle.driver != "netCDF" or self._placement.bounds is None or not handle.transform.is_identity:
+            return False
+        self._settings["GDAL_NETCDF_BOTTOMUP"] = "NO"
+        self._handles.remove(handle)
+        del self._local.handle
+        handle.close()
+        return True
 
     def _hold(self, vrt: str) -> None:
         """Keep a VRT's text where all threads can open it."""
@@ -187,7 +210,7 @@ class Raster:
         import rasterio
 
         local = self._located.path is not None
-        options: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE" if local else "EMPTY_DIR"}
+        options = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE" if local else "EMPTY_DIR", **self._settings}
         if local:
             # Should a local file name a remote one in a way not seen before opening, it stays unreachable.
             options["CPL_VSIL_CURL_ALLOWED_EXTENSIONS"] = ".none"
@@ -263,7 +286,7 @@ class Raster:
         self.grid = checked_grid(self.what, self.name, self.role, dataset, self._placement)
         self.block_shape: tuple[int, int] = dataset.block_shapes[self.bands[0] - 1]
         sizes = [np.dtype(dtype).itemsize for dtype in self.dtypes]
-        whole = _pixel_interleaved(dataset)
+        whole = pixel_interleaved(dataset)
         self.pixel_bytes = sum(sizes) if whole else sum(sizes[b - 1] for b in self.bands)
         self.scales = np.array(dataset.scales, np.float64)
         self.offsets = np.array(dataset.offsets, np.float64)
@@ -272,12 +295,13 @@ class Raster:
             unit or dataset.tags(b).get("units", "") for b, unit in enumerate(dataset.units, 1)
         )
         self.tags: dict[str, str] = dataset.tags()
+        self.band_tags: tuple[dict[str, str], ...] = tuple(dataset.tags(b) for b in dataset.indexes)
         self.band_names = tuple(_band_name(dataset, b) for b in dataset.indexes)
         self.wavelengths = tuple(_wavelength(dataset, b) for b in dataset.indexes)
         flags = {flag.name for flag in dataset.mask_flag_enums[self.bands[0] - 1]}
         self._has_mask = bool(flags & {"per_dataset", "alpha"})
         if self.size_bytes is not None and self.driver != "VRT":
-            _check_blocks(self, dataset, self.size_bytes)
+            check_blocks(self.what, self.name, dataset, self.size_bytes)
 
 
 def _reason(error: BaseException) -> str:
@@ -297,7 +321,7 @@ def _check_bands(raster: Raster, dataset: DatasetReader) -> None:
     names = ", ".join(short[:4]) + (", …" if len(short) > 4 else "")
     raise InputError(
         f"{raster.what} holds {len(short)} datasets ({names}) and none is chosen; "
-        f"name one: --{raster.role.lower()} {quoted(dataset.subdatasets[0])}"
+        f"name one: --{raster.role.lower()} {quoted(dataset.subdatasets[likeliest(raster.role, short)])}"
     )
 
 
@@ -335,39 +359,3 @@ def _band_name(dataset: DatasetReader, band: int) -> str:
 def _wavelength(dataset: DatasetReader, band: int) -> float | None:
     metadata = {**dataset.tags(band, ns="IMAGERY"), **dataset.tags(band)}
     return band_wavelength(dataset.descriptions[band - 1] or "", metadata)
-
-
-def _pixel_interleaved(dataset: DatasetReader) -> bool:
-    return dataset.interleaving is not None and dataset.interleaving.name == "pixel"
-
-
-def _check_blocks(raster: Raster, dataset: DatasetReader, size: int) -> None:
-    """Refuses files whose smallest read takes absurd memory, and TIFFs that end before their pixels do."""
-    height, width = dataset.block_shapes[0]
-    by_pixel = _pixel_interleaved(dataset)
-    itemsize = max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
-    block = height * width * itemsize * (dataset.count if by_pixel else 1)
-    if block > _MAX_BLOCK or (block > _BIG_BLOCK and block > _BLOCK_TO_FILE * size):
-        raise InputError(
-            f"{raster.what} ({size} bytes) is stored in blocks of {block >> 20} MB, each read whole; "
-            f"rewrite it in tiles: {copy_as_geotiff(raster.name, 'tiled.tif')}"
-        )
-    if dataset.driver == "GTiff" and _tiff_end(dataset, by_pixel) > size:
-        raise InputError(f"{raster.what} is truncated: it ends before its pixels do; fetch or write it again")
-
-
-def _tiff_end(dataset: DatasetReader, by_pixel: bool) -> int:
-    """End in bytes of the last block of a TIFF's full-resolution image; of a sample where there are many."""
-    height, width = dataset.block_shapes[0]
-    rows, cols = -(-dataset.height // height), -(-dataset.width // width)
-    planes = 1 if by_pixel else dataset.count
-    total = planes * rows * cols
-    picks = np.unique(np.linspace(0, total - 1, min(total, _MAX_BLOCKS_CHECKED)).astype(np.int64))
-    end = 0
-    for pick in picks.tolist():
-        plane, block = divmod(pick, rows * cols)
-        row, col = divmod(block, cols)
-        offset = dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=plane + 1)
-        count = dataset.get_tag_item(f"BLOCK_SIZE_{col}_{row}", "TIFF", bidx=plane + 1)
-        end = max(end, int(offset or 0) + int(count or 0))
-    return end

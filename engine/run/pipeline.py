@@ -21,6 +21,7 @@ from deeplight.engine.output.filling import PackFiller
 from deeplight.engine.output.lights import light_warnings
 from deeplight.engine.output.parts import Mode, check_space, claimed_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
+from deeplight.engine.run.cause import PLACES, moved_by_daytime
 from deeplight.engine.run.check import check_scene
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task
@@ -302,7 +303,8 @@ class Run:
         facts, codec = self.filler.facts, self.store.spec.codec
         for line in facts.lines(self.scene.covered):
             self.progress.log(line)
-        for line in light_warnings(facts, self.scene.unit, RADIANCE_UNIT, self.options.conserve_radiance):
+        lights = self.scene.unit, RADIANCE_UNIT, self.scene.doubtful
+        for line in light_warnings(facts, *lights, self._moved_by_daytime, self.options.conserve_radiance):
             self.progress.log(f"warning: {line}")
         if facts.clamped:
             largest = f"{codec.largest:g} {self.scene.unit}".rstrip()
@@ -311,6 +313,13 @@ class Run:
                 f"{largest}, the largest value that uint16 holds here, and were written "
                 "as that: use --dtype float32 to keep them"
             )
+
+    def _moved_by_daytime(self) -> str:
+        if not self.scene.covered["dmo"]:
+            return ""
+        with self.progress, self._timed("cause"):
+            self.progress.start(PLACES, "places", "looking for what moved the light")
+            return moved_by_daytime(self.work, self.progress.advance)
 
     def assemble(self) -> None:
         """Make the output from the packs. Raises DeepLightError where --verify-seams finds a difference."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -127,6 +128,7 @@ def _tag(option: str) -> str:
 
 def _layer(name: str, allow_remote: bool, timed: bool) -> str:
     """One line that changes when any file behind a dataset name does."""
+    from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import DatasetReader
 
     from deeplight.engine.raster.source import DRIVERS
@@ -137,7 +139,10 @@ def _layer(name: str, allow_remote: bool, timed: bool) -> str:
         return f"{len(located.pieces)} pieces of sha256 {hashlib.sha256(each.encode()).hexdigest()[:16]}"
     if located.path is None:
         return f"remote {name}" if timed else "remote"
-    with DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False) as dataset:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # --ntl-bounds says where it lies
+        dataset = DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False)
+    with dataset:
         others = sorted({Path(f) for f in dataset.files} - {located.path})
     line = file_fingerprint(located.path, timed)
     if located.dataset != str(located.path):  # one of several datasets in the file

@@ -205,7 +205,9 @@ def check_target(directory: str | Path, *, overwrite: bool = False) -> Path:
     try:
         if target.exists() or target.is_symlink():
             if not overwrite:
-                raise ArtifactError(f"{directory} exists: choose another place or ask to overwrite it")
+                raise ArtifactError(
+                    f"{directory} exists: use --overwrite to replace it, or choose another --out"
+                )
             if not (target / MANIFEST_NAME).is_file():
                 raise ArtifactError(f"{directory} is not a model folder, so it is not overwritten")
             if (target / TRAINING_STATE).exists():

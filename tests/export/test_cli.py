@@ -77,7 +77,9 @@ def test_an_export_says_what_it_does_and_where_it_is(
     assert load_artifact(out).manifest.name == "mine" and (tmp_path / "m-triton" / "mine").is_dir()
     assert json.loads((out / "parity.json").read_text())["passed"] is True
     code, _, said = export(checkpoint, "--out", out)
-    assert code == 2 and said == [f"error: {out} exists: choose another place or ask to overwrite it"]
+    assert code == 2 and said == [
+        f"error: {out} exists: use --overwrite to replace it, or choose another --out"
+    ]
     assert export(checkpoint, "--out", out, "--overwrite")[0] == 0
     assert export(out, "--out", tmp_path / "again")[0] == 0, "an exported model can be exported"
     assert (
@@ -173,7 +175,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     for place, message in (
         (tmp_path / "file" / "m", "cannot write .*: Not a directory; choose another place"),
         (tmp_path / ("m" * 300), "cannot write .*: File name too long; choose another place"),
-        (tmp_path / "file", "exists: choose another place or ask to overwrite it"),
+        (tmp_path / "file", "exists: use --overwrite to replace it, or choose another --out"),
     ):
         code, _, said = export(checkpoint, "--out", place)
         assert code == 2 and len(said) == 1 and re.search(message, said[0])

@@ -320,7 +320,9 @@ def test_one_file_per_band_enters_what_a_run_records(model: str, tmp_path: Path,
 
 def test_what_a_band_s_file_must_be(model: str, tmp_path: Path, capfd: Capture) -> None:
     two = daytime(tmp_path / "two.tif", numbers(2), ["B04", "B03"])
-    assert "has 2 bands and must have one" in refusal(capfd, tmp_path, model, "--dmo-band", f"red={two}")
+    assert "has 2 bands (1 B04, 2 B03) and must have one" in refusal(
+        capfd, tmp_path, model, "--dmo-band", f"red={two}"
+    )
     percent = daytime(tmp_path / "p.tif", numbers(1, 3, 60, "uint8"))
     assert "cannot be reflectance" in refusal(capfd, tmp_path, model, "--dmo-band", f"red={percent}")
     assert "'pink' is not a band slot" in open_error(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
@@ -17,7 +19,7 @@ from deeplight.train.clips.index import read_index
 from deeplight.train.data_cli import cli
 from tests.engine.analytic import write_analytic
 from tests.field.lights import hole, infer, lights, put, refusal
-from tests.scenes import north_up
+from tests.scenes import north_up, open_error
 
 WHOLE = Window(0, 0, 48, 48)
 GAP = hole()
@@ -99,24 +101,63 @@ def test_the_band_s_own_type_scale_and_nodata_count(tmp_path: Path) -> None:
     np.testing.assert_allclose(values[~GAP], raw[~GAP] / 10, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "band"),
+    [
+        ("SVDNB_npp_20200101-20200131_75N060E_vcmcfg_v10.cf_cvg.tif", ""),
+        ("VNL_v21_npp_2020_global_vcmslcfg_c202205302300.cvg.dat.tif", ""),
+        ("monthly_ntl.tif", "cf_cvg"),
+        ("VNP46A4.tif", "NearNadir_Composite_Snow_Free_Num"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_count_given_as_lights_is_refused(
+    name: str, band: str, dtype: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    counts = np.random.default_rng(0).integers(3, 19, (48, 48)).astype(dtype)
+    path = put(tmp_path, counts, name, names=[band])
+    assert "is called as a count of observations would be" in refusal(capfd, tmp_path, "--ntl", path)
+    Scene.open(SceneOptions(path, ntl_scale=(1.0, 0.0))).close()  # the user's word
+    ntl = put(tmp_path, monthly()[0], "SVDNB_npp_20200101-20200131_75N060E_vcmcfg_v10.avg_rade9h.tif")
+    Scene.open(SceneOptions(ntl, ntl_valid=path)).close()
+    both = put(tmp_path, monthly(), "avg_rad_and_cf_cvg.tif", names=["avg_rad", "cf_cvg"])
+    Scene.open(SceneOptions(both, ntl_band=1)).close()
+    assert "count of observations" in open_error(SceneOptions(both, ntl_band=2))
+
+
+@pytest.mark.parametrize("order", [("cf_cvg", "avg_rad"), ("avg_rad", "cf_cvg")])
+def test_of_a_file_s_datasets_the_right_one_is_proposed(order: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "two.nc"
+    with h5py.File(path, "w", track_order=True) as file:
+        for name in order:
+            file[name] = monthly()[int(name == "cf_cvg")]
+    assert re.search(r"name one: --ntl '[^']*avg_rad'$", open_error(SceneOptions(str(path))))
+    lit = put(tmp_path, monthly()[0])
+    said = open_error(SceneOptions(lit, ntl_valid=str(path)))
+    assert re.search(r"name one: --ntl-valid '[^']*cf_cvg'$", said)
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = put(tmp_path, monthly()[0])
     two = put(tmp_path, monthly(), "two.tif", names=["avg_rad", "cf_cvg"])
     ones = np.ones((48, 48), np.uint8)
     moved = put(tmp_path, ones, "moved.tif", transform=north_up(west=6.001))
     smaller = put(tmp_path, ones[1:], "smaller.tif")
-    other = put(tmp_path, ones, "other.tif", crs="EPSG:32632", transform=rasterio.Affine.scale(500, -500))
+    place = rasterio.Affine(500, 0, 284_000, 0, -500, 5_544_000)
+    other = put(tmp_path, ones, "other.tif", crs="EPSG:32632", transform=place)
     for cover in (moved, smaller, other):
         said = refusal(capfd, tmp_path, "--ntl", path, "--ntl-valid", cover)
         assert "is not on the pixels of NTL raster" in said
-        assert f"rio warp {cover} valid.tif --like {path} --resampling nearest" in said
+        assert f"deeplight-data copy '{cover}' valid.tif --like '{path}'" in said
     nowhere = put(tmp_path, 0 * ones, "nowhere.tif")
+    far = put(tmp_path, ones, "far.tif", transform=north_up(west=100))
     for options, piece in (
         (["--ntl", two, "--ntl-band", "3"], "has no band 3; its bands are 1 avg_rad, 2 cf_cvg: correct --ntl-band"),
         (["--ntl", path, "--ntl-valid", two], "choose, for example with --ntl-valid-band 2"),
         (["--ntl", path, "--ntl-valid", two, "--ntl-valid-band", "4"], "has no band 4"),
         (["--ntl", path, "--ntl-valid-band", "1"], "--ntl-valid-band is about the coverage count and there is none"),
-        (["--ntl", path, "--ntl-valid", nowhere], "has no valid pixel"),
+        (["--ntl", path, "--ntl-valid", nowhere], f"NTL-valid raster {nowhere} is above 0 at no pixel where NTL"),
+        (["--ntl", path, "--ntl-valid", far], f"NTL-valid raster {far} (longitude 100.00"),
         (["--ntl", path, "--ntl-valid", str(tmp_path / "gone.tif")], "does not exist"),
     ):  # fmt: skip
         assert piece in refusal(capfd, tmp_path, *options)

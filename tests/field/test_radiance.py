@@ -44,7 +44,7 @@ def warnings(said: str) -> list[str]:
 
 def calculated(said: str, folder: Path, out: str) -> np.ndarray:
     """What the command gives that a message prints, run as printed (with the `rio` of this Python)."""
-    command = said[said.index("rio calc ") :].splitlines()[0]
+    command = said[said.index("deeplight-data copy ") :].splitlines()[0]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     subprocess.run(
         command, shell=True, check=True, capture_output=True, cwd=folder, env=os.environ | {"PATH": path}

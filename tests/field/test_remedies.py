@@ -109,6 +109,21 @@ def test_a_raster_without_any_place_is_given_one(tmp_path: Path, model: str) -> 
     like_the_plain_one(tmp_path, model, pixels(tmp_path))
 
 
+@pytest.mark.parametrize("crs", ["OGC:CRS84", "+proj=longlat +datum=WGS84", "EPSG:4326"])
+def test_longitude_and_latitude_however_they_are_written(tmp_path: Path, model: str, crs: str) -> None:
+    """As the place of a file without one, beside a file that says it otherwise, and of a coverage count."""
+    header = {"driver": "GTiff", "count": 1, "dtype": "float32", "height": 13, "width": 17}
+    with rasterio.open(tmp_path / "n.tif", "w", **header) as file:  # with no geotransform at all
+        file.write(NTL, 1)
+    done = infer(tmp_path, model, "--ntl", "n.tif", "--ntl-crs", crs, "--ntl-bounds", EDGES)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    like_the_plain_one(tmp_path, model, pixels(tmp_path))
+    write_raster(tmp_path / "count.tif", np.ones((13, 17), np.uint8), crs=crs)
+    done = infer(tmp_path, model, "--ntl", "plain.tif", "--ntl-crs", crs, "--ntl-valid", "count.tif")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_contradicts_the_file_is_refused_and_what_agrees_is_not(tmp_path: Path, model: str) -> None:
     write_raster(tmp_path / "n.tif", NTL)
     call = ("--ntl", "n.tif")
@@ -204,7 +219,9 @@ def test_a_black_marble_tile_leads_to_its_converter(tmp_path: Path, model: str, 
         )
 
 
-@pytest.mark.parametrize("kind", ["x.tif.gz", "x.tgz", "y's lights.gz", "x.tif", "x.zip"])
+@pytest.mark.parametrize(
+    "kind", ["x.tif.gz", "x.tgz", "the (old) x.tar", "-x.tar", "y's lights.gz", "x.tif", "x.zip"]
+)
 def test_packed_files_are_unpacked_as_the_message_says(tmp_path: Path, model: str, kind: str) -> None:
     write_raster(tmp_path / "n.tif", NTL)
     packed = tmp_path / kind
@@ -212,18 +229,19 @@ def test_packed_files_are_unpacked_as_the_message_says(tmp_path: Path, model: st
         shutil.make_archive(str(packed.with_suffix("")), "zip", tmp_path, "n.tif")
         assert "is packed by zip; unpack it first" in refusal(infer(tmp_path, model, "--ntl", kind))
         return
-    if kind.endswith("tgz"):
-        with tarfile.open(packed, "w:gz") as archive:
+    tar = kind.endswith(("tgz", "tar"))
+    if tar:
+        with tarfile.open(packed, "w:gz" if "tgz" in kind else "w") as archive:
             archive.add(tmp_path / "n.tif", "inside.tif")
     else:
         packed.write_bytes(gzip.compress((tmp_path / "n.tif").read_bytes()))
     shell(
-        advised(refusal(infer(tmp_path, model, "--ntl", kind)), "tar" if "tgz" in kind else "gunzip"),
+        advised(refusal(infer(tmp_path, model, "--ntl", kind)), "tar -" if tar else "gunzip"),
         tmp_path,
     )
     assert packed.exists(), "the original stays"
-    unpacked = {"x.tif.gz": "x.tif", "x.tgz": "inside.tif", "y's lights.gz": "y's lights"}.get(
-        kind, "unpacked.tif"
+    unpacked = {"x.tif.gz": "x.tif", "y's lights.gz": "y's lights"}.get(
+        kind, "inside.tif" if tar else "unpacked.tif"
     )
     assert digest(tmp_path / unpacked) == digest(tmp_path / "n.tif")
 
@@ -239,7 +257,7 @@ def test_control_points_are_warped_as_the_message_says(tmp_path: Path, model: st
         at = [(0, 0), (0, 17), (13, 0), (13, 17)]
         file.gcps = ([GroundControlPoint(r, c, WEST + c * ARC, NORTH - r * ARC) for r, c in at], "EPSG:4326")
     before = digest(path)
-    shell(advised(refusal(infer(tmp_path, model, "--ntl", "g.tif")), "rio warp"), tmp_path)
+    shell(advised(refusal(infer(tmp_path, model, "--ntl", "g.tif")), "deeplight-data copy"), tmp_path)
     assert infer(tmp_path, model, "--ntl", "warped.tif").returncode == 0
     out = pixels(tmp_path)
     assert digest(path) == before
@@ -280,7 +298,7 @@ def test_layers_that_only_training_knows(tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "placed.tif") as d:
         assert d.crs.to_epsg() == 4326 and d.transform.almost_equals(north_up())
     write_raster(tmp_path / "j.tif", np.full((2, 13, 17), 0.5, np.float32))
-    shell(advised(refusal(clip(tmp_path, "--isp", "j.tif")), "rio stack"), tmp_path)
+    shell(advised(refusal(clip(tmp_path, "--isp", "j.tif")), "deeplight-data copy"), tmp_path)
     with rasterio.open(tmp_path / "one_band.tif") as d:
         assert d.count == 1
 
@@ -295,7 +313,7 @@ def test_a_truth_on_another_grid_is_warped_as_the_message_says(tmp_path: Path) -
         province / "ntl_hr.tif", rng.random((170, 200)).astype(np.float32), transform=north_up(ARC / 10)
     )
     call = ("--model", "deeplight-tiny", "--data", "p", "--out", "scores")
-    command = advised(refusal(run("deeplight-eval", *call, cwd=tmp_path)), "rio warp")
+    command = advised(refusal(run("deeplight-eval", *call, cwd=tmp_path)), "deeplight-data copy")
     shell(command, tmp_path)
     (tmp_path / "aligned.tif").replace(province / "ntl_hr.tif")
     done = run("deeplight-eval", *call, "--tiles", "16", "--overwrite", cwd=tmp_path)

@@ -191,6 +191,11 @@ def test_the_warning_names_the_cause_that_is_known() -> None:
     assert list(light_warnings(rest, RADIANCE_UNIT, RADIANCE_UNIT)) == []
     (line,) = light_warnings(Facts(**{**vars(calm), "lights_out": 880}), "DN", RADIANCE_UNIT, conserved=True)
     assert "--conserve-radiance" not in line
+    dim = Facts(**{**vars(calm), "lights_out": 1200})
+    (line,) = light_warnings(dim, "", RADIANCE_UNIT, doubtful=True)
+    assert "perhaps because the NTL is not in nW/cm²/sr, as the warning about it says" in line
+    (line,) = light_warnings(dim, "", RADIANCE_UNIT, doubtful=True, found=lambda: ", because of X")
+    assert "by +20%, because of X: use" in line
     dark = Facts(valid=64)
     assert list(light_warnings(dark, "DN", RADIANCE_UNIT)) == []
 
@@ -214,6 +219,18 @@ def test_sharp_points_are_warned_about_and_conserved(tmp_path: Path, model: str)
     # no light looks so through a blur of 3 LR pixels
     told = run("deeplight-infer", *call, "--psf", "3", "--conserve-radiance", cwd=tmp_path).stderr
     assert re.search(r"differs from the input by \d+% \(rms\).*give a narrower one with --psf", told), told
+
+
+def test_black_marble_without_its_scale_is_named_as_the_cause(shared_data: Path, tmp_path: Path) -> None:
+    ntl = shared_data / "us_philly" / "ntl.tif"
+    told = run("deeplight-infer", "--ntl", ntl, "--out", "o.tif", cwd=tmp_path).stderr
+    assert "for Black Marble without its scale pass --ntl-scale 0.1" in told
+    assert re.search(
+        r"warning: .*changed by .*, perhaps because the NTL is not in nW/cm²/sr, as the warning about it says",
+        told,
+    )
+    scaled = run("deeplight-infer", "--ntl", ntl, "--ntl-scale", "0.1", "--out", "p.tif", cwd=tmp_path).stderr
+    assert "perhaps because the NTL" not in scaled
 
 
 def test_a_large_scene_s_picture_shows_the_scene_and_its_brightest_place(tmp_path: Path, model: str) -> None:

@@ -88,7 +88,7 @@ def convert(
         "count": 1, "dtype": "float32", "nodata": _NODATA, "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK,
         "compress": "zstd", "zstd_level": 1, "bigtiff": "IF_SAFER", "sparse_ok": True,
     }  # fmt: skip
-    with _replacing(out) as temporary, progress:
+    with replacing(out) as temporary, progress:
         progress.start(len(tiles) * TILE**2)
         with rasterio.open(temporary, "w", **profile) as dataset:
             dataset.units, dataset.descriptions = (UNIT,), (tiles[0].layer,)
@@ -103,7 +103,7 @@ def convert(
 
 
 @contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path) -> Iterator[Path]:
     """A temporary path that gets the name `out` when the block ends well. rasterio wants a path, not an open file."""
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp.tif")
     try:

@@ -16,6 +16,7 @@ from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.bands import find_bands
 from deeplight.engine.raster.convert import Mask
+from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.source import Raster, open_raster
@@ -261,7 +262,7 @@ class ClipFiles:
                     f"clip {self.name}: {raster.name} has {there.height}x{there.width} pixels and must have "
                     f"{expected.height}x{expected.width}; cut the clip again"
                 )
-            if there.crs != expected.crs or not _same_place(there, expected):
+            if not (same_crs(there.crs, expected.crs, expected) and _same_place(there, expected)):
                 raise ClipError(
                     f"clip {self.name}: {raster.name} does not lie on the NTL's grid; cut the clip again"
                 )

@@ -86,7 +86,7 @@ def parse_shares(text: str) -> tuple[float, float, float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != 3 or not all(0 <= v < np.inf for v in values) or not sum(values):
+    if len(values) != 3 or not all(v >= 0 for v in values) or not 0 < sum(values) < np.inf:
         raise InputError(
             f"shares {text!r} are not three numbers for train, val and test, such as 0.8,0.1,0.1"
         )

@@ -157,10 +157,12 @@ def evaluate(
             before = result.copy()
             try:
                 for tile in split(Window(0, 0, h, w), side):
-                    for block in _blocks(source, place, tile, methods, settings, at_tile):
+                    told = _Steps(progress, tile, len(methods))
+                    for block in _blocks(source, place, tile, methods, settings, at_tile, told.method):
                         result.add(source.name(place), block, group, seen % spacing == 0)
+                        told.block(block.core)
                         seen += 1
-                    progress.advance(tile.height * tile.width * SCALE**2)
+                    told.finish()
             except InputError as error:
                 result.go_back_to(before)
                 _skip(result, source.name(place), error, progress)
@@ -171,6 +173,31 @@ def evaluate(
             "no pixel could be scored: nowhere do the truth, the NTL and every output hold data at once"
         )
     return result
+
+
+class _Steps:
+    """Progress within a tile, which takes seconds: half of its pixels for the methods' outputs, half for the scores."""
+
+    def __init__(self, progress: Progress, tile: Window, methods: int) -> None:
+        self._progress = progress
+        self._left = tile.height * tile.width * SCALE**2
+        self._method = self._left // (2 * methods)
+
+    def method(self) -> None:
+        """One more method has made its output."""
+        self._advance(self._method)
+
+    def block(self, core: Window) -> None:
+        """One more block is scored."""
+        self._advance(core.height * core.width * SCALE**2 // 2)
+
+    def finish(self) -> None:
+        """The tile is done, also where it held nothing to score."""
+        self._advance(self._left)
+
+    def _advance(self, pixels: int) -> None:
+        self._left -= pixels
+        self._progress.advance(pixels)
 
 
 def _skip(result: Evaluation, name: str, error: InputError, progress: Progress) -> None:
@@ -191,15 +218,19 @@ def _blocks(
     methods: Mapping[str, Method],
     settings: Settings,
     at_tile: Callable[[int], bool],
+    done: Callable[[], None],
 ) -> Iterator[Block]:
-    """The blocks of a tile, all methods applied to the tile once."""
+    """The blocks of a tile, all methods applied to the tile once. done: called after each of them."""
     wanted = tile.grown(MARGIN_LR)
     read = _around([method.window(wanted) for method in methods.values()])
     inputs, truth, valid = read_padded(source, place, read)
     lr_inputs = {name: inputs[name][0, 0] for name in ("ntl", "ntl_valid")}
     if not (valid.any() and lr_inputs["ntl_valid"].any()):
         return
-    outputs = {name: m.radiance(place, wanted, read, inputs) for name, m in methods.items()}
+    outputs: dict[str, Doubles] = {}
+    for name, method in methods.items():
+        outputs[name] = method.radiance(place, wanted, read, inputs)
+        done()
     lr_at, hr_at = wanted.slices_in(read), wanted.scaled(SCALE).slices_in(read.scaled(SCALE))
     lr = lr_inputs["ntl"][lr_at].astype(np.float64)
     lr_valid = lr_inputs["ntl_valid"][lr_at] > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shlex
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +15,10 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import Layer
+from deeplight.engine.raster.remedies import copied, quoted
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.source import open_raster
 from deeplight.engine.raster.units import RADIANCE_UNIT
@@ -57,7 +58,7 @@ class Province:
             self.scene = stack.enter_context(Scene.open(scene_options(folder, auxiliary)))
             raster = stack.enter_context(open_raster(str(folder / "ntl_hr.tif"), "truth"))
             self._truth = Layer(raster, raster.bands[:1])
-            _check_grid(raster.grid, self.scene.hr_grid, raster.name)
+            _check_grid(raster.grid, self.scene.hr_grid, raster.name, str(folder / "ntl.tif"))
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Province:
@@ -105,32 +106,19 @@ class Province:
         return digest.hexdigest()
 
 
-def _check_grid(truth: Grid, wanted: Grid, name: str) -> None:
-    same = (truth.height, truth.width) == (wanted.height, wanted.width) and truth.crs == wanted.crs
+def _check_grid(truth: Grid, wanted: Grid, name: str, ntl: str) -> None:
+    same = truth.shape == wanted.shape and same_crs(truth.crs, wanted.crs, wanted)
     # a tenth of an HR pixel at the far corner
     far = (wanted.width, wanted.height)
     step = abs(wanted.transform.a) + abs(wanted.transform.b)
     places = [np.array(grid.transform @ far) for grid in (truth, wanted)]
     if not same or np.abs(places[0] - places[1]).max() > 0.1 * step:
+        command = copied(name, "aligned.tif", f"--like {quoted(ntl)} --cut {SCALE} --mean")
         raise InputError(
             f"{name} has {truth.width}×{truth.height} pixels in {truth.crs.to_string()} and must lie on the NTL grid "
-            f"cut {SCALE}×, {wanted.width}×{wanted.height} pixels in {wanted.crs.to_string()}: {_warped(name, wanted)}"
+            f"cut {SCALE}×, {wanted.width}×{wanted.height} pixels in {wanted.crs.to_string()}: "
+            f"warp it there with {command}"
         )
-
-
-def _warped(name: str, grid: Grid) -> str:
-    """How to bring a raster onto a grid."""
-    t = grid.transform
-    if t.b or t.d or t.a < 0 or t.e > 0:
-        return "warp it to that grid, which is rotated or not north-up, with a program such as QGIS"
-    west, south, east, north = grid.bounds_xy
-    # rio rounds the number of pixels up: a hundredth less than the whole keeps a rounding error from adding one
-    edges = f"{west!r} {south - t.e / 100!r} {east - t.a / 100!r} {north!r}"
-    crs = shlex.quote(grid.crs.to_string())
-    return (
-        f"warp it to that grid with rio warp {shlex.quote(name)} aligned.tif --dst-crs {crs} "
-        f"--bounds {edges} --res {t.a!r} --res {-t.e!r} --resampling average"
-    )
 
 
 class HeldOutCountries:

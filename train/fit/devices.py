@@ -28,8 +28,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
     Under torchrun one process a device, gradients averaged. Raises InputError where the machine has no such device or
     precision.
     """
-    kind = _device(device)
-    _check_precision(kind, precision)
+    kind = check_device(device, precision)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     here, everywhere = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("WORLD_SIZE", 1))
     fabric = Fabric(
@@ -41,6 +40,13 @@ def make_fabric(device: str, precision: str) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def check_device(device: str, precision: str) -> str:
+    """The kind of device, cpu or cuda. Raises InputError, before anything is made ready, as `make_fabric`."""
+    kind = _device(device)
+    _check_precision(kind, precision)
+    return kind
 
 
 def _device(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -91,9 +92,16 @@ def build_pool(
         made = [told(_make(job)) for job in jobs]
     else:
         # processes: the synthesis holds the interpreter lock half of its time
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_leave_stopping) as executor:
             made = [told(one) for one in executor.map(_make, jobs)]
     return [Region(*(torch.from_numpy(a) for a in arrays)) for arrays in made]
+
+
+def _leave_stopping() -> None:
+    """A key that stops the run, or a signal to its whole group, is for the main process, which ends the others."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _make(job: tuple[CountryConfig, int]) -> Arrays:

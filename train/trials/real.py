@@ -16,7 +16,7 @@ import click
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
-from deeplight.engine.core.terminal import Command, Parsed, parse_folder, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, Real, parse_folder, run_cli
 
 if TYPE_CHECKING:
     from deeplight.train.clips.degrade import Degradation
@@ -214,10 +214,10 @@ def _trained(
     "--start", type=click.Path(path_type=Path), metavar="CHECKPOINT", help="Fine-tune it  [from scratch]"
 )
 @click.option("--steps", type=click.IntRange(1), default=200, show_default=True, help="Of each training")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True)
+@click.option("--rate", type=Real(min=0, min_open=True), default=1e-3, show_default=True)
 @click.option("--crop", type=click.IntRange(8), default=16, show_default=True, help="LR pixels of a window")
-@click.option("--data-range", type=click.FloatRange(min=0, min_open=True), default=200.0, show_default=True)
-@click.option("--lit", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option("--data-range", type=Real(min=0, min_open=True), default=200.0, show_default=True)
+@click.option("--lit", type=Real(min=0), default=1.0, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace earlier results")
 def command(data: str, out: Path, overwrite: bool, **given: Any) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from deeplight.engine.core.windows import Window
 from deeplight.engine.network.config import ModelConfig
-from deeplight.engine.network.model import DeepLightSR, Localise
+from deeplight.engine.network.localise import Localise
+from deeplight.engine.network.model import DeepLightSR
 from deeplight.train.fit.augment import augmented
 from deeplight.train.fit.batch import FixedBatches, window_parts
 from deeplight.train.fit.config import AugmentConfig

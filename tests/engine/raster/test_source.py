@@ -288,7 +288,7 @@ def test_control_points_and_camera_models_say_how_to_get_a_grid(tmp_path: Path) 
     with rasterio.open(path, "r+") as file:
         corners = [(0, 0), (0, 50), (63, 0), (63, 50)]
         file.gcps = ([GroundControlPoint(r, c, 6 + c / 100, 50 - r / 100) for r, c in corners], "EPSG:4326")
-    assert "ground control points only; warp it onto a grid first: rio warp" in refusal(path)
+    assert "ground control points only; warp it onto a grid first: deeplight-data copy" in refusal(path)
     path = write_raster(tmp_path / "rpc.tif", RAMP, **plain)
     with rasterio.open(path, "r+") as file:
         rpc = {

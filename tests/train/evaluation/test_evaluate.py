@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.progress import Silent
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.train.clips.samples import Sample
@@ -107,6 +108,19 @@ class Blur:
         return {}
 
 
+class Told(Silent):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.total, self.parts = 0, list[int]()
+
+    def start(self, total: int, unit: str = "", what: str = "") -> None:
+        self.total = total
+
+    def advance(self, done: int = 1) -> None:
+        self.parts.append(done)
+
+
 def report(result: Evaluation) -> dict[str, Any]:
     return summary(result, {"model": "blur"}, {"data": "places"}, "nW/cm²/sr", seed=0)
 
@@ -133,6 +147,16 @@ def test_blocks_and_tiles_leave_no_trace(block: int) -> None:
                 assert a[name] == wanted, (method, stratum, name)
         for name in ("iou_lit", "reaggregation_rmse"):
             assert many["methods"][method][name] == pytest.approx(one["methods"][method][name], rel=1e-5)
+
+
+def test_a_clip_of_one_tile_shows_progress_from_its_first_method_on() -> None:
+    """Methods and blocks take seconds each, and a clip may be one tile; one without any data counts too."""
+    empty = replace(place(16, 24, 1), ntl_valid=np.zeros((1, 16, 24), np.float32))
+    told = Told()
+    evaluate(Places(place(16, 24, 0), empty), methods_of(Blur()), Settings(block=8), told)
+    assert told.total == sum(told.parts) == 2 * 16 * 24 * SCALE**2
+    pixels = 16 * 24 * SCALE**2
+    assert told.parts[:4] == [pixels // 8] * 4 and told.parts[4:10] == [pixels // 12] * 6
 
 
 def test_the_numbers_are_those_of_the_whole_image() -> None:
