@@ -155,7 +155,7 @@ def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> T
     from deeplight.engine.core.machine import available_cpus
     from deeplight.train.evaluation.scores import HELD_OUT_SEEDS
     from deeplight.train.fit.loop import TrainingData
-    from deeplight.train.fit.pool import synthetic_source
+    from deeplight.train.fit.pool import STYLE_SHARES, synthetic_source, training_config
 
     if settings.data.protocol != "paired":
         raise InputError(
@@ -170,9 +170,10 @@ def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> T
         "seeds": [seeds.start, seeds.stop],
         "held_out_seeds": [HELD_OUT_SEEDS.start, HELD_OUT_SEEDS.stop],
         "regions": regions,
+        "styles": STYLE_SHARES,
     }
     return TrainingData(
-        synthetic_source(seeds, regions, workers, reporter.advance),
+        synthetic_source(seeds, regions, workers, reporter.advance, training_config),
         synthetic_source(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), workers, reporter.advance),
         card,
     )

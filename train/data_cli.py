@@ -75,6 +75,7 @@ def cli(ctx: click.Context) -> None:
 )
 @click.option(
     "--misregistration",
+    "misregistration_lr",
     type=float,
     default=1.2,
     show_default=True,
@@ -90,22 +91,32 @@ def cli(ctx: click.Context) -> None:
     help="Standard deviation of the NTL's noise, nW/cm²/sr.",
 )
 @click.option(
-    "--psf", type=float, default=1.2, show_default=True, metavar="FWHM", help="The NTL's blur, in LR pixels."
+    "--psf",
+    "psf_fwhm_lr",
+    type=float,
+    default=1.2,
+    show_default=True,
+    metavar="FWHM",
+    help="The NTL's blur, in LR pixels.",
 )
 @click.option(
     "--saturation", type=float, metavar="R", help="Radiance at which 6-bit NTL ends, as DMSP-OLS does."
 )
+@click.option(
+    "--style",
+    default="towns",
+    show_default=True,
+    metavar="NAME",
+    help="How it is settled: towns, grid, river, ribbon, megacity, coast, archipelago.",
+)
+@click.option("--own-materials", is_flag=True, help="Soils, roofs, seasons and waters drawn from the seed.")
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run.")
 def synth(
     out: Path,
     lr_size: tuple[int, int],
     window: tuple[int, int, int, int] | None,
-    seed: int,
-    misregistration: float,
-    noise: float,
-    psf: float,
-    saturation: float | None,
     overwrite: bool,
+    **country: Any,
 ) -> None:
     """Make a synthetic country: ntl, ntl_hr, isp, offset, dmo and dem (.tif), on grids of their own.
 
@@ -117,17 +128,8 @@ def synth(
     from deeplight.train.synth.country import CountryConfig
     from deeplight.train.synth.write import described, write_country
 
-    config = CountryConfig(
-        seed=seed,
-        lr_height=lr_size[0],
-        lr_width=lr_size[1],
-        psf_fwhm_lr=psf,
-        misregistration_lr=misregistration,
-        noise=noise,
-        saturation=saturation,
-    )
-    progress = terminal_progress()
-    part = None if window is None else Window(*window)
+    config = CountryConfig(lr_height=lr_size[0], lr_width=lr_size[1], **country)
+    progress, part = terminal_progress(), None if window is None else Window(*window)
     paths = write_country(config, out, overwrite=overwrite, progress=progress, window=part)
     for line in described(config, part):
         progress.log(line)

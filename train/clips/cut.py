@@ -24,6 +24,7 @@ from deeplight.engine.raster.extents import lonlat_bounds
 from deeplight.engine.raster.grid import Grid
 from deeplight.train.clips.coarsen import make_coarse
 from deeplight.train.clips.degrade import Degradation, place_seed
+from deeplight.train.clips.degrade import told as sensor_of
 from deeplight.train.clips.files import write_clip
 from deeplight.train.clips.index import (
     INDEX,
@@ -274,6 +275,9 @@ def _cut_one(request: ClipRequest, place: Place, window: Window, row: ClipRow) -
     reason = _judge_layers(sample, cloud, place.layers, rules)
     if reason:
         return reason
+    if request.degradation is not None:
+        psf, limits = sensor_of(request.degradation)
+        sample = replace(sample, psf=psf, limits=limits)
     if not folder.exists():
         write_clip(folder, part_of(place.grid, window), sample, place.layers, row.unit)
     return replace(row, cloud=cloud, **facts)  # type: ignore[arg-type]  # the names are those of floats

@@ -52,6 +52,8 @@ _KINDS = {
     "isp": _Kind(("isp",), SCALE, "1"),
     "offset": _Kind(("offset_x", "offset_y"), 1, "LR px"),
 }
+_SENSOR = {"psf": "DEEPLIGHT_PSF", "limits": "DEEPLIGHT_LIMITS"}
+"""Tags of ntl.tif that say through which sensor it was made from the HR lights: parts of Sample, two numbers each."""
 LAYERS = tuple(_KINDS)
 """Names of a clip's layers; each is NAME.tif."""
 
@@ -99,9 +101,33 @@ def _write_layer(path: Path, grid: Grid, layer: str, sample: Sample, unit: str) 
         dataset.units = (kind.unit or unit,) * len(names)
         if layer == "dmo":
             dataset.scales, dataset.offsets = (DMO_SCALE,) * len(names), (DMO_OFFSET,) * len(names)
+        if layer == "ntl" and sample.psf.min() >= 0:
+            dataset.update_tags(**{tag: _as_text(getattr(sample, name)) for name, tag in _SENSOR.items()})
         dataset.write(values)
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _as_text(pair: Floats) -> str:
+    return " ".join(f"{float(v):.9g}" for v in pair)
+
+
+def _sensor(tags: dict[str, str], name: str) -> dict[str, Floats]:
+    """`psf` and `limits` of a Sample from the tags of ntl.tif; empty where they say nothing."""
+    found: dict[str, Floats] = {}
+    for part, tag in _SENSOR.items():
+        if tag not in tags:
+            return {}
+        try:
+            pair = np.array([float(v) for v in tags[tag].split()], np.float32)
+        except ValueError:
+            pair = np.empty(0, np.float32)
+        if pair.shape != (2,) or not np.isfinite(pair).all():
+            raise ClipError(
+                f"clip {name}: the tag {tag} of ntl.tif is {tags[tag]!r} and must be two numbers; cut the clip again"
+            )
+        found[part] = pair
+    return found
 
 
 def _encoded(layer: str, sample: Sample) -> tuple[NDArray[Any], tuple[str, ...], dict[str, Any]]:
@@ -131,6 +157,7 @@ class ClipFiles:
         try:
             self._ntl = Layer(ntl := self._open(folder / "ntl.tif", "NTL"), ntl.bands[:1])
             self.grid = ntl.grid
+            self._sensor = _sensor(ntl.tags, name)
             self._hr: dict[str, Layer] = {
                 key: Layer(raster := self._open(folder / f"{key}.tif", key), raster.bands[:1])
                 for key in ("ntl_hr", "dem", "isp")
@@ -181,6 +208,7 @@ class ClipFiles:
             dmo_valid=dmo_valid,
             dmo_bands=bands,
             offset=offset,
+            **self._sensor,
             **fields,
         )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deeplight.engine.core.spec import SCALE
 from deeplight.train.fit.config import AugmentConfig, VarietyConfig
-from deeplight.train.fit.variety import gaps, varied
+from deeplight.train.fit.variety import Other, gaps, varied
 
 Parts = dict[str, Tensor]
 """One sample by the names of `samples.Sample`, and `weight` (1,h,w), the loss's; without `offset` where unknown."""
@@ -19,7 +19,7 @@ _LAYERS = (("ntl", "ntl_valid"), ("dmo", "dmo_valid"), ("dem", "dem_valid"))
 def turned(parts: Parts, flip_x: bool, flip_y: bool, transpose: bool) -> Parts:
     """One of the eight symmetries of the square, of the last two axes (y, x) of every part that has them.
 
-    The components (x, y) of `offset`, on axis −3, turn with the image.
+    The components (x, y) of `offset`, on axis −3, turn with the image, and so does `psf`, of rows and columns.
     """
     dims = [-1] * flip_x + [-2] * flip_y
     out = {name: p.flip(dims) if dims and p.ndim > 2 else p for name, p in parts.items()}
@@ -28,23 +28,32 @@ def turned(parts: Parts, flip_x: bool, flip_y: bool, transpose: bool) -> Parts:
         out["offset"] = out["offset"] * sign[:, None, None]
     if transpose:
         out = {name: p.transpose(-2, -1) if p.ndim > 2 else p for name, p in out.items()}
-        out["psf"] = out["psf"].flip(0)
+        if "psf" in out:
+            out["psf"] = out["psf"].flip(-1)
         if "offset" in out:
             out["offset"] = out["offset"].flip(-3)
     return out
 
 
 def augmented(
-    parts: Parts, config: AugmentConfig, rng: np.random.Generator, variety: VarietyConfig | None = None
+    parts: Parts,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    variety: VarietyConfig | None = None,
+    other: Other = lambda: None,
 ) -> Parts:
-    """Symmetry, another world, brightness, elevation, a cut-out country, missing layers and bands, holes."""
+    """Symmetry, another world, brightness, elevation, a cut-out country, missing layers and bands, holes.
+
+    other: see variety.varied.
+    """
     turn, flips = rng.random() < config.turn, rng.integers(2, size=3)
     out = turned(parts, *(bool(f) for f in flips)) if turn else dict(parts)
     if variety is not None:
-        out = varied(out, variety, rng)
-        if rng.random() < variety.gaps:
-            out["ntl_valid"] = gaps(out["ntl_valid"], rng)
-            out["ntl"] = out["ntl"] * out["ntl_valid"]
+        out = varied(out, variety, rng, other)
+        for value, mask in _LAYERS:
+            if rng.random() < variety.gaps and bool(out[mask].any()):
+                out[mask] = gaps(out[mask], rng)
+                out[value] = out[value] * out[mask]
     gain = float(2.0 ** rng.uniform(-config.gain_octaves, config.gain_octaves))
     out["ntl"], out["ntl_hr"] = out["ntl"] * gain, out["ntl_hr"] * gain
     out["limits"] = out["limits"] * gain  # what is negative stays so: unknown

@@ -60,7 +60,7 @@ class VarietyConfig:
     sensor: another blur, noise and saturation. lights: other lights, of which the next five are the shares or
     probabilities: texture (lights without fabric), night (nearly none), dark (built-up land without light), smooth (a
     truth that is blurred itself), points (boats, flares, camps). colours: other daytime spectra. foreign: layers that
-    belong elsewhere. void: bands that say nothing. gaps: nodata of the NTL as composites have it.
+    belong elsewhere. void: bands that say nothing. gaps: nodata as composites have it, for each of the three layers.
     """
 
     sensor: float = field(default=1.0, metadata={"least": 0, "most": 1})

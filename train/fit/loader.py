@@ -80,11 +80,24 @@ class WindowDataset(Dataset[_Item]):
                     self._unreadable[at.place] = str(error)
                 else:
                     parts = window_parts(sample, self._windows.size(at), self._windows.crop, self._margin)
-                    return _Item(
-                        augmented(parts, self._augment, draw.rng(), self._variety), self._where(at), met
+                    made = augmented(
+                        parts, self._augment, draw.rng(), self._variety, lambda: self._other(draw)
                     )
+                    return _Item(made, self._where(at), met)
             met[self._source.name(at.place)] = self._unreadable[at.place]
         raise InputError(f"no clip can be read; the first that failed: {next(iter(met.values()))}")
+
+    def _other(self, draw: Draw) -> Parts | None:
+        """A window of another draw, for layers that belong elsewhere; None where it cannot be read."""
+        at = self._windows.other(draw)
+        if at.place in self._unreadable:
+            return None
+        try:
+            sample = self._source.read(at.place, at.window)
+        except InputError as error:
+            self._unreadable[at.place] = str(error)
+            return None
+        return window_parts(sample, self._windows.size(at), self._windows.crop, self._margin)
 
     def _where(self, draw: Draw) -> str:
         w = draw.window

@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,16 @@ from deeplight.train.synth import Country, CountryConfig
 
 REGION = 96
 """Side of a stored region in LR pixels."""
+STYLE_SHARES = {
+    "towns": 0.4,
+    "grid": 0.1,
+    "river": 0.1,
+    "ribbon": 0.1,
+    "megacity": 0.12,
+    "coast": 0.1,
+    "archipelago": 0.08,
+}
+"""Share of the training countries that are settled in each of styles.SHAPES."""
 _DRAWN = ("ntl", "ntl_hr", "isp", "dmo", "dem", "offset")
 Arrays = tuple[NDArray[np.float16], ...]
 
@@ -29,7 +39,7 @@ Arrays = tuple[NDArray[np.float16], ...]
 class Region:
     """One sample as half-precision tensors (a region of 96² LR px takes 12 MB). Axes (channel, y, x).
 
-    psf, limits: (2,).
+    psf, limits: (2,); without them the sensor is not known.
     """
 
     ntl: Tensor
@@ -38,8 +48,8 @@ class Region:
     dmo: Tensor
     dem: Tensor
     offset: Tensor
-    psf: Tensor
-    limits: Tensor
+    psf: Tensor = field(default_factory=lambda: torch.full((2,), -1.0))
+    limits: Tensor = field(default_factory=lambda: torch.full((2,), -1.0))
 
 
 def country_config(seed: int) -> CountryConfig:
@@ -54,14 +64,25 @@ def country_config(seed: int) -> CountryConfig:
     )
 
 
+def training_config(seed: int) -> CountryConfig:
+    """`country_config`, but settled in any of the styles and mostly of materials of its own."""
+    rng = np.random.default_rng((seed, 1))
+    style = str(rng.choice(list(STYLE_SHARES), p=list(STYLE_SHARES.values())))
+    return replace(country_config(seed), style=style, own_materials=bool(rng.random() < 0.7))
+
+
 def build_pool(
-    seeds: range, count: int, workers: int = 1, advance: Callable[[], None] = lambda: None
+    seeds: range,
+    count: int,
+    workers: int = 1,
+    advance: Callable[[], None] = lambda: None,
+    config: Callable[[int], CountryConfig] = country_config,
 ) -> list[Region]:
     """`count` regions, the countries of `seeds` in turn; the same for the same arguments, whatever `workers`.
 
-    advance: called after each.
+    advance: called after each. config: the country of a seed.
     """
-    jobs = [(seeds[i % len(seeds)], i) for i in range(count)]
+    jobs = [(config(seeds[i % len(seeds)]), i) for i in range(count)]
 
     def told(one: Arrays) -> Arrays:
         advance()
@@ -83,11 +104,10 @@ def _leave_stopping() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _make(job: tuple[int, int]) -> Arrays:
-    seed, index = job
-    rng = np.random.default_rng((seed, index))
+def _make(job: tuple[CountryConfig, int]) -> Arrays:
+    config, index = job
+    rng = np.random.default_rng((config.seed, index))
     row, col = (int(v) for v in rng.integers(0, 4096, 2))
-    config = country_config(seed)
     sample = Country(config).sample(Window(row, col, REGION, REGION))
     drawn = (getattr(sample, name).astype(np.float16) for name in _DRAWN)
     sensor = np.full(2, config.psf_fwhm_lr, np.float16), np.array([-1.0, config.noise], np.float16)
@@ -144,14 +164,21 @@ class SyntheticSource:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 of the seeds, the number of regions and the lights of the first: the code that makes them counts."""
+        """SHA-256 of the seeds, the regions' lights and a sample of their bands: the code that makes them counts."""
         text = f"synthetic {self._seeds.start} {self._seeds.stop} {len(self._regions)}"
-        first = self._regions[0].ntl.contiguous().view(torch.uint8).numpy().tobytes()
-        return hashlib.sha256(text.encode() + first).hexdigest()
+        told = hashlib.sha256(text.encode())
+        for region in self._regions:
+            for part in (region.ntl, region.dmo[:, ::32, ::32]):
+                told.update(part.contiguous().view(torch.uint8).numpy().tobytes())
+        return told.hexdigest()
 
 
 def synthetic_source(
-    seeds: range, count: int, workers: int = 1, advance: Callable[[], None] = lambda: None
+    seeds: range,
+    count: int,
+    workers: int = 1,
+    advance: Callable[[], None] = lambda: None,
+    config: Callable[[int], CountryConfig] = country_config,
 ) -> SyntheticSource:
     """`build_pool` as a source."""
-    return SyntheticSource(build_pool(seeds, count, workers, advance), seeds)
+    return SyntheticSource(build_pool(seeds, count, workers, advance, config), seeds)

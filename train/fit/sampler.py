@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 from deeplight.engine.core.windows import Window
 from deeplight.train.clips.samples import SampleSource
 
-_AUGMENT, _AGAIN = 1, 2
+_AUGMENT, _AGAIN, _OTHER = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Windows:
     def again(self, draw: Draw, attempt: int) -> Draw:
         """Another window in the place of one that cannot be read."""
         return self.draw((*draw.seed, _AGAIN, attempt))
+
+    def other(self, draw: Draw) -> Draw:
+        """A window that has nothing to do with the draw's."""
+        return self.draw((*draw.seed, _OTHER))
 
 
 class StepSampler(Sampler[list[Draw]]):

@@ -10,18 +10,22 @@ exact either, or missing.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplight.engine.core.spec import SCALE
-from deeplight.engine.network.consistency import blur_weights, seen
-from deeplight.kernels.interpolation import sample
 from deeplight.train.fit.config import VarietyConfig
+from deeplight.train.synth.degrade import sensor_matrix
 
 Parts = dict[str, Tensor]
+Doubles = NDArray[np.float64]
+Other = Callable[[], Parts | None]
+"""Gives the parts of a window of another place, or None where it cannot be read."""
 
 UNKNOWN = -1.0
 _USUAL_BUILT = (0.085, 0.1, 0.12, 0.14, 0.19, 0.21, 0.19)
@@ -41,20 +45,22 @@ _HAZE = torch.tensor([1.0, 0.85, 0.6, 0.45, 0.25, 0.08, 0.04])
 """How much of a haze's brightness each band shows."""
 
 
-def varied(parts: Parts, config: VarietyConfig, rng: np.random.Generator) -> Parts:
-    """The window's parts with what is drawn; the lights only where the truth is known everywhere and the sensor too,
-    so that the coarse lights can be made anew from it.
+def varied(
+    parts: Parts, config: VarietyConfig, rng: np.random.Generator, other: Other = lambda: None
+) -> Parts:
+    """The window's parts with what is drawn; the lights only where the sensor is known, so that the coarse lights can
+    be made anew from the truth.
 
-    parts: as augment.Parts. Layers that are absent stay so.
+    parts: as augment.Parts. other: where layers that belong elsewhere may come from. Layers that are absent stay so.
     """
     out = dict(parts)
-    simulated = float(out["psf"].min()) >= 0 and bool((out["ntl_hr_valid"] > 0).all())
+    simulated = float(out["psf"].min()) >= 0
     if simulated and rng.random() < config.lights:
-        out["ntl_hr"] = _other_lights(out["ntl_hr"], config, rng)
+        out["ntl_hr"] = _other_lights(out["ntl_hr"], config, rng) * out["ntl_hr_valid"]
     if simulated and rng.random() < config.sensor:
         _sense(out, rng)
     if bool(out["dmo_valid"].any()):
-        _recolour(out, config, rng)
+        _recolour(out, config, rng, other)
     return out
 
 
@@ -132,8 +138,16 @@ def _sense(parts: Parts, rng: np.random.Generator) -> None:
         float(np.clip(np.exp(0.12 * rng.standard_normal()), 1 / 1.4, 1.4)) if rng.random() < 0.6 else 1.0
     )
     fwhm = np.clip(np.array([blur * math.sqrt(stretch), blur / math.sqrt(stretch)]), 0.0, 3.4)
-    weights = [blur_weights(torch.tensor([f], dtype=torch.float32)) for f in fwhm]
-    lr = seen(parts["ntl_hr"][None], weights[0], weights[1])[0]
+    # not the network's own model of the sensor, which ends 3 LR pixels away: at 3.2 it would be 1.5 % off
+    rows, columns = (
+        torch.from_numpy(sensor_matrix(float(f), n))
+        for f, n in zip(fwhm, parts["ntl"].shape[1:], strict=True)
+    )
+    lr = rows @ parts["ntl_hr"] @ columns.T
+    known = parts["ntl_hr_valid"]
+    if not bool(known.all()):
+        # as clips.degrade has it: the point spread weighs known pixels only
+        lr = lr / (rows @ known @ columns.T).clamp(min=1e-6)
     noise = float(np.exp(rng.uniform(np.log(0.004), np.log(0.3))))
     grain = torch.from_numpy(rng.standard_normal((2, *lr.shape), np.float32))
     lr = lr * (1.0 + 0.01 * grain[0]) + noise * grain[1]
@@ -146,7 +160,8 @@ def _sense(parts: Parts, rng: np.random.Generator) -> None:
             noise = math.hypot(noise, level / 63.0 / math.sqrt(12.0))
         level = UNKNOWN if rng.random() < 0.2 else 0.999 * level
     parts["ntl"] = lr * parts["ntl_valid"]
-    told = fwhm * (1.0 + 0.2 * rng.triangular(-1.0, 0.0, 1.0))
+    error = 0.14 * rng.triangular(-1.0, 0.0, 1.0) + 0.06 * rng.triangular(-1.0, 0.0, 1.0, 2)
+    told = fwhm * (1.0 + error)
     if rng.random() < 0.15:
         told = np.full(2, UNKNOWN)
     told_noise = UNKNOWN if rng.random() < 0.2 else noise * float(np.exp(0.25 * rng.standard_normal()))
@@ -154,7 +169,7 @@ def _sense(parts: Parts, rng: np.random.Generator) -> None:
     parts["limits"] = torch.tensor([level, told_noise])
 
 
-def _recolour(parts: Parts, config: VarietyConfig, rng: np.random.Generator) -> None:
+def _recolour(parts: Parts, config: VarietyConfig, rng: np.random.Generator, other: Other) -> None:
     """Other materials, seasons, hazes and calibrations, or a layer that says nothing or belongs elsewhere; in place."""
     dmo, valid = parts["dmo"], parts["dmo_valid"]
     kind = rng.random()
@@ -164,42 +179,61 @@ def _recolour(parts: Parts, config: VarietyConfig, rng: np.random.Generator) -> 
         dmo = level + grain * torch.from_numpy(rng.standard_normal(tuple(dmo.shape), np.float32))
     else:
         if rng.random() < config.colours:
-            dmo = _materials(parts, rng)
-            dmo = _calibrated(_weathered(dmo, rng), rng)
+            dmo = _weathered(_materials(parts, rng), rng)
         if kind < config.void + config.foreign:
-            dmo, valid = _elsewhere([dmo, valid], rng)
+            stranger = other() if rng.random() < 0.5 else None
+            dmo, valid = _foreign([dmo, valid], stranger, ("dmo", "dmo_valid"), rng)
             if rng.random() < 0.5:
-                parts["dem"], parts["dem_valid"] = _elsewhere([parts["dem"], parts["dem_valid"]], rng)
+                names = ("dem", "dem_valid")
+                parts["dem"], parts["dem_valid"] = _foreign([parts[n] for n in names], stranger, names, rng)
     parts["dmo_valid"] = valid
-    parts["dmo"] = dmo * valid * parts["dmo_bands"][:, None, None]
+    kept = valid if bool(parts["dmo_bands"].all()) else valid * parts["dmo_bands"][:, None, None]
+    parts["dmo"] = dmo if bool(kept.all()) else dmo * kept
 
 
 def _materials(parts: Parts, rng: np.random.Generator) -> Tensor:
     """The bands (7,8h,8w) with built-up land of another city's reflectance."""
     built = parts["isp"] * parts["isp_valid"]
     if "offset" in parts and bool(parts["offset"].any()):
-        # the bands lie on the ground, ISP with the truth in the frame of the lights
-        built = sample(built[None], -parts["offset"][None])[0]
+        built = _on_the_ground(built, parts["offset"])
     share = rng.dirichlet(np.full(len(_BUILT), 0.4))
     target = share @ np.array(_BUILT) * math.exp(0.2 * rng.standard_normal())
     target = target * np.exp(0.12 * rng.standard_normal(7)) - np.array(_USUAL_BUILT)
     change = torch.tensor(target, dtype=torch.float32)[:, None, None]
-    return parts["dmo"] + built * change
+    return torch.addcmul(parts["dmo"], built, change)
+
+
+def _on_the_ground(x: Tensor, offset: Tensor) -> Tensor:
+    """(1,8h,8w) of the frame of the lights as the ground has it: the nearest pixel of the nearest LR pixel's offset,
+    which changes little over the offset's own length."""
+    height, width = x.shape[1:]
+    moved = torch.round(offset * SCALE).long().repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)
+    cols = (torch.arange(width)[None, :] - moved[0]).clamp(0, width - 1)
+    rows = (torch.arange(height)[:, None] - moved[1]).clamp(0, height - 1)
+    return x.reshape(-1)[rows * width + cols][None]
 
 
 def _weathered(dmo: Tensor, rng: np.random.Generator) -> Tensor:
-    """Bands mixed a little with one another (soils, seasons), haze, clouds."""
+    """Bands mixed a little with one another (soils, seasons), haze, clouds, and then a calibration."""
     mixing = np.eye(7) + 0.06 * rng.standard_normal((7, 7)) * (rng.random() < 0.7)
-    out = torch.einsum("ij,jyx->iyx", torch.tensor(mixing, dtype=torch.float32), dmo)
-    out = out + float(rng.exponential(0.03)) * _HAZE[:, None, None]
+    haze = float(rng.exponential(0.03)) * _HAZE.numpy()
+    gain, offset = _calibration(rng)
     if rng.random() < 0.1:
+        clear = _affine(dmo, mixing, haze)
         cloud = (_patches(dmo.shape[1:], rng) - float(rng.uniform(0.3, 1.5))).clamp(0.0, 1.0)
-        out = out + cloud * (float(rng.uniform(0.2, 0.8)) - out)
-    return out
+        dmo = clear + cloud * (float(rng.uniform(0.2, 0.8)) - clear)
+        mixing, haze = np.eye(7), np.zeros(7)
+    return _affine(dmo, gain[:, None] * mixing, gain * haze + offset)
 
 
-def _calibrated(dmo: Tensor, rng: np.random.Generator) -> Tensor:
-    """Gains and offsets of sensors and corrections, also plainly wrong ones."""
+def _affine(x: Tensor, matrix: Doubles, shift: Doubles) -> Tensor:
+    """matrix · x + shift of the bands (7,H,W)."""
+    m, s = (torch.tensor(v, dtype=torch.float32) for v in (matrix, shift))
+    return torch.addmm(s[:, None], m, x.reshape(7, -1)).reshape(x.shape)
+
+
+def _calibration(rng: np.random.Generator) -> tuple[Doubles, Doubles]:
+    """Gains and offsets (7,) of sensors and corrections, also plainly wrong ones."""
     gain = np.exp(0.2 * rng.standard_normal() + 0.08 * rng.standard_normal(7))
     offset = 0.01 * rng.standard_normal(7)
     wrong = rng.random()
@@ -207,10 +241,16 @@ def _calibrated(dmo: Tensor, rng: np.random.Generator) -> Tensor:
         offset = offset + rng.choice([-0.1, 0.1, -0.2])
     elif wrong < 0.09:
         gain = gain * rng.choice([0.5, 2.0])
-    return (
-        dmo * torch.tensor(gain, dtype=torch.float32)[:, None, None]
-        + torch.tensor(offset, dtype=torch.float32)[:, None, None]
-    )
+    return gain, offset
+
+
+def _foreign(
+    layers: list[Tensor], stranger: Parts | None, names: tuple[str, str], rng: np.random.Generator
+) -> list[Tensor]:
+    """A layer and its mask from the window of another place, or their own turned and rolled."""
+    if stranger is not None and bool(stranger[names[1]].any()):
+        return [stranger[name] for name in names]
+    return _elsewhere(layers, rng)
 
 
 def _elsewhere(layers: list[Tensor], rng: np.random.Generator) -> list[Tensor]:
@@ -225,7 +265,8 @@ def _elsewhere(layers: list[Tensor], rng: np.random.Generator) -> list[Tensor]:
 
 
 def gaps(valid: Tensor, rng: np.random.Generator) -> Tensor:
-    """A mask (1,h,w) with holes as composites have them: single pixels, the edge of a swath, a coast."""
+    """A mask (1,h,w), LR or HR, with holes as composites have them: single pixels, the edge of a swath, patches as
+    of coasts and clouds."""
     height, width = valid.shape[1:]
     kind = rng.random()
     if kind < 0.4:
@@ -235,8 +276,7 @@ def gaps(valid: Tensor, rng: np.random.Generator) -> Tensor:
         x = torch.arange(width) - (width - 1) / 2
         y = torch.arange(height) - (height - 1) / 2
         along = x[None, :] * math.cos(angle) + y[:, None] * math.sin(angle)
-        kept = ((along < start) | (along > start + rng.uniform(1.0, 12.0))).float()[None]
+        kept = ((along < start) | (along > start + width * rng.uniform(0.02, 0.3))).float()[None]
     else:
-        nodes = _patches(torch.Size((height * SCALE, width * SCALE)), rng)[:, ::SCALE, ::SCALE]
-        kept = (nodes > -float(rng.uniform(0.8, 2.0))).float()
+        kept = (_patches(valid.shape[1:], rng) > -float(rng.uniform(0.8, 2.0))).float()
     return valid * kept

@@ -22,6 +22,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.train.synth import degrade
 from deeplight.train.synth.fabric import Fabric, fabric
 from deeplight.train.synth.noise import Floats, ancestors, upsampled
+from deeplight.train.synth.quarters import quarters
 from deeplight.train.synth.roads import (
     MOTORWAY,
     PRIMARY,
@@ -41,7 +42,8 @@ from deeplight.train.synth.settlements import (
     joined,
     sites_of_cell,
 )
-from deeplight.train.synth.spectra import reflectance
+from deeplight.train.synth.spectra import MATERIALS, drawn_materials, reflectance
+from deeplight.train.synth.styles import SHAPES, TOWNS, settled
 from deeplight.train.synth.terrain import Terrain, terrain
 
 SMALLEST, TALLEST, WIDEST = 8, 43184, 86384
@@ -58,7 +60,8 @@ class CountryConfig:
     (windows may leave it: the land goes on). psf_fwhm_lr: full width at half maximum of the LR sensor in LR
     px. misregistration_lr: bound of the displacement between the frames in LR px. noise: standard deviation
     of the additive noise in nW/cm²/sr. relative_noise: that of the gain. saturation: radiance at which 6-bit
-    LR values end, or None.
+    LR values end, or None. style: how the land is settled, one of styles.SHAPES. own_materials: whether the country has
+    soils, roofs, seasons and waters of its own, or those of spectra.MATERIALS.
     """
 
     seed: int = 0
@@ -69,6 +72,8 @@ class CountryConfig:
     noise: float = 0.06
     relative_noise: float = 0.01
     saturation: float | None = None
+    style: str = TOWNS
+    own_materials: bool = False
 
     def __post_init__(self) -> None:
         """Raise InputError where a value makes no sense."""
@@ -90,6 +95,8 @@ class CountryConfig:
                 raise InputError(f"the noise is {noise}; it must be a number that is 0 or larger")
         if self.saturation is not None and not 0 < self.saturation < math.inf:
             raise InputError(f"the saturation is {self.saturation}; it must be a radiance above 0")
+        if self.style not in SHAPES:
+            raise InputError(f"the style is {self.style!r}; give one of {', '.join(SHAPES)}")
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,7 @@ class Country:
 
     def relief(self, window_hr: Window) -> Terrain:
         """The terrain on an HR window in the ground frame."""
-        return terrain(self.config.seed, window_hr)
+        return terrain(self.config.seed, window_hr, SHAPES[self.config.style])
 
     def _seen(self, window_lr: Window) -> Window:
         return window_lr.grown(degrade.halo_lr(self.config.psf_fwhm_lr))
@@ -183,14 +190,19 @@ class Country:
 
     def _surface(self, window: Window) -> _Surface:
         seed = self.config.seed
-        land = terrain(seed, window)
+        land = self.relief(window)
         cultivated = upsampled(cultivation(seed, ancestors(window, 4), 4), window, 4)
-        roads = draw(segments_near(self._roads_near(window), window), window)
-        city = fabric(seed, self._sites_near(window), roads, land, cultivated, window)
+        if self.config.style == TOWNS:
+            roads = draw(segments_near(self._roads_near(window), window), window)
+            city = fabric(seed, self._sites_near(window), roads, land, cultivated, window)
+        else:
+            city = quarters(seed, settled(self.config.style, seed, land, window), land, cultivated, window)
         return _Surface(window, land, city, cultivated)
 
     def _reflectance(self, surface: _Surface) -> Floats:
-        return reflectance(self.config.seed, surface.window, surface.land, surface.city, surface.cultivated)
+        seed = self.config.seed
+        materials = drawn_materials(seed) if self.config.own_materials else MATERIALS
+        return reflectance(seed, surface.window, surface.land, surface.city, surface.cultivated, materials)
 
     def _night(self, ground: _Surface, window_lr: Window) -> tuple[Floats, Floats, Floats, Floats]:
         config, seen = self.config, self._seen(window_lr)

@@ -86,6 +86,20 @@ def lr_kernel(fwhm_lr: float) -> Doubles:
     return np.convolve(gauss / gauss.sum(), np.full(SCALE, 1 / SCALE))
 
 
+def sensor_matrix(fwhm_lr: float, n: int) -> Floats:
+    """The LR sensor along one axis of n LR px as a matrix (n, 8n): Gaussian of `fwhm_lr` LR px cut at 4σ, then the 8-px
+    area mean. Beyond the ends the outermost pixels are repeated.
+    """
+    sigma = max(fwhm_lr * SCALE / 2.3548200450309493, 1e-6)
+    radius = int(4 * sigma + 0.5)
+    gauss = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel = np.convolve(gauss / gauss.sum(), np.full(SCALE, 1 / SCALE))
+    at = SCALE * np.arange(n)[:, None] + np.arange(-radius, radius + SCALE)[None, :]
+    matrix = np.zeros((n, SCALE * n))
+    np.add.at(matrix, (np.arange(n)[:, None], at.clip(0, SCALE * n - 1)), kernel[None, :])
+    return matrix.astype(np.float32)
+
+
 def halo_lr(fwhm_lr: float) -> int:
     """LR pixels around a window that its blur needs."""
     return -(-(len(lr_kernel(fwhm_lr)) - SCALE) // 2 // SCALE) if fwhm_lr > 0 else 0

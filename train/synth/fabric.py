@@ -93,7 +93,7 @@ class _Plots:
     block: Hashes
 
 
-def _line(position: Floats, spacing: Floats, width: float) -> Floats:
+def line(position: Floats, spacing: Floats, width: float) -> Floats:
     """Share of a pixel under lines at multiples of `spacing`."""
     phase = position - np.floor(position / spacing) * spacing
     distance = np.minimum(phase, spacing - phase)
@@ -112,8 +112,8 @@ def _plots(sites: Sites, owner: Ints, x: Doubles, y: Doubles) -> _Plots:
     bu, bv = np.floor(u / side).astype(np.int64), np.floor(v / side).astype(np.int64)
     lu, lv = np.floor(u / third).astype(np.int64), np.floor(v / third).astype(np.int64)
     return _Plots(
-        arterial=np.maximum(_line(u, side, 1.0), _line(v, side, 1.0)),
-        street=np.maximum(_line(u, third, 0.5), _line(v, third, 0.5)),
+        arterial=np.maximum(line(u, side, 1.0), line(v, side, 1.0)),
+        street=np.maximum(line(u, third, 0.5), line(v, third, 0.5)),
         superblock=hash_points(11, ids + bu * 8191, bv),
         block=hash_points(12, ids + lu * 8191, lv),
     )
@@ -158,7 +158,7 @@ def _settled(
     return np.where(flare, np.float32(0.1), isp), share, np.asarray(light, np.float32)
 
 
-def _farms(seed: int, window: Window, cultivated: Floats) -> tuple[Floats, Floats]:
+def farms(seed: int, window: Window, cultivated: Floats) -> tuple[Floats, Floats]:
     """(isp, light) of lone houses: one pixel in some hundred on inhabited land, each with a lamp or none."""
     h = hash_window(stream(seed, 41), window)
     there = unit(h) < np.float32(0.006) * np.clip(
@@ -178,7 +178,7 @@ def fabric(
     drawn. cultivated: settlements.cultivation at HR.
     """
     score, owner = _dominance(seed, sites, window)
-    isp, light = _farms(seed, window, cultivated)
+    isp, light = farms(seed, window, cultivated)
     roof = unit(hash_window(stream(seed, 42), window))
     at = np.flatnonzero(score)
     density = np.zeros(window.height * window.width, np.float32)

@@ -7,12 +7,16 @@ beyond 1.4 µm).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 import numpy as np
 
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.windows import Window
 from deeplight.train.synth.fabric import Fabric
 from deeplight.train.synth.noise import (
+    Doubles,
     Floats,
     Hashes,
     fractal,
@@ -38,6 +42,24 @@ MATERIALS: dict[str, tuple[float, ...]] = {
 }
 """Reflectance of each material in the slots' order."""
 
+#          coastal blue   green  red    nir    swir1  swir2
+_SOILS = (
+    (0.085, 0.105, 0.150, 0.200, 0.270, 0.330, 0.290),  # loam
+    (0.030, 0.045, 0.080, 0.170, 0.260, 0.340, 0.280),  # laterite
+    (0.130, 0.170, 0.250, 0.330, 0.410, 0.480, 0.430),  # sand
+    (0.040, 0.050, 0.065, 0.085, 0.130, 0.190, 0.165),  # black clay
+)
+_ROOFS = (
+    (0.085, 0.095, 0.108, 0.118, 0.140, 0.165, 0.155),  # asphalt
+    (0.180, 0.205, 0.240, 0.265, 0.300, 0.320, 0.290),  # concrete
+    (0.075, 0.085, 0.115, 0.205, 0.260, 0.300, 0.260),  # tile
+    (0.300, 0.340, 0.370, 0.390, 0.410, 0.420, 0.380),  # metal
+    (0.090, 0.100, 0.120, 0.145, 0.200, 0.290, 0.260),  # fibre cement, weathered
+    (0.050, 0.055, 0.060, 0.065, 0.080, 0.080, 0.070),  # bitumen
+)
+_STUBBLE = (0.060, 0.080, 0.120, 0.170, 0.260, 0.330, 0.240)
+_MUD = (0.040, 0.055, 0.095, 0.110, 0.060, 0.012, 0.006)
+_WINTERS = 0.1  # share of the countries that lie under snow
 _STRIPE = 32
 _SUN = (
     0.55,
@@ -84,7 +106,45 @@ def shares(seed: int, window: Window, land: Terrain, city: Fabric, cultivated: F
     return out
 
 
-def reflectance(seed: int, window: Window, land: Terrain, city: Fabric, cultivated: Floats) -> Floats:
+@lru_cache(64)
+def drawn_materials(seed: int) -> dict[str, tuple[float, ...]]:
+    """Materials of one country, keys as MATERIALS: other soils, roofs and streets, a season, muddy or clear water, and
+    in some countries snow on the fields and roofs."""
+    rng = np.random.default_rng((seed, 19))
+    table = {name: np.array(values) for name, values in MATERIALS.items()}
+    soils, roofs = np.array(_SOILS), np.array(_ROOFS)
+    table["soil"] = _blend(soils, 0.4, rng)
+    for name in ("asphalt", "concrete", "tile"):
+        table[name] = _blend(np.vstack([roofs, table["soil"] * rng.uniform(0.8, 1.3)]), 0.4, rng)
+    dry, bare = rng.beta(0.7, 1.2), 0.5 * rng.beta(0.7, 2.0)
+    table["crop"] = (1 - dry) * table["crop"] * rng.uniform(0.7, 1.2) + dry * np.array(_STUBBLE)
+    table["forest"] = (1 - bare) * table["forest"] * rng.uniform(0.6, 1.3) + bare * table["soil"]
+    table["water"] = table["water"] * rng.uniform(0.4, 1.2) + rng.beta(0.6, 1.5) * np.array(_MUD)
+    table["rock"] = 0.5 * (table["rock"] + table["soil"]) * rng.uniform(0.7, 1.3)
+    if rng.random() < _WINTERS:
+        deep, swept = rng.uniform(0.3, 0.95), rng.uniform(0.0, 0.6)
+        for name, cover in (("crop", deep), ("soil", deep), ("forest", 0.4 * deep), ("rock", deep)):
+            table[name] = (1 - cover) * table[name] + cover * table["snow"]
+        for name in ("asphalt", "concrete", "tile"):
+            table[name] = (1 - swept) * table[name] + swept * table["snow"]
+    return {name: tuple(float(v) for v in np.clip(row, 0.002, 0.95)) for name, row in table.items()}
+
+
+def _blend(spectra: Doubles, evenness: float, rng: np.random.Generator) -> Doubles:
+    """A random mixture of rows (n, 7), each band a tenth off and the whole brighter or darker."""
+    share = rng.dirichlet(np.full(len(spectra), evenness))
+    mixed = share @ spectra * np.exp(0.2 * rng.standard_normal() + 0.1 * rng.standard_normal(7))
+    return np.asarray(mixed, np.float64)
+
+
+def reflectance(
+    seed: int,
+    window: Window,
+    land: Terrain,
+    city: Fabric,
+    cultivated: Floats,
+    materials: Mapping[str, tuple[float, ...]] = MATERIALS,
+) -> Floats:
     """Seven-band reflectance (7, height, width) of `window` in the ground frame, in the order of
     spec.DMO_SLOTS.
     """
@@ -99,15 +159,21 @@ def reflectance(seed: int, window: Window, land: Terrain, city: Fabric, cultivat
     for first in range(0, window.height, _STRIPE):
         rows = slice(first, first + _STRIPE)
         stripe = {name: share[rows] for name, share in mixture.items()}
-        _mixed(stripe, shade[rows], [g[rows] for g in grain], out[:, rows])
+        _mixed(stripe, materials, shade[rows], [g[rows] for g in grain], out[:, rows])
     return out
 
 
-def _mixed(mixture: dict[str, Floats], shade: Floats, grain: list[Hashes], out: Floats) -> None:
+def _mixed(
+    mixture: dict[str, Floats],
+    materials: Mapping[str, tuple[float, ...]],
+    shade: Floats,
+    grain: list[Hashes],
+    out: Floats,
+) -> None:
     for band in range(len(DMO_SLOTS)):
         total = np.zeros_like(shade)
         for material, share in mixture.items():
-            total += share * np.float32(MATERIALS[material][band])
+            total += share * np.float32(materials[material][band])
         total *= shade
         # One byte of hash a band: a uniform grain of ±0.006 is plenty for a sensor's noise.
         byte = grain[band // 4] >> np.uint32(8 * (band % 4)) & np.uint32(0xFF)

@@ -43,11 +43,27 @@ class Terrain:
     water: Floats
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How a country's relief differs from the usual one.
+
+    lowered: metres by which all land lies lower, so that the sea comes nearer. broken: height in metres of additional
+    hills a few LR px wide, which the sea makes islands of.
+    """
+
+    lowered: float = 0.0
+    broken: float = 0.0
+
+
+PLAIN = Shape()
+_BROKEN = {7: 0.7, 6: 0.5, 5: 0.35, 4: 0.15}
+
+
 def _octaves(amplitudes: dict[int, float], level: int) -> dict[int, float]:
     return {k: a for k, a in amplitudes.items() if k >= level}
 
 
-def relief(seed: int, window: Window, level: int) -> tuple[Floats, Floats]:
+def relief(seed: int, window: Window, level: int, shape: Shape = PLAIN) -> tuple[Floats, Floats]:
     """(height in metres, river noise) at the nodes of `window` on lattice `level` ≤ 5; below 0 m lies the
     sea.
 
@@ -65,15 +81,25 @@ def relief(seed: int, window: Window, level: int) -> tuple[Floats, Floats]:
     height = np.float32(150.0) * noise(1, _CONTINENT) + np.float32(190.0)
     height += belt * (np.float32(350.0) + ridge * ridge * (np.float32(1150.0) + np.float32(450.0) * spur))
     height += (np.float32(22.0) + np.float32(90.0) * belt) * hills
+    if shape.broken:
+        height += np.float32(shape.broken) * noise(8, _BROKEN)
+    if shape.lowered:
+        height -= np.float32(shape.lowered)
     valley = np.float32(1.0) / (np.float32(1.0) + river * river * np.float32(30.0))
     height -= valley * (np.float32(0.35) * np.maximum(height, np.float32(0)) + np.float32(25.0))
     return height, river
 
 
-def terrain(seed: int, window: Window) -> Terrain:
+def rivers(seed: int, window: Window) -> Floats:
+    """The river noise at the HR pixels of `window`; a river runs where it is near 0."""
+    coarse = fractal(stream(seed, 6), _octaves(_RIVER, _SHAPED), ancestors(window, _SHAPED), _SHAPED)
+    return upsampled(coarse, window, _SHAPED)
+
+
+def terrain(seed: int, window: Window, shape: Shape = PLAIN) -> Terrain:
     """Relief at the HR pixels of `window`."""
     grown = window.grown(1)
-    height, river = relief(seed, ancestors(grown, _SHAPED), _SHAPED)
+    height, river = relief(seed, ancestors(grown, _SHAPED), _SHAPED, shape)
     height, river = upsampled(height, grown, _SHAPED), upsampled(river, grown, _SHAPED)
     rough = np.clip(np.float32(0.006) * height, np.float32(0.3), np.float32(8.0))
     height += rough * fractal(stream(seed, 7), {1: 0.8, 0: 0.25}, grown)

@@ -100,7 +100,7 @@ def test_a_window_is_the_crop_of_the_clip(whole: tuple[Path, PlaceOptions]) -> N
     part = source.read(0, window)
     for name in Sample.__dataclass_fields__:
         outer = getattr(all_of_it, name)
-        if outer is None or name == "dmo_bands":
+        if outer is None or outer.ndim == 1:
             continue
         factor = outer.shape[1] // height
         rows, cols = window.scaled(factor).slices_in(Window(0, 0, height * factor, width * factor))

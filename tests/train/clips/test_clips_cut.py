@@ -24,6 +24,7 @@ from deeplight.train.clips.degrade import Degradation, degrade, place_seed
 from deeplight.train.clips.index import read_index
 from deeplight.train.clips.place import PlaceOptions
 from deeplight.train.clips.plan import PlanOptions
+from deeplight.train.clips.samples import ClipError
 from deeplight.train.clips.tree import ClipTree, open_source
 from deeplight.train.data_cli import cli
 from tests.scenes import UTM, north_up, write_raster
@@ -137,6 +138,13 @@ def test_lr_lights_are_made_from_hr_ones(tmp_path: Path) -> None:
         rows, cols = slice(row.row, row.row + row.height), slice(row.col, row.col + row.width)
         assert np.array_equal(sample.ntl, lr[:, rows, cols])
         assert sample.offset is not None and np.array_equal(sample.offset, offset[:, rows, cols])
+        assert sample.psf.tolist() == np.float32([1.2, 1.2]).tolist(), "the clip says what made its lights"
+        assert sample.limits.tolist() == np.float32([-1.0, 0.2]).tolist()
+    ntl = tmp_path / "tree" / source.rows[0].clip / "ntl.tif"
+    with rasterio.open(ntl, "r+") as dataset:
+        dataset.update_tags(DEEPLIGHT_PSF="1.2")
+    with pytest.raises(ClipError, match="must be two numbers"):
+        ClipTree.open(tmp_path / "tree", "all").read(0, Window(0, 0, 6, 6))
     assert not list((tmp_path / "tree").glob(".*"))  # what was made on the way is gone
     with pytest.raises(InputError, match="give --ntl, or --ntl-hr with --degrade"):
         cut(tmp_path / "none", alone)

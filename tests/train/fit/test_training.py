@@ -41,9 +41,8 @@ def source() -> SyntheticSource:
     (region,) = build_pool(range(5, 6), 1)
     parts = {f.name: getattr(region, f.name) for f in fields(region)}
     side = {name: 48 if name in ("ntl", "offset") else 384 for name in parts}
-    return SyntheticSource(
-        [Region(**{name: p[:, : side[name], : side[name]] for name, p in parts.items()})], range(5, 6)
-    )
+    corner = {name: p[:, : side[name], : side[name]] if p.ndim == 3 else p for name, p in parts.items()}
+    return SyntheticSource([Region(**corner)], range(5, 6))
 
 
 def drawn(source: SyntheticSource, augment: AugmentConfig, seed: int, side: int = 24) -> Parts:
@@ -146,6 +145,8 @@ def toy_batch(seed: int = 0) -> Batch:
         torch.ones(1, 7),
         region.dem[None],
         torch.ones(1, 1, 96, 96),
+        torch.full((1, 2), -1.0),
+        torch.full((1, 2), -1.0),
     )
     truth = F.interpolate(inputs[0], scale_factor=8, mode="nearest")
     return Batch(inputs, truth, torch.rand(1, 1, 96, 96), torch.ones(1, 1, 12, 12), region.offset[None])
@@ -156,7 +157,9 @@ def test_objective_is_the_stated_sum() -> None:
     model, batch = DeepLightSR(SMALL), toy_batch()
     p = model.predict(*batch.inputs)
     truth = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset)
-    config = ObjectiveConfig(alpha=0.7, beta=(0.1, 0.2, 0.9), consistency=0.0, squared=0.0, offset=0.0)
+    config = ObjectiveConfig(
+        alpha=0.7, beta=(0.1, 0.2, 0.9), consistency=0.0, squared=0.0, interval=0.0, offset=0.0
+    )
     loss, _ = objective(model, p, truth, config)
     want = 0.0
     for j, (value, logit) in enumerate(zip(p.ntl, p.isp_logits, strict=True)):
@@ -218,13 +221,14 @@ def test_optional_terms_react() -> None:
     model, batch = DeepLightSR(SMALL), toy_batch()
     p = model.predict(*batch.inputs)
     truth = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset)
-    none = ObjectiveConfig(consistency=0, offset=0, squared=0)
+    none = ObjectiveConfig(consistency=0, offset=0, squared=0, interval=0)
     plain = float(objective(model, p, truth, none)[0].detach())
     for config in (
         replace(none, consistency=1),
         replace(none, offset=1),
         replace(none, squared=1),
         replace(none, totals=1),
+        replace(none, interval=1),
         replace(none, literal_isp=True),
     ):
         assert float(objective(model, p, truth, config)[0].detach()) != pytest.approx(plain, rel=1e-6)
@@ -274,7 +278,7 @@ def test_scores_take_layers_away_and_name_every_row() -> None:
     scores = by_layers(model, [batch])
     assert len({s["rmse"] for s in scores.values()}) == len(LAYERS), "each set of layers must matter"
     bare = list(batch.inputs)
-    bare[2:] = [t * 0 for t in bare[2:]]
+    bare[2:7] = [t * 0 for t in bare[2:7]]  # the sensor stays
     alone = validate(model, [replace(batch, inputs=tuple(bare))])
     assert scores["none"] == alone
     lines = table(scores).splitlines()

@@ -11,9 +11,10 @@ import torch
 from deeplight.engine.network.consistency import blur_weights, seen
 from deeplight.train.fit.augment import Parts, augmented, turned
 from deeplight.train.fit.config import AugmentConfig, VarietyConfig
-from deeplight.train.fit.variety import gaps, varied
+from deeplight.train.fit.variety import _materials, gaps, varied
 
 NONE = VarietyConfig(**{f.name: 0.0 for f in fields(VarietyConfig)})
+NOTHING = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, (0, 0))
 H, W = 12, 14
 
 
@@ -85,15 +86,42 @@ def test_the_coarse_lights_are_the_truth_through_what_is_told() -> None:
     assert exact >= 15
 
 
+def test_blurs_and_what_is_told_of_them_are_spread_as_documented() -> None:
+    told = np.array([varied(window(), replace(NONE, sensor=1.0), rng(s))["psf"].numpy() for s in range(500)])
+    unknown = (told == -1).all(1)
+    known = told[~unknown]
+    assert unknown.mean() == pytest.approx(0.15, abs=0.05)
+    assert (known == 0).all(1).mean() == pytest.approx(0.2, abs=0.06)
+    assert 2.8 < known.max() < 3.4 * 1.2
+    wide = known[known.min(1) > 0.2]
+    ratio = wide.max(1) / wide.min(1)
+    assert np.median(ratio) < 1.15 and 1.2 < ratio.max() < 1.4 * 1.3, "nearly round, few of them not"
+    high = np.histogram(wide.mean(1), bins=4, range=(0.2, 3.2))[0]
+    assert high.min() > 0.6 * high.max(), "evenly spread"
+
+
 def test_lights_of_an_unknown_sensor_stay() -> None:
     parts = window()
     parts["psf"] = torch.full((2,), -1.0)
     out = varied(parts, replace(VarietyConfig(), colours=0.0, foreign=0.0, void=0.0), rng(1))
     assert all(torch.equal(out[name], parts[name]) for name in ("ntl", "ntl_hr", "psf", "limits"))
-    holed = window()
-    holed["ntl_hr_valid"] = holed["ntl_hr_valid"].clone()
-    holed["ntl_hr_valid"][0, 3, 3] = 0
-    assert torch.equal(varied(holed, VarietyConfig(), rng(1))["ntl"], holed["ntl"])
+
+
+def test_truth_with_holes_is_seen_through_the_sensor_as_the_degradation_has_it() -> None:
+    """Even lights stay even beside a hole, whatever the blur; what is not known stays 0 and invalid."""
+    for seed in range(12):
+        holed = window()
+        holed["ntl_hr_valid"] = holed["ntl_hr_valid"].clone()
+        holed["ntl_hr_valid"][:, 16:50, 40:] = 0
+        holed["ntl_hr"] = 50.0 * holed["ntl_hr_valid"]
+        holed["ntl_valid"] = (torch.nn.functional.avg_pool2d(holed["ntl_hr_valid"], 8) >= 0.5).float()
+        out = varied(holed, replace(NONE, sensor=1.0), rng(seed))
+        assert torch.equal(out["ntl_valid"], holed["ntl_valid"])
+        assert (out["ntl"] * (1 - out["ntl_valid"]) == 0).all()
+        known = out["ntl"][out["ntl_valid"] > 0]
+        assert (known - 50.0).abs().max() < 0.1 * 50.0, "noise alone, five standard deviations of 2 %"
+        other = varied(holed, replace(VarietyConfig(), lights=1.0), rng(seed))
+        assert (other["ntl_hr"] * (1 - other["ntl_hr_valid"]) == 0).all()
 
 
 def test_absent_layers_and_bands_stay_absent() -> None:
@@ -130,6 +158,46 @@ def test_a_foreign_layer_lies_elsewhere_with_its_mask() -> None:
     assert out["dmo_valid"].sum() == parts["dmo_valid"].sum()
     assert not torch.equal(out["dmo_valid"], parts["dmo_valid"])
     assert (out["dmo"][:, out["dmo_valid"][0] == 0] == 0).all()
+
+
+def test_a_foreign_layer_may_come_from_another_place() -> None:
+    here, there = window(), window()
+    there["dmo"], there["dem"] = torch.full_like(there["dmo"], 0.77), torch.full_like(there["dem"], -3.0)
+    taken = {"dmo": 0, "dem": 0}
+    for seed in range(40):
+        out = varied(here, replace(NONE, foreign=1.0), rng(seed), lambda: there)
+        for name in taken:
+            taken[name] += torch.equal(out[name], there[name])
+    assert 10 < taken["dmo"] < 30 and 3 < taken["dem"] < 20
+    empty = {**there, "dmo_valid": torch.zeros_like(there["dmo_valid"])}
+    for other in (lambda: None, lambda: empty):
+        for seed in range(6):
+            out = varied(here, replace(NONE, foreign=1.0), rng(seed), other)
+            assert torch.equal(out["dmo"].flatten().sort().values, here["dmo"].flatten().sort().values)
+            assert not torch.equal(out["dmo"], here["dmo"]) and bool(out["dmo_valid"].all())
+
+
+def test_built_up_land_is_recoloured_where_the_bands_have_it() -> None:
+    """The lights' frame shows at p what lies on the ground at p + offset: two LR pixels further east here."""
+    parts = window()
+    parts["dmo"] = torch.zeros_like(parts["dmo"])
+    parts["isp"] = torch.zeros_like(parts["isp"])
+    parts["isp"][:, 40:48, 32:40] = 1.0
+    parts["offset"] = torch.stack([torch.full((H, W), 2.0), torch.full((H, W), -1.0)])
+    changed = _materials(parts, rng(2))[5] != 0
+    rows, cols = torch.nonzero(changed, as_tuple=True)
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (32, 39, 48, 55)
+
+
+def test_gaps_come_to_each_layer() -> None:
+    seen = {"ntl_valid": 0, "dmo_valid": 0, "dem_valid": 0}
+    for seed in range(60):
+        out = augmented(window(), NOTHING, rng(seed), replace(NONE, gaps=0.5))
+        for name in seen:
+            seen[name] += not bool(out[name].all())
+            assert (out[name[:3]] * (1 - out[name]) == 0).all()
+        assert (out["weight"] * (1 - out["ntl_valid"]) == 0).all()
+    assert all(15 < count < 45 for count in seen.values())
 
 
 def test_gaps_take_single_pixels_swaths_and_coasts() -> None:

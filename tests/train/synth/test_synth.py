@@ -10,6 +10,7 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.train.synth import Country, CountryConfig, Sample
+from deeplight.train.synth.degrade import sensor_matrix
 from deeplight.train.synth.noise import ancestors, bell, fractal, hash_window, upsampled
 from deeplight.train.synth.roads import MOTORWAY, PRIMARY, roads_of_cell
 from deeplight.train.synth.settlements import TOWN, VILLAGE, sites_of_cell
@@ -130,6 +131,21 @@ def test_lr_is_the_blurred_area_mean_of_hr() -> None:
                 total += (weights * light[r - radius : r + radius + 1, c - radius : c + radius + 1]).sum()
         # float32 sums of some thousand terms of one sign
         assert sample.ntl[row, col] == pytest.approx(total / SCALE**2, rel=1e-5)
+
+
+@pytest.mark.parametrize("fwhm", [0.0, 0.3, 1.0, 3.2])
+def test_the_sensor_s_matrix_is_a_gaussian_and_then_the_mean(fwhm: float) -> None:
+    n, sigma = 9, fwhm * SCALE / np.sqrt(8 * np.log(2))
+    light = np.random.default_rng(0).lognormal(0, 2, SCALE * n)
+    blurred = light.copy()
+    if fwhm:
+        for i in range(len(light)):
+            near = range(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)
+            weights = [np.exp(-0.5 * (k / sigma) ** 2) for k in near]
+            values = [light[min(max(i + k, 0), len(light) - 1)] for k in near]
+            blurred[i] = np.dot(weights, values) / sum(weights)
+    # float32 weights
+    np.testing.assert_allclose(sensor_matrix(fwhm, n) @ light, blurred.reshape(n, SCALE).mean(1), rtol=1e-5)
 
 
 def test_truth_is_the_ground_at_the_displaced_position() -> None:
