@@ -6,13 +6,14 @@ identity is that of configuration and weights (`Manifest.identity`): another fil
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,15 +32,21 @@ _NEXT = f"{MANIFEST_NAME}.next"
 _OLD_CARD = "checkpoint.json"
 """What a run of version 0.2 had in place of a manifest."""
 _MAX_MANIFEST_BYTES = 1 << 22
+_READINGS = 5
+"""How often a folder is read that a writer changes meanwhile, before it is given up."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified model folder. trusted: the user vouches for native code in it (TensorRT plans)."""
+    """A verified model folder. trusted: the user vouches for native code in it (TensorRT plans).
+
+    weights: the verified bytes, kept because a training may replace the file at any time.
+    """
 
     path: Path
     manifest: Manifest
     trusted: bool = False
+    weights: bytes = field(default=b"", repr=False, compare=False)
 
     @property
     def digest(self) -> str:
@@ -69,6 +76,8 @@ class Artifact:
         """The verified bytes of a listed file. Raises ArtifactError where it is not listed or was changed."""
         if name not in self.manifest.files:
             raise ArtifactError(f"the model {self.manifest.name} has no file {name!r}")
+        if name == WEIGHTS and self.weights:
+            return self.weights
         data = _verified(self.path, name, self.manifest.files[name])
         check_file(name, data)
         return data
@@ -84,33 +93,56 @@ def model_names() -> tuple[str, ...]:
 def load_artifact(name_or_dir: str | Path, *, trust: bool = False) -> Artifact:
     """Open a built-in model by name, else a model folder or a run by directory; a built-in name wins over a folder.
 
-    Every file's size, SHA-256 and content (`file_checks`) are checked, names stay inside the directory.
+    Every file's size, SHA-256 and content (`file_checks`) are checked, names stay inside the directory. A folder that
+    a training or an export replaces meanwhile is read again.
     trust: let native code in it run. Raises ArtifactError in one sentence.
     """
     path = MODELS / str(name_or_dir) if str(name_or_dir) in model_names() else Path(name_or_dir)
+    earlier = None
+    for _ in range(_READINGS):
+        try:
+            text = _manifest_text(path)
+        except ArtifactError as e:
+            raise ArtifactError(f"the model at {path} cannot be used: {e}") from None
+        except FileNotFoundError:
+            raise ArtifactError(_absent(name_or_dir, path)) from None
+        try:
+            return _opened(path, text, trust)
+        except ArtifactError:
+            if text == earlier:  # no writer between the two readings: the file itself is at fault
+                raise
+            earlier = text
+    raise ArtifactError(f"{path} was changed while it was read: run the same command again")
+
+
+def _opened(path: Path, text: bytes, trust: bool) -> Artifact:
+    """The folder, if all its files are those of this manifest."""
     try:
-        manifest = Manifest.from_json(_manifest_text(path))
+        manifest = Manifest.from_json(text)
     except ArtifactError as e:
         raise ArtifactError(f"the model at {path} cannot be used: {e}") from None
-    except FileNotFoundError:
-        raise ArtifactError(_absent(name_or_dir, path)) from None
+    weights = b""
     for name, info in manifest.files.items():
-        check_file(str(path / name), _verified(path, name, info))
-    return Artifact(path, manifest, trust)
+        data = _verified(path, name, info)
+        check_file(str(path / name), data)
+        if name == WEIGHTS:
+            weights = data
+    return Artifact(path, manifest, trust, weights)
 
 
 def _manifest_text(folder: Path) -> bytes:
     """manifest.json, or its successor where the weights are already those of the successor (see `put_weights`)."""
     path = folder / MANIFEST_NAME
     try:
-        following = _small(folder / _NEXT) if (folder / _NEXT).is_file() else None
-        if following is not None and _matches(folder, following):
-            return following
-        if not path.is_file():
-            raise FileNotFoundError(path)
+        with contextlib.suppress(FileNotFoundError):  # there is none, or it became the manifest just now
+            following = _small(folder / _NEXT)
+            if _matches(folder, following):
+                return following
         return _small(path)
     except FileNotFoundError:
         raise
+    except NotADirectoryError:
+        raise FileNotFoundError(path) from None
     except OSError as e:
         raise ArtifactError(f"cannot read {path}: {e.strerror}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -17,6 +18,7 @@ from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.runtime import artifact
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
+from deeplight.engine.runtime.models import load_network
 from deeplight.train.fit.checkpoint import check_start, load_checkpoint, save_checkpoint
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4, 4), localise_width=8)
@@ -168,3 +170,34 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_network_only(run: Path) 
     check_start(run, load_checkpoint(run)[0].config, SMALL)
     with pytest.raises(InputError, match=r"of another network \(body 2, not 3\); start from one like"):
         check_start(run, SMALL, replace(SMALL, body=3))
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, run: Path, times: int) -> None:
+    """Let a training save other weights `times` times, each just after a reader has read the manifest."""
+    read, left = artifact._manifest_text, iter(range(1, times + 1))
+
+    def then_saved(folder: Path) -> bytes:
+        text = read(folder)
+        for step in itertools.islice(left, 1):
+            torch.manual_seed(step)
+            save_checkpoint(run, DeepLightSR(SMALL), {"step": step})
+        return text
+
+    monkeypatch.setattr(artifact, "_manifest_text", then_saved)
+
+
+def test_a_run_that_is_saved_while_it_is_read_is_read_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile(monkeypatch, run, 3)
+    assert load_artifact(run).manifest.training["step"] == 3
+    meanwhile(monkeypatch, run, 99)
+    with pytest.raises(InputError, match=r"run was changed while it was read: run the same command again$"):
+        load_artifact(run)
+
+
+def test_a_run_that_is_saved_after_it_was_opened_gives_the_weights_it_was_opened_with(run: Path) -> None:
+    opened, first = load_artifact(run), load_checkpoint(run)[0].state_dict()
+    save_checkpoint(run, DeepLightSR(SMALL), {"step": 1})
+    again = load_network(opened).state_dict()
+    assert all(torch.equal(value, first[name]) for name, value in again.items())
