@@ -18,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deeplight.engine.core.errors import ArtifactError
+from deeplight.engine.core.errors import ArtifactError, InputError
 from deeplight.engine.core.files import DISK, write_file
+from deeplight.engine.core.locks import exclusive, is_held
 from deeplight.engine.runtime.file_checks import check_file
 from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHT_PRECISIONS, WEIGHTS, FileInfo, Manifest
 
@@ -199,12 +200,20 @@ def _verified(folder: Path, name: str, info: FileInfo) -> bytes:
 
 
 def check_target(directory: str | Path, *, overwrite: bool = False) -> Path:
-    """The absolute path of a place that a model folder can be written to. Raises ArtifactError where it cannot.
+    """The absolute path of a place that a model folder can be written to. Raises ArtifactError where it cannot, and
+    InputError where another export is writing it.
 
     An existing directory is refused unless `overwrite`, and accepted then only where it is itself a model folder, and
     no run that can be resumed.
     """
     target = Path(directory).absolute()
+    if is_held(_lock(target)):
+        raise InputError(_busy(target))
+    _check_free(target, directory, overwrite)
+    return target
+
+
+def _check_free(target: Path, directory: str | Path, overwrite: bool) -> None:
     try:
         if target.exists() or target.is_symlink():
             if not overwrite:
@@ -216,7 +225,7 @@ def check_target(directory: str | Path, *, overwrite: bool = False) -> Path:
                     f"{directory} is a training run, whose state would be lost: choose another place"
                 )
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=_existing_parent(target)):
-            return target
+            return
     except OSError as e:
         raise ArtifactError(f"cannot write {directory}: {e.strerror}; choose another place") from None
 
@@ -225,28 +234,50 @@ def _existing_parent(target: Path) -> Path:
     return next(folder for folder in target.parents if folder.exists())
 
 
+def _lock(target: Path) -> Path:
+    return _existing_parent(target) / f".{target.name}.lock"
+
+
+def _busy(target: Path) -> str:
+    return f"another export is writing {target}: wait for it or stop it, or choose another place"
+
+
 class Draft:
     """A model folder in the making, beside its place: `put` its files, `commit` swaps it in whole.
 
-    A context manager; without `commit` nothing stays. Methods raise ArtifactError where the disk refuses.
+    A context manager that holds the place for itself; without `commit` nothing stays. Raises as `check_target`; methods
+    raise ArtifactError where the disk refuses.
     """
 
     def __init__(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        self._target = check_target(directory, overwrite=overwrite)
+        self._directory, self._overwrite = directory, overwrite
+        self._target = Path(directory).absolute()
         self._files: dict[str, FileInfo] = {}
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        parent = _existing_parent(self._target)
-        self._scratch = Path(tempfile.mkdtemp(prefix=f".{self._target.name}.", dir=parent))
-        self.folder = self._scratch / "new"
-        self._scratch.chmod(0o755)
-        self.folder.mkdir()
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(exclusive(_lock(self._target), _busy(self._target), remove=True))
+            except OSError as e:
+                raise ArtifactError(
+                    f"cannot write {self._directory}: {e.strerror}; choose another place"
+                ) from None
+            _check_free(self._target, self._directory, self._overwrite)
+            self._scratch = Path(
+                tempfile.mkdtemp(prefix=f".{self._target.name}.", dir=_existing_parent(self._target))
+            )
+            held.callback(shutil.rmtree, self._scratch, ignore_errors=True)
+            self.folder = self._scratch / "new"
+            self._scratch.chmod(0o755)
+            self.folder.mkdir()
+            self._held = held.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._held.close()
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file durably and list it in the manifest."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.locks import exclusive, is_held
 from deeplight.engine.runtime.artifact import TRAINING_STATE, remove_weights
 from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
 
@@ -16,14 +17,18 @@ BEST = "best"
 STATE = TRAINING_STATE
 METRICS = "metrics.csv"
 EVENTS = "tensorboard"
+_LOCK = "lock"
 
 
 def check_unused(out: Path, overwrite: bool, resume: bool = False) -> None:
-    """Raise InputError where `out` is no folder, or already holds a run and neither flag is set."""
+    """Raise InputError where `out` is no folder, a training writes it, or it holds a run and neither flag is set."""
     try:
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is not a folder; choose another --out")
         held = [name for name in (WEIGHTS, MANIFEST_NAME, STATE) if (out / name).exists()]
+        # of several processes that train together, the first may hold the lock already
+        if os.environ.get("RANK", "0") == "0" and is_held(out / _LOCK):
+            raise InputError(_busy(out))
     except OSError as error:
         raise InputError(f"{out} cannot be used ({error.strerror}); choose another --out") from error
     if held and resume and STATE not in held:
@@ -62,6 +67,23 @@ def made_for(out: Path) -> Iterator[None]:
             for folder in new:
                 folder.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """The folder `out`, made as by `made_for`, for this training alone. Raises InputError where another writes it."""
+    with made_for(out), contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive(out / _LOCK, _busy(out), remove=True))
+        except OSError as error:
+            raise InputError(
+                f"{out / _LOCK} cannot be locked ({error.strerror}); choose an --out on another disk"
+            ) from error
+        yield
+
+
+def _busy(out: Path) -> str:
+    return f"another training is writing {out}: wait for it or stop it, or choose another --out"
 
 
 def clear(out: Path) -> None:
