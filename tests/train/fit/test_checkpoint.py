@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from deeplight.engine.core import files
 from deeplight.engine.core.errors import InputError
@@ -128,6 +129,14 @@ def test_writers_killed_at_any_moment_leave_a_pair_that_belongs_together(
         ("d_max", float("nan")),
         ("normalisation", {"dmo_mean": [0.1]}),
         ("normalisation", {"dem_std": "500"}),
+        ("d_max", 10**400),
+        ("d_max", 0),
+        ("normalisation", {"ntl_unit": 0}),
+        ("normalisation", {"ntl_unit": -1.0}),
+        ("normalisation", {"ntl_gain": 0.0}),
+        ("normalisation", {"dem_std": 1e-60}),
+        ("normalisation", {"dem_mean": 1e39}),
+        ("normalisation", {"dmo_std": [0.04, 0, 0.06, 0.07, 0.11, 0.11, 0.10]}),
     ],
 )
 def test_a_configuration_that_describes_no_network(run: Path, field: str, value: object) -> None:
@@ -139,6 +148,80 @@ def test_a_configuration_that_describes_no_network(run: Path, field: str, value:
     ) as e:
         load_checkpoint(run)
     assert "\n" not in str(e.value)
+
+
+def put(run: Path, tensors: dict[str, torch.Tensor], **configuration: object) -> None:
+    """Give a run these weights and fields of its configuration, and a manifest that lists them."""
+    manifest = load_artifact(run).manifest
+    changed = replace(manifest, configuration={**manifest.configuration, **configuration})
+    artifact.put_weights(run, changed, save(tensors))
+
+
+def test_weights_that_the_network_cannot_take_are_refused_before_it_is_made(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with them: nothing is allocated for a configuration that they do not fit."""
+    good = load(load_artifact(run).weights)
+    vast = {"main": [10**6, 8, 4, 4]}
+    rest = {k: v for k, v in good.items() if not k.startswith("first.")}
+    norm = SMALL.to_dict()["normalisation"] | {"dmo_std": [0.5] * 7}
+    made: list[str] = []
+    make = DeepLightSR.__init__
+
+    def noted(self: DeepLightSR, config: ModelConfig) -> None:
+        made.append(torch.get_default_device().type)
+        make(self, config)
+
+    monkeypatch.setattr(DeepLightSR, "__init__", noted)
+    cases: list[tuple[dict[str, torch.Tensor], dict[str, object], str]] = [
+        (rest, vast, r"they lack 'first\.\w+'"),
+        (
+            {**good, "first.weight": torch.tensor(1.0)},
+            vast,
+            r"first\.weight is float32 \(\), not float32 \(1",
+        ),
+        ({**good, "extra": torch.ones(2)}, {}, "the network has no 'extra'$"),
+        ({**good, "first.bias": torch.ones(9)}, {}, r"first\.bias is float32 \(9,\), not float32 \(8,\)$"),
+        ({**good, "first.bias": torch.ones(8).double()}, {}, r"first\.bias is float64 \(8,\), not float32"),
+        ({**good, "first.bias": torch.ones(8).long()}, {}, r"first\.bias is int64 \(8,\), not float32"),
+        (
+            {**good, "first.bias": torch.full((8,), float("nan"))},
+            {},
+            r"NaN or infinity in 'first\.bias': copy",
+        ),
+        (
+            {**good, "first.bias": torch.full((8,), float("inf"))},
+            {},
+            r"NaN or infinity in 'first\.bias': copy",
+        ),
+        (good, {"main": [2**40, 8, 4, 4]}, r"main is \(1099511627776"),
+        (rest, {"main": [2**62, 8, 4, 4]}, "do not fit its configuration: .*overflow"),
+        (
+            good,
+            {"normalisation": norm},
+            r"\.dmo_std is \(0\.5, .* there and something else in the weights",
+        ),
+    ]
+    for tensors, configuration, words in cases:
+        put(
+            run,
+            tensors,
+            **{"main": [8, 8, 4, 4], "normalisation": SMALL.to_dict()["normalisation"], **configuration},
+        )
+        with pytest.raises(InputError, match=words) as e:
+            load_checkpoint(run)
+        assert "\n" not in str(e.value)
+    assert set(made) == {"meta"}
+
+
+def test_a_network_is_the_same_however_its_numbers_are_written(run: Path) -> None:
+    then = load_artifact(run).digest
+    norm = SMALL.to_dict()["normalisation"] | {"ntl_unit": 1, "dem_mean": 400}
+    put(run, load(load_artifact(run).weights), d_max=2, normalisation=norm)
+    assert load_artifact(run).digest == then
+    assert load_checkpoint(run)[0].config == SMALL
+    put(run, load(load_artifact(run).weights), d_max=1)
+    assert load_artifact(run).digest != then
 
 
 def test_a_run_of_an_older_version_is_told_how_to_become_new(run: Path) -> None:
