@@ -54,7 +54,7 @@ def command(
     """
     from deeplight.train.clips.data_folders import data_folders
     from deeplight.train.fit.requirements import TRAINING, require
-    from deeplight.train.fit.run_folder import check_unused, locked, made_for
+    from deeplight.train.fit.run_folder import check_unused, made_for
     from deeplight.train.fit.settings import load_settings
 
     if resume and rest["overwrite"]:
@@ -80,7 +80,7 @@ def command(
         torch.set_num_threads(rest["threads"])
     reporter = terminal_reporter()
     check_device(rest["device"], settings.training.precision)
-    with _saying_how_to_go_on(out, rest["overwrite"]), made_for(out), locked(out):
+    with _saying_how_to_go_on(out, rest["overwrite"]), made_for(out):
         found = _data(data, settings, rest["threads"], reporter)
         if first is not None:
             found.card["start"] = rest["start"].name

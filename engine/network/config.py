@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from deeplight.engine.core.errors import InputError
@@ -27,6 +27,11 @@ class Normalisation:
 
 
 FUSIONS = ("modulate", "concatenate")
+_POSITIVE = ("ntl_unit", "ntl_gain", "ntl_max", "dmo_std", "dem_std")
+"""Divisors, and the end of a range that begins at 0."""
+_SMALLEST, _LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
+"""Of the normal float32 numbers above 0."""
+_FITS = "that fits float32"
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class ModelConfig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ModelConfig:
-        """A configuration from `to_dict`'s values (lists where JSON made lists of tuples).
+        """A configuration from `to_dict`'s values (lists where JSON made lists of tuples, 2 where it made that of 2.0).
 
         Raises ValueError, KeyError, TypeError or AttributeError where they are not such.
         """
@@ -68,7 +73,26 @@ class ModelConfig:
         norm = Normalisation(**_tuples(values["normalisation"]))
         config = ModelConfig(**_tuples(fields), normalisation=norm)
         _check(config)
-        return config
+        norm = Normalisation(**{k: _floats(v) for k, v in asdict(norm).items()})
+        return replace(config, d_max=float(config.d_max), normalisation=norm)
+
+
+def canonical(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields that are given, in the form of `to_dict`: equal for equal networks however the numbers are written.
+
+    Fields that are not given stay out, so that a field added by a later version changes nothing. What is no
+    configuration is given back as it is.
+    """
+    try:
+        full = ModelConfig.from_dict(dict(values)).to_dict()
+        norm = {name: full["normalisation"][name] for name in values["normalisation"]}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return values
+    return {name: full[name] for name in values} | {"normalisation": norm}
+
+
+def _floats(value: float | tuple[float, ...]) -> Any:
+    return tuple(float(v) for v in value) if isinstance(value, tuple) else float(value)
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +109,8 @@ def _check(config: ModelConfig) -> None:
         if not _whole(getattr(config, name), least):
             given = reprlib.repr(getattr(config, name))
             raise ValueError(f"{name} must be an integer from {least} on, not {given}")
-    if not (_number(config.d_max) and config.d_max > 0):
-        raise ValueError(f"d_max must be a number above 0, not {reprlib.repr(config.d_max)}")
+    if not _number(config.d_max, positive=True):
+        raise ValueError(f"d_max must be a number above 0 {_FITS}, not {reprlib.repr(config.d_max)}")
     for name in ("align", "embed_isp"):
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name} must be true or false, not {reprlib.repr(getattr(config, name))}")
@@ -98,17 +122,22 @@ def _check(config: ModelConfig) -> None:
         value = getattr(config.normalisation, name)
         wanted = len(default) if isinstance(default, tuple) else 0
         parts = value if wanted and isinstance(value, tuple) else (value,)
-        if len(parts) != (wanted or 1) or not all(_number(v) for v in parts):
+        positive = name in _POSITIVE
+        if len(parts) != (wanted or 1) or not all(_number(v, positive=positive) for v in parts):
             kind = f"{wanted} numbers" if wanted else "a number"
-            raise ValueError(f"normalisation.{name} must be {kind}, not {reprlib.repr(value)}")
+            above = " above 0" if positive else ""
+            raise ValueError(f"normalisation.{name} must be {kind}{above} {_FITS}, not {reprlib.repr(value)}")
 
 
 def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: object, *, positive: bool) -> bool:
+    """Whether it is a number that a float32 holds; where `positive`, also one that is not 0 there."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _LARGEST:
+        return False
+    return value >= _SMALLEST or not positive
 
 
 PRESETS: dict[str, ModelConfig] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -15,9 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO
 
-from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import (
     DISK,
     Disk,
@@ -27,6 +25,7 @@ from deeplight.engine.core.files import (
     remove_leftovers,
     write_file,
 )
+from deeplight.engine.core.locks import exclusive, is_held
 
 _SUFFIXES = (".tif", ".tiff")
 _RECORD, _LOCK, _PACKS, _REMOVED = "record.json", "lock", "packs", ".removed"
@@ -101,8 +100,8 @@ def check_output(out: Path, mode: Mode) -> bool:
     """
     check_writable(out, _SUFFIXES)
     parts = parts_folder(out)
-    if parts.exists() and _locked(parts):
-        raise InputError(f"another run is writing {out}: wait for it or stop it")
+    if parts.exists() and is_held(parts / _LOCK):
+        raise InputError(_busy(out))
     if mode is Mode.NEW:
         _check_new(out, parts.exists())
     _check_ours(parts)
@@ -112,6 +111,10 @@ def check_output(out: Path, mode: Mode) -> bool:
     if complete:
         _remove_doomed(parts, DISK)
     return complete
+
+
+def _busy(out: Path) -> str:
+    return f"another run is writing {out}: wait for it or stop it"
 
 
 def _exists(out: Path) -> bool:
@@ -237,7 +240,9 @@ def claimed_parts(out: Path, record: Record, mode: Mode, *, disk: Disk = DISK) -
     packs = parts / _PACKS
     _check_ours(parts)
     make_folder(parts, disk=disk)
-    with _lock(parts, out):
+    with contextlib.ExitStack() as held:
+        with disk_errors(parts / _LOCK):
+            held.enter_context(exclusive(parts / _LOCK, _busy(out)))
         earlier = stored_record(out) if mode is Mode.RESUME else None
         if earlier is not None:
             record.check_same(earlier, out)
@@ -275,40 +280,6 @@ def _begin(parts: Path, record: Record, disk: Disk) -> None:
         disk.remove_tree(parts / _PACKS)
         disk.sync_folder(parts)
     write_file(parts / _RECORD, [record.to_json()], disk=disk)
-
-
-@contextlib.contextmanager
-def _lock(parts: Path, out: Path) -> Iterator[BinaryIO]:
-    """An exclusive lock that the kernel drops when the process ends, however it ends."""
-    path = parts / _LOCK
-    with contextlib.ExitStack() as held:
-        try:
-            with disk_errors(path):
-                file = held.enter_context(path.open("ab"))
-                same = _try_lock(file) and path.stat().st_ino == os.fstat(file.fileno()).st_ino
-        except DeepLightError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            same = False
-        if not same:  # held, or removed by the run that finished just now
-            raise InputError(f"another run is writing {out}: wait for it or stop it")
-        yield file
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _locked(parts: Path) -> bool:
-    try:
-        with (parts / _LOCK).open("rb") as file:
-            return not _try_lock(file)
-    except OSError:
-        return False
 
 
 def _removed(parts: Path) -> list[Path]:

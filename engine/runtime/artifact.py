@@ -6,19 +6,21 @@ identity is that of configuration and weights (`Manifest.identity`): another fil
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deeplight.engine.core.errors import ArtifactError
+from deeplight.engine.core.errors import ArtifactError, InputError
 from deeplight.engine.core.files import DISK, write_file
+from deeplight.engine.core.locks import exclusive, is_held
 from deeplight.engine.runtime.file_checks import check_file
 from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHT_PRECISIONS, WEIGHTS, FileInfo, Manifest
 
@@ -31,15 +33,21 @@ _NEXT = f"{MANIFEST_NAME}.next"
 _OLD_CARD = "checkpoint.json"
 """What a run of version 0.2 had in place of a manifest."""
 _MAX_MANIFEST_BYTES = 1 << 22
+_READINGS = 5
+"""How often a folder is read that a writer changes meanwhile, before it is given up."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified model folder. trusted: the user vouches for native code in it (TensorRT plans)."""
+    """A verified model folder. trusted: the user vouches for native code in it (TensorRT plans).
+
+    weights: the verified bytes, kept because a training may replace the file at any time.
+    """
 
     path: Path
     manifest: Manifest
     trusted: bool = False
+    weights: bytes = field(default=b"", repr=False, compare=False)
 
     @property
     def digest(self) -> str:
@@ -69,11 +77,9 @@ class Artifact:
         """The verified bytes of a listed file. Raises ArtifactError where it is not listed or was changed."""
         if name not in self.manifest.files:
             raise ArtifactError(f"the model {self.manifest.name} has no file {name!r}")
-        try:
-            data = _verified(self.path, name, self.manifest.files[name])
-        except ArtifactError:
-            changed = f"{self.path / name} was changed since it was opened: run the command again"
-            raise ArtifactError(changed) from None
+        if name == WEIGHTS and self.weights:
+            return self.weights
+        data = _verified(self.path, name, self.manifest.files[name])
         check_file(name, data)
         return data
 
@@ -88,58 +94,56 @@ def model_names() -> tuple[str, ...]:
 def load_artifact(name_or_dir: str | Path, *, trust: bool = False) -> Artifact:
     """Open a built-in model by name, else a model folder or a run by directory; a built-in name wins over a folder.
 
-    Every file's size, SHA-256 and content (`file_checks`) are checked, names stay inside the directory.
+    Every file's size, SHA-256 and content (`file_checks`) are checked, names stay inside the directory. A folder that
+    a training or an export replaces meanwhile is read again.
     trust: let native code in it run. Raises ArtifactError in one sentence.
     """
     path = MODELS / str(name_or_dir) if str(name_or_dir) in model_names() else Path(name_or_dir)
-    text = _described(path, name_or_dir)
-    for _ in range(_ATTEMPTS):
+    earlier = None
+    for _ in range(_READINGS):
         try:
-            return Artifact(path, _whole(path, text), trust)
+            text = _manifest_text(path)
+        except ArtifactError as e:
+            raise ArtifactError(f"the model at {path} cannot be used: {e}") from None
+        except FileNotFoundError:
+            raise ArtifactError(_absent(name_or_dir, path)) from None
+        try:
+            return _opened(path, text, trust)
         except ArtifactError:
-            earlier, text = text, _described(path, name_or_dir)
-            if text == earlier:
+            if text == earlier:  # no writer between the two readings: the file itself is at fault
                 raise
-    raise ArtifactError(f"the model at {path} is being written at this moment: run the command again")
+            earlier = text
+    raise ArtifactError(f"{path} was changed while it was read: run the same command again")
 
 
-_ATTEMPTS = 20
-"""A training writes its weights and then what describes them: what is read in between belongs to neither."""
-
-
-def _described(path: Path, name: str | Path) -> bytes:
-    """The manifest's bytes. Raises ArtifactError, also where there is no model."""
-    try:
-        return _manifest_text(path)
-    except ArtifactError as e:
-        raise ArtifactError(f"the model at {path} cannot be used: {e}") from None
-    except FileNotFoundError:
-        raise ArtifactError(_absent(name, path)) from None
-
-
-def _whole(path: Path, text: bytes) -> Manifest:
-    """The manifest of these bytes, every file of it verified."""
+def _opened(path: Path, text: bytes, trust: bool) -> Artifact:
+    """The folder, if all its files are those of this manifest."""
     try:
         manifest = Manifest.from_json(text)
     except ArtifactError as e:
         raise ArtifactError(f"the model at {path} cannot be used: {e}") from None
+    weights = b""
     for name, info in manifest.files.items():
-        check_file(str(path / name), _verified(path, name, info))
-    return manifest
+        data = _verified(path, name, info)
+        check_file(str(path / name), data)
+        if name == WEIGHTS:
+            weights = data
+    return Artifact(path, manifest, trust, weights)
 
 
 def _manifest_text(folder: Path) -> bytes:
     """manifest.json, or its successor where the weights are already those of the successor (see `put_weights`)."""
     path = folder / MANIFEST_NAME
     try:
-        following = _small(folder / _NEXT) if (folder / _NEXT).is_file() else None
-        if following is not None and _matches(folder, following):
-            return following
-        if not path.is_file():
-            raise FileNotFoundError(path)
+        with contextlib.suppress(FileNotFoundError):  # there is none, or it became the manifest just now
+            following = _small(folder / _NEXT)
+            if _matches(folder, following):
+                return following
         return _small(path)
     except FileNotFoundError:
         raise
+    except NotADirectoryError:
+        raise FileNotFoundError(path) from None
     except OSError as e:
         raise ArtifactError(f"cannot read {path}: {e.strerror}") from None
 
@@ -196,18 +200,24 @@ def _verified(folder: Path, name: str, info: FileInfo) -> bytes:
 
 
 def check_target(directory: str | Path, *, overwrite: bool = False) -> Path:
-    """The absolute path of a place that a model folder can be written to. Raises ArtifactError where it cannot.
+    """The absolute path of a place that a model folder can be written to. Raises ArtifactError where it cannot, and
+    InputError where another export is writing it.
 
     An existing directory is refused unless `overwrite`, and accepted then only where it is itself a model folder, and
     no run that can be resumed.
     """
     target = Path(directory).absolute()
+    if is_held(_lock(target)):
+        raise InputError(_busy(target))
+    _check_free(target, directory, overwrite)
+    return target
+
+
+def _check_free(target: Path, directory: str | Path, overwrite: bool) -> None:
     try:
         if target.exists() or target.is_symlink():
             if not overwrite:
-                raise ArtifactError(
-                    f"{directory} exists: use --overwrite to replace it, or choose another --out"
-                )
+                raise ArtifactError(f"{directory} exists: choose another place or ask to overwrite it")
             if not (target / MANIFEST_NAME).is_file():
                 raise ArtifactError(f"{directory} is not a model folder, so it is not overwritten")
             if (target / TRAINING_STATE).exists():
@@ -215,7 +225,7 @@ def check_target(directory: str | Path, *, overwrite: bool = False) -> Path:
                     f"{directory} is a training run, whose state would be lost: choose another place"
                 )
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=_existing_parent(target)):
-            return target
+            return
     except OSError as e:
         raise ArtifactError(f"cannot write {directory}: {e.strerror}; choose another place") from None
 
@@ -224,28 +234,50 @@ def _existing_parent(target: Path) -> Path:
     return next(folder for folder in target.parents if folder.exists())
 
 
+def _lock(target: Path) -> Path:
+    return _existing_parent(target) / f".{target.name}.lock"
+
+
+def _busy(target: Path) -> str:
+    return f"another export is writing {target}: wait for it or stop it, or choose another place"
+
+
 class Draft:
     """A model folder in the making, beside its place: `put` its files, `commit` swaps it in whole.
 
-    A context manager; without `commit` nothing stays. Methods raise ArtifactError where the disk refuses.
+    A context manager that holds the place for itself; without `commit` nothing stays. Raises as `check_target`; methods
+    raise ArtifactError where the disk refuses.
     """
 
     def __init__(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        self._target = check_target(directory, overwrite=overwrite)
+        self._directory, self._overwrite = directory, overwrite
+        self._target = Path(directory).absolute()
         self._files: dict[str, FileInfo] = {}
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        parent = _existing_parent(self._target)
-        self._scratch = Path(tempfile.mkdtemp(prefix=f".{self._target.name}.", dir=parent))
-        self.folder = self._scratch / "new"
-        self._scratch.chmod(0o755)
-        self.folder.mkdir()
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(exclusive(_lock(self._target), _busy(self._target), remove=True))
+            except OSError as e:
+                raise ArtifactError(
+                    f"cannot write {self._directory}: {e.strerror}; choose another place"
+                ) from None
+            _check_free(self._target, self._directory, self._overwrite)
+            self._scratch = Path(
+                tempfile.mkdtemp(prefix=f".{self._target.name}.", dir=_existing_parent(self._target))
+            )
+            held.callback(shutil.rmtree, self._scratch, ignore_errors=True)
+            self.folder = self._scratch / "new"
+            self._scratch.chmod(0o755)
+            self.folder.mkdir()
+            self._held = held.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._held.close()
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file durably and list it in the manifest."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from deeplight.engine.core.errors import ArtifactError
 from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, OUTPUTS, SCALE, InputSpec
+from deeplight.engine.network.config import canonical
 
 SCHEMA = 3
 MANIFEST_NAME = "manifest.json"
@@ -98,7 +99,7 @@ class Manifest:
     @property
     def identity(self) -> str:
         """SHA-256 of the configuration and the weights: the same model, whatever else was exported from it."""
-        plain = json.dumps(self.configuration, sort_keys=True)
+        plain = json.dumps(canonical(self.configuration), sort_keys=True)
         return hashlib.sha256(f"{plain}\n{self.files[WEIGHTS].sha256}".encode()).hexdigest()
 
     def to_json(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import math
@@ -29,7 +30,7 @@ from deeplight.train.fit.estimates import EstimatedSource, affordable
 from deeplight.train.fit.loader import Loaded, probe, stage_batches
 from deeplight.train.fit.logs import Records, Reporter
 from deeplight.train.fit.losses import one_process
-from deeplight.train.fit.run_folder import BEST, STATE, clear
+from deeplight.train.fit.run_folder import BEST, STATE, claimed, clear
 from deeplight.train.fit.settings import Settings, differences
 from deeplight.train.fit.stages import Facts, Stage, plan, schedule
 from deeplight.train.fit.state import Position, Saved, load_state, restore, save_state
@@ -82,10 +83,12 @@ def train(
     reporter = reporter or Reporter()
     trainer = _Trainer(settings, data, run, make_fabric(device, settings.training.precision), reporter, start)
     try:
-        return trainer.go(resume)
+        # of several processes only the first writes
+        claim = claimed(run) if trainer.fabric.is_global_zero else contextlib.nullcontext()
+        with claim, contextlib.closing(trainer):
+            return trainer.go(resume)
     finally:
         reporter.stop()
-        trainer.close()
 
 
 @dataclass
@@ -138,7 +141,6 @@ class _Trainer:
         for note in notes:
             self.reporter.log(note)
         if self.fabric.is_global_zero:
-            self.run.mkdir(parents=True, exist_ok=True)
             self.records = Records(self.run, self.position.steps)
         for stage in stages:
             if stage.name not in self.position.ended:

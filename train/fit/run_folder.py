@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.locks import exclusive, is_held
 from deeplight.engine.runtime.artifact import TRAINING_STATE, remove_weights
 from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
 
@@ -17,14 +17,18 @@ BEST = "best"
 STATE = TRAINING_STATE
 METRICS = "metrics.csv"
 EVENTS = "tensorboard"
+_LOCK = "lock"
 
 
 def check_unused(out: Path, overwrite: bool, resume: bool = False) -> None:
-    """Raise InputError where `out` is no folder, or already holds a run and neither flag is set."""
+    """Raise InputError where `out` is no folder, a training writes it, or it holds a run and neither flag is set."""
     try:
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is not a folder; choose another --out")
         held = [name for name in (WEIGHTS, MANIFEST_NAME, STATE) if (out / name).exists()]
+        # of several processes that train together, the first may hold the lock already
+        if os.environ.get("RANK", "0") == "0" and is_held(out / _LOCK):
+            raise InputError(_busy(out))
     except OSError as error:
         raise InputError(f"{out} cannot be used ({error.strerror}); choose another --out") from error
     if held and resume and STATE not in held:
@@ -66,26 +70,20 @@ def made_for(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """The folder `out` for this training alone; of several processes of one training the first holds it.
+def claimed(out: Path) -> Iterator[None]:
+    """The folder `out`, made as by `made_for`, for this training alone. Raises InputError where another writes it."""
+    with made_for(out), contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive(out / _LOCK, _busy(out), remove=True))
+        except OSError as error:
+            raise InputError(
+                f"{out / _LOCK} cannot be locked ({error.strerror}); choose an --out on another disk"
+            ) from error
+        yield
 
-    Raises InputError where another training writes there. A file system without locks lets everybody in.
-    """
-    if int(os.environ.get("RANK", "0")):
-        yield
-        return
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"another training is writing {out}: wait for it, stop it, or choose another --out"
-                ) from None
-        yield
-    finally:
-        os.close(handle)
+
+def _busy(out: Path) -> str:
+    return f"another training is writing {out}: wait for it or stop it, or choose another --out"
 
 
 def clear(out: Path) -> None:

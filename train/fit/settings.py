@@ -196,8 +196,6 @@ def _model(given: Tables) -> ModelConfig:
     values["normalisation"] = base.to_dict()["normalisation"] | norm
     try:
         return ModelConfig.from_dict(values)
-    except OverflowError as error:
-        raise InputError("a number in model is too large; give one nearer to its default") from error
     except (ValueError, TypeError) as error:
         raise InputError(f"setting model.{error}") from error
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deeplight.engine.core.errors import ArtifactError
+from deeplight.engine.core.errors import ArtifactError, InputError
 from deeplight.engine.network.config import ModelConfig
-from deeplight.engine.runtime.artifact import load_artifact, model_names, write_artifact
+from deeplight.engine.runtime.artifact import Draft, check_target, load_artifact, model_names, write_artifact
 from deeplight.engine.runtime.manifest import WEIGHTS, Manifest
 from deeplight.engine.runtime.onnx_external import uses_external_data
 from tests.engine.analytic import manifest, onnx_bytes, weights, write_analytic, write_model
@@ -233,3 +233,19 @@ def test_an_interrupted_overwrite_keeps_the_old_model(
         write_artifact(path, manifest(name="other"), files, overwrite=True)
     assert load_artifact(path).manifest.name == "analytic"
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_that_an_export_writes_is_refused_to_others(tmp_path: Path, model: bytes) -> None:
+    files = {"model.onnx": model, WEIGHTS: weights()}
+    words = r"another export is writing .*m: wait for it or stop it, or choose another place$"
+    for overwrite in (False, True):
+        with Draft(tmp_path / "m", overwrite=overwrite) as first:
+            for name, data in files.items():
+                first.put(name, data)
+            with pytest.raises(InputError, match=words):
+                write_artifact(tmp_path / "m", manifest(name="second"), files, overwrite=overwrite)
+            with pytest.raises(InputError, match=words):
+                check_target(tmp_path / "m", overwrite=overwrite)
+            first.commit(manifest(name=f"first {overwrite}"))
+        assert load_artifact(tmp_path / "m").manifest.name == f"first {overwrite}"
+        assert [p.name for p in tmp_path.iterdir()] == ["m"]

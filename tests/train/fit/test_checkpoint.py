@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from deeplight.engine.core import files
 from deeplight.engine.core.errors import InputError
@@ -16,9 +18,9 @@ from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.runtime import artifact
 from deeplight.engine.runtime.artifact import load_artifact
-from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS, FileInfo
+from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
+from deeplight.engine.runtime.models import load_network
 from deeplight.train.fit.checkpoint import check_start, load_checkpoint, save_checkpoint
-from deeplight.train.fit.run_folder import locked
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 
@@ -127,6 +129,14 @@ def test_writers_killed_at_any_moment_leave_a_pair_that_belongs_together(
         ("d_max", float("nan")),
         ("normalisation", {"dmo_mean": [0.1]}),
         ("normalisation", {"dem_std": "500"}),
+        ("d_max", 10**400),
+        ("d_max", 0),
+        ("normalisation", {"ntl_unit": 0}),
+        ("normalisation", {"ntl_unit": -1.0}),
+        ("normalisation", {"ntl_gain": 0.0}),
+        ("normalisation", {"dem_std": 1e-60}),
+        ("normalisation", {"dem_mean": 1e39}),
+        ("normalisation", {"dmo_std": [0.04, 0, 0.06, 0.07, 0.11, 0.11, 0.10]}),
     ],
 )
 def test_a_configuration_that_describes_no_network(run: Path, field: str, value: object) -> None:
@@ -138,6 +148,80 @@ def test_a_configuration_that_describes_no_network(run: Path, field: str, value:
     ) as e:
         load_checkpoint(run)
     assert "\n" not in str(e.value)
+
+
+def put(run: Path, tensors: dict[str, torch.Tensor], **configuration: object) -> None:
+    """Give a run these weights and fields of its configuration, and a manifest that lists them."""
+    manifest = load_artifact(run).manifest
+    changed = replace(manifest, configuration={**manifest.configuration, **configuration})
+    artifact.put_weights(run, changed, save(tensors))
+
+
+def test_weights_that_the_network_cannot_take_are_refused_before_it_is_made(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with them: nothing is allocated for a configuration that they do not fit."""
+    good = load(load_artifact(run).weights)
+    vast = {"main": [10**6, 8, 4, 4]}
+    rest = {k: v for k, v in good.items() if not k.startswith("first.")}
+    norm = SMALL.to_dict()["normalisation"] | {"dmo_std": [0.5] * 7}
+    made: list[str] = []
+    make = DeepLightSR.__init__
+
+    def noted(self: DeepLightSR, config: ModelConfig) -> None:
+        made.append(torch.get_default_device().type)
+        make(self, config)
+
+    monkeypatch.setattr(DeepLightSR, "__init__", noted)
+    cases: list[tuple[dict[str, torch.Tensor], dict[str, object], str]] = [
+        (rest, vast, r"they lack 'first\.\w+'"),
+        (
+            {**good, "first.weight": torch.tensor(1.0)},
+            vast,
+            r"first\.weight is float32 \(\), not float32 \(1",
+        ),
+        ({**good, "extra": torch.ones(2)}, {}, "the network has no 'extra'$"),
+        ({**good, "first.bias": torch.ones(9)}, {}, r"first\.bias is float32 \(9,\), not float32 \(8,\)$"),
+        ({**good, "first.bias": torch.ones(8).double()}, {}, r"first\.bias is float64 \(8,\), not float32"),
+        ({**good, "first.bias": torch.ones(8).long()}, {}, r"first\.bias is int64 \(8,\), not float32"),
+        (
+            {**good, "first.bias": torch.full((8,), float("nan"))},
+            {},
+            r"NaN or infinity in 'first\.bias': copy",
+        ),
+        (
+            {**good, "first.bias": torch.full((8,), float("inf"))},
+            {},
+            r"NaN or infinity in 'first\.bias': copy",
+        ),
+        (good, {"main": [2**40, 8, 4, 4]}, r"main is \(1099511627776"),
+        (rest, {"main": [2**62, 8, 4, 4]}, "do not fit its configuration: .*overflow"),
+        (
+            good,
+            {"normalisation": norm},
+            r"\.dmo_std is \(0\.5, .* there and something else in the weights",
+        ),
+    ]
+    for tensors, configuration, words in cases:
+        put(
+            run,
+            tensors,
+            **{"main": [8, 8, 4, 4], "normalisation": SMALL.to_dict()["normalisation"], **configuration},
+        )
+        with pytest.raises(InputError, match=words) as e:
+            load_checkpoint(run)
+        assert "\n" not in str(e.value)
+    assert set(made) == {"meta"}
+
+
+def test_a_network_is_the_same_however_its_numbers_are_written(run: Path) -> None:
+    then = load_artifact(run).digest
+    norm = SMALL.to_dict()["normalisation"] | {"ntl_unit": 1, "dem_mean": 400}
+    put(run, load(load_artifact(run).weights), d_max=2, normalisation=norm)
+    assert load_artifact(run).digest == then
+    assert load_checkpoint(run)[0].config == SMALL
+    put(run, load(load_artifact(run).weights), d_max=1)
+    assert load_artifact(run).digest != then
 
 
 def test_a_run_of_an_older_version_is_told_how_to_become_new(run: Path) -> None:
@@ -171,50 +255,32 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_network_only(run: Path) 
         check_start(run, SMALL, replace(SMALL, body=3))
 
 
-def test_a_run_that_is_written_meanwhile_is_read_whole(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainer saves between the reading of the manifest and that of the weights."""
-    real, left = artifact._verified, [3]
+def meanwhile(monkeypatch: pytest.MonkeyPatch, run: Path, times: int) -> None:
+    """Let a training save other weights `times` times, each just after a reader has read the manifest."""
+    read, left = artifact._manifest_text, iter(range(1, times + 1))
 
-    def verified(folder: Path, name: str, info: FileInfo) -> bytes:
-        if left[0]:
-            left[0] -= 1
-            save_checkpoint(run, DeepLightSR(SMALL), {"step": 9 - left[0]})
-        return real(folder, name, info)
+    def then_saved(folder: Path) -> bytes:
+        text = read(folder)
+        for step in itertools.islice(left, 1):
+            torch.manual_seed(step)
+            save_checkpoint(run, DeepLightSR(SMALL), {"step": step})
+        return text
 
-    monkeypatch.setattr(artifact, "_verified", verified)
-    found = load_artifact(run)
-    assert found.manifest.training["step"] == 9 and found.read_file(WEIGHTS)
+    monkeypatch.setattr(artifact, "_manifest_text", then_saved)
 
 
-def test_one_that_is_written_all_the_time_is_told_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, step = artifact._verified, [0]
-
-    def verified(folder: Path, name: str, info: FileInfo) -> bytes:
-        step[0] += 1
-        save_checkpoint(run, DeepLightSR(SMALL), {"step": step[0]})
-        return real(folder, name, info)
-
-    monkeypatch.setattr(artifact, "_verified", verified)
-    with pytest.raises(InputError, match="is being written at this moment: run the command again"):
+def test_a_run_that_is_saved_while_it_is_read_is_read_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile(monkeypatch, run, 3)
+    assert load_artifact(run).manifest.training["step"] == 3
+    meanwhile(monkeypatch, run, 99)
+    with pytest.raises(InputError, match=r"run was changed while it was read: run the same command again$"):
         load_artifact(run)
 
 
-def test_a_file_that_changes_after_it_was_opened(run: Path) -> None:
-    found = load_artifact(run)
+def test_a_run_that_is_saved_after_it_was_opened_gives_the_weights_it_was_opened_with(run: Path) -> None:
+    opened, first = load_artifact(run), load_checkpoint(run)[0].state_dict()
     save_checkpoint(run, DeepLightSR(SMALL), {"step": 1})
-    with pytest.raises(
-        InputError, match=r"model\.safetensors was changed since it was opened: run the command again"
-    ):
-        found.read_file(WEIGHTS)
-
-
-def test_a_folder_is_one_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with locked(tmp_path):
-        with pytest.raises(InputError, match="another training is writing"), locked(tmp_path):
-            pass
-        monkeypatch.setenv("RANK", "1")
-        with locked(tmp_path):  # another process of the same training
-            pass
-        monkeypatch.delenv("RANK")
-    with locked(tmp_path):
-        assert not list(tmp_path.iterdir())
+    again = load_network(opened).state_dict()
+    assert all(torch.equal(value, first[name]) for name, value in again.items())

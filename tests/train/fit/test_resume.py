@@ -17,7 +17,7 @@ from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
 from deeplight.train.fit.checkpoint import load_checkpoint
 from deeplight.train.fit.logs import Reporter
 from deeplight.train.fit.loop import TrainingData, train
-from deeplight.train.fit.run_folder import BEST, METRICS, STATE
+from deeplight.train.fit.run_folder import BEST, EVENTS, METRICS, STATE, check_unused
 from deeplight.train.fit.settings import Settings
 from tests.train.fit.fake_source import FakeSource, small_settings
 
@@ -236,4 +236,31 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
     )
     assert not any(
         line.startswith("nothing to resume") for line in run(tmp_path / "other", small_settings(), 1)
+    )
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_a_training_writes_is_refused_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    """In one sentence and before any work, also where the folder holds nothing yet; the first is not disturbed."""
+    out, settings, told = tmp_path / "run", small_settings(localise_rate=0.1), list[str]()
+    words = "another training is writing .*run: wait for it or stop it"
+
+    class Second(StopAfter):
+        def advance(self) -> None:
+            if not told:
+                with pytest.raises(InputError, match=words) as error:
+                    train(settings, data(), out, device="cpu", resume=resume)
+                told.append(str(error.value))
+                with pytest.raises(InputError, match=words):
+                    check_unused(out, overwrite=not resume, resume=resume)
+                with monkeypatch.context() as patch:
+                    patch.setenv("RANK", "1")  # one of the processes that train together
+                    check_unused(out, overwrite=True)
+
+    train(settings, data(), out, device="cpu", reporter=Second())
+    assert len(told) == 1 and load_checkpoint(out)
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        (BEST, MANIFEST_NAME, METRICS, STATE, WEIGHTS, EVENTS)
     )

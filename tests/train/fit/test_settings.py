@@ -80,7 +80,7 @@ def test_fine_tuning_has_defaults_of_its_own_below_everything_that_is_given() ->
         ),
         (f"training.steps=1{'0' * 400}", "training.steps must be less than 2^64"),
         (f"training.steps=1{'0' * 5000}", "training.steps must be a whole number, not '1000"),
-        (f"model.d_max=1{'0' * 400}", "a number in model is too large"),
+        (f"model.d_max=1{'0' * 400}", "model.d_max must be a number above 0 that fits float32, not 1000"),
         ("augment.dem_shift=[600, -200]", "augment.dem_shift must be [lowest, highest], not [600.0, -200.0]"),
         ("degradation.psf=1.2", "setting degradation belongs to data.protocol = wald"),
     ],
