@@ -219,7 +219,8 @@ class DeepLightSR(nn.Module):
         """(B,C,1,1) from the blur, whether it is known, and the noise."""
         known = (psf >= 0.0).to(psf.dtype)
         strength = torch.log1p(noise[:, :, 0, 0] / self.normalise.unit)
-        return self.sensor_bias(torch.cat([psf * known, known[:, :1], strength], dim=1))[:, :, None, None]
+        bias: Tensor = self.sensor_bias(torch.cat([psf * known, known[:, :1], strength], dim=1))
+        return bias[:, :, None, None]
 
     def _up(self, x: Tensor, s: int) -> Tensor:
         """Features at twice the scale."""

@@ -61,9 +61,10 @@ def _stripped(tile: Tile) -> Tile:
 def _facts(work: TileWork, tile: Tile) -> Facts:
     done = work.compute(tile)
     pixels = work.finish(done)
-    if pixels is None or done.layers is None:
+    if pixels is None or done.layers is None or done.seen is None:
         return Facts()
-    return Facts.of(done.lr, done.valid, pixels[0], done.layers, 0, (done.core.row, done.core.col))
+    corner = (done.core.row, done.core.col)
+    return Facts.of(done.lr, done.valid, pixels[0], done.seen, done.layers, 0, corner)
 
 
 def _change(facts: Facts) -> str:
