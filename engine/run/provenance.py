@@ -43,9 +43,9 @@ def deeplight_version() -> str:
         return "unknown"
 
 
-def pixel_options(options: RunOptions) -> dict[str, str]:
+def pixel_options(options: RunOptions, backend: Backend) -> dict[str, str]:
     """The options that decide pixels and their encoding: no paths, no thread counts, not how it was
-    started."""
+    started; --compile only where the backend compiles."""
     files = ("ntl", "ntl_valid", "dmo", "dmo_files", "dem", "allow_remote")
     scene = {k: v for k, v in asdict(options.scene).items() if k not in files}
     chosen = {
@@ -55,7 +55,7 @@ def pixel_options(options: RunOptions) -> dict[str, str]:
         "conserve_radiance": "yes" if options.conserve_radiance else "",
         "bands": ",".join(options.bands),
         "precision": options.precision,
-        "compile": "" if options.compiling else "off",
+        "compile": "off" if backend.compiles and not options.compiling else "",
     }
     return {k: _text(v) for k, v in chosen.items() if v is not None and v != ""}
 
@@ -83,7 +83,7 @@ def output_tags(options: RunOptions, artifact: Artifact, backend: Backend) -> di
         "DEEPLIGHT_BACKEND": backend.name,
     }
     tags |= {f"DEEPLIGHT_INPUT_{_tag(k)}": v for k, v in _inputs(options, timed=False).items()}
-    tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options).items()}
+    tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options, backend).items()}
     others = {k: v for k, v in versions(backend).items() if k != "deeplight"}
     return tags | {f"DEEPLIGHT_{k.upper()}_VERSION": v for k, v in others.items()}
 
@@ -94,9 +94,10 @@ def fingerprint(options: RunOptions, artifact: Artifact, backend: Backend, threa
     fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
     fields["the model's file"] = _file_of(artifact, backend, options.precision)
     fields["the backend"] = f"{backend.name} on {backend.device}"
+    fields |= backend.origins()
     fields["--tiles"] = "absent (--whole)" if options.tiles is None else str(options.tiles)
     fields["--threads"] = str(threads)
-    fields |= {f"the option {k}": v for k, v in pixel_options(options).items()}
+    fields |= {f"the option {k}": v for k, v in pixel_options(options, backend).items()}
     return fields | {f"the version of {k}": v for k, v in versions(backend).items()}
 
 
