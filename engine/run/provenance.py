@@ -47,9 +47,9 @@ def deeplight_version() -> str:
         return "unknown"
 
 
-def pixel_options(options: RunOptions, scene: Scene) -> dict[str, str]:
+def pixel_options(options: RunOptions, scene: Scene, backend: Backend) -> dict[str, str]:
     """The options that decide pixels and their encoding: no paths, no thread counts, not how it was
-    started. psf is the value that was taken, wherever it came from."""
+    started; --compile only where the backend compiles. psf is the value that was taken, wherever it came from."""
     files = ("ntl", "ntl_valid", "dmo", "dmo_files", "dem", "allow_remote")
     of_scene = {k: v for k, v in asdict(options.scene).items() if k not in files}
     chosen = {
@@ -60,7 +60,7 @@ def pixel_options(options: RunOptions, scene: Scene) -> dict[str, str]:
         "conserve_radiance": "yes" if options.conserve_radiance else "",
         "bands": ",".join(options.bands),
         "precision": options.precision,
-        "compile": "" if options.compiling else "off",
+        "compile": "off" if backend.compiles and not options.compiling else "",
     }
     return {k: _text(v) for k, v in chosen.items() if v is not None and v != ""}
 
@@ -88,7 +88,7 @@ def output_tags(options: RunOptions, scene: Scene, artifact: Artifact, backend: 
         "DEEPLIGHT_BACKEND": backend.name,
     }
     tags |= {f"DEEPLIGHT_INPUT_{_tag(k)}": v for k, v in _inputs(options, timed=False).items()}
-    tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options, scene).items()}
+    tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options, scene, backend).items()}
     if "interval" in options.bands:
         tags["DEEPLIGHT_INTERVAL"] = f"{INTERVAL:g}"
     others = {k: v for k, v in versions(backend).items() if k != "deeplight"}
@@ -103,9 +103,10 @@ def fingerprint(
     fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
     fields["the model's file"] = _file_of(artifact, backend, options.precision)
     fields["the backend"] = f"{backend.name} on {backend.device}"
+    fields |= backend.origins()
     fields["--tiles"] = "absent (--whole)" if options.tiles is None else str(options.tiles)
     fields["--threads"] = str(threads)
-    fields |= {f"the option {k}": v for k, v in pixel_options(options, scene).items()}
+    fields |= {f"the option {k}": v for k, v in pixel_options(options, scene, backend).items()}
     return fields | {f"the version of {k}": v for k, v in versions(backend).items()}
 
 

@@ -129,7 +129,7 @@ def make_report(
         status="incomplete" if run.quarantined else "complete",
         model=_model(artifact, options.precision),
         backend={"name": backend.name, "device": backend.device, "threads": run.threads},
-        options=pixel_options(options, run.scene)
+        options=pixel_options(options, run.scene, backend)
         | {"tiles": str(options.tiles or "whole"), "mode": options.mode.value},
         inputs=run.filler.facts.merged(run.scene.describe()),
         grid={

@@ -75,6 +75,10 @@ def test_a_plan_built_here_is_opened_and_run(backend_module: Any, tmp_path: Path
     with open_backend("tensorrt", artifact) as backend:
         assert backend.name == "tensorrt" and backend.device == "cuda"
         assert np.array_equal(backend.run(given)["ntl_hr"], doubled(given))
+        assert backend.origins() == {
+            "the GPU": "NVIDIA H200, compute capability 9.0",
+            "the TensorRT plan": hashlib.sha256(b"good").hexdigest()[:16],
+        }
     save_plan(artifact.path / FOLDER, key, b"stale")
     with pytest.raises(ArtifactError, match="refuses its own plan"):
         open_backend("tensorrt", artifact)

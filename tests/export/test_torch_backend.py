@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from deeplight.engine import cli
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.provenance import fingerprint
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.backends import open_backend
-from deeplight.engine.runtime.backends.torch_backend import cpu_has_bf16
+from deeplight.engine.runtime.backends.torch_backend import TorchBackend, cpu_has_bf16
 from deeplight.export.build import Exported
 from deeplight.kernels import launch
 from deeplight.kernels.align import entry as align_entry
@@ -93,16 +97,49 @@ def test_a_cpu_without_bfloat16_is_told_so(exported: Exported, monkeypatch: pyte
 def test_a_cancelled_backend_stops_and_bits_do_not_depend_on_threads(exported: Exported) -> None:
     rng = np.random.default_rng(0)
     inputs = {s.name: rng.random(input_shape(s, 1, 9, 7), np.float32) for s in INPUTS}
-    bits = []
+    bits, before = [], torch.get_num_threads()
     for threads in (1, 2):
         with open_backend("torch", load_artifact(exported.path), threads=threads) as backend:
+            assert torch.get_num_threads() == threads
             bits.append(backend.run(inputs)["ntl_hr"])
             backend.cancel()
             with pytest.raises(DeepLightError, match="asked to stop"):
                 backend.run(inputs)
-    torch.set_num_threads(1)
+        assert torch.get_num_threads() == before, "it is the whole process's, so it is given back"
     # another split of float32 sums: a few ulp
     assert np.abs(bits[0] - bits[1]).max() <= 2e-5 * np.abs(bits[0]).max()
+
+
+def test_a_backend_that_cannot_be_opened_leaves_the_threads(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("deeplight.engine.runtime.backends.torch_backend.computing", fail)
+    before = torch.get_num_threads()
+    with pytest.raises(MemoryError):
+        open_backend("torch", load_artifact(exported.path), threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_a_resume_depends_on_the_gpu_and_on_compilation_where_there_is_one(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins for a GPU: nothing is computed."""
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    gpu = types.SimpleNamespace(name="NVIDIA H200", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(TorchBackend, "versions", lambda self: {"torch": "2"})
+    artifact, scene = load_artifact(exported.path), SceneOptions(str(write_scene(tmp_path).ntl))
+
+    def found(device: str, **changes: object) -> dict[str, str]:
+        options = RunOptions(scene, tmp_path / "out.tif", **changes)  # type: ignore[arg-type]
+        return fingerprint(options, artifact, TorchBackend(lambda x: x, torch.device(device)), 1)
+
+    assert found("cpu", compiling=False) == found("cpu") and "the GPU" not in found("cpu")
+    assert found("cuda")["the GPU"] == "NVIDIA H200, compute capability 9.0"
+    assert found("cuda", compiling=False) == found("cuda") | {"the option compile": "off"}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +222,7 @@ def test_the_network_is_compiled_where_a_gpu_runs_it(
     cli.command.main(arguments, standalone_mode=False)
     assert asked == (["cpu"] if wanted else [])
     with rasterio.open(tmp_path / "o.tif") as dataset:
-        assert dataset.tags().get("DEEPLIGHT_OPTION_COMPILE") == (None if wanted else "off")
+        assert "DEEPLIGHT_OPTION_COMPILE" not in dataset.tags(), "nothing is compiled on a CPU"
 
 
 def changed(exported: Exported, folder: Path, **fields: object) -> Path:

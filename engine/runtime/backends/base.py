@@ -24,6 +24,8 @@ class Backend(ABC):
     name: ClassVar[str]
     splits: ClassVar[bool] = False
     """Whether `split` can be asked for more than one stream."""
+    compiles: bool = False
+    """Whether `compiling`, see `open`, made a difference to what it runs."""
     device: str
     streams: int = 1
 
@@ -71,6 +73,10 @@ class Backend(ABC):
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Versions of the runtime, for provenance."""
+
+    def origins(self) -> dict[str, str]:
+        """What decides bits besides versions and the model, by name: the GPU, a file made for it. Empty on a CPU."""
+        return {}
 
     def cancel(self) -> None:  # noqa: B027
         """Ask a `run` in another thread to stop early; it then raises DeepLightError. May do nothing."""

@@ -43,9 +43,10 @@ class TensorRtBackend(Backend):
 
     name: ClassVar[str] = "tensorrt"
 
-    def __init__(self, engine: Any, gpu: int = 0) -> None:
+    def __init__(self, engine: Any, gpu: int = 0, origins: Mapping[str, str] | None = None) -> None:
+        """origins: see Backend.origins."""
         self.device = f"cuda:{gpu}" if gpu else "cuda"
-        self._engine, self._gpu = engine, gpu
+        self._engine, self._gpu, self._origins = engine, gpu, dict(origins or {})
         _call(cudart.cudaSetDevice(gpu))
         self._stream = _call(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
         self._shapes: dict[tuple[int, ...], _Shape] = {}
@@ -59,13 +60,18 @@ class TensorRtBackend(Backend):
             raise InputError(f"backend tensorrt runs on cuda, not on {device!r}")
         gpu = cuda_index(device, _gpus(), f"TensorRT {trt.__version__}")
         model = hashlib.sha256(artifact.read(precision)).hexdigest()
-        plan = load_plan(artifact, key_here(model, precision, gpu=gpu))
+        key = key_here(model, precision, gpu=gpu)
+        plan = load_plan(artifact, key)
         _call(cudart.cudaSetDevice(gpu))
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise ArtifactError(f"TensorRT {trt.__version__} refuses its own plan: build it again")
-        return cls(engine, gpu)
+        origins = {
+            "the GPU": f"{key.gpu}, compute capability {key.capability}",
+            "the TensorRT plan": hashlib.sha256(plan).hexdigest()[:16],
+        }
+        return cls(engine, gpu, origins)
 
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         shape = inputs["ntl"].shape
@@ -145,6 +151,10 @@ class TensorRtBackend(Backend):
     def versions(self) -> dict[str, str]:
         """TensorRT's version."""
         return {"tensorrt": str(trt.__version__)}
+
+    def origins(self) -> dict[str, str]:
+        """See Backend.origins."""
+        return dict(self._origins)
 
     def close(self) -> None:
         """Free everything on the device."""

@@ -39,9 +39,11 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
 
-    def __init__(self, compute: Compute, device: torch.device) -> None:
+    def __init__(self, compute: Compute, device: torch.device, threads_before: int | None = None) -> None:
+        """threads_before: PyTorch's number of threads, a setting of the whole process, that `close` restores."""
         self.device = str(device)
-        self._on_gpu = device.type == "cuda"
+        self._on_gpu = self.compiles = device.type == "cuda"
+        self._threads_before = threads_before
         self._compute = _Graphs(compute, device) if self._on_gpu else compute
         self._cancelled = False
 
@@ -56,8 +58,13 @@ class TorchBackend(Backend):
             cuda_index(device, count, f"PyTorch {torch.__version__}")
         if place.type == "cpu" and precision == "bf16" and not cpu_has_bf16():
             raise InputError("this CPU has no bfloat16 arithmetic: use --precision fp32")
+        network, before = load_network(artifact), torch.get_num_threads()
         torch.set_num_threads(threads)
-        return cls(computing(load_network(artifact), precision, place, compiling=compiling), place)
+        try:
+            return cls(computing(network, precision, place, compiling=compiling), place, before)
+        except BaseException:
+            torch.set_num_threads(before)
+            raise
 
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         if self._cancelled:
@@ -83,9 +90,21 @@ class TorchBackend(Backend):
             found["kernels"] = table.digest(launch.arch_of(torch.device(self.device)))
         return found
 
+    def origins(self) -> dict[str, str]:
+        """See Backend.origins."""
+        if not self._on_gpu:
+            return {}
+        gpu = torch.cuda.get_device_properties(torch.device(self.device))
+        return {"the GPU": f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}"}
+
     def cancel(self) -> None:
         """Refuse all further runs."""
         self._cancelled = True
+
+    def close(self) -> None:
+        """See Backend.close."""
+        if self._threads_before is not None:
+            torch.set_num_threads(self._threads_before)
 
 
 def cpu_has_bf16() -> bool:
