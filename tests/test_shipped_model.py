@@ -74,8 +74,8 @@ def test_tiled_equals_whole(
     assert np.nanmax(np.abs(tiled - lights)) <= 1e-5 * span
 
 
-def inputs_of(sample: Sample, *layers: str) -> Inputs:
-    """Inputs with only the named layers of "dmo" and "dem"."""
+def inputs_of(sample: Sample, *layers: str, psf: float = CountryConfig.psf_fwhm_lr) -> Inputs:
+    """Inputs with only the named layers of "dmo" and "dem", and the sensor that made the lights."""
 
     def mask(name: str, like: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.full((1, 1, *like.shape), float(name in layers), np.float32)
@@ -89,6 +89,8 @@ def inputs_of(sample: Sample, *layers: str) -> Inputs:
         "dmo_bands": np.full((1, 7), dmo, np.float32),
         "dem": sample.dem[None, None] * np.float32(dem),
         "dem_valid": mask("dem", sample.dem),
+        "psf": np.full((1, 2), psf, np.float32),
+        "limits": np.array([[-1.0, CountryConfig.noise]], np.float32),
     }
 
 
@@ -194,8 +196,10 @@ def scores(backend: Backend) -> dict[str, float]:
     lights: list[tuple[float, float]] = []
     offset = misregistration = lit = 0.0
     for seed in range(920_000, 920_010):
-        sample = Country(country_config(seed)).sample(Window(1000, 500, 80, 80))
-        out = backend.run(inputs_of(sample, "dmo", "dem"), ["ntl_hr", "offset"])
+        config = country_config(seed)
+        sample = Country(config).sample(Window(1000, 500, 80, 80))
+        told = inputs_of(sample, "dmo", "dem", psf=config.psf_fwhm_lr)
+        out = backend.run(told, ["ntl_hr", "offset"])
         truth = np.log1p(sample.ntl_hr[RIM_HR])
         errors = [np.log1p(v[RIM_HR]) - truth for v in (out["ntl_hr"][0, 0], bicubic(sample.ntl.clip(0)))]
         lights.append((float(np.mean(errors[0] ** 2)), float(np.mean(errors[1] ** 2))))

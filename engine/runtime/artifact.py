@@ -217,7 +217,9 @@ def _check_free(target: Path, directory: str | Path, overwrite: bool) -> None:
     try:
         if target.exists() or target.is_symlink():
             if not overwrite:
-                raise ArtifactError(f"{directory} exists: choose another place or ask to overwrite it")
+                raise ArtifactError(
+                    f"{directory} exists: use --overwrite to replace it, or choose another --out"
+                )
             if not (target / MANIFEST_NAME).is_file():
                 raise ArtifactError(f"{directory} is not a model folder, so it is not overwritten")
             if (target / TRAINING_STATE).exists():
