@@ -30,7 +30,7 @@ def uses_external_data(model: bytes) -> bool:
 def _message_is_external(data: memoryview, kind: str, depth: int) -> bool:
     if depth > _MAX_DEPTH:
         raise ValueError("messages nested too deeply")
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if kind == "tensor":
             if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
                 return True
@@ -45,7 +45,7 @@ def _message_is_external(data: memoryview, kind: str, depth: int) -> bool:
     return False
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """(field number, value) of one message: a view for length-delimited fields, else an integer."""
     at = 0
     while at < len(data):
