@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS
-from deeplight.engine.runtime.manifest import WEIGHTS_NOTE, Manifest
+from deeplight.engine.runtime.manifest import CONFIGURATION_NOTE, HALO_NOTE, WEIGHTS_NOTE, Manifest
 from deeplight.export.operators import DOMAIN, NAMESPACE, OPSET, attach, translations
 
 FORBIDDEN = (
@@ -83,7 +83,7 @@ def quietly() -> Iterator[None]:
 
 
 def metadata(manifest: Manifest, precision: str, weights_sha256: str) -> dict[str, str]:
-    """What the file says about itself: receptive field, halo, scale, modalities with units, hash of the weights."""
+    """What the file says about itself: receptive field, halo, scale, modalities with units, what it was made from."""
     tensors = [*manifest.inputs, *manifest.outputs]
     return {
         "deeplight.name": manifest.name,
@@ -91,12 +91,13 @@ def metadata(manifest: Manifest, precision: str, weights_sha256: str) -> dict[st
         "deeplight.precision": precision,
         "deeplight.scale": str(manifest.scale),
         "deeplight.receptive_field_lr": str(manifest.receptive_field_lr),
-        "deeplight.halo_lr": str(manifest.halo_lr),
+        HALO_NOTE: str(manifest.halo_lr),
         "deeplight.modalities": json.dumps(
             {"ntl": ["radiance"], "dmo": manifest.dmo_slots, "dem": ["elevation"]}
         ),
         "deeplight.units": json.dumps({t.name: t.unit for t in tensors}, ensure_ascii=False),
         WEIGHTS_NOTE: weights_sha256,
+        CONFIGURATION_NOTE: manifest.configuration_digest,
     }
 
 
@@ -108,11 +109,10 @@ METADATA = frozenset(
         "precision",
         "scale",
         "receptive_field_lr",
-        "halo_lr",
         "modalities",
         "units",
     )
-) | {WEIGHTS_NOTE}
+) | {HALO_NOTE, WEIGHTS_NOTE, CONFIGURATION_NOTE}
 
 
 def check_onnx(proto: onnx.ModelProto) -> None:

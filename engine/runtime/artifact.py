@@ -343,6 +343,10 @@ def write_artifact(
         return draft.commit(manifest)
 
 
+WRITTEN = (_NEXT, MANIFEST_NAME, WEIGHTS)
+"""The files of `put_weights`."""
+
+
 def put_weights(folder: Path, manifest: Manifest, weights: bytes) -> None:
     """Replace weights and manifest in the folder of a training run, so that a reader finds a pair that belongs together
     whenever the writer is killed: the new manifest waits beside the old one until the new weights are there.
@@ -366,5 +370,5 @@ def put_weights(folder: Path, manifest: Manifest, weights: bytes) -> None:
 
 def remove_weights(folder: Path) -> None:
     """Remove what `put_weights` left in a folder."""
-    for name in (_NEXT, MANIFEST_NAME, WEIGHTS):
+    for name in WRITTEN:
         (folder / name).unlink(missing_ok=True)

@@ -20,7 +20,10 @@ MANIFEST_NAME = "manifest.json"
 WEIGHTS = "model.safetensors"
 """The weights in float32, from which PyTorch runs every precision and every other file is exported."""
 WEIGHTS_NOTE = "deeplight.weights_sha256"
-"""Key of an ONNX file's metadata: the SHA-256 of the weights that it was exported from."""
+CONFIGURATION_NOTE = "deeplight.configuration_sha256"
+HALO_NOTE = "deeplight.halo_lr"
+"""Keys of an ONNX file's metadata: SHA-256 of the weights and of the configuration (`Manifest.configuration_digest`)
+that it was exported from, and the halo that it needs."""
 WEIGHT_PRECISIONS = ("fp32", "fp16", "bf16")
 """Precisions that PyTorch runs from the weights (network.precision)."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -99,8 +102,15 @@ class Manifest:
     @property
     def identity(self) -> str:
         """SHA-256 of the configuration and the weights: the same model, whatever else was exported from it."""
-        plain = json.dumps(canonical(self.configuration), sort_keys=True)
-        return hashlib.sha256(f"{plain}\n{self.files[WEIGHTS].sha256}".encode()).hexdigest()
+        return _sha256(f"{self._configuration()}\n{self.files[WEIGHTS].sha256}")
+
+    @property
+    def configuration_digest(self) -> str:
+        """SHA-256 of the configuration, however its numbers are written."""
+        return _sha256(self._configuration())
+
+    def _configuration(self) -> str:
+        return json.dumps(canonical(self.configuration), sort_keys=True)
 
     def to_json(self) -> str:
         """The text of manifest.json. Raises ValueError where JSON cannot hold a record (NaN)."""
@@ -127,6 +137,10 @@ class Manifest:
             what = f"no {e}" if isinstance(e, KeyError) else str(e)
             raise ArtifactError(f"{MANIFEST_NAME} is not valid: {what}") from None
         return manifest
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _parse(d: dict[str, Any]) -> Manifest:

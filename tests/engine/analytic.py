@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ def _axes(spec: InputSpec) -> list[object]:
     return ["b", spec.channels, "H", "W"] if spec.hr else ["b", spec.channels, "h", "w"]
 
 
-def onnx_bytes(doc: str = "") -> bytes:
+def onnx_bytes(doc: str = "", notes: Mapping[str, str] | None = None) -> bytes:
     """ntl_hr = up(box(max(ntl, 0))) + DMO_WEIGHT · mean(dmo·bands)·dmo_valid + DEM_WEIGHT·|dem|·dem_valid.
 
-    doc: a text in the file that changes its bytes.
+    doc: a text in the file that changes its bytes. notes: its metadata.
     up is nearest ×8; isp, offset and interval are arbitrary functions of the inputs, for tests of extra bands:
     interval is ntl_hr / 2 and 2 · ntl_hr + psf[0] + limits[1].
     """
@@ -90,6 +91,7 @@ def onnx_bytes(doc: str = "") -> bytes:
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10, doc_string=doc
     )
+    helper.set_model_props(model, dict(notes or {}))
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 

@@ -87,6 +87,7 @@ def test_metadata_is_complete(exported: Exported) -> None:
     assert json.loads(meta["modalities"])["dmo"] == list(DMO_SLOTS)
     assert json.loads(meta["units"])["ntl_hr"] == "nW/cm²/sr" and json.loads(meta["units"])["dem"] == "m"
     assert meta["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert meta["configuration_sha256"] == load_artifact(exported.path).manifest.configuration_digest
 
 
 def test_no_source_path_of_the_exporting_machine_is_left(exported: Exported) -> None:

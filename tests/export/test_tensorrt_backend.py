@@ -18,7 +18,8 @@ from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.engine.runtime.plans import FOLDER, save_plan
-from tests.engine.analytic import write_analytic
+from tests.engine.analytic import onnx_bytes, write_analytic, write_model
+from tests.engine.runtime.test_onnx_notes import OWN, WRONG
 from tests.export.fake_cuda import Engine, Error, Runtime
 from tests.export.fake_tensorrt import TensorRt
 
@@ -81,6 +82,17 @@ def test_a_plan_built_here_is_opened_and_run(backend_module: Any, tmp_path: Path
         }
     save_plan(artifact.path / FOLDER, key, b"stale")
     with pytest.raises(ArtifactError, match="refuses its own plan"):
+        open_backend("tensorrt", artifact)
+
+
+@pytest.mark.parametrize("note", WRONG)
+def test_a_plan_of_another_model_is_refused(backend_module: Any, tmp_path: Path, note: str) -> None:
+    """The plan fits the ONNX file, which does not fit the folder."""
+    value, words = WRONG[note]
+    artifact = load_artifact(write_model(tmp_path / "m", onnx_bytes(notes={**OWN, note: value})))
+    key = backend_module.key_here(hashlib.sha256(artifact.read("fp32")).hexdigest(), "fp32")
+    save_plan(artifact.path / FOLDER, key, b"good")
+    with pytest.raises(ArtifactError, match=words):
         open_backend("tensorrt", artifact)
 
 

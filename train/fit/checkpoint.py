@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,16 @@ from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.weights import to_safetensors
 from deeplight.engine.runtime.artifact import load_artifact, put_weights
 from deeplight.engine.runtime.models import load_network, manifest_of
+
+MOST_VALIDATIONS = 1000
+"""Of a run's history that are kept beside its weights; the state of the run has all. 6,000 made a manifest that is
+larger than readers accept."""
+
+
+def thinned(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """At most MOST_VALIDATIONS of the validations, evenly spaced, the last among them."""
+    stride = max(1, -(-len(history) // MOST_VALIDATIONS))
+    return list(history[::-1][::stride][::-1])
 
 
 def save_checkpoint(run: Path, model: DeepLightSR, training: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from deeplight.train.clips.samples import SampleSource
 from deeplight.train.evaluation.quick import validate
 from deeplight.train.evaluation.scores import by_layers, rows_of, table
 from deeplight.train.fit.batch import FixedBatches
-from deeplight.train.fit.checkpoint import save_checkpoint
+from deeplight.train.fit.checkpoint import save_checkpoint, thinned
 from deeplight.train.fit.devices import make_fabric, worker_count
 from deeplight.train.fit.estimates import EstimatedSource, affordable
 from deeplight.train.fit.loader import Loaded, probe, stage_batches
@@ -353,7 +353,7 @@ class _Trainer:
             "step": step,
             "settings": self.settings.to_dict(),
             "data": {**self.data.card, "fingerprint": self.fingerprints},
-            "history": self.position.history,
+            "history": thinned(self.position.history),
         }
 
     def _note_unreadable(self, met: dict[str, str]) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import remove_leftovers
 from deeplight.engine.core.locks import exclusive, is_held
-from deeplight.engine.runtime.artifact import TRAINING_STATE, remove_weights
+from deeplight.engine.runtime.artifact import TRAINING_STATE, WRITTEN, remove_weights
 from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
 
 BEST = "best"
@@ -18,6 +19,8 @@ STATE = TRAINING_STATE
 METRICS = "metrics.csv"
 EVENTS = "tensorboard"
 _LOCK = "lock"
+_OLDER = ("checkpoint.json", "best.safetensors", "best.json")
+"""What a run of version 0.2 had besides; today's model folders replace them."""
 
 
 def check_unused(out: Path, overwrite: bool, resume: bool = False) -> None:
@@ -71,7 +74,10 @@ def made_for(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """The folder `out`, made as by `made_for`, for this training alone. Raises InputError where another writes it."""
+    """The folder `out`, made as by `made_for`, for this training alone, without what killed writers left half-written.
+
+    Raises InputError where another training writes it.
+    """
     with made_for(out), contextlib.ExitStack() as held:
         try:
             held.enter_context(exclusive(out / _LOCK, _busy(out), remove=True))
@@ -79,6 +85,9 @@ def claimed(out: Path) -> Iterator[None]:
             raise InputError(
                 f"{out / _LOCK} cannot be locked ({error.strerror}); choose an --out on another disk"
             ) from error
+        for folder in (out, out / BEST):
+            if folder.is_dir():
+                remove_leftovers(folder, (*WRITTEN, STATE, METRICS))
         yield
 
 
@@ -88,7 +97,7 @@ def _busy(out: Path) -> str:
 
 def clear(out: Path) -> None:
     """Remove what an earlier run left in `out`, its state first, so that nothing of it can be resumed or mixed up."""
-    for name in (STATE, METRICS):
+    for name in (STATE, METRICS, *_OLDER):
         (out / name).unlink(missing_ok=True)
     remove_weights(out)
     if (out / BEST).is_dir():

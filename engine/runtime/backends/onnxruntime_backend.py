@@ -13,7 +13,7 @@ from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputErr
 from deeplight.engine.core.spec import INPUTS
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.base import Array, Backend
-from deeplight.engine.runtime.manifest import WEIGHTS, WEIGHTS_NOTE
+from deeplight.engine.runtime.onnx_notes import check_origin
 from deeplight.engine.runtime.onnx_outputs import with_outputs
 
 _LOG_FATAL = 4
@@ -51,6 +51,7 @@ class OnnxRuntimeBackend(Backend):
             raise ArtifactError(
                 f"ONNX Runtime {ort.__version__} cannot load {artifact.file(precision)}: {_first_line(e)}"
             ) from None
+        check_origin(artifact.manifest, model)
         _check_signature(session, artifact)
         return cls(model, session)
 
@@ -119,24 +120,11 @@ def open_session(model: bytes, threads: int) -> ort.InferenceSession:
 
 
 def _check_signature(session: ort.InferenceSession, artifact: Artifact) -> None:
-    """The graph's own inputs, outputs and weights against the manifest's. Raises ArtifactError."""
+    """The graph's own inputs and outputs against the manifest's. Raises ArtifactError."""
     given = {i.name: (i.type, i.shape[1]) for i in session.get_inputs()}
     wanted = {s.name: ("tensor(float)", s.channels) for s in INPUTS}
     if given != wanted:
         raise ArtifactError(f"the graph of {artifact.manifest.name} takes {given}; it must take {wanted}")
-    notes = session.get_modelmeta().custom_metadata_map
-    halo, claimed = notes.get("deeplight.halo_lr", "0"), artifact.manifest.halo_lr
-    if not halo.isdecimal() or int(halo) > claimed:
-        raise ArtifactError(
-            f"the ONNX file of {artifact.manifest.name} needs a halo of {halo} LR pixels and the manifest claims "
-            f"{claimed}: export the model again"
-        )
-    made_from = notes.get(WEIGHTS_NOTE)
-    if made_from not in (None, artifact.manifest.files[WEIGHTS].sha256):
-        raise ArtifactError(
-            f"the ONNX file of {artifact.manifest.name} was made from other weights than {WEIGHTS}: export the model "
-            "again"
-        )
     missing = {t.name for t in artifact.manifest.outputs} - {o.name for o in session.get_outputs()}
     if missing:
         raise ArtifactError(f"the graph of {artifact.manifest.name} lacks the outputs {sorted(missing)}")

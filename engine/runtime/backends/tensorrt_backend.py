@@ -21,6 +21,7 @@ from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends import cuda_index
 from deeplight.engine.runtime.backends.base import Array, Backend
+from deeplight.engine.runtime.onnx_notes import check_origin
 from deeplight.engine.runtime.plans import PlanKey, load_plan
 
 _SHAPES = 16
@@ -59,8 +60,9 @@ class TensorRtBackend(Backend):
         if device.partition(":")[0] != "cuda":
             raise InputError(f"backend tensorrt runs on cuda, not on {device!r}")
         gpu = cuda_index(device, _gpus(), f"TensorRT {trt.__version__}")
-        model = hashlib.sha256(artifact.read(precision)).hexdigest()
-        key = key_here(model, precision, gpu=gpu)
+        source = artifact.read(precision)  # the plan's name and sidecar hold its digest
+        check_origin(artifact.manifest, source)
+        key = key_here(hashlib.sha256(source).hexdigest(), precision, gpu=gpu)
         plan = load_plan(artifact, key)
         _call(cudart.cudaSetDevice(gpu))
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from deeplight.engine import cli
 from deeplight.engine.core.errors import InputError, Interrupted
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.output.cog import assemble
@@ -168,6 +170,23 @@ def test_another_layer_model_or_version_is_refused(stopped: Stopped, monkeypatch
     report = infer(dataclasses.replace(request, model=str(grown)))
     assert report is not None and report.packs["kept_from_earlier_run"] == 3
     assert request.out.read_bytes() == stopped.expected
+
+
+def test_an_added_precision_and_plan_do_not_end_a_resume(stopped: Stopped) -> None:
+    """Through deeplight-infer, into the very folder that the run was started with."""
+    folder, out = Path(stopped.request.model), stopped.request.out
+    files = {"model.onnx": onnx_bytes(), "model.fp16.onnx": onnx_bytes(doc="half"), WEIGHTS: weights()}
+    both = manifest(
+        precisions={"fp32": "model.onnx", "fp16": "model.fp16.onnx"}, training={"exported": "again"}
+    )
+    write_artifact(folder, both, files, overwrite=True)
+    (folder / "plans").mkdir()
+    (folder / "plans" / "some-gpu.plan").write_bytes(b"plan")
+    command = ["--ntl", stopped.ntl, "--out", out, "--model", folder, "--tiles", "64", "--threads", "1"]
+    report = out.with_name("run.json")
+    cli.command.main([str(x) for x in (*command, "--resume", "--report", report)], standalone_mode=False)
+    assert json.loads(report.read_text())["packs"]["kept_from_earlier_run"] == 3
+    assert out.read_bytes() == stopped.expected
 
 
 def test_damaged_packs_are_redone_and_no_others(stopped: Stopped) -> None:

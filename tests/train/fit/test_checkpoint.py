@@ -20,7 +20,13 @@ from deeplight.engine.runtime import artifact
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHTS
 from deeplight.engine.runtime.models import load_network
-from deeplight.train.fit.checkpoint import check_start, load_checkpoint, save_checkpoint
+from deeplight.train.fit.checkpoint import (
+    MOST_VALIDATIONS,
+    check_start,
+    load_checkpoint,
+    save_checkpoint,
+    thinned,
+)
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 
@@ -253,6 +259,17 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_network_only(run: Path) 
     check_start(run, load_checkpoint(run)[0].config, SMALL)
     with pytest.raises(InputError, match=r"of another network \(body 2, not 3\); start from one like"):
         check_start(run, SMALL, replace(SMALL, body=3))
+
+
+def test_the_manifest_of_a_long_run_can_be_read_again(run: Path) -> None:
+    """Every validation of a very long run would make it larger than readers accept."""
+    scores = {f"score_{i}": 0.123456789012345678 for i in range(30)}
+    history = [{"step": float(i), **scores} for i in range(9_999)]
+    assert thinned(history[:1000]) == history[:1000] and thinned([]) == []
+    save_checkpoint(run, DeepLightSR(SMALL), {"history": thinned(history)})
+    kept = [int(entry["step"]) for entry in load_artifact(run).manifest.training["history"]]
+    assert len(kept) <= MOST_VALIDATIONS and kept[-1] == 9_998
+    assert {b - a for a, b in itertools.pairwise(kept)} == {10}
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, run: Path, times: int) -> None:

@@ -264,3 +264,23 @@ def test_a_folder_that_a_training_writes_is_refused_to_others(
     assert sorted(p.name for p in out.iterdir()) == sorted(
         (BEST, MANIFEST_NAME, METRICS, STATE, WEIGHTS, EVENTS)
     )
+
+
+def test_what_killed_writers_and_older_versions_left_goes(tmp_path: Path) -> None:
+    """Half-written files with every run, also a resumed one; files of version 0.2 where a run starts anew."""
+    out, settings = tmp_path / "run", small_settings(localise_rate=0.1)
+    (out / BEST).mkdir(parents=True)
+    older = {"checkpoint.json", "best.safetensors", "best.json"}
+    halves = {f".{name}.77-88.tmp" for name in (WEIGHTS, MANIFEST_NAME, f"{MANIFEST_NAME}.next", STATE)}
+    mine = {"notes.tmp", ".notes.77-88.tmp"}
+
+    def left() -> set[str]:
+        return {p.name for folder in (out, out / BEST) for p in folder.iterdir()}
+
+    for resume in (False, True):
+        for name in older | halves | mine:
+            (out / name).touch()
+        (out / BEST / f".{WEIGHTS}.77-88.tmp").touch()
+        run(out, settings, resume=resume)
+        assert not left() & halves and left() >= mine
+        assert not left() & older or resume
