@@ -11,6 +11,7 @@ import pytest
 import rasterio
 from numpy.lib.stride_tricks import sliding_window_view
 
+from tests.engine.analytic import write_analytic
 from tests.field.programs import run
 
 SIDE = 128
@@ -48,16 +49,30 @@ def told(country: Path, *arguments: str) -> str:
     return done.stderr
 
 
-def test_light_that_the_daytime_bands_take_is_laid_at_their_door(country: Path) -> None:
-    said = told(country, "--ntl", "boats.tif", "--dmo", "s/dmo.tif")
+def test_light_that_the_daytime_bands_move_is_laid_at_their_door(country: Path) -> None:
+    """By a model that adds light wherever there are daytime bands."""
+    write_analytic(country / "analytic")
+    said = told(country, "--ntl", "plain.tif", "--dmo", "s/dmo.tif", "--model", "analytic")
     found = re.search(
-        r"warning: .*changed by .*, because of the daytime bands \(light where they show no settlement, as of boats, "
-        r"gas flares or camps, is lost; without them \d+ places of the scene, computed again, change by "
+        r"warning: .*changed by .*, because of the daytime bands \("
+        r"(?:light where they show no settlement, as of boats, gas flares or camps, is lost; )?"
+        r"without them \d+ places of the scene, computed again, change by "
         r"([-+]\d+)%, (\d+) of \d+ blocks in place of ([-+]\d+)%, (\d+) of \d+ blocks\): use --conserve-radiance",
         said,
     )
     assert found, said
     assert abs(int(found[1])) < abs(int(found[3])) and int(found[2]) < int(found[4])
+
+
+def test_the_built_in_model_leaves_most_of_their_light_to_boats(country: Path) -> None:
+    told(country, "--ntl", "boats.tif", "--dmo", "s/dmo.tif", "--psf", "1.2")
+    with rasterio.open(country / "o.tif") as given, rasterio.open(country / "s/ntl.tif") as plain:
+        out, before = given.read(1), plain.read(1, masked=True).filled(0)
+    with rasterio.open(country / "boats.tif") as dataset:
+        boats = dataset.read(1, masked=True).filled(0) - before
+    seen = np.nan_to_num(out).reshape(SIDE, 8, SIDE, 8).mean((1, 3)) - before
+    kept = seen[boats > 0.5].sum() / boats[boats > 0.5].sum()
+    assert 0.8 < kept < 1.25, kept
 
 
 @pytest.mark.parametrize(
