@@ -27,7 +27,7 @@ def flops_per_hr_px(op: str) -> float:
     config = PRESETS[PRESET]
     main, aux = config.main, config.aux
     costs = {
-        "fuse": fuse(main[3], aux[3]).flops,
+        "fuse": fuse(main[2], aux[2]).flops / 4,
         "upsample": upsample(main[2], main[3]).flops / 4,
         "align": align().flops,
         "align_raw": align().flops,

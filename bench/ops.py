@@ -17,23 +17,24 @@ Case = tuple[str, Callable[..., Any], tuple[Any, ...], float]
 
 
 def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterator[Case]:
-    """(name, op, arguments, bytes that the kernel has to move) at ×8 for `side` LR pixels."""
+    """(name, op, arguments, bytes that the kernel has to move) at ×8, fuse at ×4, for `side` LR pixels."""
     main, aux = PRESETS[preset].main, PRESETS[preset].aux
-    hr, c, a, k = 8 * side, main[3], aux[3], main[2]
+    hr, c, k = 8 * side, main[3], main[2]
 
     def r(*shape: int) -> Tensor:
         x = torch.randn(shape, device=device, dtype=dtype) * 0.2
         return x.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x
 
     pixels, size = float(hr * hr), dtype.itemsize
-    mask = torch.ones(1, 1, hr, hr, device=device, dtype=dtype)
-    weights = (r(2, a), r(2, c), r(2), r(2 * c, a), r(2 * c))
-    features = (r(1, a, hr, hr), r(1, a, hr, hr))
+    a, half = aux[2], hr // 2
+    mask = torch.ones(1, 1, half, half, device=device, dtype=dtype)
+    weights = (r(2, a), r(2, k), r(2), r(2 * k, a), r(2 * k))
+    features = (r(1, a, half, half), r(1, a, half, half))
     yield (
         "fuse",
         kernels.fuse,
-        (r(1, c, hr, hr), features, (mask, mask), *weights),
-        fuse(c, a).fused * size * pixels,
+        (r(1, k, half, half), features, (mask, mask), *weights),
+        fuse(k, a).fused * size * pixels / 4,
     )
     coarse = r(1, k, hr // 2, hr // 2)
     moved = upsample(k, c).fused * size * pixels / 4

@@ -26,16 +26,22 @@ def _register(xarray: ModuleType) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds xarray as everybody does, and has a word when it is loaded."""
+    """Finds xarray as everybody does, and has a word when it is loaded; being looked for is not yet being loaded."""
+
+    def __init__(self) -> None:
+        self._asking = False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """See MetaPathFinder."""
-        if name != "xarray":
+        if name != "xarray" or self._asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._asking = False
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader)
         return spec
@@ -58,4 +64,5 @@ class _Loader(importlib.abc.Loader):
             spec.loader = self._own
         module.__loader__ = self._own
         self._own.exec_module(module)
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
         _register(module)

@@ -46,7 +46,7 @@ def templates(path: Path) -> Iterator[tuple[int, str]]:
             text = "".join(p.value if isinstance(p, ast.Constant) else "ntl" for p in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside | docs:
             text = node.value
-        if re.search(r"--[a-z]", text):
+        if re.search(r"(?<![-\w])--[a-z]", text):
             yield node.lineno, text
 
 

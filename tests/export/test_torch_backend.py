@@ -19,7 +19,7 @@ from deeplight.engine import cli
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network.model import DeepLightSR
-from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.provenance import fingerprint
 from deeplight.engine.runtime.artifact import load_artifact
@@ -132,14 +132,16 @@ def test_a_resume_depends_on_the_gpu_and_on_compilation_where_there_is_one(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(TorchBackend, "versions", lambda self: {"torch": "2"})
     artifact, scene = load_artifact(exported.path), SceneOptions(str(write_scene(tmp_path).ntl))
+    opened = Scene.open(scene)
 
     def found(device: str, **changes: object) -> dict[str, str]:
         options = RunOptions(scene, tmp_path / "out.tif", **changes)  # type: ignore[arg-type]
-        return fingerprint(options, artifact, TorchBackend(lambda x: x, torch.device(device)), 1)
+        return fingerprint(options, opened, artifact, TorchBackend(lambda x: x, torch.device(device)), 1)
 
     assert found("cpu", compiling=False) == found("cpu") and "the GPU" not in found("cpu")
     assert found("cuda")["the GPU"] == "NVIDIA H200, compute capability 9.0"
     assert found("cuda", compiling=False) == found("cuda") | {"the option compile": "off"}
+    opened.close()
 
 
 @pytest.mark.parametrize(
