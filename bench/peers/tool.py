@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,10 @@ def load_model(job: Path) -> nn.Module:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+PSF = 1.2
+"""FWHM of the blur, in LR pixels, that every tool tells the network."""
+
+
 def read_layers(job: Path, spot: Spot | None = None) -> list[Tensor]:
     """NTL (1,1,h,w), reflectance (1,7,8h,8w) and metres (1,1,8h,8w) of a spot, None: of everything."""
     import rasterio
@@ -57,7 +62,8 @@ def radiance(model: nn.Module, ntl: Tensor, dmo: Tensor, dem: Tensor) -> Tensor:
     layout = torch.channels_last
     bands = torch.ones(len(ntl), dmo.shape[1])
     masks = [torch.ones_like(x[:, :1]) for x in (ntl, dmo, dem)]
-    ordered = (ntl, masks[0], dmo, masks[1], bands, dem, masks[2])
+    psf, limits = torch.full((len(ntl), 2), PSF), torch.full((len(ntl), 2), -1.0)
+    ordered = (ntl, masks[0], dmo, masks[1], bands, dem, masks[2], psf, limits)
     with torch.no_grad():  # inference mode would forbid MONAI's blending in place
         result = model(*(x.contiguous(memory_format=layout) if x.ndim == 4 else x for x in ordered))
     first: Tensor = result[0]
@@ -162,7 +168,8 @@ def deeplight(job: Path, out: Path, tiles: str, threads: int, streams: int | Non
 
     model = str(job / "artifact")
     cut = parse_tiles(tiles)
-    infer(RunOptions(layers_in(job), out, model, cut, threads=threads, streams=streams, mode=Mode.OVERWRITE))
+    layers = replace(layers_in(job), psf=(PSF, PSF))
+    infer(RunOptions(layers, out, model, cut, threads=threads, streams=streams, mode=Mode.OVERWRITE))
 
 
 TOOLS: dict[str, Callable[[Any, Path, Path, int, int], None]] = {
