@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 import sys
@@ -70,6 +71,10 @@ class WindowDataset(Dataset[_Item]):
 
     def __getitem__(self, draw: Draw) -> _Item:
         """Raises InputError where no place that is tried can be read."""
+        with _one_thread():
+            return self._made(draw)
+
+    def _made(self, draw: Draw) -> _Item:
         met: dict[str, str] = {}
         for attempt in range(_ATTEMPTS):
             at = draw if attempt == 0 else self._windows.again(draw, attempt)
@@ -102,6 +107,17 @@ class WindowDataset(Dataset[_Item]):
     def _where(self, draw: Draw) -> str:
         w = draw.window
         return f"{self._source.name(draw.place)} [row {w.row}, column {w.col}, {w.height}×{w.width}]"
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker process: sums by several threads would have other bits there than here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _collate(items: list[_Item]) -> Loaded:
