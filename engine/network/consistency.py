@@ -20,9 +20,8 @@ from deeplight.kernels.interpolation import SCALE
 BLUR_REACH = 3
 """LR pixels to each side of an LR pixel from which the sensor model gathers light. At a FWHM of 2.5 LR pixels 0.3 % of
 the light lies beyond, which the weights take over."""
-LINEAR_REACH = 1
-CUBIC_REACH = 2
-STEP_REACH = BLUR_REACH + LINEAR_REACH
+STEP_REACH = BLUR_REACH + 1
+"""LR pixels that one step sees: the blur and the linear interpolation."""
 BASE_STEPS = 2
 BASE_POWER = 2.0
 """Over-relaxation: two steps with the squared ratio bring as much as four plain ones; an exponent of 2.5 diverges."""

@@ -29,8 +29,10 @@ def test_the_notes_are_read_without_a_runtime() -> None:
 def test_a_file_that_does_not_say_it_passes(tmp_path: Path, left_out: str) -> None:
     """Files of earlier versions lack the configuration's digest."""
     notes = {name: value for name, value in OWN.items() if name != left_out}
-    with open_backend("onnxruntime", load_artifact(write_model(tmp_path / "m", onnx_bytes(notes=notes)))):
-        pass
+    with open_backend(
+        "onnxruntime", load_artifact(write_model(tmp_path / "m", onnx_bytes(notes=notes)))
+    ) as opened:
+        assert opened.name == "onnxruntime"
 
 
 WRONG = {
