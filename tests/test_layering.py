@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 import deeplight
 from tests.conftest import ROOT
+from tests.sources import tracked
 
 LAYERS = ("kernels", "engine", "train", "export")
 """From the bottom up: a folder imports itself and those before it."""
@@ -35,10 +38,6 @@ RUNTIME_HOMES = {
 CLICK_HOMES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real.py", "terminal.py"}
 
 
-def sources(folder: str) -> list[Path]:
-    return sorted(p for p in (ROOT / folder).rglob("*.py") if "build" not in p.parts)
-
-
 def imports(path: Path) -> Iterator[tuple[str, int]]:
     """(dotted name, line) of every import, lazy ones too; relative ones start with a dot."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -55,10 +54,25 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 def offenders(folder: str, forbidden) -> list[str]:
     return [
         f"{path.relative_to(ROOT)}:{line} {name}"
-        for path in sources(folder)
+        for path in tracked(folder)
         for name, line in imports(path)
         if forbidden(path.relative_to(ROOT).as_posix(), name)
     ]
+
+
+def test_an_environment_among_the_sources_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "bench/peers/env/lib").mkdir(parents=True)
+    for name in ("bench/job.py", "bench/peers/env/lib/relative.py"):
+        (tmp_path / name).write_text("from . import job\n")
+    for words in (["init", "--quiet"], ["add", "bench/job.py"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert tracked("bench", root=tmp_path) == (tmp_path / "bench/job.py",)
+
+
+def test_environments_are_made_outside_the_source_folders() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    made = re.findall(r"-m venv (\S+)", makefile)
+    assert made == ["$(VENV)", ".venv-peers"] and re.search(r"^VENV \?= \.venv$", makefile, re.MULTILINE)
 
 
 def top(name: str) -> str:
@@ -66,7 +80,7 @@ def top(name: str) -> str:
 
 
 def test_there_is_something_to_check() -> None:
-    assert len(sources("engine")) > 20
+    assert len(tracked("engine")) > 20
 
 
 def layer_of(name: str) -> str:
@@ -80,7 +94,7 @@ def test_imports_point_down(folder: str) -> None:
 
 
 def test_the_public_face_stands_on_the_engine_alone() -> None:
-    assert len(sources(FACE)) > 5
+    assert len(tracked(FACE)) > 5
     others = {"kernels", "train", "export"}
     assert (
         offenders(FACE, lambda path, name: layer_of(name) in others or top(name) in {"torch", "click"}) == []
@@ -103,9 +117,9 @@ def test_the_engine_reaches_kernels_through_the_network_alone() -> None:
 
 
 def test_every_module_of_the_engine_has_a_room() -> None:
-    outside = {p.name for p in (ROOT / "engine").glob("*.py")}
-    assert outside == {"__init__.py", "cli.py"}
-    assert {p.parent.name for p in (ROOT / "engine").glob("*/__init__.py")} == set(ROOMS)
+    within = [p.relative_to(ROOT / "engine").parts for p in tracked("engine")]
+    assert {parts[0] for parts in within if len(parts) == 1} == {"__init__.py", "cli.py"}
+    assert {parts[0] for parts in within if len(parts) > 1} == set(ROOMS)
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -154,7 +168,7 @@ def test_click_stays_in_the_command_lines(folder: str) -> None:
 @pytest.mark.parametrize("folder", [*LAYERS, FACE])
 def test_functions_and_files_stay_short(folder: str) -> None:
     too_long = []
-    for path in sources(folder):
+    for path in tracked(folder):
         text = path.read_text()
         if folder != "kernels" and len(text.splitlines()) > 400:
             too_long.append(f"{path.relative_to(ROOT)} has more than 400 lines")

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,15 @@ def test_progress_as_lines(
     assert not any("--" in line for line in lines)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a terminal: programs started in the background ignore Ctrl-C, and so would these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("layers", ["files", "arrays"])
 def test_ctrl_c_leaves_parts_that_a_second_call_goes_on_from(
     layers: str, model: dl.Model, tmp_path: Path

@@ -18,6 +18,7 @@ from deeplight.engine.cli import command
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run.options import RunOptions
 from tests.conftest import ROOT
+from tests.sources import tracked
 
 ROOMS = ("core", "raster", "network", "runtime", "output", "run")
 COMMANDS = {"cli.py", "kernel_library.py", "kernel_tuning.py", "terminal.py"}
@@ -52,13 +53,12 @@ def templates(path: Path) -> Iterator[tuple[int, str]]:
 
 def test_every_option_that_a_message_names_is_known() -> None:
     seen, unknown = 0, []
-    for room in ROOMS:
-        for path in sorted((ROOT / "engine" / room).rglob("*.py")):
-            for line, text in templates(path) if path.name not in COMMANDS else ():
-                seen += 1
-                left = COPYING.sub("", OTHERS.sub("", in_parameters(text)))
-                if text not in FOREIGN and "--" in left:
-                    unknown.append(f"{path.relative_to(ROOT)}:{line} {left}")
+    for path in tracked(*(f"engine/{room}" for room in ROOMS)):
+        for line, text in templates(path) if path.name not in COMMANDS else ():
+            seen += 1
+            left = COPYING.sub("", OTHERS.sub("", in_parameters(text)))
+            if text not in FOREIGN and "--" in left:
+                unknown.append(f"{path.relative_to(ROOT)}:{line} {left}")
     assert seen > 50
     assert unknown == []
 

@@ -14,11 +14,11 @@ import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
 
-from tests.conftest import ROOT
 from tests.engine.analytic import write_analytic
 from tests.field.lights import hole, lights
 from tests.field.programs import refusal, run, shell
 from tests.scenes import ARC, NORTH, WEST, north_up, write_raster
+from tests.sources import tracked
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 COMMAND = re.compile(r"(?:deeplight-data|rio|tar|gunzip|unzip) .*|\S*python\S* -[cm] .*")
@@ -221,7 +221,6 @@ def test_a_copy_never_replaces_what_it_copies(tmp_path: Path) -> None:
 def test_no_message_prints_a_command_that_is_not_run_here() -> None:
     """rio loses scales and units and opens no pattern; edit-info changes the place alone, of a copy."""
     found = []
-    for folder in ("engine", "train", "export"):
-        for path in (ROOT / folder).rglob("*.py"):
-            found += re.findall(r"rio (?:calc|stack|warp|merge|convert|clip)\b", path.read_text())
+    for path in tracked("engine", "train", "export"):
+        found += re.findall(r"rio (?:calc|stack|warp|merge|convert|clip)\b", path.read_text())
     assert found == []

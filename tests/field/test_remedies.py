@@ -18,10 +18,10 @@ import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
 
-from tests.conftest import ROOT
 from tests.engine.analytic import write_analytic
 from tests.field.programs import advised, options_in, refusal, run, shell
 from tests.scenes import ARC, NORTH, NTL, UTM, WEST, north_up, write_raster
+from tests.sources import tracked
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 EDGES = f"{WEST!r},{NORTH - 13 * ARC!r},{WEST + 17 * ARC!r},{NORTH!r}"
@@ -335,16 +335,15 @@ def test_packages_are_installed_as_the_message_says(extra: str, tmp_path: Path) 
 def test_no_message_advises_what_pip_does_not_bring() -> None:
     """Tools of GDAL may be named as one way among others, never as a command, and no file of the user's is edited."""
     found = []
-    for folder in ("engine", "train", "export"):
-        for path in (ROOT / folder).rglob("*.py"):
-            text = path.read_text()
-            found += [
-                (path.name, m)
-                for m in re.findall(r"gdal(?:_\w+|buildvrt|info|warp -)", text)
-                if not m.startswith("gdal_version")
-            ]
-            found += [
-                (path.name, m) for m in re.findall(r"rio edit-info (?!\{edit\} placed\.tif)[^`]{0,30}", text)
-            ]
-            found += [(path.name, m) for m in re.findall(r"pip install '?deeplight", text)]
+    for path in tracked("engine", "train", "export"):
+        text = path.read_text()
+        found += [
+            (path.name, m)
+            for m in re.findall(r"gdal(?:_\w+|buildvrt|info|warp -)", text)
+            if not m.startswith("gdal_version")
+        ]
+        found += [
+            (path.name, m) for m in re.findall(r"rio edit-info (?!\{edit\} placed\.tif)[^`]{0,30}", text)
+        ]
+        found += [(path.name, m) for m in re.findall(r"pip install '?deeplight", text)]
     assert [f for f in found if f[0] != "to_tensorrt.py"] == []

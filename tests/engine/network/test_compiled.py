@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deeplight.engine.network import compiled as module
 from deeplight.engine.network.compiled import Compiled, compiled, use_cache_folder
-from tests.conftest import ROOT
+from tests.sources import tracked
 
 
 class Glue(nn.Module):
@@ -271,8 +271,7 @@ def test_inductor_of_this_release_knows_the_option() -> None:
 
 def test_nobody_lets_cudnn_search_by_timing() -> None:
     """cudnn.benchmark takes whichever algorithm is fastest today, and so other bits tomorrow."""
-    folders = ("kernels", "engine", "train", "export")
-    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    sources = tracked("kernels", "engine", "train", "export")
     assert len(sources) > 100
     assert not [path for path in sources if "cudnn.benchmark" in path.read_text()]
     assert not torch.backends.cudnn.benchmark
