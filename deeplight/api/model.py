@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from deeplight.api.scene import Scene
     from deeplight.engine.run.options import RunOptions
     from deeplight.engine.run.tiling import TilePlan
-    from deeplight.engine.run.work import TileWork
     from deeplight.engine.runtime.artifact import Artifact
     from deeplight.engine.runtime.backends.base import Backend
 
@@ -194,7 +193,7 @@ class Model:
         threads = options.threads or available_cpus()
         work = tile_work(options, scene.rasters, self.artifact, self.backend, plan, threads)
         try:
-            pixels = _pixels(work, scene)
+            pixels = work.pixels(scene.window)
         finally:
             work.close()
         if pixels is not None:
@@ -221,13 +220,3 @@ class Model:
                 f"{str(error).partition(': ')[0]}: call the model with a part, as scene[0:256, 0:256], or use "
                 "deeplight.refine, which works in tiles"
             ) from None
-
-
-def _pixels(work: TileWork, scene: Scene) -> NDArray[np.float32] | None:
-    """As the stages of a run make a tile, one after the other; bad numbers of a reduced precision are tried in fp32."""
-    from deeplight.engine.run.work import BadPixels
-
-    try:
-        return work.finish(work.compute(work.read(scene.window)))
-    except BadPixels:
-        return work.finish(work.compute(work.read(scene.window), fp32=True))

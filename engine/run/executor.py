@@ -18,7 +18,6 @@ from typing import Any, Self
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.stream import DROPPED, POLL_S, Stage, Stopped, Stream
-from deeplight.engine.run.work import BadPixels
 
 TRIES = 3
 """Workers that a tile may fail on before it is put into quarantine."""
@@ -28,15 +27,22 @@ TILE_TIMEOUT_S = 1800.0
 """How long a worker may take for one step of one tile."""
 
 
+class TileFailed(DeepLightError):
+    """Something is wrong with one tile alone, so that the others go on. final: another try would not help."""
+
+    def __init__(self, sentence: str, *, final: bool) -> None:
+        super().__init__(sentence)
+        self.final = final
+
+
 @dataclass(frozen=True)
 class Task:
     """A tile to compute. core: in LR pixels. lane: tasks of one lane share source blocks, so one reader
-    should take them. tried: how often it failed. fp32: compute it in fp32."""
+    should take them. tried: how often it failed."""
 
     core: Window
     lane: int = 0
     tried: int = 0
-    fp32: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,9 @@ class Executor(ABC):
         """No more tasks come. Wait for the workers; `error`: stop them and drop what they have."""
 
     def requeue(self, outcome: Outcome) -> None:
-        """Try a failed task again; bad numbers are tried in fp32."""
+        """Try a failed task again."""
         self.requeued.append(outcome)
-        task = outcome.task
-        fp32 = task.fp32 or isinstance(outcome.error, BadPixels)
-        self.submit(replace(task, tried=task.tried + 1, fp32=fp32))
+        self.submit(replace(outcome.task, tried=outcome.task.tried + 1))
 
     def quarantine(self, outcome: Outcome) -> None:
         """Give a task up; the others go on. Raises DeepLightError where there are too many."""
@@ -125,8 +129,8 @@ class Executor(ABC):
         """Requeue or quarantine a failed task; True where it is tried again."""
         workers = self._failed.setdefault(outcome.task.core, [])
         workers.append(outcome.worker)
-        hopeless = isinstance(outcome.error, BadPixels) and outcome.task.fp32
-        if hopeless or len(workers) >= TRIES:
+        final = isinstance(outcome.error, TileFailed) and outcome.error.final
+        if final or len(workers) >= TRIES:
             self.quarantine(outcome)
             return False
         self.requeue(outcome)
@@ -206,15 +210,15 @@ class _Inbox:
 class LocalExecutor(Executor):
     """Threads of this process: readers → device → writers, joined by bounded queues.
 
-    read: core → tile. infer: (tile, in fp32) → tile, from `streams` threads. write: tile → None; its errors other
-    than BadPixels end the run. A reader that takes longer than timeout_s (a network disk that hangs) is left
+    read: core → tile. infer: tile → tile, from `streams` threads. write: tile → None; its errors other than
+    TileFailed end the run. A reader that takes longer than timeout_s (a network disk that hangs) is left
     behind and its tile tried by another thread; a model or a disk that does ends the run.
     """
 
     def __init__(
         self,
         read: Callable[[Window], Any],
-        infer: Callable[[Any, bool], Any],
+        infer: Callable[[Any], Any],
         write: Callable[[Any], None],
         *,
         readers: int = 1,
@@ -230,10 +234,8 @@ class LocalExecutor(Executor):
         self._inbox = _Inbox()
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._read = self._guarded(lambda job: read(job.task.core), (DeepLightError, OSError, MemoryError))
-        self._infer = self._guarded(
-            lambda job: infer(job.payload, job.task.fp32), (DeepLightError, MemoryError)
-        )
-        self._write = self._guarded(lambda job: write(job.payload), (BadPixels,))
+        self._infer = self._guarded(lambda job: infer(job.payload), (DeepLightError, MemoryError))
+        self._write = self._guarded(lambda job: write(job.payload), (TileFailed,))
         self.stages = [
             Stage("read", self._read, readers),
             Stage("infer", self._infer, streams),
@@ -244,11 +246,11 @@ class LocalExecutor(Executor):
         self._stream.start()
 
     def submit(self, task: Task) -> None:
-        """See Executor."""
+        """Put the task where the readers take theirs from; does not block."""
         self._inbox.put(task)
 
     def collect(self) -> Outcome:
-        """See Executor."""
+        """Wait for the next task to end; meanwhile give up workers that take too long."""
         while True:
             try:
                 return self._outcomes.get(timeout=POLL_S)
@@ -257,7 +259,7 @@ class LocalExecutor(Executor):
                 self._watch()
 
     def close(self, error: BaseException | None = None) -> None:
-        """See Executor."""
+        """No more tasks come: wait for the threads. error: stop them and drop the tiles that they have."""
         if error is not None:
             self._stream.stop(error)
         self._inbox.end()

@@ -82,7 +82,7 @@ def verify_seams(
         for tried, window in enumerate(seam_windows(height, width, plan)):
             if len(found) == count or tried == count * _CANDIDATES:
                 break
-            again = work.finish(work.compute(work.read(window)))
+            again = work.pixels(window)
             if again is None:
                 continue
             hr = window.scaled(SCALE)

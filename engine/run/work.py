@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.facts import layers_present
 from deeplight.engine.raster.buffers import InputPool
+from deeplight.engine.run.executor import TileFailed
 from deeplight.engine.run.products import Products
 from deeplight.engine.run.tiling import tile_window
 from deeplight.engine.runtime.manifest import Manifest
@@ -47,14 +47,15 @@ class Tile:
     seen: Array | None = None
 
 
-class BadPixels(DeepLightError):
-    """A model gave numbers for a tile that cannot be radiance."""
+class BadPixels(TileFailed):
+    """A model gave numbers for a tile that cannot be radiance. final: in fp32 as well."""
 
 
 class TileWork:
     """Everything that decides a tile's pixels. `read` and `finish` may be called from several threads, `compute` from
     as many as the backend has streams.
 
+    A core for which `finish` raised BadPixels is computed in fp32 when it is tried again.
     fp32: opens the same model in fp32, for tiles whose numbers were bad; None where the model has no fp32.
     """
 
@@ -72,6 +73,7 @@ class TileWork:
         self._open_fp32 = fp32
         self._fp32: Backend | None = None
         self._pool = InputPool()
+        self._bad: set[Window] = set()
         self._lock, self._again = threading.Lock(), threading.Lock()
 
     def close(self) -> None:
@@ -97,11 +99,11 @@ class TileWork:
         memory, inputs = self._pool.take(*window.shape)
         return Tile(core, lr, valid, window, self.scene.read_inputs(window, inputs), memory)
 
-    def compute(self, tile: Tile, fp32: bool = False) -> Tile:
-        """The bands of the core, the halo cut off. fp32: with the model in fp32."""
+    def compute(self, tile: Tile) -> Tile:
+        """The bands of the core, the halo cut off."""
         if tile.window is None or tile.inputs is None:
             return tile
-        if fp32:
+        if tile.core in self._bad:
             with self._again:
                 outputs = self._in_fp32().run(tile.inputs, self.products.model_outputs)
         else:
@@ -113,10 +115,37 @@ class TileWork:
         return replace(tile, inputs=None, memory=None, pixels=pixels, layers=layers, seen=seen)
 
     def finish(self, tile: Tile) -> Array | None:
-        """The pixels with NaN wherever NTL is nodata; None where all of them are. Raises BadPixels."""
+        """The pixels with NaN wherever NTL is nodata; None where all of them are.
+
+        Raises BadPixels, naming the tile, where a valid pixel is not finite or its radiance is below zero.
+        """
         if tile.pixels is None:
             return None
-        return masked(tile.pixels, tile.valid, tile.core, self.manifest.name)
+        pixels = masked(tile.pixels, tile.valid)
+        if pixels is not None:
+            return pixels
+        core = tile.core
+        with self._lock:
+            final = core in self._bad
+            self._bad.add(core)
+        raise BadPixels(
+            f"{self.manifest.name} gave values that are not finite or below zero in the tile at row {core.row}, "
+            f"column {core.col} of {core.height}×{core.width} LR pixels: "
+            f"check the scales of the inputs there, or use another model or --precision fp32",
+            final=final,
+        )
+
+    def pixels(self, core: Window) -> Array | None:
+        """A core from its place to its finished pixels, one step after the other; None where all are nodata.
+
+        Raises BadPixels where its numbers are bad in fp32, too.
+        """
+        try:
+            return self.finish(self.compute(self.read(core)))
+        except BadPixels as error:
+            if error.final:
+                raise
+        return self.finish(self.compute(self.read(core)))
 
     def _in_fp32(self) -> Backend:
         with self._lock:
@@ -125,20 +154,14 @@ class TileWork:
             return self._fp32 or self.backend
 
 
-def masked(pixels: Array, valid: NDArray[np.uint8], core: Window, model: str) -> Array:
-    """`pixels` (bands, 8h, 8w) with NaN wherever the LR mask `valid` (h, w) is 0.
-
-    Raises BadPixels, naming the tile, where a valid pixel is not finite or its radiance is below zero.
-    """
+def masked(pixels: Array, valid: NDArray[np.uint8]) -> Array | None:
+    """`pixels` (bands, 8h, 8w) with NaN wherever the LR mask `valid` (h, w) is 0; None where a valid pixel is not
+    finite or its radiance is below zero."""
     hr_valid = np.repeat(np.repeat(valid != 0, SCALE, 0), SCALE, 1)
     finite = np.isfinite(pixels).all(axis=0)
     good = finite & (pixels[0] >= 0)
     if not (good | ~hr_valid).all():
-        raise BadPixels(
-            f"{model} gave values that are not finite or below zero in the tile at row {core.row}, "
-            f"column {core.col} of {core.height}×{core.width} LR pixels: "
-            f"check the scales of the inputs there, or use another model or --precision fp32"
-        )
+        return None
     if hr_valid.all():
         return pixels
     return np.where(hr_valid, pixels, np.float32(np.nan))

@@ -10,8 +10,15 @@ import pytest
 
 from deeplight.engine.core.errors import DeepLightError, InputError, Interrupted
 from deeplight.engine.core.windows import Window
-from deeplight.engine.run.executor import MOST_QUARANTINED, TRIES, Executor, LocalExecutor, Outcome, Task
-from deeplight.engine.run.work import BadPixels
+from deeplight.engine.run.executor import (
+    MOST_QUARANTINED,
+    TRIES,
+    Executor,
+    LocalExecutor,
+    Outcome,
+    Task,
+    TileFailed,
+)
 
 
 def core(number: int) -> Window:
@@ -63,14 +70,11 @@ class Steps:
 
     def __init__(self) -> None:
         self.stored: list[Window] = []
-        self.in_fp32: list[Window] = []
 
     def read(self, window: Window) -> Window:
         return window
 
-    def infer(self, tile: Window, fp32: bool) -> Window:
-        if fp32:
-            self.in_fp32.append(tile)
+    def infer(self, tile: Window) -> Window:
         return tile
 
     def write(self, tile: Window) -> None:
@@ -92,7 +96,7 @@ def test_all_tiles_are_stored_once(readers: int) -> None:
     steps = Steps()
     before = threading.active_count()
     executor = steps.run(readers=readers, writers=2)
-    assert not steps.missing() and not executor.quarantined and not steps.in_fp32
+    assert not steps.missing() and not executor.quarantined
     assert threading.active_count() == before
 
 
@@ -105,7 +109,7 @@ def test_helping_with_a_retry_does_not_bind_a_reader_to_that_lane() -> None:
         time.sleep(0 if window == core(0) else 0.02)  # one reader is done with its lane and waits
         return window
 
-    def infer(tile: Window, fp32: bool) -> Window:
+    def infer(tile: Window) -> Window:
         if tile == core(3) and not failed.is_set():
             failed.set()
             raise DeepLightError("a model that failed once")
@@ -128,7 +132,7 @@ def _run(executor: LocalExecutor, tasks: list[Task]) -> None:
 def test_streams_compute_at_the_same_time() -> None:
     steps, both = Steps(), threading.Barrier(2, timeout=20)
 
-    def infer(tile: Window, fp32: bool) -> Window:
+    def infer(tile: Window) -> Window:
         if tile in (core(0), core(1)):
             both.wait()
         return tile
@@ -159,19 +163,20 @@ def test_a_tile_is_tried_three_times(failures: int) -> None:
 
 
 @pytest.mark.parametrize("cured", [True, False])
-def test_bad_numbers_are_tried_once_in_fp32(cured: bool) -> None:
+def test_a_tile_that_failed_for_good_is_not_tried_again(cured: bool) -> None:
     steps = Steps()
     tries: list[Window] = []
 
     def write(tile: Window) -> None:
         tries.append(tile)
-        if tile == core(3) and not (cured and tile in steps.in_fp32):
-            raise BadPixels("not finite")
+        again = tries.count(tile) == 2
+        if tile == core(3) and not (cured and again):
+            raise TileFailed("not finite", final=again)
         steps.stored.append(tile)
 
     steps.write = write  # type: ignore[method-assign]
     executor = steps.run()
-    assert steps.in_fp32 == [core(3)] and tries.count(core(3)) == 2
+    assert tries.count(core(3)) == 2 and len(executor.requeued) == 1
     assert steps.missing() == (set() if cured else {core(3)})
     assert [q.core for q in executor.quarantined] == ([] if cured else [core(3)])
 
@@ -252,7 +257,7 @@ def test_a_reader_that_hangs_is_replaced() -> None:
 def test_a_model_that_hangs_ends_the_run() -> None:
     steps = Steps()
     free = threading.Event()
-    steps.infer = lambda tile, fp32: free.wait(60)  # type: ignore[assignment]
+    steps.infer = lambda tile: free.wait(60)  # type: ignore[assignment]
     with pytest.raises(
         DeepLightError, match=r"infer took longer than 0\.3 s for the tile at row 0, column 0"
     ):
@@ -268,6 +273,6 @@ def test_readers_stay_in_their_lanes() -> None:
         return window
 
     tasks = [Task(Window(lane, n, 1, 1), lane) for n in range(8) for lane in range(2)]
-    with LocalExecutor(read, lambda t, f: t, lambda t: None, readers=2) as executor:
+    with LocalExecutor(read, lambda t: t, lambda t: None, readers=2) as executor:
         executor.run(tasks)
     assert lanes[0] != lanes[1] and all(len(names) == 1 for names in lanes.values())

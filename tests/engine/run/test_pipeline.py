@@ -21,7 +21,6 @@ from deeplight.engine.run import pipeline
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.tiling import TileRequest
-from deeplight.engine.run.work import masked
 from tests.engine.analytic import BLUR, expected, write_analytic
 from tests.scenes import write_raster, write_scene
 
@@ -358,15 +357,3 @@ def test_output_that_cannot_fit_is_refused(
     with pytest.raises(InputError, match="free some space"):
         run(scene, model, tmp_path / "o.tif")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
-def test_bad_numbers_of_a_model_name_the_tile(bad: float) -> None:
-    valid = np.array([[1, 0], [1, 1]], np.uint8)
-    pixels = np.ones((1, 16, 16), np.float32)
-    pixels[0, 3, 12] = bad
-    core = Window(4, 6, 2, 2)
-    assert np.isnan(masked(pixels, valid, core, "m")[0, :8, 8:]).all()
-    pixels[0, 12, 3] = bad
-    with pytest.raises(DeepLightError, match="row 4, column 6 of 2×2"):
-        masked(pixels, valid, core, "m")
