@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,8 @@ from deeplight.engine.run.preparation import (
     valid_share,
 )
 from deeplight.engine.run.products import Products
-from deeplight.engine.run.report import RunReport, Tally, make_report, write_report
+from deeplight.engine.run.report import RunReport, make_report, write_report
+from deeplight.engine.run.result import RunResult, Tally
 from deeplight.engine.run.seams import SeamCheck, verify_seams
 from deeplight.engine.run.tiling import TilePlan, reader_count
 from deeplight.engine.run.work import Array, Tile, TileWork
@@ -93,11 +94,11 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
                 run.stream()
                 if not run.quarantined:
                     run.assemble()
-            run.seconds["total"] = time.perf_counter() - began
-            report = make_report(options, run, artifact, moved)
-            if options.report is not None and run.quarantined:
+            result = run.result(time.perf_counter() - began, moved)
+            report = make_report(options, artifact, backend, scene, result)
+            if options.report is not None and result.quarantined:
                 write_report(report, options.report)
-            check_all_done(run.quarantined)
+            check_all_done(result.quarantined)
         beside(options, scene, spec)
         events.emit("finished", **report.summary())
     if options.report is not None:
@@ -160,7 +161,7 @@ def beside(options: RunOptions, scene: Scene, spec: OutputSpec) -> None:
         write_item(options.out, spec, scene.ntl_raster)
 
 
-def check_all_done(quarantined: list[Quarantined]) -> None:
+def check_all_done(quarantined: Sequence[Quarantined]) -> None:
     """Raise DeepLightError, naming tiles, where some were given up."""
     if not quarantined:
         return
@@ -231,6 +232,24 @@ class Run:
     def quarantined(self) -> list[Quarantined]:
         """Tiles that were given up."""
         return self.executor.quarantined if self.executor is not None else []
+
+    def result(self, total_s: float, moved_before: tuple[int, int] | None) -> RunResult:
+        """What became of the run, for its report. total_s: its wall time. moved_before: `bytes_moved` when it began."""
+        return RunResult(
+            plan=self.plan,
+            order=self.order,
+            readers=self.readers,
+            threads=self.threads,
+            tally=self.tally,
+            facts=self.filler.facts,
+            packs=self.filler.counts(),
+            stages=self.executor.stages if self.executor is not None else (),
+            seconds={**self.seconds, "total": total_s},
+            retried=self.executor.requeued if self.executor is not None else (),
+            quarantined=self.quarantined,
+            seams=self.seams,
+            moved_before=moved_before,
+        )
 
     def _order(self) -> Order:
         from deeplight.engine.raster.source import CACHE_MB

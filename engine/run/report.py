@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,35 +16,11 @@ from deeplight.engine.run.stream import Stage
 
 if TYPE_CHECKING:
     from deeplight.engine.core.windows import Window
-    from deeplight.engine.run.executor import Outcome
+    from deeplight.engine.raster.scene import Scene
     from deeplight.engine.run.options import RunOptions
-    from deeplight.engine.run.pipeline import Run
+    from deeplight.engine.run.result import RunResult
     from deeplight.engine.runtime.artifact import Artifact
-
-
-@dataclass
-class Tally:
-    """Counts over the tiles of this run, from any thread."""
-
-    tiles: int = 0
-    skipped_tiles: int = 0
-    core_px: int = 0
-    computed_px: int = 0
-    area_km2: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def skip(self) -> None:
-        """A tile without data."""
-        with self._lock:
-            self.skipped_tiles += 1
-
-    def add(self, core_px: int, computed_px: int, area_km2: float) -> None:
-        """A finished tile: LR pixels of its core, those computed for it, and the ground that has data."""
-        with self._lock:
-            self.tiles += 1
-            self.core_px += core_px
-            self.computed_px += computed_px
-            self.area_km2 += area_km2
+    from deeplight.engine.runtime.backends.base import Backend
 
 
 @dataclass(frozen=True)
@@ -114,43 +89,43 @@ class RunReport:
 
 
 def make_report(
-    options: RunOptions, run: Run, artifact: Artifact, moved: tuple[int, int] | None
+    options: RunOptions, artifact: Artifact, backend: Backend, scene: Scene, result: RunResult
 ) -> RunReport:
-    """What a run was that went through all its tiles. moved: `bytes_moved` at its start."""
+    """What there is to tell of a run that went through all its tiles."""
     from deeplight.engine.run.provenance import pixel_options, versions
 
-    tally, backend, seconds = run.tally, run.work.backend, run.seconds
-    wall, stages = seconds["total"], run.executor.stages if run.executor else []
-    load, bottleneck = stage_load(stages, seconds["stream"], seconds["assemble"])
-    busy = {f"{s.name}_busy": s.busy_s for s in stages}
-    now = bytes_moved()
+    tally, seconds, facts = result.tally, result.seconds, result.facts
+    wall = seconds["total"]
+    load, bottleneck = stage_load(result.stages, seconds["stream"], seconds["assemble"])
+    busy = {f"{s.name}_busy": s.busy_s for s in result.stages}
+    now, before = bytes_moved(), result.moved_before
     return RunReport(
         output=str(options.out),
-        status="incomplete" if run.quarantined else "complete",
+        status="incomplete" if result.quarantined else "complete",
         model=_model(artifact, options.precision),
-        backend={"name": backend.name, "device": backend.device, "threads": run.threads},
-        options=pixel_options(options, run.scene, backend)
+        backend={"name": backend.name, "device": backend.device, "threads": result.threads},
+        options=pixel_options(options, scene, backend)
         | {"tiles": str(options.tiles or "whole"), "mode": options.mode.value},
-        inputs=run.filler.facts.merged(run.scene.describe()),
+        inputs=facts.merged(scene.describe()),
         grid={
-            "lr": [run.scene.grid.height, run.scene.grid.width],
-            "hr": [run.scene.hr_grid.height, run.scene.hr_grid.width],
+            "lr": [scene.grid.height, scene.grid.width],
+            "hr": [scene.hr_grid.height, scene.hr_grid.width],
         },
-        tiles=_tiles(run),
-        retried=[_failure(o.task.core, str(o.error), [o.worker]) for o in _requeued(run)],
-        quarantined=[_failure(q.core, q.reason, q.workers) for q in run.quarantined],
-        seams=None if run.seams is None else asdict(run.seams),
-        packs=run.filler.counts(),
-        lights=run.filler.facts.lights(shown(run.scene.unit)),
-        clamped_pixels=run.filler.facts.clamped,
+        tiles=_tiles(result),
+        retried=[_failure(o.task.core, str(o.error), [o.worker]) for o in result.retried],
+        quarantined=[_failure(q.core, q.reason, q.workers) for q in result.quarantined],
+        seams=None if result.seams is None else asdict(result.seams),
+        packs=result.packs,
+        lights=facts.lights(shown(scene.unit)),
+        clamped_pixels=facts.clamped,
         seconds={k: round(v, 3) for k, v in {**seconds, **busy}.items()},
         load=load,
         bottleneck=bottleneck,
         hr_mpix_per_s=round(tally.core_px * SCALE**2 / 1e6 / wall, 4),
         km2_per_s=round(tally.area_km2 / wall, 3),
         peak_memory_bytes=peak_memory(),
-        bytes_read=now[0] - moved[0] if now and moved else None,
-        bytes_written=now[1] - moved[1] if now and moved else None,
+        bytes_read=now[0] - before[0] if now and before else None,
+        bytes_written=now[1] - before[1] if now and before else None,
         versions=versions(backend),
     )
 
@@ -160,17 +135,13 @@ def _model(artifact: Artifact, precision: str) -> dict[str, Any]:
     return {"name": m.name, "preset": m.preset, "sha256": artifact.digest, "precision": precision}
 
 
-def _requeued(run: Run) -> Sequence[Outcome]:
-    return run.executor.requeued if run.executor is not None else []
-
-
 def _failure(core: Window, reason: str, workers: Sequence[str]) -> dict[str, Any]:
     place = {"row": core.row, "col": core.col, "height": core.height, "width": core.width}
     return {**place, "reason": reason, "workers": list(workers)}
 
 
-def _tiles(run: Run) -> dict[str, Any]:
-    plan, tally = run.plan, run.tally
+def _tiles(result: RunResult) -> dict[str, Any]:
+    plan, tally = result.plan, result.tally
     return {
         "plan": plan.describe(),
         "core": plan.core,
@@ -180,9 +151,9 @@ def _tiles(run: Run) -> dict[str, Any]:
         "core_share": round(tally.core_px / tally.computed_px, 4) if tally.computed_px else None,
         "memory_estimate_bytes": plan.estimate,
         "streams": plan.streams,
-        "readers": run.readers,
-        "panel": run.order.panel,
-        "block_cache_mb": run.order.cache_mb,
+        "readers": result.readers,
+        "panel": result.order.panel,
+        "block_cache_mb": result.order.cache_mb,
     }
 
 
