@@ -262,6 +262,8 @@ def function(name: str) -> FunctionProto:
     for constant, value in reversed(_TENSORS.get(name, dict)().items()):
         tensor = numpy_helper.from_array(value, constant)
         body.node.insert(0, helper.make_node("Constant", [], [constant], value=tensor))
+    for node in body.node:
+        node.name = f"{name}_{node.output[0]}"
     return body
 
 

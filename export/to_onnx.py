@@ -118,13 +118,17 @@ METADATA = frozenset(
 def check_onnx(proto: onnx.ModelProto) -> None:
     """Assert what every runtime relies on. Raises DeepLightError naming what is wrong.
 
-    Every axis that must vary does, operators are of this opset and none is forbidden, each operator deeplight::…
-    has its body and its plugin namespace, the metadata is complete, weights are inside.
+    Every axis that must vary does, operators are of this opset and none is forbidden, every node of the graph has a
+    name of its own, each operator deeplight::… has its body and its plugin namespace, the metadata is complete, weights
+    are inside.
     """
     _check_axes(proto)
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     if versions.get("") != OPSET:
         raise DeepLightError(f"the ONNX export has opset {versions.get('')}, not {OPSET}")
+    names = {node.name for node in proto.graph.node}
+    if len(names) < len(proto.graph.node) or "" in names:
+        raise DeepLightError("the ONNX export repeats the name of a node, or has a node without one")
     bodies = {f.name for f in proto.functions if f.domain == DOMAIN}
     nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
     for node in nodes:

@@ -10,21 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-import onnx.inliner
-import onnxscript.optimizer
-
-from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.plans import FOLDER, PlanKey, save_plan
-from deeplight.export.tensorrt_rules import problems
+from deeplight.engine.runtime.tensorrt_log import log_of
+from deeplight.export.tensorrt_network import Network, dynamic_profile, exact_profile, prepared
 
 OLDEST = (10, 12)
-LARGEST_TILE = 512
-"""LR pixels along a side of the dynamic profile's largest tile."""
-
 COMPATIBILITY = {
     "none": "NONE",
     "ampere_plus": "AMPERE_PLUS",
@@ -101,40 +95,10 @@ def build(trt: Any, model: bytes, key: PlanKey, folder: Path, plugins: str) -> b
     return plans[0] if len(plans) == 1 else min(plans, key=lambda plan: seconds(trt, plan, key))
 
 
-def prepared(model: bytes, *, plugins: bool) -> bytes:
-    """The ONNX file as TensorRT shall parse it: with packed weights for plugins, else without functions.
-
-    Raises DeepLightError listing everything that TensorRT would refuse.
-    """
-    proto = onnx.load_from_string(model)
-    names: frozenset[str] = frozenset()
-    if plugins:
-        from deeplight.export.plugins import NAMES, pack
-
-        pack(proto)
-        names = frozenset(NAMES)
-    else:
-        proto = onnxscript.optimizer.optimize(onnx.inliner.inline_local_functions(proto))
-    if found := problems(proto, names):
-        raise DeepLightError("TensorRT would refuse this model: " + "; ".join(found))
-    return bytes(proto.SerializeToString())
-
-
 def serialise(trt: Any, model: bytes, key: PlanKey, folder: Path, *, plugins: bool) -> bytes:
-    """Parse and build. Raises DeepLightError with every error of the parser, or what the builder logged."""
-    log = _logger(trt)
-    builder = trt.Builder(log)
-    network = builder.create_network(_network_flags(trt, plugins))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse(model):
-        errors = "; ".join(_parser_error(parser.get_error(i)) for i in range(parser.num_errors))
-        raise DeepLightError(f"TensorRT {trt.__version__} cannot parse the model: {errors}")
-    config = builder.create_builder_config()
-    for profile in profiles(key.tile):
-        added = builder.create_optimization_profile()
-        for name, (low, best, high) in profile.items():
-            added.set_shape(name, low, best, high)
-        config.add_optimization_profile(added)
+    """Parse and build, with two profiles: the engine's tile batch, and any shape. Raises DeepLightError as Network."""
+    network = Network(trt, model, ["PREFER_AOT_PYTHON_PLUGINS"] if plugins else [])
+    config = network.configured([exact_profile(key.tile), dynamic_profile(key.tile)])
     if key.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
@@ -143,53 +107,9 @@ def serialise(trt: Any, model: bytes, key: PlanKey, folder: Path, *, plugins: bo
     timings = folder / key.timing_cache_name()
     cache = config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise DeepLightError(f"TensorRT {trt.__version__} cannot build the plan: " + "; ".join(log.errors))
+    plan = network.built(config)
     timings.write_bytes(bytes(config.get_timing_cache().serialize()))
-    return bytes(plan)
-
-
-Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Smallest, best and largest shape of an input."""
-
-
-def profiles(tile: tuple[int, int, int]) -> list[dict[str, Range]]:
-    """Two optimisation profiles, input → Range: the engine's tile batch, and any shape."""
-    batch, h, w = tile
-    best = {s.name: input_shape(s, batch, h, w) for s in INPUTS}
-    exact: dict[str, Range] = {name: (shape, shape, shape) for name, shape in best.items()}
-    large = (max(batch, 8), max(h, LARGEST_TILE), max(w, LARGEST_TILE))
-    dynamic: dict[str, Range] = {
-        s.name: (input_shape(s, 1, 4, 4), best[s.name], input_shape(s, *large)) for s in INPUTS
-    }
-    return [exact, dynamic]
-
-
-def _network_flags(trt: Any, plugins: bool) -> int:
-    """Strong typing (the only kind from TensorRT 11 on), and ahead-of-time implementations of plugins."""
-    flag = trt.NetworkDefinitionCreationFlag
-    names = ["STRONGLY_TYPED", *(["PREFER_AOT_PYTHON_PLUGINS"] if plugins else [])]
-    return sum(1 << int(getattr(flag, name)) for name in names if hasattr(flag, name))
-
-
-def _parser_error(error: Any) -> str:
-    return f"{error.node_name() or 'model'} ({error.node_operator()}): {error.desc()}"
-
-
-def _logger(trt: Any) -> Any:
-    """A logger that keeps errors for the message."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(message)
-
-    return Log()
+    return plan
 
 
 def seconds(trt: Any, plan: bytes, key: PlanKey) -> float:
@@ -201,7 +121,7 @@ def seconds(trt: Any, plan: bytes, key: PlanKey) -> float:
 
     from deeplight.engine.runtime.backends.tensorrt_backend import TensorRtBackend
 
-    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(plan)
+    engine = trt.Runtime(log_of(trt)).deserialize_cuda_engine(plan)
     inputs = {s.name: np.ones(input_shape(s, *key.tile), np.float32) for s in INPUTS}
     times = []
     with TensorRtBackend(engine) as backend:

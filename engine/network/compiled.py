@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import shutil
-import stat
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+from deeplight.engine.core.cache_folder import cache_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,31 +111,12 @@ def use_cache_folder() -> None:
     if all(name in os.environ for name in CACHES):
         return
     try:
-        folder = _made(_cache_home() / "deeplight")
-        found = {name: str(_made(folder / part)) for name, part in CACHES.items()}
+        found = {name: str(cache_folder(part)) for name, part in CACHES.items()}
     except (OSError, RuntimeError) as error:  # RuntimeError: no home is known
         _LOG.warning("compiled programs are not kept for the next run: %s", error)
         found = {name: str(_temporary() / part) for name, part in CACHES.items()}
     for name, place in found.items():
         os.environ.setdefault(name, place)
-
-
-def _cache_home() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return Path(home) if home else Path.home() / ".cache"
-
-
-def _made(folder: Path) -> Path:
-    """The folder, made where it is not there. Raises OSError where it cannot be, or another user could write to it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state = folder.stat()
-    if state.st_uid != os.geteuid():
-        raise PermissionError(f"{folder} belongs to another user: set XDG_CACHE_HOME to a folder of your own")
-    if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"others may write to {folder}: chmod go-w makes it yours alone")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder} cannot be written to: set XDG_CACHE_HOME to a folder that can")
-    return folder
 
 
 @cache

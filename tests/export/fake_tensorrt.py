@@ -152,6 +152,7 @@ class Flag(IntEnum):
 class BuilderFlag(IntEnum):
     """No FP16, no INT8: TensorRT 11 has none."""
 
+    TF32 = 5
     VERSION_COMPATIBLE = 10
     EXCLUDE_LEAN_RUNTIME = 11
 
@@ -190,12 +191,15 @@ class _Config:
     __slots__ = ("cache", "flags", "hardware_compatibility_level", "profiles")
 
     def __init__(self) -> None:
-        self.flags: list[Any] = []
+        self.flags: list[Any] = [BuilderFlag.TF32]
         self.profiles: list[_Profile] = []
 
     def set_flag(self, flag: Any) -> None:
         assert isinstance(flag, BuilderFlag)
         self.flags.append(flag)
+
+    def clear_flag(self, flag: Any) -> None:
+        self.flags.remove(flag)
 
     def add_optimization_profile(self, profile: _Profile) -> int:
         self.profiles.append(profile)
