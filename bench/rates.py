@@ -46,8 +46,8 @@ def km2_per_hr_mpix() -> float:
 def rates(work: Mapping[str, Any], seconds: float, limits: Limits) -> dict[str, float]:
     """Rates of a call that took `seconds`; those that the work has no amount for are left out.
 
-    hr_mpix_per_s, km2_per_s, bytes_per_hr_px, gb_per_s (10⁹ bytes/s), gflop_per_s, flop_per_byte and limit_fraction,
-    the share of the machine's measured limit.
+    hr_mpix_per_s, km2_per_s, bytes_per_hr_px, gb_per_s (10⁹ bytes/s), gflop_per_s and limit_fraction, the
+    share of the machine's measured limit.
     """
     found: dict[str, float] = {}
     if work["hr_mpix"]:
@@ -59,8 +59,6 @@ def rates(work: Mapping[str, Any], seconds: float, limits: Limits) -> dict[str, 
             found["bytes_per_hr_px"] = work["bytes"] / (work["hr_mpix"] * 1e6)
     if work["flops"]:
         found["gflop_per_s"] = work["flops"] / seconds / 1e9
-        if work["bytes"]:
-            found["flop_per_byte"] = work["flops"] / work["bytes"]
     limit = asdict(limits).get(work["limit"], 0.0)
     if limit:
         found["limit_fraction"] = work[work["amount"]] / seconds / limit

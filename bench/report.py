@@ -1,7 +1,7 @@
-"""python -m bench.report: a run of `make bench` as one self-contained page and a Markdown summary.
+"""python -m bench.report: a run of `make bench` as a page of Markdown.
 
-Run it from the repository's root. Without a file it takes the newest in bench/out; the other runs there are its
-history.
+Run it from the repository's root. Without a file it takes the newest run in bench/out, and compares its rates with
+those of the run before it there on the same machine.
 `--readme README.md` also puts the summary between the marks in that file and keeps its data in bench/results.
 """
 
@@ -43,37 +43,11 @@ PEERS_NOTE = (
     "and whole-image. The difference is from whole-image PyTorch, away from the scene's edge by the halo. "
     "MONAI and terratorch hold all layers in memory as one HR image."
 )
-
-
-def html(run: Run, runs: Sequence[Run]) -> str:
-    """The page; `runs` has all stored ones, `run` among them."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    from bench import plots
-
-    pictures = {
-        "throughput": plots.throughput(run),
-        "roofline": plots.roofline(run),
-        "latency": plots.latency(run),
-        "memory": plots.memory(run),
-        "peers": plots.peers(run) if run.peers else "",
-        "history": plots.timeline(runs),
-    }
-    environment = Environment(loader=FileSystemLoader(HOME), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("report.html.j2").render(
-        run=run,
-        plots=pictures,
-        noise=noise(run),
-        busy=busy(run),
-        summary=tables.summary(run),
-        targets=tables.targets(run),
-        stages=tables.stages(run),
-        budget=tables.budget(run),
-        peers=tables.peers(run),
-        peers_note=peers_note(run),
-        history=tables.past(runs),
-        machine=tables.machine(run),
-    )
+LIMIT_NOTE = (
+    "“Of the limit”: share of what this machine did at best in the same run: a large matrix product for the model, a "
+    "copy for what moves pixels, plain zstandard for decoding; with as many threads as the stage uses. Spread: slowest "
+    "minus fastest lap, over the median. Where the control's rate changed too, the machine did."
+)
 
 
 def noise(run: Run) -> str:
@@ -109,8 +83,8 @@ def peers_note(run: Run) -> str:
     return PEERS_NOTE.format(core=run.peers[0]["core"]) if run.peers else ""
 
 
-def markdown(run: Run, runs: Sequence[Run]) -> str:
-    """The summary."""
+def markdown(run: Run, before: Run | None) -> str:
+    """The page. before: the run before on the same machine."""
     parts = [
         f"# DeepLight throughput, {run.date[:10]}",
         f"{run.machine_key}; laps: {run.laps}.",
@@ -118,14 +92,12 @@ def markdown(run: Run, runs: Sequence[Run]) -> str:
         noise(run),
     ]
     parts += ["## Summary", tables.summary(run).markdown(), "## Targets", target_table(run)]
-    found = tables.budget(run)
-    if found:
-        parts += ["## Budget", found["sentence"], found["stages"].markdown()]
-        parts += ["### What if (computed)", found["what_if"].markdown(), found["note"]]
     if run.peers:
         parts += ["## Other tools, same job", tables.peers(run).markdown(), peers_note(run)]
-    parts += ["## All stages", tables.stages(run).markdown(), "## History", tables.past(runs).markdown()]
+    parts += ["## All stages", tables.stages(run, before).markdown(), LIMIT_NOTE]
     parts += ["## Machine", tables.machine(run).markdown()]
+    if run.skipped:
+        parts += ["## Left out", *(f"- {name}: {why}" for name, why in run.skipped.items())]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -173,8 +145,9 @@ def stored_runs(folder: Path) -> list[Path]:
     return sorted(folder.glob("bench-*.json"))
 
 
-def earlier(stored: Sequence[Path], path: Path, run: Run) -> list[Run]:
-    """The stored runs before `run`, which lies at `path`. What is not a run is named and left out."""
+def run_before(stored: Sequence[Path], path: Path, run: Run) -> Run | None:
+    """The newest stored run before `run`, which lies at `path`, on the same machine. What is not a run is named and
+    left out."""
     found = []
     for other in stored:
         if other.resolve() == path.resolve():
@@ -182,8 +155,9 @@ def earlier(stored: Sequence[Path], path: Path, run: Run) -> list[Run]:
         try:
             found.append(load(other))
         except InputError as error:
-            print(f"left out of the history: {error}", file=sys.stderr)
-    return [r for r in found if r.date < run.date]
+            print(f"left out of the comparison: {error}", file=sys.stderr)
+    earlier = [r for r in found if r.date < run.date and r.machine_key == run.machine_key]
+    return max(earlier, key=lambda r: r.date, default=None)
 
 
 def _text(path: Path) -> str:
@@ -197,9 +171,7 @@ def program(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the files. Raises InputError where there is nothing to report."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", help="JSON of a run; else the newest in bench/out")
-    parser.add_argument(
-        "--out", type=Path, default=OUT, help="folder of report.html and report.md [bench/out]"
-    )
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of report.md [bench/out]")
     parser.add_argument("--history", type=Path, default=OUT, help="folder of stored runs [bench/out]")
     parser.add_argument("--readme", type=Path, help="file whose table shall be written anew")
     parser.add_argument("--busy", action="store_true", help="write it even from a run on a busy machine")
@@ -215,11 +187,9 @@ def program(argv: Sequence[str] | None = None) -> None:
             "rates are too low for README: run `make bench` on a quiet machine, or give --busy"
         )
     page = with_section(_text(given.readme), readme_section(readme_data(run))) if given.readme else ""
-    runs = [*earlier(stored, path, run), run]
     given.out.mkdir(parents=True, exist_ok=True)
-    write_file(given.out / "report.html", [html(run, runs).encode()])
-    write_file(given.out / "report.md", [markdown(run, runs).encode()])
-    print(given.out / "report.html", given.out / "report.md", sep="\n")
+    write_file(given.out / "report.md", [markdown(run, run_before(stored, path, run)).encode()])
+    print(given.out / "report.md")
     if given.readme:
         SUMMARY.parent.mkdir(exist_ok=True)
         data = json.dumps(readme_data(run), indent=1, ensure_ascii=False) + "\n"

@@ -15,15 +15,6 @@ from deeplight.engine.core.markdown import markdown_table
 
 Key = tuple[str, str, int, int]
 """Stage, variant, batch, tile."""
-_RATES = (
-    "hr_mpix_per_s",
-    "km2_per_s",
-    "bytes_per_hr_px",
-    "gb_per_s",
-    "gflop_per_s",
-    "flop_per_byte",
-    "limit_fraction",
-)
 
 
 @dataclass(frozen=True)
@@ -155,19 +146,6 @@ def _peers(each: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for peer in each:
         laps.setdefault(peer["tool"], []).append(peer)
     return [_merged(found) for found in laps.values()]
-
-
-def history(runs: Sequence[Run]) -> list[tuple[Run, dict[Key, float]]]:
-    """Runs in the order of time, each with the change of its rates in percent on the run before on the same machine."""
-    found: list[tuple[Run, dict[Key, float]]] = []
-    latest: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda r: r.date):
-        before = latest.get(run.machine_key)
-        old = {row.key: row.seconds for row in before.rows} if before else {}
-        changes = {row.key: 100 * (old[row.key] / row.seconds - 1) for row in run.rows if row.key in old}
-        found.append((run, changes))
-        latest[run.machine_key] = run
-    return found
 
 
 def peer_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:

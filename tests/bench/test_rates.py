@@ -1,8 +1,7 @@
-"""bench/rates.py and bench/results.py: rates with units, medians over laps, history."""
+"""bench/rates.py and bench/results.py: rates with units, medians over laps."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from bench.machine import Limits
 from bench.rates import Work, hr_mpix, km2_per_hr_mpix, rates
-from bench.results import history, load
+from bench.results import load
 from deeplight.engine.core.errors import InputError
 from tests.bench import runs
 
@@ -19,7 +18,7 @@ def test_rates_have_units() -> None:
     work = asdict(Work("align", "x", 4.0, flops=8e9, bytes=200e6, limit="copy_one"))
     found = rates(work, 0.5, Limits(copy_one=1e9))
     assert found["hr_mpix_per_s"] == 8 and found["bytes_per_hr_px"] == 50
-    assert found["gb_per_s"] == 0.4 and found["gflop_per_s"] == 16 and found["flop_per_byte"] == 40
+    assert found["gb_per_s"] == 0.4 and found["gflop_per_s"] == 16
     assert found["limit_fraction"] == pytest.approx(0.4)
     assert found["km2_per_s"] == pytest.approx(8 * km2_per_hr_mpix())
 
@@ -56,18 +55,6 @@ def test_laps_become_medians(tmp_path: Path) -> None:
     assert batch is not None and batch.tile == 100
     assert [m["scene_hr_mpix"] for m in run.memory] == [4.2, 16.8, 67.1]
     assert [p["tool"] for p in run.peers][-1].startswith("deeplight-infer")
-
-
-def test_history_is_in_percent_of_the_run_before_on_the_same_machine(tmp_path: Path) -> None:
-    first = load(runs.write(tmp_path, "a.json", date="2026-01-01T00:00:00"))
-    second = load(runs.write(tmp_path, "b.json", date="2026-01-02T00:00:00", factor=1.25))
-    other = runs.document("2026-01-03T00:00:00")
-    other["machine_info"]["deeplight"]["cpu"] = "Another CPU"
-    (tmp_path / "c.json").write_text(json.dumps(other))
-    found = history([second, load(tmp_path / "c.json"), first])
-    assert [run.date[8:10] for run, _ in found] == ["01", "02", "03"]
-    assert found[0][1] == {} and found[2][1] == {}
-    assert all(change == pytest.approx(-20.0) for change in found[1][1].values()) and found[1][1]
 
 
 @pytest.mark.parametrize(
