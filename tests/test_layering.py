@@ -22,7 +22,11 @@ ROOMS = ("core", "raster", "network", "runtime", "output", "run")
 """Of the engine, in the order of the data: a room imports itself and those before it; raster and network do not know
 each other. engine/cli.py and engine/__init__.py stand outside."""
 STRANGERS = {"raster": {"network"}, "network": {"raster"}}
-TORCH_IN_ENGINE = {"engine/runtime/backends/torch_backend.py", "engine/runtime/models.py"}
+TORCH_IN_ENGINE = {
+    "engine/runtime/backends/torch_backend.py",
+    "engine/runtime/cuda_device.py",
+    "engine/runtime/models.py",
+}
 NETWORK = "engine/network/"
 
 

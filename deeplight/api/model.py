@@ -187,7 +187,7 @@ class Model:
         from deeplight.engine.core.machine import available_cpus
         from deeplight.engine.core.spec import SCALE
         from deeplight.engine.run.options import EXTRA_BANDS
-        from deeplight.engine.run.pipeline import tile_work
+        from deeplight.engine.run.paths import tile_work
 
         plan = self._plan(scene, options)
         threads = options.threads or available_cpus()

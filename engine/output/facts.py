@@ -74,25 +74,41 @@ class Facts:
     ) -> Facts:
         """lr, valid, seen: (h, w), NTL, its mask, and what the sensor would see of the output. radiance, layers: (8h,
         8w), NaN = nodata, and `layers_present`. corner: (row, col) of the region in LR pixels of the scene."""
-        known = lr[valid != 0].astype(np.float64)
-        light = np.maximum(known, 0)
         hr_valid = np.repeat(np.repeat(valid != 0, SCALE, 0), SCALE, 1)
 
         def count(where: NDArray[np.bool_]) -> int:
             return int(np.count_nonzero(where & hr_valid))
 
+        counts = {
+            "dmo": count(layers & _BITS["dmo"] != 0),
+            "dem": count(layers & _BITS["dem"] != 0),
+            "ntl_alone": count(layers == 0),
+            "clamped": clamped,
+            "light": float(np.nansum(radiance, dtype=np.float64)),
+            "largest": float(np.nanmax(radiance)) if valid.any() else 0.0,
+        }
+        return cls.counted(lr, valid, seen, counts, corner)
+
+    @classmethod
+    def counted(
+        cls, lr: Array, valid: Mask, seen: Array, counts: Mapping[str, float], corner: tuple[int, int]
+    ) -> Facts:
+        """As `of`, from what was counted over the valid HR pixels: dmo, dem, ntl_alone, clamped, light (the sum of
+        radiance) and largest."""
+        known = lr[valid != 0].astype(np.float64)
+        light = np.maximum(known, 0)
         lit, moved = block_changes(lr, valid, seen, corner)
         return cls(
             valid=known.size * SCALE**2,
-            dmo=count(layers & _BITS["dmo"] != 0),
-            dem=count(layers & _BITS["dem"] != 0),
-            ntl_alone=count(layers == 0),
-            clamped=clamped,
+            dmo=int(counts["dmo"]),
+            dem=int(counts["dem"]),
+            ntl_alone=int(counts["ntl_alone"]),
+            clamped=int(counts["clamped"]),
             lights_in=float(known.sum()),
             lights_in_clamped=float(light.sum()),
             # An HR pixel covers 1/64 of an LR pixel: so the two sums compare.
-            lights_out=float(np.nansum(radiance, dtype=np.float64)) / SCALE**2,
-            largest=float(np.nanmax(radiance)) if known.size else 0.0,
+            lights_out=counts["light"] / SCALE**2,
+            largest=counts["largest"],
             lit_blocks=lit,
             moved_blocks=moved,
             lights_compact=compact_light(lr, valid),

@@ -53,16 +53,17 @@ class Daytime:
         self.slots = {slot: bands[slot] for slot in DMO_SLOTS if slot in bands}
         self.layers = tuple(layer for _, layer in files)
         self.share = min(layer.overlap.share for layer in self.layers)
-        self._channels = [[DMO_SLOTS.index(slot) for slot in slots] for slots, _ in files]
+        self.channels = [[DMO_SLOTS.index(slot) for slot in slots] for slots, _ in files]
+        """The slots' places in DMO_SLOTS, by file."""
 
     def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
         """Reflectance (7, H, W) by slot and the mask (H, W) of pixels where every file is valid; 0 elsewhere and in
         slots without a band. The window may leave the files. Arrays of any content, the mask of any dtype."""
-        if self._channels == [list(range(len(values)))]:
+        if self.channels == [list(range(len(values)))]:
             self.layers[0].read_into(hr_window, values, mask)
             return
         values[:], mask[:] = 0, 1
-        for channels, layer in zip(self._channels, self.layers, strict=True):
+        for channels, layer in zip(self.channels, self.layers, strict=True):
             values[channels], valid = layer.read(hr_window)
             mask *= valid
         if len(self.layers) > 1:

@@ -54,7 +54,7 @@ def to_physical(
         )
     if mask is not None and mask.shape != raw.shape[1:]:
         raise ValueError(f"mask has shape {mask.shape}, raw {raw.shape}")
-    sentinels = np.array([_sentinel(value, raw.dtype) for value in nodata], np.float64)
+    sentinels = np.array([sentinel(value, raw.dtype) for value in nodata], np.float64)
     if accel.NATIVE is None:
         return _to_physical_numpy(raw, scale, offset, sentinels, mask)
     known = None if mask is None else as_mask(mask)
@@ -82,7 +82,7 @@ def _supported(raw: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(raw, dtype)
 
 
-def _sentinel(nodata: float | None, dtype: np.dtype[Any]) -> float:
+def sentinel(nodata: float | None, dtype: np.dtype[Any]) -> float:
     """The nodata value as `dtype` holds it, NaN where there is none to compare with."""
     if nodata is None or np.isnan(nodata):
         return float("nan")

@@ -15,6 +15,7 @@ from deeplight.engine.raster.convert import Floats, Mask, to_physical
 from deeplight.engine.raster.extents import Overlap
 from deeplight.engine.raster.georeference import PLACED
 from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.mesh import Doubles, full_turn
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.warp import Warper, area_mean, decimated, decimation, goes_round, with_neighbours
 
@@ -193,6 +194,29 @@ class AuxLayer(Layer):
                 else:  # no pixel is valid in two of them
                     values[:, rows] += part
                     mask[rows] += known
+
+    def source_window(self, hr_window: Window) -> Window | None:
+        """Of the layer's own grid (decimated by `factors`), the pixels that HR pixels are made from."""
+        return self._warper.source_window(hr_window)
+
+    def read_own(self, source: Window) -> tuple[Floats, Mask]:
+        """Physical values (C, h, w) and mask (h, w) of pixels of the layer's own grid, in memory that the thread's
+        next read overwrites. Not for a layer that goes round."""
+        return self._read_means(source)
+
+    def nodes(self, hr_window: Window, step: int) -> Doubles:
+        """See Warper.nodes."""
+        return self._warper.nodes(hr_window, step)
+
+    def least_step(self, hr_window: Window) -> int:
+        """See Warper.least_step."""
+        return self._warper.least_step(hr_window)
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether the columns of the layer may start again within a window: it reaches over half the Earth or more."""
+        grid = self._grid
+        return self._round or abs(grid.transform.a) * grid.width > full_turn(grid.crs) / 2 > 0
 
     def _strips(self, hr_window: Window) -> list[tuple[Window, list[Window]]]:
         """Parts of a window that are read one after the other, each with the windows of the layer behind it.

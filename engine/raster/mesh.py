@@ -63,6 +63,18 @@ class Mesh:
             found: Doubles = left + v * (right - left)
         return found
 
+    def nodes_at(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> Doubles:
+        """As `at`, but a pixel on an edge of a cell depends on that edge alone, not on the cell behind it."""
+        i, ty = np.divmod(rows - self.row, self.step)
+        j, tx = np.divmod(cols - self.col, self.step)
+        u, v = (ty / self.step)[:, None], (tx / self.step)[None, :]
+        upper, lower = self.nodes[:, i], self.nodes[:, i + 1]
+        with np.errstate(invalid="ignore"):
+            down = np.where(u == 0, upper[:, :, j], upper[:, :, j] + u * (lower[:, :, j] - upper[:, :, j]))
+            beside = upper[:, :, j + 1] + u * (lower[:, :, j + 1] - upper[:, :, j + 1])
+            beside = np.where(u == 0, upper[:, :, j + 1], beside)
+            return np.where(v == 0, down, down + v * (beside - down))
+
     def corners(self, part: Window) -> Doubles:
         """Coordinates that bound those of all pixels of `part` (inside this block): extremes lie at cells'
         corners."""

@@ -149,13 +149,12 @@ class Scene:
         inputs["dmo_bands"][0, self._channels] = 1
         inputs["psf"][:], inputs["limits"][:] = self.psf, self.limits
         hr_window = window.scaled(SCALE)
-        layers: dict[str, Daytime | AuxLayer | None] = {"dmo": self._dmo, "dem": self._dem}
-        for name, layer in layers.items():
+        for name in ("dmo", "dem"):
             values, mask = inputs[name][0], inputs[f"{name}_valid"][0, 0]
-            if layer is None:
-                values[:], mask[:] = 0, 0
+            if name in self.auxiliary:
+                self.auxiliary[name].read_into(hr_window, values, mask)
             else:
-                layer.read_into(hr_window, values, mask)
+                values[:], mask[:] = 0, 0
         return inputs
 
     def read_ntl(self, window: Window) -> tuple[Floats, Mask]:
@@ -203,6 +202,12 @@ class Scene:
             "dmo": None if self._dmo is None else self._dmo.share,
             "dem": None if self._dem is None else self._dem.overlap.share,
         }
+
+    @property
+    def auxiliary(self) -> dict[str, Daytime | AuxLayer]:
+        """The layers beside NTL that were given, of "dmo" and "dem"."""
+        both: dict[str, Daytime | AuxLayer | None] = {"dmo": self._dmo, "dem": self._dem}
+        return {name: layer for name, layer in both.items() if layer is not None}
 
     @property
     def ntl_raster(self) -> Raster:

@@ -99,7 +99,8 @@ class Raster:
     dtype: of `read` over all data bands. path: of the file, or the first piece. size_bytes: of all pieces together;
     both None for a remote one. pieces: names of the files that a pattern found. tags: metadata
     items of the dataset. block_shape: (rows,
-    columns) decoded at once; pixel_bytes: of one pixel in such a block, all bands that are decoded with it.
+    columns) decoded at once; masked: whether the file has a mask beyond nodata; pixel_bytes: of one pixel in
+    such a block, all bands that are decoded with it.
     cache_mb: GDAL's block cache while this raster is read. bytes_read: from the file by `read` so far, where
     the system counts them. Per file band, index
     = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units, band_tags, band_names (common name
@@ -180,10 +181,15 @@ class Raster:
         self._located = replace(self._located, dataset=self._memory.name)
 
     def read(
-        self, window: Window, bands: Sequence[int], scratch: Scratch | None = None
+        self,
+        window: Window,
+        bands: Sequence[int],
+        scratch: Scratch | None = None,
+        into: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
         """Raw pixels (C, h, w) of these 1-based bands in file dtype, and the file's own mask (h, w), nonzero
-        = valid. scratch: may hold the pixels, which are then gone with the thread's next read.
+        = valid. scratch: may hold the pixels, which are then gone with the thread's next read. into: takes them, of any
+        strides, where the bands have one dtype.
 
         The mask is None where the file has none beyond nodata. `window` lies inside the raster (ValueError).
         Raises DeepLightError, naming file and window, where the pixels cannot be decoded.
@@ -195,13 +201,15 @@ class Raster:
         with self._env(), self._reading(window), self._counted():
             handle = self._handle()
             if len(set(dtypes)) == 1:
-                out = scratch.take("raw", (len(bands), *window.shape), dtypes[0]) if scratch else None
+                out = into
+                if out is None and scratch is not None:
+                    out = scratch.take("raw", (len(bands), *window.shape), dtypes[0])
                 raw = handle.read(list(bands), window=pixels, out=out)
             else:  # rasterio reads several bands at once only of one type
                 raw = np.stack(
                     [handle.read(band, window=pixels) for band in bands], dtype=np.result_type(*dtypes)
                 )
-            mask = handle.read_masks(self.bands[0], window=pixels) if self._has_mask else None
+            mask = handle.read_masks(self.bands[0], window=pixels) if self.masked else None
         return raw, mask
 
     @contextmanager
@@ -299,7 +307,7 @@ class Raster:
         self.band_names = tuple(_band_name(dataset, b) for b in dataset.indexes)
         self.wavelengths = tuple(_wavelength(dataset, b) for b in dataset.indexes)
         flags = {flag.name for flag in dataset.mask_flag_enums[self.bands[0] - 1]}
-        self._has_mask = bool(flags & {"per_dataset", "alpha"})
+        self.masked = bool(flags & {"per_dataset", "alpha"})
         if self.size_bytes is not None and self.driver != "VRT":
             check_blocks(self.what, self.name, dataset, self.size_bytes)
 

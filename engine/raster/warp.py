@@ -14,7 +14,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster import accel
 from deeplight.engine.raster.convert import Floats, Mask, as_mask
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.raster.mesh import Doubles, Mesh, Meshes, full_turn
+from deeplight.engine.raster.mesh import BLOCK, Doubles, Mesh, Meshes, full_turn
 
 HALF = np.float32(0.499999)
 """Sum of weights from which a resampled pixel is valid: one half, less the rounding of four float32
@@ -66,6 +66,28 @@ class Warper:
         cut = int(np.argmax(gaps)) + 1
         parts = [self._window(b[:2], b[2:]) for b in (boxes[:, :cut], boxes[:, cut:])]
         return [part for part in parts if part is not None]
+
+    def nodes(self, hr_window: Window, step: int) -> Doubles:
+        """Places in `aux` of every `step`-th HR pixel of `hr_window`, and of the first beyond it: (2, n, m), rows and
+        columns, NaN where there is none.
+
+        step: a power of two that divides the window's corner and sides. Between these nodes coordinates are bilinear,
+        and the same as the mesh's wherever that has nodes at least `step` apart; a node's bits depend on no window.
+        """
+        found = np.empty((2, hr_window.height // step + 1, hr_window.width // step + 1))
+        reached = Window(hr_window.row, hr_window.col, hr_window.height + 1, hr_window.width + 1)
+        for mesh in self._meshes.covering(reached):
+            part = mesh.window.shared_with(reached)
+            rows = np.arange(-(-part.row // step) * step, part.row + part.height, step)
+            cols = np.arange(-(-part.col // step) * step, part.col + part.width, step)
+            if rows.size and cols.size:
+                i, j = (rows[0] - reached.row) // step, (cols[0] - reached.col) // step
+                found[:, i : i + rows.size, j : j + cols.size] = mesh.nodes_at(rows, cols)
+        return found
+
+    def least_step(self, hr_window: Window) -> int:
+        """The smallest distance of mesh nodes behind a window, in HR pixels."""
+        return min((mesh.step for mesh in self._meshes.covering(hr_window)), default=BLOCK)
 
     def _window(self, lowest: Doubles, highest: Doubles) -> Window | None:
         """The pixels around places between those of `lowest` and `highest`, (2, n) each."""

@@ -18,6 +18,7 @@ from typing import Any, Self
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.stream import DROPPED, POLL_S, Stage, Stopped, Stream
+from deeplight.engine.runtime.device import DeviceFailed
 
 TRIES = 3
 """Workers that a tile may fail on before it is put into quarantine."""
@@ -211,8 +212,9 @@ class LocalExecutor(Executor):
     """Threads of this process: readers → device → writers, joined by bounded queues.
 
     read: core → tile. infer: tile → tile, from `streams` threads. write: tile → None; its errors other than
-    TileFailed end the run. A reader that takes longer than timeout_s (a network disk that hangs) is left
-    behind and its tile tried by another thread; a model or a disk that does ends the run.
+    TileFailed end the run. ahead: tiles that may wait for a writer. A reader that takes longer than timeout_s (a
+    network disk that hangs) is left behind and its tile tried by another thread; a model or a disk that does ends the
+    run.
     """
 
     def __init__(
@@ -224,6 +226,7 @@ class LocalExecutor(Executor):
         readers: int = 1,
         streams: int = 1,
         writers: int = 1,
+        ahead: int = 1,
         timeout_s: float | None = TILE_TIMEOUT_S,
         on_stop: Callable[[], None] | None = None,
     ) -> None:
@@ -242,7 +245,7 @@ class LocalExecutor(Executor):
             Stage("write", self._end, writers),
         ]
         # A tile that was read waits in its reader's hands: one more would cost its memory and gain nothing.
-        self._stream = Stream(self._inbox, self.stages, depths=(streams - 1, 1), on_stop=on_stop)
+        self._stream = Stream(self._inbox, self.stages, depths=(streams - 1, ahead), on_stop=on_stop)
         self._stream.start()
 
     def submit(self, task: Task) -> None:
@@ -277,7 +280,7 @@ class LocalExecutor(Executor):
             try:
                 return Job(job.task, work(job))
             except expected as error:
-                if isinstance(error, InputError):
+                if isinstance(error, InputError | DeviceFailed):
                     raise
                 if self._settle(job):
                     self._outcomes.put(Outcome(job.task, threading.current_thread().name, error))

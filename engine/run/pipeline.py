@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.machine import available_cpus, available_memory, bytes_moved
 from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.core.spec import SCALE
@@ -27,6 +24,7 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.ordering import Order, choose_order, tasks
+from deeplight.engine.run.paths import open_model, tile_work
 from deeplight.engine.run.preparation import (
     check_complete,
     check_request,
@@ -35,21 +33,17 @@ from deeplight.engine.run.preparation import (
     remove_beside_leftovers,
     valid_share,
 )
-from deeplight.engine.run.products import Products
 from deeplight.engine.run.report import RunReport, make_report, write_report
 from deeplight.engine.run.result import RunResult, Tally
 from deeplight.engine.run.seams import SeamCheck, verify_seams
-from deeplight.engine.run.tiling import TilePlan, reader_count
+from deeplight.engine.run.tiling import Crew, TilePlan
 from deeplight.engine.run.work import Array, Tile, TileWork
 from deeplight.engine.runtime.artifact import Artifact, load_artifact
-from deeplight.engine.runtime.backends import open_backend
 
 if TYPE_CHECKING:
     from deeplight.engine.output.packs import OutputSpec, PackStore
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.runtime.backends.base import Backend
-
-_WRITERS = 2
 
 
 def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | None:
@@ -118,37 +112,6 @@ def check(
         progress.log(f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}")
 
 
-def open_model(options: RunOptions, artifact: Artifact, precision: str, threads: int) -> Backend:
-    """The model in a precision, on the backend and device that were asked for."""
-    name, device = options.backend, options.device
-    return open_backend(
-        name, artifact, precision=precision, device=device, threads=threads, compiling=options.compiling
-    )
-
-
-def tile_work(
-    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, plan: TilePlan, threads: int
-) -> TileWork:
-    """What decides pixels; the model in fp32 is opened when a tile needs it."""
-    manifest = artifact.manifest
-    return TileWork(
-        scene,
-        backend,
-        manifest,
-        plan.halo,
-        Products(options.bands, manifest, scene.ceiling, options.conserve_radiance),
-        (lambda: open_in_fp32(options, artifact, threads)) if options.precision != "fp32" else None,
-    )
-
-
-def open_in_fp32(options: RunOptions, artifact: Artifact, threads: int) -> Backend:
-    """The model in fp32 where it is asked to run, or on the CPU where that has only the reduced precision."""
-    try:
-        return open_model(options, artifact, "fp32", threads)
-    except InputError:
-        return open_backend("auto", artifact, device="cpu", threads=threads)
-
-
 def beside(options: RunOptions, scene: Scene, spec: OutputSpec) -> None:
     """The quicklook and the STAC item, where they are asked for."""
     if options.quicklook is not None:
@@ -174,9 +137,15 @@ def check_all_done(quarantined: Sequence[Quarantined]) -> None:
 
 
 def counting(
-    tile: Tile, pixels: Array, seen: Array, layers: NDArray[np.uint8], clamped: Callable[[Array], int]
+    tile: Tile, pixels: Array, seen: Array, clamped: Callable[[Array], int]
 ) -> Callable[[Window], Facts]:
     """What counts parts of a finished tile, each in HR pixels of the scene. clamped: of pixels, see BlockCodec."""
+    counts, layers = tile.counts, tile.layers
+    if layers is None:
+        # the device has counted the core, which lies in one pack
+        assert counts is not None
+        corner = (tile.core.row, tile.core.col)
+        return lambda _: Facts.counted(tile.lr, tile.valid, seen, counts, corner)
 
     def count(part: Window) -> Facts:
         rows, cols = part.slices_in(tile.core.scaled(SCALE))
@@ -213,7 +182,7 @@ class Run:
         self.seams: SeamCheck | None = None
         self.seconds = {"stream": 0.0, "assemble": 0.0}
         self.filler = PackFiller(store, lambda key, size: events.emit("pack", key=key, bytes=size))
-        self.readers = reader_count(threads) if plan.core else 1
+        self.crew = work.crew(threads) if plan.core else Crew(1, 1)
         self.order = self._order()
         self.executor: LocalExecutor | None = None
 
@@ -238,7 +207,7 @@ class Run:
         return RunResult(
             plan=self.plan,
             order=self.order,
-            readers=self.readers,
+            readers=self.crew.readers,
             threads=self.threads,
             tally=self.tally,
             facts=self.filler.facts,
@@ -256,7 +225,7 @@ class Run:
 
         order = Order(self.scene.grid.width, CACHE_MB)
         if self.plan.core is not None:
-            order = choose_order(self.scene, self.plan, self.readers, CACHE_MB, available_memory())
+            order = choose_order(self.scene, self.plan, self.crew.readers, CACHE_MB, available_memory())
         self.scene.prepare_reading(order.cache_mb)
         return order
 
@@ -274,9 +243,10 @@ class Run:
                 self.work.read,
                 self.work.compute,
                 self.write,
-                readers=self.readers,
+                readers=self.crew.readers,
                 streams=self.plan.streams,
-                writers=_WRITERS if self.plan.core else 1,
+                writers=self.crew.writers,
+                ahead=self.crew.ahead,
                 on_stop=self.work.cancel,
                 **({} if self.plan.core else {"timeout_s": None}),
             )
@@ -290,7 +260,9 @@ class Run:
             if self.filler.pending:
                 yield Task(Window(0, 0, self.scene.grid.height, self.scene.grid.width))
             return
-        yield from tasks(self.filler.pending_windows(self.plan.pack), self.plan, self.order, self.readers)
+        yield from tasks(
+            self.filler.pending_windows(self.plan.pack), self.plan, self.order, self.crew.readers
+        )
 
     def note(self, outcome: Outcome) -> None:
         """Say what became of a tile."""
@@ -304,13 +276,17 @@ class Run:
 
     def write(self, tile: Tile) -> None:
         """Mask and check a tile's pixels, hand them to its packs."""
+        with self.work.collected(tile) as collected:
+            self._store(collected)
+
+    def _store(self, tile: Tile) -> None:
         core = tile.core
         pixels = self.work.finish(tile)
-        if pixels is None or tile.window is None or tile.layers is None or tile.seen is None:
+        if pixels is None or tile.window is None or tile.seen is None:
             self.filler.add(core.scaled(SCALE), None)
             self.tally.skip()
         else:
-            facts = counting(tile, pixels, tile.seen, tile.layers, self.store.spec.codec.clamped)
+            facts = counting(tile, pixels, tile.seen, self.store.spec.codec.clamped)
             self.filler.add(core.scaled(SCALE), pixels, facts)
             computed = tile.window.height * tile.window.width
             self.tally.add(tile.lr.size, computed, valid_area_km2(self.scene.grid, core, tile.valid))
@@ -338,7 +314,7 @@ class Run:
             return ""
         with self.progress, self._timed("cause"):
             self.progress.start(PLACES, "places", "looking for what moved the light")
-            return moved_by_daytime(self.work, self.progress.advance)
+            return moved_by_daytime(self.work.host, self.progress.advance)
 
     def assemble(self) -> None:
         """Make the output from the packs. Raises DeepLightError where --verify-seams finds a difference."""

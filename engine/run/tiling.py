@@ -87,6 +87,20 @@ def parse_tiles(text: str) -> TileRequest:
     return TileRequest(int(match[1]), None if match[2] is None else int(match[2]))
 
 
+@dataclass(frozen=True)
+class Crew:
+    """How many threads read and write, and how many finished tiles may wait between the model and the writers."""
+
+    readers: int
+    writers: int
+    ahead: int = 1
+
+    @property
+    def tiles(self) -> int:
+        """Tiles that they hold together at most, with the one that is being computed."""
+        return self.readers + 1 + self.ahead + self.writers
+
+
 def reader_count(threads: int) -> int:
     """Readers beside a model that has `threads` threads on the same CPUs: reading takes a small part of it.
 
@@ -158,6 +172,22 @@ def tile_window(core: Window, halo: int, manifest: Manifest, size: tuple[int, in
     row, rows = _span(core.row, core.height, halo, manifest, height)
     col, cols = _span(core.col, core.width, halo, manifest, width)
     return Window(row, col, rows, cols)
+
+
+def fixed_window(core: Window, side: int, halo: int, manifest: Manifest, size: tuple[int, int]) -> Window:
+    """As `tile_window` of a scene, and of one size for all cores of at most `side` LR pixels: where it would leave the
+    scene, and for smaller cores, it moves inwards. A scene smaller than it is shown whole."""
+    m = manifest.multiple_lr
+    length = max(_round_up(side + 2 * halo, m) + (m if m > 1 else 0), _round_up(manifest.min_lr, m))
+    edge = min(halo, EDGE)
+    spans = []
+    for start, scene in ((core.row, size[0]), (core.col, size[1])):
+        lowest, highest = -edge // m * m, _round_up(scene + edge, m)
+        first = max(lowest, min((start - halo) // m * m, highest - length))
+        least = max(min(length, highest - first), _round_up(manifest.min_lr, m))
+        spans.append((first, least))
+    (row, height), (col, width) = spans
+    return Window(row, col, height, width)
 
 
 def _span(start: int, length: int, halo: int, manifest: Manifest, scene: int | None) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ from deeplight.engine.output.facts import layers_present
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.run.executor import TileFailed
 from deeplight.engine.run.products import Products
-from deeplight.engine.run.tiling import tile_window
+from deeplight.engine.run.tiling import Crew, reader_count, tile_window
 from deeplight.engine.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.run.device_path import Meter
     from deeplight.engine.runtime.backends.base import Backend
 
 Array = NDArray[np.float32]
@@ -33,7 +35,7 @@ class Tile:
     lr, valid: its NTL (h, w), physical, and mask. window, inputs: what the model is given; None where the core
     is all nodata. memory: that holds the inputs, of TileWork's pool. pixels: the result, (bands, 8h, 8w), not masked
     yet. layers: which layers they were made from, as facts.layers_present. seen: what the sensor would see of the
-    radiance, (h, w).
+    radiance, (h, w). counts: over the valid HR pixels, as forms.COUNTS, where the device has made them.
     """
 
     core: Window
@@ -45,6 +47,7 @@ class Tile:
     pixels: Array | None = None
     layers: NDArray[np.uint8] | None = None
     seen: Array | None = None
+    counts: Mapping[str, float] | None = None
 
 
 class BadPixels(TileFailed):
@@ -76,6 +79,25 @@ class TileWork:
         self._bad: set[Window] = set()
         self._lock, self._again = threading.Lock(), threading.Lock()
 
+    @property
+    def host(self) -> TileWork:
+        """What computes single places on the host's path, whose tiles hold the model's inputs."""
+        return self
+
+    @property
+    def meter(self) -> Meter | None:
+        """What a device path measures of itself."""
+        return None
+
+    def crew(self, threads: int) -> Crew:
+        """How many threads read and write."""
+        return Crew(reader_count(threads), 2)
+
+    @contextmanager
+    def collected(self, tile: Tile) -> Iterator[Tile]:
+        """A computed tile with its pixels, once they are there. They may be gone at the end."""
+        yield tile
+
     def close(self) -> None:
         """Close the model that `compute` opened in fp32, let go of the inputs' memory. The model given stays open."""
         self._pool = InputPool()
@@ -103,7 +125,7 @@ class TileWork:
         """The bands of the core, the halo cut off."""
         if tile.window is None or tile.inputs is None:
             return tile
-        if tile.core in self._bad:
+        if self.was_bad(tile.core):
             with self._again:
                 outputs = self._in_fp32().run(tile.inputs, self.products.model_outputs)
         else:
@@ -122,13 +144,20 @@ class TileWork:
         if tile.pixels is None:
             return None
         pixels = masked(tile.pixels, tile.valid)
-        if pixels is not None:
-            return pixels
-        core = tile.core
+        if pixels is None:
+            raise self.bad(tile.core)
+        return pixels
+
+    def was_bad(self, core: Window) -> bool:
+        """Whether a tile's numbers were bad already, so that it is computed in fp32."""
+        return core in self._bad
+
+    def bad(self, core: Window) -> BadPixels:
+        """What is raised for a tile with bad numbers; the next try is in fp32."""
         with self._lock:
             final = core in self._bad
             self._bad.add(core)
-        raise BadPixels(
+        return BadPixels(
             f"{self.manifest.name} gave values that are not finite or below zero in the tile at row {core.row}, "
             f"column {core.col} of {core.height}×{core.width} LR pixels: "
             f"check the scales of the inputs there, or use another model or --precision fp32",
@@ -141,11 +170,15 @@ class TileWork:
         Raises BadPixels where its numbers are bad in fp32, too.
         """
         try:
-            return self.finish(self.compute(self.read(core)))
+            return self._pixels(core)
         except BadPixels as error:
             if error.final:
                 raise
-        return self.finish(self.compute(self.read(core)))
+        return self._pixels(core)
+
+    def _pixels(self, core: Window) -> Array | None:
+        with self.collected(self.compute(self.read(core))) as tile:
+            return self.finish(tile)
 
     def _in_fp32(self) -> Backend:
         with self._lock:

@@ -116,7 +116,7 @@ def test_a_backend_that_cannot_be_opened_leaves_the_threads(
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("deeplight.engine.runtime.backends.torch_backend.computing", fail)
+    monkeypatch.setattr("deeplight.engine.runtime.backends.torch_backend.Computing", fail)
     before = torch.get_num_threads()
     with pytest.raises(MemoryError):
         open_backend("torch", load_artifact(exported.path), threads=before + 1)

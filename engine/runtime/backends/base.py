@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,22 @@ from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
 
 if TYPE_CHECKING:
     from deeplight.engine.runtime.artifact import Artifact
+    from deeplight.engine.runtime.device import Device
 
 Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A model that computes in the device's own memory, for the device path.
+
+    compute: the tensors of spec.INPUTS on the device, in order → those of spec.OUTPUTS; it may be captured in a graph.
+    implementation: of the kernels that go before it.
+    """
+
+    device: Device
+    compute: Callable[[Sequence[Any]], Sequence[Any]]
+    implementation: Any = "auto"
 
 
 class Backend(ABC):
@@ -77,6 +92,14 @@ class Backend(ABC):
     def origins(self) -> dict[str, str]:
         """What decides bits besides versions and the model, by name: the GPU, a file made for it. Empty on a CPU."""
         return {}
+
+    def fallbacks(self) -> dict[str, str]:
+        """Tile shapes that run uncompiled although a compiler was asked, as text, and why. They give other bits."""
+        return {}
+
+    def resident(self) -> Resident | None:
+        """The model for the device path; None where the runtime takes tiles from the host alone."""
+        return None
 
     def cancel(self) -> None:  # noqa: B027
         """Ask a `run` in another thread to stop early; it then raises DeepLightError. May do nothing."""

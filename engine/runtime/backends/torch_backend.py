@@ -21,7 +21,8 @@ from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends import cuda_index
-from deeplight.engine.runtime.backends.base import Array, Backend
+from deeplight.engine.runtime.backends.base import Array, Backend, Resident
+from deeplight.engine.runtime.cuda_device import CudaDevice
 from deeplight.engine.runtime.models import load_network
 from deeplight.kernels import launch, table
 from deeplight.kernels.dispatch import never_interpreted
@@ -44,6 +45,7 @@ class TorchBackend(Backend):
         self.device = str(device)
         self._on_gpu = self.compiles = device.type == "cuda"
         self._threads_before = threads_before
+        self._place, self._resident = device, compute
         self._compute = _Graphs(compute, device) if self._on_gpu else compute
         self._cancelled = False
 
@@ -61,7 +63,7 @@ class TorchBackend(Backend):
         network, before = load_network(artifact), torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            return cls(computing(network, precision, place, compiling=compiling), place, before)
+            return cls(Computing(network, precision, place, compiling=compiling), place, before)
         except BaseException:
             torch.set_num_threads(before)
             raise
@@ -97,6 +99,14 @@ class TorchBackend(Backend):
         gpu = torch.cuda.get_device_properties(torch.device(self.device))
         return {"the GPU": f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}"}
 
+    def fallbacks(self) -> dict[str, str]:
+        """See Backend.fallbacks."""
+        return dict(getattr(self._resident, "fallbacks", {}))
+
+    def resident(self) -> Resident | None:
+        """See Backend.resident."""
+        return Resident(CudaDevice(self._place), self._resident) if self._on_gpu else None
+
     def cancel(self) -> None:
         """Refuse all further runs."""
         self._cancelled = True
@@ -115,21 +125,29 @@ def cpu_has_bf16() -> bool:
     return bool(flags & _BF16_FLAGS)
 
 
-def computing(model: DeepLightSR, precision: str, device: torch.device, *, compiling: bool = True) -> Compute:
+class Computing:
     """The network in a precision, on a device, as a function of the tensors of `spec.INPUTS`.
 
     compiling: on CUDA, let Inductor fuse what is between the kernels (`network.compiled`).
     """
-    placed = in_precision(model, precision).to(device)
-    placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = compiled(placed, device) if compiling else placed
 
-    def compute(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def __init__(
+        self, model: DeepLightSR, precision: str, device: torch.device, *, compiling: bool = True
+    ) -> None:
+        placed = in_precision(model, precision).to(device)
+        placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._run = compiled(placed, device) if compiling else placed
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The network's outputs."""
         with never_interpreted():
-            result: Sequence[Tensor] = run(*(_channels_last(x) for x in inputs))
+            result: Sequence[Tensor] = self._run(*(_channels_last(x) for x in inputs))
         return result
 
-    return compute
+    @property
+    def fallbacks(self) -> dict[str, str]:
+        """See Compiled.fallbacks."""
+        return getattr(self._run, "fallbacks", {})
 
 
 def _channels_last(x: Tensor) -> Tensor:

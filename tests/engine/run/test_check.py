@@ -15,7 +15,7 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.run.check import SIDE, check_scene, places
 from deeplight.engine.run.options import RunOptions
-from deeplight.engine.run.pipeline import open_in_fp32, open_model
+from deeplight.engine.run.paths import open_in_fp32, open_model
 from deeplight.engine.runtime.artifact import load_artifact, write_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.engine.runtime.compare import difference

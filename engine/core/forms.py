@@ -1,0 +1,118 @@
+"""How a layer reaches a device: as the file's own pixels on their own grid, or prepared on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from deeplight.engine.core.layout import Layout, Part
+from deeplight.engine.core.spec import SCALE
+
+LATTICE = 8
+"""HR pixels between the nodes of a tile's coordinates: an LR pixel, so that nodes lie alike in every tile."""
+
+Kind = Literal["raw", "own", "hr"]
+
+
+@dataclass(frozen=True)
+class LayerForm:
+    """One layer of a tile as it is sent.
+
+    kind: "raw", pixels (h, w, stride) as in the file; "own", physical float32 pixels on the layer's own grid, for types
+    that no kernel reads and where pixels finer than HR pixels were averaged; "hr", physical float32 on the HR grid.
+    channels: the network's, of each band that is sent. shape: room for pixels of the own grid, (h, w). dtype:
+    of `raw`. gain, bias, sentinels (NaN: none) of each band and limits (low, high) say what is valid in `raw`:
+    see raster.layers.Layer. masked: whether a mask comes with the pixels. step: HR pixels between mesh nodes.
+    """
+
+    kind: Kind
+    channels: tuple[int, ...]
+    shape: tuple[int, int] = (0, 0)
+    dtype: str = "float32"
+    gain: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+    sentinels: tuple[float, ...] = ()
+    limits: tuple[float, float] | None = None
+    masked: bool = True
+    step: int = LATTICE
+
+    @property
+    def stride(self) -> int:
+        """Elements of a pixel: bands are filled up to 8, which makes a read of 16 or 32 bytes."""
+        return 1 if len(self.channels) == 1 else 8
+
+    def parts(self, name: str, height: int, width: int) -> Iterator[Part]:
+        """What is sent for a tile of height × width LR pixels."""
+        high, wide = SCALE * height, SCALE * width
+        if self.kind == "hr":
+            yield Part(f"{name}.values", (len(self.channels), high, wide), "float32")
+            yield Part(f"{name}.mask", (high, wide), "uint8")
+            return
+        nodes = (2, high // self.step + 1, wide // self.step + 1)
+        yield Part(f"{name}.pixels", (*self.shape, self.stride), self.dtype)
+        # rows and columns that are filled: what lies beyond is left from another tile
+        yield Part(f"{name}.extent", (2,), "int32")
+        yield Part(f"{name}.whole", nodes, "int32")
+        yield Part(f"{name}.fraction", nodes, "float32")
+        if self.masked:
+            yield Part(f"{name}.mask", self.shape, "uint8")
+
+
+@dataclass(frozen=True)
+class Conserving:
+    """How radiance is brought into agreement with the lights: see run.conserve."""
+
+    powers: tuple[float, ...]
+    around: int
+    even_share: float
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to come back of every tile.
+
+    bands: extra bands, of run.options.EXTRA_BANDS. conserving: None without --conserve-radiance. psf, limits: see
+    spec.INPUTS. ceiling, radius, far: from which NTL value a pixel is saturated, how far holes are felt in LR pixels,
+    and from which offset on it counts as pressed against its bound (run.quality). holds: lowest and highest radiance
+    that the output's type holds, half a step more included.
+    """
+
+    bands: tuple[str, ...]
+    conserving: Conserving | None
+    psf: tuple[float, float]
+    limits: tuple[float, float]
+    ceiling: float
+    radius: int
+    far: float
+    holds: tuple[float, float]
+
+
+COUNTS = ("bad", "dmo", "dem", "ntl_alone", "clamped", "light", "largest")
+"""What is counted over the valid HR pixels of a core, in float64: values that cannot be radiance, pixels that had
+the layers or none, those beyond what the type holds, the sum of radiance and the largest one."""
+EXTRA = {"isp": 1, "offset": 2, "quality": 1, "interval": 2}
+"""Extra band → number of bands that it becomes."""
+
+
+def sent(forms: Mapping[str, LayerForm], height: int, width: int) -> Layout:
+    """What goes to the device for a tile of height × width LR pixels. forms: of "dmo" and "dem", where given.
+
+    ntl, valid: see spec.INPUTS; own: 1 in valid pixels of the core.
+    """
+    lights = [Part(name, (height, width), "float32") for name in ("ntl", "valid", "own")]
+    layers = [part for name, form in forms.items() for part in form.parts(name, height, width)]
+    return Layout([*lights, *layers])
+
+
+def returned(bands: Sequence[str], height: int, width: int) -> Layout:
+    """What comes back of height × width LR pixels: counts (see COUNTS), what the sensor would see, and pixels, float32
+    (n, 8h, 8w), NaN = nodata."""
+    n = 1 + sum(EXTRA[band] for band in bands)
+    return Layout(
+        [
+            Part("counts", (len(COUNTS),), "float64"),
+            Part("seen", (height, width), "float32"),
+            Part("pixels", (n, SCALE * height, SCALE * width), "float32"),
+        ]
+    )

@@ -1,0 +1,191 @@
+"""A whole tile on the device: the files' pixels in, the output's pixels out, in one piece of memory each.
+
+The same steps as on a CPU (raster.layers, the network, run.products, output.facts), written for tensors; all shapes are
+fixed, so that a CUDA graph holds everything between the two copies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deeplight import kernels
+from deeplight.engine.core.forms import LayerForm, Wanted, returned, sent
+from deeplight.engine.core.layout import Layout
+from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, SCALE
+from deeplight.engine.network.compiled import compiled
+from deeplight.engine.network.finished import Finished
+from deeplight.kernels.align.reference import Mesh
+from deeplight.kernels.dispatch import Implementation
+
+Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+_CHANNELS = {"dmo": len(DMO_SLOTS), "dem": 1}
+
+
+def tensors(layout: Layout, memory: Tensor) -> dict[str, Tensor]:
+    """Views of a layout's parts in `memory` (n,), uint8."""
+    return {
+        p.name: memory[layout.starts[p.name] :][: p.bytes].view(getattr(torch, p.dtype)).view(p.shape)
+        for p in layout.parts
+    }
+
+
+class TileProgram:
+    """Tiles of height × width LR pixels. Called without arguments, it works from `memory` to `result`.
+
+    compute: the network, as a function of the tensors of spec.INPUTS. forms: how "dmo" and "dem" are sent, where they
+    are given. slots: 1 for each of spec.DMO_SLOTS that the scene has. memory, result: bytes on the device, laid out as
+    `forms.sent` and `forms.returned`. implementation: of kernels.align.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        forms: Mapping[str, LayerForm],
+        wanted: Wanted,
+        slots: Sequence[int],
+        shape: tuple[int, int],
+        memory: Tensor,
+        result: Tensor,
+        implementation: Implementation = "auto",
+    ) -> None:
+        self._compute, self._shape = compute, shape
+        device = memory.device
+        self._parts = tensors(sent(forms, *shape), memory)
+        self._result = tensors(returned(wanted.bands, *shape), result)
+        self._layers = {name: _Layer(name, form, device, implementation) for name, form in forms.items()}
+        self._finished = compiled(Finished(wanted).to(device).eval(), device)
+
+        def vector(values: Sequence[float]) -> Tensor:
+            return torch.tensor([list(values)], dtype=torch.float32, device=device)
+
+        self._told = {"dmo_bands": vector(slots), "psf": vector(wanted.psf), "limits": vector(wanted.limits)}
+
+    @property
+    def fallbacks(self) -> dict[str, str]:
+        """See Compiled.fallbacks, of what is compiled here beside the network."""
+        found: dict[str, str] = {}
+        for part in (self._finished, *(layer.usable for layer in self._layers.values())):
+            found |= getattr(part, "fallbacks", {})
+        return found
+
+    def __call__(self) -> None:
+        """One tile."""
+        inputs = self.inputs()
+        outputs = self._compute([inputs[spec.name] for spec in INPUTS])
+        own = self._parts["own"][None, None]
+        found = self._finished(*outputs, *(inputs[spec.name] for spec in INPUTS), own)
+        for name, values in zip(("pixels", "seen", "counts"), found, strict=True):
+            self._result[name].copy_(values)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """The network's inputs, physical, batch of 1."""
+        high, wide = (SCALE * n for n in self._shape)
+        found = {"ntl": self._parts["ntl"][None, None], "ntl_valid": self._parts["valid"][None, None]}
+        for name, channels in _CHANNELS.items():
+            if name in self._layers:
+                values, valid = self._layers[name](self._parts, (high, wide))
+                if values.shape[1] < channels:  # bands that the file has, into their slots
+                    places = list(self._layers[name].form.channels)
+                    given, values = values, values.new_zeros(1, channels, high, wide)
+                    values[:, places] = given
+            else:
+                values = found["ntl"].new_zeros(1, channels, high, wide)
+                valid = values[:, :1]
+            found[name], found[f"{name}_valid"] = values, valid
+        return found | self._told
+
+
+class _Layer:
+    """One layer: what was sent → physical values (1, C, 8h, 8w), 0 where invalid, and validity (1, 1, 8h, 8w)."""
+
+    def __init__(
+        self, name: str, form: LayerForm, device: torch.device, implementation: Implementation
+    ) -> None:
+        self.form, self._name, self._implementation = form, name, implementation
+        bands = len(form.channels)
+        gain, bias = (form.gain, form.bias) if form.kind == "raw" else ((1.0,) * bands, (0.0,) * bands)
+        self._gain = torch.tensor([gain], dtype=torch.float32, device=device)
+        self._bias = torch.tensor([bias], dtype=torch.float32, device=device)
+        self.usable = compiled(Usable(form).to(device).eval(), device)
+
+    def __call__(self, parts: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        def part(name: str) -> Tensor:
+            return parts[f"{self._name}.{name}"]
+
+        if self.form.kind == "hr":
+            return part("values")[None], part("mask")[None, None].to(torch.float32)
+        pixels = part("pixels")
+        # Inductor and PyTorch know little of uint16: the same bits as int16
+        bits = pixels.view(torch.int16) if pixels.dtype == torch.uint16 else pixels
+        mask = part("mask") if self.form.masked else torch.ones_like(part("extent"), dtype=torch.uint8)
+        mask = self.usable(bits, part("extent"), mask)
+        out = kernels.align(
+            pixels.permute(2, 0, 1)[None],
+            self._gain,
+            self._bias,
+            mask[None, None],
+            mesh=Mesh(part("whole")[None], part("fraction")[None], 0, 0, self.form.step),
+            size=size,
+            bounds=(-math.inf, math.inf),
+            dtype=torch.float32,
+            implementation=self._implementation,
+        )
+        return out[:, :-1], out[:, -1:]
+
+
+class Usable(nn.Module):
+    """Where all bands of a pixel hold a value: as raster.convert.to_physical and Layer.read_native."""
+
+    gain: Tensor
+    bias: Tensor
+
+    def __init__(self, form: LayerForm) -> None:
+        super().__init__()
+        self._form = form
+        self.register_buffer("gain", torch.tensor(form.gain, dtype=torch.float32))
+        self.register_buffer("bias", torch.tensor(form.bias, dtype=torch.float32))
+
+    def forward(self, pixels: Tensor, extent: Tensor, mask: Tensor) -> Tensor:
+        """pixels: (h, w, stride), uint16 as int16. extent: (2,), rows and columns that are filled. mask: (h, w),
+        nonzero = valid, of any shape where the layer has none. Returns (h, w) uint8."""
+        form = self._form
+        h, w, _ = pixels.shape
+        rows = torch.arange(h, device=pixels.device)[:, None] < extent[0]
+        usable = rows & (torch.arange(w, device=pixels.device)[None, :] < extent[1])
+        if form.masked:
+            usable = usable & (mask != 0)
+        if form.kind == "raw":
+            raw = pixels[..., : len(form.channels)]
+            if form.dtype == "uint16":
+                raw = raw.to(torch.int32) & 0xFFFF
+            for band, wanted in enumerate(form.sentinels):
+                if not math.isnan(wanted):
+                    usable = usable & (raw[..., band] != wanted)
+            values = raw.to(torch.float32) * self.gain + self.bias
+            if form.dtype == "float32":
+                usable = usable & torch.isfinite(values).all(dim=-1)
+            if form.limits is not None:
+                low, high = form.limits
+                usable = usable & ((values >= low) & (values <= high)).all(dim=-1)
+        return usable.to(torch.uint8)
+
+
+def cut(
+    whole: Layout, result: Tensor, part: Layout, target: Tensor, place: tuple[slice, slice]
+) -> Callable[[], None]:
+    """What copies the core out of a tile's result. whole, part: `forms.returned` of the tile and of the core, in the
+    bytes of `result` and `target`. place: of the core in the tile, in LR pixels."""
+    source, wanted = tensors(whole, result), tensors(part, target)
+    rows, cols = place
+    hr = tuple(slice(SCALE * s.start, SCALE * s.stop) for s in place)
+
+    def copy() -> None:
+        wanted["counts"].copy_(source["counts"])
+        wanted["seen"].copy_(source["seen"][rows, cols])
+        wanted["pixels"].copy_(source["pixels"][:, hr[0], hr[1]])
+
+    return copy

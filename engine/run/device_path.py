@@ -1,0 +1,189 @@
+"""The device's side of a run: a program for each tile shape, three streams, and what a tile does on them.
+
+A tile goes up in one copy, through one graph and down in one copy, and nothing on the host waits for it but the thread
+that writes it. Three streams, so that the copies of one tile lie beside the computation of another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.forms import LayerForm, Wanted, returned, sent
+from deeplight.engine.core.layout import Layout
+from deeplight.engine.core.windows import Window
+from deeplight.engine.run.slots import Slot
+from deeplight.engine.runtime.device import DeviceFailed, OutOfDeviceMemory
+
+if TYPE_CHECKING:
+    from deeplight.engine.runtime.backends.base import Resident
+    from deeplight.engine.runtime.device import Graph, Memory
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a program is made for: LR pixels of the tile, and how its layers are sent."""
+
+    height: int
+    width: int
+    forms: tuple[tuple[str, LayerForm], ...]
+
+    @property
+    def sent(self) -> Layout:
+        """What goes up."""
+        return sent(dict(self.forms), self.height, self.width)
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A captured program and the memory that it works in. tile: how it was made, for what it says about itself."""
+
+    graph: Graph
+    memory: Memory
+    result: Memory
+    returned: Layout
+    tile: Any
+
+
+@dataclass
+class Meter:
+    """What the path did, in seconds and bytes; the times on the device are the device's own. From any thread."""
+
+    decode: float = 0.0
+    upload: float = 0.0
+    compute: float = 0.0
+    download: float = 0.0
+    encode: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    tiles: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def add(self, **more: float) -> None:
+        """Add to some of the fields."""
+        with self._lock:
+            for name, value in more.items():
+                setattr(self, name, getattr(self, name) + value)
+
+
+class DevicePath:
+    """Tiles of one scene through one device. `launch` is for one thread at a time; `landed` for several.
+
+    resident: the model on the device. wanted: see forms.Wanted. slots: 1 for each of spec.DMO_SLOTS that there is.
+    """
+
+    def __init__(self, resident: Resident, wanted: Wanted, slots: tuple[int, ...]) -> None:
+        self.device, self.wanted = resident.device, wanted
+        self.meter = Meter()
+        self._resident, self._slots = resident, slots
+        self._up, self._compute, self._down = (self.device.stream() for _ in range(3))
+        self._programs: dict[Shape, _Program] = {}
+
+    def returned(self, window: Window) -> Layout:
+        """What may come back of a tile, at most."""
+        return returned(self.wanted.bands, *window.shape)
+
+    def prepare(self, shape: Shape) -> None:
+        """Make the program of a shape, which takes seconds to a minute. Raises OutOfDeviceMemory, DeviceFailed."""
+        with self.failing(None):
+            self._program(shape)
+
+    def launch(self, slot: Slot, shape: Shape, core: Window, window: Window) -> None:
+        """Put a tile whose pixels lie in `slot.host` on the streams. core, window: in LR pixels. Does not wait."""
+        with self.failing(core):
+            program, events = self._program(shape), slot.events
+            size = shape.sent.size
+            self._up.record(events["up"])
+            self._up.copy(slot.there, slot.host, size)
+            self._up.record(events["arrived"])
+            self._compute.wait(events["arrived"])
+            self._compute.record(events["started"])
+            self._compute.copy(program.memory, slot.there, size)
+            self._compute.replay(program.graph)
+            cut = self._cut(program, slot, core, window)
+            self._compute.run(cut, [program.result], [slot.result])
+            self._compute.record(events["computed"])
+            back = returned(self.wanted.bands, *core.shape).size
+            self._down.wait(events["computed"])
+            self._down.record(events["leaving"])
+            self._down.copy(slot.back, slot.result, back)
+            self._down.record(events["left"])
+            self.meter.add(bytes_up=size, bytes_down=back)
+
+    def landed(self, slot: Slot, core: Window) -> dict[str, Any]:
+        """Wait for a tile: views of forms.returned in `slot.back`, of the core."""
+        events = slot.events
+        with self.failing(core):
+            events["left"].wait()
+            self.device.host_uses(slot.back)
+            pairs = {
+                "upload": ("up", "arrived"),
+                "compute": ("started", "computed"),
+                "download": ("leaving", "left"),
+            }
+            took = {name: events[b].seconds_since(events[a]) for name, (a, b) in pairs.items()}
+            self.meter.add(tiles=1, **took)
+        return returned(self.wanted.bands, *core.shape).arrays(slot.back.array)
+
+    def fallbacks(self) -> dict[str, str]:
+        """What runs uncompiled although it should not, and why."""
+        found: dict[str, str] = {}
+        for program in self._programs.values():
+            found |= program.tile.fallbacks
+        return found
+
+    @contextmanager
+    def failing(self, core: Window | None) -> Iterator[None]:
+        """Errors of the device as one sentence."""
+        try:
+            yield
+        except DeepLightError:
+            raise
+        except (RuntimeError, MemoryError) as error:
+            place = "" if core is None else f" at the tile at row {core.row}, column {core.col}"
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if self.device.out_of_memory(error) or isinstance(error, MemoryError):
+                raise OutOfDeviceMemory(
+                    f"the memory of {self.device.name} did not suffice{place} ({reason}): run the same command with "
+                    "--overwrite and smaller --tiles, or with --resume when others use less of it"
+                ) from error
+            raise DeviceFailed(
+                f"{self.device.name} failed{place} ({reason}); what is finished is kept: run the same command with "
+                "--resume"
+            ) from error
+
+    def _program(self, shape: Shape) -> _Program:
+        if shape not in self._programs:
+            self._programs[shape] = self._capture(shape)
+        return self._programs[shape]
+
+    def _capture(self, shape: Shape) -> _Program:
+        from deeplight.engine.network.tile_program import TileProgram
+
+        size = (shape.height, shape.width)
+        layout = returned(self.wanted.bands, *size)
+        memory, result = self.device.memory(shape.sent.size), self.device.memory(layout.size)
+        forms: Mapping[str, LayerForm] = dict(shape.forms)
+        compute, implementation = self._resident.compute, self._resident.implementation
+        tile = TileProgram(
+            compute, forms, self.wanted, self._slots, size, memory.bytes, result.bytes, implementation
+        )
+        graph = self.device.capture(self._compute, tile, [memory], [result])
+        return _Program(graph, memory, result, layout, tile)
+
+    def _cut(self, program: _Program, slot: Slot, core: Window, window: Window) -> Any:
+        from deeplight.engine.network.tile_program import cut
+
+        return cut(
+            program.returned,
+            program.result.bytes,
+            returned(self.wanted.bands, *core.shape),
+            slot.result.bytes,
+            core.slices_in(window),
+        )

@@ -1,0 +1,179 @@
+"""Tiles on a device: as TileWork on the host, with pixels that go there as they are in the files.
+
+`read` fills a slot's pinned memory, `compute` puts it on the device's streams and returns at once, `collected` waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.forms import COUNTS, LayerForm
+from deeplight.engine.core.windows import Window
+from deeplight.engine.run.device_path import DevicePath, Meter, Shape
+from deeplight.engine.run.slots import Lease, Ring
+from deeplight.engine.run.tiling import Crew, fixed_window
+from deeplight.engine.run.work import Array, Tile, TileWork
+
+if TYPE_CHECKING:
+    from deeplight.engine.raster.unresampled import Unresampled
+
+
+@dataclass(frozen=True)
+class DeviceTile(Tile):
+    """A tile in a slot. shape: of its program."""
+
+    lease: Lease | None = None
+    shape: Shape | None = None
+
+
+class DeviceWork(TileWork):
+    """Everything that decides a tile's pixels. `read`, `collected` and `finish` may be called from several threads.
+
+    host: the same model without a device path: for tiles whose numbers were bad, which are tried in fp32, and for
+    questions about single places. core: side of the plan's cores in LR pixels.
+    """
+
+    def __init__(
+        self, host: TileWork, path: DevicePath, layers: dict[str, Unresampled], core: int, threads: int
+    ) -> None:
+        self._host = host
+        self.scene, self.backend, self.manifest = host.scene, host.backend, host.manifest
+        self.halo, self.products = host.halo, host.products
+        self.path, self._layers, self._core = path, layers, core
+        self.threads = threads
+        self._growing = threading.Lock()
+        self._cancelled = False
+        self.ring = Ring(path.device, self.crew(threads).tiles)
+
+    @property
+    def host(self) -> TileWork:
+        """See TileWork.host."""
+        return self._host
+
+    @property
+    def meter(self) -> Meter:
+        """See TileWork.meter."""
+        return self.path.meter
+
+    def crew(self, threads: int) -> Crew:
+        """As many readers as threads: the device computes, and decoding is most of what the CPUs do."""
+        return Crew(threads, max(2, threads // 4), ahead=2)
+
+    def close(self) -> None:
+        """See TileWork.close."""
+        self.host.close()
+
+    def cancel(self) -> None:
+        """See TileWork.cancel."""
+        self._cancelled = True
+        self.ring.stop()
+        self.host.cancel()
+
+    def window(self, core: Window) -> Window:
+        """The LR pixels that are computed for a core: the same number for all of them, wherever the scene allows."""
+        side = max(self._core, core.height, core.width)
+        return fixed_window(core, side, self.halo, self.manifest, self.scene.grid.shape)
+
+    def read(self, core: Window) -> Tile:
+        """The pixels that a core is made from, in a slot, unless the core holds no data."""
+        window = self.window(core)
+        ntl, known = self.scene.read_ntl(window)
+        inner = core.slices_in(window)
+        lr, valid = ntl[inner].copy(), known[inner].copy()
+        if not valid.any():
+            return Tile(core, lr, valid)
+        lease = self.ring.take()
+        try:
+            begin = time.perf_counter()
+            shape = self._fill(lease, window, inner, ntl, known)
+            self.meter.add(decode=time.perf_counter() - begin)
+        except BaseException:
+            lease.end()
+            raise
+        return DeviceTile(core, lr, valid, window, lease=lease, shape=shape)
+
+    def _fill(
+        self, lease: Lease, window: Window, inner: tuple[slice, slice], ntl: Array, known: np.ndarray
+    ) -> Shape:
+        slot, places = lease.slot, {name: layer.place(window) for name, layer in self._layers.items()}
+        shape = self._shape(window, places)
+        layout = shape.sent
+        back = self.path.returned(window).size
+        with self.path.failing(None):
+            slot.reserve(layout.size, back)
+        self.path.device.host_uses(slot.host, writes=True)
+        arrays = layout.arrays(slot.host.array)
+        arrays["ntl"][:], arrays["valid"][:] = ntl, known
+        arrays["own"][:] = 0
+        arrays["own"][inner] = known[inner]
+        for name, layer in self._layers.items():
+            layer.fill(arrays, name, window, places[name])
+        return shape
+
+    def _shape(self, window: Window, places: dict[str, Window | None]) -> Shape:
+        """The program that a tile fits into. One that needs more room makes it, for all that come after it."""
+        with self._growing:
+            for name, place in places.items():
+                if place is not None and not self._layers[name].fits(place):
+                    self._layers[name].grown(place)
+            forms: tuple[tuple[str, LayerForm], ...] = tuple(
+                (n, layer.form) for n, layer in self._layers.items()
+            )
+        return Shape(*window.shape, forms)
+
+    def compute(self, tile: Tile) -> Tile:
+        """Start a tile on the device; one whose numbers were bad goes through the host's path, in fp32, to its end."""
+        if (
+            not isinstance(tile, DeviceTile)
+            or tile.lease is None
+            or tile.shape is None
+            or tile.window is None
+        ):
+            return tile
+        try:
+            if self._cancelled:
+                raise DeepLightError("the device path was asked to stop")
+            if not self.host.was_bad(tile.core):
+                self.path.launch(tile.lease.slot, tile.shape, tile.core, tile.window)
+                return tile
+        except BaseException:
+            tile.lease.end()
+            raise
+        tile.lease.end()
+        return self.host.compute(self.host.read(tile.core))
+
+    @contextmanager
+    def collected(self, tile: Tile) -> Iterator[Tile]:
+        """See TileWork.collected: waits for the tile; its pixels are in the slot until the end."""
+        if not isinstance(tile, DeviceTile) or tile.lease is None:
+            yield tile
+            return
+        try:
+            found = self.path.landed(tile.lease.slot, tile.core)
+            begin = time.perf_counter()
+            counts = dict(zip(COUNTS, found["counts"].tolist(), strict=True))
+            yield replace(tile, pixels=found["pixels"], seen=found["seen"], counts=counts, lease=None)
+            self.meter.add(encode=time.perf_counter() - begin)
+        finally:
+            tile.lease.end()
+
+    def finish(self, tile: Tile) -> Array | None:
+        """See TileWork.finish. The device has put NaN where NTL is nodata already."""
+        if tile.counts is None:
+            return self.host.finish(tile)
+        if tile.counts["bad"]:
+            raise self.host.bad(tile.core)
+        return tile.pixels
+
+    def _pixels(self, core: Window) -> Array | None:
+        with self.collected(self.compute(self.read(core))) as tile:
+            pixels = self.finish(tile)
+            return None if pixels is None else pixels.copy()

@@ -1,0 +1,92 @@
+"""What computes a run's tiles: the model, and the path that pixels take to it and back."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.forms import Conserving, Wanted
+from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.run.conserve import AROUND, EVEN_SHARE, POWERS
+from deeplight.engine.run.options import UINT16_NODATA, UINT16_SCALE, RunOptions
+from deeplight.engine.run.products import Products
+from deeplight.engine.run.quality import EXTRAPOLATED_FROM
+from deeplight.engine.run.tiling import TilePlan, fixed_window
+from deeplight.engine.run.work import TileWork
+from deeplight.engine.runtime.artifact import Artifact
+from deeplight.engine.runtime.backends import open_backend
+from deeplight.engine.runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.runtime.backends.base import Backend, Resident
+
+
+def open_model(options: RunOptions, artifact: Artifact, precision: str, threads: int) -> Backend:
+    """The model in a precision, on the backend and device that were asked for."""
+    name, device = options.backend, options.device
+    return open_backend(
+        name, artifact, precision=precision, device=device, threads=threads, compiling=options.compiling
+    )
+
+
+def tile_work(
+    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, plan: TilePlan, threads: int
+) -> TileWork:
+    """What decides pixels: on the device path where the backend has one and there are tiles, else on the host's. The
+    model in fp32 is opened when a tile needs it."""
+    manifest = artifact.manifest
+    work = TileWork(
+        scene,
+        backend,
+        manifest,
+        plan.halo,
+        Products(options.bands, manifest, scene.ceiling, options.conserve_radiance),
+        (lambda: open_in_fp32(options, artifact, threads)) if options.precision != "fp32" else None,
+    )
+    resident = backend.resident() if plan.core is not None else None
+    if resident is None or plan.core is None:
+        return work
+    return device_work(options, work, resident, plan.core, threads)
+
+
+def device_work(options: RunOptions, host: TileWork, resident: Resident, core: int, threads: int) -> TileWork:
+    """Tiles of `core` LR pixels through the device's own memory."""
+    from deeplight.engine.raster.unresampled import Unresampled, spread
+    from deeplight.engine.run.device_path import DevicePath
+    from deeplight.engine.run.device_work import DeviceWork
+
+    scene, halo = host.scene, host.halo
+    cores = spread(scene.grid.shape, (min(core, scene.grid.height), min(core, scene.grid.width)))
+    windows = [fixed_window(c, core, halo, host.manifest, scene.grid.shape) for c in cores]
+    layers = {name: Unresampled(layer, windows) for name, layer in scene.auxiliary.items()}
+    slots = tuple(int(slot in scene.dmo_slots) for slot in DMO_SLOTS)
+    path = DevicePath(resident, wanted_of(options, scene, host.manifest), slots)
+    return DeviceWork(host, path, layers, core, threads)
+
+
+def wanted_of(options: RunOptions, scene: Scene, manifest: Manifest) -> Wanted:
+    """What a device is asked for of each tile: the same as run.products makes on the host."""
+    conserving = Conserving(POWERS, AROUND, EVEN_SHARE) if options.conserve_radiance else None
+    holds = (-math.inf, math.inf)
+    if options.dtype == "uint16":
+        holds = (-UINT16_SCALE / 2, (UINT16_NODATA - 0.5) * UINT16_SCALE)
+    return Wanted(
+        bands=options.bands,
+        conserving=conserving,
+        psf=(float(scene.psf[0]), float(scene.psf[1])),
+        limits=(float(scene.limits[0]), float(scene.limits[1])),
+        ceiling=scene.ceiling,
+        radius=math.ceil(manifest.receptive_field_lr),
+        far=EXTRAPOLATED_FROM,
+        holds=holds,
+    )
+
+
+def open_in_fp32(options: RunOptions, artifact: Artifact, threads: int) -> Backend:
+    """The model in fp32 where it is asked to run, or on the CPU where that has only the reduced precision."""
+    try:
+        return open_model(options, artifact, "fp32", threads)
+    except InputError:
+        return open_backend("auto", artifact, device="cpu", threads=threads)

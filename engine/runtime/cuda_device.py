@@ -1,0 +1,133 @@
+"""The device path's accelerator through PyTorch: CUDA streams, events, graphs and page-locked memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deeplight.engine.runtime.device import Memory
+from deeplight.kernels.float32 import exact_float32
+
+_WARM_UPS = 3
+"""Runs before a capture: they compile kernels and let libraries choose, which a capture must not contain."""
+
+
+@dataclass(frozen=True)
+class CudaMemory:
+    """See device.Memory."""
+
+    bytes: Tensor
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """See device.Memory."""
+        found: NDArray[np.uint8] = self.bytes.numpy()
+        return found
+
+
+class CudaEvent:
+    """See device.Event."""
+
+    def __init__(self) -> None:
+        # blocking: a writer that waits must not keep a core busy
+        self.event: Any = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
+
+    def wait(self) -> None:
+        """See device.Event."""
+        self.event.synchronize()
+
+    def seconds_since(self, earlier: Any) -> float:
+        """See device.Event."""
+        milliseconds: float = earlier.event.elapsed_time(self.event)
+        return milliseconds / 1e3
+
+
+class CudaStream:
+    """See device.Stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def copy(self, target: Memory, source: Memory, size: int) -> None:
+        """See device.Stream."""
+        with torch.cuda.stream(self.stream):
+            target.bytes[:size].copy_(source.bytes[:size], non_blocking=True)
+
+    def run(self, work: Callable[[], None], reads: Sequence[Memory], writes: Sequence[Memory]) -> None:
+        """See device.Stream."""
+        with torch.cuda.stream(self.stream), torch.inference_mode():
+            work()
+
+    def replay(self, graph: Any) -> None:
+        """See device.Stream."""
+        with torch.cuda.stream(self.stream):
+            graph.replay()
+
+    def record(self, event: Any) -> None:
+        """See device.Stream."""
+        event.event.record(self.stream)
+
+    def wait(self, event: Any) -> None:
+        """See device.Stream."""
+        self.stream.wait_event(event.event)
+
+
+class CudaDevice:
+    """See device.Device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.name, self._device = str(device), device
+
+    def pinned(self, size: int) -> CudaMemory:
+        """See device.Device."""
+        return CudaMemory(torch.empty(size, dtype=torch.uint8, pin_memory=True))
+
+    def memory(self, size: int) -> CudaMemory:
+        """See device.Device."""
+        return CudaMemory(torch.empty(size, dtype=torch.uint8, device=self._device))
+
+    def stream(self) -> CudaStream:
+        """See device.Device."""
+        return CudaStream(self._device)
+
+    def event(self) -> CudaEvent:
+        """See device.Device."""
+        return CudaEvent()
+
+    def capture(
+        self,
+        stream: Any,
+        program: Callable[[], None],
+        reads: Sequence[Memory],
+        writes: Sequence[Memory],
+    ) -> Any:
+        """See device.Device."""
+        with exact_float32(), torch.inference_mode():
+            with torch.cuda.stream(stream.stream):
+                for _ in range(_WARM_UPS):
+                    program()
+            torch.cuda.synchronize(self._device)
+            graph = torch.cuda.CUDAGraph()
+            # other threads may pin memory and wait for events meanwhile: only this one is being recorded
+            with torch.cuda.graph(graph, stream=stream.stream, capture_error_mode="thread_local"):
+                program()
+        return graph
+
+    def host_uses(self, memory: Memory, *, writes: bool = False) -> None:
+        """See device.Device."""
+
+    def free_bytes(self) -> int:
+        """See device.Device. What PyTorch keeps for itself and does not use counts as free."""
+        free, _ = torch.cuda.mem_get_info(self._device)
+        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return int(free + kept)
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """See device.Device."""
+        return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()

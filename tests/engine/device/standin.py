@@ -1,0 +1,256 @@
+"""A device made of CPU tensors that is as late as a real one may be, and fails where memory is touched too early.
+
+What is put on a stream waits until a host thread waits for an event; then streams are worked off in an order drawn
+from a seed. Beside that, clocks say of every two uses of a piece of memory, one of them a write, whether an event
+orders them, whatever order was drawn.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Clock = dict[int, int]
+HOST = -1
+
+
+class TouchedTooEarly(AssertionError):
+    """Nothing orders two uses of a piece of memory."""
+
+
+class Memory:
+    """See deeplight.engine.runtime.device.Memory. written: the last write, as (stream, tick); read: reads since."""
+
+    def __init__(self, size: int, pinned: bool) -> None:
+        self.bytes: Tensor = torch.full((size,), 0xA5, dtype=torch.uint8)
+        self.pinned = pinned
+        self.written: tuple[int, int] | None = None
+        self.read: Clock = {}
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        assert self.pinned, "the host cannot reach memory of the device"
+        found: NDArray[np.uint8] = self.bytes.numpy()
+        return found
+
+
+@dataclass
+class Event:
+    """See deeplight.engine.runtime.device.Event."""
+
+    device: StandIn
+    step: Step | None = None
+    clock: Clock = field(default_factory=dict)
+
+    def wait(self) -> None:
+        self.device.reach(self)
+
+    def seconds_since(self, earlier: Event) -> float:
+        assert self.step is not None and earlier.step is not None
+        assert self.step.done and earlier.step.done, "a time is read before the event was reached"
+        return (self.step.at - earlier.step.at) * 1e-3
+
+
+@dataclass
+class Step:
+    """Something on a stream. after: what must be done before, on another one. at: its place in the device's order."""
+
+    work: Callable[[], None] | None = None
+    after: Step | None = None
+    done: bool = False
+    at: int = 0
+
+
+@dataclass
+class Graph:
+    """A program, and what it touches."""
+
+    program: Callable[[], None]
+    reads: Sequence[Memory]
+    writes: Sequence[Memory]
+
+
+class Stream:
+    """See deeplight.engine.runtime.device.Stream."""
+
+    def __init__(self, device: StandIn, number: int) -> None:
+        self.device, self.number = device, number
+        self.clock: Clock = {number: 0}
+        self.steps: deque[Step] = deque()
+
+    def copy(self, target: Memory, source: Memory, size: int) -> None:
+        def work() -> None:
+            target.bytes[:size].copy_(source.bytes[:size])
+
+        self._add(work, [source], [target])
+
+    def run(self, work: Callable[[], None], reads: Sequence[Memory], writes: Sequence[Memory]) -> None:
+        self._add(work, reads, writes)
+
+    def replay(self, graph: Graph) -> None:
+        device = self.device
+        device.replays += 1
+        number = device.replays
+
+        def work() -> None:
+            if number == device.fails_at:
+                raise RuntimeError(
+                    "CUDA error: an illegal memory access was encountered\nCUDA kernel errors …"
+                )
+            graph.program()
+
+        self._add(work, graph.reads, graph.writes)
+
+    def record(self, event: Event) -> None:
+        with self.device.lock:
+            event.step = self._add(None, [], [])
+            event.clock = dict(self.clock)
+
+    def wait(self, event: Event) -> None:
+        with self.device.lock:
+            if event.step is not None:
+                _merge(self.clock, event.clock)
+                self._add(None, [], [], event.step)
+
+    def _add(
+        self,
+        work: Callable[[], None] | None,
+        reads: Sequence[Memory],
+        writes: Sequence[Memory],
+        after: Step | None = None,
+    ) -> Step:
+        device = self.device
+        with device.lock:
+            device.alive()
+            _merge(self.clock, device.known)
+            for memory in reads:
+                device.check(memory, self.clock, writes=False)
+            for memory in writes:
+                device.check(memory, self.clock, writes=True)
+            self.clock[self.number] += 1
+            tick = self.clock[self.number]
+            for memory in reads:
+                memory.read[self.number] = tick
+            for memory in writes:
+                memory.written, memory.read = (self.number, tick), {}
+            step = Step(work, after)
+            self.steps.append(step)
+            return step
+
+
+class StandIn:
+    """See deeplight.engine.runtime.device.Device.
+
+    room: bytes of device memory. fails_at: which replay breaks the device, counted from 1. Counted: pieces of memory,
+    replays, waits of the host for an event, and for the whole device.
+    """
+
+    name = "stand-in"
+
+    def __init__(self, seed: int = 0, room: int = 1 << 34, fails_at: int = 0) -> None:
+        self.random, self.lock = random.Random(seed), threading.RLock()
+        self.streams: list[Stream] = []
+        self.known: Clock = {}
+        self.room, self.fails_at = room, fails_at
+        self.allocated = self.pieces = self.replays = self.waits = self.synchronised = self.done = 0
+        self.broken: str | None = None
+
+    def pinned(self, size: int) -> Memory:
+        self.pieces += 1
+        return Memory(size, pinned=True)
+
+    def memory(self, size: int) -> Memory:
+        self.pieces += 1
+        self.allocated += size
+        if self.allocated > self.room:
+            raise RuntimeError("CUDA out of memory. Tried to allocate …")
+        return Memory(size, pinned=False)
+
+    def stream(self) -> Stream:
+        self.streams.append(Stream(self, len(self.streams)))
+        return self.streams[-1]
+
+    def event(self) -> Event:
+        return Event(self)
+
+    def capture(
+        self, stream: Stream, program: Callable[[], None], reads: Sequence[Memory], writes: Sequence[Memory]
+    ) -> Graph:
+        with self.lock:
+            self.synchronised += 1
+            for each in self.streams:
+                while each.steps:
+                    self._one(each)
+                _merge(self.known, each.clock)
+            program()
+            for memory in writes:
+                memory.bytes.fill_(0xA5)
+        return Graph(program, reads, writes)
+
+    def host_uses(self, memory: Memory, *, writes: bool = False) -> None:
+        with self.lock:
+            assert memory.pinned, "the host cannot reach memory of the device"
+            self.check(memory, self.known, writes=writes)
+
+    def free_bytes(self) -> int:
+        return self.room - self.allocated
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        return "out of memory" in str(error)
+
+    def check(self, memory: Memory, clock: Clock, *, writes: bool) -> None:
+        """Raise where a use of `memory` that `clock` does not know of may still be going on."""
+        uses = dict(memory.read) if writes else {}
+        if memory.written is not None:
+            stream, tick = memory.written
+            uses[stream] = max(uses.get(stream, 0), tick)
+        for stream, tick in uses.items():
+            if clock.get(stream, 0) < tick:
+                raise TouchedTooEarly(f"memory of {len(memory.bytes)} bytes, in use by stream {stream}")
+
+    def alive(self) -> None:
+        """Raise what broke the device, as every later call does."""
+        if self.broken is not None:
+            raise RuntimeError(self.broken)
+
+    def reach(self, event: Event) -> None:
+        """Work until an event's point is done, and on whatever comes first by the seed."""
+        with self.lock:
+            self.waits += 1
+            self.alive()
+            while event.step is not None and not event.step.done:
+                ready = [
+                    s for s in self.streams if s.steps and (s.steps[0].after is None or s.steps[0].after.done)
+                ]
+                self._one(self.random.choice(ready))
+            _merge(self.known, event.clock)
+
+    def _one(self, stream: Stream) -> None:
+        step = stream.steps[0]
+        if step.after is not None and not step.after.done:
+            other = next(s for s in self.streams if step.after in s.steps)
+            self._one(other)
+            return
+        stream.steps.popleft()
+        try:
+            if step.work is not None:
+                with torch.inference_mode():
+                    step.work()
+        except RuntimeError as error:
+            self.broken = str(error)
+            raise
+        self.done += 1
+        step.done, step.at = True, self.done
+
+
+def _merge(clock: Clock, other: Clock) -> None:
+    for stream, tick in other.items():
+        clock[stream] = max(clock.get(stream, 0), tick)
