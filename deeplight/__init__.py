@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deeplight.api.result import Result
     from deeplight.api.running import Run, refine
     from deeplight.api.scene import Scene, open_scene
+    from deeplight.api.tables import zonal
     from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError, Interrupted
     from deeplight.engine.raster.grid import Grid
 
@@ -42,6 +43,7 @@ _HOMES = {
     "load_model": "deeplight.api.model",
     "open_scene": "deeplight.api.scene",
     "refine": "deeplight.api.running",
+    "zonal": "deeplight.api.tables",
 }
 """Public name → the module that defines it."""
 
@@ -60,6 +62,7 @@ __all__ = [
     "load_model",
     "open_scene",
     "refine",
+    "zonal",
 ]
 
 

@@ -109,6 +109,23 @@ FLAGS: Mapping[str, tuple[str, _Kind | None]] = {
 """Option of deeplight-infer → parameter, and how a value that follows is spelt: its pattern and its Python. A pattern
 that is empty belongs to an option without a value; None to one whose value messages never give."""
 
+ZONAL_FLAGS: Mapping[str, tuple[str, _Kind | None]] = {
+    "--regions": ("regions", None),
+    "--by": ("by", None),
+    "--layer": ("layer", _PATH),
+    "--dates": ("dates", (r"[\d,/-]+(?![\w.])", lambda text: str(text.split(",")))),
+    "--threshold": ("threshold", _NUM),
+    "--without": ("without", None),
+    "--map": ("maps", _PATH),
+    "--map-unit": ("map_unit", (r"DN(?!\w)|nW/cm²/sr", _quote)),
+    "--map-band": ("map_band", _NUM),
+    "--map-scale": ("map_scale", _SCALE),
+    "--map-nodata": ("map_nodata", _NUM),
+    "--allow-remote": FLAGS["--allow-remote"],
+}
+"""The same of deeplight-zonal, as far as its library's messages name them."""
+_EVERY = {**FLAGS, **ZONAL_FLAGS}
+
 _PHRASES = {
     "--dmo or --dmo-band": "dmo",
     "run the same command with": "make the same call with",
@@ -129,7 +146,7 @@ def _one(flag: str, pattern: str) -> str:
 
 _ANY = "|".join(
     _one(flag, kind[0] if kind is not None else "")
-    for flag, (_, kind) in sorted(FLAGS.items(), key=lambda item: -len(item[0]))
+    for flag, (_, kind) in sorted(_EVERY.items(), key=lambda item: -len(item[0]))
 )
 _OPTIONS = re.compile(rf"{_FOREIGN.pattern}|(?<![\w-])(?P<run>(?:{_ANY})(?: (?:{_ANY}))*)")
 _EACH = re.compile(_ANY)
@@ -152,7 +169,7 @@ def in_parameters(text: str) -> str:
 def _parameter(option: str) -> str:
     """One option, with its value where it has one, as a parameter."""
     flag, _, value = option.partition(" ")
-    name, kind = FLAGS[flag]
+    name, kind = _EVERY[flag]
     if kind is None or (kind[0] and not value):
         return name
     return f"{name}={kind[1](value)}"

@@ -1,4 +1,5 @@
-"""When a nighttime-light raster was taken: from its metadata, else from the names that the products use."""
+"""When a nighttime-light raster was taken: from its metadata, else from the names that the products use; and dates as
+people write them."""
 
 from __future__ import annotations
 
@@ -16,6 +17,10 @@ _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
 _RANGE = re.compile(r"(?<!\d)(\d{8})-(\d{8})(?!\d)")
 _BLACK_MARBLE = re.compile(r"VNP46A([1-4])\.A(\d{4})(\d{3})(?!\d)", re.IGNORECASE)
 _DMSP = re.compile(r"(?<![A-Za-z0-9])F1\d((?:19|20)\d{2})(?!\d)")
+_DAY = re.compile(
+    r"(?<!\d)(?P<year>19[89]\d|20\d\d)(?P<sep>[-_.]?)(?P<month>0[1-9]|1[0-2])(?:(?P=sep)(?P<day>0[1-9]|[12]\d|3[01]))?(?!\d)"
+)
+"""2020-03-15, 20200315, 2020-03, 202003; not the months of 2012-2020."""
 _YEAR = re.compile(r"(?<![\dA-Za-z])((?:19[89]|20[0-9])\d)(?!\d)")
 
 
@@ -54,8 +59,50 @@ def _from_name(name: str) -> Span | None:
         if match[1] == "3":
             return _span(day, day.replace(day=calendar.monthrange(day.year, day.month)[1]))
         return _year(day.year) if match[1] == "4" else _span(day, day)
-    match = _DMSP.search(name) or _YEAR.search(name)
+    if match := _DMSP.search(name):
+        return _year(int(match[1]))
+    if match := _DAY.search(name):
+        return _written(match)
+    match = _YEAR.search(name)
     return _year(int(match[1])) if match else None
+
+
+def parse_dates(text: str) -> tuple[Span, ...]:
+    """`2019,2020-03,2021-06-30,2020-01-01/2020-03-31` → the time that each one covers. Raises ValueError in one
+    sentence."""
+    return tuple(parse_date(part) for part in text.split(","))
+
+
+def parse_date(text: str) -> Span:
+    """One year, month, day or range of two of these. Raises ValueError in one sentence."""
+    try:
+        first, _, last = (part.strip() for part in text.strip().partition("/"))
+        return _span(_one(first)[0], _one(last or first)[1])
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{text.strip()!r} is no date: give a year, a month or a day, as in 2019, 2020-03 or 2021-06-30, or the "
+            "first and the last of a range, as in 2020-01-01/2020-03-31"
+        ) from None
+
+
+def _one(text: str) -> Span:
+    """A year, month or day. Raises ValueError where it is none of them."""
+    if re.fullmatch(r"(?:19|20)\d\d", text):
+        return _year(int(text))
+    match = _DAY.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return _written(match)
+
+
+def _written(match: re.Match[str]) -> Span:
+    """The month or day of a match of _DAY."""
+    year, month = int(match["year"]), int(match["month"])
+    if match["day"]:
+        day = datetime(year, month, int(match["day"]), tzinfo=UTC)
+        return _span(day, day)
+    last = calendar.monthrange(year, month)[1]
+    return _span(datetime(year, month, 1, tzinfo=UTC), datetime(year, month, last, tzinfo=UTC))
 
 
 def _year(year: int) -> Span:

@@ -297,7 +297,7 @@ def _doubts(layer: Layer, seen: Survey, values: NDArray[np.float32], unit: str) 
     if seen.whole and seen.varied and (scale, offset) == (1.0, 0.0):
         remedy = f"for Black Marble pass {_flag(layer)}-scale 0.1"
         if seen.high.value <= DMSP_MOST:
-            remedy += ", for DMSP --ntl-unit DN"
+            remedy += f", for DMSP {_flag(layer)}-unit DN"
         yield _Doubt(
             f"holds whole numbers only, up to {seen.high.value:.6g}, as integers of a product are and radiance is not; "
             f"{remedy}, otherwise {_stated(layer)}",

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 import deeplight as dl
-from deeplight.api.wording import FLAGS, in_parameters, parameters_named
+from deeplight.api.wording import FLAGS, ZONAL_FLAGS, in_parameters, parameters_named
 from deeplight.engine.cli import command
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run.options import RunOptions
+from deeplight.engine.zonal.cli import command as zonal_command
 from tests.conftest import ROOT
 from tests.sources import tracked
 
-ROOMS = ("core", "raster", "network", "runtime", "output", "run")
+ROOMS = ("core", "raster", "network", "runtime", "output", "run", "zonal")
 COMMANDS = {"cli.py", "kernel_library.py", "kernel_tuning.py", "terminal.py"}
 """Modules that are command lines: their texts are for a shell."""
 FOREIGN = {
@@ -76,6 +77,13 @@ def test_parameters_are_those_of_the_api() -> None:
     assert named <= offered
 
 
+def test_parameters_of_zonal_are_those_of_the_api_and_of_its_command() -> None:
+    parameters = set(signature(dl.zonal).parameters)
+    assert {name for name, _ in ZONAL_FLAGS.values()} == parameters - {"progress"}
+    flags = {flag for option in zonal_command.params for flag in option.opts if flag.startswith("--")}
+    assert flags - {"--version", "--help", "--out", "--plot", "--overwrite"} == set(ZONAL_FLAGS)
+
+
 def test_the_api_offers_every_option_of_the_library() -> None:
     scene = set(signature(dl.open_scene).parameters)
     assert {field.name for field in fields(SceneOptions)} - {"dmo_files"} == scene
@@ -119,6 +127,9 @@ def test_the_api_offers_every_option_of_the_library() -> None:
         ("use --device cpu or another --backend", 'use device="cpu" or another backend'),
         ("first: rio warp a.tif b.tif --like c.tif", "first: rio warp a.tif b.tif --like c.tif"),
         ("give my--out.tif", "give my--out.tif"),
+        ("as in --map-unit nW/cm²/sr", 'as in map_unit="nW/cm²/sr"'),
+        ("as in --dates 2019,2020-03 (one", "as in dates=['2019', '2020-03'] (one"),
+        ("with --map-scale F[,OFFSET]", "with map_scale=F or (F, OFFSET)"),
     ],
 )
 def test_spelling(said: str, told: str) -> None:

@@ -1,0 +1,1 @@
+"""Tables of finished maps: sums, means, lit area by region and date."""

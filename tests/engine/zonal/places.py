@@ -1,0 +1,100 @@
+"""Maps and files of regions for tests, and what a region holds, counted point by point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pyproj
+import rasterio
+import shapely
+from affine import Affine
+
+from tests.scenes import write_raster
+
+UNIT = "nW/cm²/sr"
+LATLON = ("EPSG:4326", Affine(0.01, 0.0, 15.0, 0.0, -0.015, 62.0))
+ROTATED = ("EPSG:32633", Affine(400.0, 150.0, 5.0e5, -120.0, -500.0, 6.9e6))
+SHAPE = (23, 31)
+
+
+def light(seed: int = 0, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    """Radiances of two decades, with holes."""
+    rng = np.random.default_rng(seed)
+    values = np.exp(rng.normal(0.5, 1.2, shape)).astype(np.float32)
+    values[3:6, 8:12] = np.nan
+    return values
+
+
+def write_map(
+    path: Path, place: tuple[str, Affine] = LATLON, values: np.ndarray | None = None, **more: Any
+) -> Path:
+    """A map of one band, as deeplight-infer writes them, or with `names` of several."""
+    pixels = light() if values is None else values
+    count = 1 if pixels.ndim == 2 else len(pixels)
+    given = {"nodata": float("nan"), "units": [UNIT] * count, **more}
+    return write_raster(path, pixels, place[0], place[1], **given)
+
+
+def write_regions(
+    path: Path, shapes: Mapping[Any, Any], crs: str | None = "EPSG:4326", column: str = "name", **more: Any
+) -> Path:
+    """A vector file with the names in a column."""
+    kinds = {shape.geom_type for shape in shapes.values()}
+    pyogrio.raw.write(
+        path,
+        shapely.to_wkb(np.array(list(shapes.values()), object)),
+        [np.array(list(shapes), object if isinstance(next(iter(shapes)), str) else None)],
+        [column],
+        crs=crs,
+        geometry_type=kinds.pop() if len(kinds) == 1 else "Unknown",
+        **more,
+    )
+    return path
+
+
+def on_pixels(place: tuple[str, Affine], *corners: tuple[float, float]) -> Any:
+    """A polygon in the CRS of a grid with its corners at (column, row)."""
+    return shapely.Polygon([place[1] @ corner for corner in corners])
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a region holds. area_km2: all of it that lies in the map, data_km2: with data."""
+
+    area_km2: float
+    data_km2: float
+    pixels: float
+    light_px: float
+    light_km2: float
+    lit_km2: float
+
+
+def counted(file: Path, shape: Any, crs: str, points: int, threshold: float = 1.0) -> Counted:
+    """The reference: points × points in every pixel, each in the region or not; areas of pixels on the ellipsoid."""
+    with rasterio.open(file) as raster:
+        values, place, target = raster.read(1), raster.transform, raster.crs
+    back = pyproj.Transformer.from_crs(target, crs, always_xy=True)
+    degrees = pyproj.Transformer.from_crs(target, 4326, always_xy=True)
+    within = (np.arange(points) + 0.5) / points
+    share, area = np.zeros(values.shape), np.zeros(values.shape)
+    for row, col in np.ndindex(values.shape):
+        cols, rows = np.meshgrid(col + within, row + within)
+        x, y = back.transform(*(place @ (cols, rows)))
+        share[row, col] = shapely.contains_xy(shape, x, y).mean()
+        edge = np.array([place @ (col + dx, row + dy) for dx, dy in ((0, 0), (1, 0), (1, 1), (0, 1))])
+        lon, lat = degrees.transform(*edge.T)
+        area[row, col] = abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(lon, lat)[0]) / 1e6
+    known, v = np.isfinite(values), np.nan_to_num(values)
+    return Counted(
+        (share * area).sum(),
+        (share * area * known).sum(),
+        (share * known).sum(),
+        (share * known * v).sum(),
+        (share * area * known * v).sum(),
+        (share * area * known * (v >= threshold)).sum(),
+    )
