@@ -112,7 +112,7 @@ that is empty belongs to an option without a value; None to one whose value mess
 ZONAL_FLAGS: Mapping[str, tuple[str, _Kind | None]] = {
     "--regions": ("regions", None),
     "--by": ("by", None),
-    "--layer": ("layer", _PATH),
+    "--layer": ("layer", (r"[^\s;,']+", _quote)),
     "--dates": ("dates", (r"[\d,/-]+(?![\w.])", lambda text: str(text.split(",")))),
     "--threshold": ("threshold", _NUM),
     "--without": ("without", None),

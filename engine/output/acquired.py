@@ -7,6 +7,11 @@ import calendar
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deeplight.engine.raster.source import Raster
 
 Span = tuple[datetime, datetime]
 """First and last second, UTC."""
@@ -22,6 +27,18 @@ _DAY = re.compile(
 )
 """2020-03-15, 20200315, 2020-03, 202003; not the months of 2012-2020."""
 _YEAR = re.compile(r"(?<![\dA-Za-z])((?:19[89]|20[0-9])\d)(?!\d)")
+
+
+def taken(raster: Raster) -> Span | None:
+    """The time that an open raster covers; None where nothing says it."""
+    return acquired(Path(raster.name).name if raster.path is None else raster.path.name, raster.tags)
+
+
+def time_tags(when: Span | None) -> dict[str, str]:
+    """Metadata items that say it, as `acquired` reads them."""
+    if when is None:
+        return {}
+    return {key: f"{at:%Y-%m-%dT%H:%M:%SZ}" for key, at in zip(_TAG_PAIRS[-1], when, strict=True)}
 
 
 def acquired(name: str, tags: Mapping[str, str]) -> Span | None:

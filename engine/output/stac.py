@@ -16,7 +16,7 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.windows import Window
-from deeplight.engine.output.acquired import acquired
+from deeplight.engine.output.acquired import taken
 
 if TYPE_CHECKING:
     from pystac import Asset, Item
@@ -126,7 +126,7 @@ def _resolution_m(grid: Grid) -> float:
 
 def _time(ntl: Raster) -> tuple[datetime, datetime]:
     """The time that the NTL raster covers; its file's date of change, with a warning, where nothing says."""
-    found = acquired(Path(ntl.name).name if ntl.path is None else ntl.path.name, ntl.tags)
+    found = taken(ntl)
     if found is not None:
         return found
     _log.warning(

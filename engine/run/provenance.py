@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deeplight.engine.output.acquired import taken, time_tags
 from deeplight.engine.output.parts import file_fingerprint
 from deeplight.engine.raster.dataset_names import locate
 from deeplight.engine.raster.psf import shown_psf
@@ -89,6 +90,7 @@ def output_tags(options: RunOptions, scene: Scene, artifact: Artifact, backend: 
     }
     tags |= {f"DEEPLIGHT_INPUT_{_tag(k)}": v for k, v in _inputs(options, timed=False).items()}
     tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options, scene, backend).items()}
+    tags |= time_tags(taken(scene.ntl_raster))
     if "interval" in options.bands:
         tags["DEEPLIGHT_INTERVAL"] = f"{INTERVAL:g}"
     others = {k: v for k, v in versions(backend).items() if k != "deeplight"}

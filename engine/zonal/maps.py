@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import Quality
 from deeplight.engine.core.windows import Window
-from deeplight.engine.output.acquired import Span, acquired
+from deeplight.engine.output.acquired import Span, taken
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.names import is_coverage
 from deeplight.engine.raster.radiance import check_ntl
@@ -123,8 +123,7 @@ def _open(options: ZonalOptions, name: str, when: Span | None, stack: ExitStack)
         name=name,
         grid=raster.grid,
         unit=_unit(light, options, own),
-        when=when
-        or acquired(name.rpartition("/")[2] if raster.path is None else raster.path.name, raster.tags),
+        when=when or taken(raster),
         has_interval=interval is not None,
         without=options.without,
         _light=light,

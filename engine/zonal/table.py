@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
@@ -31,6 +32,8 @@ IN_COLUMNS = {RADIANCE_UNIT: "nW_cm2_sr", DN_UNIT: "DN"}
 """Unit → how columns spell it."""
 _DIGITS = "%.9g"
 """Of numbers in CSV: shares of pixels are right to about 1e-7. Parquet holds them as they are."""
+_NOTHING = 1e-6
+"""Share of a region up to which it holds nothing: what rounding leaves of pixels beyond its outline."""
 _WHOLE = 0.999
 """Share of a region in the map from which it counts as whole: less is what two ways to measure an area differ by."""
 
@@ -90,10 +93,9 @@ def _rows(regions: Regions, m: Map, sums: Sums, date: int, options: ZonalOptions
     import pandas
 
     unit = IN_COLUMNS[m.unit]
-    data = sums.data_km2[:, date]
-    known = np.where(
-        data > 0, 1.0, np.nan
-    )  # nothing is known of regions without data; zero would be darkness
+    data = np.where(_has_data(sums)[:, date], sums.data_km2[:, date], 0.0)
+    # nothing is known of regions without data; zero would be darkness
+    known = np.where(data > 0, 1.0, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         inside, left_out = sums.inside_km2, sums.left_out_km2[:, date]
         columns: dict[str, Any] = {
@@ -107,7 +109,7 @@ def _rows(regions: Regions, m: Map, sums: Sums, date: int, options: ZonalOptions
             "share_in_map": np.minimum(inside / regions.areas_km2, 1.0),
             "share_with_data": np.minimum(data / inside, 1.0),
             "data_area_km2": data,
-            "pixels": sums.pixels[:, date],
+            "pixels": np.where(data > 0, sums.pixels[:, date], 0.0),
         }
         if options.without:
             columns["share_left_out"] = np.minimum(left_out / inside, 1.0)
@@ -119,11 +121,16 @@ def _rows(regions: Regions, m: Map, sums: Sums, date: int, options: ZonalOptions
             columns |= {
                 f"sum{of}_{unit}_pixels": sums.light_px[end, :, date] * known,
                 f"sum{of}_{unit}_km2": sums.light_km2[end, :, date] * known,
-                f"mean{of}_{unit}": sums.light_km2[end, :, date] / data,
+                f"mean{of}_{unit}": sums.light_km2[end, :, date] / data * known,
                 f"lit_area{of}_km2": sums.lit_km2[end, :, date] * known,
-                f"lit_share{of}": sums.lit_km2[end, :, date] / data,
+                f"lit_share{of}": sums.lit_km2[end, :, date] / data * known,
             }
     return pandas.DataFrame(columns)
+
+
+def _has_data(sums: Sums) -> NDArray[np.bool_]:
+    """(n, t): whether a region holds a pixel with data."""
+    return np.asarray(sums.data_km2 > _NOTHING * sums.inside_km2[:, None])
 
 
 def _joined(parts: list[DataFrame]) -> DataFrame:
@@ -137,7 +144,7 @@ def _say_what_is_missing(regions: Regions, sums: Sequence[Sums]) -> None:
     count = len(regions)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.max([s.inside_km2 / regions.areas_km2 for s in sums], axis=0)
-    outside, cut = int((~(share > 0)).sum()), int(((share > 0) & (share < _WHOLE)).sum())
+    outside, cut = int((~(share > _NOTHING)).sum()), int(((share > _NOTHING) & (share < _WHOLE)).sum())
     if outside:
         _log.warning("%d of %d regions lie outside of the maps: their sums are missing", outside, count)
     if cut:
@@ -146,7 +153,8 @@ def _say_what_is_missing(regions: Regions, sums: Sequence[Sums]) -> None:
             cut,
             count,
         )
-    empty = sum(int(((s.inside_km2 > 0)[:, None] & (s.data_km2 == 0)).sum()) for s in sums)
+    inside = share > _NOTHING
+    empty = sum(int((~_has_data(s) & inside[:, None]).sum()) for s in sums)
     if empty:
         _log.warning(
             "%d rows of regions inside of the maps have no pixel with data: their sums are missing", empty

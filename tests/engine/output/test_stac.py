@@ -32,6 +32,9 @@ def test_item_of_a_run(tmp_path: Path) -> None:
     out = tmp_path / "map.tif"
     bands = ("isp", "quality")
     infer(RunOptions(scene=scene, out=out, model=model, bands=bands, stac=True))
+    with rasterio.open(out) as dataset:
+        found = acquired(out.name, dataset.tags())
+    assert found is not None and [f"{at:%Y-%m-%d}" for at in found] == ["2020-02-01", "2020-02-29"]
     text = (tmp_path / "map.stac.json").read_text()
     assert str(tmp_path) not in text
     content = json.loads(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ def write_regions(
     path: Path, shapes: Mapping[Any, Any], crs: str | None = "EPSG:4326", column: str = "name", **more: Any
 ) -> Path:
     """A vector file with the names in a column."""
+    warnings.filterwarnings("ignore", "'crs' was not provided")
     kinds = {shape.geom_type for shape in shapes.values()}
     pyogrio.raw.write(
         path,
@@ -78,17 +80,17 @@ def counted(file: Path, shape: Any, crs: str, points: int, threshold: float = 1.
     """The reference: points × points in every pixel, each in the region or not; areas of pixels on the ellipsoid."""
     with rasterio.open(file) as raster:
         values, place, target = raster.read(1), raster.transform, raster.crs
-    back = pyproj.Transformer.from_crs(target, crs, always_xy=True)
-    degrees = pyproj.Transformer.from_crs(target, 4326, always_xy=True)
-    within = (np.arange(points) + 0.5) / points
-    share, area = np.zeros(values.shape), np.zeros(values.shape)
+    (height, width), within = values.shape, (np.arange(points) + 0.5) / points
+    cols, rows = np.meshgrid(*((np.arange(n)[:, None] + within).ravel() for n in (width, height)))
+    there = pyproj.Transformer.from_crs(target, crs, always_xy=True).transform(*(place @ (cols, rows)))
+    inside = shapely.contains_xy(shape, *there).reshape(height, points, width, points)
+    share = inside.mean(axis=(1, 3))
+    cols, rows = np.meshgrid(np.arange(width + 1), np.arange(height + 1))
+    edges = pyproj.Transformer.from_crs(target, 4326, always_xy=True).transform(*(place @ (cols, rows)))
+    geod, area = pyproj.Geod(ellps="WGS84"), np.zeros(values.shape)
     for row, col in np.ndindex(values.shape):
-        cols, rows = np.meshgrid(col + within, row + within)
-        x, y = back.transform(*(place @ (cols, rows)))
-        share[row, col] = shapely.contains_xy(shape, x, y).mean()
-        edge = np.array([place @ (col + dx, row + dy) for dx, dy in ((0, 0), (1, 0), (1, 1), (0, 1))])
-        lon, lat = degrees.transform(*edge.T)
-        area[row, col] = abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(lon, lat)[0]) / 1e6
+        lon, lat = (e[[row, row + 1, row + 1, row], [col, col, col + 1, col + 1]] for e in edges)
+        area[row, col] = abs(geod.polygon_area_perimeter(lon, lat)[0]) / 1e6
     known, v = np.isfinite(values), np.nan_to_num(values)
     return Counted(
         (share * area).sum(),
