@@ -25,6 +25,7 @@ PACKAGES = (
     "torch",
     "triton",
     "tensorrt",
+    "tensorrt-rtx",
     "tifffile",
     "zstandard",
 )

@@ -23,9 +23,10 @@ from deeplight.engine.runtime.compare import Difference
 from deeplight.engine.runtime.manifest import WEIGHTS, Manifest
 from deeplight.engine.runtime.models import manifest_of
 from deeplight.engine.runtime.plans import FOLDER
-from deeplight.export.parity import cases_of, check_parity, compare_all, report
+from deeplight.export.parity import cases_of, check_measured, check_parity, compare_all, report
 from deeplight.export.to_onnx import metadata, to_onnx
 from deeplight.export.to_tensorrt import PlanOptions, build_plans, keep_timings
+from deeplight.export.to_tensorrt_rtx import put_engines
 from deeplight.export.trace import trace
 
 ONNX_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
@@ -38,8 +39,8 @@ MEMORY_PROBE_LR = 128
 
 @dataclass(frozen=True)
 class Request:
-    """What to export beside the weights. formats: of "onnx" and "tensorrt"; the ONNX file in fp32 is always written.
-    precisions: of ONNX_FILES. data: folder with the user's own scene, for parity. plans: how TensorRT builds.
+    """What to export beside the weights. formats: "onnx", "tensorrt", "tensorrt-rtx"; the ONNX file in fp32 is always
+    written. precisions: of ONNX_FILES. data: folder with the user's own scene, for parity. plans: how TensorRT builds.
     """
 
     formats: tuple[str, ...] = ("onnx",)
@@ -50,6 +51,10 @@ class Request:
     def onnx(self) -> dict[str, str]:
         """Precision → name of the ONNX file."""
         return {p: name for p, name in ONNX_FILES.items() if p == "fp32" or p in self.precisions}
+
+    def tile(self) -> tuple[int, int, int] | None:
+        """Batch and LR sides of the tiles that something is tuned for, so that it is compared on one too."""
+        return self.plans.tile if {"tensorrt", "tensorrt-rtx"} & set(self.formats) else None
 
     def check(self, out: Path, *, overwrite: bool = False) -> None:
         """Raise ArtifactError where `out` is not free."""
@@ -74,17 +79,19 @@ def export_artifact(
     name: str | None = None,
     overwrite: bool = False,
 ) -> Exported:
-    """Write the model folder `out`: manifest.json, weights, ONNX files, plans, parity.json.
+    """Write the model folder `out`: manifest.json, weights, ONNX files, plans, engines, parity.json.
 
-    model: in eval mode. training: the record of its run. Raises ParityError, and leaves nothing, where parity fails;
-    ArtifactError where `out` cannot be written.
+    model: in eval mode. training: the record of its run. Raises ParityError, and leaves nothing, where parity fails,
+    DeepLightError where a plan could not be compared on this GPU, ArtifactError where `out` cannot be written.
     """
     request = request or Request()
     request.check(out, overwrite=overwrite)
     manifest = manifest_of(model, training, name=name, made_with=("onnx", "onnxscript"))
-    cases = cases_of(model, request.data, manifest.halo_lr)
+    cases = cases_of(model, request.data, manifest.halo_lr, request.tile())
     with Draft(out, overwrite=overwrite) as draft:
         manifest = _put_files(draft, model, manifest, request)
+        if "tensorrt-rtx" in request.formats:
+            manifest = replace(manifest, engines=put_engines(draft, request.onnx(), request.precisions))
         artifact = draft.open(manifest)
         if "tensorrt" in request.formats:
             _LOG.info("building TensorRT plans, which takes minutes")
@@ -92,6 +99,8 @@ def export_artifact(
             build_plans(draft.folder, request.precisions, request.plans)
         rows, absent = compare_all(artifact, cases)
         check_parity(rows)
+        if "tensorrt" in request.formats:
+            check_measured(rows, absent, request.precisions)
         notes = [f"not compared: {reason}" for reason in absent]
         draft.put("parity.json", (json.dumps(report(rows, notes), indent=1) + "\n").encode())
         path = draft.commit(replace(manifest, bytes_per_lr_px=_bytes_per_lr_px(artifact)))

@@ -10,7 +10,7 @@ import click
 
 from deeplight.engine.core.terminal import Command, Parsed, logging_to, parse_folder, run_cli
 
-FORMATS = ("onnx", "tensorrt", "triton-repo")
+FORMATS = ("onnx", "tensorrt", "tensorrt-rtx", "triton-repo")
 PRECISIONS = ("fp32", "fp16")
 _GONE = {
     "torch": "needs no file: deeplight-infer --backend torch runs the weights of any model folder",
@@ -65,7 +65,7 @@ def _plain(text: str) -> str:
     "--plugins",
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
-    help="TensorRT: our kernels in the plan",
+    help="TensorRT: our kernels in the plan (experimental: nobody has run them so far)",
 )
 @click.option(
     "--version-compatible", is_flag=True, help="TensorRT: plans for later versions too (lean runtime)"
@@ -96,6 +96,7 @@ def command(
     from deeplight.train.fit.requirements import EXPORTING, require
 
     require("deeplight-export", EXPORTING)
+    from deeplight.export import to_tensorrt_rtx
     from deeplight.export.build import Request, export_artifact
     from deeplight.export.parity import ParityError, table
     from deeplight.export.to_tensorrt import PlanOptions, require_builder
@@ -107,6 +108,8 @@ def command(
     request.check(out, overwrite=overwrite)
     if "tensorrt" in formats:
         require_builder()
+    if "tensorrt-rtx" in formats:
+        to_tensorrt_rtx.require_builder()
     if "triton-repo" in formats:
         check_free(repository, overwrite=overwrite)
     model, training = load_checkpoint(run)

@@ -36,6 +36,7 @@ __all__ = [
     "Case",
     "ParityError",
     "cases_of",
+    "check_measured",
     "check_parity",
     "compare_all",
     "parity_cases",
@@ -127,10 +128,24 @@ def scene_inputs(folder: Path, halo: int) -> Iterator[tuple[str, Inputs]]:
             yield f"{folder.name} {window.row}, {window.col}", scene.read_inputs(window.grown(halo))
 
 
-def cases_of(model: DeepLightSR, folder: Path | None = None, halo: int = 0) -> list[Case]:
-    """The synthetic cases and those of `folder`, each run once through the model in float32."""
+def cases_of(
+    model: DeepLightSR,
+    folder: Path | None = None,
+    halo: int = 0,
+    tile: tuple[int, int, int] | None = None,
+) -> list[Case]:
+    """The synthetic cases and those of `folder`, each run once through the model in float32.
+
+    tile: batch and LR sides of one more case, of the size that a plan is tuned for: it runs other kernels there.
+    """
     given: list[tuple[str, Inputs, NDArray[np.float32] | None]]
     given = [(name, inputs, truth) for name, (inputs, truth) in parity_cases().items()]
+    if tile is not None:
+        batch, h, w = tile
+        sample = Country(CountryConfig(seed=PARITY_SEED)).sample(Window(64, 64, h, w))
+        full = _full_inputs(sample.ntl, sample.dmo, sample.dem)
+        repeated = {name: np.repeat(a, batch, axis=0) for name, a in full.items()}
+        given.append((f"a tile of {h}×{w}", repeated, np.repeat(sample.ntl_hr[None, None], batch, axis=0)))
     if folder is not None:
         given += [(name, inputs, None) for name, inputs in scene_inputs(folder, halo)]
     with torch.no_grad(), exact_float32():
@@ -182,7 +197,7 @@ def compare(case: Case, backend: Backend, precision: str, how: str = "") -> Diff
     """One row. Pixels that NTL's nodata covers do not count: the engine never writes them. how: of the backend, where
     it runs in several ways."""
     got = backend.run(case.inputs)["ntl_hr"]
-    valid = np.kron(case.inputs["ntl_valid"][0, 0], np.ones((SCALE, SCALE)))[None, None] > 0
+    valid = np.kron(case.inputs["ntl_valid"], np.ones((1, 1, SCALE, SCALE))) > 0
     truth = None if case.truth is None else case.truth[valid]
     where = backend.name if backend.device == "cpu" else f"{backend.name} {backend.device}"
     return difference(case.name, where + how, precision, got[valid], case.want[valid], truth)
@@ -202,6 +217,21 @@ def check_parity(rows: Sequence[Difference]) -> None:
     """Raise ParityError unless every row is within its limits."""
     if not all(row.passed for row in rows):
         raise ParityError(rows)
+
+
+def check_measured(rows: Sequence[Difference], absent: Sequence[str], precisions: Sequence[str]) -> None:
+    """Raise DeepLightError unless the TensorRT plan of every precision was run and compared on this machine.
+
+    absent: what was not run, and why, as `compare_all` says it.
+    """
+    measured = {row.precision for row in rows if row.backend.split(" ")[0] == "tensorrt"}
+    for precision in (p for p in precisions if p not in measured):
+        why = next(
+            (a for a in absent if a.startswith("tensorrt ") and a.split(": ")[0].endswith(precision)), ""
+        )
+        raise DeepLightError(
+            f"the TensorRT plan in {precision} could not be compared on this GPU, so nothing is written ({why})"
+        )
 
 
 def report(rows: Sequence[Difference], absent: Sequence[str] = ()) -> Mapping[str, object]:

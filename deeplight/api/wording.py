@@ -84,7 +84,7 @@ FLAGS: Mapping[str, tuple[str, _Kind | None]] = {
     "--allow-remote": ("allow_remote", _TRUE),
     "--out": ("out", None),
     "--model": ("model", None),
-    "--backend": ("backend", _word("auto|onnxruntime|torch|tensorrt")),
+    "--backend": ("backend", _word("auto|onnxruntime|torch|tensorrt-rtx|tensorrt")),
     "--device": ("device", _word(r"auto|cpu|cuda(?::\d+)?")),
     "--precision": ("precision", _word(r"[a-z]+\d+")),
     "--compile": ("compiling", ("off", lambda _: "False")),

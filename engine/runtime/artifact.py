@@ -55,7 +55,10 @@ class Artifact:
         return self.manifest.identity
 
     def offered(self, kind: str = "onnx") -> Mapping[str, str]:
-        """Precision → file of a kind: "onnx", or "weights" for what PyTorch runs."""
+        """Precision → file of a kind: "onnx", "engines" (TensorRT for RTX; the first of those for several GPUs), or
+        "weights" for what PyTorch runs."""
+        if kind == "engines":
+            return {e.precision: name for name, e in reversed(list(self.manifest.engines.items()))}
         return dict.fromkeys(WEIGHT_PRECISIONS, WEIGHTS) if kind == "weights" else self.manifest.precisions
 
     def file(self, precision: str, kind: str = "onnx") -> Path:
@@ -63,9 +66,14 @@ class Artifact:
         name = self.offered(kind).get(precision)
         if name is None:
             have = ", ".join(self.offered(kind)) or "none"
-            remedy = "; --backend torch runs its weights" if precision in WEIGHT_PRECISIONS else ""
+            what, remedy = "ONNX file", ""
+            if kind == "engines":
+                what = "engine of TensorRT for RTX"
+                remedy = f"; deeplight-export {self.path} --out DIR --format onnx,tensorrt-rtx builds one"
+            elif precision in WEIGHT_PRECISIONS:
+                remedy = "; --backend torch runs its weights"
             raise ArtifactError(
-                f"the model {self.manifest.name} has no ONNX file in precision {precision}, it has {have}{remedy}"
+                f"the model {self.manifest.name} has no {what} in precision {precision}, it has {have}{remedy}"
             )
         return self.path / name
 

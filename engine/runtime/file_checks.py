@@ -33,9 +33,9 @@ _ELEMENT = {
 def check_file(name: str, data: bytes) -> None:
     """Refuse content that could read other files, run code or claim memory that is not there.
 
-    .onnx: no external data. .safetensors: the header describes exactly the bytes behind it. Pickles and torch.export
-    programs, which run what they carry, are refused by their endings. Others are not looked into. Raises
-    ArtifactError in one sentence.
+    .onnx: no external data. .engine: of TensorRT for RTX by its first bytes. .safetensors: the header describes exactly
+    the bytes behind it. Pickles and torch.export programs, which run what they carry, are refused by their endings.
+    Others are not looked into. Raises ArtifactError in one sentence.
     """
     check = _CHECKS.get(PurePath(name).suffix.lower())
     if check is not None:
@@ -49,6 +49,11 @@ def _check_onnx(name: str, data: bytes) -> None:
         raise ArtifactError(f"{name} is not an ONNX model: {e}") from None
     if external:
         raise ArtifactError(f"{name} keeps weights in other files: export it as one file")
+
+
+def _check_engine(name: str, data: bytes) -> None:
+    if not data.startswith(b"vtrt"):
+        raise ArtifactError(f"{name} is not an engine of TensorRT for RTX: export the model again")
 
 
 def _check_pickle(name: str, _: bytes) -> None:
@@ -92,6 +97,7 @@ def _check_tensor(name: str, entry: Mapping[str, Any], start: int) -> int:
 
 _CHECKS: Mapping[str, Callable[[str, bytes], None]] = {
     ".onnx": _check_onnx,
+    ".engine": _check_engine,
     ".safetensors": _check_safetensors,
     **dict.fromkeys(
         (".pt", ".pt2", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".npy"), _check_pickle

@@ -59,6 +59,17 @@ class FileInfo:
     bytes: int
 
 
+@dataclass(frozen=True)
+class EngineInfo:
+    """An engine of TensorRT for RTX. capabilities: compute capabilities of the GPUs that it runs on, as in "8.9".
+    library: version of tensorrt-rtx. model: SHA-256 of the ONNX file that it was built from."""
+
+    precision: str
+    capabilities: tuple[str, ...]
+    library: str
+    model: str
+
+
 def tensor_infos(specs: Sequence[InputSpec]) -> tuple[TensorInfo, ...]:
     """The manifest's form of `spec.INPUTS` or `spec.OUTPUTS`, with the contract's units."""
     grids = {True: "hr", False: "lr", None: "none"}
@@ -73,8 +84,8 @@ class Manifest:
     receptive_field_lr: radius in LR pixels that an output pixel can see; halo_lr ≥ that, the halo tiles need.
     multiple_lr, min_lr: tile sides in LR pixels must be multiples of the first and at least the second.
     bytes_per_lr_px: peak working memory of one run per LR pixel of the tile, measured; 0 where unknown.
-    precisions: precision name → ONNX file; empty in a run of deeplight-train. files: file name → checksum and size,
-    the weights (WEIGHTS) among them; filled by `artifact.write_artifact`.
+    precisions: precision name → ONNX file; empty in a run of deeplight-train. engines: file name → what it runs on.
+    files: file name → checksum and size, the weights (WEIGHTS) among them; filled by `artifact.write_artifact`.
     training, producer: a record for people.
     """
 
@@ -83,6 +94,7 @@ class Manifest:
     receptive_field_lr: float
     halo_lr: int
     precisions: Mapping[str, str] = field(default_factory=dict)
+    engines: Mapping[str, EngineInfo] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     producer: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[TensorInfo, ...] = field(default_factory=lambda: tensor_infos(INPUTS))
@@ -152,6 +164,7 @@ def _parse(d: dict[str, Any]) -> Manifest:
         receptive_field_lr=float(d["receptive_field_lr"]),
         halo_lr=_integer(d, "halo_lr", 0),
         precisions={str(k): str(v) for k, v in _mapping(d, "precisions").items()},
+        engines={k: _engine(v) for k, v in _mapping(d, "engines").items()} if "engines" in d else {},
         training=_mapping(d, "training"),
         producer=_mapping(d, "producer"),
         inputs=tuple(TensorInfo(**t) for t in d["inputs"]),
@@ -169,6 +182,11 @@ def _parse(d: dict[str, Any]) -> Manifest:
     _check_against_spec(manifest)
     _check_files(manifest)
     return manifest
+
+
+def _engine(d: dict[str, Any]) -> EngineInfo:
+    capabilities = tuple(str(c) for c in d["capabilities"])
+    return EngineInfo(_text(d, "precision"), capabilities, _text(d, "library"), _text(d, "model"))
 
 
 def _mapping(d: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -220,3 +238,6 @@ def _check_files(m: Manifest) -> None:
     for precision, name in m.precisions.items():
         if name not in m.files:
             raise ValueError(f"the file {name!r} of precision {precision!r} is not listed under files")
+    for name in m.engines:
+        if name not in m.files:
+            raise ValueError(f"the engine {name!r} is not listed under files")

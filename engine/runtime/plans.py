@@ -75,10 +75,20 @@ def save_plan(folder: Path, key: PlanKey, plan: bytes) -> Path:
         temporary = target.with_name(f".{target.name}.tmp")
         temporary.write_bytes(data)
         temporary.replace(target)
-    mark = _marks() / digest
+    remember(plan)
+    return path
+
+
+def remember(plan: bytes) -> None:
+    """Note that this machine built a plan or an engine."""
+    mark = _marks() / hashlib.sha256(plan).hexdigest()
     mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     mark.touch(mode=0o600)
-    return path
+
+
+def was_built_here(digest: str) -> bool:
+    """Whether this machine built the plan or engine of this SHA-256."""
+    return (_marks() / digest).is_file()
 
 
 def load_plan(artifact: Artifact, here: PlanKey) -> bytes:
@@ -132,7 +142,7 @@ def _checked(path: Path, wanted: str, trusted: bool) -> bytes:
     digest = hashlib.sha256(plan).hexdigest()
     if digest != wanted:
         raise ArtifactError(f"{path} does not match its SHA-256: build it again")
-    if not trusted and not (_marks() / digest).is_file():
+    if not trusted and not was_built_here(digest):
         raise ArtifactError(
             f"{path} is native code that this machine did not build: build it here, or use --trust"
         )

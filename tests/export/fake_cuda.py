@@ -1,6 +1,7 @@
-"""A stand-in for `cuda.bindings.runtime` and for a TensorRT engine: host memory, calls in order, graphs that replay.
+"""A stand-in for what only a GPU can do: `cuda.bindings.runtime` and an engine of TensorRT.
 
-The engine doubles: `ntl_hr` is NTL repeated 8×8 and doubled, the other outputs are zero.
+Host memory, calls in order, graphs that replay. Unless told otherwise the engine doubles: `ntl_hr` is NTL repeated 8×8
+and doubled, the other outputs are zero.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
+
+Arrays = dict[str, NDArray[np.float32]]
+Card = tuple[str, int, int]
+"""A GPU: name, major and minor compute capability."""
+CARDS: tuple[Card, ...] = (("NVIDIA H200", 9, 0), ("NVIDIA L4", 8, 9))
 
 
 class Error(IntEnum):
@@ -24,14 +31,14 @@ class Error(IntEnum):
 
 
 class Runtime(types.ModuleType):
-    """calls: name → how often. gpus: how many there are, each of another kind. current: the one in use."""
+    """calls: name → how often. cards: the GPUs. current: the one in use. driver: its version."""
 
     cudaStreamNonBlocking = 1
 
-    def __init__(self, memory: int = 1 << 30, gpus: int = 2) -> None:
+    def __init__(self, memory: int = 1 << 30, cards: tuple[Card, ...] = CARDS) -> None:
         super().__init__("cuda.bindings.runtime")
         self.calls: dict[str, int] = {}
-        self.gpus, self.current = gpus, 0
+        self.cards, self.current, self.driver = cards, 0, 13000
         self.memory, self.blocks = memory, {}
         self.recording: list[Callable[[], None]] | None = None
         self.cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
@@ -113,65 +120,101 @@ class Runtime(types.ModuleType):
         return (Error.cudaSuccess,)
 
     def cudaGetDeviceCount(self) -> tuple[Any, ...]:
-        return (Error.cudaSuccess, self.gpus) if self.gpus else (Error.cudaErrorNoDevice, None)
+        return (Error.cudaSuccess, len(self.cards)) if self.cards else (Error.cudaErrorNoDevice, None)
+
+    def cudaDriverGetVersion(self) -> tuple[Any, ...]:
+        return (Error.cudaSuccess, self.driver)
 
     def cudaSetDevice(self, device: int) -> tuple[Any, ...]:
-        if device >= self.gpus:
+        if device >= len(self.cards):
             return (Error.cudaErrorInvalidDevice,)
         self.current = device
         return (Error.cudaSuccess,)
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
-        if device >= self.gpus:
+        if device >= len(self.cards):
             return (Error.cudaErrorInvalidDevice, None)
-        name = (b"NVIDIA H200\0\0", b"NVIDIA L4\0\0")[device]
-        return (Error.cudaSuccess, types.SimpleNamespace(name=name, major=9 - device, minor=0))
+        name, major, minor = self.cards[device]
+        found = types.SimpleNamespace(name=name.encode() + b"\0\0", major=major, minor=minor)
+        return (Error.cudaSuccess, found)
+
+
+def doubled(inputs: Arrays) -> Arrays:
+    b, _, h, w = inputs["ntl"].shape
+    found = {s.name: np.zeros(input_shape(s, b, h, w), np.float32) for s in OUTPUTS}
+    found["ntl_hr"] += np.repeat(np.repeat(2 * inputs["ntl"], 8, 2), 8, 3)
+    return found
 
 
 class Context:
-    def __init__(self, runtime: Runtime, largest: int, profiles: list[int]) -> None:
-        self.runtime, self.largest, self.profiles = runtime, largest, profiles
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.addresses: dict[str, int] = {}
+    """An execution context whose working memory the caller gives."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._scratch = 0
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        self.profiles.append(index)
+        self._engine.profiles.append(index)
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shapes[name] = shape
-        return shape[-1] <= self.largest or len(shape) == 2
+        self._shapes[name] = shape
+        return shape[-1] <= self._engine.largest or len(shape) == 2
 
     def set_tensor_address(self, name: str, address: int) -> None:
-        self.addresses[name] = address
+        self._addresses[name] = address
 
-    def execute_async_v3(self, stream: int) -> bool:
-        assert set(self.addresses) == {s.name for s in (*INPUTS, *OUTPUTS)}
-        self.runtime.submit(self._double)
+    def update_device_memory_size_for_shapes(self) -> int:
+        assert set(self._shapes) == {s.name for s in INPUTS}
+        return 1000
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert size == 1000
+        self._scratch = memory
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        assert set(self._addresses) == {s.name for s in (*INPUTS, *OUTPUTS)}
+        assert self._scratch in self._engine.runtime.blocks
+        if self._engine.says:
+            self._engine.log.log(self._engine.log.Severity.ERROR, self._engine.says)
+        self._engine.runtime.submit(self._compute)
         return True
 
-    def _double(self) -> None:
-        b, _, h, w = self.shapes["ntl"]
-        size = 4 * b * h * w
-        ntl = np.frombuffer(ctypes.string_at(self.addresses["ntl"], size), np.float32).reshape(b, 1, h, w)
-        out = np.repeat(np.repeat(2 * ntl, 8, 2), 8, 3).tobytes()
-        ctypes.memmove(self.addresses["ntl_hr"], out, len(out))
-        for spec in OUTPUTS[1:]:
-            ctypes.memset(self.addresses[spec.name], 0, 4 * int(np.prod(input_shape(spec, b, h, w))))
+    def _compute(self) -> None:
+        self._engine.ran += 1
+        found = self._engine.compute({n: self._read(n, shape) for n, shape in self._shapes.items()})
+        for name, values in found.items():
+            data = values.astype(np.float32).tobytes()
+            ctypes.memmove(self._addresses[name], data, len(data))
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        size = 4 * int(np.prod(shape))
+        return np.frombuffer(ctypes.string_at(self._addresses[name], size), np.float32).reshape(shape)
 
 
 class Engine:
-    """tile: what profile 0 was tuned for, (batch, h, w)."""
+    """tile: what profile 0 was tuned for, (batch, h, w). compute: what it is in place of a network. ran: how often.
+    says: an error that it logs in `log` and goes on."""
 
     num_optimization_profiles = 2
 
-    def __init__(self, runtime: Runtime, tile: tuple[int, int, int], largest: int = 8 * 512) -> None:
-        self.runtime, self.tile, self.largest = runtime, tile, largest
+    def __init__(
+        self,
+        runtime: Runtime,
+        tile: tuple[int, int, int],
+        largest: int = 8 * 512,
+        compute: Callable[[Arrays], Arrays] = doubled,
+    ) -> None:
+        self.runtime, self.tile, self.largest, self.compute = runtime, tile, largest, compute
         self.profiles: list[int] = []
+        self.ran, self.says = 0, ""
+        self.log: Any = None
 
-    def create_execution_context(self) -> Context:
-        return Context(self.runtime, self.largest, self.profiles)
+    def create_execution_context(self, strategy: Any) -> Context:
+        return Context(self)
 
-    def get_tensor_profile_shape(self, name: str, index: int) -> tuple[tuple[int, ...], ...]:
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> tuple[tuple[int, ...], ...]:
         b, h, w = self.tile
         return ((b, 1, h, w),) * 3

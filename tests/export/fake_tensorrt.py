@@ -163,6 +163,10 @@ class HardwareCompatibilityLevel(IntEnum):
     SAME_COMPUTE_CAPABILITY = 2
 
 
+class ExecutionContextAllocationStrategy(IntEnum):
+    USER_MANAGED = 2
+
+
 class ILogger:
     class Severity(IntEnum):
         INTERNAL_ERROR = 0
@@ -242,6 +246,7 @@ class TensorRt(types.ModuleType):
         self.NetworkDefinitionCreationFlag, self.BuilderFlag = Flag, BuilderFlag
         self.HardwareCompatibilityLevel, self.ILogger = HardwareCompatibilityLevel, ILogger
         self.float32 = DataType("FLOAT")
+        self.ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
         module = self
 
         class Builder:

@@ -109,7 +109,7 @@ def test_a_failed_comparison_ends_with_one_sentence_and_no_artifact(
     [
         (["--precision", "fp64"], "'fp64' is not one of fp32, fp16"),
         (["--precision", ""], "'' is not one of fp32, fp16"),
-        (["--format", "onnx,coreml"], "'coreml' is not one of onnx, tensorrt, triton-repo"),
+        (["--format", "onnx,coreml"], "'coreml' is not one of onnx, tensorrt, tensorrt-rtx, triton-repo"),
         (["--plugins", "maybe"], "'maybe' is not one of"),
         (["--hardware", "hopper"], "'hopper' is not one of"),
         (["--name", "../up"], "'../up' is not a plain name: use letters"),

@@ -15,7 +15,7 @@ import onnx
 import onnx.inliner
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, input_shape
@@ -23,83 +23,38 @@ from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.engine.runtime.plans import PlanKey
 from deeplight.export import to_tensorrt
-from deeplight.export.operators import VERSION, function
+from deeplight.export.operators import function
 from deeplight.export.plugins import fits, pack, strip_scratch
+from deeplight.export.tensorrt_network import prepared
 from deeplight.export.tensorrt_rules import problems
 from deeplight.kernels.refine import entry as refine_entry
 from deeplight.kernels.upsample import entry as upsample_entry
 from tests.conftest import ROOT
 from tests.engine.analytic import write_analytic
 from tests.export.fake_tensorrt import BuilderFlag, Flag, HardwareCompatibilityLevel, PluginModule, TensorRt
+from tests.export.restrictions import REFUSED, RELU, TAKEN, model_of
 
 KEY = PlanKey("NVIDIA H200", "9.0", "11.4.0.106", "fp16", "ab" * 32, "ampere_plus", True, (2, 40, 56))
 
 
-def model_of(
-    *nodes: onnx.NodeProto, inputs: dict[str, int], weights: dict[str, np.ndarray] | None = None
-) -> bytes:
-    graph = helper.make_graph(
-        list(nodes),
-        "g",
-        [helper.make_tensor_value_info(n, t, ["b", 8, "h", "w"]) for n, t in inputs.items()],
-        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(v, k) for k, v in (weights or {}).items()],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("deeplight", VERSION)]
-    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
-
-
-RELU = model_of(helper.make_node("Relu", ["x"], ["y"]), inputs={"x": TensorProto.FLOAT})
-UNSET = model_of(
-    helper.make_node("DeformConv", ["x", "w", "o"], ["y"], name="bend"),
-    inputs={"x": TensorProto.FLOAT, "w": TensorProto.FLOAT, "o": TensorProto.FLOAT},
-)
-
-
-@pytest.mark.parametrize(
-    ("model", "named"),
-    [
-        (UNSET, r"DeformConv \(bend\)"),
-        (
-            model_of(helper.make_node("AffineGrid", ["x", "s"], ["y"]), inputs={"x": 1, "s": 7}),
-            "AffineGrid",
-        ),
-        (
-            model_of(helper.make_node("Resize", ["x", "", "s"], ["y"], antialias=1), inputs={"x": 1, "s": 1}),
-            "Resize .* antialiased",
-        ),
-        (model_of(helper.make_node("Cast", ["x"], ["y"], to=1), inputs={"x": TensorProto.UINT16}), "UINT16"),
-        (
-            model_of(helper.make_node("Add", ["x", "z"], ["y"], name="sum"), inputs={"x": 1, "z": 10}),
-            r"Add \(sum\) mixes FLOAT and FLOAT16",
-        ),
-        (
-            model_of(helper.make_node("GridSample", ["x", "z"], ["y"]), inputs={"x": 10, "z": 1}),
-            "GridSample .* mixes",
-        ),
-        (
-            model_of(helper.make_node("Cast", ["x"], ["y"], to=TensorProto.INT16), inputs={"x": 1}),
-            "makes INT16",
-        ),
-        (
-            model_of(helper.make_node("warp", ["x"], ["y"], domain="deeplight"), inputs={"x": 1}),
-            "deeplight::warp .* neither a plugin nor a body",
-        ),
-    ],
-)
-def test_what_tensorrt_refuses_is_listed(model: bytes, named: str) -> None:
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_tensorrt_refuses_is_listed(case: str) -> None:
+    model, named = REFUSED[case]
     found = problems(onnx.load_from_string(model))
     assert len(found) == 1 and re.search(named, found[0])
-    with pytest.raises(DeepLightError, match="TensorRT would refuse this model"):
-        to_tensorrt.prepared(model, plugins=True)
 
 
-def test_what_tensorrt_takes_is_not_listed() -> None:
-    plain = model_of(
-        helper.make_node("Resize", ["x", "", "s"], ["y"], mode="linear"), inputs={"x": 1, "s": 1}
-    )
-    for model in (RELU, plain):
-        assert problems(onnx.load_from_string(model)) == []
+def test_a_model_that_tensorrt_would_refuse_is_not_handed_to_it() -> None:
+    with pytest.raises(DeepLightError, match=r"TensorRT would refuse this model: Add \(sum\) mixes"):
+        prepared(REFUSED["Add of two types"][0], plugins=False)
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_what_tensorrt_takes_is_not_listed(case: str) -> None:
+    assert problems(onnx.load_from_string(TAKEN[case])) == []
+
+
+def test_an_operator_with_a_plugin_is_not_listed() -> None:
     fuse = model_of(helper.make_node("fuse", ["x"], ["y"], domain="deeplight"), inputs={"x": 1})
     assert problems(onnx.load_from_string(fuse), frozenset({"fuse"})) == []
 
@@ -123,7 +78,7 @@ def test_without_plugins_the_bodies_are_inlined_and_their_weights_folded() -> No
     proto.functions.append(function("fuse"))
     unfolded = onnx.inliner.inline_local_functions(proto)
     assert [p for p in problems(unfolded) if "has weights that the graph computes" in p]
-    ready = onnx.load_from_string(to_tensorrt.prepared(proto.SerializeToString(), plugins=False))
+    ready = onnx.load_from_string(prepared(proto.SerializeToString(), plugins=False))
     assert not ready.functions and {n.domain for n in ready.graph.node} == {""}
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
@@ -22,31 +24,47 @@ AUTO = "auto"
 class BackendEntry:
     """Where a backend lives and what it needs.
 
-    module:attribute is its class; package: that or an extra, see install_command; devices: the first is the default;
-    kind: what it runs of an artifact, "onnx" (also where it is the source of a plan) or "weights".
+    module:attribute is its class; package: that or an extra, see install_command; imports: the library's own module;
+    devices: the first is the default; kind: what it runs of an artifact, see Artifact.offered; "onnx" also where that
+    is the source of a plan.
     """
 
     module: str
     attribute: str
     package: str
+    imports: str
     devices: tuple[str, ...]
     kind: str = "onnx"
 
 
 BACKENDS: Mapping[str, BackendEntry] = {
     "onnxruntime": BackendEntry(
-        "deeplight.engine.runtime.backends.onnxruntime_backend", "OnnxRuntimeBackend", "onnxruntime", ("cpu",)
+        "deeplight.engine.runtime.backends.onnxruntime_backend",
+        "OnnxRuntimeBackend",
+        "onnxruntime",
+        "onnxruntime",
+        ("cpu",),
     ),
     "torch": BackendEntry(
         "deeplight.engine.runtime.backends.torch_backend",
         "TorchBackend",
         "gpu",
+        "torch",
         ("cpu", "cuda"),
         "weights",
+    ),
+    "tensorrt-rtx": BackendEntry(
+        "deeplight.engine.runtime.backends.tensorrt_rtx_backend",
+        "TensorRtRtxBackend",
+        "tensorrt-rtx",
+        "tensorrt_rtx",
+        ("cuda",),
+        "engines",
     ),
     "tensorrt": BackendEntry(
         "deeplight.engine.runtime.backends.tensorrt_backend",
         "TensorRtBackend",
+        "tensorrt",
         "tensorrt",
         ("cuda",),
     ),
@@ -96,7 +114,7 @@ def open_backend(
     threads: int = 1,
     compiling: bool = True,
 ) -> Backend:
-    """Open an artifact on the backend `name`, or on the first that offers the device for "auto".
+    """Open an artifact on the backend `name`, or on the one that the rule of `chosen` takes for "auto".
 
     compiling: see Backend.open.
 
@@ -108,33 +126,56 @@ def open_backend(
         device = parse_device(device)
     except ValueError as e:
         raise InputError(str(e)) from None
-    candidates = list(BACKENDS) if name == AUTO else [name]
-    fitting = [c for c in candidates if device.partition(":")[0] in (AUTO, *BACKENDS[c].devices)]
-    if not fitting:
-        offered = ", ".join(d for c in candidates for d in BACKENDS[c].devices)
-        raise InputError(f"device {device!r} is not offered by backend {name}: choose one of auto, {offered}")
-    # "auto" takes the first that has the precision: a file for it, or the weights
-    ready = [c for c in fitting if precision in artifact.offered(BACKENDS[c].kind)]
-    if name == AUTO and device != AUTO and not ready:
-        raise InputError(
-            f"{artifact.manifest.name} has nothing for device {device} in precision {precision}: use --device cpu"
-        )
-    chosen = (ready or fitting)[0]
-    entry = BACKENDS[chosen]
+    taken = chosen(name, artifact, precision, device)
+    entry = BACKENDS[taken]
     artifact.file(precision, entry.kind)
     try:
         cls: type[Backend] = getattr(import_module(entry.module), entry.attribute)
     except ImportError as e:
-        raise InputError(_missing(chosen, artifact, precision, e)) from None
+        raise InputError(_missing(taken, artifact, precision, e)) from None
     place = entry.devices[0] if device == AUTO else device
     return cls.open(artifact, precision, place, threads, compiling=compiling)
 
 
-def _missing(chosen: str, artifact: Artifact, precision: str, error: ImportError) -> str:
+def chosen(name: str, artifact: Artifact, precision: str, device: str) -> str:
+    """The backend that `name` means; for "auto" by a rule, never by a race, so that equal commands give equal bits.
+
+    The first in the order of BACKENDS that offers the device, has something to run in the precision and is installed;
+    where none is installed, the first of the others, which then says how to install it. So on CUDA PyTorch comes first,
+    whose kernels were run and compared there. Raises InputError where no backend offers the device.
+    """
+    candidates = list(BACKENDS) if name == AUTO else [name]
+    kind = device.partition(":")[0]
+    fitting = [c for c in candidates if kind in (AUTO, *BACKENDS[c].devices)]
+    if not fitting:
+        offered = ", ".join(d for c in candidates for d in BACKENDS[c].devices)
+        raise InputError(f"device {device!r} is not offered by backend {name}: choose one of auto, {offered}")
+    if name != AUTO:
+        return name
+    ready = [c for c in fitting if precision in artifact.offered(BACKENDS[c].kind)]
+    if device != AUTO and not ready:
+        raise InputError(
+            f"{artifact.manifest.name} has nothing for device {device} in precision {precision}: use --device cpu"
+        )
+    there = [c for c in ready if device == AUTO or installed(c, kind)]
+    return (there or ready or fitting)[0]
+
+
+def installed(name: str, device: str) -> bool:
+    """Whether the library of a backend is there; for CUDA, PyTorch's build for CPUs is not."""
+    package = BACKENDS[name].imports
+    try:
+        only_cpu = package == "torch" and device != "cpu" and version(package).endswith("+cpu")
+    except PackageNotFoundError:
+        return False
+    return not only_cpu and find_spec(package) is not None
+
+
+def _missing(name: str, artifact: Artifact, precision: str, error: ImportError) -> str:
     """What to do where the package of a backend is not there."""
-    wanted = install_command(BACKENDS[chosen].package)
-    sentence = f"backend {chosen} needs a package that is not there ({error}): {wanted}"
-    if BACKENDS[chosen].kind == "weights":
+    wanted = install_command(BACKENDS[name].package)
+    sentence = f"backend {name} needs a package that is not there ({error}): {wanted}"
+    if BACKENDS[name].kind == "weights":
         return (
             f"{sentence}, or, where that is installed, make an ONNX file of it: deeplight-export {artifact.path} "
             f"--out DIR --precision {precision}"

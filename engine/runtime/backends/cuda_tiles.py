@@ -1,0 +1,219 @@
+"""Tiles through a serialised engine on a GPU: what TensorRT and TensorRT for RTX have in common.
+
+Device buffers, page-locked host buffers and an execution context are made once for each tile shape; a tile then costs
+copies and a launch. PyTorch is not needed: memory and streams come from the CUDA runtime (package cuda-python).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from cuda.bindings import runtime as cudart
+
+from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
+from deeplight.engine.runtime.backends import cuda_index
+from deeplight.engine.runtime.backends.base import Array, Backend
+from deeplight.engine.runtime.engines import Gpu
+from deeplight.engine.runtime.tensorrt_log import log_of
+
+_SHAPES = 16
+"""Tile shapes whose buffers and contexts are kept."""
+
+
+@dataclass
+class Shape:
+    """What one tile shape needs. host: NumPy views of page-locked memory; device: addresses; scratch: address of the
+    context's working memory. The execution context is its own, since what is captured of it holds for its shapes.
+    graph: the captured work, or None where the library captures by itself."""
+
+    context: Any
+    host: dict[str, Array]
+    device: dict[str, int]
+    scratch: int = 0
+    graph: Any = None
+
+
+class EngineBackend(Backend):
+    """Runs an engine on one CUDA stream."""
+
+    library: ClassVar[str]
+    """The library's name in messages."""
+    captures: ClassVar[bool]
+    """Whether the work of a shape is captured here; else the library does it, or nobody."""
+
+    def __init__(self, trt: Any, engine: Any, gpu: int = 0, origins: Mapping[str, str] | None = None) -> None:
+        """trt: the module that the engine is of. origins: see Backend.origins."""
+        self.device = f"cuda:{gpu}" if gpu else "cuda"
+        self._engine, self._gpu, self._origins = engine, gpu, dict(origins or {})
+        self._log = log_of(trt)
+        call(cudart.cudaSetDevice(gpu))
+        self._stream = call(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
+        self._shapes: dict[tuple[int, ...], Shape] = {}
+
+    @abstractmethod
+    def _context(self) -> Any:
+        """A new execution context whose working memory is set by `_prepare`."""
+
+    @abstractmethod
+    def _profile(self, ntl: tuple[int, ...]) -> int:
+        """The optimisation profile for an NTL tensor of this shape."""
+
+    def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        shape = inputs["ntl"].shape
+        key = (shape[0], shape[2], shape[3])
+        try:
+            call(cudart.cudaSetDevice(self._gpu))  # of the calling thread, which is not the one that opened
+            if key not in self._shapes:
+                while len(self._shapes) >= _SHAPES:
+                    self._free(self._shapes.pop(next(iter(self._shapes))))
+                self._shapes[key] = self._prepare(*key)
+            made = self._shapes[key]
+            for spec in INPUTS:
+                made.host[spec.name][...] = inputs[spec.name]
+            if made.graph is None:
+                self._enqueue(made)
+            else:
+                call(cudart.cudaGraphLaunch(made.graph, self._stream))
+            call(cudart.cudaStreamSynchronize(self._stream))
+        except RuntimeError as e:
+            raise DeepLightError(
+                f"{self.library} failed on a tile of {key[1]}×{key[2]} LR pixels: {e}"
+            ) from None
+        return [made.host[name].copy() for name in outputs]
+
+    def _prepare(self, batch: int, h: int, w: int) -> Shape:
+        """Buffers for a shape, and the graph of copies in, network, copies out where it is captured here."""
+        self._log.clear()
+        made = Shape(self._context(), {}, {})
+        if made.context is None:
+            raise RuntimeError(f"no execution context: {'; '.join(self._log.errors)}")
+        try:
+            for spec in (*INPUTS, *OUTPUTS):
+                made.host[spec.name] = _page_locked(input_shape(spec, batch, h, w))
+                made.device[spec.name] = call(cudart.cudaMalloc(made.host[spec.name].nbytes))
+            made.context.set_optimization_profile_async(self._profile((batch, 1, h, w)), self._stream)
+            for spec in INPUTS:
+                if not made.context.set_input_shape(spec.name, made.host[spec.name].shape):
+                    raise RuntimeError(
+                        f"{batch} tiles of {h}×{w} are outside the engine's profile; use other --tiles"
+                    )
+            for name, address in made.device.items():
+                made.context.set_tensor_address(name, address)
+            # by default a context takes what the largest tile of its profile would need, which no GPU has
+            if size := made.context.update_device_memory_size_for_shapes():
+                made.scratch = call(cudart.cudaMalloc(size))
+                made.context.set_device_memory(made.scratch, size)
+            self._enqueue(made)  # the first run compiles and loads, which a capture must not contain
+            call(cudart.cudaStreamSynchronize(self._stream))
+            if self.captures:
+                made.graph = self._captured(made)
+        except RuntimeError:
+            self._free(made)
+            raise
+        return made
+
+    def _captured(self, shape: Shape) -> Any:
+        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        call(cudart.cudaStreamBeginCapture(self._stream, mode))
+        self._enqueue(shape)
+        graph = call(cudart.cudaStreamEndCapture(self._stream))
+        launchable = call(cudart.cudaGraphInstantiate(graph, 0))
+        call(cudart.cudaGraphDestroy(graph))
+        return launchable
+
+    def _enqueue(self, shape: Shape) -> None:
+        """Copies in, network, copies out. Raises RuntimeError also where the library only logs an error: it was seen
+        to go on then, with zeros for a result."""
+        self._log.clear()
+        for spec in INPUTS:
+            array, address = shape.host[spec.name], shape.device[spec.name]
+            kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+            call(cudart.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self._stream))
+        if not shape.context.execute_async_v3(self._stream) or self._log.errors:
+            raise RuntimeError(f"the network could not be enqueued {'; '.join(self._log.errors)}".strip())
+        for spec in OUTPUTS:
+            array, address = shape.host[spec.name], shape.device[spec.name]
+            kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            call(cudart.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self._stream))
+
+    def _free(self, shape: Shape) -> None:
+        if shape.graph is not None:
+            call(cudart.cudaGraphExecDestroy(shape.graph))
+        shape.context = None  # before the memory that it works in
+        for address in (*shape.device.values(), *([shape.scratch] if shape.scratch else [])):
+            call(cudart.cudaFree(address))
+        for array in shape.host.values():
+            call(cudart.cudaFreeHost(array.ctypes.data))
+
+    def origins(self) -> dict[str, str]:
+        """See Backend.origins."""
+        return dict(self._origins)
+
+    def close(self) -> None:
+        """Free everything on the device."""
+        call(cudart.cudaSetDevice(self._gpu))
+        while self._shapes:
+            self._free(self._shapes.popitem()[1])
+        call(cudart.cudaStreamDestroy(self._stream))
+
+
+def gpu_number(device: str, backend: str, runtime: str) -> int:
+    """Number of the GPU that "cuda" or "cuda:1" means. runtime: name and version of the library. Raises InputError
+    where the device is none, or there is no such GPU."""
+    if device.partition(":")[0] != "cuda":
+        raise InputError(f"backend {backend} runs on cuda, not on {device!r}")
+    return cuda_index(device, _gpus(), runtime)
+
+
+def gpu_properties(number: int, runtime: str) -> Gpu:
+    """What a GPU is. runtime: see gpu_number. Raises InputError where there is none of this number."""
+    try:
+        properties = call(cudart.cudaGetDeviceProperties(number))
+        driver = int(call(cudart.cudaDriverGetVersion()))
+    except RuntimeError as e:
+        raise InputError(f"{runtime} finds no CUDA device ({e}): use another --backend") from None
+    name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+    return Gpu(name.rstrip("\0"), f"{properties.major}.{properties.minor}", driver)
+
+
+def opened(trt: Any, plan: bytes, number: int, what: str) -> Any:
+    """The engine of a plan, on a GPU. what: it is, for the message. Raises ArtifactError with what the library says."""
+    log = log_of(trt)
+    log.clear()
+    call(cudart.cudaSetDevice(number))
+    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise ArtifactError(
+            f"{what} cannot be opened: {'; '.join(log.errors) or 'it says nothing'}; build it again"
+        )
+    return engine
+
+
+def _gpus() -> int:
+    """How many GPUs there are; none, too, where CUDA has no driver."""
+    try:
+        return int(call(cudart.cudaGetDeviceCount()))
+    except RuntimeError:
+        return 0
+
+
+def call(result: tuple[Any, ...]) -> Any:
+    """The value of a CUDA call. Raises RuntimeError with CUDA's name of the error."""
+    code, *values = result
+    if int(code) != 0:
+        raise RuntimeError(f"CUDA error {getattr(code, 'name', code)}")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _page_locked(shape: tuple[int, ...]) -> Array:
+    """A float32 array in memory that the device can read by itself."""
+    count = int(np.prod(shape))
+    address = call(cudart.cudaMallocHost(4 * count))
+    view = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (count,))
+    return view.reshape(shape)
