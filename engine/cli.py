@@ -140,6 +140,7 @@ def placement_options(command: _Command) -> _Command:
 )
 @click.option("--trust", is_flag=True, help="Let the model run native code (TensorRT plans)")
 @click.option("--quicklook", type=OUTPUT, metavar="Q.PNG", help="Write LR | result | bicubic as a picture")
+@click.option("--page", type=OUTPUT, metavar="P.HTML", help="Write a page with LR and result under a swipe")
 @click.option("--stac", is_flag=True, help="Write a STAC item beside the output")
 @click.option("--allow-remote", is_flag=True, help="Let inputs be URLs and /vsi names")
 @click.version_option(None, "-V", "--version", package_name="deeplight", message="%(prog)s %(version)s")
@@ -162,7 +163,7 @@ def command(context: click.Context, /, **given: Any) -> None:
     if report is not None:
         progress.log(report.headline())
     item = item_path(options.out) if options.stac else None
-    for path in (options.out, options.quicklook, options.report, item):
+    for path in (options.out, options.quicklook, options.page, options.report, item):
         if path is not None and path.exists():
             click.echo(str(path))
 

@@ -49,6 +49,7 @@ def refine(
     report: str | Path | None = None,
     events: str | Path | None = None,
     quicklook: str | Path | None = None,
+    page: str | Path | None = None,
     stac: bool = False,
     verify_seams: int = 0,
     check: int = 0,
@@ -71,7 +72,7 @@ def refine(
         overwrite: Replace the output, drop parts of a stopped run.
         progress: True for a line of text every few seconds; or a function of share (0 to 1) and text.
         streams: Tiles at once; None: one, or with tiles="auto" two where the memory holds them.
-        report, events, quicklook: Files (.json, .jsonl, .png) to write beside the output.
+        report, events, quicklook, page: Files (.json, .jsonl, .png, .html) to write beside the output.
         stac: Write a STAC item beside the output.
         verify_seams: Compute so many places at tile borders again; fail if they differ.
         check: First compare so many tiles with fp32.
@@ -127,6 +128,9 @@ def _options(scene: Scene, loading: Loading, given: dict[str, Any]) -> RunOption
         mode=chosen_mode(bool(given["resume"]), bool(given["overwrite"])),
         streams=arguments.count_or_none("streams", given["streams"]),
         stac=bool(given["stac"]),
-        **{name: arguments.path_or_none(name, given[name]) for name in ("report", "events", "quicklook")},
+        **{
+            name: arguments.path_or_none(name, given[name])
+            for name in ("report", "events", "quicklook", "page")
+        },
         **{name: arguments.count(name, given[name]) for name in ("verify_seams", "check")},
     )

@@ -102,6 +102,7 @@ FLAGS: Mapping[str, tuple[str, _Kind | None]] = {
     "--report": ("report", None),
     "--events": ("events", None),
     "--quicklook": ("quicklook", None),
+    "--page": ("page", None),
     "--verify-seams": ("verify_seams", _NUM),
     "--check": ("check", _NUM),
     "--stac": ("stac", _TRUE),

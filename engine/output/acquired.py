@@ -34,6 +34,16 @@ def taken(raster: Raster) -> Span | None:
     return acquired(Path(raster.name).name if raster.path is None else raster.path.name, raster.tags)
 
 
+def shown_span(when: Span) -> str:
+    """A time for people: 2020, 2020-03, 2020-03-15, or the first and the last day."""
+    first, last = (at.date() for at in when)
+    if when == _year(first.year):
+        return f"{first.year}"
+    if first.day == 1 and last == first.replace(day=calendar.monthrange(first.year, first.month)[1]):
+        return f"{first:%Y-%m}"
+    return f"{first}" if first == last else f"{first} – {last}"
+
+
 def time_tags(when: Span | None) -> dict[str, str]:
     """Metadata items that say it, as `acquired` reads them."""
     if when is None:

@@ -17,7 +17,7 @@ from deeplight.engine.core.files import write_file
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.colormap import NODATA_RGB, light_colours
-from deeplight.engine.output.overview import Overview, overview
+from deeplight.engine.output.overview import Overview, brightest, overview, read_map
 from deeplight.engine.raster.units import shown
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ _WHOLE_LR = 2 * _PANEL // SCALE
 """Scenes up to this many LR pixels a side are shown whole, larger ones by a crop of half of it, 1:1."""
 _CONTEXT = 2
 """LR pixels around the window that bicubic interpolation can reach."""
-_CELL = 10
-"""LR pixels a side of the cells from which the brightest crop is found."""
 _BACKGROUND, _TEXT, _DIM = (16, 18, 24), (236, 238, 242), (158, 164, 176)
 _FRAME = (90, 220, 255)
 _MARGIN, _GAP, _COLUMN = 28, 18, 330
@@ -92,7 +90,7 @@ def write_quicklook(scene: Scene, result: Path, out: Path) -> None:
     place += f"columns {window.col} to {window.col + window.width - 1} of {scene.grid.width}"
     whole = None if window.shape == scene.grid.shape else overview(scene, window, _PANEL)
     known = np.where(valid != 0, lr, np.float32(np.nan))
-    image = render(known, _read(result, window), shown(scene.unit), place, whole)
+    image = render(known, read_map(result, window), shown(scene.unit), place, whole)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     write_file(out, [buffer.getvalue()])
@@ -103,31 +101,7 @@ def choose_window(scene: Scene) -> Window:
     height, width = scene.grid.height, scene.grid.width
     if max(height, width) <= _WHOLE_LR:
         return Window(0, 0, height, width)
-    side = _WHOLE_LR // 2
-    cells = []
-    for row in range(0, height, _CELL):
-        values, _ = scene.read_ntl(Window(row, 0, min(_CELL, height - row), width))
-        sums = np.maximum(values, 0).sum(axis=0, dtype=np.float64)
-        cells.append(np.add.reduceat(sums, np.arange(0, width, _CELL)))
-    total = np.pad(np.cumsum(np.cumsum(cells, axis=0), axis=1), ((1, 0), (1, 0)))
-    n = side // _CELL
-    rows, cols = min(n, total.shape[0] - 1), min(n, total.shape[1] - 1)
-    sums = total[rows:, cols:] - total[:-rows, cols:] - total[rows:, :-cols] + total[:-rows, :-cols]
-    row, col = (int(i) * _CELL for i in np.unravel_index(np.argmax(sums), sums.shape))
-    h, w = min(side, height), min(side, width)
-    return Window(min(row, height - h), min(col, width - w), h, w)
-
-
-def _read(result: Path, window: Window) -> Array:
-    """Band 1 over an LR window, physical, (8h, 8w), NaN = nodata."""
-    import rasterio
-
-    hr = window.scaled(SCALE)
-    pixels = ((hr.row, hr.row + hr.height), (hr.col, hr.col + hr.width))
-    with rasterio.open(result) as dataset:
-        band = dataset.read(1, window=pixels, masked=True).astype(np.float32)
-        values = band * np.float32(dataset.scales[0]) + np.float32(dataset.offsets[0])
-    return np.asarray(values.filled(np.nan), np.float32)
+    return brightest(scene, _WHOLE_LR // 2)
 
 
 def bicubic(lr: Array) -> Array:

@@ -44,7 +44,7 @@ class RunOptions:
     tiles: automatic unless given; None runs the scene in one piece. bands: of EXTRA_BANDS. threads: of the backend;
     None: all. streams: tiles computed at once, sharing the threads; None: as many as automatic tiles leave memory for,
     one otherwise. compiling: let PyTorch on CUDA compile the network's glue for each tile shape.
-    report, quicklook, events: files to write beside the output. verify_seams: how many places across tile borders
+    report, quicklook, page, events: files to write beside the output. verify_seams: how many places across tile borders
     to compute again and compare. check: how many tiles to compare with float32 first. trust: let native code in the
     model's folder run. stac: write a STAC item beside it. conserve_radiance:
     bring the output, as the sensor would see it, into agreement with the NTL.
@@ -67,6 +67,7 @@ class RunOptions:
     compiling: bool = True
     report: Path | None = None
     quicklook: Path | None = None
+    page: Path | None = None
     events: Path | None = None
     verify_seams: int = 0
     check: int = 0

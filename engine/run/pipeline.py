@@ -37,6 +37,7 @@ from deeplight.engine.run.report import RunReport, make_report, write_report
 from deeplight.engine.run.result import RunResult, Tally
 from deeplight.engine.run.seams import SeamCheck, verify_seams
 from deeplight.engine.run.tiling import Crew, TilePlan
+from deeplight.engine.run.told import facts_of
 from deeplight.engine.run.work import Array, Tile, TileWork
 from deeplight.engine.runtime.artifact import Artifact, load_artifact
 
@@ -72,7 +73,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
             check_complete(options.out, spec)
             progress.log(f"{options.out} is complete already")
             remove_beside_leftovers(options)
-            beside(options, scene, spec)
+            beside(options, scene, spec, None)
             return None
         if options.check:
             check(options, scene, artifact, backend, threads, progress)
@@ -93,7 +94,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
             if options.report is not None and result.quarantined:
                 write_report(report, options.report)
             check_all_done(result.quarantined)
-        beside(options, scene, spec)
+        beside(options, scene, spec, report)
         events.emit("finished", **report.summary())
     if options.report is not None:
         write_report(report, options.report)
@@ -112,12 +113,17 @@ def check(
         progress.log(f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}")
 
 
-def beside(options: RunOptions, scene: Scene, spec: OutputSpec) -> None:
-    """The quicklook and the STAC item, where they are asked for."""
+def beside(options: RunOptions, scene: Scene, spec: OutputSpec, report: RunReport | None) -> None:
+    """The quicklook, the page and the STAC item, where they are asked for."""
     if options.quicklook is not None:
         from deeplight.engine.output.quicklook import write_quicklook
 
         write_quicklook(scene, options.out, options.quicklook)
+    if options.page is not None:
+        from deeplight.engine.output.page.write import night_of, write_page
+
+        night = night_of(scene, options.out, facts_of(scene, spec, report))
+        write_page(options.page, options.out.name, scene.unit, spec.grid, [night])
     if options.stac:
         from deeplight.engine.output.stac import write_item
 

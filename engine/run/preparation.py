@@ -53,11 +53,12 @@ def check_request(options: RunOptions) -> bool:
     for path, suffixes in (
         (options.report, (".json",)),
         (options.quicklook, (".png",)),
+        (options.page, (".html",)),
         (options.events, (".jsonl",)),
     ):
         if path is not None:
             check_writable(path, suffixes)
-    for written in (options.out, options.report, options.quicklook, options.events):
+    for written in (options.out, options.report, options.quicklook, options.page, options.events):
         if written is not None and written.resolve() in inputs:
             raise InputError(f"{written} is also an input: choose another name for the output")
     complete = check_output(options.out, options.mode)
@@ -76,7 +77,7 @@ def check_request(options: RunOptions) -> bool:
 def beside_output(options: RunOptions) -> list[Path]:
     """The files that a run writes once, beside the output."""
     item = item_path(options.out) if options.stac else None
-    return [path for path in (options.report, options.quicklook, item) if path is not None]
+    return [path for path in (options.report, options.quicklook, options.page, item) if path is not None]
 
 
 def remove_beside_leftovers(options: RunOptions) -> None:

@@ -1,0 +1,1 @@
+"""The page to look at a map with: one file, no network."""
