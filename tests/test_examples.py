@@ -43,7 +43,7 @@ def test_totals_by_region(tmp_path: Path) -> None:
     model = write_analytic(tmp_path / "model")
     printed = run("totals_by_region.py", tmp_path, **{"deeplight-tiny": str(model)})
     rows = [line.split() for line in printed.splitlines() if line.startswith("20")]
-    west, east = ([float(row[i]) for row in rows] for i in (1, 2))
+    east, west = ([float(row[i]) for row in rows] for i in (1, 2))
     assert [row[0] for row in rows] == ["2019", "2020", "2021"]
     assert west[1] / west[0] == pytest.approx(1.2, abs=0.03)
     assert west[2] / west[0] == pytest.approx(1.4, abs=0.03)

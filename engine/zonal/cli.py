@@ -28,9 +28,7 @@ OUTPUT = Parsed("path", parse_file)
 @click.option(
     "--dates", type=Parsed("date,…", parse_dates), help="Of the maps, in order: 2019,2020-03,2021-06-30"
 )
-@click.option(
-    "--threshold", type=Real(), default=LIT, show_default=True, help="A pixel is lit from this radiance on"
-)
+@click.option("--threshold", type=Real(), default=LIT, metavar="VALUE", help="A pixel is lit from it on  [1]")
 @click.option(
     "--without",
     type=Parsed("flag,…|any", parse_flags),

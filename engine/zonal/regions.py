@@ -87,8 +87,11 @@ def read_regions(file: Path, column: str | None = None, layer: str | None = None
 
     Raises InputError for what cannot be used, one sentence with the remedy.
     """
+    import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
 
+    # a local file that names remote ones (VRT) does not reach them, as with rasters
+    pyogrio.set_gdal_config_options({"CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none"})
     if not file.exists():
         raise InputError(
             f"the regions {file} do not exist: give a vector file, such as GeoPackage or GeoJSON"
@@ -97,7 +100,9 @@ def read_regions(file: Path, column: str | None = None, layer: str | None = None
         layer = _layer(file, layer)
         return _read(file, column, layer)
     except (DataLayerError, DataSourceError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = " ".join(str(error).partition(";")[0].split()).rstrip(
+            "."
+        )  # then how to name a driver, in its terms
         raise InputError(
             f"the regions {file} cannot be opened ({reason}); give a vector file with polygons, such as GeoPackage, "
             "GeoJSON or a shapefile"
