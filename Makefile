@@ -58,7 +58,8 @@ $(VENV)/.docs: $(BIN)/python $(BUILD_FILES)
 demo: $(VENV)/.core
 	$(BIN)/deeplight-data synth --out $(DEMO)/scene --lr-size $(DEMO_SIZE) --seed 7 --overwrite
 	$(BIN)/deeplight-infer --ntl $(DEMO)/scene/ntl.tif --dmo $(DEMO)/scene/dmo.tif --dem $(DEMO)/scene/dem.tif \
-		--out $(DEMO)/ntl_hr.tif --tiles 64 --quicklook $(DEMO)/quicklook.png --report $(DEMO)/run.json --overwrite
+		--out $(DEMO)/ntl_hr.tif --tiles 64 --quicklook $(DEMO)/quicklook.png --page $(DEMO)/page.html \
+		--report $(DEMO)/run.json --overwrite
 
 wheel: $(BIN)/python
 	$(PIP) wheel --no-deps -w dist .

@@ -76,7 +76,9 @@ Path("totals/regions.geojson").write_text(json.dumps({"type": "FeatureCollection
 
 # %%
 table = dl.zonal(maps, "totals/regions.geojson", by="name")
-print(table[["region", "date", "share_with_data", "sum_nW_cm2_sr_km2", "lit_area_km2"]].to_string(index=False))
+print(
+    table[["region", "date", "share_with_data", "sum_nW_cm2_sr_km2", "lit_area_km2"]].to_string(index=False)
+)
 
 # %%
 light = table.pivot(index="date", columns="region", values="sum_nW_cm2_sr_pixels") / 64

@@ -14,7 +14,7 @@ const colours = bytes(page.colours);
 const value = (code) => (code === 0 ? NaN : page.codes.soft * Math.sinh(page.codes.low + (code - 1) * page.codes.step));
 
 function table() {
-  // code → RGBA: what Stretch does in Python
+  // code → the four bytes of its colour: what Stretch does in Python
   const rgba = new Uint8ClampedArray(4 * 65536), most = Math.asinh(page.stretch.top / page.stretch.soft);
   const last = colours.length / 3 - 1;
   for (let code = 0; code < 65536; code++) {
@@ -22,7 +22,7 @@ function table() {
     const k = 3 * Math.round(Math.min(1, Math.max(0, share)) * last);
     rgba.set(code ? [colours[k], colours[k + 1], colours[k + 2], 255] : [...page.nodata, 255], 4 * code);
   }
-  return rgba;
+  return new Uint32Array(rgba.buffer);
 }
 const palette = table();
 
@@ -30,11 +30,11 @@ async function decoded(piece) {
   // bytes: all high bytes of the codes, then all low ones; codes are differences along their row
   const stream = new Blob([bytes(piece.data)]).stream().pipeThrough(new DecompressionStream("deflate"));
   const raw = new Uint8Array(await new Response(stream).arrayBuffer()), n = piece.h * piece.w;
-  const codes = new Uint16Array(n), image = new ImageData(piece.w, piece.h);
+  const codes = new Uint16Array(n), image = new ImageData(piece.w, piece.h), pixels = new Uint32Array(image.data.buffer);
   for (let k = 0; k < n; k++) {
     const before = k % piece.w ? codes[k - 1] : 0;
     codes[k] = before + 256 * raw[k] + raw[n + k];
-    image.data.set(palette.subarray(4 * codes[k], 4 * codes[k] + 4), 4 * k);
+    pixels[k] = palette[codes[k]];
   }
   const canvas = document.createElement("canvas");
   canvas.width = piece.w;
