@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,20 +49,25 @@ def measure(settings: Settings) -> None:
 
 
 def infer(folder: Path, settings: Settings, scenes: int = 1) -> dict[str, Any]:
-    """Seconds of the process, and of its report the rate, seconds of each part and how busy they were. scenes: that
-    share what is left of the stage's time."""
-    report = folder / "run.json"
+    """Seconds of the process and to its first finished tile, and of its report the rate, seconds of each part and how
+    busy they were. scenes: that share what is left of the stage's time."""
+    report, events = folder / "run.json", folder / "events.jsonl"
     command = [sys.executable, "-m", "deeplight.engine.cli", "--out", str(folder / "out.tif"), "--overwrite"]
     for layer in ("ntl", "dmo", "dem"):
         command += [f"--{layer}", str(folder / f"{layer}.tif")]
     command += ["--tiles", "auto", "--dtype", "uint16", "--report", str(report)]
+    command += ["--events", str(events)]
     on_gpu = ["--backend", "torch", "--device", "cuda", "--precision", "fp16"]
     command += on_gpu if settings.device == "cuda" else ["--device", "cpu"]
+    begin = time.time()
     found = run(command, settings.left / scenes)
     if found["exit"] == 0:
         said = json.loads(report.read_text())
         rate = 64 * settings.strip[0] * settings.strip[1] / 1e6 / found["seconds"]
         found["hr_mpix_per_s_of_process"] = round(rate, 2)
-        found |= {key: said[key] for key in ("hr_mpix_per_s", "load", "bottleneck")}
+        found |= {key: said[key] for key in ("hr_mpix_per_s", "load", "bottleneck", "device")}
         found["seconds_by_part"] = said["seconds"]
+        told = (json.loads(line) for line in events.read_text().splitlines())
+        first = next((datetime.fromisoformat(e["time"]) for e in told if e["event"] == "tile"), None)
+        found["first_tile_s"] = None if first is None else round(first.timestamp() - begin, 2)
     return found

@@ -89,9 +89,8 @@ class TileProgram:
             if name in self._layers:
                 values, valid = self._layers[name](self._parts, (high, wide))
                 if values.shape[1] < channels:  # bands that the file has, into their slots
-                    places = list(self._layers[name].form.channels)
-                    given, values = values, values.new_zeros(1, channels, high, wide)
-                    values[:, places] = given
+                    empty = values.new_zeros(1, channels, high, wide)
+                    values = empty.index_copy(1, self._layers[name].places, values)
             else:
                 values = found["ntl"].new_zeros(1, channels, high, wide)
                 valid = values[:, :1]
@@ -108,6 +107,8 @@ class _Layer:
         self.form, self._name, self._implementation = form, name, implementation
         bands = len(form.channels)
         gain, bias = (form.gain, form.bias) if form.kind == "raw" else ((1.0,) * bands, (0.0,) * bands)
+        # on the device from the start: a graph cannot hold a copy from the host
+        self.places = torch.tensor(form.channels, device=device)
         self._gain = torch.tensor([gain], dtype=torch.float32, device=device)
         self._bias = torch.tensor([bias], dtype=torch.float32, device=device)
         self.usable = compiled(Usable(form).to(device).eval(), device)

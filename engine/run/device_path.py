@@ -6,7 +6,6 @@ that writes it. Three streams, so that the copies of one tile lie beside the com
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.forms import LayerForm, Wanted, returned, sent
 from deeplight.engine.core.layout import Layout
+from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.run.meter import Meter
 from deeplight.engine.run.slots import Slot
 from deeplight.engine.runtime.device import DeviceFailed, OutOfDeviceMemory
 
 if TYPE_CHECKING:
     from deeplight.engine.runtime.backends.base import Resident
     from deeplight.engine.runtime.device import Graph, Memory
+
+_MEASURED = 3
+"""Replays of a new program that are timed: a few milliseconds each."""
 
 
 @dataclass(frozen=True)
@@ -49,29 +53,6 @@ class _Program:
     tile: Any
 
 
-@dataclass
-class Meter:
-    """What the path did, in seconds and bytes; the times on the device are the device's own. From any thread."""
-
-    decode: float = 0.0
-    upload: float = 0.0
-    compute: float = 0.0
-    download: float = 0.0
-    encode: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    tiles: int = 0
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def add(self, **more: float) -> None:
-        """Add to some of the fields."""
-        with self._lock:
-            for name, value in more.items():
-                setattr(self, name, getattr(self, name) + value)
-
-
 class DevicePath:
     """Tiles of one scene through one device. `launch` is for one thread at a time; `landed` for several.
 
@@ -85,14 +66,28 @@ class DevicePath:
         self._up, self._compute, self._down = (self.device.stream() for _ in range(3))
         self._programs: dict[Shape, _Program] = {}
 
-    def returned(self, window: Window) -> Layout:
-        """What may come back of a tile, at most."""
-        return returned(self.wanted.bands, *window.shape)
+    def returned(self, height: int, width: int) -> Layout:
+        """What comes back of so many LR pixels."""
+        return returned(self.wanted.bands, height, width)
 
     def prepare(self, shape: Shape) -> None:
-        """Make the program of a shape, which takes seconds to a minute. Raises OutOfDeviceMemory, DeviceFailed."""
+        """Make the program of a shape, which takes seconds to a minute, and measure it alone. Raises
+        OutOfDeviceMemory, DeviceFailed."""
         with self.failing(None):
-            self._program(shape)
+            program = self._program(shape)
+            begin, end = self.device.event(), self.device.event()
+            self._compute.record(begin)
+            for _ in range(_MEASURED):
+                self._compute.replay(program.graph)
+            self._compute.record(end)
+            end.wait()
+            self.meter.alone_px = shape.height * shape.width * SCALE**2 * _MEASURED
+            self.meter.alone_s = end.seconds_since(begin)
+
+    def forget(self) -> None:
+        """Let go of all programs and their memory."""
+        self._programs.clear()
+        self.device.release()
 
     def launch(self, slot: Slot, shape: Shape, core: Window, window: Window) -> None:
         """Put a tile whose pixels lie in `slot.host` on the streams. core, window: in LR pixels. Does not wait."""
@@ -109,7 +104,7 @@ class DevicePath:
             cut = self._cut(program, slot, core, window)
             self._compute.run(cut, [program.result], [slot.result])
             self._compute.record(events["computed"])
-            back = returned(self.wanted.bands, *core.shape).size
+            back = self.returned(*core.shape).size
             self._down.wait(events["computed"])
             self._down.record(events["leaving"])
             self._down.copy(slot.back, slot.result, back)
@@ -128,8 +123,8 @@ class DevicePath:
                 "download": ("leaving", "left"),
             }
             took = {name: events[b].seconds_since(events[a]) for name, (a, b) in pairs.items()}
-            self.meter.add(tiles=1, **took)
-        return returned(self.wanted.bands, *core.shape).arrays(slot.back.array)
+            self.meter.add(**took)
+        return self.returned(*core.shape).arrays(slot.back.array)
 
     def fallbacks(self) -> dict[str, str]:
         """What runs uncompiled although it should not, and why."""
@@ -167,7 +162,7 @@ class DevicePath:
         from deeplight.engine.network.tile_program import TileProgram
 
         size = (shape.height, shape.width)
-        layout = returned(self.wanted.bands, *size)
+        layout = self.returned(*size)
         memory, result = self.device.memory(shape.sent.size), self.device.memory(layout.size)
         forms: Mapping[str, LayerForm] = dict(shape.forms)
         compute, implementation = self._resident.compute, self._resident.implementation
@@ -183,7 +178,7 @@ class DevicePath:
         return cut(
             program.returned,
             program.result.bytes,
-            returned(self.wanted.bands, *core.shape),
+            self.returned(*core.shape),
             slot.result.bytes,
             core.slices_in(window),
         )

@@ -14,16 +14,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deeplight.engine.core.errors import DeepLightError
-from deeplight.engine.core.forms import COUNTS, LayerForm
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.forms import COUNTS, EXTRA, LayerForm
+from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
-from deeplight.engine.run.device_path import DevicePath, Meter, Shape
+from deeplight.engine.raster.unresampled import Unresampled, spread
+from deeplight.engine.run.device_path import DevicePath, Shape
 from deeplight.engine.run.slots import Lease, Ring
-from deeplight.engine.run.tiling import Crew, fixed_window
+from deeplight.engine.run.tiling import (
+    Crew,
+    TilePlan,
+    device_bytes,
+    device_cores,
+    fixed_window,
+    pack_side,
+    usable_memory,
+)
 from deeplight.engine.run.work import Array, Tile, TileWork
+from deeplight.engine.runtime.device import OutOfDeviceMemory
 
 if TYPE_CHECKING:
-    from deeplight.engine.raster.unresampled import Unresampled
+    from deeplight.engine.run.meter import Meter
 
 
 @dataclass(frozen=True)
@@ -37,21 +48,20 @@ class DeviceTile(Tile):
 class DeviceWork(TileWork):
     """Everything that decides a tile's pixels. `read`, `collected` and `finish` may be called from several threads.
 
-    host: the same model without a device path: for tiles whose numbers were bad, which are tried in fp32, and for
-    questions about single places. core: side of the plan's cores in LR pixels.
+    `fit` comes first: it decides how the scene is cut. host: the same model without a device path: for tiles whose
+    numbers were bad, which are tried in fp32, and for questions about single places.
     """
 
-    def __init__(
-        self, host: TileWork, path: DevicePath, layers: dict[str, Unresampled], core: int, threads: int
-    ) -> None:
+    def __init__(self, host: TileWork, path: DevicePath, threads: int) -> None:
         self._host = host
         self.scene, self.backend, self.manifest = host.scene, host.backend, host.manifest
         self.halo, self.products = host.halo, host.products
-        self.path, self._layers, self._core = path, layers, core
-        self.threads = threads
+        self.path, self.threads = path, threads
+        self.ring = Ring(path.device, self.crew(threads).tiles)
+        self._core = 0
+        self._layers: dict[str, Unresampled] = {}
         self._growing = threading.Lock()
         self._cancelled = False
-        self.ring = Ring(path.device, self.crew(threads).tiles)
 
     @property
     def host(self) -> TileWork:
@@ -67,8 +77,57 @@ class DeviceWork(TileWork):
         """As many readers as threads: the device computes, and decoding is most of what the CPUs do."""
         return Crew(threads, max(2, threads // 4), ahead=2)
 
+    def fit(self, plan: TilePlan) -> TilePlan:
+        """The first core of those to try whose tiles the memory of host and device holds; all of it is taken now.
+
+        Raises InputError, naming --tiles, where none does.
+        """
+        grid, count = self.scene.grid, self.crew(self.threads)
+        usable, need, reason = usable_memory(available_memory()), 0, ""
+        for core in device_cores(plan):
+            shape = self._cut(core)
+            sent, returned = shape.sent.size, self.path.returned(shape.height, shape.width).size
+            bands = 1 + sum(EXTRA[band] for band in self.path.wanted.bands)
+            pack = pack_side(core)
+            need = device_bytes(
+                count.tiles, sent + returned, count.readers, pack, grid.height, grid.width, bands
+            )
+            if plan.chosen and need > usable:
+                reason = (
+                    f"{need / 1e9:.1f} GB of host memory are needed and {usable / 1e9:.1f} GB can be used"
+                )
+                continue
+            try:
+                with self.path.failing(None):
+                    self.ring.reserve(sent, returned)
+                self.path.prepare(shape)
+            except OutOfDeviceMemory as error:
+                reason = str(error.__cause__ or error).partition("\n")[0]
+                self.ring = Ring(self.path.device, count.tiles)
+                self.path.forget()
+                continue
+            return replace(plan, core=core, pack=pack, estimate=need)
+        raise InputError(
+            f"tiles of {core} LR pixels do not fit into the memory of {self.path.device.name} ({reason}): use smaller "
+            "--tiles, or --device cpu"
+        )
+
+    def _cut(self, core: int) -> Shape:
+        """Decide on a core; the shape of its tiles."""
+        grid = self.scene.grid
+        places = spread(grid.shape, (min(core, grid.height), min(core, grid.width)))
+        self._core = core
+        windows = [self.window(place) for place in places]
+        self._layers = {name: Unresampled(layer, windows) for name, layer in self.scene.auxiliary.items()}
+        return self._shape(windows[0], {})
+
+    def fallbacks(self) -> dict[str, str]:
+        """See TileWork.fallbacks."""
+        return self.path.fallbacks() | super().fallbacks()
+
     def close(self) -> None:
         """See TileWork.close."""
+        self.path.forget()
         self.host.close()
 
     def cancel(self) -> None:
@@ -106,7 +165,7 @@ class DeviceWork(TileWork):
         slot, places = lease.slot, {name: layer.place(window) for name, layer in self._layers.items()}
         shape = self._shape(window, places)
         layout = shape.sent
-        back = self.path.returned(window).size
+        back = self.path.returned(*window.shape).size
         with self.path.failing(None):
             slot.reserve(layout.size, back)
         self.path.device.host_uses(slot.host, writes=True)

@@ -12,7 +12,7 @@ from deeplight.engine.run.conserve import AROUND, EVEN_SHARE, POWERS
 from deeplight.engine.run.options import UINT16_NODATA, UINT16_SCALE, RunOptions
 from deeplight.engine.run.products import Products
 from deeplight.engine.run.quality import EXTRAPOLATED_FROM
-from deeplight.engine.run.tiling import TilePlan, fixed_window
+from deeplight.engine.run.tiling import TilePlan
 from deeplight.engine.run.work import TileWork
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends import open_backend
@@ -20,7 +20,7 @@ from deeplight.engine.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
-    from deeplight.engine.runtime.backends.base import Backend, Resident
+    from deeplight.engine.runtime.backends.base import Backend
 
 
 def open_model(options: RunOptions, artifact: Artifact, precision: str, threads: int) -> Backend:
@@ -46,24 +46,14 @@ def tile_work(
         (lambda: open_in_fp32(options, artifact, threads)) if options.precision != "fp32" else None,
     )
     resident = backend.resident() if plan.core is not None else None
-    if resident is None or plan.core is None:
+    if resident is None:
         return work
-    return device_work(options, work, resident, plan.core, threads)
-
-
-def device_work(options: RunOptions, host: TileWork, resident: Resident, core: int, threads: int) -> TileWork:
-    """Tiles of `core` LR pixels through the device's own memory."""
-    from deeplight.engine.raster.unresampled import Unresampled, spread
+    # read here, so that the host's path does without it
     from deeplight.engine.run.device_path import DevicePath
     from deeplight.engine.run.device_work import DeviceWork
 
-    scene, halo = host.scene, host.halo
-    cores = spread(scene.grid.shape, (min(core, scene.grid.height), min(core, scene.grid.width)))
-    windows = [fixed_window(c, core, halo, host.manifest, scene.grid.shape) for c in cores]
-    layers = {name: Unresampled(layer, windows) for name, layer in scene.auxiliary.items()}
     slots = tuple(int(slot in scene.dmo_slots) for slot in DMO_SLOTS)
-    path = DevicePath(resident, wanted_of(options, scene, host.manifest), slots)
-    return DeviceWork(host, path, layers, core, threads)
+    return DeviceWork(work, DevicePath(resident, wanted_of(options, scene, manifest), slots), threads)
 
 
 def wanted_of(options: RunOptions, scene: Scene, manifest: Manifest) -> Wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,13 @@ from deeplight.engine.output.filling import PackFiller
 from deeplight.engine.output.lights import light_warnings
 from deeplight.engine.output.parts import Mode, check_space, claimed_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
+from deeplight.engine.run import paths
 from deeplight.engine.run.cause import PLACES, moved_by_daytime
 from deeplight.engine.run.check import check_scene
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.ordering import Order, choose_order, tasks
-from deeplight.engine.run.paths import open_model, tile_work
 from deeplight.engine.run.preparation import (
     check_complete,
     check_request,
@@ -65,7 +66,8 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
     with (
         Events(options.events, append=options.mode is Mode.RESUME) as events,
         Scene.open(options.scene) as scene,
-        open_model(options, artifact, options.precision, threads) as backend,
+        paths.open_model(options, artifact, options.precision, threads) as backend,
+        contextlib.ExitStack() as stack,
     ):
         record, plan = plan_run(options, scene, artifact, backend, threads)
         spec = output_spec(options, scene, artifact, backend)
@@ -77,13 +79,15 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
             return None
         if options.check:
             check(options, scene, artifact, backend, threads, progress)
+        work = paths.tile_work(options, scene, artifact, backend, plan, threads)
+        stack.callback(work.close)
+        plan = work.fit(plan)
         side = plan.pack * SCALE
         typical = int(required_bytes(spec, side)[1] * valid_share(scene))
         check_space(options.out, typical, pack_count(spec, side), options.mode)
-        with claimed_parts(options.out, record, options.mode) as folder:
+        with claimed_parts(options.out, replace(record, core=plan.core), options.mode) as folder:
             remove_beside_leftovers(options)
             store = PackStore(folder, spec, plan.pack * SCALE)
-            work = tile_work(options, scene, artifact, backend, plan, threads)
             backend.split(plan.streams, threads, work.products.model_outputs)
             with Run(options, work, plan, store, threads, progress, events) as run:
                 run.stream()
@@ -213,7 +217,7 @@ class Run:
         return RunResult(
             plan=self.plan,
             order=self.order,
-            readers=self.crew.readers,
+            crew=self.crew,
             threads=self.threads,
             tally=self.tally,
             facts=self.filler.facts,
@@ -223,6 +227,8 @@ class Run:
             retried=self.executor.requeued if self.executor is not None else (),
             quarantined=self.quarantined,
             seams=self.seams,
+            meter=self.work.meter,
+            uncompiled=self.work.fallbacks(),
             moved_before=moved_before,
         )
 

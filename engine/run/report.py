@@ -12,7 +12,6 @@ from deeplight.engine.core.files import write_file
 from deeplight.engine.core.machine import bytes_moved, peak_memory
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.raster.units import shown
-from deeplight.engine.run.stream import Stage
 
 if TYPE_CHECKING:
     from deeplight.engine.core.windows import Window
@@ -28,15 +27,18 @@ class RunReport:
     """Everything that run.json holds. Rates are over the wall time, busy seconds over a stage's workers.
 
     status: "complete", or "incomplete" where tiles are in quarantine. retried: tries that failed and were
-    answered by another. bytes_read of an input: by this run's reads, so over its bytes the number of times
-    that its blocks were decoded. lights, clamped_pixels and share_of_output of an input are over the whole output,
-    packs of earlier runs included; tiles, seconds, rates, load and bytes are this run's.
+    answered by another. device: of the device path, None on the host's: share of the wall time that the GPU computed,
+    bytes that went up and down, and HR Mpix/s of a tile alone, halo included. bytes_read of an input: by this run's
+    reads, so over its bytes the number of times that its blocks were decoded. lights, clamped_pixels and
+    share_of_output of an input are over the whole output, packs of earlier runs included; tiles, seconds, rates, load
+    and bytes are this run's.
     """
 
     output: str
     status: str
     model: Mapping[str, Any]
     backend: Mapping[str, Any]
+    device: Mapping[str, Any] | None
     options: Mapping[str, Any]
     inputs: Mapping[str, Any]
     grid: Mapping[str, Any]
@@ -96,14 +98,24 @@ def make_report(
 
     tally, seconds, facts = result.tally, result.seconds, result.facts
     wall = seconds["total"]
-    load, bottleneck = stage_load(result.stages, seconds["stream"], seconds["assemble"])
+    each = {s.name: s.busy_s / s.workers for s in result.stages}
     busy = {f"{s.name}_busy": s.busy_s for s in result.stages}
+    if result.meter is not None:  # the executor's stages wait for the device in their own time
+        each = result.meter.seconds(result.crew.readers, result.crew.writers)
+        busy = {f"{name}_busy": getattr(result.meter, name) for name in each}
+    load, bottleneck = stage_load(each, seconds["stream"], seconds["assemble"])
     now, before = bytes_moved(), result.moved_before
     return RunReport(
         output=str(options.out),
         status="incomplete" if result.quarantined else "complete",
         model=_model(artifact, options.precision),
-        backend={"name": backend.name, "device": backend.device, "threads": result.threads},
+        backend={
+            "name": backend.name,
+            "device": backend.device,
+            "threads": result.threads,
+            "uncompiled": dict(result.uncompiled),
+        },
+        device=None if result.meter is None else result.meter.facts(seconds["stream"]),
         options=pixel_options(options, scene, backend)
         | {"tiles": str(options.tiles or "whole"), "mode": options.mode.value},
         inputs=facts.merged(scene.describe()),
@@ -151,21 +163,22 @@ def _tiles(result: RunResult) -> dict[str, Any]:
         "core_share": round(tally.core_px / tally.computed_px, 4) if tally.computed_px else None,
         "memory_estimate_bytes": plan.estimate,
         "streams": plan.streams,
-        "readers": result.readers,
+        "readers": result.crew.readers,
         "panel": result.order.panel,
         "block_cache_mb": result.order.cache_mb,
     }
 
 
-def stage_load(stages: Sequence[Stage], stream_s: float, assemble_s: float) -> tuple[dict[str, float], str]:
+def stage_load(each: Mapping[str, float], stream_s: float, assemble_s: float) -> tuple[dict[str, float], str]:
     """Busy share of each stage while the stream ran, and the name of what held the run up most.
 
-    The finaliser runs alone after the stream, so it is the bottleneck where it took longer than any stage.
+    each: stage → seconds that an average worker of it was busy. The finaliser runs alone after the stream, so it is
+    the bottleneck where it took longer than any stage.
     """
-    load = {s.name: round(s.load(stream_s), 4) for s in stages}
+    load = {name: round(s / stream_s, 4) if stream_s > 0 else 0.0 for name, s in each.items()}
     total = stream_s + assemble_s
     load["assemble"] = round(assemble_s / total, 4) if total > 0 else 0.0
-    seconds = {s.name: s.busy_s / s.workers for s in stages} | {"assemble": assemble_s}
+    seconds = {**each, "assemble": assemble_s}
     return load, max(seconds, key=lambda name: seconds[name])
 
 

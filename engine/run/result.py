@@ -11,9 +11,10 @@ from deeplight.engine.output.facts import Facts
 from deeplight.engine.run.executor import Outcome, Quarantined
 from deeplight.engine.run.ordering import Order
 from deeplight.engine.run.stream import Stage
-from deeplight.engine.run.tiling import TilePlan
+from deeplight.engine.run.tiling import Crew, TilePlan
 
 if TYPE_CHECKING:
+    from deeplight.engine.run.meter import Meter
     from deeplight.engine.run.seams import SeamCheck
 
 
@@ -46,15 +47,16 @@ class Tally:
 class RunResult:
     """What became of a run.
 
-    plan, order, readers, threads: how it went about. tally: of this run's tiles; facts: of the whole output, packs of
+    plan, order, crew, threads: how it went about. tally: of this run's tiles; facts: of the whole output, packs of
     earlier runs included; packs: how many were kept and written. stages, seconds: what took how long, "total", "stream"
     and "assemble" among them. retried: failures that were answered by another try; quarantined: tiles that were
-    given up. seams: None unless they were verified. moved_before: `bytes_moved` when the run began.
+    given up. seams: None unless they were verified. meter: of the device path; None on the host's. uncompiled: tile
+    shapes that ran so although a compiler was asked, and why. moved_before: `bytes_moved` when the run began.
     """
 
     plan: TilePlan
     order: Order
-    readers: int
+    crew: Crew
     threads: int
     tally: Tally
     facts: Facts
@@ -64,4 +66,6 @@ class RunResult:
     retried: Sequence[Outcome]
     quarantined: Sequence[Quarantined]
     seams: SeamCheck | None
+    meter: Meter | None
+    uncompiled: Mapping[str, str]
     moved_before: tuple[int, int] | None

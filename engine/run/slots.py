@@ -60,6 +60,11 @@ class Ring:
         self._stopped = False
         self._changed = threading.Condition()
 
+    def reserve(self, sent: int, returned: int) -> None:
+        """Make room in all slots, before any is taken."""
+        for slot in self._free:
+            slot.reserve(sent, returned)
+
     def take(self) -> Lease:
         """Wait for a slot. Raises stream.Stopped after `stop`."""
         with self._changed:

@@ -61,7 +61,7 @@ AUTOMATIC = TileRequest()
 class TilePlan:
     """How a scene is cut, in LR pixels. core None: the whole scene in one piece. streams: tiles computed at once.
 
-    estimate: peak memory in bytes.
+    estimate: peak memory in bytes. chosen: nobody asked for this core, so a device may take another.
     """
 
     core: int | None
@@ -69,6 +69,7 @@ class TilePlan:
     pack: int
     estimate: int
     streams: int = 1
+    chosen: bool = False
 
     def describe(self) -> str:
         """For the log and the report."""
@@ -136,7 +137,7 @@ def plan_tiles(
                 f"give {request.core}+{halo}, or leave the halo out"
             )
         halo = request.halo
-    usable = int(memory * _MEMORY_SHARE)
+    usable = usable_memory(memory)
     if request is None:
         return _whole_scene(manifest, height, width, halo, bands, usable)
     job = _Job(manifest, height, width, halo, bands, readers)
@@ -144,7 +145,30 @@ def plan_tiles(
     if streams is None:
         several = core < max(height, width) and job.tiled_bytes(core, _AUTO_STREAMS) <= usable
         streams = _AUTO_STREAMS if several else 1
-    return TilePlan(core, halo, pack_side(core), job.tiled_bytes(core, streams), streams)
+    chosen = request.core is None
+    return TilePlan(core, halo, pack_side(core), job.tiled_bytes(core, streams), streams, chosen)
+
+
+def usable_memory(memory: int) -> int:
+    """What a run may plan with, of the bytes that are available."""
+    return int(memory * _MEMORY_SHARE)
+
+
+def device_cores(plan: TilePlan) -> list[int]:
+    """Cores to try on a device, the best first: as large as `auto` takes, then halves of it; or the one asked for."""
+    assert plan.core is not None
+    if not plan.chosen:
+        return [plan.core]
+    start = next((c for c in _AUTO_CORES if core_share(c, plan.halo) >= LEAST_SHARE), _AUTO_CORES[-1])
+    return [start >> k for k in range(start.bit_length()) if start >> k >= _LEAST_AUTO_CORE]
+
+
+def device_bytes(slots: int, slot: int, lanes: int, pack: int, height: int, width: int, bands: int) -> int:
+    """Peak host memory of a run over the device path: `slots` of so many bytes, and a pack of side `pack` that is being
+    filled for each of `lanes` readers, besides those that are written."""
+    pixels = min(pack, height) * min(pack, width)
+    packs = min(lanes, -(-width // pack) * -(-height // pack)) + _PACKS_IN_FLIGHT
+    return _FIXED_BYTES + slots * slot + packs * pixels * _output_bytes(bands)
 
 
 def pack_side(core: int) -> int:

@@ -22,7 +22,8 @@ from deeplight.engine.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
-    from deeplight.engine.run.device_path import Meter
+    from deeplight.engine.run.meter import Meter
+    from deeplight.engine.run.tiling import TilePlan
     from deeplight.engine.runtime.backends.base import Backend
 
 Array = NDArray[np.float32]
@@ -92,6 +93,14 @@ class TileWork:
     def crew(self, threads: int) -> Crew:
         """How many threads read and write."""
         return Crew(reader_count(threads), 2)
+
+    def fit(self, plan: TilePlan) -> TilePlan:
+        """Get ready for a plan, or for another that does: before anything is written. Raises InputError where none."""
+        return plan
+
+    def fallbacks(self) -> dict[str, str]:
+        """Tile shapes that ran uncompiled although a compiler was asked, and why."""
+        return self.backend.fallbacks()
 
     @contextmanager
     def collected(self, tile: Tile) -> Iterator[Tile]:

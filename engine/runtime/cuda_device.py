@@ -122,11 +122,9 @@ class CudaDevice:
     def host_uses(self, memory: Memory, *, writes: bool = False) -> None:
         """See device.Device."""
 
-    def free_bytes(self) -> int:
-        """See device.Device. What PyTorch keeps for itself and does not use counts as free."""
-        free, _ = torch.cuda.mem_get_info(self._device)
-        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        return int(free + kept)
+    def release(self) -> None:
+        """See device.Device."""
+        torch.cuda.empty_cache()
 
     def out_of_memory(self, error: BaseException) -> bool:
         """See device.Device."""

@@ -97,8 +97,8 @@ class Device(Protocol):
         """The host is about to read pinned memory, or to write it. Free on a real device; a stand-in checks that
         nothing on the device may still touch it."""
 
-    def free_bytes(self) -> int:
-        """Memory on the device that is free now."""
+    def release(self) -> None:
+        """Give memory that nothing uses any more back to other programs."""
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Whether an error of the device says that its memory is full."""

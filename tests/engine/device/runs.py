@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplight.engine.raster.scene import SceneOptions
-from deeplight.engine.run import pipeline
+from deeplight.engine.run import paths, pipeline
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.tiling import TileRequest
 from deeplight.engine.runtime.backends.base import Resident
@@ -43,14 +43,14 @@ def analytic(inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 class OnDevice(TorchBackend):
-    """The model for both paths; without a stand-in there is only the host's."""
+    """The model for both paths; without a stand-in there is only the host's. on_device: another one there."""
 
-    def __init__(self, compute: Compute, device: StandIn | None) -> None:
+    def __init__(self, compute: Compute, device: StandIn | None, on_device: Compute | None = None) -> None:
         super().__init__(compute, torch.device("cpu"))
-        self._stand_in = device
+        self._stand_in, self._on_device = device, on_device or compute
 
     def resident(self) -> Resident | None:
-        return None if self._stand_in is None else Resident(self._stand_in, self._resident)
+        return None if self._stand_in is None else Resident(self._stand_in, self._on_device)
 
 
 def run(
@@ -61,11 +61,13 @@ def run(
     device: StandIn | None,
     core: int = 6,
     compute: Compute = analytic,
+    on_device: Compute | None = None,
     **more: Any,
 ) -> pipeline.RunReport:
-    """One run. device: None for the host's path."""
-    monkeypatch.setattr(pipeline, "open_model", lambda *_: OnDevice(compute, device))
-    options = RunOptions(scene=scene, out=out, model=model, tiles=TileRequest(core), threads=2, **more)
+    """One run. device: None for the host's path. core: 0 for automatic tiles."""
+    monkeypatch.setattr(paths, "open_model", lambda *_: OnDevice(compute, device, on_device))
+    tiles = TileRequest(core or None)
+    options = RunOptions(scene=scene, out=out, model=model, tiles=tiles, threads=2, **more)
     report = pipeline.infer(options)
     assert report is not None
     return report

@@ -102,9 +102,7 @@ class Stream:
 
         def work() -> None:
             if number == device.fails_at:
-                raise RuntimeError(
-                    "CUDA error: an illegal memory access was encountered\nCUDA kernel errors …"
-                )
+                raise RuntimeError(device.failure)
             graph.program()
 
         self._add(work, graph.reads, graph.writes)
@@ -149,18 +147,26 @@ class Stream:
 class StandIn:
     """See deeplight.engine.runtime.device.Device.
 
-    room: bytes of device memory. fails_at: which replay breaks the device, counted from 1. Counted: pieces of memory,
-    replays, waits of the host for an event, and for the whole device.
+    room: bytes of device memory. fails_at: which replay breaks the device, counted from 1, and what it says. Counted:
+    bytes of memory at most, pieces of it, replays, waits of the host for an event, and for the whole device.
     """
 
     name = "stand-in"
 
-    def __init__(self, seed: int = 0, room: int = 1 << 34, fails_at: int = 0) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        room: int = 1 << 34,
+        fails_at: int = 0,
+        failure: str = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors …",
+    ) -> None:
         self.random, self.lock = random.Random(seed), threading.RLock()
         self.streams: list[Stream] = []
         self.known: Clock = {}
-        self.room, self.fails_at = room, fails_at
-        self.allocated = self.pieces = self.replays = self.waits = self.synchronised = self.done = 0
+        self.room, self.fails_at, self.failure = room, fails_at, failure
+        self.allocated = self.most = self.pieces = self.replays = self.waits = self.synchronised = (
+            self.done
+        ) = 0
         self.broken: str | None = None
 
     def pinned(self, size: int) -> Memory:
@@ -170,6 +176,7 @@ class StandIn:
     def memory(self, size: int) -> Memory:
         self.pieces += 1
         self.allocated += size
+        self.most = max(self.most, self.allocated)
         if self.allocated > self.room:
             raise RuntimeError("CUDA out of memory. Tried to allocate …")
         return Memory(size, pinned=False)
@@ -200,8 +207,9 @@ class StandIn:
             assert memory.pinned, "the host cannot reach memory of the device"
             self.check(memory, self.known, writes=writes)
 
-    def free_bytes(self) -> int:
-        return self.room - self.allocated
+    def release(self) -> None:
+        """Memory is counted again from nothing: only what fails to fit lets go of everything."""
+        self.allocated = 0
 
     def out_of_memory(self, error: BaseException) -> bool:
         return "out of memory" in str(error)

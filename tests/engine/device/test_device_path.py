@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.scene import SceneOptions
 from tests.engine.analytic import onnx_bytes, write_model
-from tests.engine.device.runs import pixels, run
+from tests.engine.device.runs import OnDevice, pixels, run
 from tests.engine.device.standin import StandIn
-from tests.scenes import write_scene
+from tests.scenes import write_raster, write_scene
 
 BANDS = ("isp", "offset", "quality", "interval")
 
@@ -54,3 +55,61 @@ def test_pixels_and_facts_are_the_hosts(
         assert got.lights[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), (
             name
         )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bytes_do_not_depend_on_what_the_device_does_first(
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    for out, chosen in (("a.tif", 100 + seed), ("b.tif", seed)):
+        run(monkeypatch, scene, model, tmp_path / out, StandIn(chosen), core=7)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_a_tile_costs_no_memory_and_nothing_waits_for_it_but_its_writer(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three times the tiles: as many pieces of memory, as many waits for the whole device, and one wait more a tile."""
+    counted = []
+    for width in (20, 60):
+        ntl = np.random.default_rng(0).gamma(0.5, 8.0, (20, width)).astype(np.float32)
+        scene = SceneOptions(ntl=str(write_raster(tmp_path / f"{width}.tif", ntl)))
+        device = StandIn()
+        report = run(monkeypatch, scene, model, tmp_path / f"out{width}.tif", device, core=5)
+        counted.append((device.pieces, device.synchronised, device.waits - report.tiles["computed"]))
+    assert counted[0] == counted[1]
+
+
+def test_what_a_run_says_of_the_device(
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_host = run(monkeypatch, scene, model, tmp_path / "host.tif", None)
+    assert on_host.device is None and on_host.backend["uncompiled"] == {}
+    monkeypatch.setattr(OnDevice, "fallbacks", lambda self: {"1×1×9×9": "no compiler"})
+    got = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn())
+    assert set(got.load) == {"decode", "upload", "compute", "download", "encode", "assemble"}
+    assert got.bottleneck in got.load and got.device is not None
+    assert got.backend["uncompiled"] == {"1×1×9×9": "no compiler"}
+    # a stand-in's clock counts steps, so only that there are times can be said
+    assert got.device["busy"] > 0 and got.device["alone_hr_mpix_per_s"] > 0
+    # pixels and what the sensor sees, float32, and seven counts: aligned to 256 bytes each
+    assert got.device["bytes_down"] >= 4 * 65 * 21 * 27
+    assert got.device["bytes_up"] > got.device["bytes_down"]
+
+
+def test_scenes_without_layers_and_smaller_than_a_tile(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shape in ((1, 1), (3, 40)):
+        ntl = np.random.default_rng(0).gamma(0.5, 8.0, shape).astype(np.float32)
+        scene = SceneOptions(ntl=str(write_raster(tmp_path / "ntl.tif", ntl)))
+        for out, device in (("host.tif", None), ("device.tif", StandIn())):
+            run(monkeypatch, scene, model, tmp_path / out, device, core=16, mode=Mode.OVERWRITE)
+        same(pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif"))
+
+
+def test_seams_are_verified_on_the_same_path(
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), core=8, verify_seams=3)
+    assert report.seams is not None and report.seams["windows"] == 3 and report.seams["worst"] <= 1e-6

@@ -23,6 +23,11 @@ def test_memory_is_made_once_and_grows_when_it_must() -> None:
     assert len(lease.slot.host.array) == 11 and len(lease.slot.back.array) == 5
 
 
+def refused(ring: Ring) -> None:
+    with pytest.raises(Stopped):
+        ring.take()
+
+
 def test_a_forgotten_tile_gives_its_slot_back_and_one_that_ends_twice_gives_it_once() -> None:
     ring = Ring(StandIn(), 1)
     lease = ring.take()
@@ -32,7 +37,7 @@ def test_a_forgotten_tile_gives_its_slot_back_and_one_that_ends_twice_gives_it_o
     del again
     gc.collect()
     held = ring.take()
-    waiting = threading.Thread(target=lambda: pytest.raises(Stopped, ring.take))
+    waiting = threading.Thread(target=refused, args=(ring,))
     waiting.start()
     ring.stop()
     waiting.join(10)

@@ -14,7 +14,7 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode, parts_folder
 from deeplight.engine.raster.scene import Scene, SceneOptions
-from deeplight.engine.run import pipeline
+from deeplight.engine.run import paths
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
@@ -139,14 +139,14 @@ def test_bad_numbers_of_another_precision_are_tried_in_fp32(
     scene: SceneOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    original = pipeline.open_model
+    original = paths.open_model
 
     def open_model(options: RunOptions, artifact, precision: str, threads: int) -> Backend:
         opened.append(precision)
         return original(options, artifact, "fp32", threads)
 
     Flaky(monkeypatch, lambda call, inputs, results: results["ntl_hr"].fill(-1) if call == 3 else None)
-    monkeypatch.setattr(pipeline, "open_model", open_model)
+    monkeypatch.setattr(paths, "open_model", open_model)
     both = manifest(precisions={"fp32": "model.onnx", "fp16": "model.fp16.onnx"})
     files = {name: onnx_bytes() for name in both.precisions.values()} | {WEIGHTS: weights()}
     own = write_artifact(tmp_path / "both", both, files)

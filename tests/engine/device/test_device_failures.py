@@ -1,0 +1,104 @@
+"""What goes wrong on a device: a run ends resumably, in one sentence, and goes on to the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.output.parts import Mode
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.runtime.device import DeviceFailed, OutOfDeviceMemory
+from tests.engine.analytic import onnx_bytes, write_model
+from tests.engine.device.runs import analytic, pixels, run
+from tests.engine.device.standin import StandIn
+from tests.scenes import write_raster
+
+BRIGHT = 500.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_model(tmp_path_factory.mktemp("model") / "analytic", onnx_bytes(), halo_lr=4))
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> SceneOptions:
+    """NTL alone, 8 × 600 LR pixels: three packs; one pixel of the second is bright."""
+    ntl = np.random.default_rng(3).gamma(0.5, 8.0, (8, 600)).astype(np.float32).clip(0, BRIGHT / 2)
+    ntl[4, 300] = BRIGHT
+    return SceneOptions(ntl=str(write_raster(tmp_path_factory.mktemp("scene") / "ntl.tif", ntl)))
+
+
+def bad_where_bright(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The model, whose light is not a number beside the bright pixel."""
+    found = analytic(inputs)
+    bright = (inputs[0] == BRIGHT).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    found[0] = torch.where(bright, torch.full_like(found[0], torch.nan), found[0])
+    return found
+
+
+@pytest.mark.parametrize("failing", [1, 38])
+def test_a_device_that_breaks_ends_the_run_resumably(
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    run(monkeypatch, scene, model, tmp_path / "whole.tif", StandIn(), core=16)
+    # three replays of the measurement come before the first tile
+    device = StandIn(seed=failing, fails_at=3 + failing)
+    with pytest.raises(DeviceFailed, match=r"^stand-in failed.*illegal memory access.*--resume$") as error:
+        run(monkeypatch, scene, model, tmp_path / "o.tif", device, core=16)
+    assert "\n" not in str(error.value) and error.value.exit_code == 1
+    assert not (tmp_path / "o.tif").exists()
+    resumed = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(5), core=16, mode=Mode.RESUME)
+    assert (tmp_path / "o.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    if failing == 38:  # the last tile: seven are on their way at most, so one of the first two packs is whole
+        assert resumed.packs["kept_from_earlier_run"] >= 1
+
+
+def test_bad_numbers_are_tried_in_fp32_off_the_path(
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(monkeypatch, scene, model, tmp_path / "good.tif", StandIn(), core=64)
+    report = run(
+        monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), core=64, on_device=bad_where_bright
+    )
+    assert len(report.retried) == 1 and "below zero" in report.retried[0]["reason"]
+    np.testing.assert_allclose(pixels(tmp_path / "o.tif"), pixels(tmp_path / "good.tif"), rtol=1e-6)
+
+
+def test_a_tile_that_is_bad_in_fp32_too_is_put_into_quarantine(
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DeepLightError, match="1 tiles could not be computed"):
+        run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), core=64, compute=bad_where_bright)
+    resumed = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), core=64, mode=Mode.RESUME)
+    assert resumed.packs["kept_from_earlier_run"] == 2
+    run(monkeypatch, scene, model, tmp_path / "whole.tif", StandIn(), core=64)
+    assert (tmp_path / "o.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+
+
+def test_too_little_memory_before_the_first_tile(
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Automatic tiles become smaller; those that were asked for are refused, with nothing written."""
+    needed = StandIn()
+    run(monkeypatch, scene, model, tmp_path / "a.tif", needed, core=16)
+    small = run(monkeypatch, scene, model, tmp_path / "b.tif", StandIn(room=needed.most), core=0)
+    assert small.tiles["core"] == 16
+    with pytest.raises(InputError, match=r"tiles of 64 LR pixels do not fit.*stand-in.*use smaller --tiles"):
+        run(monkeypatch, scene, model, tmp_path / "c.tif", StandIn(room=needed.most), core=64)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "b.tif"]
+
+
+def test_too_little_memory_later_names_the_tiles(
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = StandIn(fails_at=6, failure="CUDA out of memory. Tried to allocate 2.00 GiB")
+    with pytest.raises(OutOfDeviceMemory, match=r"memory of stand-in did not suffice.*--tiles.*--resume"):
+        run(monkeypatch, scene, model, tmp_path / "o.tif", device, core=64)
+    assert not (tmp_path / "o.tif").exists()

@@ -1,0 +1,156 @@
+"""Layers that reach a device as they are in the files become what the host makes of them: Scene.read_inputs.
+
+With the definition of `kernels.align` on whole tiles, and with its Triton kernel, in the interpreter, on small ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+
+from deeplight.engine.core.forms import Wanted, returned, sent
+from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.core.windows import Window
+from deeplight.engine.network.tile_program import TileProgram
+from deeplight.engine.raster.scene import Scene, SceneOptions
+from deeplight.engine.raster.unresampled import Unresampled
+from tests.scenes import ARC, NORTH, UTM, WEST, field_on, north_up, options, write_raster, write_scene
+
+WANTED = Wanted((), None, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (-np.inf, np.inf))
+SLOTS = ("blue", "green", "red", "nir")
+
+
+def on_device(
+    scene: Scene, window: Window, implementation: str
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The network's inputs of a window as the device makes them, and the kind of each layer."""
+    layers = {name: Unresampled(layer, [window]) for name, layer in scene.auxiliary.items()}
+    forms = {name: layer.form for name, layer in layers.items()}
+    layout = sent(forms, *window.shape)
+    memory = torch.full((layout.size,), 0xA5, dtype=torch.uint8)
+    arrays = layout.arrays(memory.numpy())
+    arrays["ntl"][:], arrays["valid"][:] = scene.read_ntl(window)
+    for name, layer in layers.items():
+        layer.fill(arrays, name, window, layer.place(window))
+    result = torch.empty(returned((), *window.shape).size, dtype=torch.uint8)
+    slots = [int(slot in scene.dmo_slots) for slot in DMO_SLOTS]
+    wanted = dataclasses.replace(WANTED, psf=tuple(scene.psf), limits=tuple(scene.limits))
+    with torch.inference_mode():
+        program = TileProgram(list, forms, wanted, slots, window.shape, memory, result, implementation)  # type: ignore[arg-type]
+        found = {name: values.numpy() for name, values in program.inputs().items()}
+    return found, {name: form.kind for name, form in forms.items()}
+
+
+def compared(scene: Scene, window: Window, implementation: str) -> dict[str, str]:
+    """The kinds of the layers, whose masks must be the host's and values nearly so."""
+    got, kinds = on_device(scene, window, implementation)
+    want = scene.read_inputs(window)
+    assert got.keys() == want.keys()
+    for name, values in want.items():
+        if name.endswith("_valid"):
+            np.testing.assert_array_equal(got[name], values, err_msg=name)
+        # coordinates as float32 fractions, here and there in float64: 2⁻¹⁸ of a pixel, times what neighbours differ by
+        scale = max(1e-6, float(np.abs(values).max()))
+        np.testing.assert_allclose(got[name], values, rtol=0, atol=1e-5 * scale, err_msg=name)
+    return kinds
+
+
+def usual(folder: Path) -> SceneOptions:
+    return options(write_scene(folder))
+
+
+def ten_metres(folder: Path) -> SceneOptions:
+    return options(write_scene(folder, 9, 11, dmo_pixel=10.0))
+
+
+def rotated(folder: Path) -> SceneOptions:
+    """Daytime bands that lie aslant, in float32 with a mask of the file and holes of NaN; four of the seven."""
+    place = Affine.translation(284_000, 5_545_000) @ Affine.rotation(-23) @ Affine.scale(45, -45)
+    values = np.stack([field_on(UTM, place, 400, 420, k) for k in range(4)]).astype(np.float32)
+    values[1, 150:160, 100:140] = np.nan
+    mask = np.ones((400, 420), bool)
+    mask[180:190] = False
+    dmo = write_raster(folder / "dmo.tif", values, UTM, place, names=SLOTS, mask=mask)
+    ntl = write_raster(folder / "ntl.tif", np.ones((21, 27), np.float32))
+    return SceneOptions(ntl=str(ntl), dmo=str(dmo))
+
+
+def small_types(folder: Path) -> SceneOptions:
+    """Types that no kernel reads: bytes, and 32-bit integers."""
+    place = north_up(ARC / 7, WEST + 3 * ARC, NORTH - ARC)
+    dmo = (200 * np.stack([field_on("EPSG:4326", place, 90, 95, k) for k in range(4)])).astype(np.uint8)
+    dem = (2000 * field_on("EPSG:4326", place, 90, 95)).astype(np.int32)
+    ntl = write_raster(folder / "ntl.tif", np.ones((21, 27), np.float32))
+    return SceneOptions(
+        ntl=str(ntl),
+        dmo=str(
+            write_raster(folder / "dmo.tif", dmo, transform=place, names=SLOTS, nodata=37, scales=[0.004] * 4)
+        ),
+        dem=str(write_raster(folder / "dem.tif", dem, transform=place, nodata=700)),
+    )
+
+
+def a_file_a_band(folder: Path) -> SceneOptions:
+    """Two bands on grids of their own."""
+    files = {}
+    for slot, step in (("red", 6), ("nir", 9)):
+        place = north_up(ARC / step, WEST, NORTH)
+        values = field_on("EPSG:4326", place, 20 * step, 20 * step).astype(np.float32)
+        files[slot] = str(write_raster(folder / f"{slot}.tif", values, transform=place))
+    ntl = write_raster(folder / "ntl.tif", np.ones((21, 27), np.float32))
+    return SceneOptions(ntl=str(ntl), dmo_files=files)
+
+
+CASES: dict[str, tuple[Callable[[Path], SceneOptions], dict[str, str]]] = {
+    "usual": (usual, {"dmo": "raw", "dem": "raw"}),
+    "10 m": (ten_metres, {"dmo": "own", "dem": "raw"}),
+    "rotated": (rotated, {"dmo": "raw"}),
+    "small types": (small_types, {"dmo": "own", "dem": "own"}),
+    "a file a band": (a_file_a_band, {"dmo": "hr"}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_whole_tiles(name: str, tmp_path: Path) -> None:
+    make, kinds = CASES[name]
+    with Scene.open(make(tmp_path)) as scene:
+        whole = Window(-2, -3, scene.grid.height + 4, scene.grid.width + 6)
+        assert compared(scene, whole, "reference") == kinds
+        outside = Window(scene.grid.height + 40, 0, 4, 4)
+        assert compared(scene, outside, "reference") == kinds
+
+
+@pytest.mark.parametrize("name", ["usual", "10 m", "rotated"])
+def test_the_kernel_in_the_interpreter(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("the interpreter is off where there is a GPU")
+    with Scene.open(CASES[name][0](tmp_path)) as scene:
+        compared(scene, Window(-1, 4, 2, 2), "triton")
+
+
+@pytest.mark.parametrize("implementation", ["reference", "triton"])
+def test_luxembourg(shared_data: Path, implementation: str) -> None:
+    """30″ lights, Sentinel-2 in float32 with NaN, elevation in int16: real rasters."""
+    if implementation == "triton" and torch.cuda.is_available():
+        pytest.skip("the interpreter is off where there is a GPU")
+    place = shared_data / "luxembourg"
+    request: dict[str, Any] = {layer: str(place / f"{layer}.tif") for layer in ("ntl", "dmo", "dem")}
+    with Scene.open(SceneOptions(**request, dmo_scale=(1e-4, -0.1))) as scene:
+        window = Window(-2, -2, 99, 91) if implementation == "reference" else Window(40, 30, 1, 2)
+        compared(scene, window, implementation)
+
+
+def test_a_pixel_has_the_same_bits_in_every_tile(tmp_path: Path) -> None:
+    with Scene.open(usual(tmp_path)) as scene:
+        whole, _ = on_device(scene, Window(0, 0, 21, 27), "reference")
+        part, _ = on_device(scene, Window(5, 9, 8, 7), "reference")
+    for name in ("dmo", "dmo_valid", "dem", "dem_valid"):
+        np.testing.assert_array_equal(part[name], whole[name][..., 40:104, 72:128], err_msg=name)
