@@ -1,0 +1,104 @@
+"""What is compiled beside the network is one graph to Dynamo, and gives the same; the shipped network on both paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deeplight.engine.core.forms import Conserving, LayerForm, Wanted
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.network.finished import Finished
+from deeplight.engine.network.tile_program import Usable
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL, load_artifact
+from deeplight.engine.runtime.backends.torch_backend import Computing
+from deeplight.engine.runtime.models import load_network
+from tests.engine.device.runs import pixels, run
+from tests.engine.device.standin import StandIn
+from tests.scenes import ARC, north_up, write_raster, write_scene
+
+NONE = float("nan")
+BANDS = ("isp", "offset", "quality", "interval")
+
+
+@pytest.mark.parametrize("conserving", [None, Conserving((4.68, 1.01), 4, 1e-3)], ids=["plain", "conserving"])
+def test_what_follows_the_network_is_one_graph(conserving: Conserving | None) -> None:
+    wanted = Wanted(BANDS, conserving, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (0.0, 1.0))
+    finished, draw = Finished(wanted).eval(), torch.Generator().manual_seed(0)
+    inputs = [torch.rand(input_shape(spec, 1, 9, 11), generator=draw) for spec in INPUTS]
+    outputs = [torch.rand(1, n, 9 * s, 11 * s, generator=draw) for n, s in ((1, 8), (1, 8), (2, 1), (2, 8))]
+    own = (torch.rand(1, 1, 9, 11, generator=draw) > 0.3).float()
+    traced = torch.compile(finished, fullgraph=True, dynamic=False, backend="aot_eager")
+    with torch.inference_mode():
+        for got, want in zip(traced(*outputs, *inputs, own), finished(*outputs, *inputs, own), strict=True):
+            torch.testing.assert_close(got, want, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        LayerForm(
+            "raw", (0, 1, 2), (16, 16), "uint16", (1e-4,) * 3, (-0.1,) * 3, (0.0, NONE, 5.0), (-0.2, 1.6)
+        ),
+        LayerForm(
+            "raw", (0,), (16, 16), "float32", (1.0,), (0.0,), (-9999.0,), (-500.0, 9000.0), masked=False
+        ),
+        LayerForm("own", (0,), (16, 16)),
+    ],
+    ids=lambda form: f"{form.kind} {form.dtype}",
+)
+def test_which_pixels_are_usable_is_one_graph(form: LayerForm) -> None:
+    usable, kind = Usable(form).eval(), torch.int16 if form.dtype == "uint16" else torch.float32
+    values = torch.randint(0, 2000, (16, 16, form.stride), generator=torch.Generator().manual_seed(0)).to(
+        kind
+    )
+    extent, mask = torch.tensor([9, 12], dtype=torch.int32), torch.ones(16, 16, dtype=torch.uint8)
+    mask[3] = 0
+    traced = torch.compile(usable, fullgraph=True, dynamic=False, backend="aot_eager")
+    with torch.inference_mode():
+        got, want = traced(values, extent, mask), usable(values, extent, mask)
+    assert torch.equal(got, want)
+    # nothing beyond the extent, nothing under a mask that counts, and something else
+    assert not got[9:].any() and not got[:, 12:].any() and got.any()
+    assert bool(got[3].any()) != form.masked
+
+
+def test_the_shipped_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_scene(tmp_path, 21, 27)
+    scene = SceneOptions(ntl=str(files.ntl), dmo=str(files.dmo), dem=str(files.dem))
+    network = Computing(load_network(load_artifact(DEFAULT_MODEL)), "fp32", torch.device("cpu"))
+    for name, device in (("host", None), ("device", StandIn(3))):
+        out = tmp_path / f"{name}.tif"
+        run(
+            monkeypatch,
+            scene,
+            DEFAULT_MODEL,
+            out,
+            device,
+            core=16,
+            compute=network,
+            bands=("isp", "interval"),
+        )
+    got, want = pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif")
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    for a, b in zip(got, want, strict=True):
+        # inputs differ by rounding (see test_layers), which the network's gains raise
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-4 * np.nanmax(b))
+
+
+def test_blocks_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles overlap by their halos, yet a file's bytes are read little more than once: blocks stay in GDAL's cache."""
+    ntl = np.random.default_rng(0).gamma(0.5, 8.0, (48, 64)).astype(np.float32)
+    # random pixels, so that blocks are no smaller than what is counted beside them
+    dem = np.random.default_rng(1).integers(0, 900, (48 * 8, 64 * 8)).astype(np.int16)
+    tiled = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    scene = SceneOptions(
+        ntl=str(write_raster(tmp_path / "ntl.tif", ntl)),
+        dem=str(write_raster(tmp_path / "dem.tif", dem, transform=north_up(ARC / 8), **tiled)),
+    )
+    report = run(monkeypatch, scene, DEFAULT_MODEL, tmp_path / "o.tif", StandIn(), core=12)
+    assert report.tiles["computed"] == 4 * 6
+    assert 0 < report.inputs["dem"]["bytes_read"] <= 1.2 * report.inputs["dem"]["bytes"]
