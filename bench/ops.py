@@ -1,23 +1,25 @@
-"""Each operation of the network at ×8 with arguments of the presets' widths."""
+"""Each operation at ×8 (`fuse` and `suggest` at ×4, `locate` at ×1) with arguments of the presets' widths."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.traffic import fuse, upsample
+from bench.traffic import agreement, fuse, locate, suggested, upsample
 from deeplight import kernels
 from deeplight.engine.network.config import PRESETS
+from deeplight.kernels.interpolation import interpolation_line
 
 Case = tuple[str, Callable[..., Any], tuple[Any, ...], float]
 
 
 def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterator[Case]:
-    """(name, op, arguments, bytes that the kernel has to move) at ×8, fuse at ×4, for `side` LR pixels."""
+    """(name, op, arguments, bytes that the kernels have to move) for `side` LR pixels."""
     main, aux = PRESETS[preset].main, PRESETS[preset].aux
     hr, c, k = 8 * side, main[3], main[2]
 
@@ -40,7 +42,8 @@ def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterato
     moved = upsample(k, c).fused * size * pixels / 4
     yield "upsample", kernels.upsample, (coarse, r(4 * c, k, 3, 3), r(4 * c)), moved
     offset = r(1, 2, side, side).float()
-    yield "align", kernels.align, (r(1, 10, hr, hr), None, None, None, offset), 20 * size * pixels
+    moving = functools.partial(kernels.align, dtype=dtype)
+    yield "align", moving, (r(1, 10, hr, hr).float(), None, None, None, offset), 10 * (4 + size) * pixels
     pixels_in, where = raw_pixels(side, device)
     raw_align = functools.partial(kernels.align, **where, size=(hr, hr), dtype=dtype)
     yield "align_raw", raw_align, (*pixels_in, offset), (8 * 2 + 1 + 8 * size) * pixels
@@ -53,6 +56,42 @@ def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterato
         torch.ones(1, 1, side, side, device=device),
     )
     yield "finish", stored, (radiance, valid), (4 + 2) * pixels
+    width = PRESETS[preset].localise_width
+    aux = torch.randn(1, 10, 4 * side, 4 * side, device=device).contiguous(memory_format=torch.channels_last)
+    layers = _layers(device, 10, 32, 32, 1), _layers(device, 11, width, width, 1)
+    yield "suggest", kernels.suggest, (aux, *layers), 2 * suggested(width).fused * pixels
+    yield "locate", kernels.locate, located(side, width, device), 2 * locate(width).fused * pixels
+    yield "agree", kernels.agree, agreeing(side, device), 2 * agreement().fused * pixels
+
+
+def agreeing(side: int, device: str) -> tuple[Any, ...]:
+    """Arguments of `kernels.agree`, in float32 whatever the features are."""
+    radiance = 100 * torch.rand(1, 1, 8 * side, 8 * side, device=device)
+    y = 100 * torch.rand(1, 1, side, side, device=device)
+    weights = torch.full((1, 7, 8), 1 / 56, device=device)
+    sensor = kernels.Sensor(
+        y, torch.ones_like(y), torch.zeros_like(y), weights, weights, y.new_full((1, 1, 1, 1), 0.1)
+    )
+    return radiance, sensor, interpolation_line(8, "linear").to(device)
+
+
+def _layers(device: str, *channels: int) -> list[tuple[Tensor, Tensor]]:
+    """Pointwise layers through these channels."""
+    sizes = pairwise(channels)
+    return [(torch.randn(b, a, 1, 1, device=device) * 0.1, torch.zeros(b, device=device)) for a, b in sizes]
+
+
+def located(side: int, width: int, device: str) -> tuple[Any, ...]:
+    """Arguments of `kernels.locate`, in float32 whatever the features are."""
+
+    xy, shifts = (t.to(device) for t in kernels.half_pixel_shifts(2))
+    ntl, lights = (torch.rand(1, 1, side, side, device=device) for _ in range(2))
+    scalars = torch.tensor(4.0, device=device), torch.tensor(-1.2, device=device)
+    count = xy.shape[1]
+    weights = kernels.LocateWeights(
+        *scalars, _layers(device, 3, 16, 1), _layers(device, count + 3, width, width, 2)
+    )
+    return ntl, lights, torch.full((15,), 1 / 15, device=device), shifts, xy, weights, 2.0
 
 
 def raw_pixels(side: int, device: str) -> tuple[tuple[Tensor, ...], dict[str, kernels.Mesh]]:

@@ -76,13 +76,18 @@ def refine(c: int, depth: int) -> Cost:
     return Cost(whole.eager, whole.compiled, ours, whole.flops)
 
 
-def consistency(steps: int = 3) -> Cost:
-    """The base and the last step, in float32 (two values each), and the interval's two ends.
+def agreement() -> Cost:
+    """One step towards what the sensor saw, in float32 (two values each).
 
-    A step reads the image, writes ⅞ of it as sums of rows, writes the enlarged ratio and multiplies; the rest is at ×1.
+    PyTorch's products read the image, write ⅞ of it, read that, write the enlarged change, and read it and the image
+    for the result; compilers leave products apart and fuse the rest. The kernels read the image twice, write it once.
     """
-    step = Cost(14, 8, 8, 2 * 7 + 2 * 3 + 2)
-    return step * steps + Cost(40, 16, 16, 60)
+    return Cost(17, 13.5, 6 + 2 * 6 * SHARE[0], 2 * 7 + 2 * 3 + 2)
+
+
+def interval() -> Cost:
+    """What is around the steps, in float32: the bicubic beginning, the level, the blend, the interval's two ends."""
+    return Cost(40, 16, 16, 60)
 
 
 def inputs() -> Cost:
@@ -91,8 +96,11 @@ def inputs() -> Cost:
 
 
 def align() -> Cost:
-    """Ten channels at an offset from the HR grid: four gathers and three interpolations; offset maps are float32."""
-    return Cost(4 * 20 + 3 * 80 + 40, 20 + 16, 20 + 0.1, 10 * 12)
+    """Ten float32 channels at an offset from the HR grid, written as features: four gathers and three interpolations.
+
+    A float32 value is two; offset maps are float32.
+    """
+    return Cost(2 * (4 * 20 + 3 * 80) + 40 + 30, 20 + 10 + 16, 20 + 10 + 0.1, 10 * 12)
 
 
 def pointwise(*channels: int) -> Cost:
@@ -102,19 +110,28 @@ def pointwise(*channels: int) -> Cost:
     return Cost(moved, moved, moved, sum(2 * a * b for a, b in layers))
 
 
-def localise(width: int) -> Cost:
-    """The offset, in float32 (two values each): impervious share at ×4, all else at ×1.
+def suggested(width: int) -> Cost:
+    """The lights that the bands suggest, in float32 (two values each): impervious share at ×4, its area mean, ×1."""
+    share = pointwise(10, 32, 32, 1) + Cost(35, 11)  # sigmoid, joined, area mean
+    both = share * SHARE[2] + pointwise(11, width, width, 1) * SHARE[0]
+    ours = 10 * SHARE[2] + SHARE[0]
+    return Cost(2 * both.eager, 2 * both.compiled, 2 * ours, both.flops)
 
-    At ×1: 81 shifts of two maps by 25 taps; window means, 15 + 15 taps, of three maps and of twice 81; some 20
-    operations on each of the 81 residuals, which move each map 60 times one by one and, means included, 26 times fused.
+
+def locate(width: int) -> Cost:
+    """The offset, in float32 (two values each), at ×1.
+
+    81 shifts of two maps by 25 taps; window means, 15 + 15 taps, of three maps and of twice 81; some 20 operations on
+    each of the 81 residuals, which move each map 60 times one by one and, means included, 26 times fused. The kernels
+    write the residuals and read them once; beside them lie some 40 values of narrow maps.
     """
-    share = pointwise(10, 32, 32, 1) + Cost(35, 11, 11)  # sigmoid, joined, area mean
     shifts, maps = 81, 3 + 2 * 81
     flops = 2 * 2 * shifts * 25 + maps * 2 * 2 * 15 + 20 * shifts + 2 * 2 * shifts
-    field = Cost(60 * shifts, 26 * shifts, 26 * shifts, flops)
-    field += pointwise(11, width, width, 1) + pointwise(3, 16, 1) + pointwise(shifts + 3, width, width, 2)
-    both = share * SHARE[2] + field * SHARE[0]
-    return Cost(2 * both.eager, 2 * both.compiled, 2 * both.fused, both.flops)
+    layers = pointwise(3, 16, 1) + pointwise(shifts + 3, width, width, 2)
+    field = Cost(
+        60 * shifts + layers.eager, 26 * shifts + layers.compiled, 2 * shifts + 40, flops + layers.flops
+    )
+    return Cost(2 * field.eager, 2 * field.compiled, 2 * field.fused, field.flops) * SHARE[0]
 
 
 def encoders(a: tuple[int, ...]) -> Cost:
@@ -131,13 +148,15 @@ def network(name: str) -> dict[str, Cost]:
     main, aux = config.main, config.aux
     rows = {
         "inputs (PyTorch)": inputs(),
-        "localise (PyTorch)": localise(config.localise_width),
+        "suggest": suggested(config.localise_width),
+        "locate": locate(config.localise_width),
         "align": align(),
         "fuse, ×1 to ×4": sum((fuse(c, a) * f for c, a, f in zip(main, aux, SHARE, strict=False)), Cost()),
         "upsample ×1 → ×4": upsample(main[0], main[1]) * SHARE[0] + upsample(main[1], main[2]) * SHARE[1],
         "upsample ×4 → ×8": upsample(main[2], main[3]) * SHARE[2],
         "refine ×8": refine(main[3], config.refine[2]),
-        "base, consistency, interval (PyTorch)": consistency(),
+        "agree, three steps": agreement() * 3,
+        "base, blend, interval (PyTorch)": interval(),
         "encoders (PyTorch)": encoders(aux),
     }
     rest = Cost(4, 4, 4, 18 * 2 * main[0]) * SHARE[0] + block(main[0]) * config.body * SHARE[0]
@@ -149,10 +168,14 @@ def network(name: str) -> dict[str, Cost]:
     return rows
 
 
+FLOAT32 = ("suggest", "locate", "agree, three steps", "base, blend, interval (PyTorch)")
+"""Rows that keep four bytes a value in every precision."""
+
+
 def network_bytes(name: str, size: int, how: str = "fused") -> float:
     """Bytes per HR pixel of a preset with features of `size` bytes. how: eager, compiled or fused."""
     rows = network(name)
-    always = float(getattr(rows["localise (PyTorch)"], how))
+    always = sum(float(getattr(rows[row], how)) for row in FLOAT32)
     return size * (float(getattr(rows["network"], how)) - always) + 2 * always
 
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from deeplight.kernels.fuse.kernel import fuse
-from deeplight.kernels.refine.kernel import refine
+from deeplight.kernels.refine.kernel import refine_narrow
 from deeplight.kernels.upsample.kernel import upsample_conv
 
 
@@ -82,11 +82,13 @@ def refine_plugin(
     TOP: tl.constexpr,
     C: tl.constexpr,
     CP: tl.constexpr,
+    KP: tl.constexpr,
+    ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """See deeplight.kernels.refine.kernel."""
-    refine(
+    refine_narrow(
         x, level, weight, bias, isp_weight, isp_bias, embed, residual_weight, residual_bias, radiance, isp,
-        height, width, UNIT, GAIN, TOP, C, CP, True, PRECISION, BLOCK,
+        height, width, UNIT, GAIN, TOP, C, CP, KP, ROWS, PRECISION, BLOCK,
     )  # fmt: skip

@@ -24,6 +24,7 @@ from deeplight.kernels.fuse import entry as fuse_entry
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.refine import entry as refine_entry
 from deeplight.kernels.refine.reference import Radiance
+from deeplight.kernels.table import Config
 from deeplight.kernels.upsample import entry as upsample_entry
 
 NAMES = ("fuse", "upsample", "refine")
@@ -73,7 +74,9 @@ def refine_launch(c: int, dtype: torch.dtype) -> Launch:
     weight = torch.empty(9, c, c, dtype=dtype, device="meta")
     pixels = torch.empty(1, 1, SIDE, SIDE, device="meta")
     x = meta_image(c, dtype)
-    return refine_entry.plan(x, pixels, weight, vectors, Radiance(), pixels, pixels, embed=True)
+    # 48 KiB of shared memory at most, which a launch may have without asking for it
+    config = Config(128, 4)
+    return refine_entry.plan_narrow(x, pixels, weight, vectors, Radiance(), pixels, pixels, config)
 
 
 def compile_kernel(launch: Launch, arch: int, floats: Mapping[str, float] | None = None) -> Kernel:
@@ -125,7 +128,8 @@ def strip_scratch(ptx: str, count: int) -> str:
 
 
 def fits(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], half: bool) -> bool:
-    """Whether the node's kernel takes these widths: multiples of 8 in two-byte types (HWC8), narrow convolutions."""
+    """Whether the node's kernel takes these widths: multiples of 8 in two-byte types (HWC8), narrow convolutions and
+    refinements."""
     if node.op_type == "fuse":
         (_, a), (_, c) = shapes[node.input[5]], shapes[node.input[6]]
         widths = [a, c]
@@ -136,6 +140,8 @@ def fits(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], half: bool
             return False
     elif node.op_type == "refine":
         widths = [shapes[node.input[2]][1]]
+        if widths[0] > refine_entry.NARROW:
+            return False
     else:
         return False
     return not half or all(n % 8 == 0 for n in widths)
@@ -285,7 +291,8 @@ class _Plugins:
             launch = refine_launch(x.shape[1], self.dtype(x))
             kernel = compile_kernel(launch, self.arch, dict(zip(attributes, values, strict=True)))
             e = x.shape_expr
-            return self.launched(kernel, e[0] * e[2] * cdiv(e[3], kernel.block), [e[2], e[3]])
+            strips, columns = cdiv(e[2], refine_entry.ROWS), cdiv(e[3], kernel.block - refine_entry.RIM)
+            return self.launched(kernel, e[0] * strips * columns, [e[2], e[3]])
 
         self._attach("refine", (desc, desc), describe, tune, implement)
 

@@ -1,31 +1,43 @@
 """The operations that DeepLightSR is built from, as functions of tensors.
 
-`align`, `fuse`, `upsample`, `refine` and `finish` have a Triton kernel and a plain-PyTorch reference each; the rest is
-PyTorch.
+`align`, `suggest`, `locate`, `fuse`, `upsample`, `refine`, `agree` and `finish` have Triton kernels and a plain-PyTorch
+reference each; the rest is PyTorch.
 """
 
+from deeplight.kernels.agree.entry import agree
+from deeplight.kernels.agree.reference import Sensor
 from deeplight.kernels.align.entry import align
 from deeplight.kernels.align.reference import Mesh, split_nodes
 from deeplight.kernels.dispatch import Implementation
 from deeplight.kernels.finish.entry import finish
 from deeplight.kernels.fuse.entry import fuse
 from deeplight.kernels.interpolation import interpolation_kernel, resample_offset, resize_fixed, sample
+from deeplight.kernels.locate.entry import locate
+from deeplight.kernels.locate.reference import Weights as LocateWeights
+from deeplight.kernels.locate.reference import half_pixel_shifts
 from deeplight.kernels.refine.entry import refine
 from deeplight.kernels.refine.reference import Radiance
+from deeplight.kernels.suggest.entry import suggest
 from deeplight.kernels.upsample.entry import upsample
 
 __all__ = [
     "Implementation",
+    "LocateWeights",
     "Mesh",
     "Radiance",
+    "Sensor",
+    "agree",
     "align",
     "finish",
     "fuse",
+    "half_pixel_shifts",
     "interpolation_kernel",
+    "locate",
     "refine",
     "resample_offset",
     "resize_fixed",
     "sample",
     "split_nodes",
+    "suggest",
     "upsample",
 ]

@@ -87,17 +87,29 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
 
 
 def _resource_usage(cubin: bytes) -> dict[str, int]:
-    """REG, STACK, LOCAL … of the only kernel, by the cuobjdump in Triton's wheel."""
+    """REG, STACK, LOCAL … of the only kernel."""
+    text = _tool("cuobjdump", "-res-usage", cubin)
+    return {name: int(value) for name, value in re.findall(r"\b([A-Z]+):(\d+)", text)}
+
+
+def instructions(cubin: bytes) -> int:
+    """Of a thread, as they stand in the machine code: the body of a loop counts once."""
+    text = _tool("nvdisasm", "-c", cubin)
+    found = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", text, re.MULTILINE)
+    return sum(name != "NOP" for name in found)
+
+
+def _tool(name: str, option: str, cubin: bytes) -> str:
+    """What a tool in Triton's wheel prints of a cubin."""
     import triton
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run(
-            [str(tool), "-res-usage", file.name], capture_output=True, text=True, check=True
+        return subprocess.run(
+            [str(tool), option, file.name], capture_output=True, text=True, check=True
         ).stdout
-    return {name: int(value) for name, value in re.findall(r"\b([A-Z]+):(\d+)", text)}
 
 
 def access_widths(ptx: str) -> dict[int, tuple[int, int]]:

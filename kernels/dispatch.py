@@ -83,8 +83,11 @@ def use_kernel(
     *,
     differentiable: bool,
     limit: str | None = None,
+    exported: bool = True,
 ) -> bool:
     """True for the Triton kernel, False for the reference. tensors[0] decides the device.
+
+    exported: whether the operator may stand in an exported graph; where not, "auto" traces the reference.
 
     limit: what the kernel would need and these arguments do not have ("the kernel takes …, not …"), None where it
     can do them. Raises ValueError for an unknown implementation and where "triton" cannot do what is asked.
@@ -98,7 +101,7 @@ def use_kernel(
     tracked = not differentiable and torch.is_grad_enabled() and any(t.requires_grad for t in given)
     if implementation == "auto":
         if exporting():
-            return _emitting > 0
+            return exported and _emitting > 0
         wanted = device.type == "cuda" and kernel_runs_on(device) and supported(given[0].dtype)
         return wanted and limit is None and not tracked
     if limit is not None:

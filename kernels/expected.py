@@ -6,6 +6,7 @@ A configuration is checked with it before it is timed, since a compiler may get 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,26 +15,40 @@ import torch
 from torch import Tensor
 
 from deeplight.kernels import launch as launching
+from deeplight.kernels.agree import reference as agree_reference
+from deeplight.kernels.agree.reference import Sensor
 from deeplight.kernels.align import reference as align_reference
 from deeplight.kernels.align.reference import Mesh
 from deeplight.kernels.finish import reference as finish_reference
 from deeplight.kernels.finish.reference import Pixels
 from deeplight.kernels.float32 import exact_float32
 from deeplight.kernels.fuse import reference as fuse_reference
+from deeplight.kernels.interpolation import SCALE, interpolation_line
 from deeplight.kernels.launch import Launch
+from deeplight.kernels.locate import reference as locate_reference
 from deeplight.kernels.refine import reference as refine_reference
 from deeplight.kernels.refine.reference import Radiance
+from deeplight.kernels.suggest import reference as suggest_reference
 from deeplight.kernels.upsample import reference as upsample_reference
 
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Relative to the largest value: sums of some hundred float32 products (three TF32 products on a GPU); else one
 rounding of the mixed features and one of the result, 2⁻¹¹ and 2⁻⁸ each, with what they add up to."""
 
-TIMES = {"align": 16.0, "refine": 8.0}
+TIMES = {
+    "align": 16.0,
+    "refine": 8.0,
+    "refine_narrow": 8.0,
+    "residuals": 4.0,
+    "posterior": 16.0,
+    "observe": 4.0,
+}
 """What TOLERANCE is multiplied by. align: its coordinates of up to some thousand pixels are float32. refine: the
-radiance is an exponential, which multiplies an error by gain and by the radiance."""
+radiance is an exponential, which multiplies an error by gain and by the radiance. residuals: differences of squares, a
+gain up to 3. posterior: an error of the residual times a sharpness of some tens, in an exponent. observe: a power of a
+ratio."""
 
-_FEATURES = {"refine": "x", "finish": "radiance"}
+_FEATURES = {"refine": "x", "refine_narrow": "x", "finish": "radiance"}
 """The argument whose element type decides TOLERANCE, where it is not the result."""
 
 Outputs = dict[str, Tensor]
@@ -61,9 +76,9 @@ def filled(ready: Launch, device: str, seed: int = 0) -> Launch:
 
 def results_of(ready: Launch) -> tuple[str, ...]:
     """The arguments that the kernel writes."""
-    if ready.kernel == "refine":
-        return ("radiance", "isp") if ready.constants["EMBED"] else ("radiance",)
-    return ("pixels",) if ready.kernel == "finish" else ("out",)
+    return {"refine": ("radiance",), "refine_narrow": ("radiance", "isp"), "finish": ("pixels",)}.get(
+        ready.kernel, ("out",)
+    )
 
 
 def run(ready: Launch) -> Outputs:
@@ -111,7 +126,7 @@ def _random(ready: Launch, name: str, like: Tensor, generator: torch.Generator) 
     where: Any = {"generator": generator, "device": generator.device}
     if name in ("whole", "fraction") and ready.constants["MESH"]:
         values = (_mesh(shape) if name == "whole" else torch.full(shape, 1 / 16)).to(generator.device)
-    elif name.startswith("mask") or name == "valid":
+    elif name.startswith("mask") or name in ("valid", "known", "saturated"):
         values = (torch.rand(shape, **where) > 0.3).float()
     elif name == "raw" and not like.dtype.is_floating_point:
         values = torch.randint(0, 30000, shape, **where)
@@ -120,8 +135,15 @@ def _random(ready: Launch, name: str, like: Tensor, generator: torch.Generator) 
         values = (torch.rand(shape, **where) + 0.5) * (1.0 if raw.dtype.is_floating_point else 1e-4)
     elif name == "level":
         values = torch.rand(shape, **where)
-    elif name == "radiance":
+    elif name in ("radiance", "y"):
         values = 1000 * torch.rand(shape, **where)
+    elif name in ("residual", "variance"):
+        values = 0.2 * torch.rand(shape, **where)
+    elif name in ("noise", "power"):
+        values = 1.0 + torch.rand(shape, **where)
+    elif name in ("window", "rows", "columns"):
+        values = torch.rand(shape, **where)
+        values = values / values.sum()
     else:
         # a sum over the inputs of a weight stays of order 1; images are as they are
         inputs = 1 if like.ndim == 4 else 9 * shape[1] if like.ndim == 3 else shape[-1]
@@ -174,8 +196,7 @@ def _align(ready: Launch) -> Outputs:
     raw = _tensor(ready, "raw")
     result = align_reference.align(
         raw if raw.dtype.is_floating_point else raw.to(torch.int32).float(),
-        _tensor(ready, "gain"),
-        _tensor(ready, "bias"),
+        *(None if c["PLAIN"] else _tensor(ready, name) for name in ("gain", "bias")),
         _tensor(ready, "mask") if c["MASKED"] else None,
         _tensor(ready, "offset") if c["OFFSET"] else None,
         mesh,
@@ -189,17 +210,22 @@ def _align(ready: Launch) -> Outputs:
 def _refine(ready: Launch) -> Outputs:
     x = _tensor(ready, "x").float()
     c = x.shape[1]
+    whole = ready.kernel == "refine_narrow"
+    nothing = torch.zeros(c, device=x.device)
+    names = ("isp_weight", "isp_bias", "embed")
+    # without the head x is embedded already
+    query, query_bias, embed = (
+        [_tensor(ready, name).float() for name in names] if whole else [nothing, nothing[:1], nothing]
+    )
+    names = ("bias", "residual_weight", "residual_bias")
+    bias, head, head_bias = (_tensor(ready, name).float() for name in names)
     weight = _tensor(ready, "weight").float().reshape(3, 3, c, c).permute(3, 2, 0, 1).contiguous()
-    names = ("isp_weight", "isp_bias", "embed", "bias", "residual_weight", "residual_bias")
-    query, query_bias, embed, bias, head, head_bias = (_tensor(ready, name).float() for name in names)
-    if not ready.constants["EMBED"]:
-        embed = torch.zeros_like(embed)  # x is embedded already
     one = (1, c, 1, 1)
     radiance, isp = refine_reference.refine(
         x, _tensor(ready, "level"), query.reshape(one), query_bias, embed, [weight], [bias], head.reshape(one),
         head_bias, Radiance(),
     )  # fmt: skip
-    return {"radiance": radiance, "isp": isp} if ready.constants["EMBED"] else {"radiance": radiance}
+    return {"radiance": radiance, "isp": isp} if whole else {"radiance": radiance}
 
 
 def _finish(ready: Launch) -> Outputs:
@@ -209,11 +235,67 @@ def _finish(ready: Launch) -> Outputs:
     return {"pixels": finish_reference.finish(_tensor(ready, "radiance"), _tensor(ready, "valid"), pixels)}
 
 
+def _residuals(ready: Launch) -> Outputs:
+    names = ("ntl", "lattice", "mean", "variance", "window")
+    ntl, lattice, mean, variance, window = (_tensor(ready, name) for name in names)
+    n, (h, w) = int(ready.constants["N"]), ntl.shape[-2:]
+    shifts = [
+        lattice[:, :, i : i + 2 * h : 2, j : j + 2 * w : 2] for i, j in itertools.product(range(n), repeat=2)
+    ]
+    moved, moved_mean = torch.stack(shifts, dim=2).unbind(1)
+    return {"out": locate_reference.residuals(ntl, moved, mean, variance, moved_mean, window)}
+
+
+def _posterior(ready: Launch) -> Outputs:
+    def layer(name: str) -> locate_reference.Layer:
+        weight = _tensor(ready, name if name.endswith("head") else f"{name}_weight")
+        return weight[:, :, None, None], _tensor(ready, f"{name}_bias")
+
+    certainty, correct = (
+        [layer(n) for n in names] for names in (("sure", "sure_head"), ("first", "second", "head"))
+    )
+    strength = _tensor(ready, "strength")
+    weights = locate_reference.Weights(strength[0], strength[1], certainty, correct)
+    maps = (_tensor(ready, name) for name in ("residual", "mean", "variance", "shift_xy"))
+    return {"out": locate_reference.posterior(*maps, weights, float(ready.arguments["d_max"]))}
+
+
+def _suggest(ready: Launch) -> Outputs:
+    def layers(group: str) -> list[locate_reference.Layer]:
+        names = (("weight1", "bias1"), ("weight2", "bias2"), ("head", "head_bias"))
+        pairs = (
+            (_tensor(ready, f"{group}_{weight}"), _tensor(ready, f"{group}_{bias}")) for weight, bias in names
+        )
+        return [(weight[:, :, None, None], bias) for weight, bias in pairs]
+
+    lights, _ = suggest_reference.suggest(_tensor(ready, "aux"), layers("share"), layers("light"))
+    return {"out": lights}
+
+
+def _observe(ready: Launch) -> Outputs:
+    maps = [_tensor(ready, name) for name in ("y", "known", "saturated", "rows", "columns")]
+    sensor = Sensor(*maps, _tensor(ready, "noise").reshape(-1, 1, 1, 1))
+    power = _tensor(ready, "power") if ready.constants["POWERED"] else 1.0
+    return {"out": agree_reference.change(_tensor(ready, "radiance"), sensor, power)}
+
+
+def _rescale(ready: Launch) -> Outputs:
+    radiance, change = _tensor(ready, "radiance"), _tensor(ready, "change")
+    line = interpolation_line(SCALE, "linear").to(radiance.device)
+    return {"out": radiance * (1.0 + agree_reference.enlarged(change, line))}
+
+
 _DEFINITIONS: dict[str, Callable[[Launch], Outputs]] = {
     "fuse": _fuse,
     "upsample_epilogue": _epilogue,
     "upsample_conv": _conv,
     "align": _align,
     "refine": _refine,
+    "refine_narrow": _refine,
     "finish": _finish,
+    "residuals": _residuals,
+    "posterior": _posterior,
+    "suggest": _suggest,
+    "observe": _observe,
+    "rescale": _rescale,
 }

@@ -22,7 +22,13 @@ MODULES = {
     "upsample_conv": "upsample",
     "align": "align",
     "refine": "refine",
+    "refine_narrow": "refine",
     "finish": "finish",
+    "residuals": "locate",
+    "posterior": "locate",
+    "suggest": "suggest",
+    "observe": "agree",
+    "rescale": "agree",
 }
 """Kernel → its folder in deeplight.kernels."""
 

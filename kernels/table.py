@@ -25,27 +25,41 @@ class Config:
 
 REASONED: dict[tuple[str, int], Config] = {
     # A thread holds BLOCK · channels / (32 · warps) values of a tile: 8 of them make 16 bytes of fp16, and four tiles
-    # of at most 32 stay below 255 registers.
+    # of at most 32 stay below 255 registers. Weights are read once a program: twice the pixels, fewer instructions each.
     ("fuse", 16): Config(128, 4),
-    ("fuse", 32): Config(64, 4),
-    ("fuse", 64): Config(32, 4),
+    ("fuse", 32): Config(128, 4),
+    ("fuse", 64): Config(64, 4),
     ("fuse", 128): Config(32, 4),
     ("upsample_epilogue", 0): Config(2048, 4),
     ("upsample_conv", 16): Config(128, 4, 3),
     ("upsample_conv", 32): Config(128, 4, 3),
     ("upsample_conv", 64): Config(128, 4, 3),
     ("upsample_conv", 128): Config(64, 4, 3),
-    # gathers: few pixels a program keep the addresses of all taps in registers
+    # gathers: at least as many pixels as threads, so that a pixel's place is computed once and not by every thread
+    # that loads some of its channels
     ("align", 8): Config(128, 4),
-    ("align", 16): Config(64, 4),
+    ("align", 16): Config(128, 4),
     ("align", 2): Config(128, 4),
     ("align", 4): Config(128, 4),
+    # two pixels a thread share its registers with six rows
+    ("refine_narrow", 8): Config(256, 4),
+    ("refine_narrow", 16): Config(128, 4),
     ("refine", 16): Config(128, 4, 3),
     ("refine", 32): Config(64, 4, 3),
     ("refine", 64): Config(64, 4, 3),
     ("refine", 128): Config(32, 4, 3),
     # 8 pixels a thread
     ("finish", 0): Config(1024, 4),
+    # 16 pixels and a window of 15 fill 32; a program is small, so many share a processor
+    ("residuals", 0): Config(16, 4),
+    ("posterior", 32): Config(32, 8),
+    ("posterior", 64): Config(32, 8),
+    # 16 rows of sums are 16 registers of a thread; ten LR columns a program keep all processors busy
+    ("observe", 0): Config(128, 4),
+    ("rescale", 0): Config(512, 4),
+    # 256 pixels, whose 32 channels are 32 registers of a thread
+    ("suggest", 32): Config(16, 8),
+    ("suggest", 64): Config(16, 8),
 }
 """(kernel, channels as a power of two) → configuration for every architecture and width."""
 
@@ -54,6 +68,8 @@ WIDE: dict[tuple[str, int], Config] = {
     ("fuse", 64): Config(32, 8),
     ("fuse", 128): Config(32, 8),
     ("refine", 64): Config(32, 8),
+    ("refine_narrow", 8): Config(128, 4),
+    ("refine_narrow", 16): Config(128, 8),
 }
 """REASONED for four-byte features, where it differs."""
 

@@ -15,18 +15,27 @@ from typing import Any
 import torch
 
 from deeplight.kernels import expected, launch
+from deeplight.kernels.agree.entry import columns_of
+from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import Launch, ceil_div
+from deeplight.kernels.refine.entry import RIM
 from deeplight.kernels.table import Config, bucket
 from deeplight.kernels.warm import compile_all
 
 BLOCKS, WARPS, STAGES = (32, 64, 128, 256), (4, 8), (2, 3)
-VALUE_BLOCKS = (1024, 2048, 4096)
-"""For upsample_epilogue, whose blocks are values, and finish, whose pixels are one value each."""
+VALUE_BLOCKS = (512, 1024, 2048, 4096)
+"""For upsample_epilogue, whose blocks are values, and finish and rescale, whose pixels are one value each."""
+
+OWN_BLOCKS = {"residuals": (16,), "posterior": (16, 32, 64), "suggest": (8, 16), "observe": (128,)}
+"""residuals, observe: compile-time arguments go with the block. posterior: all shifts of a pixel are in registers.
+suggest: sixteen pixels each."""
 
 
 def candidates(kernel: str) -> list[Config]:
     """The configurations that are tried."""
-    blocks = VALUE_BLOCKS if kernel in ("upsample_epilogue", "finish") else BLOCKS
+    blocks = {**dict.fromkeys(("upsample_epilogue", "finish", "rescale"), VALUE_BLOCKS), **OWN_BLOCKS}.get(
+        kernel, BLOCKS
+    )
     stages = STAGES if kernel in ("upsample_conv", "refine") else (2,)
     return [Config(b, w, s) for b in blocks for w in WARPS for s in stages]
 
@@ -40,25 +49,45 @@ def programs(ready: Launch, block: int) -> int:
     """The grid for another block; every kernel's rows are cut into ⌈length / block⌉."""
     old = ready.config.block
     length = _row(ready)
-    return ready.programs // ceil_div(length, old) * ceil_div(length, block)
+    results = _RESULTS.get(ready.kernel, lambda block: block)
+    return ready.programs // ceil_div(length, results(old)) * ceil_div(length, results(block))
+
+
+_RESULTS: dict[str, Callable[[int], int]] = {
+    "refine_narrow": lambda block: block - RIM,
+    "observe": columns_of,
+}
+"""Kernel → results of a block, where not all of its pixels are some."""
 
 
 def _row(ready: Launch) -> int:
     """Pixels (upsample_epilogue: values) that are cut into blocks."""
-    if ready.kernel == "fuse":
+    if ready.kernel in ("fuse", "posterior"):
         return int(ready.arguments["pixels"])
     width = int(ready.arguments["width"])
+    if ready.kernel == "rescale":
+        return SCALE * width
     if ready.kernel == "upsample_epilogue":
         return width * 2 * int(ready.constants["C"])
     return width - 2 * int(ready.arguments.get("crop", 0))
 
 
+_CHANNELS = {
+    "fuse": ("CP", "AP"),
+    "upsample_conv": ("KP",),
+    "align": ("CP",),
+    "refine": ("CP",),
+    "refine_narrow": ("CP",),
+    "posterior": ("HP",),
+    "suggest": ("WP",),
+}
+"""Kernel → compile-time arguments of which the largest is its channel count in the table."""
+
+
 def channels_of(ready: Launch) -> int:
     """The channel count under which the table keeps a launch."""
     c = ready.constants
-    key = {"fuse": ("CP", "AP"), "upsample_conv": ("KP",), "align": ("CP",), "refine": ("CP",)}.get(
-        ready.kernel, ()
-    )
+    key = _CHANNELS.get(ready.kernel, ())
     return max((int(c[k]) for k in key), default=0)
 
 

@@ -9,14 +9,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from deeplight.kernels.agree import entry as agree_entry
+from deeplight.kernels.agree.reference import Sensor
 from deeplight.kernels.align import entry as align_entry
 from deeplight.kernels.align.reference import Mesh
 from deeplight.kernels.finish import entry as finish_entry
 from deeplight.kernels.finish.reference import Pixels
 from deeplight.kernels.fuse import entry as fuse_entry
 from deeplight.kernels.launch import Launch
+from deeplight.kernels.locate import entry as locate_entry
+from deeplight.kernels.locate.reference import half_pixel_shifts
 from deeplight.kernels.refine import entry as refine_entry
 from deeplight.kernels.refine.reference import Radiance
+from deeplight.kernels.suggest import entry as suggest_entry
 from deeplight.kernels.upsample import entry as upsample_entry
 
 
@@ -35,6 +40,10 @@ class Widths(Protocol):
     def refine(self) -> Sequence[int]:
         """Residual blocks of the three refinements."""
 
+    @property
+    def localise_width(self) -> int:
+        """Channels of the layers that correct the offset."""
+
 
 RASTERS = (
     (torch.uint16, 8, 7),
@@ -50,15 +59,18 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 def variants(widths: Widths, dtype: torch.dtype, *, side: int = 64) -> Iterator[Launch]:
     """Every launch of one network in one element type; of `align`, uint16, int16 and float32 pixels through a mesh, and
-    features on their own grid; of `finish`, both pixel types. side: pixels of the images' sides, a multiple of 8."""
+    normalised float32 on the HR grid; of `finish`, both pixel types. side: pixels of a side, a multiple of 8."""
     main = widths.main
     for c, a in zip(main, widths.aux, strict=False):
         yield _fuse_launch(c, a, dtype, side)
     for k, c in pairwise(main):
         yield _upsample_launch(k, c, dtype, side)
     yield from _align_launches(dtype, side)
-    yield _refine_launch(main[3], dtype, side, embed=widths.refine[2] == 1)
+    yield _refine_launch(main[3], dtype, side, blocks=widths.refine[2])
     yield from _finish_launches(side)
+    yield from _agree_launches(side)
+    yield _suggest_launch(widths.localise_width, side)
+    yield from _locate_launches(widths.localise_width, side)
 
 
 def _meta(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -90,15 +102,18 @@ def _align_launches(dtype: torch.dtype, side: int) -> Iterator[Launch]:
         raw, mask = _meta(1, bands, side, side, dtype=raw_dtype), _meta(1, 1, side, side, dtype=torch.uint8)
         out = _meta(1, c + 1, side, side, dtype=dtype)
         yield align_entry.plan(raw, affine, affine, mask, offset, mesh, (-4.0, 8.0), out)
-    features, affine = _meta(1, 10, side, side, dtype=dtype), torch.empty(1, 10, device="meta")
-    yield align_entry.plan(features, affine, affine, None, offset, None, (-4.0, 8.0), features)
+    raw, out = (_meta(1, 10, side, side, dtype=kind) for kind in (torch.float32, dtype))
+    yield align_entry.plan(raw, None, None, None, offset, None, (-4.0, 8.0), out)
 
 
-def _refine_launch(c: int, dtype: torch.dtype, side: int, *, embed: bool) -> Launch:
+def _refine_launch(c: int, dtype: torch.dtype, side: int, *, blocks: int) -> Launch:
     pixels = torch.empty(1, 1, side, side, device="meta")
-    vectors = [_meta(n, dtype=dtype) for n in (c, c, 1, c, c, 1)]
     x, weight = _meta(1, c, side, side, dtype=dtype), _meta(9, c, c, dtype=dtype)
-    return refine_entry.plan(x, pixels, weight, vectors, Radiance(), pixels, pixels, embed=embed)
+    if blocks == 1 and c <= refine_entry.NARROW:
+        vectors = [_meta(n, dtype=dtype) for n in (c, c, 1, c, c, 1)]
+        return refine_entry.plan_narrow(x, pixels, weight, vectors, Radiance(), pixels, pixels)
+    vectors = [_meta(n, dtype=dtype) for n in (c, c, 1)]
+    return refine_entry.plan(x, pixels, weight, vectors, Radiance(), pixels)
 
 
 def _finish_launches(side: int) -> Iterator[Launch]:
@@ -107,3 +122,48 @@ def _finish_launches(side: int) -> Iterator[Launch]:
     for pixels in (Pixels(nodata=-1.0), Pixels(dtype="uint16", nodata=65535)):
         out = radiance.to(torch.uint16) if pixels.integer else radiance
         yield finish_entry.plan(radiance, valid, pixels, out)
+
+
+def _agree_launches(side: int) -> Iterator[Launch]:
+    """In float32, whatever the features are: with a power and without."""
+    radiance = torch.empty(1, 1, side, side, device="meta")
+    image = torch.empty(1, 1, side // 8, side // 8, device="meta")
+    weights, number = torch.empty(1, 7, 8, device="meta"), torch.empty(1, device="meta")
+    sensor = Sensor(image, image, image, weights, weights, number)
+    for power in (None, number):
+        yield agree_entry.plan_observe(radiance, sensor, power, image)
+    yield agree_entry.plan_rescale(radiance, image, radiance)
+
+
+WINDOW, SHIFT_RADIUS, SURE, IMPERVIOUS = 15, 2, 16, 32
+"""Of the offset's estimate: pixels of its window, reach of its shifts, channels of its certainty and of its share."""
+
+
+def _suggest_launch(width: int, side: int) -> Launch:
+    """In float32, whatever the features are."""
+    low = max(1, side // 8)
+    aux, out = _meta(1, 10, 4 * low, 4 * low, dtype=torch.float32), torch.empty(1, 1, low, low, device="meta")
+
+    def layers(first: int, hidden: int) -> list[Tensor]:
+        shapes = ((hidden, first), (hidden,), (hidden, hidden), (hidden,), (1, hidden), (1,))
+        return [torch.empty(shape, device="meta") for shape in shapes]
+
+    return suggest_entry.plan(aux, layers(10, IMPERVIOUS), layers(11, width), out)
+
+
+def _locate_launches(hidden: int, side: int) -> Iterator[Launch]:
+    """In float32, whatever the features are."""
+    low = max(1, side // 8)
+    image = torch.empty(1, 1, low, low, device="meta")
+    shifts = half_pixel_shifts(SHIFT_RADIUS)[0].to("meta")
+    count = shifts.shape[1]
+    residual = torch.empty(1, count, low, low, device="meta")
+    window = torch.empty(WINDOW, device="meta")
+    places = 2 * (low + 2 * SHIFT_RADIUS) - 1
+    lattice = torch.empty(1, 2, places, places, device="meta")
+    yield locate_entry.plan_residuals(image, lattice, image, image, window, residual)
+    certainty = [torch.empty(shape, device="meta") for shape in ((SURE, 3), (SURE,), (1, SURE), (1,))]
+    shapes = ((hidden, count + 3), (hidden,), (hidden, hidden), (hidden,), (2, hidden), (2,))
+    correct = [torch.empty(shape, device="meta") for shape in shapes]
+    strength, out = torch.empty(2, device="meta"), torch.empty(1, 2, low, low, device="meta")
+    yield locate_entry.plan_posterior(residual, image, image, shifts, strength, certainty, correct, out, 2.0)

@@ -53,10 +53,14 @@ Work = tuple[str, str, Launch, list[Config]]
 
 
 def _work(settings: Settings) -> Iterator[Work]:
-    """All launches in the order of importance."""
+    """All launches in the order of importance, each once: some are the same in every type and preset."""
+    listed: set[str] = set()
     for dtype in settings.dtypes:
         for preset in settings.presets:
             for ready in variants(PRESETS[preset], DTYPES[dtype], side=4 * settings.side):
+                if ready.key in listed:
+                    continue
+                listed.add(ready.key)
                 every = settings.configs and dtype == "fp16" and preset == settings.presets[0]
                 yield preset, dtype, ready, tune.candidates(ready.kernel) if every else [ready.config]
 
@@ -90,7 +94,7 @@ def _without_config(ready: Launch) -> str:
 def moved(ready: Launch) -> int:
     """Bytes of all memory that the launch reads or writes, each once."""
     constants = ready.constants
-    unused = {name for name, flag in (("skip", "HAS_SKIP"), ("isp", "EMBED")) if constants.get(flag) is False}
+    unused = {name for name, flag in (("skip", "HAS_SKIP"),) if constants.get(flag) is False}
     if ready.kernel == "align":
         unused |= {"offset"} if not constants["OFFSET"] else set()
         unused |= {"whole", "fraction"} if not constants["MESH"] else set()

@@ -7,7 +7,7 @@ image: the result at a pixel depends on a bounded neighbourhood (`receptive.py` 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,13 @@ from deeplight import kernels
 from deeplight.engine.network.blocks import Encoder, Fusion, Refine
 from deeplight.engine.network.concatenation import Concatenation
 from deeplight.engine.network.config import ModelConfig
-from deeplight.engine.network.consistency import Sensor, base, blur_weights, consistent, enlarged
+from deeplight.engine.network.consistency import base, blur_weights
 from deeplight.engine.network.localise import Localise
-from deeplight.engine.network.normalise import Normalise, softplus
+from deeplight.engine.network.normalise import Normalise
+from deeplight.kernels import Sensor
+from deeplight.kernels.agree.reference import enlarged
 from deeplight.kernels.interpolation import SCALE, interpolation_line
+from deeplight.kernels.suggest.reference import softplus
 
 FILL_RADIUS = 3
 UNKNOWN_NOISE = 0.05
@@ -66,6 +69,8 @@ class DeepLightSR(nn.Module):
     makes the result agree with the given lights, as their sensor would have seen it.
     """
 
+    features: ClassVar[torch.dtype | None] = None
+    """Element type of the features; None: that of the inputs."""
     cubic: Tensor
     cubic_line: Tensor
     linear_line: Tensor
@@ -145,13 +150,13 @@ class DeepLightSR(nn.Module):
         """
         light, dark = sensor.y * sensor.y, 9.0 * sensor.noise * sensor.noise
         share = enlarged(light / (light + dark), self.linear_line)
-        return consistent(start + (refined - start) * share, sensor, self.linear_line)
+        return kernels.agree(start + (refined - start) * share, sensor, self.linear_line)
 
     def _align(self, *inputs: Tensor, known_offset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset."""
         x, aux = self.layers(*inputs)
         offset = self.localise(x, F.avg_pool2d(aux, 2)) if known_offset is None else known_offset
-        return self._fill(x, inputs[1]), kernels.align(aux, offset=offset), offset
+        return self._fill(x, inputs[1]), kernels.align(aux, offset=offset, dtype=self.features), offset
 
     def layers(
         self,

@@ -40,8 +40,3 @@ class Normalise(nn.Module):
     def dem(self, metres: Tensor) -> Tensor:
         """Standardised elevation, bounded."""
         return ((metres - self.dem_mean) / self.dem_std).clamp(-4.0, 8.0)
-
-
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + eˣ) written out, since exporters turn torch's into a selection; 80 keeps the exponential finite."""
-    return torch.log1p(torch.exp(x.clamp(max=80.0)))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from torch import Tensor
 
 from deeplight.engine.network.model import DeepLightSR
 
@@ -23,12 +20,6 @@ class Reduced(DeepLightSR):
     the first convolution of the NTL, the exponentials of the fusion's softmax, the chain of NTL levels (base + residual
     at each scale, so the last accumulation too) and expm1.
     """
-
-    features: ClassVar[torch.dtype]
-
-    def _align(self, *inputs: Tensor, known_offset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        filled, aligned, offset = super()._align(*inputs, known_offset=known_offset)
-        return filled, aligned.to(self.features), offset
 
 
 class Half(Reduced):

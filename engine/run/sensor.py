@@ -1,6 +1,6 @@
 """The sensor on the host: what a refined image looks like through the blur, and the step that makes both agree.
 
-The same definitions as `engine.network.consistency`, for one tile in NumPy, since a run without PyTorch needs them too:
+The same definitions as `engine.network.consistency` and `kernels.agree` in NumPy: a run without PyTorch needs them.
 `seen` is the blur and the 8 × 8 area mean, `consistent` one multiplicative step.
 """
 

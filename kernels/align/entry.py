@@ -31,8 +31,8 @@ MAX_BANDS = 31
 
 def plan(
     raw: Tensor,
-    gain: Tensor,
-    bias: Tensor,
+    gain: Tensor | None,
+    bias: Tensor | None,
     mask: Tensor | None,
     offset: Tensor | None,
     mesh: Mesh | None,
@@ -40,21 +40,23 @@ def plan(
     out: Tensor,
     config: Config | None = None,
 ) -> Launch:
-    """The launch for channels-last `raw` and `out` and contiguous others."""
+    """The launch for channels-last `raw` and `out` and contiguous others; without gain and bias `raw` is only moved."""
     (_, bands, src_h, src_w), (b, channels, h, w) = raw.shape, out.shape
     cp = next_power(channels, least=2)
     config = config or configuration("align", arch_of(raw.device), cp, w, out.itemsize)
+    # what a launch does not use still needs a pointer
+    nothing = torch.empty(0, device=raw.device)
     return Launch(
         "align",
         b * h * ceil_div(w, config.block),
         {
             "raw": raw,
             "mask": torch.empty(0, dtype=torch.uint8, device=raw.device) if mask is None else mask,
-            "gain": gain,
-            "bias": bias,
-            "offset": gain if offset is None else offset,
+            "gain": nothing if gain is None else gain,
+            "bias": nothing if bias is None else bias,
+            "offset": nothing if offset is None else offset,
             "whole": torch.empty(0, dtype=torch.int32, device=raw.device) if mesh is None else mesh.whole,
-            "fraction": gain if mesh is None else mesh.fraction,
+            "fraction": nothing if mesh is None else mesh.fraction,
             "out": out,
             "height": h,
             "width": w,
@@ -69,13 +71,14 @@ def plan(
             "high": float(bounds[1]),
         },
         {
-            "C": gain.shape[1],
+            "C": bands if gain is None else gain.shape[1],
             "R": bands,
             "OUT": channels,
             "CP": cp,
             "MASKED": mask is not None,
             "MESH": mesh is not None,
             "OFFSET": offset is not None,
+            "PLAIN": gain is None,
         },
         config,
     )
@@ -107,15 +110,15 @@ def _op(
         return out.contiguous(memory_format=torch.channels_last)
     if mesh is not None:
         mesh = mesh._replace(whole=ready(mesh.whole), fraction=ready(mesh.fraction.float()))
-    if gain is None or bias is None:
+    if (gain is None or bias is None) and (mask is not None or mesh is not None or offset is None):
         gain, bias = _identity(raw)
         low, high = -math.inf, math.inf
-    channels = gain.shape[1] + (mask is not None or mesh is not None)
+    channels = (raw.shape[1] if gain is None else gain.shape[1]) + (mask is not None or mesh is not None)
     out = like_channels_last(raw, raw.shape[0], channels, height, width, dtype=dtype)
     if mask is not None:
         mask = (mask if mask.dtype == torch.uint8 else (mask != 0).to(torch.uint8)).contiguous()
     offset = None if offset is None else ready(offset.float())
-    gain, bias = ready(gain.float()), ready(bias.float())
+    gain, bias = (None if t is None else ready(t.float()) for t in (gain, bias))
     run(plan(channels_last(raw), gain, bias, mask, offset, mesh, (low, high), out))
     return out
 
@@ -204,10 +207,12 @@ def align(
     dispatch.check_dtype("align", "raw", raw, (*dispatch.ACTIVATIONS, torch.uint16, torch.int16))
     low, high = bounds
     whole, fraction, row, col, step = mesh or (None, None, 0, 0, 1)
+    # an exported operator keeps its input's type, and the cast is a node of its own
+    kept = raw.dtype if dispatch.exporting() and raw.dtype.is_floating_point else dtype
     result: Tensor = _op(
-        raw, gain, bias, mask, offset, whole, fraction, row, col, step, height, width, low, high, dtype
+        raw, gain, bias, mask, offset, whole, fraction, row, col, step, height, width, low, high, kept
     )
-    return result
+    return result if kept == dtype else result.to(dtype)
 
 
 def _check(

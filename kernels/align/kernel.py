@@ -40,6 +40,16 @@ def _pixel(raw, mask, image, r, q, live, src_h, src_w, c, R: tl.constexpr, MASKE
 
 
 @triton.jit
+def _cell(at, step, inverse):
+    """Cell of a pixel `at` ≥ 0 behind the first node, and where in it, as a share: without a division of integers.
+
+    (at + ½) / step is off a whole number by at least 1 / (2·step), far more than what it is rounded by.
+    """
+    cell = ((at.to(tl.float32) + 0.5) * inverse).to(tl.int32)
+    return cell, (at - cell * step).to(tl.float32) * inverse
+
+
+@triton.jit
 def _hr_pixel(
     raw, mask, whole, fraction, image, i, j, live, src_h, src_w, nodes_h, nodes_w, mesh_row, mesh_col, step,
     gain, bias, low, high, c, C: tl.constexpr, R: tl.constexpr, CP: tl.constexpr, BLOCK: tl.constexpr,
@@ -47,11 +57,10 @@ def _hr_pixel(
 ):  # fmt: skip
     """n and v of HR pixels (i, j): the same source pixel, or four of them through the mesh."""
     if MESH:
-        di = i - mesh_row
-        dj = j - mesh_col
-        u = (di % step).to(tl.float32) / step
-        v = (dj % step).to(tl.float32) / step
-        at = (image * 2 * nodes_h + di // step) * nodes_w + dj // step
+        inverse = 1.0 / step
+        cell_row, u = _cell(i - mesh_row, step, inverse)
+        cell_col, v = _cell(j - mesh_col, step, inverse)
+        at = (image * 2 * nodes_h + cell_row) * nodes_w + cell_col
         row, fy, know_row = _place(whole, fraction, at, nodes_w, u, v, live)
         col, fx, know_col = _place(whole, fraction, at + nodes_h * nodes_w, nodes_w, u, v, live)
         known = live & know_row & know_col & (row >= -1) & (row < src_h) & (col >= -1) & (col < src_w)
@@ -68,7 +77,7 @@ def _hr_pixel(
             total += weight
             values += weight[:, None] * tap
         found = total >= 0.499999
-        values = tl.where(found[:, None], values / tl.where(found, total, 1.0)[:, None], 0.0)
+        values = tl.where(found[:, None], values * (1.0 / tl.where(found, total, 1.0))[:, None], 0.0)
         valid = found.to(tl.float32)
     else:
         values, there = _pixel(raw, mask, image, i, j, live, src_h, src_w, c, R, MASKED)
@@ -80,8 +89,8 @@ def _hr_pixel(
 
 
 @triton.jit
-def _offset(offset, image, axis, i, j, live, lr_h, lr_w):
-    """8 × the LR offset, interpolated linearly at HR pixels (i, j), edges repeated."""
+def _offset(offset, image, axis, i, j, lr_h, lr_w):
+    """8 × the LR offset, interpolated linearly at HR pixels j of row i, edges repeated; the row's share is a scalar."""
     up = (i % 8 < 4).to(tl.int32)
     left = (j % 8 < 4).to(tl.int32)
     fy = (i % 8).to(tl.float32) * 0.125 + (up.to(tl.float32) - 0.4375)
@@ -89,14 +98,14 @@ def _offset(offset, image, axis, i, j, live, lr_h, lr_w):
     r = i // 8 - up
     q = j // 8 - left
     base = offset + ((image * 2 + axis) * lr_h).to(tl.int64) * lr_w
-    r0 = tl.maximum(r, 0) * lr_w
-    r1 = tl.minimum(r + 1, lr_h - 1) * lr_w
+    above = base + tl.maximum(r, 0) * lr_w
+    below = base + tl.minimum(r + 1, lr_h - 1) * lr_w
     q0 = tl.maximum(q, 0)
     q1 = tl.minimum(q + 1, lr_w - 1)
-    a = tl.load(base + r0 + q0, mask=live, other=0.0).to(tl.float32)
-    b = tl.load(base + r0 + q1, mask=live, other=0.0).to(tl.float32)
-    d = tl.load(base + r1 + q0, mask=live, other=0.0).to(tl.float32)
-    e = tl.load(base + r1 + q1, mask=live, other=0.0).to(tl.float32)
+    a = tl.load(above + q0).to(tl.float32)
+    b = tl.load(above + q1).to(tl.float32)
+    d = tl.load(below + q0).to(tl.float32)
+    e = tl.load(below + q1).to(tl.float32)
     top = a * (1.0 - fx) + b * fx
     bottom = d * (1.0 - fx) + e * fx
     return 8.0 * (top * (1.0 - fy) + bottom * fy)
@@ -130,36 +139,59 @@ def align(
     MASKED: tl.constexpr,
     MESH: tl.constexpr,
     OFFSET: tl.constexpr,
+    PLAIN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """[n, v] at p + 8·offset(p). One program: BLOCK pixels of an output row. OUT: C, and 1 more where there is v."""
+    """[n, v] at p + 8·offset(p). One program: BLOCK pixels of an output row. OUT: C, and 1 more where there is v.
+
+    PLAIN: raw is normalised already, on the HR grid and without a mask, so that it is only moved.
+    """
     blocks = tl.cdiv(width, BLOCK)
     first = (tl.program_id(0) % blocks) * BLOCK
     row = tl.program_id(0) // blocks
     image = row // height
     p = tl.arange(0, BLOCK)
     c = tl.arange(0, CP)
-    j = first + p
-    live = j < width
-    i = row % height + tl.zeros((BLOCK,), dtype=tl.int32)
-    scale = tl.load(gain + image * C + c, mask=c < C, other=0.0).to(tl.float32)
-    shift = tl.load(bias + image * C + c, mask=c < C, other=0.0).to(tl.float32)
+    live = first + p < width
+    # what lies beyond the row is computed of its last pixel and not stored
+    j = tl.minimum(first + p, width - 1)
+    i = row % height
+    if PLAIN:
+        scale = c
+        shift = c
+    else:
+        scale = tl.load(gain + image * C + c, mask=c < C, other=0.0).to(tl.float32)
+        shift = tl.load(bias + image * C + c, mask=c < C, other=0.0).to(tl.float32)
     if OFFSET:
-        dx = _offset(offset, image, 0, i, j, live, height // 8, width // 8)
-        dy = _offset(offset, image, 1, i, j, live, height // 8, width // 8)
+        dx = _offset(offset, image, 0, i, j, height // 8, width // 8)
+        dy = _offset(offset, image, 1, i, j, height // 8, width // 8)
         # whole and fraction before the position is added: the fraction's bits do not depend on the tile
         x_whole = tl.floor(dx)
         y_whole = tl.floor(dy)
         fx = dx - x_whole
         fy = dy - y_whole
+        r = i + y_whole.to(tl.int32)
+        q = j + x_whole.to(tl.int32)
+        r0 = tl.minimum(tl.maximum(r, 0), height - 1)
+        r1 = tl.minimum(tl.maximum(r + 1, 0), height - 1)
+        q0 = tl.minimum(tl.maximum(q, 0), width - 1)
+        q1 = tl.minimum(tl.maximum(q + 1, 0), width - 1)
         result = tl.zeros((BLOCK, CP), dtype=tl.float32)
         for t in tl.static_range(4):
-            r = tl.minimum(tl.maximum(i + y_whole.to(tl.int32) + t // 2, 0), height - 1)
-            q = tl.minimum(tl.maximum(j + x_whole.to(tl.int32) + t % 2, 0), width - 1)
-            n = _hr_pixel(
-                raw, mask, whole, fraction, image, r, q, live, src_h, src_w, nodes_h, nodes_w, mesh_row, mesh_col,
-                step, scale, shift, low, high, c, C, R, CP, BLOCK, MASKED, MESH,
-            )  # fmt: skip
+            rt = r1 if t // 2 == 1 else r0
+            qt = q1 if t % 2 == 1 else q0
+            if PLAIN:
+                at = (
+                    raw
+                    + (image * src_h).to(tl.int64) * src_w * R
+                    + (rt * src_w + qt).to(tl.int64)[:, None] * R
+                )
+                n = tl.load(at + c[None, :], mask=(c < R)[None, :], other=0.0).to(tl.float32)
+            else:
+                n = _hr_pixel(
+                    raw, mask, whole, fraction, image, rt, qt, live, src_h, src_w, nodes_h, nodes_w, mesh_row,
+                    mesh_col, step, scale, shift, low, high, c, C, R, CP, BLOCK, MASKED, MESH,
+                )  # fmt: skip
             wy = fy if t // 2 == 1 else 1.0 - fy
             wx = fx if t % 2 == 1 else 1.0 - fx
             result += (wy * wx)[:, None] * n

@@ -25,6 +25,10 @@ from deeplight.kernels.table import Config, configuration
 
 MAX_CHANNELS = {2: 128, 4: 64}
 """By bytes of a feature: a program keeps one tap's weights, of all channels to all, in shared memory."""
+NARROW = 16
+"""Most channels of which one kernel does everything: a program keeps a pixel's channels of three rows."""
+ROWS = 4
+"""Of a program of that kernel: of six rows that it reads, two are read by others too."""
 
 
 def plan(
@@ -34,17 +38,13 @@ def plan(
     vectors: Sequence[Tensor],
     range: Radiance,
     radiance: Tensor,
-    isp: Tensor,
-    *,
-    embed: bool,
     config: Config | None = None,
 ) -> Launch:
-    """The launch for channels-last x. weight: (9, C, C). vectors: bias, ISP weight and bias, embed, residual weight
-    and bias, flat. embed: x is before the ISP head, whose output `isp` is then written."""
+    """The launch of the last block for channels-last, embedded x. weight: (9, C, C). vectors: its bias, residual weight
+    and bias, flat."""
     b, c, h, w = x.shape
     cp = next_power(c)
     config = config or configuration("refine", arch_of(x.device), cp, w, x.itemsize)
-    names = ("bias", "isp_weight", "isp_bias", "embed", "residual_weight", "residual_bias")
     return Launch(
         "refine",
         b * h * ceil_div(w, config.block),
@@ -52,18 +52,60 @@ def plan(
             "x": x,
             "level": level,
             "weight": weight,
+            **dict(zip(("bias", "residual_weight", "residual_bias"), vectors, strict=True)),
+            "radiance": radiance,
+            **_scalars(x, range),
+        },
+        {"C": c, "CP": cp, "PRECISION": dot_precision(x.dtype)},
+        config,
+    )
+
+
+def plan_narrow(
+    x: Tensor,
+    level: Tensor,
+    weight: Tensor,
+    vectors: Sequence[Tensor],
+    range: Radiance,
+    radiance: Tensor,
+    isp: Tensor,
+    config: Config | None = None,
+) -> Launch:
+    """The launch of everything for channels-last x of at most NARROW channels. weight: (9, C, C). vectors: bias, ISP
+    weight and bias, embed, residual weight and bias, flat."""
+    b, c, h, w = x.shape
+    cp = next_power(c, least=8)
+    config = config or configuration("refine_narrow", arch_of(x.device), cp, w, x.itemsize)
+    names = ("bias", "isp_weight", "isp_bias", "embed", "residual_weight", "residual_bias")
+    return Launch(
+        "refine_narrow",
+        b * ceil_div(h, ROWS) * ceil_div(w, config.block - RIM),
+        {
+            "x": x,
+            "level": level,
+            "weight": weight,
             **dict(zip(names, vectors, strict=True)),
             "radiance": radiance,
             "isp": isp,
-            "height": h,
-            "width": w,
-            "unit": float(range.unit),
-            "gain": float(range.gain),
-            "top": range.top,
+            **_scalars(x, range),
         },
-        {"C": c, "CP": cp, "EMBED": embed, "PRECISION": dot_precision(x.dtype)},
+        {"C": c, "CP": cp, "KP": next_power(3 * c), "ROWS": ROWS, "PRECISION": dot_precision(x.dtype)},
         config,
     )
+
+
+RIM = 2
+"""Pixels of a block whose results another program writes."""
+
+
+def _scalars(x: Tensor, range: Radiance) -> dict[str, int | float]:
+    return {
+        "height": x.shape[2],
+        "width": x.shape[3],
+        "unit": float(range.unit),
+        "gain": float(range.gain),
+        "top": range.top,
+    }
 
 
 def gemm_weight(weight: Tensor) -> Tensor:
@@ -91,18 +133,18 @@ def _op(
         heads = [isp_weight, isp_bias, embed, residual_weight, residual_bias]
         return _reference(x, level, heads, weights, biases, range)
     weights, biases = [t.to(x.dtype) for t in weights], [t.to(x.dtype) for t in biases]
-    embedding = len(weights) == 1
     radiance, isp = _outputs(x)
-    if not embedding:
-        logits, x = reference.embed_isp(x, *(t.to(x.dtype) for t in (isp_weight, isp_bias, embed)))
-        isp.copy_(torch.sigmoid(logits.float()))
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            x = reference.residual_block(x, weight, bias)
-    vectors = [biases[-1], isp_weight, isp_bias, embed, residual_weight, residual_bias]
-    vectors = [ready(t.flatten()) for t in vectors]
-    weight = gemm_weight(weights[-1])
-    base = ready(level.float())
-    run(plan(channels_last(x), base, weight, vectors, range, radiance, isp, embed=embedding))
+    weight, base = gemm_weight(weights[-1]), ready(level.float())
+    tail = [biases[-1], residual_weight, residual_bias]
+    if len(weights) == 1 and x.shape[1] <= NARROW:
+        vectors = [ready(t.flatten()) for t in (tail[0], isp_weight, isp_bias, embed, *tail[1:])]
+        run(plan_narrow(channels_last(x), base, weight, vectors, range, radiance, isp))
+        return radiance, isp
+    logits, x = reference.embed_isp(x, *(t.to(x.dtype) for t in (isp_weight, isp_bias, embed)))
+    isp.copy_(torch.sigmoid(logits.float()))
+    for last, bias in zip(weights[:-1], biases[:-1], strict=True):
+        x = reference.residual_block(x, last, bias)
+    run(plan(channels_last(x), base, weight, [ready(t.flatten()) for t in tail], range, radiance))
     return radiance, isp
 
 
@@ -171,9 +213,9 @@ def refine(
     each and biases: (C,) each. All weights in x's dtype or float32. range: unit, gain and ceiling, by default the
     presets'. The reference takes float64 too. Radiance and `ceiling` in the input's unit.
 
-    Returns radiance and s, both float32 (B, 1, H, W); `finish` makes output pixels of the radiance. With one block the
-    kernel does all of it and reads x once from memory; of more blocks it does the last. It needs at least one, takes
-    at most 128 channels (64 of float32) and has no gradient: elsewhere "auto" takes the reference.
+    Returns radiance and s, both float32 (B, 1, H, W); `finish` makes output pixels of the radiance. With one block of
+    at most 16 channels the kernel does all of it and reads x once from memory; else it does the last block. It needs at
+    least one, takes at most 128 channels (64 of float32) and has no gradient: elsewhere "auto" takes the reference.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """

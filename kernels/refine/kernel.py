@@ -1,19 +1,9 @@
-"""The last refinement as one implicit GEMM with everything around it."""
+"""The last refinement: narrow features in one kernel with the ISP head, wide ones as the last block alone."""
 
 import triton
 import triton.language as tl
 
 from deeplight.kernels.dot import dot
-
-
-@triton.jit
-def _embedded(x, at, inside, query, query_bias, embed, EMBED: tl.constexpr):
-    """Features at `at`, with the embedded ISP probability where EMBED; 0 outside the image."""
-    features = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    share = tl.sigmoid(tl.sum(features * query[None, :], 1) + query_bias)
-    if EMBED:
-        features = tl.where(inside, features + share[:, None] * embed[None, :], 0.0)
-    return features, share
 
 
 @triton.jit
@@ -28,7 +18,119 @@ def _expm1(v):
 
 
 @triton.jit
+def _radiance(value, unit, gain, top):
+    """unit · expm1(gain · value), clamped."""
+    return _expm1(tl.minimum(tl.maximum(value * gain, 0.0), top)) * unit
+
+
+@triton.jit
 def refine(
+    x,  # [B, H, W, C], embedded
+    level,  # [B, H, W]
+    weight,  # [9, C, C]
+    bias,  # [C]
+    residual_weight,  # [C]
+    residual_bias,  # [1]
+    radiance,  # [B, H, W]
+    height,
+    width,
+    unit,
+    gain,
+    top,
+    C: tl.constexpr,
+    CP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Last residual block, NTL residual on its base, inverse transform. One program: BLOCK pixels of a row."""
+    blocks = tl.cdiv(width, BLOCK)
+    row = tl.program_id(0) // blocks
+    first = (tl.program_id(0) % blocks) * BLOCK
+    i = row % height
+    p = tl.arange(0, BLOCK)
+    c = tl.arange(0, CP)
+    j = first + p
+    used = c < C
+    at = p[:, None] * C + c[None, :]
+    acc = tl.zeros((BLOCK, CP), dtype=tl.float32)
+    for tap in range(9):
+        dy = tap // 3 - 1
+        dx = tap % 3 - 1
+        start = ((row + dy).to(tl.int64) * width + first + dx) * C
+        inside = (j + dx >= 0) & (j + dx < width) & (i + dy >= 0) & (i + dy < height)
+        y = tl.load(x + start + at, mask=inside[:, None] & used[None, :], other=0.0)
+        w = tl.load(
+            weight + tap * (C * C) + (c[:, None] * C + c[None, :]),
+            mask=used[:, None] & used[None, :],
+            other=0.0,
+        )
+        acc = dot(y, w, acc, PRECISION)
+    shift = tl.load(bias + c, mask=used, other=0.0).to(tl.float32)
+    start = (row.to(tl.int64) * width + first) * C
+    live = j < width
+    y = tl.load(x + start + at, mask=live[:, None] & used[None, :], other=0.0).to(tl.float32)
+    y += tl.maximum(acc + shift[None, :], 0.0)
+    head = tl.load(residual_weight + c, mask=used, other=0.0).to(tl.float32)
+    residual = tl.sum(y * head[None, :], 1) + tl.load(residual_bias).to(tl.float32)
+    to = row.to(tl.int64) * width + j
+    value = tl.load(level + to, mask=live, other=0.0).to(tl.float32) + residual
+    tl.store(radiance + to, _radiance(value, unit, gain, top), mask=live)
+
+
+@triton.jit
+def _share(x, row, i, height, width, first, p, c, query, query_bias, C: tl.constexpr):
+    """ISP probability of pixels first + p of a row, 0 outside the image; their features."""
+    inside = (first + p >= 0) & (first + p < width) & (i >= 0) & (i < height)
+    start = (row.to(tl.int64) * width + first) * C
+    at = p[:, None] * C + c[None, :]
+    features = tl.load(x + start + at, mask=inside[:, None] & (c < C)[None, :], other=0.0).to(tl.float32)
+    share = tl.sigmoid(tl.sum(features * query[None, :], 1) + query_bias)
+    return tl.where(inside, share, 0.0), features
+
+
+@triton.jit
+def _triples(x, row, i, height, width, first, p, k, C: tl.constexpr):
+    """The channels of pixels first + p − 1 to first + p + 1 of a row, which lie beside each other; [BLOCK, KP]."""
+    start = (row.to(tl.int64) * width + first - 1) * C
+    at = p[:, None] * C + k[None, :]
+    inside = ((first - 1) * C + at >= 0) & ((first - 1) * C + at < width * C) & (k < 3 * C)[None, :]
+    return tl.load(x + start + at, mask=inside & ((i >= 0) & (i < height)), other=0.0)
+
+
+@triton.jit
+def _spread(embed, row_weight, DY: tl.constexpr, C: tl.constexpr, KP: tl.constexpr, PRECISION: tl.constexpr):
+    """What the probabilities of row DY add to a result, [16, CP]: embedding and weights multiplied once a program.
+
+    Their order is that of `_around`: tap t stands at twice the number with its three bits reversed, tap 8 at 1.
+    """
+    n = tl.arange(0, 16)
+    k = tl.arange(0, KP)
+    q = n // 2
+    tap = q % 2 * 4 + q // 2 % 2 * 2 + q // 4
+    tap = tl.where(n == 1, 8, tl.where(n % 2 == 0, tap, 9))
+    own = (tap[:, None] == 3 * DY + (k // C)[None, :]) & (k < 3 * C)[None, :]
+    value = tl.load(embed + (k % C)[None, :] + tl.zeros((16, KP), dtype=tl.int32), mask=own, other=0.0)
+    return dot(value.to(row_weight.dtype), row_weight, None, PRECISION)
+
+
+@triton.jit
+def _neighbours(share, p, BLOCK: tl.constexpr):
+    """The probabilities of the pixels before and after, from the program's own."""
+    return tl.gather(share, tl.maximum(p - 1, 0), 0), tl.gather(share, tl.minimum(p + 1, BLOCK - 1), 0)
+
+
+@triton.jit
+def _around(l0, s0, r0, l1, s1, r1, l2, s2, r2, BLOCK: tl.constexpr):
+    """The probabilities at the nine taps as [BLOCK, 16]; r2 stands at every odd place, of which `_spread` uses one."""
+    first = tl.join(tl.join(l0, s0), tl.join(r0, l1))
+    second = tl.join(tl.join(s1, r1), tl.join(l2, s2))
+    eight = tl.reshape(tl.join(first, second), (BLOCK, 8))
+    last = r2[:, None] + tl.zeros((BLOCK, 8), dtype=tl.float32)
+    return tl.reshape(tl.join(eight, last), (BLOCK, 16))
+
+
+@triton.jit
+def refine_narrow(
     x,  # [B, H, W, C]
     level,  # [B, H, W]
     weight,  # [9, C, C]
@@ -39,7 +141,7 @@ def refine(
     residual_weight,  # [C]
     residual_bias,  # [1]
     radiance,  # [B, H, W]
-    isp,  # the same; unused without EMBED
+    isp,  # [B, H, W]
     height,
     width,
     unit,
@@ -47,50 +149,64 @@ def refine(
     top,
     C: tl.constexpr,
     CP: tl.constexpr,
-    EMBED: tl.constexpr,
+    KP: tl.constexpr,
+    ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Last residual block, NTL residual on its base, inverse transform; with EMBED the ISP head too.
+    """All of the last refinement. One program: ROWS rows of BLOCK − 2 pixels, with one sigmoid a pixel and its rim.
 
-    Without EMBED `x` is embedded already. One program: BLOCK pixels of a row. The neighbours' probabilities are
-    computed again for each tap: 8 channels from cache cost less than a pass.
+    conv(x + s·embed) = conv(x) + conv(s·embed): features go into products as they are in memory, three pixels at once,
+    and the probabilities, one a pixel, through a product of their own. A program takes a pixel's neighbours from its
+    own pixels, which is why the first and the last of them only help.
     """
-    blocks = tl.cdiv(width, BLOCK)
-    row = tl.program_id(0) // blocks
-    first = (tl.program_id(0) % blocks) * BLOCK
-    i = row % height
+    columns: tl.constexpr = BLOCK - 2
+    blocks = tl.cdiv(width, columns)
+    strips = tl.cdiv(height, ROWS)
+    pid = tl.program_id(0)
+    first = (pid % blocks) * columns - 1
+    i = (pid // blocks % strips) * ROWS
+    row = pid // blocks // strips * height + i
     p = tl.arange(0, BLOCK)
     c = tl.arange(0, CP)
-    j = first + p
-    live = j < width
-    query = tl.load(isp_weight + c, mask=c < C, other=0.0).to(tl.float32)
+    k = tl.arange(0, KP)
+    used = c < C
+    query = tl.load(isp_weight + c, mask=used, other=0.0).to(tl.float32)
     query_bias = tl.load(isp_bias).to(tl.float32)
-    share_weight = tl.load(embed + c, mask=c < C, other=0.0).to(tl.float32)
-    at = p[:, None] * C + c[None, :]
-    acc = tl.zeros((BLOCK, CP), dtype=tl.float32)
-    for tap in range(9):
-        dy = tap // 3 - 1
-        dx = tap % 3 - 1
-        start = ((row + dy).to(tl.int64) * width + first + dx) * C
-        inside = (j + dx >= 0) & (j + dx < width) & (i + dy >= 0) & (i + dy < height) & live
-        inside = inside[:, None] & (c < C)[None, :]
-        y, _ = _embedded(x, start + at, inside, query, query_bias, share_weight, EMBED)
-        w = tl.load(
-            weight + tap * (C * C) + (c[:, None] * C + c[None, :]),
-            mask=(c < C)[:, None] & (c < C)[None, :],
-            other=0.0,
-        )
-        acc = dot(y.to(w.dtype), w, acc, PRECISION)
-    shift = tl.load(bias + c, mask=c < C, other=0.0).to(tl.float32)
-    start = (row.to(tl.int64) * width + first) * C
-    inside = live[:, None] & (c < C)[None, :]
-    y, share = _embedded(x, start + at, inside, query, query_bias, share_weight, EMBED)
-    y += tl.maximum(acc + shift[None, :], 0.0)
-    head = tl.load(residual_weight + c, mask=c < C, other=0.0).to(tl.float32)
-    residual = tl.sum(y * head[None, :], 1) + tl.load(residual_bias).to(tl.float32)
-    to = row.to(tl.int64) * width + j
-    value = tl.load(level + to, mask=live, other=0.0).to(tl.float32) + residual
-    tl.store(radiance + to, _expm1(tl.minimum(tl.maximum(value * gain, 0.0), top)) * unit, mask=live)
-    if EMBED:
-        tl.store(isp + to, share, mask=live)
+    own_embed = tl.load(embed + c, mask=used, other=0.0).to(tl.float32)
+    shift = tl.load(bias + c, mask=used, other=0.0).to(tl.float32)
+    head = tl.load(residual_weight + c, mask=used, other=0.0).to(tl.float32)
+    head_bias = tl.load(residual_bias).to(tl.float32)
+    at = weight + k[:, None] * C + c[None, :]
+    there = (k < 3 * C)[:, None] & used[None, :]
+    w0 = tl.load(at, mask=there, other=0.0)
+    w1 = tl.load(at + 3 * C * C, mask=there, other=0.0)
+    w2 = tl.load(at + 6 * C * C, mask=there, other=0.0)
+    spread = _spread(embed, w0, 0, C, KP, PRECISION) + _spread(embed, w1, 1, C, KP, PRECISION)
+    spread = (spread + _spread(embed, w2, 2, C, KP, PRECISION)).to(w0.dtype)
+    j = first + p
+    a0 = _triples(x, row - 1, i - 1, height, width, first, p, k, C)
+    a1 = _triples(x, row, i, height, width, first, p, k, C)
+    s0, _ = _share(x, row - 1, i - 1, height, width, first, p, c, query, query_bias, C)
+    s1, features = _share(x, row, i, height, width, first, p, c, query, query_bias, C)
+    l0, r0 = _neighbours(s0, p, BLOCK)
+    l1, r1 = _neighbours(s1, p, BLOCK)
+    for r in tl.static_range(ROWS):
+        a2 = _triples(x, row + r + 1, i + r + 1, height, width, first, p, k, C)
+        s2, below = _share(x, row + r + 1, i + r + 1, height, width, first, p, c, query, query_bias, C)
+        l2, r2 = _neighbours(s2, p, BLOCK)
+        acc = dot(a0, w0, None, PRECISION)
+        acc = dot(a1, w1, acc, PRECISION)
+        acc = dot(a2, w2, acc, PRECISION)
+        around = _around(l0, s0, r0, l1, s1, r1, l2, s2, r2, BLOCK)
+        acc = dot(around.to(w0.dtype), spread, acc, PRECISION)
+        y = features + s1[:, None] * own_embed[None, :] + tl.maximum(acc + shift[None, :], 0.0)
+        residual = tl.sum(y * head[None, :], 1) + head_bias
+        live = (p > 0) & (p < BLOCK - 1) & (j < width) & (i + r < height)
+        to = (row + r).to(tl.int64) * width + j
+        value = tl.load(level + to, mask=live, other=0.0).to(tl.float32) + residual
+        tl.store(radiance + to, _radiance(value, unit, gain, top), mask=live)
+        tl.store(isp + to, s1, mask=live)
+        a0, a1, features = a1, a2, below
+        s0, l0, r0 = s1, l1, r1
+        s1, l1, r1 = s2, l2, r2

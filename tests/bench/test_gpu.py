@@ -146,7 +146,7 @@ def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
     kernels.measure(tiny(tmp_path, side=2))
     rows = found(tmp_path, "kernels")
     assert all("ms" in r for r in rows if r.get("what") == "launch")
-    assert sum(r.get("what") == "operation" and "kernel_ms" in r for r in rows) == 6, rows
+    assert sum(r.get("what") == "operation" and "kernel_ms" in r for r in rows) == 9, rows
 
 
 @pytest.mark.slow

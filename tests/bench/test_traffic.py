@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.network import random_model
-from bench.traffic import network, network_bytes
+from bench.traffic import FLOAT32, network, network_bytes
 from deeplight.engine.core.spec import INPUTS, SCALE, input_shape
 
 
@@ -21,8 +21,8 @@ def test_flops_of_tiny_are_those_that_pytorch_counts() -> None:
 
 
 @pytest.mark.parametrize("how", ["eager", "compiled", "fused"])
-def test_localise_is_float32_in_every_precision(how: str) -> None:
+def test_the_offset_is_float32_in_every_precision(how: str) -> None:
     half, single = network_bytes("tiny", 2, how), network_bytes("tiny", 4, how)
-    local = 2 * getattr(network("tiny")["localise (PyTorch)"], how)
+    local = 2 * sum(getattr(network("tiny")[row], how) for row in FLOAT32)
     assert half == 2 * getattr(network("tiny")["network"], how)
     assert single - local == pytest.approx(2 * (half - local))

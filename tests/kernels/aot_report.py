@@ -1,6 +1,6 @@
 """Compiles kernels and prints a report of each as a line of JSON. Run in a process of its own, without the interpreter:
 
-python -m tests.kernels.aot_report ARCHS PRESETS DTYPE all|one
+python -m tests.kernels.aot_report ARCHS PRESETS DTYPE all|one|KERNEL
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ import json
 import sys
 
 from deeplight.engine.network.config import PRESETS
-from deeplight.kernels.compile import compile_launch
+from deeplight.kernels.compile import compile_launch, instructions
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.variants import DTYPES, variants
 
 
 def chosen(preset: str) -> list[Launch]:
-    """All variants, or one of each kernel: at ×8, and of `align` the one that reads 8 bands."""
+    """All variants, those of one kernel, or one of each kernel: at ×8, and of `align` the one that reads 8 bands."""
     every = list(variants(PRESETS[preset], DTYPES[sys.argv[3]]))
     if sys.argv[4] == "all":
         return every
+    if sys.argv[4] != "one":
+        return [v for v in every if v.kernel == sys.argv[4]]
     last = {v.kernel: v for v in every}
     last["align"] = next(v for v in every if v.kernel == "align")
     return list(last.values())
@@ -39,6 +41,9 @@ def main() -> None:
                     "local": c.local,
                     "shared": c.shared,
                     "widths": c.widths,
+                    "block": launch.config.block,
+                    "threads": 32 * launch.config.warps,
+                    "instructions": instructions(c.cubin),
                 }
                 print(json.dumps(row), flush=True)
 

@@ -25,7 +25,17 @@ def test_measured_cases_are_valid_calls(preset: str) -> None:
         first = result if isinstance(result, torch.Tensor) else result[0]
         assert torch.isfinite(first).all() and moved > 0
         names.append(name)
-    assert names == ["fuse", "upsample", "align", "align_raw", "refine", "finish"]
+    assert names == [
+        "fuse",
+        "upsample",
+        "align",
+        "align_raw",
+        "refine",
+        "finish",
+        "suggest",
+        "locate",
+        "agree",
+    ]
 
 
 def test_what_it_compares_with_is_compiled_in_one_piece() -> None:
@@ -68,7 +78,18 @@ sys.exit(pytest.main(sys.argv[1:]))
     options = ["tests/kernels", "--collect-only", "-qq", "-m", "gpu", "-o", "addopts=--import-mode=importlib"]
     done = python(program, *options, "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout + done.stderr
-    for module in ("align", "finish", "fuse", "library", "model", "refine", "upsample"):
+    for module in (
+        "agree",
+        "align",
+        "finish",
+        "fuse",
+        "library",
+        "locate",
+        "model",
+        "refine",
+        "suggest",
+        "upsample",
+    ):
         assert f"tests/kernels/test_{module}.py" in done.stdout
 
 

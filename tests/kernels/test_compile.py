@@ -17,7 +17,22 @@ from deeplight.kernels.compile import ARCHS, access_widths, parameter_count
 from deeplight.kernels.variants import DTYPES, variants
 from tests.conftest import ROOT
 
-KERNELS = {"fuse", "upsample_epilogue", "upsample_conv", "align", "refine", "finish"}
+KERNELS = {
+    "fuse",
+    "upsample_epilogue",
+    "upsample_conv",
+    "align",
+    "refine",
+    "refine_narrow",
+    "finish",
+    "residuals",
+    "posterior",
+    "suggest",
+    "observe",
+    "rescale",
+}
+WIDE = {"refine"}
+"""Of `base` alone."""
 SHARED_LIMIT = 99 * 1024
 """Bytes a program may have on sm_86, sm_89 and sm_120; the others have more."""
 
@@ -46,6 +61,7 @@ def assert_no_local_memory(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         assert row["stack"] == row["local"] == 0, f"spills or local memory: {row}"
         assert 0 < row["registers"] <= 255 and row["shared"] <= SHARED_LIMIT, row
+        assert row["instructions"] > 0, row
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +71,16 @@ def tiny_fp16() -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(900)
 def test_every_kernel_compiles_for_every_architecture(tiny_fp16: list[dict[str, Any]]) -> None:
-    assert {(r["kernel"], r["arch"]) for r in tiny_fp16} == {(k, a) for k in KERNELS for a in ARCHS}
+    assert {(r["kernel"], r["arch"]) for r in tiny_fp16} == {(k, a) for k in KERNELS - WIDE for a in ARCHS}
     assert_no_local_memory(tiny_fp16)
+
+
+@pytest.mark.timeout(900)
+def test_the_kernels_of_wide_networks_compile() -> None:
+    rows = [row for kernel in sorted(WIDE) for row in reports((80, 90), "base", "fp16", kernel)]
+    assert {(r["kernel"], r["arch"]) for r in rows} == {(k, a) for k in WIDE for a in (80, 90)}
+    assert_no_local_memory(rows)
+    assert all(row["widths"]["16"][0] > 0 for row in rows)
 
 
 @pytest.mark.timeout(900)
@@ -65,11 +89,11 @@ def test_features_are_read_and_written_16_bytes_at_a_time(tiny_fp16: list[dict[s
         channels = row["constants"].get("OUT", 8)
         loads, stores = row["widths"].get("16", (0, 0))
         narrow_stores = sum(n for w, (_, n) in row["widths"].items() if int(w) < 16)
-        if row["kernel"] == "refine":
+        if row["kernel"] == "refine_narrow":
             # one band of output: 4 bytes a thread
             assert loads > 0, row
-        elif row["kernel"] == "finish":
-            continue  # one band, whose rows may start anywhere
+        elif row["kernel"] in ("finish", "residuals", "posterior"):
+            continue  # bands of one value a pixel, whose rows may start anywhere
         elif channels % 8 == 0:
             assert loads > 0 and stores > 0 and narrow_stores == 0, row
 

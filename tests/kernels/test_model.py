@@ -42,7 +42,7 @@ def test_the_network_is_the_same_with_kernels(
         want = model(*values.values())
         monkeypatch.setattr(dispatch, "use_kernel", always)
         got = model(*values.values())
-    assert set(asked) == {"align", "fuse", "upsample", "refine"}
+    assert set(asked) == {"agree", "align", "suggest", "locate", "fuse", "upsample", "refine"}
     for name, g, w in zip(("ntl_hr", "isp", "offset", "interval"), got, want, strict=True):
         # float32 through some ten layers, then exp; offsets move the samples
         assert (g - w).abs().max() <= 1e-4 * max(1.0, float(w.abs().max())), name
@@ -77,11 +77,16 @@ def test_the_library_is_built_with_every_launch_of_the_network(
         in_precision(make(config), dtype)(*inputs(1, 1, 2).values())
     assert Counter(ready.kernel for ready in recorded).keys() >= {
         "align",
+        "residuals",
+        "posterior",
+        "suggest",
+        "observe",
+        "rescale",
         "fuse",
         "upsample_epilogue",
         "refine",
     }
-    assert len(recorded) == 1 + 3 + 3 + 1
+    assert len(recorded) == 1 + 1 + 2 + 3 + 3 + 1 + 3 * 2
     # gathers through the offset keep float32 in every precision
     built = [*variants(config, DTYPES[dtype]), *variants(config, torch.float32)]
     assert {ready.key for ready in recorded} <= {v.key for v in built}
@@ -143,7 +148,15 @@ def test_on_cuda_the_whole_network_is_traced_with_the_operators_opaque(
         given = [torch.empty(input_shape(spec, 1, 3, 5), device=fake_gpu.DEVICE) for spec in INPUTS]
         compiled, seen = compiled_whole(network, "aot_eager")
         radiance, isp, offset, interval = compiled(*given)
-    assert Counter(seen) == {"align": 1, "fuse": 3, "upsample": 3, "refine": 1}
+    assert Counter(seen) == {
+        "agree": 3,
+        "align": 1,
+        "suggest": 1,
+        "locate": 1,
+        "fuse": 3,
+        "upsample": 3,
+        "refine": 1,
+    }
     assert radiance.shape == isp.shape == (1, 1, 24, 40) and offset.shape == (1, 2, 3, 5)
     assert interval.shape == (1, 2, 24, 40)
     assert {t.device.type for t in (radiance, isp, offset, interval)} == {"cuda"}
@@ -158,7 +171,7 @@ def test_compile_takes_the_whole_network(with_kernels: bool, monkeypatch: pytest
     compiled, seen = compiled_whole(model)
     with torch.no_grad():
         got, want = compiled(*values), model(*values)
-    ours = {"align": 1, "fuse": 3, "upsample": 3, "refine": 1}
+    ours = {"agree": 3, "align": 1, "suggest": 1, "locate": 1, "fuse": 3, "upsample": 3, "refine": 1}
     assert Counter(seen) == (ours if with_kernels else {})
     assert all(map(torch.equal, got, want))
 

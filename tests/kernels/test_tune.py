@@ -182,8 +182,10 @@ def test_what_the_device_cannot_hold_is_left_out_with_a_word(monkeypatch: pytest
 
     monkeypatch.setattr(expected, "filled", too_large)
     said: list[str] = []
-    found = tune.tune([(SIDE, first_of("fuse")), (SIDE, first_of("refine"))], CPU, 60, said.append, clock)
-    assert [key[0] for key in found] == ["refine"] and "too little memory" in said[0]
+    found = tune.tune(
+        [(SIDE, first_of("fuse")), (SIDE, first_of("refine_narrow"))], CPU, 60, said.append, clock
+    )
+    assert [key[0] for key in found] == ["refine_narrow"] and "too little memory" in said[0]
 
 
 def test_the_command_measures_what_all_users_of_a_row_launch() -> None:
@@ -216,7 +218,7 @@ def test_rows_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         table.measured.cache_clear()
 
 
-@pytest.mark.parametrize(("kernel", "place"), [("refine", 0), ("finish", 0), ("finish", 1)])
+@pytest.mark.parametrize(("kernel", "place"), [("refine_narrow", 0), ("finish", 0), ("finish", 1)])
 def test_in_the_interpreter_another_configuration_computes_the_same(
     device: str, kernel: str, place: int
 ) -> None:

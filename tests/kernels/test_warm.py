@@ -31,7 +31,7 @@ def programs():
     return sorted(str(p) for p in Path(os.environ["TRITON_CACHE_DIR"]).rglob("*.cubin"))
 
 if __name__ == "__main__":
-    kernels = ("fuse", "upsample_conv", "refine")
+    kernels = ("fuse", "upsample_conv", "refine_narrow")
     last = {v.kernel: v for v in variants(PRESETS["tiny"], torch.float16, side=1024) if v.kernel in kernels}
     broken = dataclasses.replace(last["fuse"], config=Config(3, 4))  # no power of two
     problems = warm.compile_all([*last.values(), *last.values(), broken], 90, jobs=2)

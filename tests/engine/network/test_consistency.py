@@ -10,15 +10,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from deeplight.engine.network.consistency import (
-    BLUR_REACH,
-    Sensor,
-    base,
-    blur_weights,
-    consistent,
-    enlarged,
-    seen,
-)
+from deeplight.engine.network.consistency import base, blur_weights
+from deeplight.kernels import Sensor
+from deeplight.kernels.agree.reference import BLUR_REACH, enlarged, seen
+from deeplight.kernels.agree.reference import agree as consistent
 from deeplight.kernels.interpolation import SCALE, interpolation_line
 
 CUBIC, LINEAR = interpolation_line(SCALE, "cubic"), interpolation_line(SCALE, "linear")

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
 from deeplight.engine.network.config import PRESETS, ModelConfig, preset
-from deeplight.engine.network.consistency import consistent
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
+from deeplight.kernels import agree as consistent
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 

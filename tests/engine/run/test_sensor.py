@@ -11,6 +11,7 @@ from deeplight.engine.network import consistency as network
 from deeplight.engine.network import model
 from deeplight.engine.run import sensor as host
 from deeplight.engine.run.sensor import STEP_REACH, Sensor, blur_weights, consistent, enlarged, seen
+from deeplight.kernels.agree import reference as steps
 from deeplight.kernels.interpolation import interpolation_line
 
 Array = NDArray[np.float32]
@@ -28,8 +29,8 @@ def lights(h: int, w: int, seed: int = 0) -> tuple[Array, Array]:
     return lr, rng.gamma(0.3, 10, (8 * h, 8 * w)).astype(np.float32)
 
 
-def as_network(sensor: Sensor) -> network.Sensor:
-    return network.Sensor(
+def as_network(sensor: Sensor) -> steps.Sensor:
+    return steps.Sensor(
         tensor(sensor.y),
         tensor(sensor.known),
         tensor(sensor.saturated),
@@ -40,8 +41,12 @@ def as_network(sensor: Sensor) -> network.Sensor:
 
 
 def test_constants_are_the_network_s() -> None:
-    for name in ("BLUR_REACH", "STEP_REACH", "RATIO_LIMIT", "SHARPEST_SIGMA"):
-        assert getattr(host, name) == getattr(network, name)
+    for module, names in (
+        (steps, ("BLUR_REACH", "RATIO_LIMIT")),
+        (network, ("STEP_REACH", "SHARPEST_SIGMA")),
+    ):
+        for name in names:
+            assert getattr(host, name) == getattr(module, name)
     assert (host.UNKNOWN_NOISE, host.LEAST_NOISE) == (model.UNKNOWN_NOISE, model.LEAST_NOISE)
 
 
@@ -55,12 +60,10 @@ def test_weights_are_the_network_s(fwhm: float) -> None:
 def test_seen_and_enlarged_are_the_network_s(h: int, w: int) -> None:
     lr, x = lights(h, w)
     rows, columns = blur_weights(1.6), blur_weights(2.5)
-    want = network.seen(tensor(x), torch.from_numpy(rows)[None], torch.from_numpy(columns)[None])[
-        0, 0
-    ].numpy()
+    want = steps.seen(tensor(x), torch.from_numpy(rows)[None], torch.from_numpy(columns)[None])[0, 0].numpy()
     # sums of 3136 products in another order: float32 rounds to 6e-8 of the largest
     np.testing.assert_allclose(seen(x, rows, columns), want, rtol=0, atol=1e-6 * x.max())
-    want = network.enlarged(tensor(lr), LINEAR)[0, 0].numpy()
+    want = steps.enlarged(tensor(lr), LINEAR)[0, 0].numpy()
     np.testing.assert_allclose(enlarged(lr), want, rtol=0, atol=1e-6 * lr.max())
 
 
@@ -71,7 +74,7 @@ def test_a_step_is_the_network_s(power: float) -> None:
     valid[4:6, 3:5] = 0
     sensor = Sensor.of(lr, valid, np.float32([1.2, 2.4]), np.float32([60, -1]))
     assert sensor.saturated.any() and not sensor.saturated.all()
-    want = network.consistent(tensor(x), as_network(sensor), LINEAR, power)[0, 0].numpy()
+    want = steps.agree(tensor(x), as_network(sensor), LINEAR, power)[0, 0].numpy()
     got, factor = consistent(x, sensor, power)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * want.max())
     np.testing.assert_array_equal(got, x * factor)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from deeplight.engine.network.consistency import blur_weights, seen
+from deeplight.engine.network.consistency import blur_weights
+from deeplight.kernels.agree.reference import seen
 from deeplight.train.fit.augment import Parts, augmented, turned
 from deeplight.train.fit.config import AugmentConfig, VarietyConfig
 from deeplight.train.fit.variety import _materials, gaps, varied

@@ -1,0 +1,1 @@
+"""Radiance made to agree with what the sensor saw."""

@@ -1,0 +1,1 @@
+"""The lights that the auxiliary suggests, pixel by pixel."""
