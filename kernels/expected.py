@@ -196,7 +196,8 @@ def _align(ready: Launch) -> Outputs:
     raw = _tensor(ready, "raw")
     result = align_reference.align(
         raw if raw.dtype.is_floating_point else raw.to(torch.int32).float(),
-        *(None if c["PLAIN"] else _tensor(ready, name) for name in ("gain", "bias")),
+        None if c["PLAIN"] else _tensor(ready, "gain"),
+        None if c["PLAIN"] else _tensor(ready, "bias"),
         _tensor(ready, "mask") if c["MASKED"] else None,
         _tensor(ready, "offset") if c["OFFSET"] else None,
         mesh,
@@ -256,8 +257,11 @@ def _posterior(ready: Launch) -> Outputs:
     )
     strength = _tensor(ready, "strength")
     weights = locate_reference.Weights(strength[0], strength[1], certainty, correct)
-    maps = (_tensor(ready, name) for name in ("residual", "mean", "variance", "shift_xy"))
-    return {"out": locate_reference.posterior(*maps, weights, float(ready.arguments["d_max"]))}
+    residual, mean, variance, shift_xy = (
+        _tensor(ready, name) for name in ("residual", "mean", "variance", "shift_xy")
+    )
+    d_max = float(ready.arguments["d_max"])
+    return {"out": locate_reference.posterior(residual, mean, variance, shift_xy, weights, d_max)}
 
 
 def _suggest(ready: Launch) -> Outputs:
@@ -273,8 +277,8 @@ def _suggest(ready: Launch) -> Outputs:
 
 
 def _observe(ready: Launch) -> Outputs:
-    maps = [_tensor(ready, name) for name in ("y", "known", "saturated", "rows", "columns")]
-    sensor = Sensor(*maps, _tensor(ready, "noise").reshape(-1, 1, 1, 1))
+    maps = {name: _tensor(ready, name) for name in ("y", "known", "saturated", "rows", "columns")}
+    sensor = Sensor(**maps, noise=_tensor(ready, "noise").reshape(-1, 1, 1, 1))
     power = _tensor(ready, "power") if ready.constants["POWERED"] else 1.0
     return {"out": agree_reference.change(_tensor(ready, "radiance"), sensor, power)}
 

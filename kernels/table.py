@@ -25,10 +25,10 @@ class Config:
 
 REASONED: dict[tuple[str, int], Config] = {
     # A thread holds BLOCK · channels / (32 · warps) values of a tile: 8 of them make 16 bytes of fp16, and four tiles
-    # of at most 32 stay below 255 registers. Weights are read once a program: twice the pixels, fewer instructions each.
+    # of at most 32 stay below 255 registers.
     ("fuse", 16): Config(128, 4),
-    ("fuse", 32): Config(128, 4),
-    ("fuse", 64): Config(64, 4),
+    ("fuse", 32): Config(64, 4),
+    ("fuse", 64): Config(32, 4),
     ("fuse", 128): Config(32, 4),
     ("upsample_epilogue", 0): Config(2048, 4),
     ("upsample_conv", 16): Config(128, 4, 3),
@@ -52,14 +52,14 @@ REASONED: dict[tuple[str, int], Config] = {
     ("finish", 0): Config(1024, 4),
     # 16 pixels and a window of 15 fill 32; a program is small, so many share a processor
     ("residuals", 0): Config(16, 4),
-    ("posterior", 32): Config(32, 8),
-    ("posterior", 64): Config(32, 8),
-    # 16 rows of sums are 16 registers of a thread; ten LR columns a program keep all processors busy
-    ("observe", 0): Config(128, 4),
+    ("posterior", 32): Config(16, 8),
+    ("posterior", 64): Config(16, 8),
+    # 16 rows of sums are 8 registers of a thread; ten LR columns a program keep all processors busy
+    ("observe", 0): Config(128, 8),
     ("rescale", 0): Config(512, 4),
-    # 256 pixels, whose 32 channels are 32 registers of a thread
-    ("suggest", 32): Config(16, 8),
-    ("suggest", 64): Config(16, 8),
+    # 128 pixels, whose 32 channels are 32 registers of a thread
+    ("suggest", 32): Config(8, 4),
+    ("suggest", 64): Config(8, 4),
 }
 """(kernel, channels as a power of two) → configuration for every architecture and width."""
 

@@ -49,15 +49,15 @@ def programs(ready: Launch, block: int) -> int:
     """The grid for another block; every kernel's rows are cut into ⌈length / block⌉."""
     old = ready.config.block
     length = _row(ready)
-    results = _RESULTS.get(ready.kernel, lambda block: block)
-    return ready.programs // ceil_div(length, results(old)) * ceil_div(length, results(block))
+    before, after = (_results(ready.kernel, size) for size in (old, block))
+    return ready.programs // ceil_div(length, before) * ceil_div(length, after)
 
 
-_RESULTS: dict[str, Callable[[int], int]] = {
-    "refine_narrow": lambda block: block - RIM,
-    "observe": columns_of,
-}
-"""Kernel → results of a block, where not all of its pixels are some."""
+def _results(kernel: str, block: int) -> int:
+    """Of a block: some kernels read pixels whose results another program writes."""
+    if kernel == "observe":
+        return columns_of(block)
+    return block - RIM if kernel == "refine_narrow" else block
 
 
 def _row(ready: Launch) -> int:

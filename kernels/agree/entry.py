@@ -158,7 +158,8 @@ def _check(x: Tensor, sensor: Sensor, linear: Tensor, power: float | Tensor) -> 
         dispatch.check_shape("agree", name, getattr(sensor, name), (b, 2 * BLUR_REACH + 1, SCALE))
     dispatch.check_shape("agree", "noise", sensor.noise, (b, 1, 1, 1))
     dispatch.check_shape("agree", "linear", linear, (SCALE, 3))
-    given = {"x": x, **dict(zip(sensor._fields, sensor, strict=True)), "linear": linear}
+    given: dict[str, Tensor | None] = {"x": x, "linear": linear}
+    given |= dict(zip(sensor._fields, sensor, strict=True))
     if isinstance(power, Tensor):
         dispatch.check_shape("agree", "power", power, ())
         given["power"] = power

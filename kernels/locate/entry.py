@@ -130,8 +130,8 @@ def _op(
     lattice = ready(half_pixels(torch.cat([lights, sums[:, 2:]], dim=1), shifts.shape[-1] // 2))
     run(plan_residuals(ntl, lattice, mean, variance, ready(window), residual))
     strength = torch.stack([sharpness, prior])
-    layers = [[ready(t.flatten(1) if t.ndim == 4 else t) for t in group] for group in (certainty, correct)]
-    run(plan_posterior(residual, mean, variance, ready(shift_xy), strength, *layers, out, d_max))
+    sure, fix = ([ready(t.flatten(1) if t.ndim == 4 else t) for t in group] for group in (certainty, correct))
+    run(plan_posterior(residual, mean, variance, ready(shift_xy), strength, sure, fix, out, d_max))
     return out
 
 
@@ -251,8 +251,8 @@ def _check(
     dispatch.check_shape("locate", "shift_xy", shift_xy, (2, count, 1, 1))
     if not d_max > 0:
         raise ValueError(f"locate: d_max must be above 0, not {d_max}")
-    given = {"ntl": ntl, "lights": lights, "window": window, "shifts": shifts, "shift_xy": shift_xy}
-    given |= {"sharpness": weights.sharpness, "prior": weights.prior}
+    given: dict[str, Tensor | None] = {"ntl": ntl, "lights": lights, "window": window}
+    given |= {"shifts": shifts, "shift_xy": shift_xy, "sharpness": weights.sharpness, "prior": weights.prior}
     for name, first, last in (("certainty", 3, 1), ("correct", count + 3, 2)):
         channels = first
         layers = getattr(weights, name)

@@ -89,8 +89,9 @@ def posterior(
     sharpness = torch.exp(weights.sharpness + 2.0 * torch.tanh(pointwise(weights.certainty, state)))
     distance = (shift_xy * shift_xy).sum(dim=0, keepdim=True).reshape(1, -1, 1, 1)
     share = _softmax(-sharpness * residual - torch.exp(weights.prior) * distance)
-    correction = pointwise(weights.correct, torch.cat([share * SHARE_SCALE, state], dim=1))
-    offset = F.conv2d(share, shift_xy) + correction
+    offset = F.conv2d(share, shift_xy) + pointwise(
+        weights.correct, torch.cat([share * SHARE_SCALE, state], dim=1)
+    )
     # scaled tanh: the identity near 0, never beyond d_max
     return d_max * torch.tanh(offset * (1.0 / d_max))
 

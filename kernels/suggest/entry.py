@@ -27,7 +27,7 @@ from deeplight.kernels.table import Config, configuration
 LAYERS = 3
 """Of `impervious` and of `lights` each, as the kernel has them."""
 MAX_CHANNELS = 64
-"""A program keeps all channels of 256 pixels."""
+"""A program keeps all channels of 128 pixels."""
 
 
 def plan(
@@ -72,8 +72,10 @@ def _op(aux: Tensor, impervious: list[Tensor], lights: list[Tensor]) -> Tensor:
         pairs = (list(zip(flat[::2], flat[1::2], strict=True)) for flat in (impervious, lights))
         return reference.suggest(aux, *pairs)[0].contiguous()
     out = _lights(aux)
-    groups = [[ready(t.flatten(1) if t.ndim == 4 else t) for t in flat] for flat in (impervious, lights)]
-    run(plan(channels_last(aux), *groups, out))
+    share, light = (
+        [ready(t.flatten(1) if t.ndim == 4 else t) for t in flat] for flat in (impervious, lights)
+    )
+    run(plan(channels_last(aux), share, light, out))
     return out
 
 
@@ -138,7 +140,7 @@ def _check(aux: Tensor, impervious: Sequence[Layer], lights: Sequence[Layer]) ->
     _, c, h, w = aux.shape
     if not dispatch.exporting() and (h % CELL or w % CELL):
         raise ValueError(f"suggest: height and width of aux must be multiples of {CELL}, not {h} and {w}")
-    given = {"aux": aux}
+    given: dict[str, Tensor | None] = {"aux": aux}
     for name, channels, layers in (("impervious", c, impervious), ("lights", c + 1, lights)):
         for i, (weight, bias) in enumerate(layers):
             out = 1 if i == len(layers) - 1 else bias.shape[0]

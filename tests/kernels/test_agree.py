@@ -140,7 +140,7 @@ def test_an_exported_graph_has_the_definition_in_it() -> None:
         (1, lambda s: s._replace(noise=s.noise[0]), r"noise must have shape \(1, 1, 1, 1\)"),
         (2, lambda line: line[:, 1:], r"linear must have shape \(8, 3\)"),
         (3, lambda p: p[None], r"power must have shape \(\)"),
-        (0, lambda x: x.half(), "y is torch.float32, x is torch.float16"),
+        (0, lambda x: x.half(), "is torch.float32, x is torch.float16"),
     ],
 )
 def test_messages_name_the_tensor(index: int, change: Any, message: str) -> None:
