@@ -7,14 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplight.engine.core.forms import Conserving
-from deeplight.engine.network.consistency import (
-    RATIO_LIMIT,
-    Sensor,
-    blur_weights,
-    enlarged,
-    seen,
-)
+from deeplight.engine.network.consistency import blur_weights
 from deeplight.engine.network.model import LEAST_NOISE, UNKNOWN_NOISE
+from deeplight.kernels import Sensor
+from deeplight.kernels.agree.reference import RATIO_LIMIT, enlarged, seen
 
 
 def sensor_of(ntl: Tensor, valid: Tensor, psf: Tensor, limits: Tensor) -> Sensor:

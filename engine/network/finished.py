@@ -10,7 +10,7 @@ from deeplight import kernels
 from deeplight.engine.core.forms import Wanted
 from deeplight.engine.core.spec import SCALE, Quality
 from deeplight.engine.network.conserving import conserved, sensor_of
-from deeplight.engine.network.consistency import seen
+from deeplight.kernels.agree.reference import seen
 from deeplight.kernels.interpolation import interpolation_line
 
 
