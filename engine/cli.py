@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.terminal import Command, Parsed, logging_to, parse_file, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, logging_to, parse_file, run_cli, told_in_flags
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.raster.dataset_names import common_pattern
 from deeplight.engine.raster.placement import parse_bounds, parse_crs
@@ -157,7 +157,7 @@ def command(context: click.Context, /, **given: Any) -> None:
     from deeplight.engine.output.stac import item_path
     from deeplight.engine.run.pipeline import infer
 
-    progress = terminal_progress()
+    progress = terminal_progress(told_in_flags())
     with logging_to(progress.log):
         report = infer(options, progress)
     if report is not None:

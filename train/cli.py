@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplight.engine.core.errors import InputError, Interrupted
-from deeplight.engine.core.terminal import Command, Parsed, parse_folder, run_cli
+from deeplight.engine.core.terminal import Command, Parsed, parse_folder, run_cli, told_in_flags
 
 if TYPE_CHECKING:
     from deeplight.engine.network.model import DeepLightSR
@@ -189,7 +189,7 @@ def score_command(run: Path) -> None:
     from deeplight.engine.core.progress import terminal_progress
     from deeplight.train.evaluation.scores import score
 
-    click.echo(score(run, terminal_progress()))
+    click.echo(score(run, terminal_progress(told_in_flags())))
 
 
 def score_main() -> None:

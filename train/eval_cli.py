@@ -85,7 +85,7 @@ def command(
     check_unused(out, overwrite)
     require_packages("deeplight-eval")
     from deeplight.engine.core.progress import terminal_progress
-    from deeplight.engine.core.terminal import logging_to
+    from deeplight.engine.core.terminal import logging_to, told_in_flags
     from deeplight.train.evaluation.blocks import Settings
     from deeplight.train.evaluation.run import EvalOptions, run
     from deeplight.train.evaluation.strata import Strata
@@ -94,7 +94,7 @@ def command(
     options = EvalOptions(
         model, data, out, split, protocol, degradation, settings, saturated, tiles, threads, seed, overwrite
     )
-    progress = terminal_progress()
+    progress = terminal_progress(told_in_flags())
     with logging_to(progress.log):
         run(options, progress)
     for name in (TABLE, METRICS, PAGE):

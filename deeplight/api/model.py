@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from deeplight.api import arguments
-from deeplight.api.wording import parameters_named
+from deeplight.api.wording import arrays_named
 from deeplight.engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def load_model(
         ArtifactError: There is no such model, or it is damaged or unsafe.
         InputError: Its backend, device or precision is not there.
     """
-    with parameters_named():
+    with arrays_named():
         from deeplight.engine.core.machine import available_cpus
         from deeplight.engine.runtime.artifact import load_artifact
         from deeplight.engine.runtime.backends import open_backend
@@ -162,7 +162,7 @@ class Model:
                 f"a model is called with a scene and this is {type(scene).__name__}: open one with "
                 "deeplight.open_scene(ntl, dmo, dem)"
             )
-        with parameters_named(scene.arrays), self._turn:
+        with arrays_named(scene.arrays), self._turn:
             if self._closed:
                 raise InputError("the model is closed: load it again with deeplight.load_model")
             options = self._request(scene, bands, conserve_radiance)

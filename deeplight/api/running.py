@@ -11,7 +11,7 @@ from deeplight.api import arguments
 from deeplight.api.model import DEFAULT, Loading, Model
 from deeplight.api.scene import Scene
 from deeplight.api.telling import Teller, progress_of
-from deeplight.api.wording import parameters_named
+from deeplight.api.wording import arrays_named
 from deeplight.engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _run(
         raise InputError(
             "refine writes whole scenes and this is a part: call the model with it, as model(part), or give the scene"
         )
-    with parameters_named(scene.arrays):
+    with arrays_named(scene.arrays):
         from deeplight.engine.run.pipeline import infer
 
         told = progress_of(progress)

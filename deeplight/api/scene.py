@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from deeplight.api import arguments
 from deeplight.api.layers import LayerFiles
-from deeplight.api.wording import parameters_named
+from deeplight.api.wording import arrays_named
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
@@ -74,7 +74,7 @@ def open_scene(
     given = dict(locals())
     files = LayerFiles()
     try:
-        with parameters_named(files.arrays):
+        with arrays_named(files.arrays):
             from deeplight.engine.raster.scene import Scene as Rasters
 
             options = _options(given, files)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from deeplight.api import arguments
 from deeplight.api.running import Run
 from deeplight.api.telling import Teller, progress_of
-from deeplight.api.wording import parameters_named
+from deeplight.api.wording import arrays_named
 from deeplight.engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _table(
     given: dict[str, Any],
 ) -> DataFrame:
     """See `zonal`."""
-    with parameters_named():
+    with arrays_named():
         from deeplight.engine.core.spec import Quality
         from deeplight.engine.raster.units import canonical
         from deeplight.engine.zonal.options import ZonalOptions, parse_flags

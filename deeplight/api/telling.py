@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
-from deeplight.api.wording import in_parameters
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.progress import PIXELS, Lines, Progress, Silent, duration, pace_text
+from deeplight.engine.core.wording import in_python
 
 Teller: TypeAlias = Callable[[float, str], object]
 """What `progress` may be: called with the share that is done (0 to 1) and a line of text, one call at a time, from any
@@ -22,15 +22,10 @@ def progress_of(asked: bool | Teller | None) -> Progress:
     if asked is None or asked is False:
         return Silent()
     if asked is True:
-        return _Lines(sys.stderr)
+        return Lines(sys.stderr, told=in_python)
     if not callable(asked):
         raise InputError(f"progress={asked!r} is not None, True or a function: give one of them")
     return _Calls(asked)
-
-
-class _Lines(Lines):
-    def log(self, message: str) -> None:
-        super().log(in_parameters(message))
 
 
 class _Calls(Progress):
@@ -45,7 +40,7 @@ class _Calls(Progress):
     def log(self, message: str) -> None:
         """See Progress."""
         with self._lock:
-            self._tell(self._share(), in_parameters(message))
+            self._tell(self._share(), in_python(message))
 
     def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
         """See Progress."""

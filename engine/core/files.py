@@ -72,13 +72,13 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = (
-                f"the disk is full while writing {path}: free some space there, then run the same command "
-                "with --resume, which keeps all packs that are finished"
+                f"the disk is full while writing {path}: free some space there, then make the same call with "
+                "`resume=True`, which keeps all packs that are finished"
             )
         else:
             message = (
                 f"cannot write {path} ({error.strerror or error}): make its folder writable or choose "
-                "another one, then run the same command with --resume"
+                "another one, then make the same call with `resume=True`"
             )
         raise DeepLightError(message) from error
 

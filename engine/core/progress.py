@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -56,10 +57,12 @@ class Silent(Progress):
 
 
 class Lines(Progress):
-    """One line every few seconds: share, rate, time left."""
+    """One line every few seconds: share, rate, time left. told: what a line of `log` becomes."""
 
-    def __init__(self, stream: TextIO, every_s: float = LINE_EVERY_S) -> None:
-        self._stream = stream
+    def __init__(
+        self, stream: TextIO, every_s: float = LINE_EVERY_S, told: Callable[[str], str] = str
+    ) -> None:
+        self._stream, self._told = stream, told
         self._every_s = every_s
         self._lock = threading.Lock()
         self._total = self._done = 0
@@ -68,7 +71,7 @@ class Lines(Progress):
 
     def log(self, message: str) -> None:
         """See Progress."""
-        print(message, file=self._stream, flush=True)
+        print(self._told(message), file=self._stream, flush=True)
 
     def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
         """See Progress."""
@@ -92,13 +95,14 @@ class Lines(Progress):
 
 
 class Bar(Progress):
-    """A bar that stays at the bottom of the terminal."""
+    """A bar that stays at the bottom of the terminal. told: what a line of `log` becomes."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[str], str] = str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
+        self._told = told
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -115,7 +119,7 @@ class Bar(Progress):
 
     def log(self, message: str) -> None:
         """See Progress."""
-        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(self._told(message), markup=False, highlight=False, soft_wrap=True)
 
     def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
         """See Progress."""
@@ -139,9 +143,9 @@ class Bar(Progress):
         self._bar.stop()
 
 
-def terminal_progress() -> Progress:
-    """A bar where stderr is a terminal, lines otherwise."""
-    return Bar() if sys.stderr.isatty() else Lines(sys.stderr)
+def terminal_progress(told: Callable[[str], str] = str) -> Progress:
+    """A bar where stderr is a terminal, lines otherwise. told: what a line of `log` becomes."""
+    return Bar(told) if sys.stderr.isatty() else Lines(sys.stderr, told=told)
 
 
 def pace_text(done: int, total: int, unit: str, rate: float) -> str:

@@ -19,6 +19,7 @@ import click
 
 from deeplight.engine.core.environment import environment_trouble
 from deeplight.engine.core.errors import DeepLightError, InputError, Interrupted
+from deeplight.engine.core.wording import in_flags
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -138,8 +139,17 @@ class Real(click.FloatRange):
 class Command(click.Command):
     """A click command that refuses an option with a value given twice, of which click would take the last in silence.
 
-    Options that are declared with multiple=True may be repeated, and flags, which say the same twice.
+    Options that are declared with multiple=True may be repeated, and flags, which say the same twice. Errors, which the
+    library words in parameters, are told in flags.
     """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a DeepLightError that it raises names flags."""
+        try:
+            return super().invoke(ctx)
+        except DeepLightError as error:
+            error.args = (in_flags(str(error), flags_of(self)),)
+            raise
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See click.Command; raises UsageError for an option that is repeated."""
@@ -158,6 +168,23 @@ class Command(click.Command):
         several = next((p for p in self.params if p.multiple and p.opts[0].startswith(f"{name}-")), None)
         remedy = "" if several is None else f", or repeat {several.opts[0]} {several.metavar or ''}".rstrip()
         return f"{name} is given {times} times and takes one value: give it once{remedy}"
+
+
+def flags_of(command: click.Command) -> dict[str, str]:
+    """Parameter → flag of a command, by the function's name for it and by the flag's own."""
+    flags = {}
+    for option in command.params:
+        for flag in option.opts:
+            flags[flag.lstrip("-").replace("-", "_")] = flag
+        flags[str(option.name)] = option.opts[0]
+    return flags
+
+
+def told_in_flags() -> Callable[[str], str]:
+    """What turns the parameters of a message into flags of the command that runs."""
+    context = click.get_current_context(silent=True)
+    flags = {} if context is None else flags_of(context.command)
+    return lambda text: in_flags(text, flags)
 
 
 class Group(click.Group):
@@ -182,8 +209,9 @@ def parse_file(text: str) -> Path:
 
 @contextlib.contextmanager
 def logging_to(say: Callable[[str], None]) -> Iterator[None]:
-    """Send what the package logs, from INFO on, to `say`, one line each, and nowhere else: libraries add handlers."""
-    handler = _Forward(say)
+    """Send what the package logs, from INFO on, to `say`, one line each, and nowhere else: libraries add handlers. A
+    command that runs has its flags in place of parameters."""
+    handler = _Forward(say, told_in_flags())
     logger = logging.getLogger("deeplight")
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -198,10 +226,10 @@ def logging_to(say: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Forward(logging.Handler):
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], told: Callable[[str], str]) -> None:
         super().__init__(logging.INFO)
-        self._say = say
+        self._say, self._told = say, told
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        self._say(prefix + one_line(record.getMessage()))
+        self._say(prefix + one_line(self._told(record.getMessage())))

@@ -78,7 +78,7 @@ class Compiled:
         if not self.fallbacks:
             _LOG.warning(
                 "torch.compile failed, so tiles of this shape run uncompiled and slower: %s; "
-                "--compile off does not try",
+                "`compiling=False` does not try",
                 reason,
             )
         self.fallbacks[shape] = reason

@@ -106,7 +106,7 @@ def assemble(
     if missing:
         raise DeepLightError(
             f"{len(missing)} of {len(keys)} packs are not there yet, the first is {missing[0]}: "
-            "run the same command with --resume"
+            "make the same call with `resume=True`"
         )
     check_storable(store.spec)
     remove_leftovers(out.parent, (out.name,), disk=disk)
@@ -367,8 +367,8 @@ def _check(path: Path, *, spec: OutputSpec, levels: list[_Level], size: int) -> 
                 _check_level(dataset, spec, number, level)
     except (RasterioError, RasterioIOError, DeepLightError) as error:
         raise DeepLightError(
-            f"the assembled file does not read back ({error}): check the disk, then run the same command "
-            "with --resume"
+            f"the assembled file does not read back ({error}): check the disk, then make the same call with "
+            "`resume=True`"
         ) from error
 
 

@@ -103,12 +103,15 @@ def light_warnings(
     if conserved and left is not None and left > _RESIDUAL:
         yield (
             f"the output seen through its blur differs from the input by {left:.0%} (rms), as it does where lights are "
-            "as sharp as it or sharper: give a narrower one with --psf, and --ntl-nodata 0 where zeros mean nothing"
+            "as sharp as it or sharper: give a narrower one with `psf`, and `ntl_nodata=0` where zeros mean "
+            "nothing"
         )
     elif told:
         cause = _certain(facts) or found() or _likely(facts, unit, radiance_unit, doubtful)
         remedy = (
-            "give a narrower blur with --psf" if conserved else "use --conserve-radiance to keep the light"
+            "give a narrower blur with `psf`"
+            if conserved
+            else "use `conserve_radiance=True` to keep the light"
         )
         yield f"{' and '.join(told)}{cause}: {remedy}"
 

@@ -35,7 +35,7 @@ class DamagedPack(DeepLightError):
 
     def __init__(self, name: str, key: PackKey, what: str) -> None:
         super().__init__(
-            f"pack {name} is damaged ({what}): run the same command with --resume to compute it again"
+            f"pack {name} is damaged ({what}): make the same call with `resume=True` to compute it again"
         )
         self.key = key
 

@@ -79,7 +79,7 @@ class Record:
             if was != now:
                 raise InputError(
                     f"{out} cannot be resumed: {name} was {was} and is now {now}; "
-                    f"restore it, or use --overwrite to start again"
+                    f"restore it, or use `overwrite=True` to start again"
                 )
 
 
@@ -95,7 +95,7 @@ def parts_folder(out: Path) -> Path:
 def check_output(out: Path, mode: Mode) -> bool:
     """Refuse an output that cannot or must not be written, before any work.
 
-    Returns True where --resume finds it complete already; what a finished run left is removed then, nothing
+    Returns True where a resumed run finds it complete already; what a finished run left is removed then, nothing
     else is touched. Raises InputError.
     """
     check_writable(out, _SUFFIXES)
@@ -107,7 +107,7 @@ def check_output(out: Path, mode: Mode) -> bool:
     _check_ours(parts)
     complete = mode is Mode.RESUME and _exists(out) and not parts.exists()
     if complete and not out.is_file():
-        raise InputError(f"{out} is not a file: use --overwrite to replace it, or choose another name")
+        raise InputError(f"{out} is not a file: use `overwrite=True` to replace it, or choose another name")
     if complete:
         _remove_doomed(parts, DISK)
     return complete
@@ -122,12 +122,13 @@ def _exists(out: Path) -> bool:
 
 
 def _check_new(out: Path, begun: bool) -> None:
-    """Refuse an output that is there, or `begun`, without --resume or --overwrite."""
+    """Refuse an output that is there, or `begun`, without being told to resume or overwrite."""
     if _exists(out):
-        raise InputError(f"{out} exists: use --overwrite to replace it, or choose another name")
+        raise InputError(f"{out} exists: use `overwrite=True` to replace it, or choose another name")
     if begun:
         raise InputError(
-            f"{parts_folder(out)} holds an unfinished run: use --resume to continue it or --overwrite to start again"
+            f"{parts_folder(out)} holds an unfinished run: use `resume=True` to continue it or "
+            "`overwrite=True` to start again"
         )
 
 
@@ -225,7 +226,7 @@ def stored_record(out: Path) -> Record | None:
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} is damaged ({error}), so that nobody knows what its packs belong to: "
-            "use --overwrite to start again"
+            "use `overwrite=True` to start again"
         ) from error
 
 
@@ -234,7 +235,7 @@ def claimed_parts(out: Path, record: Record, mode: Mode, *, disk: Disk = DISK) -
     """The folder for packs, held exclusively while the block runs.
 
     The parts are removed when the block ends well, or when it fails with no pack finished; else they stay for
-    --resume. Raises InputError where another run holds them or they belong to another run.
+    the resumed run. Raises InputError where another run holds them or they belong to another run.
     """
     parts = parts_folder(out)
     packs = parts / _PACKS

@@ -33,7 +33,7 @@ PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 def require_pystac() -> None:
     """Raises InputError where pystac is missing."""
     if find_spec("pystac") is None:
-        raise InputError(f"--stac needs pystac, which is not installed: {install_command('stac')}")
+        raise InputError(f"`stac=True` needs pystac, which is not installed: {install_command('stac')}")
 
 
 def item_path(out: Path) -> Path:

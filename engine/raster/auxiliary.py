@@ -14,6 +14,7 @@ import numpy as np
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.windows import Window
+from deeplight.engine.core.wording import mention
 from deeplight.engine.raster.bands import FactorOnly, assign_bands, find_bands
 from deeplight.engine.raster.convert import Floats
 from deeplight.engine.raster.elevation import ELEVATIONS, check_elevation, check_unit
@@ -25,7 +26,7 @@ from deeplight.engine.raster.plausibility import (
     check_offset,
     check_reflectance,
 )
-from deeplight.engine.raster.remedies import copied, quoted
+from deeplight.engine.raster.remedies import copied
 from deeplight.engine.raster.sentinel import tagged_scale
 from deeplight.engine.raster.single import check_single, chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
@@ -88,11 +89,11 @@ def check_auxiliary_options(options: SceneOptions) -> None:
     """Raises InputError where options about daytime bands exclude each other, or are about a layer that is not given: a
     mistake, not a wish to ignore."""
     if options.dmo is not None and options.dmo_files:
-        raise InputError("--dmo and --dmo-band both give daytime bands: use one of them")
+        raise InputError("`dmo` and `dmo[slot]` both give daytime bands: use one of them")
     if options.dmo_bands is not None and options.dmo_files:
         raise InputError(
-            "--dmo-bands assigns the bands of one file, --dmo, and --dmo-band gives each band by its slot: leave out "
-            "--dmo-bands"
+            "`dmo_bands` assigns the bands of one file, `dmo`, and `dmo[slot]` gives each band by its slot: leave out "
+            "`dmo_bands`"
         )
     seen: dict[str, str] = {}
     for slot, name in (options.dmo_files or {}).items():
@@ -101,18 +102,17 @@ def check_auxiliary_options(options: SceneOptions) -> None:
         first = seen.setdefault(str(Path(name).absolute()), slot)
         if first != slot:
             raise InputError(
-                f"--dmo-band gives {name} for {first} and for {slot}: give each slot its own file"
+                f"`dmo[slot]` gives {name} for {first} and for {slot}: give each slot its own file"
             )
     daytime = options.dmo is not None or bool(options.dmo_files)
     for layer, there, what, remedy in (
-        ("dmo", daytime, "the daytime bands and there are", "--dmo or --dmo-band"),
-        ("dem", options.dem is not None, "the elevation and there is", "--dem"),
+        ("dmo", daytime, "the daytime bands and there are", "`dmo` or `dmo[slot]`"),
+        ("dem", options.dem is not None, "the elevation and there is", "`dem`"),
     ):
         about = [f.name for f in fields(options) if f.name.startswith(f"{layer}_") and f.name != "dmo_files"]
         given = [name for name in about if getattr(options, name) is not None]
         if given and not there:
-            flag = given[0].replace("_", "-")
-            raise InputError(f"--{flag} is about {what} none: give {remedy}, or leave it out")
+            raise InputError(f"`{given[0]}` is about {what} none: give {remedy}, or leave it out")
 
 
 def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime | None:
@@ -155,13 +155,13 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
 
 
 def _one_of_several(raster: Raster, slot: str, alone: bool) -> str:
-    """How to use one of the bands of a file that --dmo-band names. alone: it names no other file."""
+    """How to use one of the bands of a file that `dmo[slot]` names. alone: it names no other file."""
     found = find_bands(
         raster.what, raster.band_names, raster.bands, Path(raster.name).name, raster.wavelengths
     )
     band = found.get(slot, raster.bands[0])
     if alone:
-        return f"name it with its bands: --dmo {quoted(raster.name)} --dmo-bands {slot}={band}"
+        return f"name it with its bands: {mention(dmo=raster.name, dmo_bands={slot: band})}"
     return f"write the one for {slot} to a file of its own: {copied(raster.name, f'{slot}.tif', f'--band {band}')}"
 
 

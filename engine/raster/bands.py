@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.core.wording import mention
 from deeplight.engine.raster.sensors import delivered, is_thermal, read_numbers
 from deeplight.engine.raster.wavelengths import slots_by_wavelength
 
@@ -82,7 +83,7 @@ def band_files(pairs: Iterable[tuple[str, str]]) -> dict[str, str] | None:
     found: dict[str, str] = {}
     for slot, name in pairs:
         if slot in found:
-            raise InputError(f"--dmo-band gives {slot} twice, {found[slot]} and {name}: give each slot once")
+            raise InputError(f"`dmo[slot]` gives {slot} twice, {found[slot]} and {name}: give each slot once")
         found[slot] = name
     return {slot: found[slot] for slot in DMO_SLOTS if slot in found} or None
 
@@ -158,7 +159,7 @@ def _check_given(what: str, given: Mapping[str, int], named: Mapping[int, str], 
     for slot, number in given.items():
         if number not in named:
             raise InputError(
-                f"{what} has no data band {number} for {slot}; its bands are {_ranges(named)}: correct --dmo-bands"
+                f"{what} has no data band {number} for {slot}; its bands are {_ranges(named)}: correct `dmo_bands`"
             )
         if is_thermal(named[number], number, numbered):
             raise InputError(
@@ -176,10 +177,10 @@ def _proposals(names: Sequence[str], numbers: Sequence[int], named: Mapping[int,
     titles: dict[str, list[str]] = {}
     for sensor, bands in fitting:
         if bands:
-            titles.setdefault(_spelled(_in_order(bands)), []).append(sensor.title)
+            titles.setdefault(mention(dmo_bands=_in_order(bands)), []).append(sensor.title)
     if not titles:
-        return "assign them, for example --dmo-bands blue=1,green=2,red=3,nir=4"
-    lines = [f"--dmo-bands {line} for {' and '.join(who)}" for line, who in titles.items()]
+        return f"assign them, for example {mention(dmo_bands={'blue': 1, 'green': 2, 'red': 3, 'nir': 4})}"
+    lines = [f"{line} for {' and '.join(who)}" for line, who in titles.items()]
     return f"pass {', '.join(lines[:-1])}{' or ' if lines[:-1] else ''}{lines[-1]}"
 
 
@@ -192,17 +193,12 @@ def _by_common_name(what: str, named: Mapping[int, str]) -> dict[str, int]:
             if len(numbers) > 1:
                 raise InputError(
                     f"{what} has {len(numbers)} bands named {alias} ({_ranges(numbers)}); "
-                    f"say which one to use, for example --dmo-bands {slot}={numbers[0]}"
+                    f"say which one to use, for example {mention(dmo_bands={slot: numbers[0]})}"
                 )
             if numbers:
                 found[slot] = numbers[0]
                 break
     return found
-
-
-def _spelled(bands: Mapping[str, int]) -> str:
-    """As --dmo-bands takes it."""
-    return ",".join(f"{slot}={number}" for slot, number in bands.items())
 
 
 def _in_order(bands: Mapping[str, int]) -> dict[str, int]:

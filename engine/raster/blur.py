@@ -1,4 +1,4 @@
-"""The blur of the lights in LR pixels: what --psf says, a product's constant in metres, or an estimate."""
+"""The blur of the lights in LR pixels: what `psf` says, a product's constant in metres, or an estimate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EARTH_RADIUS_M = 6371007.2
 def find_blur(
     asked: Fwhm | str | None, layer: Layer, product: Product | None, saturation: float = math.inf
 ) -> Fwhm:
-    """The one blur of a run. asked: what --psf said; None: the product's constant. saturation: NTL from which a light
+    """The one blur of a run. asked: what `psf` says; None: the product's constant. saturation: NTL from which a light
     is not estimated from."""
     if isinstance(asked, tuple):
         return asked
@@ -41,8 +41,8 @@ def find_blur(
     count, found = isolated_lights(layer, saturation)
     if count < ENOUGH:
         _log.warning(
-            "--psf auto finds %d isolated lights in %s and needs %d, so the blur is taken as %s; pass --psf FWHM where "
-            "you know it",
+            '`psf="auto"` finds %d isolated lights in %s and needs %d, so the blur is taken as %s; pass `psf=FWHM` '
+            "where you know it",
             count,
             layer.raster.what,
             ENOUGH,
@@ -51,7 +51,7 @@ def find_blur(
         return constant
     fwhm = rounded(found[0]), rounded(found[1])
     _log.info(
-        "--psf auto: the blur is %s LR pixels (FWHM along rows, columns), from %d isolated lights",
+        '`psf="auto"`: the blur is %s LR pixels (FWHM along rows, columns), from %d isolated lights',
         shown_psf(fwhm),
         count,
     )

@@ -186,12 +186,12 @@ def _not_local(name: str, what: str) -> str:
     if _ARCHIVED.match(name):
         return (
             f"{what} {name} names a file in an archive; unpack the archive and give the file, "
-            "or pass --allow-remote to read it there, slowly"
+            "or pass `allow_remote=True` to read it there, slowly"
         )
     if _REMOTE.match(name):
         return (
             f"{what} {name} is not a local file; give a path or a local GDAL dataset name, "
-            "or pass --allow-remote if you trust where it points"
+            "or pass `allow_remote=True` if you trust where it points"
         )
     if _SUBDATASET.match(name):
         return f'{what} {name}: the file in this dataset name does not exist; the form is HDF5:"file.h5"://group/data'

@@ -49,10 +49,11 @@ def check_unit(raster: Raster, band: int) -> None:
     unit = raster.units[band - 1].strip().lower().replace(" ", "_")
     for name, metres, spellings in _UNITS:
         if unit in spellings.split():
-            factor = f"{metres * raster.scales[band - 1]:.12g},{metres * raster.offsets[band - 1]:.12g}"
-            raise InputError(
-                f"{raster.what} is in {name} and metres are needed; add --dem-scale {factor.removesuffix(',0')}"
+            factor, offset = (
+                f"{metres * v:.12g}" for v in (raster.scales[band - 1], raster.offsets[band - 1])
             )
+            scale = factor if offset == "0" else f"({factor}, {offset})"
+            raise InputError(f"{raster.what} is in {name} and metres are needed; add `dem_scale={scale}`")
 
 
 def check_elevation(layer: AuxLayer) -> None:
@@ -70,15 +71,15 @@ def check_elevation(layer: AuxLayer) -> None:
     if above.size >= _SEVERAL:
         raise InputError(
             f"{layer.raster.what} holds {above.size} different elevations above {high:g} m in the sample, up to "
-            f"{above[-1]:.6g}, and no land is so high; give elevations in metres, or their scale with --dem-scale "
-            f"F[,OFFSET] ({_SMALLER})"
+            f"{above[-1]:.6g}, and no land is so high; give elevations in metres, or their scale with "
+            f"`dem_scale=F or (F, OFFSET)` ({_SMALLER})"
         )
     beyond = heights[(heights < low) | (heights > high)]
     span = f"outside {low:g}…{high:g} m (such as {beyond[0]:.6g})" if beyond.size else ""
     if beyond.size == heights.size:
         raise InputError(
             f"{layer.raster.what}: all sampled elevations are {span}; give elevations in metres, or their scale and "
-            "the value of voids with --dem-scale F[,OFFSET] and --dem-nodata VALUE"
+            "the value of voids with `dem_scale=F or (F, OFFSET)` and `dem_nodata=VALUE`"
         )
     if beyond.size:
         _log.warning(
@@ -101,8 +102,8 @@ def _doubts(layer: AuxLayer, values: NDArray[np.float32], known: NDArray[np.bool
     whole = bool((heights == np.rint(heights)).all())
     if 0 <= least < largest < ELEVATIONS[1] / 1000 and not whole:
         yield (
-            f"has elevations of {least:.3g} to {largest:.3g} m only; if they are in kilometres, pass --dem-scale 1000, "
-            "and if they are metres, --dem-scale 1"
+            f"has elevations of {least:.3g} to {largest:.3g} m only; if they are in kilometres, pass `dem_scale=1000`, "
+            "and if they are metres, `dem_scale=1`"
         )
     both = known[1:] & known[:-1]
     slopes = np.abs(np.diff(values))[both] / _pixel_metres(layer.raster.grid)
@@ -110,7 +111,7 @@ def _doubts(layer: AuxLayer, values: NDArray[np.float32], known: NDArray[np.bool
     if slope > _STEEP:
         yield (
             f"would be steeper than land is: half of its neighbouring pixels rise by more than {slope:.2g} m per "
-            f"metre; if it is not in metres, pass --dem-scale F[,OFFSET] ({_SMALLER})"
+            f"metre; if it is not in metres, pass `dem_scale=F or (F, OFFSET)` ({_SMALLER})"
         )
 
 

@@ -1,15 +1,15 @@
-"""Where a raster lies: its own CRS and geotransform, or what --ntl-crs, --ntl-bounds and their like say instead."""
+"""Where a raster lies: its own CRS and geotransform, or what `ntl_crs`, `ntl_bounds` and their like say instead."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from affine import Affine
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.wording import of_role
 from deeplight.engine.raster.extents import lonlat_bounds, same_crs
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.placement import Edges, Placement
@@ -83,10 +83,10 @@ def _check_degrees(role: str, placement: Placement) -> None:
     assert placement.bounds is not None
     west, south, east, north = placement.bounds
     if west < -360 or east > 360 or east - west > 360 or south < -90 or north > 90:
-        flag, edges = f"--{role.lower()}", ",".join(f"{v:.9g}" for v in placement.bounds)
+        edges = ", ".join(f"{v:.9g}" for v in placement.bounds)
         raise InputError(
-            f"{flag}-bounds {edges} are no longitudes and latitudes: correct them, or say with {flag}-crs which CRS "
-            "they are in"
+            f"`{of_role(role, 'bounds')}=({edges})` are no longitudes and latitudes: correct them, or say with "
+            f"`{of_role(role, 'crs')}` which CRS they are in"
         )
 
 
@@ -115,11 +115,11 @@ def _check_agreement(what: str, role: str, dataset: DatasetReader, grid: Grid, p
     """Raises InputError where the file has a usable CRS or place of its own and another one was given."""
     from rasterio.crs import CRS
 
-    flag = role.lower()
+    crs, bounds = of_role(role, "crs"), of_role(role, "bounds")
     if placement.crs is not None and not same_crs(grid.crs, CRS.from_user_input(placement.crs), grid):
         raise InputError(
-            f"{what} says that its CRS is {grid.crs.to_string()} and --{flag}-crs says {placement.crs}: "
-            f"leave out --{flag}-crs, which is for files without a CRS"
+            f"{what} says that its CRS is {grid.crs.to_string()} and `{crs}` says {placement.crs}: "
+            f"leave out `{crs}`, which is for files without a CRS"
         )
     if placement.bounds is None:
         return
@@ -129,8 +129,8 @@ def _check_agreement(what: str, role: str, dataset: DatasetReader, grid: Grid, p
     if apart > _SAME_PX:
         left, bottom, right, top = grid.bounds_xy
         raise InputError(
-            f"{what} says that it lies within {left:.9g},{bottom:.9g},{right:.9g},{top:.9g} and --{flag}-bounds says "
-            f"{','.join(f'{v:.9g}' for v in placement.bounds)}: leave out --{flag}-bounds, which is for files "
+            f"{what} says that it lies within {left:.9g},{bottom:.9g},{right:.9g},{top:.9g} and `{bounds}` says "
+            f"{','.join(f'{v:.9g}' for v in placement.bounds)}: leave out `{bounds}`, which is for files "
             "without a place"
         )
 
@@ -180,17 +180,12 @@ def black_marble(what: str, name: str) -> str:
     )
 
 
-_FLAGS: dict[str, Callable[[str], str]] = {
-    "crs": lambda flag: f"--{flag}-crs EPSG:4326",
-    "bounds": lambda flag: f"--{flag}-bounds WEST,SOUTH,EAST,NORTH",
-}
-
-
 def _how(role: str, name: str, crs: str, bounds: str) -> str:
     """How to say what a file does not: options, or a copy that says it. The user's own file is left as it is."""
     if role in PLACED:
-        added = " ".join(_FLAGS[part](role.lower()) for part in (crs, bounds) if part)
-        return f"add {added}" + (" (or the code of its own CRS)" if crs else "")
+        values = {"crs": '"EPSG:4326"', "bounds": "(WEST, SOUTH, EAST, NORTH)"}
+        added = ", ".join(f"{of_role(role, part)}={values[part]}" for part in (crs, bounds) if part)
+        return f"add `{added}`" + (" (or the code of its own CRS)" if crs else "")
     edits = [
         ("--crs EPSG:4326", crs),
         ("--transform '[pixel width, 0, west, 0, -pixel height, north]'", bounds),

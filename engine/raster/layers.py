@@ -10,6 +10,7 @@ import numpy as np
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.core.wording import of_role
 from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.convert import Floats, Mask, to_physical
 from deeplight.engine.raster.extents import Overlap
@@ -300,7 +301,7 @@ class AuxLayer(Layer):
 def _rescaling(raster: Raster) -> str:
     """How to give a raster a usable scale."""
     if raster.role in PLACED:
-        return f"give the right ones with --{raster.role.lower()}-scale F[,OFFSET]"
+        return f"give the right ones with `{of_role(raster.role, 'scale')}=F or (F, OFFSET)`"
     return "give a file with usable ones"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.core.wording import mention, of_role
 from deeplight.engine.raster.auxiliary import meeting
 from deeplight.engine.raster.blur import find_blur, pixel_m
 from deeplight.engine.raster.extents import same_crs
@@ -97,16 +97,15 @@ class OpenLights:
         unit = _unit(layer, options, found)
         if not unit:
             _log.info(
-                "%s: nothing says its unit; it is taken as %s, and the output claims none; if it is, pass "
-                "--ntl-unit %s",
+                "%s: nothing says its unit; it is taken as %s, and the output claims none; if it is, pass %s",
                 raster.what,
                 RADIANCE_UNIT,
-                RADIANCE_UNIT,
+                mention(ntl_unit=RADIANCE_UNIT),
             )
         elif unit not in (RADIANCE_UNIT, DN_UNIT):
             _log.warning(
                 "%s is in %s, which is not known as radiance, and its values are taken as %s; if they need a factor, "
-                "pass --ntl-scale F[,OFFSET]",
+                "pass `ntl_scale=F or (F, OFFSET)`",
                 raster.what,
                 unit,
                 RADIANCE_UNIT,
@@ -122,15 +121,13 @@ class OpenLights:
 
 def _example(raster: Raster) -> str:
     """Options that choose among several bands of lights, or of a coverage count, by their names."""
-    flag = f"--{raster.role.lower()}-band"
+    which = of_role(raster.role, "band")
     counts = [b for b in raster.bands if COVERAGE.search(raster.band_names[b - 1])]
     if raster.role != "NTL":
-        return f"{flag} {counts[0]}" if counts else ""
+        return mention(**{which: counts[0]}) if counts else ""
     light = next((b for b in raster.bands if b not in counts[:1]), raster.bands[0])
-    remedy = f"{flag} {light}"
-    return (
-        f"{remedy} --ntl-valid {shlex.quote(raster.name)} --ntl-valid-band {counts[0]}" if counts else remedy
-    )
+    counted = {"ntl_valid": raster.name, "ntl_valid_band": counts[0]} if counts else {}
+    return mention(**{which: light}, **counted)
 
 
 def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Layer:
@@ -196,7 +193,7 @@ def _mention_zeros(ntl: Layer) -> None:
     if share > _ZEROS:
         _log.warning(
             "%s: %.0f %% of the sampled pixels are exactly 0, which a monthly composite also has where nothing was "
-            "observed; pass its coverage count: --ntl-valid CF_CVG.tif",
+            'observed; pass its coverage count: `ntl_valid="CF_CVG.tif"`',
             ntl.raster.what,
             100 * share,
         )
@@ -206,5 +203,5 @@ def check_light_options(options: SceneOptions) -> None:
     """Raises InputError for an option about a coverage count that is not given: a mistake, not a wish to ignore."""
     if options.ntl_valid is None and options.ntl_valid_band is not None:
         raise InputError(
-            "--ntl-valid-band is about the coverage count and there is none: give --ntl-valid, or leave it out"
+            "`ntl_valid_band` is about the coverage count and there is none: give `ntl_valid`, or leave it out"
         )

@@ -48,8 +48,10 @@ that the data lack it is 27 … 49 %."""
 _KELVIN = 180.0, 350.0
 """Between the coldest cloud tops and the hottest ground."""
 
-_SCALE = re.compile(r"--dmo-scale ([-+.\d]+)(?:,([-+.\d]+))?")
-_OFFSET_CHOICE = "pass --dmo-scale 0.0001,-0.1 where 1000 is added, or --dmo-scale 0.0001,0 where nothing is"
+_SCALE = re.compile(r"`dmo_scale=\(?([-+.\d]+)(?:, ([-+.\d]+))?")
+_OFFSET_CHOICE = (
+    "pass `dmo_scale=(0.0001, -0.1)` where 1000 is added, or `dmo_scale=(0.0001, 0)` where nothing is"
+)
 
 
 def check_reflectance(layer: AuxLayer, others: Sequence[AuxLayer] = ()) -> None:
@@ -78,7 +80,7 @@ def check_reflectance(layer: AuxLayer, others: Sequence[AuxLayer] = ()) -> None:
     empty = float(np.mean(~raw[:, known].any(axis=0)))
     if empty > 0.01:
         _log.warning(
-            "%s: %.0f %% of the sampled pixels are 0 in every band; if that is fill, pass --dmo-nodata 0",
+            "%s: %.0f %% of the sampled pixels are 0 in every band; if that is fill, pass `dmo_nodata=0`",
             layer.raster.what,
             100 * empty,
         )
@@ -92,7 +94,7 @@ def _check_fill(layer: AuxLayer, raw: NDArray[Any], values: Floats) -> None:
         if np.count_nonzero(same) >= _SEVERAL and (values[:, same] > layer.limits[0]).all():
             raise InputError(
                 f"{layer.raster.what} holds {number} in every daytime band of {np.count_nonzero(same)} sampled pixels, "
-                f"as fill, and does not declare it as nodata; pass --dmo-nodata {number}"
+                f"as fill, and does not declare it as nodata; pass `dmo_nodata={number}`"
             )
 
 
@@ -121,9 +123,9 @@ def _check_below_zero(layer: AuxLayer, values: Floats) -> None:
         f"by {scaling_text(layer)}"
     )
     factor = f"{layer.scale[0]:.9g}"
-    remedy = "pass the right scale with --dmo-scale F[,OFFSET]"
+    remedy = "pass the right scale with `dmo_scale=F or (F, OFFSET)`"
     if (layer.offset < 0).any():
-        remedy = f"if the offset is not in these data, pass --dmo-scale {factor},0"
+        remedy = f"if the offset is not in these data, pass `dmo_scale=({factor}, 0)`"
     if share > _TOO_NEGATIVE:
         raise InputError(f"{text}, and nothing is darker than black; {remedy}")
     _log.warning("%s; %s", text, remedy)
@@ -138,7 +140,7 @@ def _mention_beyond(layer: AuxLayer, raw: NDArray[Any], values: Floats) -> None:
         return
     _log.warning(
         "%s: %.2g %% of the sampled pixels are outside %g…%g in reflectance (such as raw %.6g) and are treated as "
-        "missing; if that number marks missing pixels, pass --dmo-nodata %.6g",
+        "missing; if that number marks missing pixels, pass `dmo_nodata=%.6g`",
         layer.raster.what,
         100 * beyond.any(axis=0).mean(),
         low,
@@ -173,7 +175,7 @@ def check_offset(layers: Sequence[AuxLayer], others: Sequence[AuxLayer] = ()) ->
 
 
 def _for_one_file(remedy: str, layer: AuxLayer, others: Sequence[AuxLayer]) -> str:
-    """A remedy by --dmo-scale, which holds for all files, where others have a scale of their own that is right."""
+    """A remedy by `dmo_scale`, which holds for all files, where others have a scale of their own that is right."""
     other = next(
         (o for o in others if not o.scale_given and scaling_text(o) not in ("1,0", scaling_text(layer))), None
     )
@@ -198,17 +200,17 @@ def _remedy(raw: NDArray[Any]) -> str:
     low, middle, high = (float(v) for v in np.percentile(raw.astype(np.float64), [1, 50, 99]))
     whole = raw.dtype.kind in "iu" or bool((raw == np.floor(raw)).all())
     if low >= 0 and high <= 1.6:
-        return "the raw values are reflectance already: pass --dmo-scale 1"
+        return "the raw values are reflectance already: pass `dmo_scale=1`"
     if whole and low >= 0 and high <= 255:
-        return "for 8-bit values pass --dmo-scale 0.003922"
+        return "for 8-bit values pass `dmo_scale=0.003922`"
     if low >= 0 and high <= 110:
-        return "for percent pass --dmo-scale 0.01"
+        return "for percent pass `dmo_scale=0.01`"
     if low >= 5000 and middle >= 7000 and high <= 65535:
-        return "for Landsat Collection 2 level 2 pass --dmo-scale 0.0000275,-0.2"
+        return "for Landsat Collection 2 level 2 pass `dmo_scale=(0.0000275, -0.2)`"
     if low >= -3000 and high <= 25000:
         if np.percentile(raw, _LEAST_PERCENTILE) >= _ADDED:
             return f"for Sentinel-2-like digital numbers, to which products since 2022 add 1000, {_OFFSET_CHOICE}"
         warm = ", or if it is a temperature in kelvin leave the band out"
         or_kelvin = warm if low > _KELVIN[0] and high < _KELVIN[1] else ""
-        return f"for Sentinel-2-like digital numbers pass --dmo-scale 0.0001{or_kelvin}"
-    return "pass --dmo-scale F[,OFFSET] such that raw · F + OFFSET is reflectance"
+        return f"for Sentinel-2-like digital numbers pass `dmo_scale=0.0001`{or_kelvin}"
+    return "pass `dmo_scale=F or (F, OFFSET)` such that raw · F + OFFSET is reflectance"

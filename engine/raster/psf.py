@@ -1,4 +1,4 @@
-"""What --psf says: the FWHM of the blur of the lights in LR pixels. Standard library only."""
+"""What `psf` says: the FWHM of the blur of the lights in LR pixels. Standard library only."""
 
 from __future__ import annotations
 

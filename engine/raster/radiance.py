@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.windows import Window
+from deeplight.engine.core.wording import mention, of_role
 from deeplight.engine.raster.fills import BLACK_MARBLE_FILL, DMSP_FILL, DMSP_MOST, Fill, find_fill
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.names import LIGHTS, is_coverage
@@ -117,8 +118,13 @@ def name_of(layer: Layer) -> str:
     return f"{file} {raster.name.rpartition('/')[2]} {raster.band_names[layer.bands[0] - 1]}".lower()
 
 
-def _flag(layer: Layer) -> str:
-    return f"--{layer.raster.role.lower()}"
+def _given(layer: Layer, what: str, value: object = "") -> str:
+    """The parameter of a layer that says `what`, with its value where one is given, as text."""
+    name = of_role(layer.raster.role, what)
+    return f"`{name}={value}`" if value else f"`{name}`"
+
+
+_SCALE = "F or (F, OFFSET)"
 
 
 def _number(layer: Layer, value: float) -> str:
@@ -135,12 +141,12 @@ def _no_valid_pixel(layer: Layer, counted: str) -> str:
     if counted and survey(Layer(layer.raster, layer.bands, None, layer.nodata[0])) is not None:
         return (
             f"{counted} is above 0 at no pixel where {what} has a value, which says that no lights were observed; give "
-            "the count or mask of these lights, or leave out --ntl-valid"
+            "the count or mask of these lights, or leave out `ntl_valid`"
         )
     if layer.nodata[0] is not None:
         return (
             f"{what} has no valid pixel: all are NaN, masked or the nodata value {layer.nodata[0]:g}; give a "
-            f"raster with data, or the right {_flag(layer)}-nodata"
+            f"raster with data, or the right {_given(layer, 'nodata')}"
         )
     return f"{what} has no valid pixel: all are NaN, infinite or masked; give a raster with data"
 
@@ -152,8 +158,8 @@ def _check_coverage(layer: Layer) -> None:
     dataset = raster.name.rpartition(":")[2] if raster.driver in ("netCDF", "HDF5Image", "HDF4Image") else ""
     if is_coverage(file, f"{dataset.rpartition('/')[2]} {raster.band_names[layer.bands[0] - 1]}"):
         raise InputError(
-            f"{raster.what} is called as a count of observations would be; give the lights with {_flag(layer)} and "
-            f"this count with --ntl-valid, or if it holds lights {_stated(layer)}"
+            f"{raster.what} is called as a count of observations would be; give the lights with "
+            f"`{of_role(layer.raster.role)}` and this count with `ntl_valid`, or if it holds lights {_stated(layer)}"
         )
 
 
@@ -164,8 +170,8 @@ def _check_range(layer: Layer, seen: Survey) -> None:
             raise InputError(
                 f"{layer.raster.what} holds {raw:.6g}, after scaling by {scaling_text(layer)} "
                 f"{raw * scale + offset:.4g}, which cannot be radiance ({_LEAST_RADIANCE:g}…{_MOST_RADIANCE:g}); "
-                f"pass {_flag(layer)}-nodata {_number(layer, raw)} if it marks missing pixels, or the right "
-                f"{_flag(layer)}-scale F[,OFFSET]"
+                f"pass {_given(layer, 'nodata', _number(layer, raw))} if it marks missing pixels, or the right "
+                f"{_given(layer, 'scale', _SCALE)}"
             )
 
 
@@ -186,11 +192,11 @@ def _fill_text(layer: Layer, seen: Survey, fill: Fill) -> str:
     beside = "" if fill.nearest is None else f" beside values up to {fill.nearest:.6g}"
     if fill.nearest is not None and fill.value < 0:
         beside = f" beside values from {fill.nearest:.6g} on"
-    remedy = f"pass {_flag(layer)}-nodata {value}"
+    remedy = f"pass {_given(layer, 'nodata', value)}"
     if seen.whole and fill.value == BLACK_MARBLE_FILL and not layer.scale_given:
-        remedy += f", and {_flag(layer)}-scale 0.1 where the product's scale is not applied"
+        remedy += f", and {_given(layer, 'scale', 0.1)} where the product's scale is not applied"
     if layer.nodata_given:
-        remedy = f"{_flag(layer)}-nodata names another value, so this one counts as light"
+        remedy = f"{_given(layer, 'nodata')} names another value, so this one counts as light"
     elif not fill.clear:
         remedy += " if it marks missing pixels"
     elif layer.nodata[0] is not None and math.isfinite(layer.nodata[0]):  # NaN is never data
@@ -212,9 +218,9 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
     what, factor = layer.raster.what, radiance_factor(unit)
     if factor is not None and factor != 1.0:
         scale, offset = float(layer.scale[0]) * factor, float(layer.offset[0]) * factor
-        given = _power(scale) if offset == 0 else f"{_power(scale)},{_power(offset)}"
+        given = _power(scale) if offset == 0 else f"({_power(scale)}, {_power(offset)})"
         raise InputError(
-            f"{what} is in {unit} and {RADIANCE_UNIT} is needed; pass {_flag(layer)}-scale {given}"
+            f"{what} is in {unit} and {RADIANCE_UNIT} is needed; pass {_given(layer, 'scale', given)}"
         )
     if is_logarithm(unit):
         raise InputError(
@@ -222,12 +228,10 @@ def _check_unit(layer: Layer, unit: str, stated: bool) -> None:
         )
     other = other_quantity(unit)
     if other is not None:
-        flag = f"{_flag(layer)}-unit {RADIANCE_UNIT}"
-        remedy = (
-            f"correct {_flag(layer)}-unit"
-            if stated
-            else f"give nighttime lights, or if the file is wrong pass {flag}"
-        )
+        right = mention(**{of_role(layer.raster.role, "unit"): RADIANCE_UNIT})
+        remedy = f"give nighttime lights, or if the file is wrong pass {right}"
+        if stated:
+            remedy = f"correct {_given(layer, 'unit')}"
         raise InputError(f"{what} is in {unit}, the unit of {other}, and {RADIANCE_UNIT} is needed; {remedy}")
     if is_length(unit):
         raise InputError(
@@ -292,12 +296,12 @@ def _doubts(layer: Layer, seen: Survey, values: NDArray[np.float32], unit: str) 
         if middle > _BRIGHT_MEDIAN:
             yield _Doubt(
                 f"has a median of {middle:.4g}, and no place is as bright in {RADIANCE_UNIT} over half its area; give "
-                f"nighttime lights, and for Black Marble without its scale pass {_flag(layer)}-scale 0.1"
+                f"nighttime lights, and for Black Marble without its scale pass {_given(layer, 'scale', 0.1)}"
             )
     if seen.whole and seen.varied and (scale, offset) == (1.0, 0.0):
-        remedy = f"for Black Marble pass {_flag(layer)}-scale 0.1"
+        remedy = f"for Black Marble pass {_given(layer, 'scale', 0.1)}"
         if seen.high.value <= DMSP_MOST:
-            remedy += f", for DMSP {_flag(layer)}-unit DN"
+            remedy += f", for DMSP {mention(**{of_role(layer.raster.role, 'unit'): 'DN'})}"
         yield _Doubt(
             f"holds whole numbers only, up to {seen.high.value:.6g}, as integers of a product are and radiance is not; "
             f"{remedy}, otherwise {_stated(layer)}",
@@ -307,7 +311,7 @@ def _doubts(layer: Layer, seen: Survey, values: NDArray[np.float32], unit: str) 
 
 def _stated(layer: Layer) -> str:
     return (
-        f"pass {_flag(layer)}-scale F[,OFFSET] that gives {RADIANCE_UNIT} (1 if the values are that already)"
+        f"pass {_given(layer, 'scale', _SCALE)} that gives {RADIANCE_UNIT} (1 if the values are that already)"
     )
 
 
@@ -328,7 +332,7 @@ def _too_small(layer: Layer, lit: NDArray[np.float32]) -> Iterator[_Doubt]:
         unit, factor = ("W/cm²/sr", 1e9) if bright < _WATTS_PER_CM2_P99 else ("W/m²/sr", 1e5)
         yield _Doubt(
             f"cannot be in {RADIANCE_UNIT}: 99 % of its values are below {bright:.3g}, less than noise; for {unit} "
-            f"pass {_flag(layer)}-scale {_power(factor * float(layer.scale[0]))}",
+            f"pass {_given(layer, 'scale', _power(factor * float(layer.scale[0])))}",
             clear=True,
             impossible=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.wording import of_role
 from deeplight.engine.raster.remedies import one_band
 from deeplight.engine.raster.source import Raster
 
@@ -16,16 +17,16 @@ def chosen_band(raster: Raster, given: int | None, example: str = "") -> int:
     example: options that would choose; by default the first band. Raises InputError where there are several and none is
     given, or where it is not there.
     """
-    flag = f"--{raster.role.lower()}-band"
+    which = of_role(raster.role, "band")
     names = _named(raster)
     if given is not None:
         if given not in raster.bands:
-            raise InputError(f"{raster.what} has no band {given}; its bands are {names}: correct {flag}")
+            raise InputError(f"{raster.what} has no band {given}; its bands are {names}: correct `{which}`")
         return given
     if raster.count != 1:
         raise InputError(
             f"{raster.what} has {raster.count} bands and must have one or be told which to read ({names}); choose, for "
-            f"example with {example or f'{flag} {raster.bands[0]}'}"
+            f"example with {example or f'`{which}={raster.bands[0]}`'}"
         )
     return int(raster.bands[0])
 

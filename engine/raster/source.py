@@ -18,6 +18,7 @@ from deeplight.engine.core.environment import proj_trouble
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.machine import thread_bytes_read
 from deeplight.engine.core.windows import Window
+from deeplight.engine.core.wording import mention, of_role
 from deeplight.engine.raster.blocks import check_blocks, pixel_interleaved
 from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.dataset_names import Located, locate
@@ -25,7 +26,6 @@ from deeplight.engine.raster.georeference import black_marble, checked_grid, is_
 from deeplight.engine.raster.mosaic import mosaic_vrt
 from deeplight.engine.raster.names import likeliest
 from deeplight.engine.raster.placement import Placement
-from deeplight.engine.raster.remedies import quoted
 from deeplight.engine.raster.wavelengths import band_wavelength
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ def _check_bands(raster: Raster, dataset: DatasetReader) -> None:
     names = ", ".join(short[:4]) + (", …" if len(short) > 4 else "")
     raise InputError(
         f"{raster.what} holds {len(short)} datasets ({names}) and none is chosen; "
-        f"name one: --{raster.role.lower()} {quoted(dataset.subdatasets[likeliest(raster.role, short)])}"
+        f"name one: {mention(**{of_role(raster.role): dataset.subdatasets[likeliest(raster.role, short)]})}"
     )
 
 

@@ -1,4 +1,4 @@
-"""`--check N`: before a run, N tiles of the user's own scene in the chosen precision against float32."""
+"""Before a run, N tiles of the user's own scene in the chosen precision against float32."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check_scene(
             _LOG.info(line)
         raise DeepLightError(
             f"{backend.name} in {precision} differs too much from float32 on this scene, so nothing is written: "
-            f"{failures(rows)}; use --precision fp32"
+            f'{failures(rows)}; use `precision="fp32"`'
         )
     return rows
 

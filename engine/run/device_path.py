@@ -145,12 +145,12 @@ class DevicePath:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             if self.device.out_of_memory(error) or isinstance(error, MemoryError):
                 raise OutOfDeviceMemory(
-                    f"the memory of {self.device.name} did not suffice{place} ({reason}): run the same command with "
-                    "--overwrite and smaller --tiles, or with --resume when others use less of it"
+                    f"the memory of {self.device.name} did not suffice{place} ({reason}): make the same call with "
+                    "`overwrite=True` and smaller `tiles`, or with `resume=True` when others use less of it"
                 ) from error
             raise DeviceFailed(
-                f"{self.device.name} failed{place} ({reason}); what is finished is kept: run the same command with "
-                "--resume"
+                f"{self.device.name} failed{place} ({reason}); what is finished is kept: make the same call with "
+                "`resume=True`"
             ) from error
 
     def _program(self, shape: Shape) -> _Program:

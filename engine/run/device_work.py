@@ -80,7 +80,7 @@ class DeviceWork(TileWork):
     def fit(self, plan: TilePlan) -> TilePlan:
         """The first core of those to try whose tiles the memory of host and device holds; all of it is taken now.
 
-        Raises InputError, naming --tiles, where none does.
+        Raises InputError, naming `tiles`, where none does.
         """
         grid, count = self.scene.grid, self.crew(self.threads)
         usable, need, reason = usable_memory(available_memory()), 0, ""
@@ -109,7 +109,7 @@ class DeviceWork(TileWork):
             return replace(plan, core=core, pack=pack, estimate=need)
         raise InputError(
             f"tiles of {core} LR pixels do not fit into the memory of {self.path.device.name} ({reason}): use smaller "
-            "--tiles, or --device cpu"
+            '`tiles`, or `device="cpu"`'
         )
 
     def _cut(self, core: int) -> Shape:

@@ -304,7 +304,7 @@ class LocalExecutor(Executor):
                 continue
             error = DeepLightError(
                 f"{stage} took longer than {self._timeout_s:g} s for the tile at row {core.row}, column "
-                f"{core.col}: check the disk or network, then run the same command with --resume"
+                f"{core.col}: check the disk or network, then make the same call with `resume=True`"
             )
             if not reading:
                 raise error

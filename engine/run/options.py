@@ -78,7 +78,7 @@ class RunOptions:
 def chosen_mode(resume: bool, overwrite: bool) -> Mode:
     """What to do with an output, or parts of one, that is there already. Raises InputError for both."""
     if resume and overwrite:
-        raise InputError("--resume and --overwrite exclude each other: give one of them")
+        raise InputError("`resume=True` and `overwrite=True` exclude each other: give one of them")
     return Mode.RESUME if resume else Mode.OVERWRITE if overwrite else Mode.NEW
 
 

@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | None:
     """Run a model over a scene and write the Cloud-Optimized GeoTIFF `options.out`.
 
-    Returns the report; None where --resume finds the output complete. Raises DeepLightError (InputError
+    Returns the report; None where a resumed run finds the output complete. Raises DeepLightError (InputError
     before anything is written). After an interruption, or where tiles had to be given up, the finished packs
-    stay beside the output for --resume and the output does not appear.
+    stay beside the output for `resume=True` and the output does not appear.
     """
     from deeplight.engine.output.packs import PackStore, pack_count, required_bytes
     from deeplight.engine.raster.scene import Scene
@@ -108,7 +108,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
 def check(
     options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int, progress: Progress
 ) -> None:
-    """--check: some tiles compared with float32 before the run. Raises DeepLightError where they differ too much."""
+    """Some tiles compared with float32 before the run. Raises DeepLightError where they differ too much."""
     with progress:
         progress.start(options.check, "tiles", "comparing with fp32")
         count = options.check
@@ -142,7 +142,7 @@ def check_all_done(quarantined: Sequence[Quarantined]) -> None:
     more = ", …" if len(quarantined) > 5 else ""
     raise DeepLightError(
         f"{len(quarantined)} tiles could not be computed (LR pixels {places}{more}) and the output was not "
-        f"written; all others are kept for --resume; the first reason: {quarantined[0].reason}"
+        f"written; all others are kept for `resume=True`; the first reason: {quarantined[0].reason}"
     )
 
 
@@ -318,7 +318,7 @@ class Run:
             self.progress.log(
                 f"warning: {facts.clamped} pixels ({facts.clamped / facts.valid:.2g} of the valid ones) were above "
                 f"{largest}, the largest value that uint16 holds here, and were written "
-                "as that: use --dtype float32 to keep them"
+                'as that: use `dtype="float32"` to keep them'
             )
 
     def _moved_by_daytime(self) -> str:
@@ -329,7 +329,7 @@ class Run:
             return moved_by_daytime(self.work.host, self.progress.advance)
 
     def assemble(self) -> None:
-        """Make the output from the packs. Raises DeepLightError where --verify-seams finds a difference."""
+        """Make the output from the packs. Raises DeepLightError where `verify_seams` finds a difference."""
         from deeplight.engine.output.cog import assemble
 
         self.progress.log("assembling the output")
@@ -340,7 +340,7 @@ class Run:
         self.seconds["assemble"] -= self.seconds.get("verify", 0.0)
 
     def verify(self, path: Path) -> None:
-        """--verify-seams, on the finished file before it gets its name."""
+        """Compute places at its seams again, on the finished file before it gets its name."""
         count = self.options.verify_seams
         with self._timed("verify"), self.progress:
             self.progress.start(count, "places", "verifying the seams")

@@ -9,6 +9,7 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import remove_leftovers, sidecars
 from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
+from deeplight.engine.core.wording import mention
 from deeplight.engine.output.parts import Mode, Record, check_output, check_writable, stored_record
 from deeplight.engine.output.stac import item_path, require_pystac
 from deeplight.engine.raster.auxiliary import check_auxiliary_options
@@ -30,22 +31,25 @@ _SAMPLES, _SAMPLE = 8, 32
 
 
 def check_request(options: RunOptions) -> bool:
-    """What can be refused before any file is opened. Returns True where --resume finds a finished output."""
+    """What can be refused before any file is opened. Returns True where a resumed run finds a finished output."""
     others = [band for band in options.bands if band != "interval"]
     if options.dtype == "uint16" and others:
         raise InputError(
-            f"--dtype uint16 holds radiance in steps of {UINT16_SCALE} only: "
-            f"leave out --bands {','.join(others)}, or use --dtype float32"
+            f'`dtype="uint16"` holds radiance in steps of {UINT16_SCALE} only: '
+            f"leave out {mention(bands=tuple(others))}, or use {mention(dtype='float32')}"
         )
     if options.dtype == "uint16" and options.conserve_radiance:
         raise InputError(
-            f"--dtype uint16 rounds radiance to steps of {UINT16_SCALE}, which --conserve-radiance does not allow: "
+            f'`dtype="uint16"` rounds radiance to steps of {UINT16_SCALE}, which `conserve_radiance=True` does not '
+            "allow: "
             "leave one of them out"
         )
     check_light_options(options.scene)
     check_auxiliary_options(options.scene)
     if options.verify_seams and options.tiles is None:
-        raise InputError("--verify-seams compares across tile borders and there are none: leave out --whole")
+        raise InputError(
+            "`verify_seams` compares across tile borders and there are none: leave out `tiles=None`"
+        )
     if options.stac:
         require_pystac()
     given = options.scene.files().values()
@@ -65,12 +69,12 @@ def check_request(options: RunOptions) -> bool:
     beside = sidecars(options.out)
     if beside and options.mode is Mode.NEW:
         raise InputError(
-            f"{beside[0]} would be taken for a part of {options.out}: use --overwrite to remove it, or "
+            f"{beside[0]} would be taken for a part of {options.out}: use `overwrite=True` to remove it, or "
             "choose another name"
         )
     for path in beside_output(options):
         if options.mode is Mode.NEW and (path.exists() or path.is_symlink()):
-            raise InputError(f"{path} exists: use --overwrite to replace it, or choose another name")
+            raise InputError(f"{path} exists: use `overwrite=True` to replace it, or choose another name")
     return complete
 
 
@@ -120,7 +124,7 @@ def check_bands(bands: tuple[str, ...], artifact: Artifact) -> None:
     missing = set(model_outputs(bands)) - {t.name for t in artifact.manifest.outputs}
     if missing:
         raise InputError(
-            f"{artifact.manifest.name} has no output {', '.join(sorted(missing))}: leave out --bands"
+            f"{artifact.manifest.name} has no output {', '.join(sorted(missing))}: leave out `bands`"
         )
 
 
@@ -129,18 +133,18 @@ def _streams(options: RunOptions, backend: Backend, threads: int) -> int | None:
     if options.streams is None:
         return None if options.tiles == AUTOMATIC and backend.splits and threads > 1 else 1
     if options.streams < 1:
-        raise InputError(f"--streams {options.streams} computes nothing: give 1 or more")
+        raise InputError(f"`streams={options.streams}` computes nothing: give 1 or more")
     if options.streams > 1 and not backend.splits:
         raise InputError(
-            f"backend {backend.name} computes one tile at a time: leave out --streams {options.streams}"
+            f"backend {backend.name} computes one tile at a time: leave out `streams={options.streams}`"
         )
     if options.streams > 1 and options.tiles is None:
         raise InputError(
-            f"--streams {options.streams} computes several tiles at once and there are none: leave out --whole"
+            f"`streams={options.streams}` computes several tiles at once and there are none: leave out `tiles=None`"
         )
     if options.streams > threads:
         raise InputError(
-            f"--streams {options.streams} needs a thread for each tile and there are {threads}: give at most that many"
+            f"`streams={options.streams}` needs a thread for each tile and there are {threads}: give at most that many"
         )
     return options.streams
 
@@ -193,5 +197,5 @@ def check_complete(out: Path, spec: OutputSpec) -> None:
             difference = f"it has {dataset.height}×{dataset.width} pixels"
     if difference is not None:
         raise InputError(
-            f"{out} is complete but of another run ({difference}): use --overwrite to make it again"
+            f"{out} is complete but of another run ({difference}): use `overwrite=True` to make it again"
         )

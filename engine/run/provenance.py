@@ -50,7 +50,7 @@ def deeplight_version() -> str:
 
 def pixel_options(options: RunOptions, scene: Scene, backend: Backend) -> dict[str, str]:
     """The options that decide pixels and their encoding: no paths, no thread counts, not how it was
-    started; --compile only where the backend compiles. psf is the value that was taken, wherever it came from."""
+    started; `compiling` only where the backend compiles. psf is the value that was taken, wherever it came from."""
     files = ("ntl", "ntl_valid", "dmo", "dmo_files", "dem", "allow_remote")
     of_scene = {k: v for k, v in asdict(options.scene).items() if k not in files}
     chosen = {
@@ -101,13 +101,13 @@ def fingerprint(
     options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int
 ) -> dict[str, str]:
     """What a resumed run must find as it was, by name for the message that says what changed."""
-    fields = {f"the file of --{k}": v for k, v in _inputs(options, timed=True).items()}
+    fields = {f"the file of `{_parameter(k)}`": v for k, v in _inputs(options, timed=True).items()}
     fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
     fields["the model's file"] = _file_of(artifact, backend, options.precision)
     fields["the backend"] = f"{backend.name} on {backend.device}"
     fields |= backend.origins()
-    fields["--tiles"] = "absent (--whole)" if options.tiles is None else str(options.tiles)
-    fields["--threads"] = str(threads)
+    fields["`tiles`"] = "absent (`tiles=None`)" if options.tiles is None else str(options.tiles)
+    fields["`threads`"] = str(threads)
     fields |= {f"the option {k}": v for k, v in pixel_options(options, scene, backend).items()}
     return fields | {f"the version of {k}": v for k, v in versions(backend).items()}
 
@@ -129,6 +129,12 @@ def _tag(option: str) -> str:
     return option.replace("-", "_").replace(" ", "_").upper()
 
 
+def _parameter(option: str) -> str:
+    """As a parameter: "dmo-band blue" → dmo["blue"]."""
+    name, _, slot = option.partition(" ")
+    return f'{name.removesuffix("-band")}["{slot}"]' if slot else name.replace("-", "_")
+
+
 def _layer(name: str, allow_remote: bool, timed: bool) -> str:
     """One line that changes when any file behind a dataset name does."""
     from rasterio.errors import NotGeoreferencedWarning
@@ -143,7 +149,7 @@ def _layer(name: str, allow_remote: bool, timed: bool) -> str:
     if located.path is None:
         return f"remote {name}" if timed else "remote"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # --ntl-bounds says where it lies
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `ntl_bounds` says where it lies
         dataset = DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False)
     with dataset:
         others = sorted({Path(f) for f in dataset.files} - {located.path})

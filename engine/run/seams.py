@@ -1,4 +1,4 @@
-"""--verify-seams: places across tile borders computed again on their own, against the finished file."""
+"""Are the seams clean? Places across tile borders computed again on their own, against the finished file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SEED = 20240803
 
 @dataclass(frozen=True)
 class SeamCheck:
-    """What --verify-seams found. windows: compared. worst: largest difference in parts of the range."""
+    """What was found. windows: compared. worst: largest difference in parts of the range."""
 
     windows: int
     worst: float
@@ -121,6 +121,6 @@ def _compare(
 def _differ(window: Window, how: str) -> DeepLightError:
     return DeepLightError(
         f"the seams are not clean: at row {window.row}, column {window.col} ({window.height}×{window.width} LR "
-        f"pixels) the output differs {how} from the same place computed alone; give a larger halo with --tiles "
-        "CORE+HALO and --overwrite, and report the model"
+        f"pixels) the output differs {how} from the same place computed alone; give a larger halo with "
+        '`tiles="CORE+HALO", overwrite=True`, and report the model'
     )

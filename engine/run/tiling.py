@@ -1,4 +1,4 @@
-"""How a scene is cut: the --tiles request, tiles that fit the memory, packs, windows a model accepts."""
+"""How a scene is cut: the request for tiles, tiles that fit the memory, packs, windows a model accepts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MEMORY_SHARE = 0.7
 
 @dataclass(frozen=True)
 class TileRequest:
-    """What --tiles asked for, in LR pixels. core None: automatic. halo None: the model's."""
+    """What `tiles` asks for, in LR pixels. core None: automatic. halo None: the model's."""
 
     core: int | None = None
     halo: int | None = None
@@ -132,8 +132,8 @@ def plan_tiles(
     if request is not None and request.halo is not None:
         if request.halo < halo:
             raise InputError(
-                f"--tiles {request}: the halo is below the {halo} LR pixels that {manifest.name} "
-                f"{'with --conserve-radiance ' if reach else ''}needs; "
+                f'`tiles="{request}"`: the halo is below the {halo} LR pixels that {manifest.name} '
+                f"{'with `conserve_radiance=True` ' if reach else ''}needs; "
                 f"give {request.core}+{halo}, or leave the halo out"
             )
         halo = request.halo
@@ -273,7 +273,7 @@ def _whole_scene(manifest: Manifest, height: int, width: int, halo: int, bands: 
     if estimate > usable:
         raise InputError(
             f"the scene of {height}×{width} LR pixels in one piece needs about {_gb(estimate)} and "
-            f"{_gb(usable)} can be used: leave out --whole"
+            f"{_gb(usable)} can be used: leave out `tiles=None`"
         )
     return TilePlan(None, halo, _LEAST_PACK, estimate)
 
@@ -286,7 +286,7 @@ def _auto_core(job: _Job, usable: int, streams: int) -> int:
         need = job.tiled_bytes(core, streams)
         if need <= usable:
             return core
-    remedy = "free memory or use a smaller model" if streams == 1 else f"use fewer --streams than {streams}"
+    remedy = "free memory or use a smaller model" if streams == 1 else f"use fewer `streams` than {streams}"
     raise InputError(
         f"the smallest tile of {job.manifest.name} needs about {_gb(need)} and {_gb(usable)} can be used: {remedy}"
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.core.wording import mention
 from deeplight.engine.output.facts import layers_present
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.run.executor import TileFailed
@@ -169,7 +170,7 @@ class TileWork:
         return BadPixels(
             f"{self.manifest.name} gave values that are not finite or below zero in the tile at row {core.row}, "
             f"column {core.col} of {core.height}×{core.width} LR pixels: "
-            f"check the scales of the inputs there, or use another model or --precision fp32",
+            f"check the scales of the inputs there, or use another model or {mention(precision='fp32')}",
             final=final,
         )
 

@@ -71,7 +71,7 @@ class Artifact:
                 what = "engine of TensorRT for RTX"
                 remedy = f"; deeplight-export {self.path} --out DIR --format onnx,tensorrt-rtx builds one"
             elif precision in WEIGHT_PRECISIONS:
-                remedy = "; --backend torch runs its weights"
+                remedy = '; `backend="torch"` runs its weights'
             raise ArtifactError(
                 f"the model {self.manifest.name} has no {what} in precision {precision}, it has {have}{remedy}"
             )
@@ -226,7 +226,7 @@ def _check_free(target: Path, directory: str | Path, overwrite: bool) -> None:
         if target.exists() or target.is_symlink():
             if not overwrite:
                 raise ArtifactError(
-                    f"{directory} exists: use --overwrite to replace it, or choose another --out"
+                    f"{directory} exists: use `overwrite=True` to replace it, or choose another `out`"
                 )
             if not (target / MANIFEST_NAME).is_file():
                 raise ArtifactError(f"{directory} is not a model folder, so it is not overwritten")

@@ -1,6 +1,6 @@
 """Engines of TensorRT for RTX in a model folder: the one that runs on a GPU, or the sentence that says why none does.
 
-An engine is native code. One that this machine did not build runs only with --trust. Standard library only.
+An engine is native code. One that this machine did not build runs only where it is trusted. Standard library only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def choose_engine(artifact: Artifact, precision: str, gpu: Gpu, library: str) ->
     if gpu.capability not in every:
         raise InputError(
             f"TensorRT for RTX does not run on {gpu.name} (compute capability {gpu.capability}), it runs on GeForce "
-            f"and RTX PRO GPUs of {', '.join(sorted(every, key=float))}: use --backend torch or tensorrt"
+            f'and RTX PRO GPUs of {", ".join(sorted(every, key=float))}: use `backend="torch"` or `backend="tensorrt"`'
         )
     engines = {n: e for n, e in artifact.manifest.engines.items() if e.precision == precision}
     name = next((n for n, e in engines.items() if gpu.capability in e.capabilities), None)
@@ -63,6 +63,6 @@ def choose_engine(artifact: Artifact, precision: str, gpu: Gpu, library: str) ->
         )
     if not artifact.trusted and not was_built_here(artifact.manifest.files[name].sha256):
         raise ArtifactError(
-            f"{name} is native code that this machine did not build: build it here, or use --trust"
+            f"{name} is native code that this machine did not build: build it here, or use `trust=True`"
         )
     return artifact.read_file(name)

@@ -1,6 +1,6 @@
 """TensorRT plans on disk: what a plan is for is in its name and in a sidecar, and it is loaded for nothing else.
 
-A plan is native code. One that this machine did not build runs only with --trust. Standard library only.
+A plan is native code. One that this machine did not build runs only where it is trusted. Standard library only.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _checked(path: Path, wanted: str, trusted: bool) -> bytes:
         raise ArtifactError(f"{path} does not match its SHA-256: build it again")
     if not trusted and not was_built_here(digest):
         raise ArtifactError(
-            f"{path} is native code that this machine did not build: build it here, or use --trust"
+            f"{path} is native code that this machine did not build: build it here, or use `trust=True`"
         )
     return plan
 

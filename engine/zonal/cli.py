@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from deeplight.engine.core.spec import Quality
-from deeplight.engine.core.terminal import Command, Parsed, Real, logging_to, parse_file, run_cli
+from deeplight.engine.core.terminal import (
+    Command,
+    Parsed,
+    Real,
+    logging_to,
+    parse_file,
+    run_cli,
+    told_in_flags,
+)
 from deeplight.engine.output.acquired import parse_dates
 from deeplight.engine.raster.bands import parse_scale
 from deeplight.engine.run.options import parse_number
@@ -61,14 +69,14 @@ def command(**given: Any) -> None:
     from deeplight.engine.zonal.table import table_text, write_table, zonal_table
 
     out, plot, overwrite = (given.pop(name) for name in ("out", "plot", "overwrite"))
-    check_output(out, TABLES, "--out", overwrite)
-    check_output(plot, (".png",), "--plot", overwrite)
+    check_output(out, TABLES, "`out`", overwrite)
+    check_output(plot, (".png",), "`plot`", overwrite)
     if plot is not None:
         require_matplotlib()
     given["maps"] = [*given["maps"], *given.pop("more")]
     given["regions"] = Path(given["regions"])
     given["without"] = given["without"] or Quality(0)
-    progress = terminal_progress()
+    progress = terminal_progress(told_in_flags())
     with logging_to(progress.log):
         table = zonal_table(ZonalOptions(**given), progress)
     if out is not None:

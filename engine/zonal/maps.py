@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import Quality
 from deeplight.engine.core.windows import Window
+from deeplight.engine.core.wording import mention
 from deeplight.engine.output.acquired import Span, taken
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.names import is_coverage
@@ -77,7 +78,7 @@ def open_maps(options: ZonalOptions, stack: ExitStack) -> list[Map]:
         raise InputError("no map is given: name the rasters, one for each date")
     if options.dates is not None and len(options.dates) != len(options.maps):
         raise InputError(
-            f"{len(options.maps)} maps are given and {len(options.dates)} dates: give --dates one for each map, in the "
+            f"{len(options.maps)} maps are given and {len(options.dates)} dates: give `dates` one for each map, in the "
             "same order"
         )
     dates: Sequence[Span | None] = options.dates or [None] * len(options.maps)
@@ -91,7 +92,7 @@ def open_maps(options: ZonalOptions, stack: ExitStack) -> list[Map]:
 
 
 def _check_dates(maps: Sequence[Map]) -> None:
-    example = "--dates 2019,2020-03,2021-06-30 (one for each map, in order)"
+    example = '`dates=["2019", "2020-03", "2021-06-30"]` (one for each map, in order)'
     unknown = [m.name for m in maps if m.when is None]
     if unknown and len(maps) > 1:
         raise InputError(
@@ -144,8 +145,8 @@ def _quality(raster: Raster, options: ZonalOptions) -> Layer | None:
     band = _band(raster, "quality")
     if band is None:
         raise InputError(
-            f"{raster.what} has no quality band, which --without needs: make the map with --bands quality, or leave "
-            "--without out"
+            f'{raster.what} has no quality band, which `without` needs: make the map with `bands=("quality",)`, or leave '
+            "`without` out"
         )
     return Layer(raster, (band,))
 
@@ -170,5 +171,5 @@ def _unit(light: Layer, options: ZonalOptions, own: bool) -> str:
     says = f"is in {unit}" if unit else "does not say its unit"
     raise InputError(
         f"{raster.what} {says}, and tables are of {RADIANCE_UNIT} or {DN_UNIT}: say which its values are, as in "
-        f"--map-unit {RADIANCE_UNIT}"
+        f"{mention(map_unit=RADIANCE_UNIT)}"
     )

@@ -66,4 +66,4 @@ def check_output(path: Path | None, endings: tuple[str, ...], option: str, overw
             f"{option} {path} is in a folder that does not exist: make it first, or choose another"
         )
     if path.exists() and not overwrite:
-        raise InputError(f"{option} {path} exists: choose another name, or replace it with --overwrite")
+        raise InputError(f"{option} {path} exists: choose another name, or replace it with `overwrite=True`")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.extras import install_command
+from deeplight.engine.core.wording import mention
 from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.geodesy import equal_area, step_x
 from deeplight.engine.raster.grid import Grid
@@ -131,7 +132,7 @@ def _layer(file: Path, wanted: str | None) -> str:
     if len(shaped) > 1:
         raise InputError(
             f"the regions {file} have {len(shaped)} layers of polygons ({_some(shaped)}); choose, for example with "
-            f"--layer {shaped[0]}"
+            f"{mention(layer=shaped[0])}"
         )
     return shaped[0]
 
@@ -144,7 +145,7 @@ def _read(file: Path, column: str | None, layer: str) -> Regions:
     columns = list(pyogrio.read_info(file, layer=layer)["fields"])
     if column is not None and column not in columns:
         raise InputError(
-            f"the regions {file} have no column {column}; their columns are {_some(columns) or 'none'}: correct --by"
+            f"the regions {file} have no column {column}; their columns are {_some(columns) or 'none'}: correct `by`"
         )
     wanted = [] if column is None else [column]
     about, numbers, wkb, values = pyogrio.raw.read(file, layer=layer, columns=wanted, return_fids=True)
@@ -194,14 +195,14 @@ def _checked_names(file: Path, column: str, values: NDArray[Any]) -> NDArray[Any
     if missing.any():
         raise InputError(
             f"the column {column} of {file} is empty in {int(missing.sum())} of {len(values)} regions: name them, or "
-            "choose another column with --by"
+            "choose another column with `by`"
         )
     unique, counts = np.unique(values.astype(str), return_counts=True)
     if len(unique) < len(values):
         twice = unique[counts > 1]
         raise InputError(
             f"the column {column} of {file} names {len(twice)} regions more than once ({_some(twice)}): choose a "
-            "column in which each name occurs once with --by, or dissolve the regions first"
+            "column in which each name occurs once with `by`, or dissolve the regions first"
         )
     return values
 

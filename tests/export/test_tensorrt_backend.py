@@ -112,7 +112,7 @@ def test_one_of_several_gpus(backend_module: Any, runtime: Runtime, tmp_path: Pa
     with pytest.raises(InputError, match=r"finds no device cuda:2: choose cuda:0 to cuda:1$"):
         open_backend("tensorrt", artifact, device="cuda:2")
     runtime.cards = ()
-    with pytest.raises(InputError, match="finds no CUDA device: use --device cpu or another --backend"):
+    with pytest.raises(InputError, match='finds no CUDA device: use `device="cpu"` or another `backend`'):
         open_backend("tensorrt", artifact)
 
 

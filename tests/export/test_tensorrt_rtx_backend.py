@@ -174,7 +174,7 @@ def test_an_error_that_the_library_only_logs_ends_the_run(artifact: Artifact, en
         (
             ("NVIDIA H200", 9, 0),
             r"TensorRT for RTX does not run on NVIDIA H200 \(compute capability 9\.0\), it runs on GeForce and RTX PRO "
-            r"GPUs of 7\.5, 8\.6, 8\.9, 12\.0: use --backend torch or tensorrt$",
+            r"GPUs of 7\.5, 8\.6, 8\.9, 12\.0: use `backend=\"torch\"` or `backend=\"tensorrt\"`$",
         ),
         (
             ("NVIDIA GeForce RTX 2080", 7, 5),
@@ -223,7 +223,7 @@ def test_a_model_without_engines_and_a_machine_without_a_gpu_are_told(
 ) -> None:
     runtime.cards = ()
     with pytest.raises(
-        InputError, match=r"TensorRT for RTX 1\..* finds no CUDA device: use --device cpu or another"
+        InputError, match=r"TensorRT for RTX 1\..* finds no CUDA device: use `device=\"cpu\"` or another"
     ):
         open_backend("tensorrt-rtx", artifact)
     with pytest.raises(

@@ -61,7 +61,7 @@ def test_without_pytorch_a_run_says_what_it_needs(
 
 def test_a_gpu_that_is_not_there_is_named(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"finds no CUDA device: use --device cpu"):
+    with pytest.raises(InputError, match=r"finds no CUDA device: use `device=\"cpu\"`"):
         open_backend("torch", load_artifact(exported.path), device="cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -90,7 +90,7 @@ def test_a_cpu_runs_the_reference_even_where_the_interpreter_is_on(
 
 def test_a_cpu_without_bfloat16_is_told_so(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deeplight.engine.runtime.backends.torch_backend.cpu_has_bf16", lambda: False)
-    with pytest.raises(InputError, match="no bfloat16 arithmetic: use --precision fp32"):
+    with pytest.raises(InputError, match='no bfloat16 arithmetic: use `precision="fp32"`'):
         open_backend("torch", load_artifact(exported.path), precision="bf16")
 
 

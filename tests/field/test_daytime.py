@@ -104,7 +104,7 @@ def test_a_python_caller_says_both_numbers(tmp_path: Path) -> None:
     dmo = daytime(tmp_path / "s2.tif", numbers(6, 1010, 4000), S2)
     Scene.open(SceneOptions(ntl_file(tmp_path), dmo, dmo_scale=(1e-4, 0.0))).close()
     in_header = daytime(tmp_path / "h.tif", numbers(6, 1010, 4000), S2, scales=[1e-4] * 6)
-    assert "--dmo-scale 0.0001,-0.1" in open_error(SceneOptions(ntl_file(tmp_path), in_header))
+    assert "`dmo_scale=(0.0001, -0.1)`" in open_error(SceneOptions(ntl_file(tmp_path), in_header))
 
 
 def test_near_infrared_is_judged_with_the_other_bands(model: str, tmp_path: Path, capfd: Capture) -> None:

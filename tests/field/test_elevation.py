@@ -45,8 +45,8 @@ def test_the_file_s_unit_is_refused_and_its_factor_gives_metres(
     wanted = read(dem(tmp_path, hills().astype(np.float32), units=["m"]))
     request = dem(tmp_path, (hills() / metres).astype(np.float32), units=[unit])
     said = open_error(request)
-    assert "and metres are needed; add --dem-scale " in said
-    scale = parse_scale(said.split("--dem-scale ")[1])
+    assert "and metres are needed; add `dem_scale=" in said
+    scale = parse_scale(said.split("`dem_scale=")[1].strip("()`").replace(" ", ""))
     found = read(SceneOptions(request.ntl, dem=request.dem, dem_scale=scale))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
@@ -62,7 +62,7 @@ def test_kilometres_and_impossible_slopes_are_warned_of(
 ) -> None:
     request = dem(tmp_path, (hills() / 1000).astype(np.float32))
     read(request)
-    assert "if they are in kilometres, pass --dem-scale 1000" in caplog.text
+    assert "if they are in kilometres, pass `dem_scale=1000`" in caplog.text
     caplog.clear()
     read(SceneOptions(request.ntl, dem=request.dem, dem_scale=(1000.0, 0.0)))
     cells = np.random.default_rng(5).random((96, 96))

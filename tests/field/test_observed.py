@@ -131,7 +131,7 @@ def test_of_a_file_s_datasets_the_right_one_is_proposed(order: tuple[str, str], 
     with h5py.File(path, "w", track_order=True) as file:
         for name in order:
             file[name] = monthly()[int(name == "cf_cvg")]
-    assert re.search(r"name one: --ntl '[^']*avg_rad'$", open_error(SceneOptions(str(path))))
+    assert re.search(r'name one: `ntl=".*avg_rad"`$', open_error(SceneOptions(str(path))))
     lit = put(tmp_path, monthly()[0])
     said = open_error(SceneOptions(lit, ntl_valid=str(path)))
     assert re.search(r"name one: --ntl-valid '[^']*cf_cvg'$", said)
@@ -196,7 +196,7 @@ def test_zeros_of_a_monthly_composite_are_warned_of(tmp_path: Path, caplog: pyte
     assert "exactly 0" not in caplog.text
     Scene.open(SceneOptions(path)).close()
     assert (
-        "5 % of the sampled pixels are exactly 0" in caplog.text and "--ntl-valid CF_CVG.tif" in caplog.text
+        "5 % of the sampled pixels are exactly 0" in caplog.text and '`ntl_valid="CF_CVG.tif"`' in caplog.text
     )
 
 

@@ -198,7 +198,7 @@ def test_fill_beside_another_declared_nodata_value_is_found(
     assert "--ntl-nodata 65535" in said
     np.testing.assert_array_equal(calculated(said, tmp_path, "one.tif").mask, hole())
     Scene.open(SceneOptions(path, ntl_nodata=-1.0)).close()
-    assert "--ntl-nodata names another value, so this one counts as light" in caplog.text
+    assert "`ntl_nodata` names another value, so this one counts as light" in caplog.text
 
 
 def test_infinite_values_never_count(model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

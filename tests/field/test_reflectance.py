@@ -77,7 +77,7 @@ def test_undeclared_fill_is_missing_and_named(
     assert caplog.text.count("WARNING") == 0
     silent = daytime(tmp_path / "silent.tif", values, names)
     found = inputs(ntl=ntl, dmo=silent, dmo_scale=scale)
-    assert f"(such as raw {fill})" in caplog.text and f"pass --dmo-nodata {fill}" in caplog.text
+    assert f"(such as raw {fill})" in caplog.text and f"pass `dmo_nodata={fill}`" in caplog.text
     for name in ("dmo", "dmo_valid"):
         np.testing.assert_array_equal(found[name], wanted[name])
     assert 0 < wanted["dmo_valid"].mean() < 1
@@ -105,7 +105,7 @@ def test_fill_does_not_spoil_the_advice_on_the_scale(tmp_path: Path) -> None:
     values[:, :4] = -9999
     request = SceneOptions(ntl_file(tmp_path), daytime(tmp_path / "d.tif", values, S2))
     said = open_error(request)
-    assert said.endswith("for Sentinel-2-like digital numbers pass --dmo-scale 0.0001")
+    assert said.endswith("for Sentinel-2-like digital numbers pass `dmo_scale=0.0001`")
     assert "1st, 50th, 99th percentile 3" in said
 
 
@@ -130,7 +130,7 @@ def test_fill_that_looks_like_reflectance_after_scaling_is_refused(tmp_path: Pat
     values[:, :1] = -999  # −0.0999
     request = SceneOptions(ntl_file(tmp_path), daytime(tmp_path / "d.tif", values, S2), dmo_scale=(1e-4, 0.0))
     said = open_error(request)
-    assert said.endswith("and does not declare it as nodata; pass --dmo-nodata -999")
+    assert said.endswith("and does not declare it as nodata; pass `dmo_nodata=-999`")
     Scene.open(replace(request, dmo_nodata=-999.0)).close()
 
 
@@ -181,7 +181,7 @@ def test_esa_s_tags_say_what_is_added(
 def test_tags_that_a_harmonised_file_kept_do_no_harm(tmp_path: Path) -> None:
     """The 1000 is subtracted already; its tag came along."""
     dmo = tagged(daytime(tmp_path / "s2.tif", numbers(6, 100, 3000), S2), BOA_ADD_OFFSET="-1000")
-    assert "if the offset is not in these data, pass --dmo-scale 0.0001,0" in open_error(
+    assert "if the offset is not in these data, pass `dmo_scale=(0.0001, 0)`" in open_error(
         SceneOptions(ntl_file(tmp_path), dmo)
     )
     reflectance = tagged(
@@ -204,4 +204,4 @@ def test_the_advice_for_one_file_leaves_the_scale_of_the_others(tmp_path: Path) 
         facts = scene.describe()["dmo"]["files"]
     assert [facts[slot]["scale"][0] for slot in files] == [1e-4, 2e-4]
     alone = open_error(SceneOptions(ntl_file(tmp_path), dmo_files={"blue": bare}))
-    assert alone.endswith("pass --dmo-scale 0.0001")
+    assert alone.endswith("pass `dmo_scale=0.0001`")

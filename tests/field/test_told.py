@@ -173,7 +173,11 @@ def test_the_warning_names_the_cause_that_is_known() -> None:
     )
     assert list(light_warnings(calm, RADIANCE_UNIT, RADIANCE_UNIT)) == []
     for change, unit, expected in (
-        ({"lights_out": 880}, RADIANCE_UNIT, "the sum of lights changed by -12%: use --conserve-radiance"),
+        (
+            {"lights_out": 880},
+            RADIANCE_UNIT,
+            "the sum of lights changed by -12%: use `conserve_radiance=True`",
+        ),
         ({"moved_blocks": 20}, RADIANCE_UNIT, "40% of the lit 8×8 LR blocks changed by more than 20%: use"),
         ({"lights_out": 1200}, "DN", "perhaps because the NTL is in DN"),
         ({"lights_out": 800, "clamped": 9}, RADIANCE_UNIT, "because 9 pixels are beyond the range"),
@@ -187,10 +191,10 @@ def test_the_warning_names_the_cause_that_is_known() -> None:
         assert expected in line, line
     rest = Facts(**{**vars(calm), "squares_in": 100.0, "squares_left": 1.0})
     (line,) = light_warnings(rest, RADIANCE_UNIT, RADIANCE_UNIT, conserved=True)
-    assert "differs from the input by 10% (rms)" in line and "narrower one with --psf" in line
+    assert "differs from the input by 10% (rms)" in line and "narrower one with `psf`" in line
     assert list(light_warnings(rest, RADIANCE_UNIT, RADIANCE_UNIT)) == []
     (line,) = light_warnings(Facts(**{**vars(calm), "lights_out": 880}), "DN", RADIANCE_UNIT, conserved=True)
-    assert "--conserve-radiance" not in line
+    assert "conserve_radiance" not in line
     dim = Facts(**{**vars(calm), "lights_out": 1200})
     (line,) = light_warnings(dim, "", RADIANCE_UNIT, doubtful=True)
     assert "perhaps because the NTL is not in nW/cm²/sr, as the warning about it says" in line

@@ -38,16 +38,16 @@ def test_spellings_of_nanowatts(text: str, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_other_powers_are_refused_with_their_factor(text: str, factor: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"is in .* is needed; pass --ntl-scale {factor}$"):
+    with pytest.raises(InputError, match=rf"is in .* is needed; pass `ntl_scale={factor}`$"):
         Scene.open(SceneOptions(put(tmp_path, lights(), units=[text])))
 
 
 @pytest.mark.parametrize("text", OTHERS)
 def test_units_of_other_quantities_are_refused(text: str, tmp_path: Path) -> None:
     path = put(tmp_path, lights(), units=[text])
-    with pytest.raises(InputError, match=r"is in .*, the unit of .*pass --ntl-unit nW/cm²/sr$"):
+    with pytest.raises(InputError, match=r"is in .*, the unit of .*pass `ntl_unit=\"nW/cm²/sr\"`$"):
         Scene.open(SceneOptions(path))
-    with pytest.raises(InputError, match=r"correct --ntl-unit"):
+    with pytest.raises(InputError, match=r"correct `ntl_unit`"):
         Scene.open(SceneOptions(path, ntl_unit=text))
     with Scene.open(SceneOptions(path, ntl_unit="nW/cm²/sr")) as scene:
         assert scene.unit == "nW/cm²/sr"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.extras import install_command
+from deeplight.engine.core.wording import mention
 
 if TYPE_CHECKING:
     from deeplight.engine.runtime.artifact import Artifact
@@ -98,7 +99,7 @@ def cuda_index(device: str, count: int, runtime: str) -> int:
     """
     index = int(device.partition(":")[2] or 0)
     if count < 1:
-        raise InputError(f"{runtime} finds no CUDA device: use --device cpu or another --backend")
+        raise InputError(f"{runtime} finds no CUDA device: use {mention(device='cpu')} or another `backend`")
     if index >= count:
         names = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         raise InputError(f"{runtime} finds no device cuda:{index}: choose {names}")
@@ -155,7 +156,8 @@ def chosen(name: str, artifact: Artifact, precision: str, device: str) -> str:
     ready = [c for c in fitting if precision in artifact.offered(BACKENDS[c].kind)]
     if device != AUTO and not ready:
         raise InputError(
-            f"{artifact.manifest.name} has nothing for device {device} in precision {precision}: use --device cpu"
+            f"{artifact.manifest.name} has nothing for device {device} in precision {precision}: "
+            f"use {mention(device='cpu')}"
         )
     there = [c for c in ready if device == AUTO or installed(c, kind)]
     return (there or ready or fitting)[0]

@@ -101,7 +101,7 @@ class EngineBackend(Backend):
             for spec in INPUTS:
                 if not made.context.set_input_shape(spec.name, made.host[spec.name].shape):
                     raise RuntimeError(
-                        f"{batch} tiles of {h}×{w} are outside the engine's profile; use other --tiles"
+                        f"{batch} tiles of {h}×{w} are outside the engine's profile; use other `tiles`"
                     )
             for name, address in made.device.items():
                 made.context.set_tensor_address(name, address)
@@ -177,7 +177,7 @@ def gpu_properties(number: int, runtime: str) -> Gpu:
         properties = call(cudart.cudaGetDeviceProperties(number))
         driver = int(call(cudart.cudaDriverGetVersion()))
     except RuntimeError as e:
-        raise InputError(f"{runtime} finds no CUDA device ({e}): use another --backend") from None
+        raise InputError(f"{runtime} finds no CUDA device ({e}): use another `backend`") from None
     name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     return Gpu(name.rstrip("\0"), f"{properties.major}.{properties.minor}", driver)
 

@@ -65,7 +65,7 @@ class OnnxRuntimeBackend(Backend):
             sessions = [open_session(model, max(1, share)) for share in shares]
         except Exception as e:  # the runtime's exceptions share no public base class
             raise DeepLightError(
-                f"ONNX Runtime cannot open {streams} sessions ({_first_line(e)}); use fewer --streams"
+                f"ONNX Runtime cannot open {streams} sessions ({_first_line(e)}); use fewer `streams`"
             ) from None
         self._drop()
         for session in sessions:
@@ -80,7 +80,7 @@ class OnnxRuntimeBackend(Backend):
             results = session.run(list(outputs), dict(inputs), self._options)
         except Exception as e:  # the runtime's exceptions share no public base class
             h, w = inputs["ntl"].shape[-2:]
-            remedy = "; use smaller --tiles" if "alloc" in str(e).lower() else ""
+            remedy = "; use smaller `tiles`" if "alloc" in str(e).lower() else ""
             raise DeepLightError(
                 f"ONNX Runtime failed on a tile of {h}×{w} LR pixels: {_first_line(e)}{remedy}"
             ) from None

@@ -18,6 +18,7 @@ import tensorrt_rtx as trt
 from deeplight.engine.core.cache_folder import cache_folder
 from deeplight.engine.core.errors import ArtifactError
 from deeplight.engine.core.files import write_file
+from deeplight.engine.core.wording import mention
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.cuda_tiles import (
     EngineBackend,
@@ -160,7 +161,7 @@ def _admit(
     if not row.passed:
         raise ArtifactError(
             f"the engine of {artifact.manifest.name} differs too much from float32 on {gpu.name}, so it is not used "
-            f"({failures([row])}): use --backend torch, or export it with another version of tensorrt-rtx"
+            f"({failures([row])}): use {mention(backend='torch')}, or export it with another version of tensorrt-rtx"
         )
     if note is not None:
         note.write_text(f"relative L2 {row.relative_l2:.1e}\n")

@@ -59,7 +59,7 @@ class TorchBackend(Backend):
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
             cuda_index(device, count, f"PyTorch {torch.__version__}")
         if place.type == "cpu" and precision == "bf16" and not cpu_has_bf16():
-            raise InputError("this CPU has no bfloat16 arithmetic: use --precision fp32")
+            raise InputError('this CPU has no bfloat16 arithmetic: use `precision="fp32"`')
         network, before = load_network(artifact), torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
@@ -79,7 +79,7 @@ class TorchBackend(Backend):
             by_name = dict(zip((s.name for s in OUTPUTS), results, strict=True))
             return [by_name[name].to("cpu", torch.float32).contiguous().numpy() for name in outputs]
         except RuntimeError as e:
-            remedy = "; use smaller --tiles" if "memory" in str(e).lower() else ""
+            remedy = "; use smaller `tiles`" if "memory" in str(e).lower() else ""
             raise DeepLightError(
                 f"PyTorch failed on a tile of {h}×{w} LR pixels: {_first_line(e)}{remedy}"
             ) from None

@@ -50,7 +50,9 @@ def test_a_device_that_breaks_ends_the_run_resumably(
     run(monkeypatch, scene, model, tmp_path / "whole.tif", StandIn(), core=16)
     # three replays of the measurement come before the first tile
     device = StandIn(seed=failing, fails_at=3 + failing)
-    with pytest.raises(DeviceFailed, match=r"^stand-in failed.*illegal memory access.*--resume$") as error:
+    with pytest.raises(
+        DeviceFailed, match=r"^stand-in failed.*illegal memory access.*`resume=True`$"
+    ) as error:
         run(monkeypatch, scene, model, tmp_path / "o.tif", device, core=16)
     assert "\n" not in str(error.value) and error.value.exit_code == 1
     assert not (tmp_path / "o.tif").exists()
@@ -90,7 +92,7 @@ def test_too_little_memory_before_the_first_tile(
     run(monkeypatch, scene, model, tmp_path / "a.tif", needed, core=16)
     small = run(monkeypatch, scene, model, tmp_path / "b.tif", StandIn(room=needed.most), core=0)
     assert small.tiles["core"] == 16
-    with pytest.raises(InputError, match=r"tiles of 64 LR pixels do not fit.*stand-in.*use smaller --tiles"):
+    with pytest.raises(InputError, match=r"tiles of 64 LR pixels do not fit.*stand-in.*use smaller `tiles`"):
         run(monkeypatch, scene, model, tmp_path / "c.tif", StandIn(room=needed.most), core=64)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "b.tif"]
 
@@ -99,6 +101,8 @@ def test_too_little_memory_later_names_the_tiles(
     scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = StandIn(fails_at=6, failure="CUDA out of memory. Tried to allocate 2.00 GiB")
-    with pytest.raises(OutOfDeviceMemory, match=r"memory of stand-in did not suffice.*--tiles.*--resume"):
+    with pytest.raises(
+        OutOfDeviceMemory, match=r"memory of stand-in did not suffice.*`tiles`.*`resume=True`"
+    ):
         run(monkeypatch, scene, model, tmp_path / "o.tif", device, core=64)
     assert not (tmp_path / "o.tif").exists()

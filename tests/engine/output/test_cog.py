@@ -242,7 +242,7 @@ def test_a_damaged_pack_is_removed_and_redone(tmp_path: Path, where: str) -> Non
     place = {"index": 20, "block": index.start + 99, "rest": index.rest_start + 9, "end": -1}[where]
     raw[place] ^= 16
     store.path((2, 1)).write_bytes(raw)
-    with pytest.raises(DamagedPack, match=r"pack 00002_00001.pack is damaged \(.*--resume"):
+    with pytest.raises(DamagedPack, match=r"pack 00002_00001.pack is damaged \(.*`resume=True`"):
         assemble(store, tmp_path / "out.tif")
     assert (tmp_path / "out.tif").read_bytes() == b"an older result"
     assert store.done() == set(store.keys()) - {(2, 1)}

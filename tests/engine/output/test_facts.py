@@ -83,7 +83,7 @@ def test_counts_are_whole_after_a_resumed_run(
     # where the model exceeds the largest code, all of it: 6553.4 is not reached by rounding
     assert whole.clamped_pixels == (written == 65534).sum() > 64
     warning = [line for line in told.said if line.startswith(f"warning: {whole.clamped_pixels} pixels (")]
-    assert len(warning) == 1 and "above 6553.4 nW/cm²/sr" in warning[0] and "--dtype float32" in warning[0]
+    assert len(warning) == 1 and "above 6553.4 nW/cm²/sr" in warning[0] and '`dtype="float32"`' in warning[0]
 
     request = options(scene, model, tmp_path / "stopped", tiles=tiles, dtype="uint16")
     if tiles is None:  # one piece has no end within: lose a pack, as a kill after three would
@@ -176,7 +176,7 @@ def test_files_beside_the_output_are_replaced_only_on_request(
     path.write_text("mine")
     wanted: dict[str, Any] = {"stac": True} if kind == "stac" else {kind: path}
     request = RunOptions(scene=scene, out=tmp_path / "o.tif", model=model, tiles=TileRequest(256), **wanted)
-    with pytest.raises(InputError, match=rf"{path.name} exists: use --overwrite"):
+    with pytest.raises(InputError, match=rf"{path.name} exists: use `overwrite=True`"):
         infer(request)
     assert path.read_text() == "mine" and sorted(tmp_path.iterdir()) == [path]
     infer(dataclasses.replace(request, mode=Mode.OVERWRITE))

@@ -239,7 +239,7 @@ def test_a_full_disk_keeps_the_finished_packs(tmp_path: Path) -> None:
     pixels = lights(spec, holes=False)
     store = PackStore(tmp_path / "parts", spec, 128, disk=FullDisk(200_000))
     with pytest.raises(
-        DeepLightError, match=r"^the disk is full while writing .*: free some space.*--resume"
+        DeepLightError, match=r"^the disk is full while writing .*: free some space.*`resume=True`"
     ) as caught:
         fill(store, pixels)
     assert not isinstance(caught.value, InputError)

@@ -120,7 +120,7 @@ INPUT_CHANGES: dict[str, Callable[[Path], object]] = {
 def test_changed_inputs_are_refused(stopped: Stopped, what: str) -> None:
     INPUT_CHANGES[what](stopped.ntl)
     with pytest.raises(
-        InputError, match=r"cannot be resumed: the file of --ntl was .* and is now .*; restore it, or use"
+        InputError, match=r"cannot be resumed: the file of `ntl` was .* and is now .*; restore it, or use"
     ):
         infer(stopped.request)
     assert {p.name: p.read_bytes() for p in (stopped.folder / "packs").iterdir()} == stopped.packs
@@ -129,9 +129,9 @@ def test_changed_inputs_are_refused(stopped: Stopped, what: str) -> None:
 OPTION_CHANGES: dict[str, tuple[dict[str, object], str]] = {
     "type": ({"dtype": "uint16"}, "the option dtype was float32 and is now uint16"),
     "bands": ({"bands": ("isp",)}, "the option bands was absent and is now isp"),
-    "tiles": ({"tiles": TileRequest(32)}, "--tiles was 64 and is now 32"),
-    "no tiles": ({"tiles": None}, "--tiles was 64 and is now absent"),
-    "threads": ({"threads": 2}, "--threads was 1 and is now 2"),
+    "tiles": ({"tiles": TileRequest(32)}, "`tiles` was 64 and is now 32"),
+    "no tiles": ({"tiles": None}, "`tiles` was 64 and is now absent"),
+    "threads": ({"threads": 2}, "`threads` was 1 and is now 2"),
 }
 
 
@@ -145,7 +145,7 @@ def test_changed_options_are_refused(stopped: Stopped, what: str) -> None:
 def test_another_layer_model_or_version_is_refused(stopped: Stopped, monkeypatch: pytest.MonkeyPatch) -> None:
     request = stopped.request
     with_dem = dataclasses.replace(request.scene, dem=request.scene.ntl)
-    with pytest.raises(InputError, match=r"the file of --dem was absent and is now \d+ bytes"):
+    with pytest.raises(InputError, match=r"the file of `dem` was absent and is now \d+ bytes"):
         infer(dataclasses.replace(request, scene=with_dem))
     with pytest.raises(InputError, match="the option ntl_scale was absent and is now 2,1"):
         infer(dataclasses.replace(request, scene=dataclasses.replace(request.scene, ntl_scale=(2.0, 1.0))))
@@ -224,7 +224,7 @@ def test_datasets_in_one_file_are_told_apart(stopped: Stopped) -> None:
     lines = set()
     for name in (str(two), f"GTIFF_DIR:1:{two}", f"GTIFF_DIR:2:{two}"):
         scene = dataclasses.replace(stopped.request.scene, ntl=name)
-        with pytest.raises(InputError, match="the file of --ntl was") as e:
+        with pytest.raises(InputError, match="the file of `ntl` was") as e:
             infer(dataclasses.replace(stopped.request, scene=scene))
         lines.add(str(e.value).partition("is now")[2])
     assert len(lines) == 3 and not any(str(two.parent) in line for line in lines)
@@ -243,7 +243,7 @@ def test_a_damaged_record_is_refused_and_packs_are_kept(stopped: Stopped, damage
             "a number changed": text.replace('"core": 64', '"core": 65'),
         }[damage]
     )
-    with pytest.raises(InputError, match=r"record.json is damaged \(.*: use --overwrite to start again"):
+    with pytest.raises(InputError, match=r"record.json is damaged \(.*: use `overwrite=True` to start again"):
         infer(stopped.request)
     assert len(list((stopped.folder / "packs").iterdir())) == 3
     infer(dataclasses.replace(stopped.request, mode=Mode.OVERWRITE))
@@ -301,7 +301,10 @@ def test_a_run_that_came_and_went_meanwhile_is_not_replaced(stopped: Stopped, tm
     assert {p.name: p.read_bytes() for p in (stopped.folder / "packs").iterdir()} == stopped.packs
     out = tmp_path / "o.tif"
     out.write_text("finished just now")
-    with pytest.raises(InputError, match="exists: use --overwrite"), claimed_parts(out, record, Mode.NEW):
+    with (
+        pytest.raises(InputError, match="exists: use `overwrite=True`"),
+        claimed_parts(out, record, Mode.NEW),
+    ):
         pass
     assert out.read_text() == "finished just now" and not parts_folder(out).exists()
 

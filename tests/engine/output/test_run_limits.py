@@ -27,7 +27,7 @@ from tests.scenes import write_raster
 
 
 def test_a_record_survives_as_text(tmp_path: Path) -> None:
-    record = Record({"the file of --ntl": "1 byte, ü"}, None, 12)
+    record = Record({"the file of `ntl`": "1 byte, ü"}, None, 12)
     assert Record.from_json(record.to_json()) == record
     assert stored_record(tmp_path / "o.tif") is None
     text = json.loads(record.to_json())
@@ -44,7 +44,7 @@ def test_names_that_leave_no_room_for_temporary_ones_are_refused(tmp_path: Path)
 
 def test_a_dangling_link_is_no_finished_output(tmp_path: Path) -> None:
     (tmp_path / "o.tif").symlink_to(tmp_path / "gone.tif")
-    with pytest.raises(InputError, match=r"o.tif is not a file: use --overwrite"):
+    with pytest.raises(InputError, match=r"o.tif is not a file: use `overwrite=True`"):
         check_output(tmp_path / "o.tif", Mode.RESUME)
 
 

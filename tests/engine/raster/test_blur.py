@@ -148,7 +148,7 @@ def test_the_blur_of_isolated_lights_is_found(
         inputs = scene.read_inputs(Window(0, 0, 5, 4))
     assert inputs["psf"].tolist() == [[np.float32(v) for v in scene.psf]]
     assert inputs["limits"].tolist() == [[-1, -1]]
-    assert f"--psf auto: the blur is {shown_psf(scene.psf)} LR pixels" in caplog.text
+    assert f'`psf="auto"`: the blur is {shown_psf(scene.psf)} LR pixels' in caplog.text
 
 
 def test_too_few_lights_leave_the_constant_and_say_so(
@@ -176,7 +176,7 @@ def test_towns_are_no_points(tmp_path: Path) -> None:
 
 
 def test_a_large_scene_is_sampled() -> None:
-    """The time and the memory of --psf auto do not grow with a country."""
+    """The time and the memory of psf="auto" do not grow with a country."""
     windows = isolated.spread_windows(40_000, 60_000)
     assert len(windows) == len(set(windows)) == 64
     assert max(w.height * w.width for w in windows) <= 512**2

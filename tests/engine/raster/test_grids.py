@@ -382,6 +382,6 @@ def test_netcdf_variable_by_its_gdal_name(model: str, tmp_path: Path) -> None:
             data.attrs["grid_mapping"] = np.bytes_("crs")
             data.dims[0].attach_scale(file["lat"])
             data.dims[1].attach_scale(file["lon"])
-    assert "name one: --ntl" in open_error(SceneOptions(str(path)))
+    assert "name one: `ntl=" in open_error(SceneOptions(str(path)))
     got = run(tmp_path, model, f'NETCDF:"{path}":lights')
     np.testing.assert_allclose(got[40:48, 48:56], 16.0, rtol=1e-6)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,12 @@ def test_fill_values_without_nodata_are_refused_with_the_remedy(tmp_path: Path) 
     black_marble = np.array([[10, 65535], [3, 4]], np.uint16)
     path = ntl_file(tmp_path, black_marble)
     message = open_error(SceneOptions(path))
-    assert "--ntl-nodata 65535" in message
-    assert "--ntl-scale 0.1" in message
+    assert "`ntl_nodata=65535`" in message
+    assert "`ntl_scale=0.1`" in message
     with Scene.open(SceneOptions(path, ntl_nodata=65535, ntl_scale=(0.1, 0.0))) as scene:
         assert scene.read_ntl(Window(0, 0, 2, 2))[1].sum() == 3
     dmsp = np.array([[63, 255], [3, 4]], np.uint8)
-    assert "--ntl-nodata 255" in open_error(SceneOptions(ntl_file(tmp_path, dmsp)))
+    assert "`ntl_nodata=255`" in open_error(SceneOptions(ntl_file(tmp_path, dmsp)))
     photograph = np.array([[200, 255], [3, 4]], np.uint8)
     with Scene.open(SceneOptions(ntl_file(tmp_path, photograph))) as scene:
         assert scene.unit == "DN"
@@ -43,10 +44,10 @@ def test_fill_values_without_nodata_are_refused_with_the_remedy(tmp_path: Path) 
         (np.nan, "float32", {}, {}, "has no valid pixel: all are NaN, infinite or masked"),
         (np.inf, "float32", {}, {}, "has no valid pixel"),
         (7, "uint16", {"nodata": 7}, {}, "all are NaN, masked or the nodata value 7"),
-        (7, "float32", {}, {"ntl_nodata": 7.0}, "or the right --ntl-nodata"),
+        (7, "float32", {}, {"ntl_nodata": 7.0}, "or the right `ntl_nodata`"),
         (1e300, "float64", {}, {}, "holds 1e+300, after scaling by 1,0 1e+300, which cannot be radiance"),
-        (-9999, "int16", {}, {}, "pass --ntl-nodata -9999 if it marks missing pixels"),
-        (-3.4028234663852886e38, "float32", {}, {}, "pass --ntl-nodata -3.40282347e+38"),
+        (-9999, "int16", {}, {}, "pass `ntl_nodata=-9999` if it marks missing pixels"),
+        (-3.4028234663852886e38, "float32", {}, {}, "pass `ntl_nodata=-3.40282347e+38"),
         (3, "uint16", {}, {"ntl_scale": (1e300, 0.0)}, "holds 2, after scaling by 1e+300,0 2e+300"),
         (3, "uint8", {}, {"ntl_scale": (-1e3, 0.0)}, "-2000, which cannot be radiance (-100…2e+07)"),
     ],
@@ -66,7 +67,7 @@ def test_the_remedy_for_fill_makes_lights_usable(tmp_path: Path) -> None:
     lowest = float(np.finfo(np.float32).min)
     path = ntl_file(tmp_path, np.array([[lowest, 2.0], [-1.5, 340573.0]], np.float32))
     message = open_error(SceneOptions(path))
-    nodata = float(message.split("--ntl-nodata ")[1].split()[0])
+    nodata = float(message.split("`ntl_nodata=")[1].split("`")[0])
     with Scene.open(SceneOptions(path, ntl_nodata=nodata)) as scene:
         values, valid = scene.read_ntl(Window(0, 0, 2, 2))
     np.testing.assert_array_equal(valid, [[0, 1], [1, 1]])
@@ -93,18 +94,18 @@ def test_elevations_that_are_all_impossible_are_refused(tmp_path: Path) -> None:
     dem = str(write_raster(tmp_path / "dem.tif", np.full((13, 17), 30000.0, np.float32)))
     message = open_error(SceneOptions(ntl_file(tmp_path), dem=dem))
     assert "all sampled elevations are outside -500…9000 m (such as 30000)" in message
-    assert "--dem-scale F[,OFFSET] and --dem-nodata VALUE" in message
+    assert "`dem_scale=F or (F, OFFSET)` and `dem_nodata=VALUE`" in message
 
 
 @pytest.mark.parametrize(
     ("low", "high", "dtype", "remedy"),
     [
-        (300, 4000, "uint16", "--dmo-scale 0.0001"),
-        (1200, 9000, "float32", "--dmo-scale 0.0001,-0.1 where 1000 is added, or --dmo-scale 0.0001,0"),
-        (7500, 21000, "uint16", "--dmo-scale 0.0000275,-0.2"),
-        (10, 250, "uint8", "--dmo-scale 0.003922"),
-        (1.5, 60.3, "float32", "--dmo-scale 0.01"),
-        (1e6, 2e6, "float32", "--dmo-scale F[,OFFSET]"),
+        (300, 4000, "uint16", "`dmo_scale=0.0001`"),
+        (1200, 9000, "float32", "`dmo_scale=(0.0001, -0.1)` where 1000 is added, or `dmo_scale=(0.0001, 0)`"),
+        (7500, 21000, "uint16", "`dmo_scale=(0.0000275, -0.2)`"),
+        (10, 250, "uint8", "`dmo_scale=0.003922`"),
+        (1.5, 60.3, "float32", "`dmo_scale=0.01`"),
+        (1e6, 2e6, "float32", "`dmo_scale=F or (F, OFFSET)`"),
     ],
 )
 def test_values_that_cannot_be_reflectance(
@@ -115,14 +116,14 @@ def test_values_that_cannot_be_reflectance(
     message = open_error(request)
     assert "cannot be reflectance" in message
     assert remedy in message
-    if "F[" not in remedy:
-        scale = remedy.split()[1]
+    if "F or" not in remedy:
+        scale = re.sub(r"[()` ]", "", remedy.partition("=")[2].partition("` ")[0])
         Scene.open(replace(request, dmo_scale=parse_scale(scale))).close()
 
 
 def test_reflectance_scaled_twice_or_below_zero_is_refused(tmp_path: Path) -> None:
     request = SceneOptions(ntl_file(tmp_path), dmo_file(tmp_path), dmo_scale=(0.0001, 0.0))
-    assert "reflectance already: pass --dmo-scale 1" in open_error(request)
+    assert "reflectance already: pass `dmo_scale=1`" in open_error(request)
     assert "cannot be reflectance" in open_error(replace(request, dmo_scale=(1.0, -1.0)))
 
 

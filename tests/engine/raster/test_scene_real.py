@@ -18,9 +18,9 @@ from tests.scenes import ntl_file, open_error
 def test_luxembourg(shared_data: Path) -> None:
     place = shared_data / "luxembourg"
     request = SceneOptions(str(place / "ntl.tif"), str(place / "dmo.tif"), str(place / "dem.tif"))
-    assert "pass --dmo-scale 0.0001,-0.1 where 1000 is added" in open_error(request)
+    assert "pass `dmo_scale=(0.0001, -0.1)` where 1000 is added" in open_error(request)
     doubtful = open_error(replace(request, dmo_scale=parse_scale("0.0001")))
-    assert "the values begin at" in doubtful and "pass --dmo-scale 0.0001,-0.1" in doubtful
+    assert "the values begin at" in doubtful and "pass `dmo_scale=(0.0001, -0.1)`" in doubtful
     named = replace(request, dmo_scale=parse_scale("0.0001,-0.1"))
     given = replace(named, dmo_bands=parse_bands("blue=1,green=2,red=3,nir=4"))
     with Scene.open(named) as first, Scene.open(given) as second:

@@ -196,7 +196,7 @@ def test_picture_formats_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_remote_names_are_refused_unless_allowed(name: str) -> None:
-    assert "--allow-remote" in refusal(name)
+    assert "`allow_remote=True`" in refusal(name)
     assert locate(name, "NTL raster", allow_remote=True).path is None
 
 
@@ -269,7 +269,7 @@ def test_vrt_with_raw_bands_document_type_or_other_classes_is_refused(tmp_path: 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_georeferencing_that_is_missing_or_wrong(tmp_path: Path) -> None:
     here = tmp_path / "a.tif"
-    assert "has no CRS; say which it is: add --ntl-crs EPSG:4326" in refusal(
+    assert 'has no CRS; say which it is: add `ntl_crs="EPSG:4326"`' in refusal(
         write_raster(here, RAMP, crs=None)
     )
     assert "is not georeferenced" in refusal(write_raster(here, RAMP, crs=None, transform=Affine.identity()))
@@ -368,7 +368,7 @@ def test_damaged_pixels_name_file_and_place(tmp_path: Path) -> None:
 def test_hdf5_container_names_its_datasets(shared_data: Path) -> None:
     message = refusal(shared_data / "hostile/h04_two_subdatasets.h5")
     assert "holds 2 datasets" in message
-    assert "--ntl 'HDF5:" in message
+    assert '`ntl="HDF5:' in message
 
 
 def test_netcdf_by_gdal_name_and_by_path_are_the_same(shared_data: Path) -> None:

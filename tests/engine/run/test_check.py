@@ -60,7 +60,7 @@ def test_what_is_too_far_off_fails(files: SceneFiles, tmp_path: Path) -> None:
     sentence = r"^onnxruntime in fp16 differs too much from float32 on this scene, so nothing is written: .* failed, "
     with pytest.raises(DeepLightError, match=sentence) as error:
         rows_of(files, model(tmp_path / "m", 1.5))
-    assert str(error.value).endswith("; use --precision fp32") and error.value.exit_code == 1
+    assert str(error.value).endswith('; use `precision="fp32"`') and error.value.exit_code == 1
 
 
 @pytest.mark.parametrize(("factor", "status"), [(1.0001, 0), (1.5, 1)])

@@ -171,7 +171,7 @@ def test_a_halo_that_is_too_small_is_refused(tmp_path: Path) -> None:
     needed = BLUR + REACH
     with pytest.raises(
         InputError,
-        match=rf"below the {needed} LR pixels that analytic with --conserve-radiance needs; give 8\+{needed}",
+        match=rf"below the {needed} LR pixels that analytic with `conserve_radiance=True` needs; give 8\+{needed}",
     ):
         infer(request)
 

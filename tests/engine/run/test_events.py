@@ -122,7 +122,7 @@ def test_bad_numbers_twice_are_named_and_all_else_is_kept(
             DeepLightError, match=r"1 tiles could not be computed \(LR pixels row 0 column 356\)"
         ) as e:
             infer(options(scene, model, tmp_path))
-    assert e.value.exit_code == 1 and "kept for --resume" in str(e.value)
+    assert e.value.exit_code == 1 and "kept for `resume=True`" in str(e.value)
     assert not (tmp_path / "o.tif").exists()
     assert len(list((parts_folder(tmp_path / "o.tif") / "packs").glob("*.pack"))) == 2
     content = json.loads((tmp_path / "run.json").read_text())

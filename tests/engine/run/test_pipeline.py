@@ -174,7 +174,7 @@ def test_streams_that_a_backend_lacks_are_refused_before_anything_goes(
 
     monkeypatch.setattr(pipeline, "claimed_parts", claimed)
     monkeypatch.setattr(OnnxRuntimeBackend, "splits", False)
-    with pytest.raises(InputError, match="onnxruntime computes one tile at a time: leave out --streams 2"):
+    with pytest.raises(InputError, match="onnxruntime computes one tile at a time: leave out `streams=2`"):
         run(long_scene, model, tmp_path / "o.tif", 5, threads=2, streams=2, mode=Mode.OVERWRITE)
 
 
@@ -253,9 +253,9 @@ def test_stopped_run_resumes_to_the_same_bytes(
         with pytest.raises(Interrupted):
             run(long_scene, model, out, 64)
     assert not out.exists() and parts_folder(out).is_dir()
-    with pytest.raises(InputError, match="use --resume to continue it or --overwrite"):
+    with pytest.raises(InputError, match="use `resume=True` to continue it or `overwrite=True`"):
         run(long_scene, model, out, 64)
-    with pytest.raises(InputError, match=r"--tiles was 64 and is now 65"):
+    with pytest.raises(InputError, match=r"`tiles` was 64 and is now 65"):
         run(long_scene, model, out, 65, mode=Mode.RESUME)
     with pytest.raises(InputError, match=r"option ntl_scale was absent and is now 2"):
         scaled = dataclasses.replace(long_scene, ntl_scale=(2.0, 0.0))
@@ -309,7 +309,7 @@ def test_changed_input_is_named(
     data = bytearray(ntl.read_bytes())
     data[-100] ^= 1
     ntl.write_bytes(data)
-    with pytest.raises(InputError, match="the file of --ntl was"):
+    with pytest.raises(InputError, match="the file of `ntl` was"):
         run(scene, model, tmp_path / "o.tif", 64, mode=Mode.RESUME)
     run(scene, model, tmp_path / "o.tif", 64, mode=Mode.OVERWRITE)
 
@@ -338,7 +338,7 @@ def test_overwrite_replaces_a_link_not_its_target(scene: SceneOptions, model: st
     victim, out = tmp_path / "victim.tif", tmp_path / "o.tif"
     victim.write_text("precious")
     out.symlink_to(victim)
-    with pytest.raises(InputError, match="exists: use --overwrite"):
+    with pytest.raises(InputError, match="exists: use `overwrite=True`"):
         run(scene, model, out)
     run(scene, model, out, mode=Mode.OVERWRITE)
     assert victim.read_text() == "precious" and not out.is_symlink()

@@ -102,5 +102,5 @@ def test_a_halo_that_is_too_small_is_found(scene: SceneOptions, tmp_path: Path) 
 
 
 def test_seams_need_tiles(scene: SceneOptions, model: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--verify-seams compares across tile borders"):
+    with pytest.raises(InputError, match="`verify_seams` compares across tile borders"):
         infer(RunOptions(scene, tmp_path / "o.tif", model, tiles=None, verify_seams=3))

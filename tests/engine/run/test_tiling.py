@@ -109,7 +109,7 @@ def test_auto_computes_two_tiles_at_once_where_memory_allows_and_there_are_two()
 
 def test_whole_scene_fits_or_asks_for_tiles() -> None:
     assert plan_tiles(None, WIDE, 95, 87, 1, 8 * GB).core is None
-    with pytest.raises(InputError, match=r"8192×8192 LR pixels in one piece .*: leave out --whole"):
+    with pytest.raises(InputError, match=r"8192×8192 LR pixels in one piece .*: leave out `tiles=None`"):
         plan_tiles(None, WIDE, 8192, 8192, 1, 8 * GB)
 
 
