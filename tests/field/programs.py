@@ -65,6 +65,6 @@ def advised(message: str, start: str) -> str:
 
 def options_in(message: str) -> list[str]:
     """The options that a message advises, with their values: "add --ntl-crs EPSG:4326" → ["--ntl-crs", "EPSG:4326"]."""
-    pairs = re.findall(r"(--(?:ntl|dmo|dem)(?:-[a-z]+)*) ('[^']*'|[^\s;:,(]+(?::\d+)?)", message)
+    pairs = re.findall(r"(--(?:ntl|dmo|dem)(?:-[a-z]+)*) ('[^']*'|[^\s;,(]*[^\s;:,(])", message)
     assert pairs, message
     return [part.strip("'") for pair in pairs for part in pair]

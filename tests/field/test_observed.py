@@ -134,7 +134,7 @@ def test_of_a_file_s_datasets_the_right_one_is_proposed(order: tuple[str, str], 
     assert re.search(r'name one: `ntl=".*avg_rad"`$', open_error(SceneOptions(str(path))))
     lit = put(tmp_path, monthly()[0])
     said = open_error(SceneOptions(lit, ntl_valid=str(path)))
-    assert re.search(r"name one: --ntl-valid '[^']*cf_cvg'$", said)
+    assert re.search(r'name one: `ntl_valid=".*cf_cvg"`$', said)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

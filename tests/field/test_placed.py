@@ -15,7 +15,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.source import open_raster
 from tests.field.lights import lights, put
-from tests.field.programs import advised, options_in, shell
+from tests.field.programs import advised, shell
 from tests.scenes import ARC, NORTH, WEST, open_error
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -77,7 +77,7 @@ def test_degrees_under_a_crs_in_metres_are_refused_and_the_way_out_works(tmp_pat
     path = put(tmp_path, lights(), "utm.tif", crs="EPSG:32633")
     said = open_error(SceneOptions(path))
     assert "its CRS and its coordinates (from x = 6, y = 50) do not fit together" in said
-    assert options_in(said) == ["--ntl-crs", "EPSG:4326"]
+    assert 'add `ntl_crs="EPSG:4326"` (or' in said
     with Scene.open(SceneOptions(path, ntl_crs="EPSG:4326")) as scene:
         assert scene.grid == wanted
     with pytest.raises(InputError) as error:  # a layer without options
