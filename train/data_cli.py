@@ -13,15 +13,7 @@ import click
 
 from deeplight.engine.cli import BAND, placement_options
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.terminal import (
-    Group,
-    Parsed,
-    Real,
-    logging_to,
-    parse_folder,
-    run_cli,
-    told_in_flags,
-)
+from deeplight.engine.core.terminal import Group, Parsed, Real, logging_to, parse_folder, run_cli
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.run.options import parse_number
 
@@ -137,7 +129,7 @@ def synth(
     from deeplight.train.synth.write import described, write_country
 
     config = CountryConfig(lr_height=lr_size[0], lr_width=lr_size[1], **country)
-    progress, part = terminal_progress(told_in_flags()), None if window is None else Window(*window)
+    progress, part = terminal_progress(), None if window is None else Window(*window)
     paths = write_country(config, out, overwrite=overwrite, progress=progress, window=part)
     for line in described(config, part):
         progress.log(line)
@@ -246,7 +238,7 @@ def clip(**given: Any) -> None:
     from deeplight.train.clips.cut import cut_place
 
     request = _clip_request(given)
-    progress = terminal_progress(told_in_flags())
+    progress = terminal_progress()
     with logging_to(progress.log):
         report = cut_place(request, progress)
     for line in report.lines():
@@ -321,7 +313,7 @@ def inspect(tree: str, split: str, sheet: Path | None, report: Path | None, over
     for path, suffix in ((sheet, ".png"), (report, ".json")):
         _check_new(path, (suffix,), overwrite)
     clips = ClipTree.open([str(folder) for folder in data_folders(tree)], split)
-    found = inspect_tree(clips, terminal_progress(told_in_flags()))
+    found = inspect_tree(clips, terminal_progress())
     for line in found.lines():
         click.echo(line)
     if report is not None:
@@ -358,7 +350,7 @@ def blackmarble(
     from deeplight.train.clips.blackmarble import convert
 
     _check_new(out, (".tif", ".tiff"), overwrite)
-    convert(files, out, terminal_progress(told_in_flags()), layer, max_quality)
+    convert(files, out, terminal_progress(), layer, max_quality)
     click.echo(out)
 
 
@@ -380,7 +372,7 @@ def copy(file: str, out: Path, overwrite: bool, **change: Any) -> None:
     from deeplight.train.clips.copying import Change, copy_raster
 
     _check_new(out, (".tif", ".tiff"), overwrite)
-    copy_raster(file, out, Change(**change), terminal_progress(told_in_flags()))
+    copy_raster(file, out, Change(**change), terminal_progress())
     click.echo(out)
 
 

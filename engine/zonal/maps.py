@@ -145,8 +145,8 @@ def _quality(raster: Raster, options: ZonalOptions) -> Layer | None:
     band = _band(raster, "quality")
     if band is None:
         raise InputError(
-            f'{raster.what} has no quality band, which `without` needs: make the map with `bands=("quality",)`, or leave '
-            "`without` out"
+            f"{raster.what} has no quality band, which `without` needs: make the map with "
+            '`bands=("quality",)`, or leave `without` out'
         )
     return Layer(raster, (band,))
 

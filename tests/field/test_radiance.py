@@ -345,7 +345,7 @@ def test_real_lights_are_accepted(place: str, shared_data: Path, caplog: pytest.
         assert scene.unit == ("DN" if place == "luxembourg" else "")
     said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     if place.startswith("us_"):  # Black Marble without its scale
-        assert len(said) == 1 and "--ntl-scale 0.1" in said[0]
+        assert len(said) == 1 and "`ntl_scale=0.1`" in said[0]
     else:
         assert said == []
 
@@ -377,7 +377,7 @@ def test_a_layer_of_a_very_large_raster_is_sampled(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("deeplight.engine.raster.survey._FULL_SCAN_PIXELS", 48 * 48 // 3)
     values = lights()
     values[0, 0] = 65535
-    assert "--ntl-nodata 65535" in open_error(SceneOptions(put(tmp_path, values)))
+    assert "`ntl_nodata=65535`" in open_error(SceneOptions(put(tmp_path, values)))
     values[0, 0], values[0, 20] = 1, 65535
     Scene.open(SceneOptions(str(write_raster(tmp_path / "n.tif", values)))).close()
 
@@ -386,4 +386,4 @@ def test_a_unit_among_the_band_s_tags_is_read(tmp_path: Path) -> None:
     path = put(tmp_path, lights() * np.float32(1e-9))
     with rasterio.open(path, "r+") as dataset:
         dataset.update_tags(1, units="W/cm2/sr")
-    assert "is in W/cm2/sr and nW/cm²/sr is needed; pass --ntl-scale 1e9" in open_error(SceneOptions(path))
+    assert "is in W/cm2/sr and nW/cm²/sr is needed; pass `ntl_scale=1e9`" in open_error(SceneOptions(path))

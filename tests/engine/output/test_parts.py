@@ -238,7 +238,7 @@ def test_a_damaged_record_is_refused_and_packs_are_kept(stopped: Stopped, damage
         {
             "cut": text[:-20],
             "empty": "",
-            "flipped": text.replace("--ntl", "--mtl"),
+            "flipped": text.replace("`ntl`", "`mtl`"),
             "another text": '{"fields": 3}',
             "a number changed": text.replace('"core": 64', '"core": 65'),
         }[damage]

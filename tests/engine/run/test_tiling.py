@@ -60,7 +60,9 @@ def test_given_core_is_used_and_small_halo_refused() -> None:
     assert plan_tiles(TileRequest(17), WIDE, 500, 500, 1, 8 * GB).core == 17
     plan = plan_tiles(TileRequest(17, 20), WIDE, 500, 500, 1, 8 * GB)
     assert (plan.core, plan.halo, plan.describe()) == (17, 20, "17+20")
-    with pytest.raises(InputError, match=r"17\+11: the halo is below the 12 LR pixels .* give 17\+12"):
+    with pytest.raises(
+        InputError, match=r'`tiles="17\+11"`: the halo is below the 12 LR pixels .* give 17\+12'
+    ):
         plan_tiles(TileRequest(17, 11), WIDE, 500, 500, 1, 8 * GB)
 
 
