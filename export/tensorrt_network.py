@@ -78,7 +78,10 @@ class Network:
         self.parser = trt.OnnxParser(self.network, self.log)
         if not self.parser.parse(model):
             errors = (self.parser.get_error(i) for i in range(self.parser.num_errors))
-            found = "; ".join(f"{e.node_name() or 'model'} ({e.node_operator()}): {e.desc()}" for e in errors)
+            found = "; ".join(
+                f"{e.node_name() or 'model'} ({e.node_operator()}): {' '.join(e.desc().split())}"
+                for e in errors
+            )
             raise DeepLightError(f"{library(trt)} cannot parse the model: {found}")
 
     def configured(self, profiles: Sequence[Mapping[str, Range]]) -> Any:

@@ -1,7 +1,5 @@
-"""A small stand-in for `tensorrt` and `tensorrt.plugin` where the real packages (gigabytes, a GPU) cannot be had.
-
-It has the names that our code uses, as they are in the bindings of TensorRT 11.4, refuses any other, checks the
-signatures of plugin functions as `tensorrt.plugin` does, and records what was asked for. It computes nothing.
+"""A stand-in for `tensorrt.plugin`, which the wheel of TensorRT for RTX lacks: it checks the signatures of plugin
+functions as the original does, with names as in TensorRT 11.4, and refuses any other. It computes nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +7,6 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from enum import IntEnum
 from typing import Any
 
 
@@ -142,143 +139,3 @@ class PluginModule(types.ModuleType):
             return len(args) == 4 and args[2] is KernelLaunchParams and issubclass(args[3], SymExprs)
 
         return self._later(plugin, "aot_impl", ["outputs", "tactic"], is_kernel)
-
-
-class Flag(IntEnum):
-    STRONGLY_TYPED = 1
-    PREFER_AOT_PYTHON_PLUGINS = 3
-
-
-class BuilderFlag(IntEnum):
-    """No FP16, no INT8: TensorRT 11 has none."""
-
-    TF32 = 5
-    VERSION_COMPATIBLE = 10
-    EXCLUDE_LEAN_RUNTIME = 11
-
-
-class HardwareCompatibilityLevel(IntEnum):
-    NONE = 0
-    AMPERE_PLUS = 1
-    SAME_COMPUTE_CAPABILITY = 2
-
-
-class ExecutionContextAllocationStrategy(IntEnum):
-    USER_MANAGED = 2
-
-
-class ILogger:
-    class Severity(IntEnum):
-        INTERNAL_ERROR = 0
-        ERROR = 1
-        WARNING = 2
-
-
-class _Cache:
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def serialize(self) -> bytes:
-        return self.content + b"+timed"
-
-
-class _Profile:
-    def __init__(self) -> None:
-        self.shapes: dict[str, tuple[Any, ...]] = {}
-
-    def set_shape(self, name: str, low: Any, best: Any, high: Any) -> None:
-        assert all(a <= b <= c for a, b, c in zip(low, best, high, strict=True)), name
-        self.shapes[name] = (low, best, high)
-
-
-class _Config:
-    __slots__ = ("cache", "flags", "hardware_compatibility_level", "profiles")
-
-    def __init__(self) -> None:
-        self.flags: list[Any] = [BuilderFlag.TF32]
-        self.profiles: list[_Profile] = []
-
-    def set_flag(self, flag: Any) -> None:
-        assert isinstance(flag, BuilderFlag)
-        self.flags.append(flag)
-
-    def clear_flag(self, flag: Any) -> None:
-        self.flags.remove(flag)
-
-    def add_optimization_profile(self, profile: _Profile) -> int:
-        self.profiles.append(profile)
-        return len(self.profiles) - 1
-
-    def create_timing_cache(self, content: bytes) -> _Cache:
-        return _Cache(content)
-
-    def set_timing_cache(self, cache: _Cache, ignore_mismatch: bool) -> bool:
-        self.cache = cache
-        return not ignore_mismatch
-
-    def get_timing_cache(self) -> _Cache:
-        return self.cache
-
-
-class _Error:
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def desc(self) -> str:
-        return self._text
-
-    def node_name(self) -> str:
-        return "node_7"
-
-    def node_operator(self) -> str:
-        return "DeformConv"
-
-
-class TensorRt(types.ModuleType):
-    """`tensorrt`. errors: what the parser shall find. fail: what the builder shall log instead of building."""
-
-    def __init__(self, version: str = "11.4.0.106", errors: tuple[str, ...] = (), fail: str = "") -> None:
-        super().__init__("tensorrt")
-        self.__version__ = version
-        self.configs: list[_Config] = []
-        self.network_flags: list[int] = []
-        self.parsed: list[bytes] = []
-        self.NetworkDefinitionCreationFlag, self.BuilderFlag = Flag, BuilderFlag
-        self.HardwareCompatibilityLevel, self.ILogger = HardwareCompatibilityLevel, ILogger
-        self.float32 = DataType("FLOAT")
-        self.ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
-        module = self
-
-        class Builder:
-            def __init__(self, logger: Any) -> None:
-                self.logger = logger
-
-            def create_network(self, flags: int) -> object:
-                module.network_flags.append(flags)
-                return object()
-
-            def create_builder_config(self) -> _Config:
-                module.configs.append(_Config())
-                return module.configs[-1]
-
-            def create_optimization_profile(self) -> _Profile:
-                return _Profile()
-
-            def build_serialized_network(self, network: object, config: _Config) -> bytes | None:
-                if fail:
-                    self.logger.log(ILogger.Severity.ERROR, fail)
-                    return None
-                return b"plan of " + str(len(module.parsed[-1])).encode()
-
-        class OnnxParser:
-            def __init__(self, network: object, logger: Any) -> None:
-                self.num_errors = len(errors)
-
-            def parse(self, model: bytes) -> bool:
-                module.parsed.append(model)
-                return not errors
-
-            def get_error(self, i: int) -> _Error:
-                return _Error(errors[i])
-
-        self.Builder, self.OnnxParser = Builder, OnnxParser

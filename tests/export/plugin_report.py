@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import types
 from typing import Any
 
 from deeplight.export.plugins import register
-from tests.export.fake_tensorrt import DataType, PluginModule, TensorDesc, TensorRt, number
+from tests.export.fake_tensorrt import DataType, PluginModule, TensorDesc, number
 
 HALF, FLOAT = DataType("HALF"), DataType("FLOAT")
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -45,7 +46,7 @@ def text(value: Any) -> str:
 
 def main() -> None:
     trtp = PluginModule()
-    register(TensorRt(), trtp, 90)
+    register(types.SimpleNamespace(float32=FLOAT), trtp, 90)
     for plugin, entry in trtp.registered.items():
         name = plugin.removeprefix("deeplight::")
         shapes = SHAPES[name]

@@ -1,4 +1,4 @@
-"""TensorRT up to the builder call: restrictions, strong typing, profiles, caches, errors, plugins in a dry run."""
+"""What is handed to TensorRT: restrictions, inlined bodies, packed weights, plugins in a dry run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,12 +16,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.spec import INPUTS, input_shape
-from deeplight.engine.runtime.artifact import load_artifact
-from deeplight.engine.runtime.backends import open_backend
-from deeplight.engine.runtime.plans import PlanKey
-from deeplight.export import to_tensorrt
+from deeplight.engine.core.errors import DeepLightError
 from deeplight.export.operators import function
 from deeplight.export.plugins import fits, pack, strip_scratch
 from deeplight.export.tensorrt_network import prepared
@@ -30,11 +24,7 @@ from deeplight.export.tensorrt_rules import problems
 from deeplight.kernels.refine import entry as refine_entry
 from deeplight.kernels.upsample import entry as upsample_entry
 from tests.conftest import ROOT
-from tests.engine.analytic import write_analytic
-from tests.export.fake_tensorrt import BuilderFlag, Flag, HardwareCompatibilityLevel, PluginModule, TensorRt
 from tests.export.restrictions import REFUSED, RELU, TAKEN, model_of
-
-KEY = PlanKey("NVIDIA H200", "9.0", "11.4.0.106", "fp16", "ab" * 32, "ampere_plus", True, (2, 40, 56))
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -80,80 +70,6 @@ def test_without_plugins_the_bodies_are_inlined_and_their_weights_folded() -> No
     assert [p for p in problems(unfolded) if "has weights that the graph computes" in p]
     ready = onnx.load_from_string(prepared(proto.SerializeToString(), plugins=False))
     assert not ready.functions and {n.domain for n in ready.graph.node} == {""}
-
-
-def test_the_builder_is_asked_for_a_strongly_typed_plan(tmp_path: Path) -> None:
-    trt = TensorRt()
-    plan = to_tensorrt.build(trt, RELU, KEY, tmp_path, "off")
-    assert plan.startswith(b"plan of")
-    assert trt.network_flags == [1 << Flag.STRONGLY_TYPED]
-    config = trt.configs[0]
-    assert config.flags == [BuilderFlag.VERSION_COMPATIBLE, BuilderFlag.EXCLUDE_LEAN_RUNTIME]
-    assert config.hardware_compatibility_level is HardwareCompatibilityLevel.AMPERE_PLUS
-    exact, dynamic = (p.shapes for p in config.profiles)
-    for spec in INPUTS:
-        tile = input_shape(spec, 2, 40, 56)
-        assert exact[spec.name] == (tile, tile, tile)
-        low, best, high = dynamic[spec.name]
-        assert low == input_shape(spec, 1, 4, 4) and best == tile and high[0] >= 8
-    assert dynamic["ntl"][2][2:] == (512, 512)
-
-
-def test_the_timing_cache_is_kept_beside_the_artifact_and_used_again(tmp_path: Path) -> None:
-    trt = TensorRt()
-    for expected in (b"", b"+timed"):
-        to_tensorrt.build(trt, RELU, KEY, tmp_path, "off")
-        assert trt.configs[-1].cache.content == expected
-    assert [p.name for p in tmp_path.iterdir()] == [KEY.timing_cache_name()]
-
-
-def test_all_parser_errors_are_reported(tmp_path: Path) -> None:
-    trt = TensorRt(errors=("first thing", "second thing"))
-    with pytest.raises(DeepLightError) as error:
-        to_tensorrt.build(trt, RELU, KEY, tmp_path, "off")
-    assert "node_7 (DeformConv): first thing" in str(error.value) and "second thing" in str(error.value)
-
-
-def test_a_failed_build_says_what_the_builder_logged(tmp_path: Path) -> None:
-    with pytest.raises(DeepLightError, match="out of workspace"):
-        to_tensorrt.build(TensorRt(fail="out of workspace"), RELU, KEY, tmp_path, "off")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_automatic_plugins_keep_the_faster_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trt = TensorRt()
-    trtp = PluginModule()
-    monkeypatch.setitem(sys.modules, "tensorrt.plugin", trtp)
-    plans = iter([b"without", b"with"])
-    monkeypatch.setattr(to_tensorrt, "serialise", lambda *_, plugins: next(plans))
-    monkeypatch.setattr(to_tensorrt, "seconds", lambda trt, plan, key: {b"without": 2.0, b"with": 1.0}[plan])
-    assert to_tensorrt.build(trt, RELU, KEY, tmp_path, "auto") == b"with"
-    assert set(trtp.registered) == {"deeplight::fuse", "deeplight::upsample", "deeplight::refine"}
-
-
-def test_plugins_ask_for_ahead_of_time_implementations(tmp_path: Path) -> None:
-    trt = TensorRt()
-    to_tensorrt.serialise(trt, RELU, KEY, tmp_path, plugins=True)
-    assert trt.network_flags == [1 << Flag.STRONGLY_TYPED | 1 << Flag.PREFER_AOT_PYTHON_PLUGINS]
-
-
-def test_without_tensorrt_the_message_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(
-        InputError, match=r"needs TensorRT ≥ 10\.12 and a GPU .* -m pip install .*tensorrt>=10\.12"
-    ):
-        to_tensorrt.require_builder()
-    sys.modules.pop("deeplight.engine.runtime.backends.tensorrt_backend", None)
-    with pytest.raises(InputError, match=r"backend tensorrt needs a package that is not there .*tensorrt>="):
-        open_backend("tensorrt", load_artifact(write_analytic(tmp_path / "m")))
-    monkeypatch.setitem(sys.modules, "tensorrt", TensorRt("10.3.0"))
-    with pytest.raises(InputError, match=r"TensorRT 10\.3\.0 is too old: install 10\.12"):
-        to_tensorrt.require_builder()
-    for version in ("10.12.0.36", "11.4.0.106"):
-        monkeypatch.setitem(sys.modules, "tensorrt", TensorRt(version))
-        assert to_tensorrt.require_builder().__version__ == version
 
 
 def test_importing_the_modules_does_not_import_tensorrt() -> None:

@@ -21,7 +21,6 @@ from deeplight.engine.runtime.plans import FOLDER, save_plan
 from tests.engine.analytic import onnx_bytes, write_analytic, write_model
 from tests.engine.runtime.test_onnx_notes import OWN, WRONG
 from tests.export.fake_cuda import Engine, Error, Runtime
-from tests.export.fake_tensorrt import TensorRt
 
 NAME = "deeplight.engine.runtime.backends.tensorrt_backend"
 TILES = "deeplight.engine.runtime.backends.cuda_tiles"
@@ -36,7 +35,13 @@ def runtime() -> Runtime:
 @pytest.fixture
 def backend_module(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """The module, imported against the stand-ins."""
-    trt: Any = TensorRt()
+    trt: Any = types.ModuleType("tensorrt")
+    trt.__version__ = "11.4.0.106"
+    # of the library that has the same interface and can be had without a GPU
+    rtx: Any = pytest.importorskip(
+        "tensorrt_rtx", reason="TensorRT for RTX is not installed (x86-64 Linux only)"
+    )
+    trt.ILogger, trt.ExecutionContextAllocationStrategy = rtx.ILogger, rtx.ExecutionContextAllocationStrategy
     plans = {b"good": Engine(runtime, TILE), b"stale": None}
     trt.Runtime = lambda logger: types.SimpleNamespace(deserialize_cuda_engine=lambda plan: plans[plan])
     bindings: Any = types.ModuleType("cuda.bindings")

@@ -16,9 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
+from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.pipeline import infer
+from deeplight.engine.run.tiling import TileRequest
 from deeplight.engine.runtime import backends
 from deeplight.engine.runtime.artifact import Artifact, load_artifact
 from deeplight.engine.runtime.backends import open_backend
@@ -27,6 +31,7 @@ from deeplight.engine.runtime.tensorrt_log import log_of
 from tests.engine.analytic import onnx_bytes
 from tests.export.fake_cuda import Context, Engine, Runtime
 from tests.export.rtx import Kernels, RtxEngine, RuntimeConfig, by_onnx, write_with_engines, zeros
+from tests.scenes import options, write_scene
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed (x86-64 Linux only)")
 
@@ -100,6 +105,21 @@ def test_an_engine_runs_as_a_backend(artifact: Artifact, engine: RtxEngine, tmp_
     assert config.get_execution_context_allocation_strategy() == ours
     assert "cudaGraphLaunch" not in engine.runtime.calls, "the library captures, not we"
     assert not engine.runtime.blocks, "everything is freed"
+
+
+def test_a_run_is_that_of_the_onnx_file(artifact: Artifact, engine: RtxEngine, tmp_path: Path) -> None:
+    """Through the whole pipeline: tiles, halos, packs. The stand-in computes what ONNX Runtime does."""
+    scene = options(write_scene(tmp_path, 21, 27))
+    found = []
+    for name in ("onnxruntime", "tensorrt-rtx"):
+        out = tmp_path / f"{name}.tif"
+        model = str(artifact.path)
+        infer(RunOptions(scene, out, model=model, backend=name, tiles=TileRequest(9), trust=True, check=2))
+        with rasterio.open(out) as d:
+            found.append(d.read())
+            assert d.tags()["DEEPLIGHT_BACKEND"].startswith(name)
+    assert np.array_equal(found[0], found[1], equal_nan=True) and np.nanmax(found[0]) > 0
+    assert engine.ran > 6 and not engine.runtime.blocks
 
 
 def test_kernels_are_kept_for_the_next_process(artifact: Artifact, engine: RtxEngine, tmp_path: Path) -> None:
