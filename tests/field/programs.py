@@ -8,18 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.in_process import MAINS, run_here
+
 FOLDER = Path(sys.executable).parent
-MODULES = {
-    "deeplight-infer": "deeplight.engine.cli",
-    "deeplight-data": "deeplight.train.data_cli",
-    "deeplight-train": "deeplight.train.cli",
-    "deeplight-eval": "deeplight.train.eval_cli",
-}
+MODULES = {program: module for program, (module, _) in MAINS.items()}
+"""What Python runs as `-m`."""
 
 
 def run(
     program: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    """A program in a folder; in a process of its own where variables of the environment are to decide."""
+    if environment is None:
+        return run_here(program, *arguments, cwd=cwd)
     command = [sys.executable, "-m", MODULES[program], *map(str, arguments)]
     clean = {k: v for k, v in os.environ.items() if k not in ("PROJ_DATA", "PROJ_LIB")}
     return subprocess.run(
@@ -29,7 +30,7 @@ def run(
         text=True,
         errors="replace",
         check=False,
-        env=clean | (environment or {}),
+        env=clean | environment,
     )
 
 
