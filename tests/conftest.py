@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+# One thread for each process: what the tests compute is small, and OpenMP's threads wait for one another by spinning,
+# which takes many times the work itself where other programs run too. Tests of threads ask for their number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start
+torch.set_num_threads(1)
+
 if not torch.cuda.is_available():
     # before any test module imports Triton, which decides when a kernel is defined; only tests/kernels run kernels
     os.environ["TRITON_INTERPRET"] = "1"

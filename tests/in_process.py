@@ -25,6 +25,7 @@ MAINS = {
     "deeplight-score": ("deeplight.train.cli", "score_main"),
     "deeplight-eval": ("deeplight.train.eval_cli", "main"),
     "deeplight-export": ("deeplight.export.cli", "main"),
+    "deeplight-zonal": ("deeplight.engine.zonal.cli", "main"),
 }
 Done = subprocess.CompletedProcess[str]
 _QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)

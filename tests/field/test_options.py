@@ -26,6 +26,7 @@ COMMANDS = {
     "deeplight-score": "train.cli:score_command",
     "deeplight-eval": "train.eval_cli:command",
     "deeplight-export": "export.cli:command",
+    "deeplight-zonal": "engine.zonal.cli:command",
 }
 
 
