@@ -68,8 +68,8 @@ WIDE: dict[tuple[str, int], Config] = {
     ("fuse", 64): Config(32, 8),
     ("fuse", 128): Config(32, 8),
     ("refine", 64): Config(32, 8),
-    ("refine_narrow", 8): Config(128, 4),
-    ("refine_narrow", 16): Config(128, 8),
+    ("refine_narrow", 8): Config(64, 8),
+    ("refine_narrow", 16): Config(64, 8),
 }
 """REASONED for four-byte features, where it differs."""
 
