@@ -65,8 +65,10 @@ wheel: $(BIN)/python
 	$(PIP) wheel --no-deps -w dist .
 	@ls dist/*.whl
 
+# Each of the JOBS processes computes with one thread.
+JOBS ?= 2
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 # The minutes-long tests, which CI runs after the others.
 test-slow: $(VENV)/.test

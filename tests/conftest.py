@@ -20,6 +20,14 @@ if not torch.cuda.is_available():
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With pytest-xdist, a file stays in one process, and so do the tests of the export, which takes a minute."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            folder = item.path.parent
+            item.add_marker(pytest.mark.xdist_group(str(folder if folder.name == "export" else item.path)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real rasters (DEEPLIGHT_TEST_DATA, else ../shared/data); tests that need it skip where it is absent."""
