@@ -129,7 +129,9 @@ def test_kernels_in_all_configurations(tmp_path: Path, monkeypatch: pytest.Monke
     kernels.measure(tiny(tmp_path, dtypes=("fp16", "fp32"), side=2, configs=True))
     rows = found(tmp_path, "kernels")
     launches = [r for r in rows if r.get("what") == "launch"]
-    assert {r["kernel"] for r in launches} == set(launch.MODULES) and all(r["bytes"] > 0 for r in launches)
+    # of `tiny`'s width refine has a kernel of its own
+    assert {r["kernel"] for r in launches} == set(launch.MODULES) - {"refine"}
+    assert all(r["bytes"] > 0 for r in launches)
     by_config = {
         (r["block"], r["warps"]): r for r in launches if r["dtype"] == "fp16" and r["kernel"] == "fuse"
     }

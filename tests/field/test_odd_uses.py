@@ -135,11 +135,12 @@ def test_a_group_without_a_command_shows_its_help(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0, 1, 4])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_training_that_is_stopped_while_regions_are_made_says_one_sentence(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, seconds: int
 ) -> None:
-    """The key, and a scheduler's signal, reach the whole group of processes."""
+    """The key, and a scheduler's signal, reach the whole group of processes: while they start and when they work."""
     command = [sys.executable, "-m", "deeplight.train.cli", "--out", "r", "--threads", "2"]
     started = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -147,7 +148,7 @@ def test_training_that_is_stopped_while_regions_are_made_says_one_sentence(
     assert started.stderr is not None
     first = started.stderr.readline()
     assert "making 320 regions" in first
-    time.sleep(12)  # the processes have begun
+    time.sleep(seconds)
     os.killpg(started.pid, number)
     said = started.communicate(timeout=60)[1]
     assert started.returncode == 128 + number and "Traceback" not in said, said

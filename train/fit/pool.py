@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -94,13 +95,33 @@ def build_pool(
         # processes: the synthesis holds the interpreter lock half of its time
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_leave_stopping) as executor:
-            made = [told(one) for one in executor.map(_make, jobs)]
+            try:
+                with _signals_wait():  # all are submitted, and so all processes started, before `map` returns
+                    results = executor.map(_make, jobs)
+                made = [told(one) for one in results]
+            except BaseException:
+                executor.shutdown(cancel_futures=True)  # else all regions would be made first
+                raise
     return [Region(*(torch.from_numpy(a) for a in arrays)) for arrays in made]
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Hold back what stops a run. Processes started meanwhile inherit that: one that comes while they import their
+    modules would end them with a traceback each."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_stopping() -> None:
     """A key that stops the run, or a signal to its whole group, is for the main process, which ends the others."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
