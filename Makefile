@@ -33,9 +33,9 @@ $(VENV)/.core: $(BIN)/python $(BUILD_FILES)
 	touch $@
 
 $(VENV)/.test: $(BIN)/python $(BUILD_FILES)
-	@echo "installing what the tests need: about 2.5 GB on disk with the CPU build of PyTorch; on Linux PyPI's is the"
+	@echo "installing what the tests need: about 3.1 GB on disk with the CPU build of PyTorch; on Linux PyPI's is the"
 	@echo "CUDA build, gigabytes more: TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the other one;"
-	@echo "on x86-64 Linux also TensorRT for RTX (96 MB to download, 234 MB on disk, NVIDIA's licence), which needs no GPU to build"
+	@echo "on x86-64 Linux it includes TensorRT for RTX (96 MB to download, NVIDIA's licence), which needs no GPU to build"
 	$(if $(TORCH_INDEX),$(PIP) install -c constraints.txt torch --index-url $(TORCH_INDEX))
 	$(PIP) install -c constraints.txt -e '.[test]'
 	@$(SAY_WHETHER_NATIVE)

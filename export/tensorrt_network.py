@@ -64,7 +64,7 @@ def _inlined(proto: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
     return proto
 
 
-class Network:
+class ParsedNetwork:
     """A parsed network and its builder. Raises DeepLightError with every error of the parser."""
 
     def __init__(self, trt: Any, model: bytes, flags: Sequence[str] = ()) -> None:

@@ -16,7 +16,7 @@ from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.plans import FOLDER, PlanKey, save_plan
 from deeplight.engine.runtime.tensorrt_log import log_of
-from deeplight.export.tensorrt_network import Network, dynamic_profile, exact_profile, prepared
+from deeplight.export.tensorrt_network import ParsedNetwork, dynamic_profile, exact_profile, prepared
 
 OLDEST = (10, 12)
 COMPATIBILITY = {
@@ -96,8 +96,9 @@ def build(trt: Any, model: bytes, key: PlanKey, folder: Path, plugins: str) -> b
 
 
 def serialise(trt: Any, model: bytes, key: PlanKey, folder: Path, *, plugins: bool) -> bytes:
-    """Parse and build, with two profiles: the engine's tile batch, and any shape. Raises DeepLightError as Network."""
-    network = Network(trt, model, ["PREFER_AOT_PYTHON_PLUGINS"] if plugins else [])
+    """Parse and build, with two profiles: the engine's tile batch, and any shape. Errors as of
+    ParsedNetwork."""
+    network = ParsedNetwork(trt, model, ["PREFER_AOT_PYTHON_PLUGINS"] if plugins else [])
     config = network.configured([exact_profile(key.tile), dynamic_profile(key.tile)])
     if key.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)

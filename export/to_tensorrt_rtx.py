@@ -15,7 +15,7 @@ from deeplight.engine.runtime.artifact import Draft
 from deeplight.engine.runtime.engines import TARGETS, engine_name
 from deeplight.engine.runtime.manifest import EngineInfo
 from deeplight.engine.runtime.plans import remember
-from deeplight.export.tensorrt_network import Network, dynamic_profile, prepared
+from deeplight.export.tensorrt_network import ParsedNetwork, dynamic_profile, prepared
 from deeplight.export.turing import without_products
 
 OLDEST = (1, 7)
@@ -71,9 +71,9 @@ def put_engines(draft: Draft, files: dict[str, str], precisions: Sequence[str]) 
 
 def build(trt: Any, graph: bytes, capabilities: Sequence[str]) -> bytes:
     """One engine for GPUs of these compute capabilities, of a graph from `prepared`, with a single profile for tiles of
-    any size: the library compiles kernels for the sizes that come. Raises DeepLightError as Network does.
+    any size: the library compiles kernels for the sizes that come. Raises DeepLightError as ParsedNetwork does.
     """
-    network = Network(trt, without_products(graph) if "7.5" in capabilities else graph)
+    network = ParsedNetwork(trt, without_products(graph) if "7.5" in capabilities else graph)
     config = network.configured([dynamic_profile(BEST_TILE)])
     config.num_compute_capabilities = len(capabilities)
     for i, capability in enumerate(capabilities):

@@ -186,7 +186,7 @@ class Model:
 
         from deeplight.engine.core.machine import available_cpus
         from deeplight.engine.core.spec import SCALE
-        from deeplight.engine.run.options import EXTRA_BANDS
+        from deeplight.engine.run.options import band_count
         from deeplight.engine.run.paths import tile_work
 
         plan = self._plan(scene, options)
@@ -198,7 +198,7 @@ class Model:
             work.close()
         if pixels is not None:
             return pixels
-        count = 1 + sum(len(EXTRA_BANDS[band]) for band in options.bands)
+        count = band_count(options.bands)
         h, w = scene.shape
         return np.full((count, h * SCALE, w * SCALE), np.nan, np.float32)
 
@@ -206,10 +206,10 @@ class Model:
         """The part in one piece. Raises InputError where memory does not hold that."""
         from deeplight.engine.core.machine import available_memory
         from deeplight.engine.run.conserve import REACH
-        from deeplight.engine.run.options import EXTRA_BANDS
+        from deeplight.engine.run.options import band_count
         from deeplight.engine.run.tiling import plan_tiles
 
-        count = 1 + sum(len(EXTRA_BANDS[band]) for band in options.bands)
+        count = band_count(options.bands)
         reach = REACH if options.conserve_radiance else 0
         try:
             return plan_tiles(

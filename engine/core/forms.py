@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,13 +72,14 @@ class Conserving:
 class Wanted:
     """What is to come back of every tile.
 
-    bands: extra bands, of run.options.EXTRA_BANDS. conserving: None without --conserve-radiance. psf, limits: see
-    spec.INPUTS. ceiling, radius, far: from which NTL value a pixel is saturated, how far holes are felt in LR pixels,
-    and from which offset on it counts as pressed against its bound (run.quality). holds: lowest and highest radiance
-    that the output's type holds, half a step more included.
+    bands: extra bands, of run.options.EXTRA_BANDS. count: bands of the output. conserving: None where radiance is not
+    conserved. psf, limits: see spec.INPUTS. ceiling, radius, far: from which NTL value a pixel is saturated, how far
+    holes are felt in LR pixels, and from which offset on it counts as pressed against its bound (run.quality). holds:
+    lowest and highest radiance that the output's type holds, half a step more included.
     """
 
     bands: tuple[str, ...]
+    count: int
     conserving: Conserving | None
     psf: tuple[float, float]
     limits: tuple[float, float]
@@ -91,8 +92,6 @@ class Wanted:
 COUNTS = ("bad", "dmo", "dem", "ntl_alone", "clamped", "light", "largest")
 """What is counted over the valid HR pixels of a core, in float64: values that cannot be radiance, pixels that had
 the layers or none, those beyond what the type holds, the sum of radiance and the largest one."""
-EXTRA = {"isp": 1, "offset": 2, "quality": 1, "interval": 2}
-"""Extra band → number of bands that it becomes."""
 
 
 def sent(forms: Mapping[str, LayerForm], height: int, width: int) -> Layout:
@@ -105,14 +104,13 @@ def sent(forms: Mapping[str, LayerForm], height: int, width: int) -> Layout:
     return Layout([*lights, *layers])
 
 
-def returned(bands: Sequence[str], height: int, width: int) -> Layout:
-    """What comes back of height × width LR pixels: counts (see COUNTS), what the sensor would see, and pixels, float32
-    (n, 8h, 8w), NaN = nodata."""
-    n = 1 + sum(EXTRA[band] for band in bands)
+def returned(bands: int, height: int, width: int) -> Layout:
+    """What comes back of height × width LR pixels in so many bands: counts (see COUNTS), what the sensor would see, and
+    pixels, float32 (bands, 8h, 8w), NaN = nodata."""
     return Layout(
         [
             Part("counts", (len(COUNTS),), "float64"),
             Part("seen", (height, width), "float32"),
-            Part("pixels", (n, SCALE * height, SCALE * width), "float32"),
+            Part("pixels", (bands, SCALE * height, SCALE * width), "float32"),
         ]
     )

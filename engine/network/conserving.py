@@ -1,4 +1,4 @@
-"""--conserve-radiance on the device: the definition of run.conserve, for tensors."""
+"""Radiance conservation on the device: the definition of run.conserve, for tensors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplight.engine.core.forms import Conserving
-from deeplight.engine.network.consistency import blur_weights
-from deeplight.engine.network.model import LEAST_NOISE, UNKNOWN_NOISE
+from deeplight.engine.network.consistency import LEAST_NOISE
 from deeplight.kernels import Sensor
-from deeplight.kernels.agree.reference import RATIO_LIMIT, enlarged, seen
-
-
-def sensor_of(ntl: Tensor, valid: Tensor, psf: Tensor, limits: Tensor) -> Sensor:
-    """What the sensor saw and how, from inputs as in spec.INPUTS, batch of 1: see run.sensor.Sensor.of."""
-    level, noise = limits[:, :1, None, None], limits[:, 1:, None, None]
-    known = (valid != 0).to(ntl.dtype)
-    saturated = ((ntl >= level) & (level > 0)).to(ntl.dtype) * known
-    noise = torch.where(noise >= 0, noise, torch.full_like(noise, UNKNOWN_NOISE)).clamp(min=LEAST_NOISE)
-    fwhm = psf.clamp(min=0.0)
-    rows, columns = blur_weights(fwhm[:, 0]), blur_weights(fwhm[:, 1])
-    return Sensor(ntl.clamp(min=0.0) * known, known, saturated, rows, columns, noise)
+from deeplight.kernels.agree.reference import RATIO_LIMIT, change, enlarged, seen
 
 
 def conserved(radiance: Tensor, sensor: Sensor, line: Tensor, how: Conserving) -> tuple[Tensor, Tensor]:
@@ -29,10 +17,7 @@ def conserved(radiance: Tensor, sensor: Sensor, line: Tensor, how: Conserving) -
     x = radiance + how.even_share * enlarged(sensor.y, line)
     total = torch.ones_like(x)
     for power in how.powers:
-        ratio = (sensor.y + sensor.noise) / (seen(x, sensor.rows, sensor.columns) + sensor.noise)
-        change = torch.pow(ratio, power).clamp(1 / RATIO_LIMIT, RATIO_LIMIT) - 1
-        change = torch.where(sensor.saturated != 0, change.clamp(min=0.0), change) * sensor.known
-        factor = 1 + enlarged(change, line)
+        factor = 1 + enlarged(change(x, sensor, power), line)
         x, total = x * factor, total * factor
     factor = _balance(x, sensor, line, how.around)
     return x * factor, total * factor

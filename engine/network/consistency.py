@@ -24,7 +24,22 @@ BASE_POWER = 2.0
 """Over-relaxation: two steps with the squared ratio bring as much as four plain ones; an exponent of 2.5 diverges."""
 SHARPEST_SIGMA = 0.1
 """HR pixels: below this the sampled Gaussian is a single 1 in float32."""
+UNKNOWN_NOISE = 0.05
+"""Of NTL whose noise is not known, in its unit: assumed, of the order of annual VIIRS composites' in nW/cm²/sr."""
+LEAST_NOISE = 1e-3
 _SIGMA_PER_FWHM = SCALE / 2.354820045030949
+
+
+def sensor_of(y: Tensor, ntl: Tensor, valid: Tensor, psf: Tensor, limits: Tensor) -> Sensor:
+    """What the sensor saw and how. y: radiance (B,1,h,w) ≥ 0, the given one with holes filled. The others: as in
+    spec.INPUTS. A blur that is not known counts as none: nothing is sharpened that may not be blurred."""
+    fwhm = psf.clamp(min=0.0)
+    level, noise = limits[:, :1, None, None], limits[:, 1:, None, None]
+    reached = ((ntl - level) >= 0.0).to(ntl.dtype) * (level > 0.0).to(ntl.dtype)
+    known = (noise >= 0.0).to(ntl.dtype)
+    noise = (noise * known + UNKNOWN_NOISE * (1.0 - known)).clamp(min=LEAST_NOISE)
+    rows, columns = blur_weights(fwhm[:, 0]), blur_weights(fwhm[:, 1])
+    return Sensor(y, valid, reached * valid, rows, columns, noise)
 
 
 def blur_weights(fwhm: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from deeplight import kernels
 from deeplight.engine.core.forms import Wanted
 from deeplight.engine.core.spec import SCALE, Quality
-from deeplight.engine.network.conserving import conserved, sensor_of
+from deeplight.engine.network.conserving import conserved
+from deeplight.engine.network.consistency import sensor_of
 from deeplight.kernels.agree.reference import seen
 from deeplight.kernels.interpolation import interpolation_line
 
@@ -47,7 +48,7 @@ class Finished(nn.Module):
         """
         wanted = self._wanted
         radiance = radiance.float()
-        sensor = sensor_of(ntl, ntl_valid, psf, limits)
+        sensor = sensor_of(ntl.clamp(min=0.0) * ntl_valid, ntl, ntl_valid, psf, limits)
         factor = None
         if wanted.conserving is not None:
             radiance, factor = conserved(radiance, sensor, self.line, wanted.conserving)

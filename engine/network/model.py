@@ -17,7 +17,7 @@ from deeplight import kernels
 from deeplight.engine.network.blocks import Encoder, Fusion, Refine
 from deeplight.engine.network.concatenation import Concatenation
 from deeplight.engine.network.config import ModelConfig
-from deeplight.engine.network.consistency import base, blur_weights
+from deeplight.engine.network.consistency import base, sensor_of
 from deeplight.engine.network.localise import Localise
 from deeplight.engine.network.normalise import Normalise
 from deeplight.kernels import Sensor
@@ -26,9 +26,6 @@ from deeplight.kernels.interpolation import SCALE, interpolation_line
 from deeplight.kernels.suggest.reference import softplus
 
 FILL_RADIUS = 3
-UNKNOWN_NOISE = 0.05
-"""Of NTL whose noise is not known, in its unit: assumed, of the order of annual VIIRS composites' in nW/cm²/sr."""
-LEAST_NOISE = 1e-3
 
 
 class Prediction(NamedTuple):
@@ -130,13 +127,7 @@ class DeepLightSR(nn.Module):
     def sensor(self, filled: Tensor, *inputs: Tensor) -> Sensor:
         """What the sensor saw and how, from the inputs and the normalised NTL with filled holes."""
         ntl, valid, psf, limits = inputs[0], inputs[1], inputs[-2], inputs[-1]
-        fwhm = psf.clamp(min=0.0)  # unknown counts as none: nothing is sharpened that may not be blurred
-        level, noise = limits[:, :1, None, None], limits[:, 1:, None, None]
-        reached = ((ntl - level) >= 0.0).to(ntl.dtype) * (level > 0.0).to(ntl.dtype)
-        known = (noise >= 0.0).to(ntl.dtype)
-        noise = (noise * known + UNKNOWN_NOISE * (1.0 - known)).clamp(min=LEAST_NOISE)
-        rows, columns = blur_weights(fwhm[:, 0]), blur_weights(fwhm[:, 1])
-        return Sensor(self.normalise.radiance(filled), valid, reached * valid, rows, columns, noise)
+        return sensor_of(self.normalise.radiance(filled), ntl, valid, psf, limits)
 
     def base(self, sensor: Sensor) -> Tensor:
         """Radiance (B,1,8h,8w) from the lights and their sensor alone."""

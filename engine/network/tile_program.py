@@ -55,7 +55,7 @@ class TileProgram:
         self._compute, self._shape = compute, shape
         device = memory.device
         self._parts = tensors(sent(forms, *shape), memory)
-        self._result = tensors(returned(wanted.bands, *shape), result)
+        self._result = tensors(returned(wanted.count, *shape), result)
         self._layers = {name: _Layer(name, form, device, implementation) for name, form in forms.items()}
         self._finished = compiled(Finished(wanted).to(device).eval(), device)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,21 @@ def read_map(result: Path, window: Window) -> Array:
     hr = window.scaled(SCALE)
     pixels = ((hr.row, hr.row + hr.height), (hr.col, hr.col + hr.width))
     with rasterio.open(result) as dataset:
-        band = dataset.read(1, window=pixels, masked=True).astype(np.float32)
-        values = band * np.float32(dataset.scales[0]) + np.float32(dataset.offsets[0])
-    return np.asarray(values.filled(np.nan), np.float32)
+        return _physical(dataset, dataset.read(1, window=pixels, masked=True))
+
+
+def read_map_means(result: Path, factor: int) -> Array:
+    """Means of factor × factor pixels of band 1 of a finished output, from its overviews; physical, NaN = nodata."""
+    import rasterio
+    from rasterio.enums import Resampling
+
+    with rasterio.open(result) as dataset:
+        shape = (-(-dataset.height // factor), -(-dataset.width // factor))
+        return _physical(
+            dataset, dataset.read(1, out_shape=shape, resampling=Resampling.average, masked=True)
+        )
+
+
+def _physical(dataset: Any, band: Any) -> Array:
+    values = band.astype(np.float32) * np.float32(dataset.scales[0]) + np.float32(dataset.offsets[0])
+    return np.asarray(np.ma.filled(values, np.nan), np.float32)

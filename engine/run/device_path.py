@@ -29,7 +29,7 @@ _MEASURED = 3
 
 
 @dataclass(frozen=True)
-class Shape:
+class TileShape:
     """What a program is made for: LR pixels of the tile, and how its layers are sent."""
 
     height: int
@@ -64,13 +64,13 @@ class DevicePath:
         self.meter = Meter()
         self._resident, self._slots = resident, slots
         self._up, self._compute, self._down = (self.device.stream() for _ in range(3))
-        self._programs: dict[Shape, _Program] = {}
+        self._programs: dict[TileShape, _Program] = {}
 
     def returned(self, height: int, width: int) -> Layout:
         """What comes back of so many LR pixels."""
-        return returned(self.wanted.bands, height, width)
+        return returned(self.wanted.count, height, width)
 
-    def prepare(self, shape: Shape) -> None:
+    def prepare(self, shape: TileShape) -> None:
         """Make the program of a shape, which takes seconds to a minute, and measure it alone. Raises
         OutOfDeviceMemory, DeviceFailed."""
         with self.failing(None):
@@ -89,7 +89,7 @@ class DevicePath:
         self._programs.clear()
         self.device.release()
 
-    def launch(self, slot: Slot, shape: Shape, core: Window, window: Window) -> None:
+    def launch(self, slot: Slot, shape: TileShape, core: Window, window: Window) -> None:
         """Put a tile whose pixels lie in `slot.host` on the streams. core, window: in LR pixels. Does not wait."""
         with self.failing(core):
             program, events = self._program(shape), slot.events
@@ -153,12 +153,12 @@ class DevicePath:
                 "`resume=True`"
             ) from error
 
-    def _program(self, shape: Shape) -> _Program:
+    def _program(self, shape: TileShape) -> _Program:
         if shape not in self._programs:
             self._programs[shape] = self._capture(shape)
         return self._programs[shape]
 
-    def _capture(self, shape: Shape) -> _Program:
+    def _capture(self, shape: TileShape) -> _Program:
         from deeplight.engine.network.tile_program import TileProgram
 
         size = (shape.height, shape.width)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.forms import COUNTS, EXTRA, LayerForm
+from deeplight.engine.core.forms import COUNTS, LayerForm
 from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.unresampled import Unresampled, spread
-from deeplight.engine.run.device_path import DevicePath, Shape
+from deeplight.engine.run.device_path import DevicePath, TileShape
 from deeplight.engine.run.slots import Lease, Ring
 from deeplight.engine.run.tiling import (
     Crew,
@@ -42,7 +42,7 @@ class DeviceTile(Tile):
     """A tile in a slot. shape: of its program."""
 
     lease: Lease | None = None
-    shape: Shape | None = None
+    shape: TileShape | None = None
 
 
 class DeviceWork(TileWork):
@@ -87,10 +87,15 @@ class DeviceWork(TileWork):
         for core in device_cores(plan):
             shape = self._cut(core)
             sent, returned = shape.sent.size, self.path.returned(shape.height, shape.width).size
-            bands = 1 + sum(EXTRA[band] for band in self.path.wanted.bands)
             pack = pack_side(core)
             need = device_bytes(
-                count.tiles, sent + returned, count.readers, pack, grid.height, grid.width, bands
+                count.tiles,
+                sent + returned,
+                count.readers,
+                pack,
+                grid.height,
+                grid.width,
+                self.path.wanted.count,
             )
             if plan.chosen and need > usable:
                 reason = (
@@ -112,7 +117,7 @@ class DeviceWork(TileWork):
             '`tiles`, or `device="cpu"`'
         )
 
-    def _cut(self, core: int) -> Shape:
+    def _cut(self, core: int) -> TileShape:
         """Decide on a core; the shape of its tiles."""
         grid = self.scene.grid
         places = spread(grid.shape, (min(core, grid.height), min(core, grid.width)))
@@ -161,7 +166,7 @@ class DeviceWork(TileWork):
 
     def _fill(
         self, lease: Lease, window: Window, inner: tuple[slice, slice], ntl: Array, known: np.ndarray
-    ) -> Shape:
+    ) -> TileShape:
         slot, places = lease.slot, {name: layer.place(window) for name, layer in self._layers.items()}
         shape = self._shape(window, places)
         layout = shape.sent
@@ -177,7 +182,7 @@ class DeviceWork(TileWork):
             layer.fill(arrays, name, window, places[name])
         return shape
 
-    def _shape(self, window: Window, places: dict[str, Window | None]) -> Shape:
+    def _shape(self, window: Window, places: dict[str, Window | None]) -> TileShape:
         """The program that a tile fits into. One that needs more room makes it, for all that come after it."""
         with self._growing:
             for name, place in places.items():
@@ -186,7 +191,7 @@ class DeviceWork(TileWork):
             forms: tuple[tuple[str, LayerForm], ...] = tuple(
                 (n, layer.form) for n, layer in self._layers.items()
             )
-        return Shape(*window.shape, forms)
+        return TileShape(*window.shape, forms)
 
     def compute(self, tile: Tile) -> Tile:
         """Start a tile on the device; one whose numbers were bad goes through the host's path, in fp32, to its end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +32,12 @@ EXTRA_BANDS: Mapping[str, tuple[tuple[str, str | None], ...]] = {
     ),
 }
 """Optional outputs → (description, unit) of the bands that they become after the radiance band; None: its unit."""
+
+
+def band_count(extra: Iterable[str]) -> int:
+    """Bands of an output: radiance, and what the names of EXTRA_BANDS become."""
+    return 1 + sum(len(EXTRA_BANDS[name]) for name in extra)
+
 
 UINT16_SCALE, UINT16_NODATA = 0.1, 65535.0
 """Black Marble's encoding of radiance: 0 … 6553.4 in steps of 0.1."""

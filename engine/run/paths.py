@@ -9,7 +9,7 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.forms import Conserving, Wanted
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.run.conserve import AROUND, EVEN_SHARE, POWERS
-from deeplight.engine.run.options import UINT16_NODATA, UINT16_SCALE, RunOptions
+from deeplight.engine.run.options import UINT16_NODATA, UINT16_SCALE, RunOptions, band_count
 from deeplight.engine.run.products import Products
 from deeplight.engine.run.quality import EXTRAPOLATED_FROM
 from deeplight.engine.run.tiling import TilePlan
@@ -64,6 +64,7 @@ def wanted_of(options: RunOptions, scene: Scene, manifest: Manifest) -> Wanted:
         holds = (-UINT16_SCALE / 2, (UINT16_NODATA - 0.5) * UINT16_SCALE)
     return Wanted(
         bands=options.bands,
+        count=band_count(options.bands),
         conserving=conserving,
         psf=(float(scene.psf[0]), float(scene.psf[1])),
         limits=(float(scene.limits[0]), float(scene.limits[1])),

@@ -16,7 +16,7 @@ from deeplight.engine.raster.auxiliary import check_auxiliary_options
 from deeplight.engine.raster.dataset_names import matching
 from deeplight.engine.raster.lights import check_light_options
 from deeplight.engine.run.conserve import REACH
-from deeplight.engine.run.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions
+from deeplight.engine.run.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions, band_count
 from deeplight.engine.run.products import model_outputs
 from deeplight.engine.run.tiling import AUTOMATIC, TilePlan, TileRequest, plan_tiles, reader_count
 from deeplight.engine.runtime.artifact import Artifact
@@ -107,7 +107,7 @@ def plan_run(
         request = TileRequest(
             earlier.core
         )  # with the halo that the options need, which must not have changed
-    bands = 1 + sum(len(EXTRA_BANDS[b]) for b in options.bands)
+    bands = band_count(options.bands)
     grid = scene.grid
     readers = reader_count(threads)
     memory = available_memory()

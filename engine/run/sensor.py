@@ -22,7 +22,7 @@ STEP_REACH = BLUR_REACH + 1
 RATIO_LIMIT = 4.0
 SHARPEST_SIGMA = 0.1
 UNKNOWN_NOISE = 0.05
-"""As in `engine.network.model`: of NTL whose noise is not known, in its unit."""
+"""As in `engine.network.consistency`: of NTL whose noise is not known, in its unit."""
 LEAST_NOISE = 1e-3
 _SIGMA_PER_FWHM = SCALE / 2.354820045030949
 

@@ -49,32 +49,32 @@ class CudaEvent:
 
 
 class CudaStream:
-    """See device.Stream."""
+    """See device.DeviceStream."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copy(self, target: Memory, source: Memory, size: int) -> None:
-        """See device.Stream."""
+        """See device.DeviceStream."""
         with torch.cuda.stream(self.stream):
             target.bytes[:size].copy_(source.bytes[:size], non_blocking=True)
 
     def run(self, work: Callable[[], None], reads: Sequence[Memory], writes: Sequence[Memory]) -> None:
-        """See device.Stream."""
+        """See device.DeviceStream."""
         with torch.cuda.stream(self.stream), torch.inference_mode():
             work()
 
     def replay(self, graph: Any) -> None:
-        """See device.Stream."""
+        """See device.DeviceStream."""
         with torch.cuda.stream(self.stream):
             graph.replay()
 
     def record(self, event: Any) -> None:
-        """See device.Stream."""
+        """See device.DeviceStream."""
         event.event.record(self.stream)
 
     def wait(self, event: Any) -> None:
-        """See device.Stream."""
+        """See device.DeviceStream."""
         self.stream.wait_event(event.event)
 
 

@@ -49,7 +49,7 @@ class Graph(Protocol):
     """A program on the device that is launched as one piece."""
 
 
-class Stream(Protocol):
+class DeviceStream(Protocol):
     """Work in order. No method waits for it."""
 
     def copy(self, target: Memory, source: Memory, size: int) -> None:
@@ -79,14 +79,18 @@ class Device(Protocol):
     def memory(self, size: int) -> Memory:
         """Memory on the device."""
 
-    def stream(self) -> Stream:
+    def stream(self) -> DeviceStream:
         """A new stream."""
 
     def event(self) -> Event:
         """A new event."""
 
     def capture(
-        self, stream: Stream, program: Callable[[], None], reads: Sequence[Memory], writes: Sequence[Memory]
+        self,
+        stream: DeviceStream,
+        program: Callable[[], None],
+        reads: Sequence[Memory],
+        writes: Sequence[Memory],
     ) -> Graph:
         """A program as a graph: run some times on `stream` to warm up, then recorded. Waits for the device.
 

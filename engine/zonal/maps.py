@@ -32,7 +32,7 @@ _ROLE = "map"
 
 
 @dataclass(frozen=True)
-class Lights:
+class MapPixels:
     """Pixels of a window of one map, each (h, w): values, where they are known, and where flags of the quality band
     take a known one out. low, high: the ends of its interval, None where the map has none."""
 
@@ -57,7 +57,7 @@ class Map:
     _interval: Layer | None
     _quality: Layer | None
 
-    def read(self, window: Window) -> Lights:
+    def read(self, window: Window) -> MapPixels:
         """The pixels of a window, which lies in the map."""
         values, valid = self._light.read_native(window)
         known = valid != 0
@@ -68,7 +68,7 @@ class Map:
         low = high = None
         if self._interval is not None:
             low, high = self._interval.read_native(window)[0]
-        return Lights(values[0], known & ~left_out, left_out, low, high)
+        return MapPixels(values[0], known & ~left_out, left_out, low, high)
 
 
 def open_maps(options: ZonalOptions, stack: ExitStack) -> list[Map]:

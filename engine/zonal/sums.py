@@ -12,7 +12,7 @@ from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster.geodesy import pixel_areas_km2
 from deeplight.engine.raster.mesh import Doubles
 from deeplight.engine.zonal.coverage import Covered, covered
-from deeplight.engine.zonal.maps import Lights, Map
+from deeplight.engine.zonal.maps import Map, MapPixels
 from deeplight.engine.zonal.regions import Shapes
 
 _SIDE = 1024
@@ -74,7 +74,7 @@ def add_up(
     return sums
 
 
-def _add(sums: Sums, date: int, part: Covered, area: Doubles, lights: Lights, threshold: float) -> None:
+def _add(sums: Sums, date: int, part: Covered, area: Doubles, lights: MapPixels, threshold: float) -> None:
     """One map's pixels. area: (n,) of the covered parts of pixels, in km²."""
 
     def of(values: NDArray[np.generic]) -> Doubles:

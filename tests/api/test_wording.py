@@ -167,11 +167,11 @@ def test_a_name_reaches_the_shell_as_it_is(name: str) -> None:
 
 def test_log_lines_name_arrays_within_a_call_and_files_after_it(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("deeplight.engine.raster.lights")
-    with arrays_named({"/tmp/x.tif": "ntl"}):
-        log.warning("NTL raster %s is dark", "/tmp/x.tif")
-    log.warning("NTL raster %s is dark", "/tmp/x.tif")
+    with arrays_named({"/vsimem/x.tif": "ntl"}):
+        log.warning("NTL raster %s is dark", "/vsimem/x.tif")
+    log.warning("NTL raster %s is dark", "/vsimem/x.tif")
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["NTL array is dark", "NTL raster /tmp/x.tif is dark"]
+    assert said == ["NTL array is dark", "NTL raster /vsimem/x.tif is dark"]
 
 
 def test_a_full_memory_is_one_sentence() -> None:

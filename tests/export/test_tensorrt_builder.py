@@ -21,7 +21,7 @@ from deeplight.engine.runtime.compare import Difference
 from deeplight.engine.runtime.plans import PlanKey
 from deeplight.export import to_tensorrt
 from deeplight.export.parity import check_measured
-from deeplight.export.tensorrt_network import Network, dynamic_profile, exact_profile
+from deeplight.export.tensorrt_network import ParsedNetwork, dynamic_profile, exact_profile
 from tests.engine.analytic import onnx_bytes, write_analytic
 from tests.export.fake_tensorrt import PluginModule
 from tests.export.restrictions import REFUSED, RELU
@@ -66,21 +66,21 @@ class Noted:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Network, Noted]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ParsedNetwork, Noted]]:
     """Every network that is built, with its configuration."""
-    seen, configured, built = [], Network.configured, Network.built
+    seen, configured, built = [], ParsedNetwork.configured, ParsedNetwork.built
 
-    def noted(self: Network, config: Noted) -> bytes:
+    def noted(self: ParsedNetwork, config: Noted) -> bytes:
         seen.append((self, config))
         return built(self, config.config)
 
-    monkeypatch.setattr(Network, "configured", lambda self, profiles: Noted(configured(self, profiles)))
-    monkeypatch.setattr(Network, "built", noted)
+    monkeypatch.setattr(ParsedNetwork, "configured", lambda self, profiles: Noted(configured(self, profiles)))
+    monkeypatch.setattr(ParsedNetwork, "built", noted)
     return seen
 
 
 def test_the_builder_is_asked_for_a_strongly_typed_plan(
-    trt: Any, asked: list[tuple[Network, Noted]], tmp_path: Path
+    trt: Any, asked: list[tuple[ParsedNetwork, Noted]], tmp_path: Path
 ) -> None:
     assert to_tensorrt.build(trt, onnx_bytes(), KEY, tmp_path, "off").startswith(b"vtrt")
     ((network, config),) = asked
@@ -102,7 +102,7 @@ def test_one_profile_is_for_the_tile_and_one_for_any() -> None:
 
 
 def test_the_timing_cache_is_kept_beside_the_artifact_and_used_again(
-    trt: Any, asked: list[tuple[Network, Noted]], tmp_path: Path
+    trt: Any, asked: list[tuple[ParsedNetwork, Noted]], tmp_path: Path
 ) -> None:
     for expected in (b"", b"+timed"):
         to_tensorrt.build(trt, onnx_bytes(), KEY, tmp_path, "off")
@@ -145,7 +145,7 @@ def test_plugins_ask_for_ahead_of_time_implementations(
         given.extend(arguments)
         raise DeepLightError("far enough")
 
-    monkeypatch.setattr(to_tensorrt, "Network", stop)
+    monkeypatch.setattr(to_tensorrt, "ParsedNetwork", stop)
     with pytest.raises(DeepLightError, match="far enough"):
         to_tensorrt.serialise(None, RELU, KEY, tmp_path, plugins=True)
     assert given[2] == ["PREFER_AOT_PYTHON_PLUGINS"]

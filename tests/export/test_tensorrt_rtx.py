@@ -20,7 +20,7 @@ from deeplight.engine.runtime.engines import TARGETS
 from deeplight.export import to_tensorrt_rtx
 from deeplight.export.build import Exported
 from deeplight.export.parity import parity_cases
-from deeplight.export.tensorrt_network import Network, dynamic_profile, prepared
+from deeplight.export.tensorrt_network import ParsedNetwork, dynamic_profile, prepared
 from deeplight.export.turing import without_products
 from tests.engine.analytic import onnx_bytes
 from tests.export.restrictions import REFUSED, TAKEN
@@ -35,7 +35,7 @@ trt: Any = pytest.importorskip(
 def test_the_parser_takes_an_export_without_a_warning(exported: Exported, precision: str) -> None:
     """So no node's name is repeated, of which it would warn."""
     graph = prepared(load_artifact(exported.path).read(precision), plugins=False)
-    network = Network(trt, graph)
+    network = ParsedNetwork(trt, graph)
     assert network.log.warnings == [] and network.log.errors == []
     assert network.network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     assert {network.network.get_input(i).name for i in range(len(INPUTS))} == {s.name for s in INPUTS}
@@ -47,12 +47,12 @@ def test_the_parser_takes_an_export_without_a_warning(exported: Exported, precis
 def test_what_our_rules_refuse_the_parser_refuses(case: str) -> None:
     model, _ = REFUSED[case]
     with pytest.raises(DeepLightError, match=r"TensorRT for RTX 1\.\d.* cannot parse the model: \w"):
-        Network(trt, model)
+        ParsedNetwork(trt, model)
 
 
 @pytest.mark.parametrize("model", TAKEN.values(), ids=TAKEN)
 def test_what_our_rules_take_the_parser_takes(model: bytes) -> None:
-    assert Network(trt, model).network.num_layers > 0
+    assert ParsedNetwork(trt, model).network.num_layers > 0
 
 
 def test_an_engine_for_each_generation_of_gpus(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_turing_needs_its_own_graph() -> None:
     """The reason for `turing`: with a float32 product the builder refuses, and older ones built zeros."""
     model = prepared(onnx_bytes(), plugins=False)
     with pytest.raises(DeepLightError, match="FP32 GEMM is not supported"):
-        network = Network(trt, model)
+        network = ParsedNetwork(trt, model)
         config = network.configured([dynamic_profile((1, 96, 96))])
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.SM75, 0)

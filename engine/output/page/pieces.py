@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.engine.output.overview import brightest, means, read_map
+from deeplight.engine.output.overview import brightest, means, read_map, read_map_means
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
@@ -102,7 +102,7 @@ def pieces_of(scene: Scene, result: Path, dates: int = 1) -> tuple[list[Piece], 
     lr = [Piece(means(scene, coarse), 0, 0, coarse * SCALE)]
     if coarse > 1:
         lr.append(_lr(scene, window))
-    return lr, [_coarse_hr(result, factor), _hr(result, window)]
+    return lr, [Piece(read_map_means(result, factor), 0, 0, factor), _hr(result, window)]
 
 
 def _lr(scene: Scene, window: Window) -> Piece:
@@ -113,15 +113,3 @@ def _lr(scene: Scene, window: Window) -> Piece:
 
 def _hr(result: Path, window: Window) -> Piece:
     return Piece(read_map(result, window), window.row * SCALE, window.col * SCALE, 1)
-
-
-def _coarse_hr(result: Path, factor: int) -> Piece:
-    """Means of the whole map, from its overviews."""
-    import rasterio
-    from rasterio.enums import Resampling
-
-    with rasterio.open(result) as dataset:
-        shape = (math.ceil(dataset.height / factor), math.ceil(dataset.width / factor))
-        band = dataset.read(1, out_shape=shape, resampling=Resampling.average, masked=True)
-        scaled = band.astype(np.float32) * np.float32(dataset.scales[0]) + np.float32(dataset.offsets[0])
-        return Piece(np.ma.filled(scaled, np.nan), 0, 0, factor)

@@ -27,7 +27,7 @@ _SHAPES = 16
 
 
 @dataclass
-class Shape:
+class Buffers:
     """What one tile shape needs. host: NumPy views of page-locked memory; device: addresses; scratch: address of the
     context's working memory. The execution context is its own, since what is captured of it holds for its shapes.
     graph: the captured work, or None where the library captures by itself."""
@@ -54,7 +54,7 @@ class EngineBackend(Backend):
         self._log = log_of(trt)
         call(cudart.cudaSetDevice(gpu))
         self._stream = call(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
-        self._shapes: dict[tuple[int, ...], Shape] = {}
+        self._shapes: dict[tuple[int, ...], Buffers] = {}
 
     @abstractmethod
     def _context(self) -> Any:
@@ -87,10 +87,10 @@ class EngineBackend(Backend):
             ) from None
         return [made.host[name].copy() for name in outputs]
 
-    def _prepare(self, batch: int, h: int, w: int) -> Shape:
+    def _prepare(self, batch: int, h: int, w: int) -> Buffers:
         """Buffers for a shape, and the graph of copies in, network, copies out where it is captured here."""
         self._log.clear()
-        made = Shape(self._context(), {}, {})
+        made = Buffers(self._context(), {}, {})
         if made.context is None:
             raise RuntimeError(f"no execution context: {'; '.join(self._log.errors)}")
         try:
@@ -118,7 +118,7 @@ class EngineBackend(Backend):
             raise
         return made
 
-    def _captured(self, shape: Shape) -> Any:
+    def _captured(self, shape: Buffers) -> Any:
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call(cudart.cudaStreamBeginCapture(self._stream, mode))
         self._enqueue(shape)
@@ -127,7 +127,7 @@ class EngineBackend(Backend):
         call(cudart.cudaGraphDestroy(graph))
         return launchable
 
-    def _enqueue(self, shape: Shape) -> None:
+    def _enqueue(self, shape: Buffers) -> None:
         """Copies in, network, copies out. Raises RuntimeError also where the library only logs an error: it was seen
         to go on then, with zeros for a result."""
         self._log.clear()
@@ -142,7 +142,7 @@ class EngineBackend(Backend):
             kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
             call(cudart.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self._stream))
 
-    def _free(self, shape: Shape) -> None:
+    def _free(self, shape: Buffers) -> None:
         if shape.graph is not None:
             call(cudart.cudaGraphExecDestroy(shape.graph))
         shape.context = None  # before the memory that it works in

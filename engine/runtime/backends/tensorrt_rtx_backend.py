@@ -21,8 +21,8 @@ from deeplight.engine.core.files import write_file
 from deeplight.engine.core.wording import mention
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.cuda_tiles import (
+    Buffers,
     EngineBackend,
-    Shape,
     gpu_number,
     gpu_properties,
     opened,
@@ -98,7 +98,7 @@ class TensorRtRtxBackend(EngineBackend):
         """There is one."""
         return 0
 
-    def _prepare(self, batch: int, h: int, w: int) -> Shape:
+    def _prepare(self, batch: int, h: int, w: int) -> Buffers:
         made = super()._prepare(batch, h, w)
         self._kernels.save()
         return made

@@ -79,7 +79,7 @@ class Graph:
 
 
 class Stream:
-    """See deeplight.engine.runtime.device.Stream."""
+    """See deeplight.engine.runtime.device.DeviceStream."""
 
     def __init__(self, device: StandIn, number: int) -> None:
         self.device, self.number = device, number

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from deeplight.engine.network import consistency as network
-from deeplight.engine.network import model
 from deeplight.engine.run import sensor as host
 from deeplight.engine.run.sensor import STEP_REACH, Sensor, blur_weights, consistent, enlarged, seen
 from deeplight.kernels.agree import reference as steps
@@ -43,11 +42,10 @@ def as_network(sensor: Sensor) -> steps.Sensor:
 def test_constants_are_the_network_s() -> None:
     for module, names in (
         (steps, ("BLUR_REACH", "RATIO_LIMIT")),
-        (network, ("STEP_REACH", "SHARPEST_SIGMA")),
+        (network, ("STEP_REACH", "SHARPEST_SIGMA", "UNKNOWN_NOISE", "LEAST_NOISE")),
     ):
         for name in names:
             assert getattr(host, name) == getattr(module, name)
-    assert (host.UNKNOWN_NOISE, host.LEAST_NOISE) == (model.UNKNOWN_NOISE, model.LEAST_NOISE)
 
 
 @pytest.mark.parametrize("fwhm", [0.0, 0.05, 0.7, 1.6, 3.2])
