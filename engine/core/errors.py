@@ -21,8 +21,12 @@ class ArtifactError(InputError):
     """A model artifact is missing, damaged, unsafe or of another schema. Exit status 2."""
 
 
-class Interrupted(DeepLightError):
-    """The run was stopped by a signal and can be resumed. Exit status 128 + signal number."""
+class Interrupted(BaseException):
+    """The run was stopped by a signal and can be resumed. Exit status 128 + signal number.
+
+    No Exception, as KeyboardInterrupt is none: it rises wherever the signal comes, and libraries pass over any
+    Exception in places (Python's own resource tracker while it starts does, and a run would have gone on unstopped).
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}")

@@ -72,7 +72,7 @@ def _report(error: BaseException, go_on: str) -> int:
 
 def _explain(error: BaseException) -> tuple[str, int]:
     """(sentence, exit status) of an exception."""
-    if isinstance(error, DeepLightError):
+    if isinstance(error, DeepLightError | Interrupted):
         return str(error), error.exit_code
     if isinstance(error, click.ClickException):
         return " ".join(error.format_message().split()), error.exit_code

@@ -100,7 +100,11 @@ class Stage:
 
 
 class Worker:
-    """One thread of a stage. item: what it works on since `since` (monotonic seconds), None between items."""
+    """One thread of a stage. item: what it works on since `since` (monotonic seconds), None between items.
+
+    ended: set when the thread does nothing more. Waited for in place of `Thread.join`, which until Python 3.12 takes a
+    thread for ended, running as it is, once a signal handler has raised within it.
+    """
 
     def __init__(self, stage: Stage, number: int, inlet: Source, outlet: _Channel | None) -> None:
         self.stage, self.number = stage, number
@@ -109,6 +113,7 @@ class Worker:
         self.since = 0.0
         self.abandoned = False
         self.thread: threading.Thread | None = None
+        self.ended = threading.Event()
 
     def __repr__(self) -> str:
         return f"{self.stage.name}-{self.number}"
@@ -161,13 +166,13 @@ class Stream:
         """
         try:
             for worker in self._workers:
-                while worker.thread is not None and worker.thread.is_alive() and not worker.abandoned:
-                    worker.thread.join(POLL_S)
+                while worker.thread is not None and not worker.abandoned and not worker.ended.wait(POLL_S):
+                    pass
         except BaseException as error:
             self.stop(error)
         for worker in self._workers:
             if worker.thread is not None and worker.thread.ident is not None:
-                worker.thread.join(_GRACE_S if worker.abandoned else None)
+                worker.ended.wait(_GRACE_S if worker.abandoned else None)
         self.check()
 
     def stop(self, error: BaseException) -> None:
@@ -237,3 +242,4 @@ class Stream:
                 closing = outlet is not None and not worker.abandoned
             if outlet is not None and closing:
                 outlet.close()
+            worker.ended.set()

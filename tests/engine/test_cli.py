@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -233,6 +234,13 @@ def test_second_signal_does_not_disturb() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_no_library_passes_over_a_signal() -> None:
+    """Python's resource tracker for one ignores any Exception while it starts."""
+    with pytest.raises(Interrupted), signals_raise(), contextlib.suppress(Exception):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
 
 
 SLOW_WRITER = """

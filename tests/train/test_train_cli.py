@@ -132,9 +132,10 @@ def test_an_interruption_only_promises_what_is_there(
         raise Interrupted(signal.SIGTERM)
 
     monkeypatch.setattr(cli, "_data", stop)
-    done = CliRunner().invoke(cli.command, ["--out", str(out), *options])
-    assert isinstance(done.exception, Interrupted) and done.exception.exit_code == 143
-    assert str(done.exception).startswith("interrupted by SIGTERM: ") and words in str(done.exception)
+    with pytest.raises(Interrupted) as stopped:
+        cli.command.main(["--out", str(out), *options], standalone_mode=False)
+    assert stopped.value.exit_code == 143
+    assert str(stopped.value).startswith("interrupted by SIGTERM: ") and words in str(stopped.value)
     assert out.exists() == (tmp_path / "new").exists() == bool(held), "nothing empty is left"
 
 

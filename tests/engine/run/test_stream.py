@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 import weakref
@@ -115,8 +116,6 @@ def test_an_error_stops_all_stages_and_is_raised(failing: str) -> None:
 
 
 def test_interruption_of_the_caller_stops_the_workers() -> None:
-    import signal
-
     def handler(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
@@ -130,6 +129,35 @@ def test_interruption_of_the_caller_stops_the_workers() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
     assert threading.active_count() == before
+
+
+def test_interruption_waits_for_the_work_in_hand() -> None:
+    """Until Python 3.12 a `Thread.join` that a signal handler's exception leaves takes the thread for ended."""
+    at_work = threading.Event()
+    ended = False
+
+    def work(item: int) -> int:
+        nonlocal ended
+        at_work.set()
+        time.sleep(0.3)
+        ended = True
+        return item
+
+    def handler(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    stream = Stream(Items([0]), [Stage("a", work)], [])
+    stream.start()
+    try:
+        assert at_work.wait(10)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            stream.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert ended
 
 
 def test_waiting_workers_do_not_keep_items_alive() -> None:
