@@ -1,28 +1,24 @@
-"""Ahead-of-time compilation of the kernels for CUDA, on a machine with or without a GPU.
+"""What the compiler makes of a kernel for any GPU, on a machine without one: registers, memory, widths of accesses.
 
-Its command line, which knows the presets, is deeplight.engine.network.kernel_library. Not under TRITON_INTERPRET=1.
+Not under TRITON_INTERPRET=1.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeplight.kernels.launch import UNALIGNED, Launch, device_function
-from deeplight.kernels.variants import DTYPES, Widths, variants
 
 ARCHS = (80, 86, 89, 90, 100, 120)
-"""Compute capabilities. Code for 9.0 and above runs on exactly that one; 8.0 also on 8.6 and 8.9."""
+"""Compute capabilities that the reports are made for."""
 
 SCRATCH_POINTERS = 2
-"""Parameters that Triton appends to a kernel's own; the library passes null for them."""
+"""Parameters that Triton appends to a kernel's own."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,8 @@ class Compiled:
 def compile_launch(launch: Launch, arch: int) -> Compiled:
     """Compile for compute capability arch / 10 and read the report.
 
-    Raises RuntimeError where the compiled kernel needs scratch memory, which a plain launch cannot give it, or takes
-    other parameters than `launch` has.
+    Raises RuntimeError where the compiled kernel needs scratch memory in the GPU's memory, which none of ours should,
+    or takes other parameters than `launch` has.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -131,54 +127,3 @@ def parameter_count(ptx: str) -> int:
     """Parameters of the only entry point of a PTX file."""
     entry = ptx[ptx.index(".entry") :]
     return entry[: entry.index(")")].count(".param")
-
-
-def build(
-    out: Path, archs: Sequence[int], networks: Sequence[Widths], dtypes: Sequence[str], jobs: int
-) -> int:
-    """Write kernels.bin (all cubins) and kernels.inc (the table that libdeeplight_kernels is built with).
-
-    networks: picklable. dtypes: of DTYPES. jobs: processes. Returns how many cubins there are.
-    """
-    launches = {v.key: (n, d) for n in networks for d in dtypes for v in variants(n, DTYPES[d])}
-    tasks = [(key, *launches[key], arch) for key in sorted(launches) for arch in archs]
-    blob, rows = bytearray(), []
-    for (key, _, _, arch), (launch, cubin, shared) in zip(tasks, _compiled(tasks, jobs), strict=True):
-        blob += b"\0" * (-len(blob) % 64)
-        rows.append(
-            f'{{"{key}", "{launch.kernel}", {arch}, {len(blob)}ull, {len(cubin)}ull, '
-            f"{32 * launch.config.warps}, {shared}, {len(launch.arguments) + SCRATCH_POINTERS}}},"
-        )
-        blob += cubin
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "kernels.bin").write_bytes(bytes(blob))
-    (out / "kernels.inc").write_text("\n".join(rows) + "\n")
-    return len(rows)
-
-
-Task = tuple[str, Widths, str, int]
-"""Key, network, dtype, architecture: what finds a launch in another process, since meta tensors do not travel."""
-
-
-def _compiled(tasks: list[Task], jobs: int) -> Iterator[tuple[Launch, bytes, int]]:
-    """Launch, cubin and shared memory of every task, in order."""
-    jobs = min(jobs, len(tasks))
-    results: Iterator[tuple[bytes, int]]
-    if jobs <= 1:
-        results = map(_compile_task, tasks)
-    else:
-        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
-        with pool:
-            results = iter(list(pool.map(_compile_task, tasks)))
-    for task, (cubin, shared) in zip(tasks, results, strict=True):
-        yield _find(task), cubin, shared
-
-
-def _compile_task(task: Task) -> tuple[bytes, int]:
-    compiled = compile_launch(_find(task), task[3])
-    return compiled.cubin, compiled.shared
-
-
-def _find(task: Task) -> Launch:
-    key, widths, dtype, _ = task
-    return next(v for v in variants(widths, DTYPES[dtype]) if v.key == key)

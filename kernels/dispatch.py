@@ -65,9 +65,9 @@ def never_interpreted() -> Iterator[None]:
 
 
 def kernel_runs_on(device: torch.device) -> bool:
-    """Whether the kernels can run there: Triton or a loaded library on CUDA, the interpreter on the CPU."""
+    """Whether the kernels can run there: Triton on CUDA, the interpreter on the CPU."""
     if device.type == "cuda":
-        return launch.TRITON or launch.launcher() is not None
+        return launch.TRITON
     return device.type == "cpu" and launch.interpreting()
 
 

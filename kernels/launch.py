@@ -1,10 +1,10 @@
-"""One launch of a kernel as data: the JIT, the ahead-of-time compiler and the prebuilt library all work from it."""
+"""One launch of a kernel as data: Triton's JIT and the reports of the compiler both work from it."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,20 +80,6 @@ def _type(value: Tensor | int | float) -> str:
     return "fp32" if isinstance(value, float) else "i32"
 
 
-Launcher = Callable[[Launch], None]
-_installed: list[Launcher] = []
-
-
-def install(launcher: Launcher | None) -> None:
-    """Make `launcher` (deeplight.kernels.aot.Library.launch) run all kernels; None: Triton's JIT again."""
-    _installed[:] = [] if launcher is None else [launcher]
-
-
-def launcher() -> Launcher | None:
-    """What `install` was given."""
-    return _installed[0] if _installed else None
-
-
 def device_function(kernel: str) -> Any:
     """The Triton function of a kernel (imports Triton)."""
     return getattr(importlib.import_module(f"deeplight.kernels.{MODULES[kernel]}.kernel"), kernel)
@@ -102,10 +88,6 @@ def device_function(kernel: str) -> Any:
 def run(launch: Launch) -> None:
     """Launch on the current stream of the arguments' device. An empty grid is no launch."""
     if launch.programs == 0:
-        return
-    chosen = launcher()
-    if chosen is not None:
-        chosen(launch)
         return
     function = device_function(launch.kernel)
     config = launch.config
@@ -117,11 +99,8 @@ def run(launch: Launch) -> None:
 
 
 def arch_of(device: torch.device) -> int:
-    """Compute capability as one number (90 for 9.0) for the table of configurations; 0 for a device without one.
-
-    0 too where a prebuilt library runs the kernels: it holds the configurations that hold for every architecture.
-    """
-    if device.type != "cuda" or launcher() is not None:
+    """Compute capability as one number (90 for 9.0) for the table of configurations; 0 for a device without one."""
+    if device.type != "cuda":
         return 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor

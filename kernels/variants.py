@@ -1,4 +1,4 @@
-"""The launches of a network, as meta tensors: what is compiled ahead of time, checked and measured."""
+"""The launches of a network, as meta tensors: what is compiled before the first tile, checked and measured."""
 
 from __future__ import annotations
 

@@ -55,9 +55,9 @@ def compile_all(launches: Iterable[Launch], arch: int, jobs: int | None = None) 
     """Compile launches, on meta tensors or others, for compute capability arch / 10 into Triton's cache.
 
     Assumes memory on 16-byte boundaries. jobs: processes, by default one a core. Returns a line for each program that
-    does not compile. Nothing happens in the interpreter, and where a prebuilt library runs the kernels.
+    does not compile. Nothing happens in the interpreter and without Triton.
     """
-    if launching.interpreting() or launching.launcher() is not None or not launching.TRITON:
+    if launching.interpreting() or not launching.TRITON:
         return []
     orders = list(dict.fromkeys(map(_order, launches)))
     with ProcessPoolExecutor(jobs or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:

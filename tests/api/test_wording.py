@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from tests.sources import tracked
 
 ROOMS = ("core", "raster", "network", "runtime", "output", "run", "zonal")
-COMMANDS = {"cli.py", "kernel_library.py", "kernel_tuning.py", "terminal.py", "wording.py"}
+COMMANDS = {"cli.py", "kernel_tuning.py", "terminal.py", "wording.py"}
 """Modules of command lines: their texts are for a shell."""
 FOREIGN = {
     "--not-masked ",

@@ -83,7 +83,6 @@ sys.exit(pytest.main(sys.argv[1:]))
         "align",
         "finish",
         "fuse",
-        "library",
         "locate",
         "model",
         "refine",

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from deeplight.engine.network.config import PRESETS
-from deeplight.engine.network.kernel_library import parse
 from deeplight.kernels import launch
 from deeplight.kernels.compile import ARCHS, access_widths, parameter_count
 from deeplight.kernels.variants import DTYPES, variants
@@ -114,25 +113,6 @@ def test_the_table_of_kernels_is_complete() -> None:
         == KERNELS
         == set(launch.MODULES)
     )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--archs", "80,75"], "'75' is none of 80, 86, 89, 90, 100, 120"),
-        (["--presets", "huge"], "'huge' is none of tiny, base"),
-        (["--dtypes", "fp16;fp8"], "'fp8' is none of fp16, bf16, fp32"),
-        (["--jobs", "0"], "--jobs must be at least 1"),
-    ],
-)
-def test_the_command_line_names_what_it_takes(
-    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(launch, "TRITON", True)
-    with pytest.raises(SystemExit) as stop:
-        parse(["--out", "x", *options])
-    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_parameters_are_counted() -> None:
