@@ -16,6 +16,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.run.tiling import tile_window
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.backends import open_backend
+from deeplight.train.evaluation.bicubic import bicubic
 from deeplight.train.evaluation.pixels import Doubles
 
 Inputs = Mapping[str, NDArray[np.float32]]
@@ -94,7 +95,7 @@ class NetworkMethod:
 
 @dataclass(frozen=True)
 class Interpolation:
-    """ "bicubic" (a = −0.75, cut off at 0) or "nearest" of the LR radiance, holes of the LR filled first."""
+    """BICUBIC or NEAREST of the LR radiance, holes of the LR filled first."""
 
     kind: str
 
@@ -110,13 +111,17 @@ class Interpolation:
             for name in ("ntl", "ntl_valid")
         )
         filled = fill_holes(lr * valid, valid)
-        if self.kind == "nearest":
-            out = F.interpolate(filled, scale_factor=SCALE, mode="nearest")
-        else:
-            out = F.interpolate(filled, scale_factor=SCALE, mode="bicubic").clamp(min=0.0)
-        image: Doubles = out[0, 0].numpy()
+        image: Doubles = _ENLARGED[self.kind](filled)[0, 0].numpy()
         rim = REACH * SCALE
         return image[rim:-rim, rim:-rim]
+
+
+def nearest(radiance: torch.Tensor) -> torch.Tensor:
+    """Each pixel of radiance (B,1,h,w) repeated 8×8, (B,1,8h,8w)."""
+    return F.interpolate(radiance, scale_factor=SCALE, mode="nearest")
+
+
+_ENLARGED = {BICUBIC: bicubic, NEAREST: nearest}
 
 
 def without_auxiliary(inputs: Inputs) -> Inputs:
@@ -140,6 +145,6 @@ def methods_of(network: Network) -> dict[str, Method]:
     return {
         NETWORK: NetworkMethod(network),
         NO_AUXILIARY: NetworkMethod(network, auxiliary=False),
-        BICUBIC: Interpolation("bicubic"),
-        NEAREST: Interpolation("nearest"),
+        BICUBIC: Interpolation(BICUBIC),
+        NEAREST: Interpolation(NEAREST),
     }

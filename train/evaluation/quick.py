@@ -12,17 +12,13 @@ from torch import Tensor
 
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.kernels.float32 import exact_float32
+from deeplight.train.evaluation.bicubic import bicubic
 from deeplight.train.fit.batch import Batch
 
 
 def psnr(squared_error: float, data_range: float) -> float:
     """Peak signal-to-noise ratio in dB for a mean squared error and the stated data range (same unit)."""
     return 10.0 * math.log10(data_range**2 / max(squared_error, 1e-30))
-
-
-def bicubic(ntl: Tensor) -> Tensor:
-    """The baseline: (B,1,h,w) radiance → (B,1,8h,8w), bicubic, clamped at 0."""
-    return F.interpolate(ntl, scale_factor=8, mode="bicubic", align_corners=False).clamp(min=0.0)
 
 
 @torch.no_grad()

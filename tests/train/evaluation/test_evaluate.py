@@ -18,6 +18,7 @@ from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.train.clips.samples import Sample
 from deeplight.train.evaluation import evaluate as evaluation
+from deeplight.train.evaluation.bicubic import bicubic
 from deeplight.train.evaluation.blocks import Settings
 from deeplight.train.evaluation.evaluate import Evaluation, evaluate
 from deeplight.train.evaluation.models import (
@@ -224,9 +225,7 @@ def test_no_auxiliary_means_none() -> None:
 def test_bicubic_is_that_of_the_whole_image() -> None:
     sample = place(18, 15, 6)
     source = Places(sample)
-    whole = F.interpolate(
-        torch.from_numpy(sample.ntl[None]).double(), scale_factor=SCALE, mode="bicubic"
-    ).clamp(min=0)[0, 0]
+    whole = bicubic(torch.from_numpy(sample.ntl[None]).double())[0, 0]
     wanted = Window(5, 4, 7, 6)
     method = Interpolation("bicubic")
     read = method.window(wanted)
