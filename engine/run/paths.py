@@ -11,7 +11,7 @@ from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.run.conserve import AROUND, EVEN_SHARE, POWERS
 from deeplight.engine.run.options import UINT16_NODATA, UINT16_SCALE, RunOptions, band_count
 from deeplight.engine.run.products import Products
-from deeplight.engine.run.quality import EXTRAPOLATED_FROM
+from deeplight.engine.run.quality import extrapolated_from
 from deeplight.engine.run.tiling import TilePlan
 from deeplight.engine.run.work import TileWork
 from deeplight.engine.runtime.artifact import Artifact
@@ -70,7 +70,7 @@ def wanted_of(options: RunOptions, scene: Scene, manifest: Manifest) -> Wanted:
         limits=(float(scene.limits[0]), float(scene.limits[1])),
         ceiling=scene.ceiling,
         radius=math.ceil(manifest.receptive_field_lr),
-        far=EXTRAPOLATED_FROM,
+        far=extrapolated_from(manifest.d_max),
         holds=holds,
     )
 

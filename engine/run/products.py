@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.conserve import conserve_radiance, seen_of
-from deeplight.engine.run.quality import quality_flags
+from deeplight.engine.run.quality import extrapolated_from, quality_flags
 from deeplight.engine.runtime.manifest import Manifest
 
 Array = NDArray[np.float32]
@@ -37,6 +37,7 @@ class Products:
         self._conserve = conserve
         self._ceiling = ceiling
         self._radius = math.ceil(manifest.receptive_field_lr)
+        self._far = extrapolated_from(manifest.d_max)
 
     def make(
         self, outputs: Mapping[str, Array], inputs: Mapping[str, Array], core: Window, window: Window
@@ -55,7 +56,7 @@ class Products:
         for band in self._bands:
             if band == "quality":
                 offset = outputs["offset"][0]
-                flags = quality_flags(inputs, offset, core, window, self._radius, self._ceiling)
+                flags = quality_flags(inputs, offset, core, window, self._radius, self._ceiling, self._far)
                 made.append(flags[None])
             elif band == "interval":
                 made.append(_around(_cut(outputs["interval"], core, window), radiance, factor))

@@ -12,31 +12,41 @@ from deeplight.engine.core.windows import Window
 
 Array = NDArray[np.float32]
 
-OFFSET_BOUND = 2.0
-"""Largest offset along an axis that a model may make, in LR pixels."""
-EXTRAPOLATED_FROM = 0.9 * OFFSET_BOUND
-"""Offsets from here on were pressed against the bound: the true one may lie beyond it."""
+_PRESSED = 0.9
+"""Share of the largest offset that a model makes, from which on the true offset may lie beyond it."""
+
+
+def extrapolated_from(d_max: float) -> float:
+    """Offset along an axis, in LR pixels, from which on it is flagged. d_max: the largest that the model makes."""
+    return _PRESSED * d_max
 
 
 def quality_flags(
-    inputs: Mapping[str, Array], offset: Array, core: Window, window: Window, radius: int, ceiling: float
+    inputs: Mapping[str, Array],
+    offset: Array,
+    core: Window,
+    window: Window,
+    radius: int,
+    ceiling: float,
+    far: float,
 ) -> Array:
     """Flags (8h, 8w) of a core, as float32.
 
-    inputs: the model's, of `window` (spec.INPUTS, batch of 1). offset: (2, h', w') of `window`. core, window:
-    in LR pixels; `window` holds the core and what there is of the scene within `radius` around it; what lies beyond
+    inputs: the model's, of `window` (spec.INPUTS, batch of 1). offset: (2, h', w') of `window`. core, window: in LR
+    pixels; `window` holds the core and what there is of the scene within `radius` around it; what lies beyond
     `window` counts as filled. radius: of the model's receptive field in LR pixels. ceiling: NTL value from which a
-    pixel counts as saturated. Each flag depends on the surroundings within `radius` alone, so tiles agree.
+    pixel counts as saturated. far: see `extrapolated_from`. Each flag depends on the surroundings within `radius`
+    alone, so tiles agree.
     """
     rows, cols = core.slices_in(window)
     hr_rows, hr_cols = core.scaled(SCALE).slices_in(window.scaled(SCALE))
     valid = inputs["ntl_valid"][0, 0]
     near = touched(_seen(valid, core.grown(radius), window) == 0, radius)
     saturated = (inputs["ntl"][0, 0, rows, cols] >= np.float32(ceiling)) & (valid[rows, cols] != 0)
-    far = (np.abs(offset[:, rows, cols]) >= np.float32(EXTRAPOLATED_FROM)).any(axis=0)
+    pressed = (np.abs(offset[:, rows, cols]) >= np.float32(far)).any(axis=0)
     lr = near * np.uint8(Quality.NTL_FILLED_NEAR)
     lr |= saturated * np.uint8(Quality.SATURATED_LR)
-    lr |= far * np.uint8(Quality.EXTRAPOLATED_OFFSET)
+    lr |= pressed * np.uint8(Quality.EXTRAPOLATED_OFFSET)
     flags = np.repeat(np.repeat(lr, SCALE, 0), SCALE, 1)
     for name, flag in (("dmo", Quality.DMO_MISSING), ("dem", Quality.DEM_MISSING)):
         flags |= (inputs[f"{name}_valid"][0, 0, hr_rows, hr_cols] == 0) * np.uint8(flag)

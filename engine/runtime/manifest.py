@@ -112,6 +112,11 @@ class Manifest:
         return str(self.configuration["preset"])
 
     @property
+    def d_max(self) -> float:
+        """Largest offset along an axis that the model makes, in LR pixels."""
+        return float(self.configuration["d_max"])
+
+    @property
     def identity(self) -> str:
         """SHA-256 of the configuration and the weights: the same model, whatever else was exported from it."""
         return _sha256(f"{self._configuration()}\n{self.files[WEIGHTS].sha256}")
@@ -179,6 +184,7 @@ def _parse(d: dict[str, Any]) -> Manifest:
         },
     )
     _text(d["configuration"], "preset")
+    _positive(d["configuration"], "d_max")
     _check_against_spec(manifest)
     _check_files(manifest)
     return manifest
@@ -199,6 +205,12 @@ def _text(d: Mapping[str, Any], key: str) -> str:
     if not isinstance(d[key], str) or not d[key]:
         raise TypeError(f'"{key}" must be a text')
     return str(d[key])
+
+
+def _positive(d: Mapping[str, Any], key: str) -> None:
+    number = isinstance(d[key], int | float) and not isinstance(d[key], bool)
+    if not number or not 0 < d[key] < math.inf:
+        raise TypeError(f'"{key}" must be a number above 0')
 
 
 def _integer(d: Mapping[str, Any], key: str, least: int) -> int:

@@ -16,7 +16,7 @@ from deeplight.engine.output.pack_format import halve
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
-from deeplight.engine.run.quality import EXTRAPOLATED_FROM, quality_flags, touched
+from deeplight.engine.run.quality import extrapolated_from, quality_flags, touched
 from deeplight.engine.run.tiling import TileRequest
 from tests.engine.analytic import BLUR, write_analytic
 from tests.scenes import ntl_file, options, write_scene
@@ -47,9 +47,9 @@ def random_inputs(window: Window) -> dict[str, NDArray[np.float32]]:
 def test_flags_are_those_of_plain_loops() -> None:
     window, core, radius = Window(-2, 3, 12, 14), Window(1, 6, 6, 8), 3
     inputs = random_inputs(window)
-    bound = np.float32(EXTRAPOLATED_FROM)
+    bound = np.float32(extrapolated_from(1.5))
     offset = np.random.default_rng(6).choice([0, -bound, bound * np.float32(0.99)], (2, 12, 14))
-    got = quality_flags(inputs, offset.astype(np.float32), core, window, radius, 63.0)
+    got = quality_flags(inputs, offset.astype(np.float32), core, window, radius, 63.0, 1.35)
     assert got.dtype == np.float32
     valid = inputs["ntl_valid"][0, 0]
     for r in range(6 * SCALE):
@@ -144,7 +144,7 @@ def test_saturated_from_the_product_s_ceiling(
         assert scene.unit == unit
         window = Window(0, 0, 1, 2)
         flags = quality_flags(
-            scene.read_inputs(window), np.zeros((2, 1, 2), np.float32), window, window, 0, scene.ceiling
+            scene.read_inputs(window), np.zeros((2, 1, 2), np.float32), window, window, 0, scene.ceiling, 1.8
         )
     saturated = (flags.astype(int) & Quality.SATURATED_LR) != 0
     assert not saturated[:, :SCALE].any() and saturated[:, SCALE:].all()

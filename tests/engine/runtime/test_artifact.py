@@ -108,6 +108,8 @@ def test_symlink_out_is_refused(tmp_path: Path) -> None:
         ({"inputs": []}, "inputs"),
         ({"outputs": []}, "outputs"),
         ({"configuration": {}}, "preset"),
+        ({"configuration": {"preset": "test"}}, "d_max"),
+        ({"configuration": {"preset": "test", "d_max": 0}}, '"d_max" must be a number above 0'),
         ({"configuration": []}, '"configuration" must be an object'),
         ({"precisions": {"fp32": "other.onnx"}}, "not listed"),
         ({"name": 3}, '"name" must be a text'),
