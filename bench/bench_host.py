@@ -19,10 +19,11 @@ from rasterio.windows import Window as RasterWindow
 from bench.cases import BLOCK, CASES, ntl_grid, write_case
 from bench.conftest import Measure
 from bench.rates import Work
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.cog import assemble
 from deeplight.engine.output.packs import BandSpec, OutputSpec, PackStore
-from deeplight.engine.raster.convert import Floats, to_physical
+from deeplight.engine.raster.convert import to_physical
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.raster.warp import Warper

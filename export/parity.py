@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import to_hr
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.core.windows import Window
@@ -197,7 +198,7 @@ def compare(case: Case, backend: Backend, precision: str, how: str = "") -> Diff
     """One row. Pixels that NTL's nodata covers do not count: the engine never writes them. how: of the backend, where
     it runs in several ways."""
     got = backend.run(case.inputs)["ntl_hr"]
-    valid = np.kron(case.inputs["ntl_valid"], np.ones((1, 1, SCALE, SCALE))) > 0
+    valid = to_hr(case.inputs["ntl_valid"] > 0)
     truth = None if case.truth is None else case.truth[valid]
     where = backend.name if backend.device == "cpu" else f"{backend.name} {backend.device}"
     return difference(case.name, where + how, precision, got[valid], case.want[valid], truth)

@@ -21,10 +21,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import DISK, Disk, disk_errors, remove_leftovers, remove_sidecars, replacing
 from deeplight.engine.core.progress import BYTES, Progress, Silent
-from deeplight.engine.output.pack_format import DamagedPack, Pixels, halve, level_shape, read_checked
+from deeplight.engine.output.pack_format import DamagedPack, halve, level_shape, read_checked
 from deeplight.engine.output.packs import OutputSpec, PackStore
 from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.grid import Grid
@@ -199,12 +200,12 @@ class _Overviews:
         if self.first <= self.store.spec.levels:
             self._block(self.store.spec.levels, 0, 0)
 
-    def _block(self, level: int, row: int, col: int) -> Pixels | None:
+    def _block(self, level: int, row: int, col: int) -> Floats | None:
         """One block, stored; (bands, height, width), None where it lies outside or is all nodata."""
         spec = self.store.spec
         height, width = level_shape(spec.grid.height, spec.grid.width, level)
         shape = (min(spec.block, height - row * spec.block), min(spec.block, width - col * spec.block))
-        pixels: Pixels = np.full((len(spec.bands), *shape), np.nan, dtype=np.float32)
+        pixels: Floats = np.full((len(spec.bands), *shape), np.nan, dtype=np.float32)
         found = False
         half = spec.block // 2
         for r, c in itertools.product((0, 1), (0, 1)):
@@ -218,7 +219,7 @@ class _Overviews:
         self._keep(level, row, col, pixels)
         return pixels
 
-    def _part(self, level: int, row: int, col: int) -> Pixels | None:
+    def _part(self, level: int, row: int, col: int) -> Floats | None:
         """What the block (or pack) at `row`, `col` one level below adds to its parent at `level`."""
         if level == self.first:
             rows, cols = self.store.lattice
@@ -227,7 +228,7 @@ class _Overviews:
         below = self._block(level - 1, row, col) if row < rows and col < cols else None
         return None if below is None else halve(below, self.store.spec.flag_bands)
 
-    def _keep(self, level: int, row: int, col: int, pixels: Pixels) -> None:
+    def _keep(self, level: int, row: int, col: int, pixels: Floats) -> None:
         codec, table = self.store.spec.codec, self.levels[level]
         for band, plane in enumerate(pixels):
             if data := codec.encode(plane):

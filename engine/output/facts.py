@@ -13,19 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats, Mask, to_hr
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.lights import block_changes, compact_light
-
-Array = NDArray[np.float32]
-Mask = NDArray[np.uint8]
 
 _BITS = {"dmo": 1, "dem": 2}
 _NOTEWORTHY = 0.02
 """Difference between two shares that is told; that of a file's extent is known to about 1/48."""
 
 
-def layers_present(inputs: Mapping[str, Array], core: Window, window: Window) -> Mask:
+def layers_present(inputs: Mapping[str, Floats], core: Window, window: Window) -> Mask:
     """Which auxiliary layers each HR pixel of a core had, (8h, 8w): 1 DMO, 2 DEM, 3 both.
 
     inputs: the model's, of `window`; both windows in LR pixels.
@@ -64,17 +62,17 @@ class Facts:
     @classmethod
     def of(
         cls,
-        lr: Array,
+        lr: Floats,
         valid: Mask,
-        radiance: Array,
-        seen: Array,
+        radiance: Floats,
+        seen: Floats,
         layers: Mask,
         clamped: int,
         corner: tuple[int, int] = (0, 0),
     ) -> Facts:
         """lr, valid, seen: (h, w), NTL, its mask, and what the sensor would see of the output. radiance, layers: (8h,
         8w), NaN = nodata, and `layers_present`. corner: (row, col) of the region in LR pixels of the scene."""
-        hr_valid = np.repeat(np.repeat(valid != 0, SCALE, 0), SCALE, 1)
+        hr_valid = to_hr(valid != 0)
 
         def count(where: NDArray[np.bool_]) -> int:
             return int(np.count_nonzero(where & hr_valid))
@@ -91,7 +89,7 @@ class Facts:
 
     @classmethod
     def counted(
-        cls, lr: Array, valid: Mask, seen: Array, counts: Mapping[str, float], corner: tuple[int, int]
+        cls, lr: Floats, valid: Mask, seen: Floats, counts: Mapping[str, float], corner: tuple[int, int]
     ) -> Facts:
         """As `of`, from what was counted over the valid HR pixels: dmo, dem, ntl_alone, clamped, light (the sum of
         radiance) and largest."""

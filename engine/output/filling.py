@@ -6,14 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.packs import PackStore
-
-Array = NDArray[np.float32]
 
 
 class PackFiller:
@@ -34,7 +32,7 @@ class PackFiller:
         self._windows = {key: store.window(key) for key in store.keys() if key not in done}  # noqa: SIM118
         self._missing = {key: _area(w) for key, w in self._windows.items()}
         self._parts: dict[tuple[int, int], set[Window]] = {key: set() for key in self._windows}
-        self._open: dict[tuple[int, int], Array] = {}
+        self._open: dict[tuple[int, int], Floats] = {}
         self._lock = threading.Lock()
         self._written = self._empty = 0
         self._kept = len(done)
@@ -55,7 +53,9 @@ class PackFiller:
         for key, window in sorted(self._windows.items()):
             yield Window(key[0] * side, key[1] * side, window.height // SCALE, window.width // SCALE)
 
-    def add(self, core: Window, pixels: Array | None, facts: Callable[[Window], Facts] | None = None) -> None:
+    def add(
+        self, core: Window, pixels: Floats | None, facts: Callable[[Window], Facts] | None = None
+    ) -> None:
         """Take over a core.
 
         core: in HR pixels. pixels: float32 (bands, height, width), NaN = nodata; None: all of it is nodata.
@@ -83,7 +83,7 @@ class PackFiller:
         cols = range(core.col // side, (core.col + core.width - 1) // side + 1)
         return [(r, c) for r in rows for c in cols if (r, c) in self._windows]
 
-    def _paste(self, key: tuple[int, int], part: Window, pixels: Array) -> None:
+    def _paste(self, key: tuple[int, int], part: Window, pixels: Floats) -> None:
         window = self._windows[key]
         with self._lock:
             if key not in self._open:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.raster.mesh import Doubles, project
+from deeplight.engine.raster.mesh import project
 
 _PER_EDGE = 16
 _DIGITS = 7

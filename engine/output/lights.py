@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from deeplight.engine.core.arrays import Doubles, Floats, Mask
 
 if TYPE_CHECKING:
     from deeplight.engine.output.facts import Facts
@@ -29,12 +30,9 @@ _PEAK = 2.0
 are, and 5 % of synthetic ones; of points narrower than 0.8 LR pixels (standard deviation) 30 % and more."""
 _COMPACT = 0.2
 """Share of compact light from which it is named as the cause."""
-Doubles = NDArray[np.float64]
-Array = NDArray[np.float32]
-Mask = NDArray[np.uint8]
 
 
-def block_changes(lr: Array, valid: Mask, seen: Array, corner: tuple[int, int]) -> tuple[int, int]:
+def block_changes(lr: Floats, valid: Mask, seen: Floats, corner: tuple[int, int]) -> tuple[int, int]:
     """(lit blocks, those of them whose light changed by more than MOVED) among the whole blocks of a region.
 
     lr, valid, seen: (h, w); seen is what the sensor would see of the output. corner: (row, col) of the region in LR
@@ -55,7 +53,7 @@ def block_changes(lr: Array, valid: Mask, seen: Array, corner: tuple[int, int]) 
     return int(lit.sum()), int((np.abs(went - came) > MOVED * came)[lit].sum())
 
 
-def compact_light(lr: Array, valid: Mask) -> float:
+def compact_light(lr: Floats, valid: Mask) -> float:
     """Sum of the light in pixels that are lit, and _PEAK times as bright as the mean of their valid neighbours."""
     known = np.pad((valid != 0).astype(np.float64), 1)
     light = np.pad(np.where(valid != 0, np.maximum(lr, 0), 0).astype(np.float64), 1)

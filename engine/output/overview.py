@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _CELL = 10
 """LR pixels a side of the cells from which the brightest square is found."""
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Overview:
     """values: (h, w) means over the valid ones of factor × factor LR pixels, NaN = none is. window: the part of the
     scene that is shown in full, in LR pixels."""
 
-    values: Array
+    values: Floats
     factor: int
     window: Window
 
@@ -36,7 +35,7 @@ def overview(scene: Scene, window: Window, longest: int) -> Overview:
     return Overview(means(scene, factor), factor, window)
 
 
-def means(scene: Scene, factor: int) -> Array:
+def means(scene: Scene, factor: int) -> Floats:
     """Means over the valid ones of factor × factor LR pixels of the whole scene, NaN where none is."""
     height, width = scene.grid.shape
     starts = np.arange(0, width, factor)
@@ -67,7 +66,7 @@ def brightest(scene: Scene, side: int) -> Window:
     return Window(min(row, height - h), min(col, width - w), h, w)
 
 
-def read_map(result: Path, window: Window) -> Array:
+def read_map(result: Path, window: Window) -> Floats:
     """Band 1 of a finished output over an LR window, physical, (8h, 8w), NaN = nodata."""
     import rasterio
 
@@ -77,7 +76,7 @@ def read_map(result: Path, window: Window) -> Array:
         return _physical(dataset, dataset.read(1, window=pixels, masked=True))
 
 
-def read_map_means(result: Path, factor: int) -> Array:
+def read_map_means(result: Path, factor: int) -> Floats:
     """Means of factor × factor pixels of band 1 of a finished output, from its overviews; physical, NaN = nodata."""
     import rasterio
     from rasterio.enums import Resampling
@@ -89,6 +88,6 @@ def read_map_means(result: Path, factor: int) -> Array:
         )
 
 
-def _physical(dataset: Any, band: Any) -> Array:
+def _physical(dataset: Any, band: Any) -> Floats:
     values = band.astype(np.float32) * np.float32(dataset.scales[0]) + np.float32(dataset.offsets[0])
     return np.asarray(np.ma.filled(values, np.nan), np.float32)

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError
 
-Pixels = npt.NDArray[np.float32]
 PackKey = tuple[int, int]
 """(row, column) of a pack in the lattice of packs."""
 
@@ -53,7 +53,7 @@ def level_shape(height: int, width: int, level: int) -> tuple[int, int]:
     return -(-height >> level), -(-width >> level)
 
 
-def halve(pixels: Pixels, flags: Sequence[int] = ()) -> Pixels:
+def halve(pixels: Floats, flags: Sequence[int] = ()) -> Floats:
     """Mean of the valid pixels of each 2 × 2 group, NaN where there are none; an odd edge has smaller groups.
 
     flags: bands of bit flags, whose groups become the union of the flags instead.
@@ -116,7 +116,7 @@ class BlockCodec:
         """The largest physical value that the type holds; infinite for float32."""
         return math.inf if self.dtype == "float32" else self.steps[1] * self.scale + self.offset
 
-    def clamped(self, pixels: Pixels) -> int:
+    def clamped(self, pixels: Floats) -> int:
         """How many pixels are so far beyond what uint16 holds that `encode` moves them by more than rounding does."""
         if self.dtype == "float32":
             return 0
@@ -152,7 +152,7 @@ class BlockCodec:
         steps[missing] = self.nodata
         return steps.astype("<u2")
 
-    def _float32(self, pixels: npt.NDArray[np.float32], missing: npt.NDArray[np.bool_]) -> Pixels:
+    def _float32(self, pixels: npt.NDArray[np.float32], missing: npt.NDArray[np.bool_]) -> Floats:
         nodata = np.float32(self.nodata)
         values = np.where(missing, nodata, pixels) if missing.any() else pixels
         clash = pixels == nodata
@@ -207,7 +207,7 @@ def pack_chunks(
     fingerprint: str,
     key: PackKey,
     blocks: Sequence[tuple[int, int, int, int, bytes]],
-    rest: Pixels | None,
+    rest: Floats | None,
     facts: Mapping[str, float],
 ) -> list[bytes]:
     """The bytes of a pack file, in pieces. blocks: (level, band, row, col, bytes); rest: None if nodata."""
@@ -265,7 +265,7 @@ def read_checked(file: BinaryIO, size: int, crc: int, name: str, key: PackKey) -
     return data
 
 
-def read_rest(file: BinaryIO, index: PackIndex, name: str) -> Pixels | None:
+def read_rest(file: BinaryIO, index: PackIndex, name: str) -> Floats | None:
     """The pixels kept for larger overviews, (bands, height, width); None where all of them are nodata."""
     if index.rest is None:
         return None

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import DISK, Disk, disk_errors, make_folder, remove_leftovers, write_file
 from deeplight.engine.core.windows import Window
@@ -19,7 +20,6 @@ from deeplight.engine.output.pack_format import (
     DamagedPack,
     PackIndex,
     PackKey,
-    Pixels,
     halve,
     level_shape,
     overview_levels,
@@ -206,7 +206,7 @@ class PackStore:
         """Where a pack is kept."""
         return self.folder / f"{key[0]:05d}_{key[1]:05d}.pack"
 
-    def write(self, key: PackKey, pixels: Pixels, facts: Mapping[str, float] | None = None) -> int:
+    def write(self, key: PackKey, pixels: Floats, facts: Mapping[str, float] | None = None) -> int:
         """Store a pack durably and return its bytes; one that exists is replaced.
 
         pixels: float32 (bands, height, width) of `window(key)`, physical values, NaN = nodata. facts: to be kept
@@ -237,7 +237,7 @@ class PackStore:
         self.window(key)
         return write_file(self.path(key), pack_chunks(self._fingerprint, key, [], None, {}), disk=self.disk)
 
-    def _level_blocks(self, number: int, level: Pixels) -> list[tuple[int, int, int, int, bytes]]:
+    def _level_blocks(self, number: int, level: Floats) -> list[tuple[int, int, int, int, bytes]]:
         codec, side = self.spec.codec, self.spec.block
         bands, height, width = level.shape
         found = []
@@ -268,7 +268,7 @@ class PackStore:
             )
         return index
 
-    def rest(self, key: PackKey) -> Pixels | None:
+    def rest(self, key: PackKey) -> Floats | None:
         """The pack's part of overview level full_levels + 1, (bands, height, width); None if all nodata."""
         index, path = self.index(key), self.path(key)
         with path.open("rb") as file:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from deeplight.engine.core.arrays import Floats, to_hr
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
@@ -36,7 +37,6 @@ _BAR = 16
 _LEAST_WEIGHT = 0.2
 _RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"
 _LOWERED = str.maketrans(_RAISED, "0123456789-")
-Array = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
 
 
@@ -48,14 +48,14 @@ class Stretch:
     soft: float
 
     @classmethod
-    def of(cls, *arrays: Array) -> Stretch:
+    def of(cls, *arrays: Floats) -> Stretch:
         """Fits all arrays: `top` is their largest 99.8th percentile, rounded up to 1, 2 or 5 times 10^k."""
         seen = [a[np.isfinite(a)] for a in arrays]
         peak = max((float(np.percentile(a, 99.8)) for a in seen if a.size), default=0.0)
         top = next(t for t in _round_numbers(peak) if t >= peak) if peak > 0 else 1.0
         return cls(top, top / 100.0)
 
-    def __call__(self, values: Array) -> NDArray[np.float64]:
+    def __call__(self, values: Floats) -> NDArray[np.float64]:
         """Clipped to 0 … 1; NaN stays."""
         t = np.arcsinh(values.astype(np.float64) / self.soft) / np.arcsinh(self.top / self.soft)
         return np.asarray(np.clip(t, 0.0, 1.0), np.float64)
@@ -104,7 +104,7 @@ def choose_window(scene: Scene) -> Window:
     return brightest(scene, _WHOLE_LR // 2)
 
 
-def bicubic(lr: Array) -> Array:
+def bicubic(lr: Floats) -> Floats:
     """Bicubic ×8 (Pillow's, a = −0.5) of lr (h, w), NaN = nodata; (8h, 8w), NaN wherever lr is.
 
     Nodata does not bleed: values and mask are interpolated alike and divided. Below zero is cut.
@@ -112,20 +112,15 @@ def bicubic(lr: Array) -> Array:
     valid = np.isfinite(lr)
     size = (lr.shape[1] * SCALE, lr.shape[0] * SCALE)
 
-    def grow(a: Array) -> Array:
+    def grow(a: Floats) -> Floats:
         return np.asarray(Image.fromarray(a).resize(size, Image.Resampling.BICUBIC), np.float32)
 
     weight = grow(valid.astype(np.float32))
     values = grow(np.where(valid, lr, np.float32(0))) / np.maximum(weight, _LEAST_WEIGHT)
-    return np.where(nearest(valid), np.maximum(values, 0), np.float32(np.nan))
+    return np.where(to_hr(valid), np.maximum(values, 0), np.float32(np.nan))
 
 
-def nearest(a: NDArray[T]) -> NDArray[T]:
-    """Each pixel of (h, w) repeated 8×8."""
-    return np.repeat(np.repeat(a, SCALE, 0), SCALE, 1)
-
-
-def render(lr: Array, hr: Array, unit: str, place: str = "", whole: Overview | None = None) -> Image.Image:
+def render(lr: Floats, hr: Floats, unit: str, place: str = "", whole: Overview | None = None) -> Image.Image:
     """The picture, RGB.
 
     lr: (h + 4, w + 4), the window with 2 pixels of context on each side; hr: (8h, 8w). NaN = nodata. whole: the scene
@@ -134,7 +129,7 @@ def render(lr: Array, hr: Array, unit: str, place: str = "", whole: Overview | N
     edge = _CONTEXT * SCALE
     inner = np.s_[_CONTEXT:-_CONTEXT, _CONTEXT:-_CONTEXT]
     panels = {
-        "LR input": nearest(lr[inner]),
+        "LR input": to_hr(lr[inner]),
         f"DeepLight {SCALE}x": hr,
         f"Bicubic {SCALE}x": bicubic(lr)[edge:-edge, edge:-edge],
     }
@@ -161,7 +156,7 @@ def _framed(whole: Overview, stretch: Stretch) -> Image.Image:
     return picture
 
 
-def _to_panel(values: Array, stretch: Stretch) -> Image.Image:
+def _to_panel(values: Floats, stretch: Stretch) -> Image.Image:
     """Colours at panel size: halved by a mean, or enlarged by a whole factor."""
     longest = max(values.shape)
     if longest > _PANEL:
@@ -175,7 +170,7 @@ def _to_panel(values: Array, stretch: Stretch) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def _halved(values: Array) -> Array:
+def _halved(values: Floats) -> Floats:
     """Mean of the valid pixels of 2×2; NaN where there is none. (8h, 8w) → (4h, 4w)."""
     h, w = values.shape
     blocks = values.reshape(h // 2, 2, w // 2, 2)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention
 from deeplight.engine.raster.bands import FactorOnly, assign_bands, find_bands
-from deeplight.engine.raster.convert import Floats
 from deeplight.engine.raster.elevation import ELEVATIONS, check_elevation, check_unit
 from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
 from deeplight.engine.raster.grid import Grid

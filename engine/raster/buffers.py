@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import INPUTS, input_shape
-
-Floats = NDArray[np.float32]
 
 _ALIGNED = 16
 """Float32 values to whose multiples tensors are aligned: 64 bytes, a cache line."""

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deeplight.engine.core.arrays import Floats, Mask
 from deeplight.engine.raster import accel
-
-Floats = NDArray[np.float32]
-Mask = NDArray[np.uint8]
 
 _WIDENED: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(np.bool_): np.dtype(np.uint8),

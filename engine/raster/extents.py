@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.raster.mesh import Doubles, Meshes, project
+from deeplight.engine.raster.mesh import Meshes, project
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

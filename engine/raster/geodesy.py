@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.raster.mesh import Doubles, project
+from deeplight.engine.raster.mesh import project
 
 if TYPE_CHECKING:
     from rasterio.crs import CRS

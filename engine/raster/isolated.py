@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles, Floats
 from deeplight.engine.core.windows import Window, split
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.layers import Layer
 
-Doubles = NDArray[np.float64]
-Floats = NDArray[np.float32]
 
 ENOUGH = 20
 """Lights from which an estimate is made."""

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles, Floats, Mask
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import of_role
 from deeplight.engine.raster.buffers import Scratch
-from deeplight.engine.raster.convert import Floats, Mask, to_physical
+from deeplight.engine.raster.convert import to_physical
 from deeplight.engine.raster.extents import Overlap
 from deeplight.engine.raster.georeference import PLACED
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.raster.mesh import Doubles, full_turn
+from deeplight.engine.raster.mesh import full_turn
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.warp import Warper, area_mean, decimated, decimation, goes_round, with_neighbours
 

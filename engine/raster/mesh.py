@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.grid import Grid
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from affine import Affine
     from rasterio.crs import CRS
 
-Doubles = NDArray[np.float64]
 
 BLOCK = 512
 """HR pixels per side of a mesh. Meshes lie at multiples of it, so that a pixel's coordinates depend on no

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.raster.convert import Floats
 from deeplight.engine.raster.layers import AuxLayer, Layer
 from deeplight.engine.raster.remedies import scaled_copy
 

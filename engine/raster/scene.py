@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats, Mask
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.accel import missing_module
 from deeplight.engine.raster.auxiliary import Daytime, check_auxiliary_options, open_daytime, open_elevation
 from deeplight.engine.raster.buffers import InputPool
-from deeplight.engine.raster.convert import Floats, Mask
 from deeplight.engine.raster.layers import AuxLayer, Layer
 from deeplight.engine.raster.lights import OpenLights, check_light_options
 from deeplight.engine.raster.placement import Edges, Placement

@@ -10,11 +10,12 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles, Floats, Mask
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster import accel
-from deeplight.engine.raster.convert import Floats, Mask, as_mask
+from deeplight.engine.raster.convert import as_mask
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.raster.mesh import BLOCK, Doubles, Mesh, Meshes, full_turn
+from deeplight.engine.raster.mesh import BLOCK, Mesh, Meshes, full_turn
 
 HALF = np.float32(0.499999)
 """Sum of weights from which a resampled pixel is valid: one half, less the rounding of four float32

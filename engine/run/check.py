@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deeplight.engine.core.arrays import to_hr
 from deeplight.engine.core.errors import DeepLightError
-from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.tiling import tile_window
 from deeplight.engine.runtime.artifact import Artifact
@@ -46,7 +46,7 @@ def check_scene(
         for core in places(scene, count):
             inputs = scene.read_inputs(tile_window(core, halo, artifact.manifest, scene.grid.shape))
             got, want = (b.run(inputs)["ntl_hr"][0, 0] for b in (backend, reference))
-            valid = np.kron(inputs["ntl_valid"][0, 0], np.ones((SCALE, SCALE), np.float32)) > 0
+            valid = to_hr(inputs["ntl_valid"][0, 0] > 0)
             case = f"row {core.row}, column {core.col}"
             rows.append(difference(case, backend.name, precision, got[valid], want[valid]))
             advance()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.sensor import (
@@ -21,8 +21,6 @@ from deeplight.engine.run.sensor import (
     seen,
 )
 
-Array = NDArray[np.float32]
-
 POWERS = (4.68, 1.01, 3.15, 1.13, 2.01, 1.42)
 """Exponents of the steps: the inverse roots of the Chebyshev polynomial of degree 6 on [0.2, 1], large and small in
 turn, so that what a large one makes too much of the next takes back."""
@@ -36,8 +34,8 @@ EVEN_SHARE = 1e-3
 
 
 def conserve_radiance(
-    radiance: Array, inputs: Mapping[str, Array], core: Window, window: Window
-) -> tuple[Array, Array, Array]:
+    radiance: Floats, inputs: Mapping[str, Floats], core: Window, window: Window
+) -> tuple[Floats, Floats, Floats]:
     """Radiance (8h, 8w) of a core in agreement with the lights, the factor (8h, 8w) that made it so, and what the
     sensor would see of it (h, w).
 
@@ -63,7 +61,7 @@ def conserve_radiance(
     return x[own], total[own], found[core.slices_in(region)]
 
 
-def seen_of(radiance: Array, inputs: Mapping[str, Array], core: Window, window: Window) -> Array:
+def seen_of(radiance: Floats, inputs: Mapping[str, Floats], core: Window, window: Window) -> Floats:
     """What the sensor would see (h, w) of the core of a radiance (8H, 8W) over `window`. inputs: the model's."""
     region = core.grown(BLUR_REACH).shared_with(window)
     rows, columns = (blur_weights(max(float(fwhm), 0.0)) for fwhm in inputs["psf"][0])
@@ -72,7 +70,7 @@ def seen_of(radiance: Array, inputs: Mapping[str, Array], core: Window, window: 
     return found[core.slices_in(region)]
 
 
-def _balance(x: Array, sensor: Sensor) -> Array:
+def _balance(x: Floats, sensor: Sensor) -> Floats:
     """The factor (8h, 8w) that gives the surroundings of each LR pixel the light that was measured there; saturated and
     unknown pixels do not count, and are left as they are."""
     counts = sensor.known * (1 - sensor.saturated)
@@ -83,7 +81,7 @@ def _balance(x: Array, sensor: Sensor) -> Array:
     return np.float32(1) + enlarged((np.clip(ratio, 1 / limit, limit) - np.float32(1)) * counts)
 
 
-def _around(values: Array) -> Array:
+def _around(values: Floats) -> Floats:
     """Sums (h, w) over the square of AROUND pixels to each side; edges are repeated."""
     for axis in (0, 1):
         length = values.shape[axis]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.forms import COUNTS, LayerForm
 from deeplight.engine.core.machine import available_memory
@@ -30,7 +31,7 @@ from deeplight.engine.run.tiling import (
     pack_side,
     usable_memory,
 )
-from deeplight.engine.run.work import Array, Tile, TileWork
+from deeplight.engine.run.work import Tile, TileWork
 from deeplight.engine.runtime.device import OutOfDeviceMemory
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class DeviceWork(TileWork):
         return DeviceTile(core, lr, valid, window, lease=lease, shape=shape)
 
     def _fill(
-        self, lease: Lease, window: Window, inner: tuple[slice, slice], ntl: Array, known: np.ndarray
+        self, lease: Lease, window: Window, inner: tuple[slice, slice], ntl: Floats, known: np.ndarray
     ) -> TileShape:
         slot, places = lease.slot, {name: layer.place(window) for name, layer in self._layers.items()}
         shape = self._shape(window, places)
@@ -229,7 +230,7 @@ class DeviceWork(TileWork):
         finally:
             tile.lease.end()
 
-    def finish(self, tile: Tile) -> Array | None:
+    def finish(self, tile: Tile) -> Floats | None:
         """See TileWork.finish. The device has put NaN where NTL is nodata already."""
         if tile.counts is None:
             return self.host.finish(tile)
@@ -237,7 +238,7 @@ class DeviceWork(TileWork):
             raise self.host.bad(tile.core)
         return tile.pixels
 
-    def _pixels(self, core: Window) -> Array | None:
+    def _pixels(self, core: Window) -> Floats | None:
         with self.collected(self.compute(self.read(core))) as tile:
             pixels = self.finish(tile)
             return None if pixels is None else pixels.copy()

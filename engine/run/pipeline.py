@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.machine import available_cpus, available_memory, bytes_moved
 from deeplight.engine.core.progress import Progress, Silent
@@ -39,7 +40,7 @@ from deeplight.engine.run.result import RunResult, Tally
 from deeplight.engine.run.seams import SeamCheck, verify_seams
 from deeplight.engine.run.tiling import Crew, TilePlan
 from deeplight.engine.run.told import facts_of
-from deeplight.engine.run.work import Array, Tile, TileWork
+from deeplight.engine.run.work import Tile, TileWork
 from deeplight.engine.runtime.artifact import Artifact, load_artifact
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def check_all_done(quarantined: Sequence[Quarantined]) -> None:
 
 
 def counting(
-    tile: Tile, pixels: Array, seen: Array, clamped: Callable[[Array], int]
+    tile: Tile, pixels: Floats, seen: Floats, clamped: Callable[[Floats], int]
 ) -> Callable[[Window], Facts]:
     """What counts parts of a finished tile, each in HR pixels of the scene. clamped: of pixels, see BlockCodec."""
     counts, layers = tile.counts, tile.layers

@@ -6,15 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats, to_hr
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.conserve import conserve_radiance, seen_of
 from deeplight.engine.run.quality import extrapolated_from, quality_flags
 from deeplight.engine.runtime.manifest import Manifest
-
-Array = NDArray[np.float32]
 
 _MODEL_OUTPUT = {"quality": "offset"}
 """Extra bands that are made from a model output of another name."""
@@ -40,8 +38,8 @@ class Products:
         self._far = extrapolated_from(manifest.d_max)
 
     def make(
-        self, outputs: Mapping[str, Array], inputs: Mapping[str, Array], core: Window, window: Window
-    ) -> tuple[Array, Array]:
+        self, outputs: Mapping[str, Floats], inputs: Mapping[str, Floats], core: Window, window: Window
+    ) -> tuple[Floats, Floats]:
         """The bands (n, 8h, 8w) of a core, not masked yet, and what the sensor would see of its radiance (h, w).
 
         outputs, inputs: the model's, of `window`, batch of 1. core, window: in LR pixels; `window` is the core's
@@ -65,16 +63,16 @@ class Products:
         return np.concatenate(made), seen
 
 
-def _cut(output: Array, core: Window, window: Window) -> Array:
+def _cut(output: Floats, core: Window, window: Window) -> Floats:
     """The core of an output (1, C, …) over `window`, on the HR grid: LR pixels are repeated."""
     if output.shape[-2:] == window.shape:
         rows, cols = core.slices_in(window)
-        return np.repeat(np.repeat(output[0, :, rows, cols], SCALE, 1), SCALE, 2)
+        return to_hr(output[0, :, rows, cols])
     rows, cols = core.scaled(SCALE).slices_in(window.scaled(SCALE))
     return output[0, :, rows, cols]
 
 
-def _around(interval: Array, radiance: Array, factor: Array | None) -> Array:
+def _around(interval: Floats, radiance: Floats, factor: Floats | None) -> Floats:
     """The ends (2, 8h, 8w), moved as the radiance was and on their sides of it: low ≤ radiance ≤ high."""
     low, high = interval if factor is None else interval * factor
     return np.stack([np.minimum(low, radiance), np.maximum(high, radiance)])

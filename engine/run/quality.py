@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats, to_hr
 from deeplight.engine.core.spec import SCALE, Quality
 from deeplight.engine.core.windows import Window
-
-Array = NDArray[np.float32]
 
 _PRESSED = 0.9
 """Share of the largest offset that a model makes, from which on the true offset may lie beyond it."""
@@ -22,14 +21,14 @@ def extrapolated_from(d_max: float) -> float:
 
 
 def quality_flags(
-    inputs: Mapping[str, Array],
-    offset: Array,
+    inputs: Mapping[str, Floats],
+    offset: Floats,
     core: Window,
     window: Window,
     radius: int,
     ceiling: float,
     far: float,
-) -> Array:
+) -> Floats:
     """Flags (8h, 8w) of a core, as float32.
 
     inputs: the model's, of `window` (spec.INPUTS, batch of 1). offset: (2, h', w') of `window`. core, window: in LR
@@ -47,13 +46,13 @@ def quality_flags(
     lr = near * np.uint8(Quality.NTL_FILLED_NEAR)
     lr |= saturated * np.uint8(Quality.SATURATED_LR)
     lr |= pressed * np.uint8(Quality.EXTRAPOLATED_OFFSET)
-    flags = np.repeat(np.repeat(lr, SCALE, 0), SCALE, 1)
+    flags = to_hr(lr)
     for name, flag in (("dmo", Quality.DMO_MISSING), ("dem", Quality.DEM_MISSING)):
         flags |= (inputs[f"{name}_valid"][0, 0, hr_rows, hr_cols] == 0) * np.uint8(flag)
     return flags.astype(np.float32)
 
 
-def _seen(valid: Array, around: Window, window: Window) -> Array:
+def _seen(valid: Floats, around: Window, window: Window) -> Floats:
     """The mask `valid` (h, w) of `window` over `around`, 0 where that leaves it."""
     seen = np.zeros(around.shape, np.float32)
     both = around.shared_with(window)

@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import SCALE
-
-Array = NDArray[np.float32]
 
 BLUR_REACH = 3
 """LR pixels to each side of an LR pixel from which the sensor model gathers light."""
@@ -35,15 +33,15 @@ class Sensor:
     rows, columns: weights of the blur, (7, 8) each. noise: in the unit of y.
     """
 
-    y: Array
-    known: Array
-    saturated: Array
-    rows: Array
-    columns: Array
+    y: Floats
+    known: Floats
+    saturated: Floats
+    rows: Floats
+    columns: Floats
     noise: np.float32
 
     @classmethod
-    def of(cls, ntl: Array, valid: Array, psf: Array, limits: Array) -> Sensor:
+    def of(cls, ntl: Floats, valid: Floats, psf: Floats, limits: Floats) -> Sensor:
         """ntl, valid: (h, w). psf, limits: (2,), as in spec.INPUTS: where the blur is not known it counts as none."""
         level, noise = (np.float32(v) for v in limits)
         rows, columns = (blur_weights(max(float(fwhm), 0.0)) for fwhm in psf)
@@ -54,7 +52,7 @@ class Sensor:
         return cls(y, known, np.asarray(reached, np.float32), rows, columns, least)
 
 
-def blur_weights(fwhm: float) -> Array:
+def blur_weights(fwhm: float) -> Floats:
     """(7, 8): the weight of HR pixel t of the block k − 3 LR pixels away. fwhm: LR pixels, ≥ 0. They sum to 1."""
     sigma = np.float32(max(fwhm * _SIGMA_PER_FWHM, SHARPEST_SIGMA))
     size = 2 * BLUR_REACH + 1
@@ -64,7 +62,7 @@ def blur_weights(fwhm: float) -> Array:
     return np.asarray((weight / weight.sum()).reshape(size, SCALE), np.float32)
 
 
-def seen(x: Array, rows: Array, columns: Array) -> Array:
+def seen(x: Floats, rows: Floats, columns: Floats) -> Floats:
     """What the sensor sees of radiance x (8h, 8w): (h, w). Beyond the edge the outermost blocks are repeated."""
     height, width = x.shape
     blocks = x.reshape(height // SCALE, SCALE, width)
@@ -73,7 +71,7 @@ def seen(x: Array, rows: Array, columns: Array) -> Array:
     return np.ascontiguousarray(_gathered(np.matmul(columns, across)).T)
 
 
-def _gathered(parts: Array) -> Array:
+def _gathered(parts: Floats) -> Floats:
     """parts: (n, 7, m), what block i gives to the block k − 3 before it. Returns the sums (n, m)."""
     n, size, _ = parts.shape
     padded = np.pad(parts, ((BLUR_REACH, BLUR_REACH), (0, 0), (0, 0)), mode="edge")
@@ -83,12 +81,12 @@ def _gathered(parts: Array) -> Array:
     return total
 
 
-def enlarged(x: Array) -> Array:
+def enlarged(x: Floats) -> Floats:
     """x (h, w) interpolated linearly to (8h, 8w), half-pixel centred; edges are repeated."""
     return _interpolated(_interpolated(x).T).T
 
 
-def _interpolated(x: Array) -> Array:
+def _interpolated(x: Floats) -> Floats:
     """x (h, w) → (8h, w)."""
     h, w = x.shape
     padded = np.pad(x, ((1, 1), (0, 0)), mode="edge")
@@ -102,7 +100,7 @@ def _interpolated(x: Array) -> Array:
     return out.reshape(SCALE * h, w)
 
 
-def consistent(x: Array, sensor: Sensor, power: float = 1.0) -> tuple[Array, Array]:
+def consistent(x: Floats, sensor: Sensor, power: float = 1.0) -> tuple[Floats, Floats]:
     """One step. x: radiance (8h, 8w) ≥ 0. Returns it after the step, and the factor (8h, 8w) by which it changed.
 
     The ratio of the given lights to what the sensor would see, to the `power`, is kept within ¼ … 4. Unknown pixels ask

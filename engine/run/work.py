@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.arrays import Floats, to_hr
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention
 from deeplight.engine.output.facts import layers_present
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from deeplight.engine.run.tiling import TilePlan
     from deeplight.engine.runtime.backends.base import Backend
 
-Array = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Tile:
@@ -41,14 +39,14 @@ class Tile:
     """
 
     core: Window
-    lr: Array
+    lr: Floats
     valid: NDArray[np.uint8]
     window: Window | None = None
-    inputs: dict[str, Array] | None = None
-    memory: Array | None = None
-    pixels: Array | None = None
+    inputs: dict[str, Floats] | None = None
+    memory: Floats | None = None
+    pixels: Floats | None = None
     layers: NDArray[np.uint8] | None = None
-    seen: Array | None = None
+    seen: Floats | None = None
     counts: Mapping[str, float] | None = None
 
 
@@ -146,7 +144,7 @@ class TileWork:
             self._pool.give(tile.memory)
         return replace(tile, inputs=None, memory=None, pixels=pixels, layers=layers, seen=seen)
 
-    def finish(self, tile: Tile) -> Array | None:
+    def finish(self, tile: Tile) -> Floats | None:
         """The pixels with NaN wherever NTL is nodata; None where all of them are.
 
         Raises BadPixels, naming the tile, where a valid pixel is not finite or its radiance is below zero.
@@ -174,7 +172,7 @@ class TileWork:
             final=final,
         )
 
-    def pixels(self, core: Window) -> Array | None:
+    def pixels(self, core: Window) -> Floats | None:
         """A core from its place to its finished pixels, one step after the other; None where all are nodata.
 
         Raises BadPixels where its numbers are bad in fp32, too.
@@ -186,7 +184,7 @@ class TileWork:
                 raise
         return self._pixels(core)
 
-    def _pixels(self, core: Window) -> Array | None:
+    def _pixels(self, core: Window) -> Floats | None:
         with self.collected(self.compute(self.read(core))) as tile:
             return self.finish(tile)
 
@@ -197,10 +195,10 @@ class TileWork:
             return self._fp32 or self.backend
 
 
-def masked(pixels: Array, valid: NDArray[np.uint8]) -> Array | None:
+def masked(pixels: Floats, valid: NDArray[np.uint8]) -> Floats | None:
     """`pixels` (bands, 8h, 8w) with NaN wherever the LR mask `valid` (h, w) is 0; None where a valid pixel is not
     finite or its radiance is below zero."""
-    hr_valid = np.repeat(np.repeat(valid != 0, SCALE, 0), SCALE, 1)
+    hr_valid = to_hr(valid != 0)
     finite = np.isfinite(pixels).all(axis=0)
     good = finite & (pixels[0] >= 0)
     if not (good | ~hr_valid).all():

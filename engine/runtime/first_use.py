@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.runtime.artifact import Artifact
-from deeplight.engine.runtime.backends.base import Array, Backend
+from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from deeplight.engine.runtime.compare import Difference, difference
 
@@ -22,7 +23,7 @@ def compared(artifact: Artifact, backend: Backend, precision: str, threads: int)
     return difference("a made-up tile", backend.name, precision, backend.run(inputs)["ntl_hr"], want)
 
 
-def trial_inputs() -> dict[str, Array]:
+def trial_inputs() -> dict[str, Floats]:
     """Inputs of one tile in physical units, the same every time: lights in a few places, all layers there."""
     rng = np.random.default_rng(7)
     shapes = {s.name: input_shape(s, *TILE) for s in INPUTS}

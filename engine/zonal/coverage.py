@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.windows import Window
 
 if TYPE_CHECKING:
-    from deeplight.engine.raster.mesh import Doubles
+    from deeplight.engine.core.arrays import Doubles
     from deeplight.engine.zonal.regions import Shapes
 
 _MOST_CELLS = 1 << 21

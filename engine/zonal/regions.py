@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.wording import mention
 from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.geodesy import equal_area, step_x
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.raster.mesh import Doubles, project
+from deeplight.engine.raster.mesh import project
 
 if TYPE_CHECKING:
     from rasterio.crs import CRS

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster.geodesy import pixel_areas_km2
-from deeplight.engine.raster.mesh import Doubles
 from deeplight.engine.zonal.coverage import Covered, covered
 from deeplight.engine.zonal.maps import Map, MapPixels
 from deeplight.engine.zonal.regions import Shapes

@@ -11,12 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from deeplight.engine import cli
+from deeplight.engine.core.arrays import Floats
 from tests.scenes import write_raster
 
-Values = NDArray[np.float32]
 
-
-def lights(side: int = 48, seed: int = 1, cities: int = 14) -> Values:
+def lights(side: int = 48, seed: int = 1, cities: int = 14) -> Floats:
     """Radiance (side, side) of towns of 3 … 160 nW/cm²/sr with VIIRS' noise, cut at 0."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side]

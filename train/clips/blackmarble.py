@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import DISK, remove_sidecars
 from deeplight.engine.core.progress import Progress
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.convert import to_physical
-from deeplight.train.synth.noise import Floats
 
 TILE = 2400
 """Pixels a side."""

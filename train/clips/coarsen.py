@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.progress import Progress
 from deeplight.engine.core.spec import SCALE
@@ -24,7 +25,6 @@ from deeplight.engine.raster.source import open_raster
 from deeplight.train.clips.degrade import Degradation, degrade, displaced
 from deeplight.train.clips.fraction import FRACTION, check_fraction
 from deeplight.train.clips.place import PlaceOptions
-from deeplight.train.synth.noise import Floats
 
 _SIDE = 64
 """LR pixels a side that are made at once."""

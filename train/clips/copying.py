@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster.dataset_names import locate
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 _BLOCK = 256
 _STRIP = 2048
 _LONLAT = "EPSG:4326"
-Values = NDArray[np.float64]
-LOGARITHMS: dict[str, Callable[[Values], Values]] = {
+LOGARITHMS: dict[str, Callable[[Doubles], Doubles]] = {
     "log10": lambda x: np.power(10.0, x),
     "ln": np.exp,
     "db": lambda x: np.power(10.0, x / 10.0),

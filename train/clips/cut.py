@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import DISK, disk_errors, write_file
 from deeplight.engine.core.progress import Progress
@@ -39,7 +40,6 @@ from deeplight.train.clips.index import (
 from deeplight.train.clips.place import Place, PlaceOptions
 from deeplight.train.clips.plan import Block, Planned, PlanOptions, part_of, plan_clips
 from deeplight.train.clips.samples import Sample
-from deeplight.train.synth.noise import Floats
 
 SCHEMA = 1
 

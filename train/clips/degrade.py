@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.warp import HALF, area_mean
 from deeplight.train.synth.degrade import blurred_mean
 from deeplight.train.synth.degrade import halo_lr as psf_halo
-from deeplight.train.synth.noise import Floats, bell, hash_window, stream, unit
+from deeplight.train.synth.noise import bell, hash_window, stream, unit
 
 SHORT = {"psf": "psf_fwhm_lr", "shift": "shift_lr"}
 """Short names of fields of Degradation, in texts and settings."""

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats, Mask
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import DISK, disk_errors
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.bands import find_bands
-from deeplight.engine.raster.convert import Mask
 from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.source import Raster, open_raster
 from deeplight.train.clips.samples import ClipError, Sample
-from deeplight.train.synth.noise import Floats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

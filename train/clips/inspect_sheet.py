@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.colormap import NODATA_RGB, light_colours
 from deeplight.engine.output.quicklook import Stretch
 from deeplight.train.clips.samples import ClipError, Sample
 from deeplight.train.clips.tree import ClipTree
-from deeplight.train.synth.noise import Floats
 
 MOST = 24
 """Clips on a sheet, spread evenly over splits and places."""

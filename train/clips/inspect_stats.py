@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.progress import Progress
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster.units import shown
 from deeplight.train.clips.samples import ClipError, Sample
 from deeplight.train.clips.tree import ClipTree
-from deeplight.train.synth.noise import Floats
 
 PERCENTILES = (1, 50, 99)
 _SIDE = 64

@@ -8,12 +8,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats, Mask
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.auxiliary import meeting
 from deeplight.engine.raster.buffers import Scratch
-from deeplight.engine.raster.convert import Mask
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
 from deeplight.engine.raster.radiance import check_ntl
@@ -22,7 +22,6 @@ from deeplight.engine.raster.single import check_single
 from deeplight.engine.raster.source import Raster, open_raster
 from deeplight.train.clips.fraction import FRACTION, check_fraction
 from deeplight.train.clips.samples import Sample
-from deeplight.train.synth.noise import Floats
 
 QA_BITS = 0b11111
 """Landsat Collection 2 QA_PIXEL: fill, dilated cloud, cirrus, cloud, cloud shadow."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
@@ -25,7 +26,6 @@ from deeplight.train.clips.index import INDEX, ClipRow, check_leaks, read_index
 from deeplight.train.clips.place import Place, PlaceOptions
 from deeplight.train.clips.samples import ClipError, Sample, SampleSource
 from deeplight.train.clips.wald import WaldSource
-from deeplight.train.synth.noise import Floats
 
 PROTOCOLS = ("paired", "wald")
 ALL = "all"

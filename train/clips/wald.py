@@ -14,13 +14,13 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.warp import area_mean
 from deeplight.train.clips.degrade import Degradation, degrade, displaced, place_seed, shift_field, told
 from deeplight.train.clips.samples import Sample, SampleSource
-from deeplight.train.synth.noise import Floats
 
 
 @runtime_checkable

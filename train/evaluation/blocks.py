@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles, to_hr
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.train.evaluation.image import (
@@ -16,7 +17,7 @@ from deeplight.train.evaluation.image import (
     ssim_map,
     whole_windows,
 )
-from deeplight.train.evaluation.pixels import FIELDS, Doubles, logarithm, pixel_sums
+from deeplight.train.evaluation.pixels import FIELDS, logarithm, pixel_sums
 from deeplight.train.evaluation.strata import STRATA, Strata
 
 TRUTH = "truth"
@@ -112,7 +113,7 @@ def score_block(block: Block, settings: Settings, with_piqe: bool) -> Sums:
 
 def block_masks(block: Block, strata: Strata) -> Mask:
     """The strata on all of a block's HR pixels, margin included, (4, 8(h + 2), 8(w + 2))."""
-    lr = np.repeat(np.repeat(block.lr, SCALE, axis=0), SCALE, axis=1)
+    lr = to_hr(block.lr)
     return strata.masks(block.truth, lr, block.valid)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles, to_hr
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.core.spec import SCALE
@@ -28,7 +29,7 @@ from deeplight.train.evaluation.blocks import (
     score_block,
 )
 from deeplight.train.evaluation.models import REACH, Inputs, Method
-from deeplight.train.evaluation.pixels import Doubles, LibraryMetrics
+from deeplight.train.evaluation.pixels import LibraryMetrics
 from deeplight.train.evaluation.showcase import Clouds, Showcase
 from deeplight.train.evaluation.sources import read_padded
 from deeplight.train.evaluation.strata import STRATA
@@ -234,7 +235,7 @@ def _blocks(
     lr_at, hr_at = wanted.slices_in(read), wanted.scaled(SCALE).slices_in(read.scaled(SCALE))
     lr = lr_inputs["ntl"][lr_at].astype(np.float64)
     lr_valid = lr_inputs["ntl_valid"][lr_at] > 0
-    truth, valid = truth[hr_at], valid[hr_at] & np.repeat(np.repeat(lr_valid, SCALE, 0), SCALE, 1)
+    truth, valid = truth[hr_at], valid[hr_at] & to_hr(lr_valid)
     for out in outputs.values():
         valid = valid & np.isfinite(out)
     outputs = {name: np.where(valid, out, 0.0) for name, out in outputs.items()}

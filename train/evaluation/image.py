@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pypiqe import piqe
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.spec import SCALE
-from deeplight.train.evaluation.pixels import Doubles
 
 SSIM_RADIUS = 5
 """Pixels that the 11 × 11 Gaussian window (σ = 1.5) reaches."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeplight.train.evaluation.pixels import Doubles, quality
+from deeplight.engine.core.arrays import Doubles
+from deeplight.train.evaluation.pixels import quality
 
 RESAMPLES = 1000
 LEVEL = 0.95

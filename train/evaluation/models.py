@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.tiling import tile_window
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.train.evaluation.bicubic import bicubic
-from deeplight.train.evaluation.pixels import Doubles
 
 Inputs = Mapping[str, NDArray[np.float32]]
 NETWORK, NO_AUXILIARY, BICUBIC, NEAREST = "network", "network, no auxiliary", "bicubic", "nearest"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.output.colormap import NODATA_RGB, light_colours
 from deeplight.train.evaluation.models import BICUBIC, NEAREST, NETWORK, NO_AUXILIARY
-from deeplight.train.evaluation.pixels import Doubles, logarithm
+from deeplight.train.evaluation.pixels import logarithm
 from deeplight.train.evaluation.showcase import EDGES, Clouds, Picture, Showcase, along, find_street
 
 if TYPE_CHECKING:

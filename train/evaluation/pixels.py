@@ -15,7 +15,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
-Doubles = NDArray[np.float64]
+from deeplight.engine.core.arrays import Doubles
 
 FIELDS = ("n", "truth", "truth_squared", "out", "absolute", "squared", "squared_log")
 """What is summed over pixels: their number, truth, truth², output, |error|, error², (error of log1p)²."""

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.markdown import markdown_table
 from deeplight.train.evaluation.blocks import TRUTH, Sums
 from deeplight.train.evaluation.evaluate import Evaluation
 from deeplight.train.evaluation.intervals import LEVEL, RESAMPLES, Interval, quality_intervals
 from deeplight.train.evaluation.models import BICUBIC
-from deeplight.train.evaluation.pixels import Doubles, N, quality
+from deeplight.train.evaluation.pixels import N, quality
 from deeplight.train.evaluation.strata import STRATA
 from deeplight.train.evaluation.verdict import verdict
 

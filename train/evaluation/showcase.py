@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.spec import SCALE
 from deeplight.train.evaluation.blocks import MARGIN_LR, Block
-from deeplight.train.evaluation.pixels import Doubles, logarithm
+from deeplight.train.evaluation.pixels import logarithm
 
 SHOWN = 4
 """Blocks that are kept as pictures."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.core.windows import Window
@@ -24,7 +25,6 @@ from deeplight.engine.raster.source import open_raster
 from deeplight.engine.raster.units import RADIANCE_UNIT
 from deeplight.train.clips.samples import Sample, SampleSource
 from deeplight.train.evaluation.models import Inputs
-from deeplight.train.evaluation.pixels import Doubles
 
 SYNTHETIC = "synthetic"
 COUNTRY_SIDE = 96

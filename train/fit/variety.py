@@ -15,15 +15,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.spec import SCALE
 from deeplight.train.fit.config import VarietyConfig
 from deeplight.train.synth.degrade import sensor_matrix
 
 Parts = dict[str, Tensor]
-Doubles = NDArray[np.float64]
 Other = Callable[[], Parts | None]
 """Gives the parts of a window of another place, or None where it cannot be read."""
 

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.train.synth import degrade
 from deeplight.train.synth.fabric import Fabric, fabric
-from deeplight.train.synth.noise import Floats, ancestors, upsampled
+from deeplight.train.synth.noise import ancestors, upsampled
 from deeplight.train.synth.quarters import quarters
 from deeplight.train.synth.roads import (
     MOTORWAY,
@@ -209,7 +210,9 @@ class Country:
         target = seen.scaled(SCALE).grown(1)
         offset = degrade.displacement(config.seed, config.misregistration_lr, seen.grown(2))
         border = SCALE - 1
-        fine = degrade.to_hr(offset)[:, border : border + target.height, border : border + target.width]
+        fine = degrade.interpolated(offset)[
+            :, border : border + target.height, border : border + target.width
+        ]
         light, isp = degrade.displaced(
             [ground.city.light, ground.city.isp], ground.window, fine * np.float32(SCALE), target
         )

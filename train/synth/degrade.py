@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles, Floats
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.train.synth.noise import Doubles, Floats, bell, fractal, hash_window, stream
+from deeplight.train.synth.noise import bell, fractal, hash_window, stream
 
 _DRIFT = {6: 0.55, 5: 0.6, 4: 0.25}
 _HR_PSF = np.array([0.21, 0.58, 0.21], np.float32)
@@ -28,7 +29,7 @@ def displacement(seed: int, amplitude: float, window_lr: Window) -> Floats:
     return np.stack([x * gain, y * gain])
 
 
-def to_hr(field: Floats) -> Floats:
+def interpolated(field: Floats) -> Floats:
     """Bilinear interpolation (c, h + 2, w + 2) → (c, 8h, 8w) between LR pixel centres; one LR pixel of
     border is used up.
     """

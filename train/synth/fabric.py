@@ -12,18 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles, Floats
 from deeplight.engine.core.windows import Window
-from deeplight.train.synth.noise import (
-    Doubles,
-    Floats,
-    Hashes,
-    Ints,
-    fractal,
-    hash_points,
-    hash_window,
-    stream,
-    unit,
-)
+from deeplight.train.synth.noise import Hashes, Ints, fractal, hash_points, hash_window, stream, unit
 from deeplight.train.synth.settlements import FLARE, REACH, TOWN, WORKS, Sites
 from deeplight.train.synth.terrain import Terrain
 

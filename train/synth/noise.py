@@ -12,10 +12,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.windows import Window
 
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint32]
 

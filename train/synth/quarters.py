@@ -11,19 +11,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles, Floats
 from deeplight.engine.core.windows import Window
 from deeplight.train.synth.fabric import Fabric, farms, line
-from deeplight.train.synth.noise import (
-    Doubles,
-    Floats,
-    Hashes,
-    bell,
-    fractal,
-    hash_points,
-    hash_window,
-    stream,
-    unit,
-)
+from deeplight.train.synth.noise import Hashes, bell, fractal, hash_points, hash_window, stream, unit
 from deeplight.train.synth.styles import Settled, centres
 from deeplight.train.synth.terrain import Terrain
 

@@ -14,9 +14,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles, Floats
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.train.synth.noise import Doubles, Floats, Ints, hash_points, stream, unit
+from deeplight.train.synth.noise import Ints, hash_points, stream, unit
 from deeplight.train.synth.settlements import CELL, CITY, TOWN, VILLAGE, Sites, joined, sites_of_cell
 from deeplight.train.synth.terrain import coarse_slope, relief
 

@@ -13,9 +13,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles, Floats
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.train.synth.noise import Doubles, Floats, Ints, fractal, hash_points, stream, unit
+from deeplight.train.synth.noise import Ints, fractal, hash_points, stream, unit
 from deeplight.train.synth.terrain import coarse_slope, relief
 
 CELL = 48 * SCALE

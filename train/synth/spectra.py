@@ -12,20 +12,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles, Floats
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.windows import Window
 from deeplight.train.synth.fabric import Fabric
-from deeplight.train.synth.noise import (
-    Doubles,
-    Floats,
-    Hashes,
-    fractal,
-    hash_points,
-    hash_window,
-    smoothstep,
-    stream,
-    unit,
-)
+from deeplight.train.synth.noise import Hashes, fractal, hash_points, hash_window, smoothstep, stream, unit
 from deeplight.train.synth.terrain import Terrain
 
 MATERIALS: dict[str, tuple[float, ...]] = {

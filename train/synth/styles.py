@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Doubles, Floats
 from deeplight.engine.core.windows import Window
-from deeplight.train.synth.noise import Doubles, Floats, fractal, hash_points, smoothstep, stream, unit
+from deeplight.train.synth.noise import fractal, hash_points, smoothstep, stream, unit
 from deeplight.train.synth.terrain import PLAIN, Shape, Terrain, rivers
 
 TOWNS = "towns"

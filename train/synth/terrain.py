@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.train.synth.noise import Floats, ancestors, fractal, smoothstep, stream, upsampled
+from deeplight.train.synth.noise import ancestors, fractal, smoothstep, stream, upsampled
 
 LR_METRES = 463.83
 """Nominal side of an LR pixel (15 arc-seconds); slopes are computed with it along both axes."""

@@ -20,6 +20,7 @@ from rasterio.io import DatasetWriter
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterWindow
 
+from deeplight.engine.core.arrays import Doubles, Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import remove_sidecars
 from deeplight.engine.core.progress import Progress
@@ -28,7 +29,7 @@ from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.mesh import project
 from deeplight.train.synth.country import Country, CountryConfig
-from deeplight.train.synth.noise import Doubles, Floats, fractal, stream
+from deeplight.train.synth.noise import fractal, stream
 
 NAMES = ("ntl.tif", "ntl_hr.tif", "isp.tif", "offset.tif", "dmo.tif", "dem.tif")
 """The files of a scene."""

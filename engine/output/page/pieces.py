@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.overview import brightest, means, read_map, read_map_means
@@ -19,7 +19,6 @@ from deeplight.engine.output.overview import brightest, means, read_map, read_ma
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
 
-Array = NDArray[np.float32]
 MOST_PIXELS = 3_000_000
 """HR pixels of a page, all dates together: about 6 MB of the file."""
 LEAST_PIXELS = 250_000
@@ -32,7 +31,7 @@ _CODES = 65534
 class Piece:
     """Values (h, w), NaN = nodata, of squares of factor × factor HR pixels, the first at (row, col) of the HR grid."""
 
-    values: Array
+    values: Floats
     row: int
     col: int
     factor: int
@@ -66,7 +65,7 @@ class Codes:
         first, last = math.asinh(low / soft), math.asinh(high / soft)
         return cls(soft, first, max(last - first, 1e-9) / _CODES)
 
-    def packed(self, values: Array) -> str:
+    def packed(self, values: Floats) -> str:
         """Codes as the page's script reads them: differences along rows, high bytes before low ones, deflated."""
         t = np.arcsinh(values.astype(np.float64) / self.soft)
         codes = np.where(np.isfinite(t), 1 + np.rint((np.nan_to_num(t) - self.low) / self.step), 0)

@@ -9,15 +9,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
 
 if TYPE_CHECKING:
     from deeplight.engine.runtime.artifact import Artifact
     from deeplight.engine.runtime.device import Device
-
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,9 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]: ...
+    def _run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]: ...
 
-    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ("ntl_hr",)) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Floats], outputs: Sequence[str] = ("ntl_hr",)) -> dict[str, Floats]:
         """Outputs by name for one batch of tiles.
 
         inputs: exactly the tensors of `spec.INPUTS`, float32, NCHW, of one batch and LR size.
@@ -116,7 +114,7 @@ class Backend(ABC):
         self.close()
 
 
-def check_inputs(inputs: Mapping[str, Array]) -> tuple[int, int, int]:
+def check_inputs(inputs: Mapping[str, Floats]) -> tuple[int, int, int]:
     """(batch, h, w) in LR pixels. Raises ValueError naming the tensor, what it is and what it must be."""
     names = [s.name for s in INPUTS]
     if set(inputs) != set(names):

@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 import numpy as np
 from cuda.bindings import runtime as cudart
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
 from deeplight.engine.runtime.backends import cuda_index
-from deeplight.engine.runtime.backends.base import Array, Backend
+from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.engines import Gpu
 from deeplight.engine.runtime.tensorrt_log import log_of
 
@@ -33,7 +34,7 @@ class Buffers:
     graph: the captured work, or None where the library captures by itself."""
 
     context: Any
-    host: dict[str, Array]
+    host: dict[str, Floats]
     device: dict[str, int]
     scratch: int = 0
     graph: Any = None
@@ -64,7 +65,7 @@ class EngineBackend(Backend):
     def _profile(self, ntl: tuple[int, ...]) -> int:
         """The optimisation profile for an NTL tensor of this shape."""
 
-    def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def _run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
         shape = inputs["ntl"].shape
         key = (shape[0], shape[2], shape[3])
         try:
@@ -211,7 +212,7 @@ def call(result: tuple[Any, ...]) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def _page_locked(shape: tuple[int, ...]) -> Array:
+def _page_locked(shape: tuple[int, ...]) -> Floats:
     """A float32 array in memory that the device can read by itself."""
     count = int(np.prod(shape))
     address = call(cudart.cudaMallocHost(4 * count))

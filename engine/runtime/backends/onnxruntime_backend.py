@@ -9,10 +9,11 @@ from typing import ClassVar, Self
 import numpy as np
 import onnxruntime as ort
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS
 from deeplight.engine.runtime.artifact import Artifact
-from deeplight.engine.runtime.backends.base import Array, Backend
+from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.onnx_notes import check_origin
 from deeplight.engine.runtime.onnx_outputs import with_outputs
 
@@ -72,7 +73,7 @@ class OnnxRuntimeBackend(Backend):
             self._idle.put(session)
         self.streams = streams
 
-    def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def _run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
         if self._closed:
             raise ValueError("the backend is closed")
         session = self._idle.get()

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS
 from deeplight.engine.network.compiled import compiled
@@ -21,7 +22,7 @@ from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends import cuda_index
-from deeplight.engine.runtime.backends.base import Array, Backend, Resident
+from deeplight.engine.runtime.backends.base import Backend, Resident
 from deeplight.engine.runtime.cuda_device import CudaDevice
 from deeplight.engine.runtime.models import load_network
 from deeplight.kernels import launch, table
@@ -68,7 +69,7 @@ class TorchBackend(Backend):
             torch.set_num_threads(before)
             raise
 
-    def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def _run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
         if self._cancelled:
             raise DeepLightError("PyTorch was asked to stop")
         h, w = inputs["ntl"].shape[-2:]

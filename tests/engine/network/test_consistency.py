@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.network.consistency import base, blur_weights
 from deeplight.kernels import Sensor
 from deeplight.kernels.agree.reference import BLUR_REACH, enlarged, seen
@@ -17,10 +17,9 @@ from deeplight.kernels.agree.reference import agree as consistent
 from deeplight.kernels.interpolation import SCALE, interpolation_line
 
 CUBIC, LINEAR = interpolation_line(SCALE, "cubic"), interpolation_line(SCALE, "linear")
-Array = NDArray[np.float64]
 
 
-def blurred(x: Array, fwhm: float, axis: int) -> Array:
+def blurred(x: Doubles, fwhm: float, axis: int) -> Doubles:
     """A Gaussian sampled at whole pixels up to 4 σ, zeros beyond the edge: the definition."""
     if fwhm == 0:
         return x
@@ -31,7 +30,7 @@ def blurred(x: Array, fwhm: float, axis: int) -> Array:
     return np.apply_along_axis(lambda v: np.convolve(v, line, mode="same"), axis, x)
 
 
-def means(x: Array) -> Array:
+def means(x: Doubles) -> Doubles:
     h, w = x.shape
     return x.reshape(h // SCALE, SCALE, w // SCALE, SCALE).mean((1, 3))
 

@@ -16,9 +16,10 @@ import zstandard
 from affine import Affine
 from rasterio.crs import CRS
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import Disk, write_file
-from deeplight.engine.output.pack_format import DamagedPack, Pixels, halve, read_index
+from deeplight.engine.output.pack_format import DamagedPack, halve, read_index
 from deeplight.engine.output.packs import BandSpec, OutputSpec, PackStore, required_bytes
 from deeplight.engine.raster.grid import Grid
 
@@ -34,7 +35,7 @@ def output(height: int, width: int, bands: int = 1, **options: Any) -> OutputSpe
     return OutputSpec(grid, specs, **{"block": BLOCK, **options})
 
 
-def lights(spec: OutputSpec, seed: int = 0, holes: bool = True) -> Pixels:
+def lights(spec: OutputSpec, seed: int = 0, holes: bool = True) -> Floats:
     """Heavy-tailed values with a nodata corner larger than a block, and single nodata pixels."""
     rng = np.random.default_rng(seed)
     pixels = rng.gamma(0.5, 20, (len(spec.bands), spec.grid.height, spec.grid.width)).astype(np.float32)
@@ -44,13 +45,13 @@ def lights(spec: OutputSpec, seed: int = 0, holes: bool = True) -> Pixels:
     return pixels
 
 
-def part(store: PackStore, pixels: Pixels, key: tuple[int, int]) -> Pixels:
+def part(store: PackStore, pixels: Floats, key: tuple[int, int]) -> Floats:
     """The pixels of one pack."""
     w = store.window(key)
     return pixels[:, w.row : w.row + w.height, w.col : w.col + w.width]
 
 
-def fill(store: PackStore, pixels: Pixels) -> PackStore:
+def fill(store: PackStore, pixels: Floats) -> PackStore:
     """Write all packs."""
     keys = store.keys()
     for key in keys:
@@ -78,7 +79,7 @@ class FullDisk(Disk):
         return io.BufferedWriter(File(path, "xb"))  # type: ignore[return-value]
 
 
-def loop_halve(plane: Pixels) -> Pixels:
+def loop_halve(plane: Floats) -> Floats:
     height, width = plane.shape
     out = np.full((math.ceil(height / 2), math.ceil(width / 2)), np.nan, np.float32)
     for row, col in np.ndindex(out.shape):

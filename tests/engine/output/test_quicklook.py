@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deeplight.engine.core.arrays import to_hr
 from deeplight.engine.output.colormap import NODATA_RGB, light_colours
-from deeplight.engine.output.quicklook import Stretch, bicubic, choose_window, nearest, render
+from deeplight.engine.output.quicklook import Stretch, bicubic, choose_window, render
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
@@ -40,7 +41,7 @@ def test_bicubic_does_not_bleed_nodata() -> None:
     lr = np.full((9, 9), 5.0, np.float32)
     lr[3:5, 4:7] = np.nan
     up = bicubic(lr)
-    np.testing.assert_array_equal(np.isnan(up), nearest(np.isnan(lr)))
+    np.testing.assert_array_equal(np.isnan(up), to_hr(np.isnan(lr)))
     np.testing.assert_allclose(up[~np.isnan(up)], 5.0, rtol=1e-4)
     assert np.nanmin(bicubic(np.where(np.eye(9) > 0, 100, 0).astype(np.float32))) >= 0
 
@@ -61,7 +62,7 @@ def test_ticks_are_round_apart_and_in_place(peak: float) -> None:
 @pytest.mark.parametrize("values", [np.full((20, 20), np.nan), np.zeros((20, 20)), np.full((20, 20), -3.0)])
 def test_dark_and_empty_scenes_are_drawn(values: np.ndarray) -> None:
     lr = np.pad(values, 2, constant_values=np.nan).astype(np.float32)
-    image = render(lr, nearest(values).astype(np.float32), "DN")
+    image = render(lr, to_hr(values).astype(np.float32), "DN")
     assert image.mode == "RGB" and image.width > 900
 
 

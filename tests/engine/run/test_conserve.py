@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.psf import Fwhm
@@ -21,11 +22,10 @@ from deeplight.engine.run.tiling import TileRequest
 from tests.engine.analytic import BLUR, write_analytic
 from tests.scenes import options, write_raster, write_scene
 
-Array = NDArray[np.float32]
 SIDE = 96
 
 
-def world(fwhm: Fwhm, seed: int = 3) -> tuple[Array, Array]:
+def world(fwhm: Fwhm, seed: int = 3) -> tuple[Floats, Floats]:
     """Towns (8·SIDE, 8·SIDE) of many sizes on a dark ground, and what a sensor of this blur sees of them."""
     rng = np.random.default_rng(seed)
     side = 8 * SIDE
@@ -39,7 +39,7 @@ def world(fwhm: Fwhm, seed: int = 3) -> tuple[Array, Array]:
     return fine, seen(fine, *(blur_weights(f) for f in fwhm))
 
 
-def model_inputs(lr: Array, fwhm: Fwhm, valid: Array | None = None) -> dict[str, Array]:
+def model_inputs(lr: Floats, fwhm: Fwhm, valid: Floats | None = None) -> dict[str, Floats]:
     mask = np.ones_like(lr) if valid is None else valid
     return {
         "ntl": (lr * mask)[None, None],
@@ -49,7 +49,7 @@ def model_inputs(lr: Array, fwhm: Fwhm, valid: Array | None = None) -> dict[str,
     }
 
 
-def sums(values: Array, side: int) -> NDArray[np.float64]:
+def sums(values: Floats, side: int) -> NDArray[np.float64]:
     n = len(values) // side
     return np.asarray(values.astype(np.float64).reshape(n, side, n, side).sum(axis=(1, 3)))
 

@@ -5,23 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats
 from deeplight.engine.network import consistency as network
 from deeplight.engine.run import sensor as host
 from deeplight.engine.run.sensor import STEP_REACH, Sensor, blur_weights, consistent, enlarged, seen
 from deeplight.kernels.agree import reference as steps
 from deeplight.kernels.interpolation import interpolation_line
 
-Array = NDArray[np.float32]
 LINEAR = interpolation_line(8, "linear")
 
 
-def tensor(values: Array) -> torch.Tensor:
+def tensor(values: Floats) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 
 
-def lights(h: int, w: int, seed: int = 0) -> tuple[Array, Array]:
+def lights(h: int, w: int, seed: int = 0) -> tuple[Floats, Floats]:
     """LR (h, w) with dark, bright and negative pixels, and a refined image (8h, 8w) that does not agree with it."""
     rng = np.random.default_rng(seed)
     lr = (rng.gamma(0.4, 20, (h, w)) - 0.2).astype(np.float32)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.progress import Silent
 from deeplight.engine.core.spec import SCALE
@@ -35,8 +36,6 @@ from deeplight.train.evaluation.report import summary, to_json, to_markdown
 from deeplight.train.evaluation.showcase import SHOWN, along, find_street
 from deeplight.train.evaluation.sources import HeldOutCountries, cut, read_padded
 from deeplight.train.evaluation.strata import STRATA, Strata
-
-Doubles = NDArray[np.float64]
 
 
 def place(h: int, w: int, seed: int) -> Sample:

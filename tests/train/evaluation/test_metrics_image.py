@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from pypiqe import piqe
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.spec import SCALE
 from deeplight.train.evaluation.image import (
     border_jumps,
@@ -15,8 +15,6 @@ from deeplight.train.evaluation.image import (
     ssim_map,
     whole_windows,
 )
-
-Doubles = NDArray[np.float64]
 
 
 def town(shape: tuple[int, int] = (96, 112), seed: int = 0) -> Doubles:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.train.evaluation.intervals import interval, quality_intervals, resampled
 from deeplight.train.evaluation.pixels import (
     FIELDS,
@@ -20,7 +21,6 @@ from deeplight.train.evaluation.pixels import (
 from deeplight.train.evaluation.strata import STRATA, Strata
 
 RANGE = 200.0
-Doubles = NDArray[np.float64]
 
 
 def images(shape: tuple[int, int] = (37, 23)) -> tuple[Doubles, Doubles, NDArray[np.bool_]]:
