@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,12 @@ from deeplight.train.evaluation.blocks import (
     Block,
     Settings,
     Sums,
-    block_masks,
     empty,
     score_block,
 )
 from deeplight.train.evaluation.models import REACH, Inputs, Method
-from deeplight.train.evaluation.pixels import LibraryMetrics
 from deeplight.train.evaluation.showcase import Clouds, Showcase
 from deeplight.train.evaluation.sources import read_padded
-from deeplight.train.evaluation.strata import STRATA
 
 TILE_BLOCKS = 3
 """Blocks along each side of a tile: the network's halo is read once for all of them."""
@@ -82,7 +78,6 @@ class Evaluation:
     total: Sums
     places: dict[str, Sums] = field(default_factory=dict)
     groups: dict[tuple[str, int, int], Doubles] = field(default_factory=dict)
-    library: dict[tuple[str, str], LibraryMetrics] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     showcase: Showcase = field(default_factory=Showcase)
     clouds: Clouds = field(default_factory=Clouds)
@@ -90,8 +85,7 @@ class Evaluation:
     @classmethod
     def of(cls, settings: Settings, methods: tuple[str, ...]) -> Evaluation:
         """Nothing scored yet."""
-        library = {(m, s): LibraryMetrics(settings.data_range) for m in methods for s in STRATA}
-        return cls(settings, methods, empty(len(methods)), library=library)
+        return cls(settings, methods, empty(len(methods)))
 
     def add(self, name: str, block: Block, group: int, with_piqe: bool) -> None:
         """Score a block. group: blocks along each side of those that are merged for intervals."""
@@ -104,11 +98,9 @@ class Evaluation:
         self.places[name] = {key: of_place[key] + values for key, values in sums.items()}
         self.total = {key: self.total[key] + values for key, values in sums.items()}
         core = (slice(MARGIN_LR * SCALE, -MARGIN_LR * SCALE),) * 2
-        masks = block_masks(block, self.settings.strata)[:, *core]
+        valid = block.valid[core]
         for m, out in block.outputs.items():
-            for s, mask in zip(STRATA, masks, strict=True):
-                self.library[m, s].update(out[core][mask], block.truth[core][mask])
-            self.clouds.add(m, out[core][masks[0]], block.truth[core][masks[0]])
+            self.clouds.add(m, out[core][valid], block.truth[core][valid])
         self.showcase.offer(name, block)
 
     def copy(self) -> Evaluation:
@@ -117,14 +109,13 @@ class Evaluation:
             self,
             places=dict(self.places),
             groups=dict(self.groups),
-            library=deepcopy(self.library),
             showcase=Showcase(list(self.showcase.pictures)),
             clouds=Clouds(dict(self.clouds.counts)),
         )
 
     def go_back_to(self, before: Evaluation) -> None:
         """Forget what was added since `before` was copied."""
-        for name in ("total", "places", "groups", "library", "showcase", "clouds"):
+        for name in ("total", "places", "groups", "showcase", "clouds"):
             setattr(self, name, getattr(before, name))
 
 

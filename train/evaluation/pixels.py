@@ -1,7 +1,7 @@
-"""Metrics that are sums over pixels: torchmetrics over everything, and the sums of each block for intervals.
+"""Metrics that follow from sums over pixels: `pixel_sums` adds up, `quality` turns sums into metrics.
 
-A confidence interval needs what each block contributed, of which torchmetrics keeps only the total; so the sums are
-kept beside it. `quality` turns sums into the same metrics, and a test holds one to the other.
+Sums of blocks add up to those of places and of everything, and a confidence interval needs what each block
+contributed. torchmetrics keeps totals only; a test holds `quality` to it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchmetrics import MetricCollection
-from torchmetrics.image import PeakSignalNoiseRatio
-from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
 from deeplight.engine.core.arrays import Doubles
 
@@ -26,7 +22,7 @@ QUALITIES = ("psnr", "psnr_log1p", "rmse", "mae", "r2", "sum_of_lights_error")
 
 
 def logarithm(radiance: Doubles) -> Doubles:
-    """log1p of the radiance, values below 0 (noise) taken as 0."""
+    """log1p of the radiance; values below 0, which are noise, count as 0."""
     return np.asarray(np.log1p(np.maximum(radiance, 0.0)), np.float64)
 
 
@@ -63,36 +59,3 @@ def quality(sums: Doubles, data_range: float) -> dict[str, Doubles]:
             "r2": 1.0 - sums[..., SQUARED] / spread,
             "sum_of_lights_error": sums[..., OUT] / sums[..., TRUTH] - 1.0,
         }
-
-
-class LibraryMetrics:
-    """torchmetrics' running PSNR (also of log1p), RMSE, MAE and R² over the pixels of one stratum, given float64."""
-
-    def __init__(self, data_range: float) -> None:
-        metrics = {
-            "psnr": PeakSignalNoiseRatio(data_range=data_range),
-            "rmse": MeanSquaredError(squared=False),
-            "mae": MeanAbsoluteError(),
-            "r2": R2Score(),
-        }
-        self._physical = MetricCollection(metrics, compute_groups=False)  # type: ignore[arg-type]
-        self._log = PeakSignalNoiseRatio(data_range=math.log1p(data_range))
-        self._physical.set_dtype(torch.float64)
-        self._log.set_dtype(torch.float64)
-        self._n = 0
-
-    def update(self, out: Doubles, truth: Doubles) -> None:
-        """More pixels, (n,) each."""
-        if not out.size:
-            return
-        self._n += out.size
-        self._physical.update(torch.from_numpy(out), torch.from_numpy(truth))
-        self._log.update(torch.from_numpy(logarithm(out)), torch.from_numpy(logarithm(truth)))
-
-    def compute(self) -> dict[str, float]:
-        """The metrics of all pixels so far; NaN with fewer than 2 of them, which R² needs."""
-        names = ("psnr", "rmse", "mae", "r2", "psnr_log1p")
-        if self._n < 2:
-            return dict.fromkeys(names, math.nan)
-        values = {name: float(value) for name, value in self._physical.compute().items()}
-        return {**values, "psnr_log1p": float(self._log.compute())}

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.markdown import markdown_table
 from deeplight.train.evaluation.blocks import TRUTH, Sums
 from deeplight.train.evaluation.evaluate import Evaluation
@@ -55,7 +54,7 @@ def summary(result: Evaluation, model: Values, data: Values, unit: str, seed: in
         },
         "methods": {
             m: {
-                "strata": {s: _stratum(result, m, i, s, k, intervals[i][k]) for k, s in enumerate(STRATA)},
+                "strata": {s: _stratum(result, i, k, intervals[i][k]) for k, s in enumerate(STRATA)},
                 **_whole(total, i),
             }
             for i, m in enumerate(result.methods)
@@ -66,13 +65,9 @@ def summary(result: Evaluation, model: Values, data: Values, unit: str, seed: in
     }
 
 
-def _stratum(
-    result: Evaluation, method: str, m: int, stratum: str, s: int, intervals: dict[str, Interval]
-) -> Values:
-    sums = result.total["pixels"][m, s]
-    similar = result.total["ssim"][m, s]
-    found: dict[str, float] = result.library[method, stratum].compute()
-    found["sum_of_lights_error"] = float(quality(sums, result.settings.data_range)["sum_of_lights_error"])
+def _stratum(result: Evaluation, m: int, s: int, intervals: dict[str, Interval]) -> Values:
+    sums, similar = result.total["pixels"][m, s], result.total["ssim"][m, s]
+    found = {name: float(v) for name, v in quality(sums, result.settings.data_range).items()}
     found["ssim"], found["ssim_log1p"] = (_ratio(similar[k], similar[2]) for k in (0, 1))
     values: Values = {"n": int(sums[N]), **{name: _plain(v) for name, v in found.items()}}
     values["interval"] = {name: v and [_plain(x) for x in v] for name, v in intervals.items()}
@@ -239,8 +234,3 @@ def _cell(value: float | None, form: str, between: list[float | None] | None = N
 
 def _difference(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
-
-
-def pixels_by_group(result: Evaluation) -> Doubles:
-    """Sums of each group of blocks, (groups, methods, strata, fields)."""
-    return np.stack(list(result.groups.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from deeplight.engine.core.markdown import markdown_table
 from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
-from deeplight.train.evaluation.quick import validate
+from deeplight.train.evaluation.validation import validate
 from deeplight.train.fit.batch import Batch, FixedBatches
 from deeplight.train.fit.checkpoint import load_checkpoint
 from deeplight.train.fit.pool import synthetic_source
@@ -67,23 +68,33 @@ def table(scores: Scores) -> str:
     displaced = any(s["offset_epe_lit_px_if_zero"] > 0 for s in scores.values())
     rows = []
     for name, s in scores.items():
-        gain = s["psnr_log1p"] - s["psnr_log1p_bicubic"]
+        gain = s.get("psnr_log1p", math.nan) - s.get("psnr_log1p_bicubic", math.nan)
         cells = [
             name,
-            f"{s['psnr_log1p']:.1f} dB",
-            f"{gain:+.2f} dB",
-            f"{s['psnr_log1p_gain_scene_mean']:+.2f} dB",
-            f"{s['psnr_log1p_gain_scene_median']:+.2f} dB",
-            f"{s['rmse']:.2f}",
-            f"{100 * s['sum_of_lights_error']:+.1f} %",
+            _cell(s.get("psnr_log1p"), ".1f", " dB"),
+            _cell(gain, "+.2f", " dB"),
+            _cell(s.get("psnr_log1p_gain_scene_mean"), "+.2f", " dB"),
+            _cell(s.get("psnr_log1p_gain_scene_median"), "+.2f", " dB"),
+            *_error_cells(s),
         ]
         offset = f"{s['offset_epe_lit_px']:.3f} LR px of {s['offset_epe_lit_px_if_zero']:.3f}"
         rows.append([*cells, offset] if displaced else cells)
     s = next(iter(scores.values()))
-    total = f"{100 * s['sum_of_lights_error_bicubic']:+.1f} %"
-    bicubic = ["bicubic", f"{s['psnr_log1p_bicubic']:.1f} dB", "", "", "", f"{s['rmse_bicubic']:.2f}", total]
+    base = _cell(s.get("psnr_log1p_bicubic"), ".1f", " dB")
+    bicubic = ["bicubic", base, "", "", "", *_error_cells(s, "_bicubic")]
     rows.append([*bicubic, ""] if displaced else bicubic)
     return markdown_table([*header, "offset error"] if displaced else header, rows)
+
+
+def _error_cells(scores: Mapping[str, float], ending: str = "") -> list[str]:
+    """RMSE, and the error of the sum of lights."""
+    total = scores.get(f"sum_of_lights_error{ending}", math.nan)
+    return [_cell(scores.get(f"rmse{ending}"), ".2f"), _cell(100 * total, "+.1f", " %")]
+
+
+def _cell(value: float | None, form: str, unit: str = "") -> str:
+    """A number with its unit; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else format(value, form) + unit
 
 
 def score(run: str | Path, progress: Progress | None = None) -> str:

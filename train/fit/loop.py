@@ -21,8 +21,8 @@ from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
 from deeplight.engine.runtime.manifest import MANIFEST_NAME
 from deeplight.train.clips.samples import SampleSource
-from deeplight.train.evaluation.quick import validate
 from deeplight.train.evaluation.scores import by_layers, rows_of, table
+from deeplight.train.evaluation.validation import validate
 from deeplight.train.fit.batch import FixedBatches
 from deeplight.train.fit.checkpoint import save_checkpoint, thinned
 from deeplight.train.fit.devices import make_fabric, worker_count

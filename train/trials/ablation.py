@@ -171,9 +171,9 @@ def ablate(
 
 
 def scored(model: DeepLightSR, check: SampleSource, batch: int) -> dict[str, Numbers]:
-    """`metrics.validate` with all layers and with none."""
+    """`validate` with all layers and with none."""
     from deeplight.engine.network.receptive import halo
-    from deeplight.train.evaluation.quick import validate
+    from deeplight.train.evaluation.validation import validate
     from deeplight.train.fit.batch import FixedBatches
 
     sets = list(FixedBatches(check, batch, halo(model.config)))

@@ -293,8 +293,6 @@ def test_nothing_counts_of_a_place_that_turns_out_to_be_unreadable() -> None:
         assert np.array_equal(result.total[name], alone.total[name]), name
     assert all(p.place != "place 1" for _, p in result.showcase.pictures)
     assert all(np.array_equal(n, alone.clouds.counts[m]) for m, n in result.clouds.counts.items())
-    for key, metrics in result.library.items():
-        assert str(metrics.compute()) == str(alone.library[key].compute())
     with pytest.raises(InputError, match=r"no place could be scored; .* place 0: dmo\.tif is damaged"):
         evaluate(Places(samples[0], bad=(0,)), methods_of(Blur()), settings)
 

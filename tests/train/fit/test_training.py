@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
-from deeplight.train.evaluation.quick import psnr, validate
+from deeplight.train.evaluation.bicubic import bicubic
 from deeplight.train.evaluation.scores import LAYERS, by_layers, table
+from deeplight.train.evaluation.validation import validate
 from deeplight.train.fit.augment import Parts, augmented, turned
 from deeplight.train.fit.batch import Batch, FixedBatches, window_parts
 from deeplight.train.fit.checkpoint import load_checkpoint, save_checkpoint
@@ -242,14 +244,29 @@ def test_schedule() -> None:
     assert schedule(0, 1.0, 10, 0, 0.5) == 1.0 and schedule(99, 1.0, 10, 0, 0.5) == 0.5
 
 
-def test_validation_of_a_perfect_and_of_the_bicubic_answer() -> None:
-    assert psnr(1.0, 10.0) == pytest.approx(20.0)
+def test_validation_of_the_network_and_of_bicubic() -> None:
     model, batch = DeepLightSR(SMALL).eval(), toy_batch()
     scores = validate(model, [batch])
     with torch.no_grad():
-        out = model(*batch.inputs)[0]
-    assert scores["rmse"] == pytest.approx(float(((out - batch.ntl_hr) ** 2).mean().sqrt()), rel=1e-5)
-    assert scores["sum_of_lights_error"] == pytest.approx(float(out.sum() / batch.ntl_hr.sum()) - 1, abs=1e-5)
+        out = model(*batch.inputs)[0].double()
+    for image, ending in ((out, ""), (bicubic(batch.inputs[0]).double(), "_bicubic")):
+        error = image - batch.ntl_hr
+        assert scores[f"rmse{ending}"] == pytest.approx(float((error**2).mean().sqrt()), rel=1e-5)
+        assert scores[f"mae{ending}"] == pytest.approx(float(error.abs().mean()), rel=1e-5)
+        logs = torch.log1p(image) - torch.log1p(batch.ntl_hr)
+        psnr = 20 * math.log10(math.log1p(200)) - 10 * math.log10(float((logs**2).mean()))
+        assert scores[f"psnr_log1p{ending}"] == pytest.approx(psnr, rel=1e-5)
+        total = float(image.sum() / batch.ntl_hr.sum()) - 1
+        assert scores[f"sum_of_lights_error{ending}"] == pytest.approx(total, abs=1e-5)
+
+
+def test_validation_leaves_out_what_does_not_exist() -> None:
+    model, batch = DeepLightSR(SMALL).eval(), toy_batch()
+    nothing = by_layers(model, [replace(batch, weight=batch.weight * 0, offset=None)], {"none": (0, 0)})
+    assert set(nothing["none"]) == {"isp_mae", "offset_epe_lit_px", "offset_epe_lit_px_if_zero"}
+    assert table(nothing).splitlines()[2:] == [
+        "| none | – | – | – | – | – | – |", "| bicubic | – |  |  |  | – | – |",
+    ]  # fmt: skip
 
 
 def test_validation_counts_valid_pixels_alone_and_needs_no_offset() -> None:
