@@ -1,13 +1,13 @@
-"""Files that are whole under their name or absent: temporary name → fsync → rename → fsync of the folder."""
+"""Files that are whole under their name or absent: temporary name → fsync → rename or link → fsync of the folder."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -41,6 +41,10 @@ class Disk:
         """Rename a file or folder; a file that exists under the new name is replaced in one step."""
         source.replace(target)
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name in the same folder; FileExistsError where that is taken."""
+        target.hardlink_to(source)
+
     def sync_folder(self, folder: Path) -> None:
         """Return when the folder's names are on the disk, as far as its file system can be asked to."""
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -62,6 +66,13 @@ class Disk:
 
 
 DISK = Disk()
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""How file systems without hard links (FAT, some network and FUSE ones) refuse one."""
+
+
+def temporary_name(path: Path, suffix: str = TEMPORARY_SUFFIX) -> Path:
+    """A name beside `path` that no other writer takes: process ids are the same on several hosts, in containers too."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{suffix}")
 
 
 @contextlib.contextmanager
@@ -85,23 +96,26 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(
-    path: Path, *, check: Callable[[Path], None] | None = None, disk: Disk = DISK
+    path: Path, *, check: Callable[[Path], None] | None = None, first_stays: bool = False, disk: Disk = DISK
 ) -> Iterator[BinaryIO]:
     """A file to write that appears as `path` when the block ends, synced, and not at all if the block raises.
 
-    check: looks at the finished temporary file and raises to keep it from getting the name.
+    check: looks at the finished temporary file and raises to keep it from getting the name. first_stays: a file that
+    has the name stays, for several writers of the same bytes: whoever reads it keeps it whole, over a network too.
     Raises DeepLightError where the disk is full or does not let itself be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY_SUFFIX}")
+    temporary = temporary_name(path)
     with disk_errors(path):
-        disk.remove(temporary)
         try:
             with disk.create(temporary) as file:
                 yield file
                 disk.sync(file)
             if check is not None:
                 check(temporary)
-            disk.replace(temporary, path)
+            if first_stays:
+                _publish(temporary, path, disk)
+            else:
+                disk.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 disk.remove(temporary)
@@ -109,9 +123,24 @@ def replacing(
         disk.sync_folder(path.parent)
 
 
-def write_file(path: Path, chunks: Iterable[bytes], *, disk: Disk = DISK) -> int:
-    """Write `chunks` one after the other as `path`, durably; returns the number of bytes."""
-    with replacing(path, disk=disk) as file:
+def _publish(temporary: Path, path: Path, disk: Disk) -> None:
+    """Give a file its name unless another has it. Without hard links it replaces that, which has the same bytes."""
+    try:
+        disk.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        disk.replace(temporary, path)
+        return
+    disk.remove(temporary)
+
+
+def write_file(path: Path, chunks: Iterable[bytes], *, first_stays: bool = False, disk: Disk = DISK) -> int:
+    """Write `chunks` one after the other as `path`, durably; returns the number of bytes. first_stays: see
+    `replacing`."""
+    with replacing(path, first_stays=first_stays, disk=disk) as file:
         return sum(file.write(chunk) for chunk in chunks)
 
 

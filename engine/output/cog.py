@@ -103,7 +103,8 @@ def assemble(
     computes them again), where the disk is full, or where the finished file does not read back.
     """
     keys = store.keys()
-    missing = [key for key in keys if not store.path(key).exists()]
+    present = store.present()
+    missing = [key for key in keys if key not in present]
     if missing:
         raise DeepLightError(
             f"{len(missing)} of {len(keys)} packs are not there yet, the first is {missing[0]}: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -19,7 +19,6 @@ class PackFiller:
 
     A core that comes twice, because it was tried twice, counts once. stored: told of every pack that is
     finished: its key, and the bytes it takes.
-    facts: over all pixels so far, those that earlier runs stored included.
     """
 
     def __init__(
@@ -31,17 +30,23 @@ class PackFiller:
         done = store.done()
         self._windows = {key: store.window(key) for key in store.keys() if key not in done}  # noqa: SIM118
         self._missing = {key: _area(w) for key, w in self._windows.items()}
-        self._parts: dict[tuple[int, int], set[Window]] = {key: set() for key in self._windows}
+        self._parts: dict[tuple[int, int], dict[Window, Facts]] = {key: {} for key in self._windows}
         self._open: dict[tuple[int, int], Floats] = {}
         self._lock = threading.Lock()
         self._written = self._empty = 0
         self._kept = len(done)
-        self.facts = sum((Facts.from_json(store.index(key).facts) for key in sorted(done)), Facts())
-        self._facts = {key: Facts() for key in self._windows}
+        self._facts = {key: Facts.from_json(store.index(key).facts) for key in done}
         self.total_px = store.spec.grid.height * store.spec.grid.width
         """HR pixels of the scene."""
         self.done_px = self.total_px - sum(self._missing.values())
         """HR pixels in packs that an earlier run stored."""
+
+    @property
+    def facts(self) -> Facts:
+        """Over all pixels so far, those that earlier runs stored included; the same whoever computed which."""
+        with self._lock:
+            each = self._facts | {key: _total(parts) for key, parts in self._parts.items()}
+        return sum((each[key] for key in sorted(each)), Facts())
 
     @property
     def pending(self) -> int:
@@ -69,7 +74,7 @@ class PackFiller:
                 rows, cols = part.slices_in(core)
                 self._paste(key, part, pixels[:, rows, cols])
                 if facts is not None:
-                    self._count(key, facts(part))
+                    self._count(key, part, facts(part))
             if self._last(key, part):
                 self._finish(key)
 
@@ -92,16 +97,15 @@ class PackFiller:
         rows, cols = part.slices_in(window)
         target[:, rows, cols] = pixels
 
-    def _count(self, key: tuple[int, int], facts: Facts) -> None:
+    def _count(self, key: tuple[int, int], part: Window, facts: Facts) -> None:
         with self._lock:
-            self._facts[key] += facts
-            self.facts += facts
+            self._parts[key][part] = facts
 
     def _first(self, key: tuple[int, int], part: Window) -> bool:
         with self._lock:
             if key not in self._missing or part in self._parts[key]:
                 return False
-            self._parts[key].add(part)
+            self._parts[key][part] = Facts()
             return True
 
     def _last(self, key: tuple[int, int], part: Window) -> bool:
@@ -111,7 +115,7 @@ class PackFiller:
 
     def _finish(self, key: tuple[int, int]) -> None:
         with self._lock:
-            pixels, facts = self._open.pop(key, None), self._facts.pop(key)
+            pixels, facts = self._open.pop(key, None), _total(self._parts[key])
         store, counted = self._store, facts.to_json()
         size = store.write_empty(key) if pixels is None else store.write(key, pixels, counted)
         if self._tell is not None:
@@ -119,8 +123,14 @@ class PackFiller:
         with self._lock:
             self._missing.pop(key)
             self._parts.pop(key)
+            self._facts[key] = facts
             self._empty += pixels is None
             self._written += pixels is not None
+
+
+def _total(parts: Mapping[Window, Facts]) -> Facts:
+    """In the order of the cores: in that in which they came, the last bits of sums would be the threads' choice."""
+    return sum((parts[part] for part in sorted(parts)), Facts())
 
 
 def _area(window: Window) -> int:

@@ -207,7 +207,7 @@ class PackStore:
         return self.folder / f"{key[0]:05d}_{key[1]:05d}.pack"
 
     def write(self, key: PackKey, pixels: Floats, facts: Mapping[str, float] | None = None) -> int:
-        """Store a pack durably and return its bytes; one that exists is replaced.
+        """Store a pack durably and return its bytes; one that is there stays, since equal pixels are equal bytes.
 
         pixels: float32 (bands, height, width) of `window(key)`, physical values, NaN = nodata. facts: to be kept
         with it, see `index`; the output does not hold them.
@@ -230,12 +230,13 @@ class PackStore:
         if rest is not None and np.isnan(rest).all():
             rest = None
         chunks = pack_chunks(self._fingerprint, key, blocks, rest, facts or {})
-        return write_file(self.path(key), chunks, disk=self.disk)
+        return write_file(self.path(key), chunks, first_stays=True, disk=self.disk)
 
     def write_empty(self, key: PackKey) -> int:
         """Store a pack in which everything is nodata, durably, and return its bytes."""
         self.window(key)
-        return write_file(self.path(key), pack_chunks(self._fingerprint, key, [], None, {}), disk=self.disk)
+        chunks = pack_chunks(self._fingerprint, key, [], None, {})
+        return write_file(self.path(key), chunks, first_stays=True, disk=self.disk)
 
     def _level_blocks(self, number: int, level: Floats) -> list[tuple[int, int, int, int, bytes]]:
         codec, side = self.spec.codec, self.spec.block
@@ -274,15 +275,19 @@ class PackStore:
         with path.open("rb") as file:
             return read_rest(file, index, path.name)
 
+    def present(self) -> set[PackKey]:
+        """The packs whose file is there, whatever is in it. By one listing: a name that was looked up too early seems
+        to be missing for up to a minute on a network disk."""
+        names = {path.name for path in self.folder.iterdir()}
+        return {key for key in self.keys() if self.path(key).name in names}
+
     def done(self) -> set[PackKey]:
         """The packs that are there with every byte as written; damaged ones are removed.
 
         Reads all packs. Raises InputError where the folder holds packs of another output.
         """
         good = set()
-        for key in self.keys():
-            if not self.path(key).exists():
-                continue
+        for key in sorted(self.present()):
             try:
                 self._verify(key)
                 good.add(key)

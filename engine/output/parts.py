@@ -23,6 +23,7 @@ from deeplight.engine.core.files import (
     leftovers,
     make_folder,
     remove_leftovers,
+    temporary_name,
     write_file,
 )
 from deeplight.engine.core.locks import exclusive, is_held
@@ -298,7 +299,7 @@ def _remove_doomed(parts: Path, disk: Disk) -> None:
 
 def _remove(parts: Path, disk: Disk) -> None:
     """Take the folder's name away durably before its files, so that no half-empty parts are found."""
-    doomed = parts.with_name(f".{parts.name}.{os.getpid()}{_REMOVED}")
+    doomed = temporary_name(parts, _REMOVED)
     disk.replace(parts, doomed)
     disk.sync_folder(parts.parent)
     _remove_doomed(parts, disk)

@@ -17,7 +17,17 @@ from typing import Any, BinaryIO
 
 from deeplight.engine.core.files import DISK, Disk
 
-METHODS = ("make_folder", "create", "scratch", "sync", "replace", "sync_folder", "remove", "remove_tree")
+METHODS = (
+    "make_folder",
+    "create",
+    "scratch",
+    "sync",
+    "replace",
+    "link",
+    "sync_folder",
+    "remove",
+    "remove_tree",
+)
 State = dict[PurePosixPath, bytes | None]
 """What a folder holds: path → bytes, or None for a folder."""
 
@@ -80,10 +90,14 @@ class FailingDisk(Disk):
         self.step("replace")
         super().replace(source, target)
 
+    def link(self, source: Path, target: Path) -> None:
+        self.step("link")
+        super().link(source, target)
+
 
 @dataclass(frozen=True)
 class Op:
-    """One recorded operation: a path, the new path of a rename, the bytes that a file has then."""
+    """One recorded operation: a path, the new path of a rename or link, the bytes that a file has then."""
 
     what: str
     path: PurePosixPath
@@ -123,6 +137,11 @@ class RecordingDisk(Disk):
         with self._lock:
             self._note("replace", source, target, source.read_bytes() if source.is_file() else None)
             super().replace(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        with self._lock:
+            super().link(source, target)
+            self._note("link", source, target, source.read_bytes())
 
     def sync_folder(self, folder: Path) -> None:
         with self._lock:
@@ -198,12 +217,13 @@ class PowerLoss:
         elif op.what == "sync":
             node = self._node(op.path)
             node.content, node.unsynced = op.content, None
-        elif op.what == "replace":
+        elif op.what in ("replace", "link"):
             assert op.to is not None and op.to.parent == op.path.parent
             node = self._node(op.path)
             if op.content != node.content:
                 node.unsynced = op.content
-            folder.changes.append(_Change({op.to.name: node, op.path.name: None}))
+            gone: dict[str, _Node | None] = {op.path.name: None} if op.what == "replace" else {}
+            folder.changes.append(_Change({op.to.name: node, **gone}))
         elif op.what == "remove":
             folder.changes.append(_Change({op.path.name: None}))
         else:

@@ -39,7 +39,7 @@ def test_every_operation_may_find_the_disk_full(tmp_path: Path) -> None:
     counting = FailingDisk()
     with installed(counting):
         infer(dataclasses.replace(request, mode=Mode.OVERWRITE))
-    assert {"make folder", "create", "scratch", "write", "write scratch", "sync", "replace"} == {
+    assert {"make folder", "create", "scratch", "write", "write scratch", "sync", "replace", "link"} == {
         *counting.done
     }
     for number, what in enumerate(counting.done):  # the last one is the removal of the parts

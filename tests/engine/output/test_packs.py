@@ -18,7 +18,10 @@ from rasterio.crs import CRS
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.files import Disk, write_file
+from deeplight.engine.core.files import Disk, replacing, write_file
+from deeplight.engine.core.windows import Window, split
+from deeplight.engine.output.facts import Facts
+from deeplight.engine.output.filling import PackFiller
 from deeplight.engine.output.pack_format import DamagedPack, halve, read_index
 from deeplight.engine.output.packs import BandSpec, OutputSpec, PackStore, required_bytes
 from deeplight.engine.raster.grid import Grid
@@ -247,6 +250,70 @@ def test_a_full_disk_keeps_the_finished_packs(tmp_path: Path) -> None:
     done = store.done()
     assert 0 < len(done) < 4
     assert {path.name for path in store.folder.iterdir()} == {store.path(key).name for key in done}
+
+
+class NoLinks(Disk):
+    """A file system without hard links."""
+
+    def link(self, source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("disk", [Disk(), NoLinks()], ids=["links", "no links"])
+def test_a_pack_may_be_written_twice(tmp_path: Path, disk: Disk) -> None:
+    spec = output(128, 128)
+    store = PackStore(tmp_path / "parts", spec, 128, disk=disk)
+    fill(store, lights(spec))
+    first = store.path((0, 0)).stat().st_ino, store.path((0, 0)).read_bytes()
+    fill(store, lights(spec))
+    again = store.path((0, 0)).stat().st_ino, store.path((0, 0)).read_bytes()
+    assert [p.name for p in store.folder.iterdir()] == ["00000_00000.pack"]
+    assert again == first if type(disk) is Disk else again[1] == first[1]
+
+
+def test_other_refusals_of_a_link_are_failures(tmp_path: Path) -> None:
+    class Broken(Disk):
+        def link(self, source: Path, target: Path) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+    store = PackStore(tmp_path / "parts", output(128, 128), 128, disk=Broken())
+    with pytest.raises(DeepLightError, match="cannot write"):
+        store.write_empty((0, 0))
+    assert list(store.folder.iterdir()) == []
+
+
+def test_writers_with_the_same_process_id_do_not_meet(tmp_path: Path) -> None:
+    """As in two containers that share a folder: each is process 1 there."""
+    path = tmp_path / "o.tif"
+    with replacing(path, first_stays=True) as mine:
+        mine.write(b"pixels")
+        with replacing(path, first_stays=True) as theirs:
+            theirs.write(b"pixels")
+        assert path.read_bytes() == b"pixels"
+    assert [p.name for p in tmp_path.iterdir()] == ["o.tif"]
+
+
+@pytest.mark.parametrize("side", [64, 128], ids=["a core in each pack", "a core over four packs"])
+def test_equal_pixels_are_equal_packs_in_whatever_order_cores_come(tmp_path: Path, side: int) -> None:
+    spec = output(256, 256)
+    pixels = lights(spec)
+    cores = list(split(Window(0, 0, 256, 256), side if side == 64 else 192))
+
+    def counted(part: Window) -> Facts:
+        return Facts(lights_in=0.1 * part.row + 1e15 * (part.col == 64), lights_out=1e-3 * part.col + 0.1)
+
+    found = set()
+    for seed in range(6):
+        folder = tmp_path / str(seed)
+        filler = PackFiller(PackStore(folder, spec, 128))
+        for number in np.random.default_rng(seed).permutation(len(cores)):
+            core = cores[number]
+            rows, cols = core.slices_in(Window(0, 0, 256, 256))
+            filler.add(core, pixels[:, rows, cols], counted)
+        packs = {p.name: p.read_bytes() for p in folder.iterdir()}
+        assert len(packs) == 4
+        found.add((filler.facts, *(packs[name] for name in sorted(packs))))
+    assert len(found) == 1
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
