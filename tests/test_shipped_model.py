@@ -24,7 +24,7 @@ from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.compare import TOLERANCE
 from deeplight.train.fit.checkpoint import load_checkpoint
 from deeplight.train.fit.pool import country_config
-from deeplight.train.synth import Country, CountryConfig, Sample
+from deeplight.train.synth import Country, CountryConfig, CountrySample
 from deeplight.train.synth.write import write_country
 
 HELD_OUT = (910_001, 910_002)
@@ -76,7 +76,7 @@ def test_tiled_equals_whole(
     assert np.nanmax(np.abs(tiled - lights)) <= 1e-5 * span
 
 
-def inputs_of(sample: Sample, *layers: str, psf: float = CountryConfig.psf_fwhm_lr) -> Inputs:
+def inputs_of(sample: CountrySample, *layers: str, psf: float = CountryConfig.psf_fwhm_lr) -> Inputs:
     """Inputs with only the named layers of "dmo" and "dem", and the sensor that made the lights."""
 
     def mask(name: str, like: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -103,12 +103,12 @@ def bicubic(ntl: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module", params=HELD_OUT)
-def sample(request: pytest.FixtureRequest) -> Sample:
+def sample(request: pytest.FixtureRequest) -> CountrySample:
     country = Country(CountryConfig(seed=request.param, misregistration_lr=1.4))
     return brightest(country)
 
 
-def brightest(country: Country) -> Sample:
+def brightest(country: Country) -> CountrySample:
     """The brightest of a few windows: alignment can only be seen where there is light."""
     samples = [country.sample(Window(r, c, 84, 84)) for r in (0, 300) for c in (0, 300)]
     return max(samples, key=lambda s: float(np.log1p(s.ntl.clip(0)).mean()))
@@ -121,7 +121,7 @@ def rmse(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
     return float(np.sqrt(np.mean((got[INNER] - want[INNER]).astype(np.float64) ** 2)))
 
 
-def test_better_than_bicubic_and_keeps_the_sum_of_lights(backend: Backend, sample: Sample) -> None:
+def test_better_than_bicubic_and_keeps_the_sum_of_lights(backend: Backend, sample: CountrySample) -> None:
     got = backend.run(inputs_of(sample, "dmo", "dem"))["ntl_hr"][0, 0]
     assert rmse(got, sample.ntl_hr) < 0.92 * rmse(bicubic(sample.ntl), sample.ntl_hr)
     assert abs(got[INNER].sum() / sample.ntl_hr[INNER].sum() - 1) < 0.05
@@ -129,14 +129,14 @@ def test_better_than_bicubic_and_keeps_the_sum_of_lights(backend: Backend, sampl
 
 @pytest.mark.parametrize("layers", [(), ("dmo",), ("dem",)])
 def test_every_subset_of_layers_is_at_least_as_good_as_bicubic(
-    backend: Backend, sample: Sample, layers: tuple[str, ...]
+    backend: Backend, sample: CountrySample, layers: tuple[str, ...]
 ) -> None:
     got = backend.run(inputs_of(sample, *layers))["ntl_hr"][0, 0]
     assert np.isfinite(got).all()
     assert rmse(got, sample.ntl_hr) < 1.02 * rmse(bicubic(sample.ntl), sample.ntl_hr)
 
 
-def test_alignment_follows_the_misregistration(backend: Backend, sample: Sample) -> None:
+def test_alignment_follows_the_misregistration(backend: Backend, sample: CountrySample) -> None:
     found = backend.run(inputs_of(sample, "dmo", "dem"), ["offset"])["offset"][0]
     lit = (sample.ntl > 1.0)[20:-20, 20:-20]
     found, true = found[:, 20:-20, 20:-20][:, lit], sample.offset[:, 20:-20, 20:-20][:, lit]
@@ -162,7 +162,9 @@ def test_the_weights_in_the_package_are_what_its_onnx_file_was_exported_from(bac
     assert np.linalg.norm(got - want) <= TOLERANCE["fp32"] * np.linalg.norm(want)
 
 
-def test_four_pixels_beyond_the_edge_are_as_good_as_the_whole_halo(backend: Backend, sample: Sample) -> None:
+def test_four_pixels_beyond_the_edge_are_as_good_as_the_whole_halo(
+    backend: Backend, sample: CountrySample
+) -> None:
     """The error of log1p radiance in the rim that reaches beyond the edge, against the truth: within 1 %, since
     countries differ by far more."""
     inputs, side = inputs_of(sample, "dmo", "dem"), 40

@@ -144,8 +144,7 @@ class HeldOutCountries:
 
     def read(self, index: int, window: Window) -> Sample:
         """See SampleSource."""
-        whole = _country_part(self._seeds[index], index, self._side)
-        return cut(whole, window)
+        return _country_part(self._seeds[index], index, self._side).cut(window)
 
     def fingerprint(self) -> str:
         """See SampleSource."""
@@ -159,20 +158,8 @@ def _country_part(seed: int, index: int, side: int) -> Sample:
 
     row, col = (int(v) for v in np.random.default_rng((seed, index)).integers(0, 4096, 2))
     made = Country(country_config(seed)).sample(Window(row, col, side, side))
-    lr, hr = np.ones((1, side, side), np.float32), np.ones((1, side * SCALE, side * SCALE), np.float32)
-    return Sample(
-        made.ntl[None],
-        lr,
-        made.dmo,
-        hr,
-        np.ones(7, np.float32),
-        made.dem[None],
-        hr,
-        made.ntl_hr[None],
-        hr,
-        made.isp[None],
-        hr,
-        made.offset,
+    return Sample.complete(
+        made.ntl[None], made.ntl_hr[None], made.isp[None], made.dmo, made.dem[None], made.offset
     )
 
 
@@ -191,22 +178,6 @@ def ceiling_of(source: SampleSource) -> float:
     Of Wald's protocol that of the degradation, of clips that of their product.
     """
     return float(getattr(source, "ceiling", math.inf))
-
-
-def cut(sample: Sample, window: Window) -> Sample:
-    """A window, in LR pixels, of a sample."""
-    h, w = sample.ntl.shape[1:]
-    lr = window.slices_in(Window(0, 0, h, w))
-    hr = window.scaled(SCALE).slices_in(Window(0, 0, h * SCALE, w * SCALE))
-
-    def part(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        if values.ndim == 1:
-            return values
-        rows, cols = lr if values.shape[1] == h else hr
-        return values[:, rows, cols]
-
-    parts: dict[str, Any] = {name: part(value) for name, value in vars(sample).items() if value is not None}
-    return Sample(**{"offset": None, **parts})
 
 
 def read_padded(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from deeplight.engine.core.spec import SCALE
 from deeplight.train.fit.config import AugmentConfig, VarietyConfig
+from deeplight.train.fit.parts import Parts
 from deeplight.train.fit.variety import Other, gaps, varied
-
-Parts = dict[str, Tensor]
-"""One sample by the names of `samples.Sample`, and `weight` (1,h,w), the loss's; without `offset` where unknown."""
 
 _LAYERS = (("ntl", "ntl_valid"), ("dmo", "dmo_valid"), ("dem", "dem_valid"))
 

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.core.spec import INPUTS
 from deeplight.engine.core.windows import Window
-from deeplight.train.clips.samples import Sample, SampleSource
-from deeplight.train.fit.augment import Parts
+from deeplight.train.clips.samples import SampleSource
+from deeplight.train.fit.losses import Truth
+from deeplight.train.fit.parts import Parts, window_parts
 
 CHECKED, LARGEST = 40, 96
 """Side, in LR pixels, of what validation scores in each place, and the largest window that it takes with its rim."""
 
-_SPATIAL_LR = {"ntl", "ntl_valid", "offset", "weight"}
-
 
 @dataclass(frozen=True)
-class Batch:
-    """inputs in the order of `spec.INPUTS`, then the supervision of `losses.Truth`.
+class Batch(Truth):
+    """What a step or a validation sees of some windows: the truth, and the inputs that it is to be told from.
 
-    ntl_hr_valid, isp_valid: None where every pixel is valid. offset: None where it is not known.
+    inputs: in the order of `spec.INPUTS`, with its shapes.
     """
 
-    inputs: tuple[Tensor, ...]
-    ntl_hr: Tensor
-    isp: Tensor
-    weight: Tensor
-    offset: Tensor | None
-    ntl_hr_valid: Tensor | None = None
-    isp_valid: Tensor | None = None
+    inputs: tuple[Tensor, ...] = field(kw_only=True)
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -45,46 +38,9 @@ class Batch:
         return self._map(lambda t: t.pin_memory())
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        def maybe(t: Tensor | None) -> Tensor | None:
-            return None if t is None else change(t)
-
-        return Batch(
-            tuple(change(t) for t in self.inputs),
-            change(self.ntl_hr),
-            change(self.isp),
-            change(self.weight),
-            maybe(self.offset),
-            maybe(self.ntl_hr_valid),
-            maybe(self.isp_valid),
-        )
-
-
-def window_parts(sample: Sample, place: tuple[int, int], crop: int, margin: int) -> Parts:
-    """A sample's window as tensors of crop × crop LR pixels, nodata beyond the window, and the weight of its loss.
-
-    place: (h, w) of the place. Where the place goes on beyond the crop, the outer `margin` pixels carry no loss, since
-    what they would need is cut off; the edge of the place itself does, as the edge of a scene does in use.
-    """
-    h, w = sample.ntl.shape[1:]
-    parts: Parts = {}
-    for f in fields(sample):
-        value = getattr(sample, f.name)
-        if value is not None:
-            parts[f.name] = _padded(torch.from_numpy(np.ascontiguousarray(value)), f.name, h, w, crop)
-    weight = torch.zeros(1, crop, crop)
-    my, mx = (margin if length > crop else 0 for length in place)
-    weight[:, my : h - my, mx : w - mx] = 1.0
-    parts["weight"] = weight * parts["ntl_valid"]
-    return parts
-
-
-def _padded(value: Tensor, name: str, h: int, w: int, crop: int) -> Tensor:
-    if value.ndim == 1 or (h == crop and w == crop):
-        return value.float()
-    f = 1 if name in _SPATIAL_LR else SCALE
-    out = torch.zeros(value.shape[0], crop * f, crop * f)
-    out[:, : h * f, : w * f] = value
-    return out
+        truth = {f.name: getattr(self, f.name) for f in fields(Truth)}
+        changed: dict[str, Any] = {name: None if t is None else change(t) for name, t in truth.items()}
+        return replace(self, inputs=tuple(change(t) for t in self.inputs), **changed)
 
 
 def collated(rows: Sequence[Parts]) -> Batch:
@@ -93,13 +49,13 @@ def collated(rows: Sequence[Parts]) -> Batch:
     names = [name for name in rows[0] if name != "offset" or offset]
     parts = {name: torch.stack([row[name] for row in rows]) for name in names}
     return Batch(
-        tuple(parts[spec.name] for spec in INPUTS),
         parts["ntl_hr"],
         parts["isp"],
         parts["weight"],
         parts.get("offset"),
         _mask(parts["ntl_hr_valid"]),
         _mask(parts["isp_valid"]),
+        inputs=tuple(parts[spec.name] for spec in INPUTS),
     )
 
 

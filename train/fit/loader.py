@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.windows import Window
 from deeplight.train.clips.samples import SampleSource
-from deeplight.train.fit.augment import Parts, augmented
-from deeplight.train.fit.batch import Batch, collated, window_parts
+from deeplight.train.fit.augment import augmented
+from deeplight.train.fit.batch import Batch, collated
 from deeplight.train.fit.config import AugmentConfig, VarietyConfig
+from deeplight.train.fit.parts import Parts, window_parts
 from deeplight.train.fit.sampler import Draw, StepSampler, Windows
 from deeplight.train.fit.stages import Facts, Stage
 

@@ -1,4 +1,4 @@
-"""Training samples held in memory: regions of synthetic countries."""
+"""Training samples held in memory: regions of synthetic countries, in half precision (12 MB each)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.train.clips.samples import Sample
 from deeplight.train.synth import Country, CountryConfig
@@ -33,24 +31,8 @@ STYLE_SHARES = {
 }
 """Share of the training countries that are settled in each of styles.SHAPES."""
 _DRAWN = ("ntl", "ntl_hr", "isp", "dmo", "dem", "offset")
-Arrays = tuple[NDArray[np.float16], ...]
-
-
-@dataclass(frozen=True)
-class Region:
-    """One sample as half-precision tensors (a region of 96² LR px takes 12 MB). Axes (channel, y, x).
-
-    psf, limits: (2,); without them the sensor is not known.
-    """
-
-    ntl: Tensor
-    ntl_hr: Tensor
-    isp: Tensor
-    dmo: Tensor
-    dem: Tensor
-    offset: Tensor
-    psf: Tensor = field(default_factory=lambda: torch.full((2,), -1.0))
-    limits: Tensor = field(default_factory=lambda: torch.full((2,), -1.0))
+_Halves = dict[str, NDArray[Any]]
+"""What `Sample.complete` takes, as float16."""
 
 
 def country_config(seed: int) -> CountryConfig:
@@ -78,14 +60,14 @@ def build_pool(
     workers: int = 1,
     advance: Callable[[], None] = lambda: None,
     config: Callable[[int], CountryConfig] = country_config,
-) -> list[Region]:
-    """`count` regions, the countries of `seeds` in turn; the same for the same arguments, whatever `workers`.
+) -> list[Sample]:
+    """`count` regions of REGION² LR pixels in float16, the countries of `seeds` in turn.
 
-    advance: called after each. config: the country of a seed.
+    The same for the same arguments, whatever `workers`. advance: called after each. config: the country of a seed.
     """
     jobs = [(config(seeds[i % len(seeds)]), i) for i in range(count)]
 
-    def told(one: Arrays) -> Arrays:
+    def told(one: _Halves) -> _Halves:
         advance()
         return one
 
@@ -102,7 +84,7 @@ def build_pool(
             except BaseException:
                 executor.shutdown(cancel_futures=True)  # else all regions would be made first
                 raise
-    return [Region(*(torch.from_numpy(a) for a in arrays)) for arrays in made]
+    return [Sample.complete(**arrays) for arrays in made]
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -125,20 +107,23 @@ def _leave_stopping() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _make(job: tuple[CountryConfig, int]) -> Arrays:
+def _make(job: tuple[CountryConfig, int]) -> _Halves:
     config, index = job
     rng = np.random.default_rng((config.seed, index))
     row, col = (int(v) for v in rng.integers(0, 4096, 2))
-    sample = Country(config).sample(Window(row, col, REGION, REGION))
-    drawn = (getattr(sample, name).astype(np.float16) for name in _DRAWN)
-    sensor = np.full(2, config.psf_fwhm_lr, np.float16), np.array([-1.0, config.noise], np.float16)
-    return (*(a if a.ndim == 3 else a[None] for a in drawn), *sensor)
+    made = Country(config).sample(Window(row, col, REGION, REGION))
+    drawn = {name: getattr(made, name).astype(np.float16) for name in _DRAWN}
+    return {
+        **{name: a if a.ndim == 3 else a[None] for name, a in drawn.items()},
+        "psf": np.full(2, config.psf_fwhm_lr, np.float16),
+        "limits": np.array([-1.0, config.noise], np.float16),
+    }
 
 
 class SyntheticSource:
     """Regions in memory as a SampleSource: all valid, with ISP and the true offset."""
 
-    def __init__(self, regions: list[Region], seeds: range) -> None:
+    def __init__(self, regions: list[Sample], seeds: range) -> None:
         """seeds: what the regions were made from, for the fingerprint."""
         self._regions, self._seeds = regions, seeds
 
@@ -161,28 +146,7 @@ class SyntheticSource:
 
     def read(self, index: int, window: Window) -> Sample:
         """See SampleSource."""
-        region = self._regions[index]
-        whole = Window(0, 0, *self.size(index))
-        lr = (slice(None), *window.slices_in(whole))
-        hr = (slice(None), *window.scaled(SCALE).slices_in(whole.scaled(SCALE)))
-        one_lr = np.ones((1, *window.shape), np.float32)
-        one_hr = np.ones((1, *window.scaled(SCALE).shape), np.float32)
-        return Sample(
-            ntl=region.ntl[lr].float().numpy(),
-            ntl_valid=one_lr,
-            dmo=region.dmo[hr].float().numpy(),
-            dmo_valid=one_hr,
-            dmo_bands=np.ones(7, np.float32),
-            dem=region.dem[hr].float().numpy(),
-            dem_valid=one_hr,
-            ntl_hr=region.ntl_hr[hr].float().numpy(),
-            ntl_hr_valid=one_hr,
-            isp=region.isp[hr].float().numpy(),
-            isp_valid=one_hr,
-            offset=region.offset[lr].float().numpy(),
-            psf=region.psf.float().numpy(),
-            limits=region.limits.float().numpy(),
-        )
+        return self._regions[index].cut(window)
 
     def fingerprint(self) -> str:
         """SHA-256 of the seeds, the regions' lights and a sample of their bands: the code that makes them counts."""
@@ -190,7 +154,7 @@ class SyntheticSource:
         told = hashlib.sha256(text.encode())
         for region in self._regions:
             for part in (region.ntl, region.dmo[:, ::32, ::32]):
-                told.update(part.contiguous().view(torch.uint8).numpy().tobytes())
+                told.update(part.tobytes())
         return told.hexdigest()
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.train.fit.batch import Batch
-from deeplight.train.fit.losses import MeanOverProcesses, Truth, objective
+from deeplight.train.fit.losses import MeanOverProcesses, objective
 from deeplight.train.fit.pretrain import lights_loss, offset_loss
 from deeplight.train.fit.stages import Stage
 
@@ -37,10 +37,7 @@ class Supervised(nn.Module):
         )
         given = batch.offset if self._given else None
         prediction = self.model.predict(*inputs, known_offset=given)
-        truth = Truth(
-            batch.ntl_hr, batch.isp, batch.weight, batch.offset, batch.ntl_hr_valid, batch.isp_valid
-        )
-        return objective(self.model, prediction, truth, self._stage.objective, self._across)
+        return objective(self.model, prediction, batch, self._stage.objective, self._across)
 
 
 def learns(name: str, stage: Stage) -> bool:

@@ -20,9 +20,9 @@ from torch import Tensor
 from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.spec import SCALE
 from deeplight.train.fit.config import VarietyConfig
+from deeplight.train.fit.parts import Parts
 from deeplight.train.synth.degrade import sensor_matrix
 
-Parts = dict[str, Tensor]
 Other = Callable[[], Parts | None]
 """Gives the parts of a window of another place, or None where it cannot be read."""
 
@@ -50,7 +50,7 @@ def varied(
     """The window's parts with what is drawn; the lights only where the sensor is known, so that the coarse lights can
     be made anew from the truth.
 
-    parts: as augment.Parts. other: where layers that belong elsewhere may come from. Layers that are absent stay so.
+    other: where layers that belong elsewhere may come from. Layers that are absent stay so.
     """
     out = dict(parts)
     simulated = float(out["psf"].min()) >= 0

@@ -2,6 +2,6 @@
 sensor sees.
 """
 
-from deeplight.train.synth.country import Country, CountryConfig, Ground, Sample
+from deeplight.train.synth.country import Country, CountryConfig, CountrySample, Ground
 
-__all__ = ["Country", "CountryConfig", "Ground", "Sample"]
+__all__ = ["Country", "CountryConfig", "CountrySample", "Ground"]

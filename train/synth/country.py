@@ -112,7 +112,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Sample:
+class CountrySample:
     """One window of h × w LR px, float32.
 
     NTL frame: ntl (h, w) and ntl_hr (8h, 8w) in nW/cm²/sr, isp (8h, 8w) in [0, 1]; offset (2, h, w), the true
@@ -161,12 +161,12 @@ class Country:
     def __init__(self, config: CountryConfig) -> None:
         self.config = config
 
-    def sample(self, window_lr: Window) -> Sample:
+    def sample(self, window_lr: Window) -> CountrySample:
         """All rasters on `window_lr` (LR px; may leave the country)."""
         surface = self._surface(self._ground_window(window_lr))
         ntl, ntl_hr, isp, offset = self._night(surface, window_lr)
         own = surface.cut(window_lr.scaled(SCALE))
-        return Sample(ntl, ntl_hr, isp, self._reflectance(own), own.land.elevation, offset)
+        return CountrySample(ntl, ntl_hr, isp, self._reflectance(own), own.land.elevation, offset)
 
     def night(self, window_lr: Window) -> tuple[Floats, Floats, Floats, Floats]:
         """(ntl, ntl_hr, isp, offset) of `sample`, without the auxiliary."""

@@ -14,12 +14,14 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.localise import Localise
 from deeplight.engine.network.model import DeepLightSR
+from deeplight.train.clips.samples import Sample
 from deeplight.train.fit.augment import augmented
-from deeplight.train.fit.batch import FixedBatches, window_parts
+from deeplight.train.fit.batch import FixedBatches
 from deeplight.train.fit.config import AugmentConfig
 from deeplight.train.fit.loader import probe, stage_batches
 from deeplight.train.fit.losses import offset_error, one_process
-from deeplight.train.fit.pool import REGION, Region, SyntheticSource
+from deeplight.train.fit.parts import window_parts
+from deeplight.train.fit.pool import REGION, SyntheticSource
 from deeplight.train.fit.settings import settings_from
 from deeplight.train.fit.stages import Stage, plan, schedule
 from deeplight.train.fit.supervision import Supervised, optimiser
@@ -71,7 +73,7 @@ def test_a_lone_road_decides_only_the_shift_across_it(monkeypatch: pytest.Monkey
     assert found[1].abs().max() < 1e-3
 
 
-def region(dx: float, dy: float) -> Region:
+def region(dx: float, dy: float) -> Sample:
     """A region whose bands rise linearly and whose lights are their first band, seen at p + (dx, dy) LR px."""
     at = (torch.arange(8 * REGION, dtype=torch.float32) + 0.5) / 8
     y, x = torch.meshgrid(at, at, indexing="ij")
@@ -79,7 +81,8 @@ def region(dx: float, dy: float) -> Region:
     night = (band + 0.02 * dx + 0.03 * dy)[None]
     ntl = torch.nn.functional.avg_pool2d(night, 8)
     offset = torch.tensor([dx, dy])[:, None, None].expand(2, REGION, REGION).clone()
-    return Region(ntl, night, night * 0.1, band.expand(7, -1, -1), band[None] * 100, offset)
+    layers = (ntl, night, night * 0.1, band.expand(7, -1, -1), band[None] * 100, offset)
+    return Sample.complete(*(t.numpy() for t in layers))
 
 
 def test_windows_are_turned_together() -> None:
@@ -118,11 +121,14 @@ def test_the_stages_teach_the_offset() -> None:
     towns = town(0, 0).roll((-4, -4), (0, 1))[:32, :32].repeat(3, 3)
     ground = towns.repeat_interleave(8, 0).repeat_interleave(8, 1)
 
-    def made(dx: int, dy: int) -> Region:
+    def made(dx: int, dy: int) -> Sample:
         night = 20.0 * ground.roll((-8 * dy, -8 * dx), (0, 1))[None]
         ntl = torch.nn.functional.avg_pool2d(night, 8)
         offset = torch.tensor([dx, dy])[:, None, None].expand(2, 96, 96).float()
-        return Region(ntl, night, night / 20, 0.1 + 0.3 * ground.expand(7, -1, -1), ground[None] * 0, offset)
+        bands = 0.1 + 0.3 * ground.expand(7, -1, -1)
+        return Sample.complete(
+            *(t.numpy() for t in (ntl, night, night / 20, bands, ground[None] * 0, offset))
+        )
 
     source = SyntheticSource([made(0, 0), made(1, 0), made(0, -1)], range(3))
     facts = probe(source)

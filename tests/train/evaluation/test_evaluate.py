@@ -34,7 +34,7 @@ from deeplight.train.evaluation.models import (
 )
 from deeplight.train.evaluation.report import summary, to_json, to_markdown
 from deeplight.train.evaluation.showcase import SHOWN, along, find_street
-from deeplight.train.evaluation.sources import HeldOutCountries, cut, read_padded
+from deeplight.train.evaluation.sources import HeldOutCountries, read_padded
 from deeplight.train.evaluation.strata import STRATA, Strata
 
 
@@ -83,7 +83,7 @@ class Places:
         if index in self.bad:
             raise InputError("dmo.tif is damaged")
         self.largest = max(self.largest, window.height * window.width)
-        return cut(self.samples[index], window)
+        return self.samples[index].cut(window)
 
     def fingerprint(self) -> str:
         return "0" * 64

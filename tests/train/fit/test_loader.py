@@ -12,8 +12,9 @@ import torch
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.windows import Window
-from deeplight.train.fit.batch import Batch, FixedBatches, window_parts
+from deeplight.train.fit.batch import Batch, FixedBatches
 from deeplight.train.fit.loader import Loaded, WindowDataset, probe, stage_batches
+from deeplight.train.fit.parts import window_parts
 from deeplight.train.fit.sampler import StepSampler, Windows
 from deeplight.train.fit.stages import Stage, plan
 from tests.train.fit.fake_source import FakeSource, small_settings

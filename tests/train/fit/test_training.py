@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,18 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
+from deeplight.train.clips.samples import Sample
 from deeplight.train.evaluation.bicubic import bicubic
 from deeplight.train.evaluation.scores import LAYERS, by_layers, table
 from deeplight.train.evaluation.validation import validate
-from deeplight.train.fit.augment import Parts, augmented, turned
-from deeplight.train.fit.batch import Batch, FixedBatches, window_parts
+from deeplight.train.fit.augment import augmented, turned
+from deeplight.train.fit.batch import Batch, FixedBatches
 from deeplight.train.fit.checkpoint import load_checkpoint, save_checkpoint
 from deeplight.train.fit.config import AugmentConfig, ObjectiveConfig
 from deeplight.train.fit.loop import TrainingData, train
 from deeplight.train.fit.losses import Truth, objective
-from deeplight.train.fit.pool import Region, SyntheticSource, build_pool
+from deeplight.train.fit.parts import Parts, window_parts
+from deeplight.train.fit.pool import SyntheticSource, build_pool
 from deeplight.train.fit.settings import Settings, settings_from
 from deeplight.train.fit.stages import schedule
 from tests.kernels.test_reference import plain_sample
@@ -41,10 +43,7 @@ PLAIN = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, (0, 0))
 def source() -> SyntheticSource:
     """A corner of one region, so that validation stays small."""
     (region,) = build_pool(range(5, 6), 1)
-    parts = {f.name: getattr(region, f.name) for f in fields(region)}
-    side = {name: 48 if name in ("ntl", "offset") else 384 for name in parts}
-    corner = {name: p[:, : side[name], : side[name]] if p.ndim == 3 else p for name, p in parts.items()}
-    return SyntheticSource([Region(**corner)], range(5, 6))
+    return SyntheticSource([region.cut(Window(0, 0, 48, 48))], range(5, 6))
 
 
 def drawn(source: SyntheticSource, augment: AugmentConfig, seed: int, side: int = 24) -> Parts:
@@ -53,7 +52,7 @@ def drawn(source: SyntheticSource, augment: AugmentConfig, seed: int, side: int 
     return augmented(parts, augment, np.random.default_rng(seed))
 
 
-def smooth_region(side: int) -> Region:
+def smooth_region(side: int) -> Sample:
     """A region whose truth is its ground seen through a smooth offset: ISP (NTL frame) = dem (ground) at p + offset."""
     y, x = np.meshgrid(np.arange(8 * side), np.arange(8 * side), indexing="ij")
     ground = np.sin(x / 9.0) * np.cos(y / 7.0) + x / 200 + y / 300
@@ -62,17 +61,8 @@ def smooth_region(side: int) -> Region:
     hr = F.interpolate(torch.from_numpy(offset)[None], scale_factor=8, mode="bilinear")[0].numpy() * 8
     truth = plain_sample(ground[None], hr)
 
-    def t(a: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(a)).float()
-
-    return Region(
-        t(np.ones((1, side, side))),
-        t(truth),
-        t(truth),
-        t(np.repeat(ground[None], 7, 0)),
-        t(ground[None]),
-        t(offset),
-    )
+    layers = (np.ones((1, side, side)), truth, truth, np.repeat(ground[None], 7, 0), ground[None], offset)
+    return Sample.complete(*(a.astype(np.float32) for a in layers))
 
 
 @pytest.mark.parametrize(
@@ -142,27 +132,27 @@ def toy_batch(seed: int = 0) -> Batch:
     inputs = (
         torch.rand(1, 1, 12, 12) * 20,
         torch.ones(1, 1, 12, 12),
-        region.dmo[None] * 0.1,
+        torch.from_numpy(region.dmo)[None] * 0.1,
         torch.ones(1, 1, 96, 96),
         torch.ones(1, 7),
-        region.dem[None],
+        torch.from_numpy(region.dem)[None],
         torch.ones(1, 1, 96, 96),
         torch.full((1, 2), -1.0),
         torch.full((1, 2), -1.0),
     )
     truth = F.interpolate(inputs[0], scale_factor=8, mode="nearest")
-    return Batch(inputs, truth, torch.rand(1, 1, 96, 96), torch.ones(1, 1, 12, 12), region.offset[None])
+    offset = torch.from_numpy(region.offset)[None]
+    return Batch(truth, torch.rand(1, 1, 96, 96), torch.ones(1, 1, 12, 12), offset, inputs=inputs)
 
 
 def test_objective_is_the_stated_sum() -> None:
     torch.manual_seed(0)
     model, batch = DeepLightSR(SMALL), toy_batch()
     p = model.predict(*batch.inputs)
-    truth = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset)
     config = ObjectiveConfig(
         alpha=0.7, beta=(0.1, 0.2, 0.9), consistency=0.0, squared=0.0, interval=0.0, offset=0.0
     )
-    loss, _ = objective(model, p, truth, config)
+    loss, _ = objective(model, p, batch, config)
     want = 0.0
     for j, (value, logit) in enumerate(zip(p.ntl, p.isp_logits, strict=True)):
         down = (4, 2, 1)[j]
@@ -183,8 +173,8 @@ def test_pixels_without_weight_do_not_count() -> None:
     spoiled[..., 48:] = 1e4
     p = model.predict(*batch.inputs)
     config = ObjectiveConfig(offset=0.0)
-    one = objective(model, p, Truth(batch.ntl_hr, batch.isp, weight, None), config)[0]
-    two = objective(model, p, Truth(spoiled, batch.isp, weight, None), config)[0]
+    one = objective(model, p, replace(batch, weight=weight), config)[0]
+    two = objective(model, p, replace(batch, ntl_hr=spoiled, weight=weight), config)[0]
     assert torch.equal(one, two)
 
 
@@ -195,8 +185,8 @@ def test_masks_that_are_all_valid_change_nothing() -> None:
     torch.manual_seed(0)
     model, batch = DeepLightSR(SMALL), toy_batch()
     p, ones = model.predict(*batch.inputs), torch.ones_like(batch.isp)
-    plain = objective(model, p, Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset), ALL_TERMS)[0]
-    masked = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset, ones, ones)
+    plain = objective(model, p, batch, ALL_TERMS)[0]
+    masked = replace(batch, ntl_hr_valid=ones, isp_valid=ones)
     assert torch.equal(objective(model, p, masked, ALL_TERMS)[0], plain)
 
 
@@ -222,9 +212,8 @@ def test_optional_terms_react() -> None:
     torch.manual_seed(0)
     model, batch = DeepLightSR(SMALL), toy_batch()
     p = model.predict(*batch.inputs)
-    truth = Truth(batch.ntl_hr, batch.isp, batch.weight, batch.offset)
     none = ObjectiveConfig(consistency=0, offset=0, squared=0, interval=0)
-    plain = float(objective(model, p, truth, none)[0].detach())
+    plain = float(objective(model, p, batch, none)[0].detach())
     for config in (
         replace(none, consistency=1),
         replace(none, offset=1),
@@ -233,7 +222,7 @@ def test_optional_terms_react() -> None:
         replace(none, interval=1),
         replace(none, literal_isp=True),
     ):
-        assert float(objective(model, p, truth, config)[0].detach()) != pytest.approx(plain, rel=1e-6)
+        assert float(objective(model, p, batch, config)[0].detach()) != pytest.approx(plain, rel=1e-6)
 
 
 def test_schedule() -> None:

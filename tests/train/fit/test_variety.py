@@ -10,8 +10,9 @@ import torch
 
 from deeplight.engine.network.consistency import blur_weights
 from deeplight.kernels.agree.reference import seen
-from deeplight.train.fit.augment import Parts, augmented, turned
+from deeplight.train.fit.augment import augmented, turned
 from deeplight.train.fit.config import AugmentConfig, VarietyConfig
+from deeplight.train.fit.parts import Parts
 from deeplight.train.fit.variety import _materials, gaps, varied
 
 NONE = VarietyConfig(**{f.name: 0.0 for f in fields(VarietyConfig)})

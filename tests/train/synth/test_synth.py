@@ -9,7 +9,7 @@ import pytest
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
-from deeplight.train.synth import Country, CountryConfig, Sample
+from deeplight.train.synth import Country, CountryConfig, CountrySample
 from deeplight.train.synth.degrade import sensor_matrix
 from deeplight.train.synth.noise import ancestors, bell, fractal, hash_window, upsampled
 from deeplight.train.synth.roads import MOTORWAY, PRIMARY, roads_of_cell
@@ -27,7 +27,7 @@ def country() -> Country:
 
 
 @pytest.fixture(scope="module")
-def land(country: Country) -> Sample:
+def land(country: Country) -> CountrySample:
     return country.sample(Window(0, 0, 128, 128))
 
 
@@ -64,7 +64,7 @@ def test_subdivision_reproduces_a_plane() -> None:
 def test_windows_agree_bit_for_bit(w: tuple[int, int, int, int]) -> None:
     outer, inner = Window(-9, 3, 61, 69), Window(*w)
     large, small = Country(QUIET).sample(outer), Country(QUIET).sample(inner)
-    for field in dataclasses.fields(Sample):
+    for field in dataclasses.fields(CountrySample):
         k = SCALE if field.name in HR_FIELDS else 1
         part = (..., *inner.scaled(k).slices_in(outer.scaled(k)))
         np.testing.assert_array_equal(
@@ -77,12 +77,12 @@ def test_the_seed_decides_everything() -> None:
     first = Country(CountryConfig(seed=1)).sample(window)
     again = pickle.loads(pickle.dumps(Country(CountryConfig(seed=1)))).sample(window)
     other = Country(CountryConfig(seed=2)).sample(window)
-    for field in dataclasses.fields(Sample):
+    for field in dataclasses.fields(CountrySample):
         np.testing.assert_array_equal(getattr(first, field.name), getattr(again, field.name))
         assert not np.array_equal(getattr(first, field.name), getattr(other, field.name)), field.name
 
 
-def test_shapes_types_and_ranges(land: Sample) -> None:
+def test_shapes_types_and_ranges(land: CountrySample) -> None:
     hr = (128 * SCALE, 128 * SCALE)
     shapes = {"ntl": (128, 128), "ntl_hr": hr, "isp": hr, "dmo": (7, *hr), "dem": hr, "offset": (2, 128, 128)}
     for name, shape in shapes.items():
@@ -96,7 +96,7 @@ def test_shapes_types_and_ranges(land: Sample) -> None:
     assert 0.4 < length.mean() < length.max() <= 1.2
 
 
-def test_lights_look_like_viirs(land: Sample) -> None:
+def test_lights_look_like_viirs(land: CountrySample) -> None:
     rural, lit, core = np.percentile(land.ntl, [50, 95, 99.9])
     assert 0.05 < rural < 0.5
     assert 2 < lit < 30
@@ -107,7 +107,7 @@ def test_lights_look_like_viirs(land: Sample) -> None:
     assert 0.02 < land.isp.mean() < 0.2
 
 
-def test_brightness_is_not_given_away_by_the_built_surface(land: Sample) -> None:
+def test_brightness_is_not_given_away_by_the_built_surface(land: CountrySample) -> None:
     built = land.isp > 0.6
     dark = (land.ntl_hr < 1.0) & built
     assert dark.sum() > 0.02 * built.sum()  # unlit built-up land
@@ -175,7 +175,7 @@ def test_auxiliary_is_in_the_ground_frame() -> None:
     np.testing.assert_array_equal(sample.dem, ground.dem)
 
 
-def test_sampling_the_auxiliary_at_the_true_offset_aligns_it(country: Country, land: Sample) -> None:
+def test_sampling_the_auxiliary_at_the_true_offset_aligns_it(country: Country, land: CountrySample) -> None:
     margin = 2
     inner = Window(margin, margin, 128 - 2 * margin, 128 - 2 * margin)
     built = country.ground(Window(0, 0, 128 * SCALE, 128 * SCALE)).isp
@@ -257,7 +257,7 @@ def test_motorways_reach_beyond_their_cell_and_join_sites() -> None:
     assert ends > 0
 
 
-def test_water_is_dark_and_unbuilt(country: Country, land: Sample) -> None:
+def test_water_is_dark_and_unbuilt(country: Country, land: CountrySample) -> None:
     window = Window(0, 0, 128 * SCALE, 128 * SCALE)
     water = country.relief(window).water > 0.99
     ground = country.ground(window)
