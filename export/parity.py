@@ -119,7 +119,7 @@ def scene_inputs(folder: Path, halo: int) -> Iterator[tuple[str, Inputs]]:
     Raises InputError where the folder or a raster is not such.
     """
     from deeplight.engine.raster.scene import Scene, SceneOptions
-    from deeplight.engine.run.check import places
+    from deeplight.engine.run.precision import places
 
     if not (folder / "ntl.tif").is_file():
         raise InputError(f"{folder} has no ntl.tif: give a folder as deeplight-data synth writes it")

@@ -9,7 +9,7 @@ from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.lights import LIT, excess
-from deeplight.engine.run.check import places
+from deeplight.engine.run.precision import places
 from deeplight.engine.run.work import Tile, TileWork
 
 PLACES = 6

@@ -22,11 +22,11 @@ from deeplight.engine.output.parts import Mode, check_space, claimed_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
 from deeplight.engine.run import paths
 from deeplight.engine.run.cause import PLACES, moved_by_daytime
-from deeplight.engine.run.check import check_scene
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.ordering import Order, choose_order, tasks
+from deeplight.engine.run.precision import compare_scene
 from deeplight.engine.run.preparation import (
     check_complete,
     check_request,
@@ -37,7 +37,7 @@ from deeplight.engine.run.preparation import (
 )
 from deeplight.engine.run.report import RunReport, make_report, write_report
 from deeplight.engine.run.result import RunResult, Tally
-from deeplight.engine.run.seams import SeamCheck, verify_seams
+from deeplight.engine.run.seams import VerifiedSeams, verify_seams
 from deeplight.engine.run.tiling import Crew, TilePlan
 from deeplight.engine.run.told import facts_of
 from deeplight.engine.run.work import Tile, TileWork
@@ -79,7 +79,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
             beside(options, scene, spec, None)
             return None
         if options.check:
-            check(options, scene, artifact, backend, threads, progress)
+            compare_first(options, scene, artifact, backend, threads, progress)
         work = paths.tile_work(options, scene, artifact, backend, plan, threads)
         stack.callback(work.close)
         plan = work.fit(plan)
@@ -106,14 +106,14 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
     return report
 
 
-def check(
+def compare_first(
     options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int, progress: Progress
 ) -> None:
     """Some tiles compared with float32 before the run. Raises DeepLightError where they differ too much."""
     with progress:
         progress.start(options.check, "tiles", "comparing with fp32")
         count = options.check
-        rows = check_scene(scene, artifact, backend, options.precision, count, threads, progress.advance)
+        rows = compare_scene(scene, artifact, backend, options.precision, count, threads, progress.advance)
     for row in rows:
         progress.log(f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}")
 
@@ -190,7 +190,7 @@ class Run:
         self.options, self.work, self.plan, self.store = options, work, plan, store
         self.threads, self.progress, self.events = threads, progress, events
         self.tally = Tally()
-        self.seams: SeamCheck | None = None
+        self.seams: VerifiedSeams | None = None
         self.seconds = {"stream": 0.0, "assemble": 0.0}
         self.filler = PackFiller(store, lambda key, size: events.emit("pack", key=key, bytes=size))
         self.crew = work.crew(threads) if plan.core else Crew(1, 1)

@@ -15,7 +15,7 @@ from deeplight.engine.run.tiling import Crew, TilePlan
 
 if TYPE_CHECKING:
     from deeplight.engine.run.meter import Meter
-    from deeplight.engine.run.seams import SeamCheck
+    from deeplight.engine.run.seams import VerifiedSeams
 
 
 @dataclass
@@ -65,7 +65,7 @@ class RunResult:
     seconds: Mapping[str, float]
     retried: Sequence[Outcome]
     quarantined: Sequence[Quarantined]
-    seams: SeamCheck | None
+    seams: VerifiedSeams | None
     meter: Meter | None
     uncompiled: Mapping[str, str]
     moved_before: tuple[int, int] | None

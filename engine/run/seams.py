@@ -29,7 +29,7 @@ _SEED = 20240803
 
 
 @dataclass(frozen=True)
-class SeamCheck:
+class VerifiedSeams:
     """What was found. windows: compared. worst: largest difference in parts of the range."""
 
     windows: int
@@ -66,7 +66,7 @@ def verify_seams(
     count: int,
     largest: float,
     advance: Callable[[], None] = lambda: None,
-) -> SeamCheck:
+) -> VerifiedSeams:
     """Compare the file at `path` with `count` windows computed again.
 
     largest: radiance in the output, as far as known. advance: called after each window. Bands of flags are left out.
@@ -99,9 +99,9 @@ def verify_seams(
 
 def _compare(
     found: list[tuple[Window, NDArray[np.float64], NDArray[np.float64]]], spec: OutputSpec, largest: float
-) -> SeamCheck:
+) -> VerifiedSeams:
     if not found:
-        return SeamCheck(0, 0.0)
+        return VerifiedSeams(0, 0.0)
     top = np.max([np.nanmax(np.abs(again), axis=(1, 2)) for _, _, again in found], axis=0)
     top[0] = max(top[0], largest)
     step = spec.scale / 2 if spec.dtype == "uint16" else 0.0
@@ -115,7 +115,7 @@ def _compare(
         worst = max(worst, float(parts.max()))
         if worst > TOLERANCE:
             raise _differ(window, f"by {worst:.2g} of the range, more than {TOLERANCE:g}")
-    return SeamCheck(len(found), worst)
+    return VerifiedSeams(len(found), worst)
 
 
 def _differ(window: Window, how: str) -> DeepLightError:

@@ -13,9 +13,9 @@ from onnx import numpy_helper
 from deeplight.engine import cli
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.raster.scene import Scene, SceneOptions
-from deeplight.engine.run.check import SIDE, check_scene, places
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.paths import open_in_fp32, open_model
+from deeplight.engine.run.precision import SIDE, compare_scene, places
 from deeplight.engine.runtime.artifact import load_artifact, write_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.engine.runtime.compare import difference
@@ -47,7 +47,7 @@ def rows_of(files: SceneFiles, artifact_path: Path):
     artifact = load_artifact(artifact_path)
     options = SceneOptions(ntl=str(files.ntl), dmo=str(files.dmo), dem=str(files.dem))
     with Scene.open(options) as scene, open_backend("auto", artifact, precision="fp16") as backend:
-        return check_scene(scene, artifact, backend, "fp16", 3, 1)
+        return compare_scene(scene, artifact, backend, "fp16", 3, 1)
 
 
 def test_what_is_close_enough_passes_and_is_reported(files: SceneFiles, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ SIDE = 48
 """Side in LR pixels of the tiles that are compared."""
 
 
-def check_scene(
+def compare_scene(
     scene: Scene,
     artifact: Artifact,
     backend: Backend,
