@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -32,7 +31,6 @@ _SUFFIXES = (".tif", ".tiff")
 _RECORD, _LOCK, _PACKS, _REMOVED = "record.json", "lock", "packs", ".removed"
 _LONGEST_ADDITION = 64
 """Bytes that names of temporary files may have beyond the name of what they become."""
-_SAMPLES, _SAMPLE_BYTES, _END_BYTES = 16, 4096, 1 << 16
 
 
 class Mode(Enum):
@@ -303,18 +301,3 @@ def _remove(parts: Path, disk: Disk) -> None:
     disk.replace(parts, doomed)
     disk.sync_folder(parts.parent)
     _remove_doomed(parts, disk)
-
-
-def file_fingerprint(path: Path, timed: bool = True) -> str:
-    """Size, modification time (where `timed`) and a SHA-256 of both ends and evenly spaced samples of a file."""
-    stat = path.stat()
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(_END_BYTES))
-        for i in range(_SAMPLES):
-            file.seek(stat.st_size * i // _SAMPLES)
-            digest.update(file.read(_SAMPLE_BYTES))
-        file.seek(max(0, stat.st_size - _END_BYTES))
-        digest.update(file.read(_END_BYTES))
-    modified = f"modified {stat.st_mtime_ns}, " if timed else ""
-    return f"{stat.st_size} bytes, {modified}sha256 {digest.hexdigest()[:16]}"

@@ -75,13 +75,15 @@ class Located:
     """A name that may be opened.
 
     dataset: what GDAL is given. path: the local file behind it, None for a remote name; of a pattern the first.
-    serial: reads must not overlap. pieces: the files that a pattern found, where they are several.
+    serial: reads must not overlap. pieces: the files that a pattern found, where they are several. remote: names that
+    lead out of this machine: the one given, or those that a VRT holds.
     """
 
     dataset: str
     path: Path | None
     serial: bool
     pieces: tuple[Path, ...] = ()
+    remote: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -121,20 +123,22 @@ def locate(name: str, what: str, allow_remote: bool = False) -> Located:
         return found[0]
     if found:
         pieces = tuple(file for one in found for file in one.files)
-        return Located(name, pieces[0], any(one.serial for one in found), pieces)
+        remote = tuple(other for one in found for other in one.remote)
+        return Located(name, pieces[0], any(one.serial for one in found), pieces, remote)
     path = _local_file(name)
     if path is None:
         if allow_remote and _REMOTE.match(name):
-            return Located(name, None, serial=False)
+            return Located(name, None, serial=False, remote=(name,))
         raise InputError(_not_local(name, what))
     head = _head(path, what, name)
     kind = _packed_by(head)
     if kind is not None:
         raise InputError(_packed(name, what, kind))
     serial = head.startswith(_SERIAL_MAGIC)
+    reached: set[str] = set()
     if _VRT_TAG in head:
-        serial = _check_vrt(path, f"{what} {name}", allow_remote, _VRT_DEPTH, set())
-    return Located(str(path) if _exists(name) else name, path, serial)
+        serial = _check_vrt(path, f"{what} {name}", reached if allow_remote else None, _VRT_DEPTH, set())
+    return Located(str(path) if _exists(name) else name, path, serial, remote=tuple(sorted(reached)))
 
 
 def _local_file(name: str) -> Path | None:
@@ -215,10 +219,11 @@ def _head(path: Path, what: str, name: str) -> bytes:
         raise InputError(f"{what} {name} cannot be read ({error.strerror}); check its permissions") from None
 
 
-def _check_vrt(path: Path, what: str, allow_remote: bool, depth: int, seen: set[Path]) -> bool:
+def _check_vrt(path: Path, what: str, remote: set[str] | None, depth: int, seen: set[Path]) -> bool:
     """Refuses a VRT that reaches out of local raster files; True where a source's reads must not overlap.
 
-    what: the top-level raster, for errors. seen: VRTs already checked; grows.
+    what: the top-level raster, for errors. remote: takes the remote sources; None: there must be none. seen: VRTs
+    already checked; grows.
     """
     if depth == 0:
         raise InputError(f"{what} nests VRTs deeper than {_VRT_DEPTH}; give a VRT whose sources are rasters")
@@ -229,7 +234,8 @@ def _check_vrt(path: Path, what: str, allow_remote: bool, depth: int, seen: set[
     for source in sorted(_vrt_sources(path, what)):
         file = _local_file(source)
         if file is None:
-            if allow_remote and _REMOTE.match(source):
+            if remote is not None and _REMOTE.match(source):
+                remote.add(source)
                 continue
             raise InputError(
                 f"{what} is a VRT whose source {source} is not a file here; "
@@ -237,7 +243,7 @@ def _check_vrt(path: Path, what: str, allow_remote: bool, depth: int, seen: set[
             )
         head = _head(file, f"{what} is a VRT whose source", source)
         if _VRT_TAG in head:
-            serial |= _check_vrt(file, what, allow_remote, depth - 1, seen)
+            serial |= _check_vrt(file, what, remote, depth - 1, seen)
         elif not head.startswith(_MAGIC):
             raise InputError(
                 f"{what} is a VRT whose source {source} is no TIFF, HDF, netCDF, HFA or JPEG 2000 file; "

@@ -217,11 +217,14 @@ class Raster:
         """GDAL's settings for this raster, and one reader at a time where its library needs that."""
         import rasterio
 
-        local = self._located.path is not None
+        local = not self._located.remote
         options = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE" if local else "EMPTY_DIR", **self._settings}
         if local:
             # Should a local file name a remote one in a way not seen before opening, it stays unreachable.
             options["CPL_VSIL_CURL_ALLOWED_EXTENSIONS"] = ".none"
+        else:
+            # GDAL would keep what it fetched for the life of the process, and mix it with what the server holds later.
+            options["CPL_VSIL_CURL_NON_CACHED"] = "/vsi"
         if "GDAL_CACHEMAX" not in os.environ:
             options["GDAL_CACHEMAX"] = self.cache_mb << 20  # rasterio takes integers as bytes, not MB
         with _serial_lock if self._located.serial else nullcontext(), rasterio.Env(**options):

@@ -24,6 +24,7 @@ from deeplight.engine.run import paths
 from deeplight.engine.run.cause import PLACES, moved_by_daytime
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task
+from deeplight.engine.run.inputs import check_unchanged
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.ordering import Order, choose_order, tasks
 from deeplight.engine.run.precision import compare_scene
@@ -93,6 +94,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
             with Run(options, work, plan, store, threads, progress, events) as run:
                 run.stream()
                 if not run.quarantined:
+                    check_unchanged(options, record.fields)
                     run.assemble()
             result = run.result(time.perf_counter() - began, moved)
             report = make_report(options, artifact, backend, scene, result)

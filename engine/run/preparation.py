@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.runtime.backends.base import Backend
 
+_LOG = logging.getLogger(__name__)
 _SAMPLES, _SAMPLE = 8, 32
 """Windows along each axis, and their side in LR pixels, from which the share of valid pixels is estimated."""
 
@@ -98,6 +100,7 @@ def plan_run(
 
     A resumed run keeps the automatic tile size that made its packs: the free memory may have changed since.
     """
+    from deeplight.engine.run.inputs import Compared, described, versions_unknown
     from deeplight.engine.run.provenance import fingerprint
 
     check_bands(options.bands, artifact)
@@ -107,6 +110,16 @@ def plan_run(
         request = TileRequest(
             earlier.core
         )  # with the halo that the options need, which must not have changed
+    files = described(options, Compared.ONE_HOST)
+    unknown = versions_unknown(files)
+    if unknown and earlier is not None:
+        raise InputError(
+            f"{options.out} cannot be resumed: {unknown}; use `overwrite=True` to start again, or give a local copy"
+        )
+    if unknown:
+        _LOG.warning(
+            "this run cannot be resumed after it is stopped: %s; give a local copy to have that", unknown
+        )
     bands = band_count(options.bands)
     grid = scene.grid
     readers = reader_count(threads)
@@ -116,7 +129,8 @@ def plan_run(
     plan = plan_tiles(
         request, artifact.manifest, grid.height, grid.width, bands, memory, readers, streams, reach
     )
-    return Record(fingerprint(options, scene, artifact, backend, threads), plan.core, plan.halo), plan
+    fields = fingerprint(options, scene, artifact, backend, threads, files)
+    return Record(fields, plan.core, plan.halo), plan
 
 
 def check_bands(bands: tuple[str, ...], artifact: Artifact) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.output.acquired import taken, time_tags
-from deeplight.engine.output.parts import file_fingerprint
-from deeplight.engine.raster.dataset_names import locate
 from deeplight.engine.raster.psf import shown_psf
+from deeplight.engine.run.inputs import Compared, described, field_of
 from deeplight.engine.run.options import INTERVAL
 from deeplight.engine.runtime.backends import BACKENDS
 
@@ -88,7 +84,7 @@ def output_tags(options: RunOptions, scene: Scene, artifact: Artifact, backend: 
         "DEEPLIGHT_MODEL_SHA256": artifact.digest,
         "DEEPLIGHT_BACKEND": backend.name,
     }
-    tags |= {f"DEEPLIGHT_INPUT_{_tag(k)}": v for k, v in _inputs(options, timed=False).items()}
+    tags |= {f"DEEPLIGHT_INPUT_{_tag(k)}": v for k, v in described(options, Compared.ANYWHERE).items()}
     tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options, scene, backend).items()}
     tags |= time_tags(taken(scene.ntl_raster))
     if "interval" in options.bands:
@@ -98,10 +94,16 @@ def output_tags(options: RunOptions, scene: Scene, artifact: Artifact, backend: 
 
 
 def fingerprint(
-    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int
+    options: RunOptions,
+    scene: Scene,
+    artifact: Artifact,
+    backend: Backend,
+    threads: int,
+    files: Mapping[str, str],
 ) -> dict[str, str]:
-    """What a resumed run must find as it was, by name for the message that says what changed."""
-    fields = {f"the file of `{_parameter(k)}`": v for k, v in _inputs(options, timed=True).items()}
+    """What a resumed run must find as it was, by name for the message that says what changed. files: the inputs, as
+    inputs.described."""
+    fields = {field_of(k): v for k, v in files.items()}
     fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
     fields["the model's file"] = _file_of(artifact, backend, options.precision)
     fields["the backend"] = f"{backend.name} on {backend.device}"
@@ -118,49 +120,9 @@ def _file_of(artifact: Artifact, backend: Backend, precision: str) -> str:
     return f"{name} {artifact.manifest.files[name].sha256[:16]}"
 
 
-def _inputs(options: RunOptions, timed: bool) -> dict[str, str]:
-    """Option → one line that changes with its files; without `timed` equal for equal files anywhere."""
-    scene = options.scene
-    return {k: _layer(v, scene.allow_remote, timed) for k, v in scene.files().items()}
-
-
 def _tag(option: str) -> str:
     """As the name of a metadata item: "dmo-band blue" → DMO_BAND_BLUE."""
     return option.replace("-", "_").replace(" ", "_").upper()
-
-
-def _parameter(option: str) -> str:
-    """As a parameter: "dmo-band blue" → dmo["blue"]."""
-    name, _, slot = option.partition(" ")
-    return f'{name.removesuffix("-band")}["{slot}"]' if slot else name.replace("-", "_")
-
-
-def _layer(name: str, allow_remote: bool, timed: bool) -> str:
-    """One line that changes when any file behind a dataset name does."""
-    from rasterio.errors import NotGeoreferencedWarning
-    from rasterio.io import DatasetReader
-
-    from deeplight.engine.raster.source import DRIVERS
-
-    located = locate(name, name, allow_remote)
-    if located.pieces:
-        each = "\n".join(f"{p.name} {file_fingerprint(p, timed)}" for p in located.pieces)
-        return f"{len(located.pieces)} pieces of sha256 {hashlib.sha256(each.encode()).hexdigest()[:16]}"
-    if located.path is None:
-        return f"remote {name}" if timed else "remote"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `ntl_bounds` says where it lies
-        dataset = DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False)
-    with dataset:
-        others = sorted({Path(f) for f in dataset.files} - {located.path})
-    line = file_fingerprint(located.path, timed)
-    if located.dataset != str(located.path):  # one of several datasets in the file
-        before, _, after = located.dataset.rpartition(located.path.name)
-        line += f", dataset {before.rpartition(':')[0]} {after}".rstrip()
-    if not others:
-        return line
-    digest = hashlib.sha256("\n".join(file_fingerprint(p, timed) for p in others if p.is_file()).encode())
-    return f"{line}, with {len(others)} files of sha256 {digest.hexdigest()[:16]}"
 
 
 def differing_tag(written: Mapping[str, str], wanted: Mapping[str, str]) -> str | None:

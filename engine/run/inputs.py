@@ -1,0 +1,163 @@
+"""What a run's inputs are, each on a line that changes with its files: for tags, and to compare in a resumed run."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.raster.dataset_names import Located, locate
+from deeplight.engine.raster.remote import object_version
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+    from deeplight.engine.run.options import RunOptions
+
+_SAMPLES, _SAMPLE_BYTES, _END_BYTES = 16, 4096, 1 << 16
+MOST_READ = 1 << 30
+"""Bytes of a file up to which all of it is read for `Compared.HOSTS`: about a second (1.1 GB/s measured on a core)."""
+_UNKNOWN = "of unknown version"
+
+
+class Compared(Enum):
+    """Who compares a file.
+
+    ANYWHERE: size and samples, for tags: equal for equal files. ONE_HOST: and the modification time, since samples do
+    not see every change. HOSTS: all bytes in place of the time, which a copy on another host does not keep; of a file
+    above MOST_READ size, samples and time.
+    """
+
+    ANYWHERE = "anywhere"
+    ONE_HOST = "one host"
+    HOSTS = "hosts"
+
+
+def described(options: RunOptions, compared: Compared) -> dict[str, str]:
+    """Option → one line that changes with its files."""
+    scene = options.scene
+    return {k: _layer(v, scene.allow_remote, compared) for k, v in scene.files().items()}
+
+
+def parameter(option: str) -> str:
+    """As a parameter: "dmo-band blue" → dmo["blue"]."""
+    name, _, slot = option.partition(" ")
+    return f'{name.removesuffix("-band")}["{slot}"]' if slot else name.replace("-", "_")
+
+
+def field_of(option: str) -> str:
+    """The name of an input in a record."""
+    return f"the file of `{parameter(option)}`"
+
+
+def versions_unknown(lines: Mapping[str, str]) -> str | None:
+    """What there is to say against resuming over remote files without a version; None where all have one.
+
+    lines: of `described`.
+    """
+    nameless = [parameter(option) for option, line in lines.items() if line.endswith(_UNKNOWN)]
+    if not nameless:
+        return None
+    return (
+        f"nobody says which version of `{nameless[0]}` its server holds (an ETag or a date, over http or https), "
+        "so that a resumed run could mix two"
+    )
+
+
+def check_unchanged(options: RunOptions, fields: Mapping[str, str]) -> None:
+    """Raises DeepLightError, naming the file, where a remote one is another than at the beginning.
+
+    fields: of the record that was made then. Local files are not looked at.
+    """
+    scene = options.scene
+    for option, name in scene.files().items():
+        field = field_of(option)
+        if fields[field].endswith(_UNKNOWN) or not locate(name, name, scene.allow_remote).remote:
+            continue
+        now = _layer(name, scene.allow_remote, Compared.ONE_HOST)
+        if now != fields[field]:
+            raise DeepLightError(
+                f"{field} changed while it was read: it was {fields[field]} and is now {now}; "
+                "restore it and make the same call with `resume=True`, or use `overwrite=True` to start again"
+            )
+
+
+def _layer(name: str, allow_remote: bool, compared: Compared) -> str:
+    """One line that changes when any file behind a dataset name does."""
+    located = locate(name, name, allow_remote)
+    if located.pieces:
+        each = [f"{p.name} {file_fingerprint(p, compared)}" for p in located.pieces]
+        line = f"{len(located.pieces)} pieces of {_digest(each)}"
+    elif located.path is None:
+        return _remote(located, compared)
+    else:
+        line = _local(located, located.path, compared)
+    if not located.remote:
+        return line
+    versions = [object_version(source) for source in located.remote]
+    if None in versions:
+        return f"{line}, with remote files {_UNKNOWN}"
+    return f"{line}, with {len(versions)} remote files of {_digest(f'{v}' for v in versions)}"
+
+
+def _remote(located: Located, compared: Compared) -> str:
+    what = "remote" if compared is Compared.ANYWHERE else f"remote {located.dataset}"
+    # a remote VRT names further files, which nobody has looked at
+    version = (
+        None if _opened(located, lambda dataset: dataset.driver) == "VRT" else object_version(located.dataset)
+    )
+    return f"{what} {_UNKNOWN}" if version is None else f"{what}, {version}"
+
+
+def _local(located: Located, path: Path, compared: Compared) -> str:
+    others = sorted({Path(f) for f in _opened(located, lambda dataset: dataset.files)} - {path})
+    line = file_fingerprint(path, compared)
+    if located.dataset != str(path):  # one of several datasets in the file
+        before, _, after = located.dataset.rpartition(path.name)
+        line += f", dataset {before.rpartition(':')[0]} {after}".rstrip()
+    if not others:
+        return line
+    digest = _digest(file_fingerprint(p, compared) for p in others if p.is_file())
+    return f"{line}, with {len(others)} files of {digest}"
+
+
+def _opened(located: Located, told: Callable[[DatasetReader], Any]) -> Any:
+    """What `told` says of a dataset."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.io import DatasetReader
+
+    from deeplight.engine.raster.source import DRIVERS
+
+    settings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "CPL_VSIL_CURL_NON_CACHED": "/vsi"}
+    with rasterio.Env(**settings if located.remote else {}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `ntl_bounds` says where it lies
+        with DatasetReader(located.dataset, driver=list(DRIVERS), sharing=False) as dataset:
+            return told(dataset)
+
+
+def file_fingerprint(path: Path, compared: Compared) -> str:
+    """Size and, as `compared` asks, modification time and a SHA-256: of all bytes, or of both ends and evenly spaced
+    samples."""
+    stat = path.stat()
+    size = f"{stat.st_size} bytes"
+    with path.open("rb") as file:
+        if compared is Compared.HOSTS and stat.st_size <= MOST_READ:
+            return f"{size}, all of sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
+        digest = hashlib.sha256(file.read(_END_BYTES))
+        for i in range(_SAMPLES):
+            file.seek(stat.st_size * i // _SAMPLES)
+            digest.update(file.read(_SAMPLE_BYTES))
+        file.seek(max(0, stat.st_size - _END_BYTES))
+        digest.update(file.read(_END_BYTES))
+    modified = "" if compared is Compared.ANYWHERE else f"modified {stat.st_mtime_ns}, "
+    return f"{size}, {modified}sha256 {digest.hexdigest()[:16]}"
+
+
+def _digest(lines: Iterable[str]) -> str:
+    text = "\n".join(lines)
+    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
