@@ -10,6 +10,7 @@ import click
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.terminal import Command, Parsed, logging_to, parse_file, run_cli, told_in_flags
+from deeplight.engine.output.acquired import parse_dates
 from deeplight.engine.raster.bands import band_files, parse_band_file, parse_bands, parse_scale
 from deeplight.engine.raster.dataset_names import common_pattern
 from deeplight.engine.raster.placement import parse_bounds, parse_crs
@@ -23,6 +24,7 @@ from deeplight.engine.run.options import (
 from deeplight.engine.run.tiling import AUTOMATIC, parse_tiles
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 from deeplight.engine.runtime.backends import backend_choices, parse_device
+from deeplight.engine.stack.options import StackOptions
 
 FILE = Parsed("file", str)
 OUTPUT = Parsed("path", parse_file)
@@ -32,6 +34,8 @@ BAND = click.IntRange(1)
 PSF = Parsed("f[,f]|auto|unknown", parse_psf)
 CRS = Parsed("epsg:code", parse_crs)
 
+_OR_DATES = {"--ntl": ", or its dates,", "--dmo": "", "--dem": ""}
+"""What else than pieces a pattern may stand for."""
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -54,7 +58,16 @@ def placement_options(command: _Command) -> _Command:
         "allow_extra_args": True,  # refused by _no_more, which knows what a shell makes of a pattern
     },
 )
-@click.option("--ntl", type=FILE, required=True, help="Nighttime lights, in nW/cm²/sr or DMSP's DN")
+@click.option(
+    "--ntl",
+    type=FILE,
+    required=True,
+    multiple=True,
+    help="Nighttime lights, in nW/cm²/sr or DMSP's DN; repeat for dates",
+)
+@click.option(
+    "--dates", type=Parsed("date,…", parse_dates), help="Of the lights, in order: 2019,2020-03,2021-06-30"
+)
 @click.option("--dmo", type=FILE, help="Daytime bands (reflectance), any grid and CRS")
 @click.option(
     "--dmo-band",
@@ -65,7 +78,7 @@ def placement_options(command: _Command) -> _Command:
     help="Or one in its own file; repeat",
 )
 @click.option("--dem", type=FILE, help="Elevation in metres, any grid and CRS")
-@click.option("--out", type=OUTPUT, required=True, help="Cloud-Optimized GeoTIFF to write")
+@click.option("--out", type=OUTPUT, required=True, help="Cloud-Optimized GeoTIFF to write; of dates a folder")
 @click.option("--model", default=DEFAULT_MODEL, metavar="NAME|DIR|RUN", help=f"Model [{DEFAULT_MODEL}]")
 @click.option(
     "--tiles",
@@ -148,28 +161,28 @@ def placement_options(command: _Command) -> _Command:
 def command(context: click.Context, /, **given: Any) -> None:
     """Refine a nighttime-light raster 8× with a DeepLight model.
 
-    A file may be a path, a local GDAL dataset name, or a pattern of pieces in quotes, as 'ntl-*.tif'.
+    A file may be a path, a local GDAL dataset name, or a pattern in quotes, as 'ntl-*.tif': of pieces of one raster, or
+    of dates, each of which becomes a map.
     Exit status: 0 done, 1 failed, 2 bad usage or input, 130/143 interrupted (continue with --resume).
     """
-    _no_more(context.args, [given[layer] for layer in ("ntl", "dmo", "dem")])
+    _no_more(context.args, [given["ntl"][-1], given["dmo"], given["dem"]])
     options = _options(given)
     from deeplight.engine.core.progress import terminal_progress
-    from deeplight.engine.output.stac import item_path
-    from deeplight.engine.run.pipeline import infer
+    from deeplight.engine.stack.run import infer_dates
 
     progress = terminal_progress(told_in_flags())
     with logging_to(progress.log):
-        report = infer(options, progress)
+        report = infer_dates(options, progress)
     if report is not None:
         progress.log(report.headline())
-    item = item_path(options.out) if options.stac else None
-    for path in (options.out, options.quicklook, options.page, options.report, item):
-        if path is not None and path.exists():
-            click.echo(str(path))
+    for path in options.written():
+        click.echo(str(path))
 
 
-def _options(given: dict[str, Any]) -> RunOptions:
-    """The run that the command line asks for."""
+def _options(given: dict[str, Any]) -> StackOptions:
+    """The run that the command line asks for, over one date or several."""
+    ntl, dates = given["ntl"], given.pop("dates")
+    given["ntl"] = ntl[0]
     from deeplight.engine.raster.scene import SceneOptions
 
     if given["tiles"] is not None and given["whole"]:
@@ -180,7 +193,7 @@ def _options(given: dict[str, Any]) -> RunOptions:
     given["dmo_files"] = band_files(given["dmo_files"])
     scene = SceneOptions(**{field.name: given.pop(field.name) for field in fields(SceneOptions)})
     given["bands"] = given["bands"] or ()
-    return RunOptions(scene=scene, mode=mode, **given)
+    return StackOptions(ntl, RunOptions(scene=scene, mode=mode, **given), dates)
 
 
 def _no_more(more: list[str], layers: list[str | None]) -> None:
@@ -191,8 +204,8 @@ def _no_more(more: list[str], layers: list[str | None]) -> None:
         pattern = common_pattern([first, *more]) if first else None
         if pattern is not None:
             raise InputError(
-                f"{flag} takes one name and {len(more) + 1} are given: for pieces of one raster put the "
-                f"pattern in quotes, so that the shell leaves it as it is: {flag} '{pattern}'"
+                f"{flag} takes one name and {len(more) + 1} are given: for pieces of one raster{_OR_DATES[flag]} put "
+                f"the pattern in quotes, so that the shell leaves it as it is: {flag} '{pattern}'"
             )
     raise InputError(f"{' '.join(more)} belongs to no option: give every value after its option")
 

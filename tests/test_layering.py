@@ -18,7 +18,7 @@ LAYERS = ("kernels", "engine", "train", "export")
 """From the bottom up: a folder imports itself and those before it."""
 FACE = "deeplight"
 """What `import deeplight` offers: above the engine, and no layer knows it."""
-ROOMS = ("core", "raster", "network", "runtime", "output", "run", "zonal")
+ROOMS = ("core", "raster", "network", "runtime", "output", "run", "stack", "zonal")
 """Of the engine, in the order of the data: a room imports itself and those before it; raster and network do not know
 each other. engine/cli.py and engine/__init__.py stand outside."""
 STRANGERS = {"raster": {"network"}, "network": {"raster"}}

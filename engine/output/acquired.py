@@ -1,5 +1,5 @@
-"""When a nighttime-light raster was taken: from its metadata, else from the names that the products use; and dates as
-people write them."""
+"""When a nighttime-light raster was taken, as its metadata or the names that the products use say; and dates as people
+write them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ import calendar
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from deeplight.engine.raster.source import Raster
 
 Span = tuple[datetime, datetime]
 """First and last second, UTC."""
@@ -29,19 +24,14 @@ _DAY = re.compile(
 _YEAR = re.compile(r"(?<![\dA-Za-z])((?:19[89]|20[0-9])\d)(?!\d)")
 
 
-def taken(raster: Raster) -> Span | None:
-    """The time that an open raster covers; None where nothing says it."""
-    return acquired(Path(raster.name).name if raster.path is None else raster.path.name, raster.tags)
-
-
-def shown_span(when: Span) -> str:
-    """A time for people: 2020, 2020-03, 2020-03-15, or the first and the last day."""
+def shown_span(when: Span, between: str = " – ") -> str:
+    """A time for people: 2020, 2020-03, 2020-03-15, or the first and the last day with `between` between them."""
     first, last = (at.date() for at in when)
     if when == _year(first.year):
         return f"{first.year}"
     if first.day == 1 and last == first.replace(day=calendar.monthrange(first.year, first.month)[1]):
         return f"{first:%Y-%m}"
-    return f"{first}" if first == last else f"{first} – {last}"
+    return f"{first}" if first == last else f"{first}{between}{last}"
 
 
 def time_tags(when: Span | None) -> dict[str, str]:
@@ -59,7 +49,7 @@ def acquired(name: str, tags: Mapping[str, str]) -> Span | None:
     for first, last in _TAG_PAIRS:
         found = _tag_date(tags, first), _tag_date(tags, last)
         if found[0] and found[1]:
-            return _span(found[0], found[1])
+            return whole_days(found[0], found[1])
     try:
         return _from_name(name)
     except (ValueError, OverflowError):  # digits that are no date
@@ -80,12 +70,12 @@ def _tag_date(tags: Mapping[str, str], name: str) -> datetime | None:
 def _from_name(name: str) -> Span | None:
     if match := _RANGE.search(name):
         first, last = (datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC) for text in match.groups())
-        return _span(first, last)
+        return whole_days(first, last)
     if match := _BLACK_MARBLE.search(name):
         day = datetime(int(match[2]), 1, 1, tzinfo=UTC) + timedelta(days=int(match[3]) - 1)
         if match[1] == "3":
-            return _span(day, day.replace(day=calendar.monthrange(day.year, day.month)[1]))
-        return _year(day.year) if match[1] == "4" else _span(day, day)
+            return whole_days(day, day.replace(day=calendar.monthrange(day.year, day.month)[1]))
+        return _year(day.year) if match[1] == "4" else whole_days(day, day)
     if match := _DMSP.search(name):
         return _year(int(match[1]))
     if match := _DAY.search(name):
@@ -104,7 +94,7 @@ def parse_date(text: str) -> Span:
     """One year, month, day or range of two of these. Raises ValueError in one sentence."""
     try:
         first, _, last = (part.strip() for part in text.strip().partition("/"))
-        return _span(_one(first)[0], _one(last or first)[1])
+        return whole_days(_one(first)[0], _one(last or first)[1])
     except (ValueError, OverflowError):
         raise ValueError(
             f"{text.strip()!r} is no date: give a year, a month or a day, as in 2019, 2020-03 or 2021-06-30, or the "
@@ -127,18 +117,20 @@ def _written(match: re.Match[str]) -> Span:
     year, month = int(match["year"]), int(match["month"])
     if match["day"]:
         day = datetime(year, month, int(match["day"]), tzinfo=UTC)
-        return _span(day, day)
+        return whole_days(day, day)
     last = calendar.monthrange(year, month)[1]
-    return _span(datetime(year, month, 1, tzinfo=UTC), datetime(year, month, last, tzinfo=UTC))
+    return whole_days(datetime(year, month, 1, tzinfo=UTC), datetime(year, month, last, tzinfo=UTC))
 
 
 def _year(year: int) -> Span:
-    return _span(datetime(year, 1, 1, tzinfo=UTC), datetime(year, 12, 31, tzinfo=UTC))
+    return whole_days(datetime(year, 1, 1, tzinfo=UTC), datetime(year, 12, 31, tzinfo=UTC))
 
 
-def _span(first: datetime, last: datetime) -> Span:
+def whole_days(first: datetime, last: datetime) -> Span:
     """From the first second of one day to the last of another. Raises ValueError where they are in the wrong
     order."""
     if last < first:
         raise ValueError(f"{last} is before {first}")
-    return first, last.replace(hour=23, minute=59, second=59)
+    return first.replace(hour=0, minute=0, second=0, microsecond=0), last.replace(
+        hour=23, minute=59, second=59, microsecond=0
+    )

@@ -16,7 +16,7 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.windows import Window
-from deeplight.engine.output.acquired import taken
+from deeplight.engine.output.acquired import acquired
 
 if TYPE_CHECKING:
     from pystac import Asset, Item
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+
+COLLECTION = "collection.json"
+"""Name of the collection of a folder's items."""
 
 
 def require_pystac() -> None:
@@ -41,14 +44,20 @@ def item_path(out: Path) -> Path:
     return out.with_suffix(".stac.json")
 
 
-def write_item(out: Path, spec: OutputSpec, ntl: Raster) -> Path:
-    """Write the item of the finished output `out`, made from `ntl`, and return its path.
+def write_item(out: Path, spec: OutputSpec, ntl: Raster, collection: str = "") -> Path:
+    """Write the item of the finished output `out`, made from `ntl`, and return its path. collection: id of the one in
+    the same folder that it belongs to.
 
     The same output of the same NTL raster gives the same item. Raises InputError where pystac is missing,
     DeepLightError where the disk refuses.
     """
     require_pystac()
+    import pystac
+
     item = _item(out, spec, ntl)
+    if collection:
+        item.collection_id = collection
+        item.add_link(pystac.Link(pystac.RelType.COLLECTION, f"./{COLLECTION}", pystac.MediaType.JSON))
     content = item.to_dict(include_self_link=False, transform_hrefs=False)
     path = item_path(out)
     write_file(path, [(json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()])
@@ -62,7 +71,7 @@ def _item(out: Path, spec: OutputSpec, ntl: Raster) -> Item:
     from deeplight.engine.output.footprint import footprint
 
     geometry, bbox = footprint(spec.grid)
-    first, last = _time(ntl)
+    first, last = _time(spec, ntl)
     properties: dict[str, Any] = {
         "processing:software": {"deeplight": spec.tags["DEEPLIGHT_VERSION"]},
         "processing:lineage": f"NTL refined 8× by {spec.tags['DEEPLIGHT_MODEL']}",
@@ -124,9 +133,9 @@ def _resolution_m(grid: Grid) -> float:
     return round(1000 * math.sqrt(valid_area_km2(grid, middle, np.ones((1, 1), np.uint8))), 2)
 
 
-def _time(ntl: Raster) -> tuple[datetime, datetime]:
-    """The time that the NTL raster covers; its file's date of change, with a warning, where nothing says."""
-    found = taken(ntl)
+def _time(spec: OutputSpec, ntl: Raster) -> tuple[datetime, datetime]:
+    """The time that the output's tags say; with a warning the date of change of the NTL's file, where nothing does."""
+    found = acquired("", spec.tags)
     if found is not None:
         return found
     _log.warning(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,26 @@ class Daytime:
             "share_of_scene": self.share,
             "slots": self.slots,
         }
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The layers beside the lights, open. They may serve several scenes on one grid, one after the other."""
+
+    dmo: Daytime | None
+    dem: AuxLayer | None
+
+    @classmethod
+    def open(cls, options: SceneOptions, ntl: Grid, stack: ExitStack) -> Beside:
+        """Opens and checks those that are given, closed by `stack`. Raises InputError as `open_daytime` and
+        `open_elevation` do."""
+        return cls(open_daytime(options, ntl, stack), open_elevation(options, ntl, stack))
+
+    def rest(self) -> None:
+        """Closes files until the next read; see Raster.rest."""
+        for layer in (*(() if self.dmo is None else self.dmo.layers), self.dem):
+            if layer is not None:
+                layer.raster.rest()
 
 
 def check_auxiliary_options(options: SceneOptions) -> None:

@@ -21,7 +21,7 @@ Bounds = tuple[float, float, float, float]
 
 _LATTICE = 48
 _SAME_PX = 0.01
-"""Pixels by which two ways to write a CRS may differ: what decimals in its parameters lose."""
+"""Pixels by which two ways to write a CRS, or the corners in two headers, may differ: what their decimals lose."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,21 @@ def same_crs(a: CRS, b: CRS, grid: Grid) -> bool:
     known = np.isfinite(there).all(axis=1)
     pixel = np.hypot(grid.transform.a, grid.transform.d)
     return bool(known.any() and (np.abs(there - points)[known] <= _SAME_PX * pixel).all())
+
+
+def same_grid(a: Grid, b: Grid) -> bool:
+    """Whether two grids are one, but for what rounding in the headers of one product loses."""
+    if a == b:
+        return True
+    if a.shape != b.shape:
+        return False
+    corners = ((0, 0), (a.width, 0), (0, a.height))
+    moved = (
+        abs(x - y)
+        for corner in corners
+        for x, y in zip(~a.transform @ (b.transform @ corner), corner, strict=True)
+    )
+    return max(moved) <= _SAME_PX and same_crs(a.crs, b.crs, a)
 
 
 def format_bounds(bounds: Bounds | None) -> str:

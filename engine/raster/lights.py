@@ -18,7 +18,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention, of_role
 from deeplight.engine.raster.auxiliary import meeting
 from deeplight.engine.raster.blur import find_blur, pixel_m
-from deeplight.engine.raster.extents import same_crs
+from deeplight.engine.raster.extents import same_grid
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.names import COVERAGE
 from deeplight.engine.raster.products import IN_NANOWATTS, NO_LIMITS, product_of
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MAX_SIDE = (1 << 31) - 1
-_SAME_PLACE = 0.01
-"""LR pixels by which the corners of two files of one product may differ: their headers are rounded."""
 DMSP_CEILING, BLACK_MARBLE_CEILING_RAW, BLACK_MARBLE_CEILING = 63.0, 65534.0, 6553.4
 """Largest values of the products: 6 bits; and 16 bits without the fill value, in steps of 0.1 nW/cm²/sr."""
 _MONTHLY = re.compile(r"(?!.*(?:vnl|masked)).*(?:vcms?l?cfg|rade9|avg_rad(?!iance))")
@@ -74,6 +72,12 @@ class OpenLights:
     psf: Fwhm
     limits: tuple[float, float]
     doubtful: bool
+
+    def rest(self) -> None:
+        """Closes files until the next read; see Raster.rest."""
+        self.layer.raster.rest()
+        if self.layer.observed is not None:
+            self.layer.observed.raster.rest()
 
     @classmethod
     def open(cls, options: SceneOptions, stack: ExitStack) -> OpenLights:
@@ -136,14 +140,8 @@ def _open_observed(options: SceneOptions, ntl: Raster, stack: ExitStack) -> Laye
         open_raster(str(options.ntl_valid), "NTL-valid", options.allow_remote, options.placement("ntl"))
     )
     band = chosen_band(raster, options.ntl_valid_band, _example(raster))
-    mine, theirs = ntl.grid, raster.grid
-    corners = ((0, 0), (mine.width, 0), (0, mine.height))
-    moved = max(
-        max(abs(a - b) for a, b in zip(~mine.transform @ (theirs.transform @ corner), corner, strict=True))
-        for corner in corners
-    )
     meeting(ntl.grid, raster)
-    if mine.shape != theirs.shape or moved > _SAME_PLACE or not same_crs(mine.crs, theirs.crs, mine):
+    if not same_grid(ntl.grid, raster.grid):
         raise InputError(
             f"{raster.what} is not on the pixels of {ntl.what}, and a count or mask is needed for each of them; bring "
             f"it there first: {copied(raster.name, 'valid.tif', f'--like {quoted(ntl.name)}')}"

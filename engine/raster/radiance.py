@@ -63,6 +63,10 @@ INDEX_NAME = re.compile(r"(?<![a-z])(?:ndvi|evi2?|savi|ndwi|mndwi|ndbi)(?![a-z])
 _BLACK_MARBLE = re.compile(r"vnp46|vj[12]46|black_?marble|dnb_brdf|snow_free")
 
 
+class NoLight(InputError):
+    """A raster of lights has no valid pixel."""
+
+
 @dataclass(frozen=True)
 class Lights:
     """What a check has found out. digital: the values are digital numbers, of DMSP or of 8 bits. doubtful: a warning
@@ -83,8 +87,8 @@ class _Doubt:
 
 
 def check_ntl(layer: Layer, unit: str = "", stated: bool = False, counted: str = "") -> Lights:
-    """Raises InputError where a raster of lights has no valid pixel, or where its values are clearly no radiance or
-    hold an undeclared fill value; warns where either is likely.
+    """Raises NoLight where a raster of lights has no valid pixel, InputError where its values are clearly no radiance
+    or hold an undeclared fill value; warns where either is likely.
 
     unit: that the file declares, or the user (stated), "" where none does. Where the user gave the scale or the unit,
     the values are believed to be what that says, and only the impossible is refused, or warned of. counted: the raster
@@ -95,7 +99,7 @@ def check_ntl(layer: Layer, unit: str = "", stated: bool = False, counted: str =
         _check_coverage(layer)
     seen = survey(layer)
     if seen is None:
-        raise InputError(_no_valid_pixel(layer, counted))
+        raise NoLight(_no_valid_pixel(layer, counted))
     _check_range(layer, seen)
     raw, values, mask = layer.sample(Window(0, 0, *layer.raster.grid.shape))
     _check_fill(layer, seen, raw[0][mask != 0])

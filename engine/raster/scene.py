@@ -14,7 +14,7 @@ from deeplight.engine.core.arrays import Floats, Mask
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.accel import missing_module
-from deeplight.engine.raster.auxiliary import Daytime, check_auxiliary_options, open_daytime, open_elevation
+from deeplight.engine.raster.auxiliary import Beside, Daytime, check_auxiliary_options
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.raster.layers import AuxLayer, Layer
 from deeplight.engine.raster.lights import OpenLights, check_light_options
@@ -88,13 +88,13 @@ class Scene:
     dmo_slots: slot name to 1-based band of its DMO file, in slot order, empty without DMO.
     """
 
-    def __init__(self, lights: OpenLights, dmo: Daytime | None, dem: AuxLayer | None) -> None:
+    def __init__(self, lights: OpenLights, beside: Beside) -> None:
         self.grid = lights.layer.raster.grid
         self.hr_grid = self.grid.finer()
         self.unit, self.ceiling, self.doubtful = lights.unit, lights.ceiling, lights.doubtful
         self.psf, self.limits = lights.psf, lights.limits
-        self.dmo_slots = {} if dmo is None else dmo.slots
-        self._ntl, self._dmo, self._dem = lights.layer, dmo, dem
+        self.dmo_slots = {} if beside.dmo is None else beside.dmo.slots
+        self._ntl, self._dmo, self._dem = lights.layer, beside.dmo, beside.dem
         self._channels = [DMO_SLOTS.index(slot) for slot in self.dmo_slots]
 
     @classmethod
@@ -109,19 +109,9 @@ class Scene:
         check_auxiliary_options(options)
         with ExitStack() as stack:
             lights = OpenLights.open(options, stack)
-            grid = lights.layer.raster.grid
-            dmo = open_daytime(options, grid, stack)
-            dem = open_elevation(options, grid, stack)
-            scene = cls(lights, dmo, dem)
+            scene = cls(lights, Beside.open(options, lights.layer.raster.grid, stack))
             stack.pop_all()
-        slower = missing_module()
-        if slower is not None:
-            _log.warning("%s", slower)
-        for name, share in scene.covered.items():
-            if share is None:
-                _log.info("%s: not given", name.upper())
-            elif share < _WHOLE:
-                _log.info("%s: its file reaches over %.0f %% of the scene", name.upper(), 100 * share)
+        scene.tell()
         return scene
 
     def __enter__(self) -> Scene:
@@ -129,6 +119,17 @@ class Scene:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def tell(self) -> None:
+        """Logs which layers there are."""
+        slower = missing_module()
+        if slower is not None:
+            _log.warning("%s", slower)
+        for name, share in self.covered.items():
+            if share is None:
+                _log.info("%s: not given", name.upper())
+            elif share < _WHOLE:
+                _log.info("%s: its file reaches over %.0f %% of the scene", name.upper(), 100 * share)
 
     def close(self) -> None:
         """Closes all files. No read may be running."""
@@ -213,6 +214,11 @@ class Scene:
     def ntl_raster(self) -> Raster:
         """The open NTL raster."""
         return self._ntl.raster
+
+    @property
+    def ntl_band(self) -> int:
+        """Which band of it, from 1."""
+        return self._ntl.bands[0]
 
     @property
     def _layers(self) -> list[Layer]:

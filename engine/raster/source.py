@@ -104,7 +104,8 @@ class Raster:
     cache_mb: GDAL's block cache while this raster is read. bytes_read: from the file by `read` so far, where
     the system counts them. Per file band, index
     = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units, band_tags, band_names (common name
-    or description, "" where there is none) and wavelengths (micrometres or None).
+    or description, "" where there is none), band_sources (XML of where a VRT has the band from) and wavelengths
+    (micrometres or None).
     """
 
     def __init__(
@@ -150,6 +151,15 @@ class Raster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def rest(self) -> None:
+        """Closes the handles of all threads, and lets go of what GDAL has decoded, until the next read. No read may be
+        running."""
+        with self._handles_lock:
+            handles, self._handles = self._handles, []
+            self._local = threading.local()
+        for handle in handles:
+            handle.close()
 
     def close(self) -> None:
         """Closes the handles of all threads. No read may be running."""
@@ -307,6 +317,10 @@ class Raster:
         )
         self.tags: dict[str, str] = dataset.tags()
         self.band_tags: tuple[dict[str, str], ...] = tuple(dataset.tags(b) for b in dataset.indexes)
+        # what rasterio gives of a VRT's sources is XML; other drivers have none
+        self.band_sources = tuple(
+            "".join(dataset.tags(b, ns="vrt_sources").values()) for b in dataset.indexes
+        )
         self.band_names = tuple(_band_name(dataset, b) for b in dataset.indexes)
         self.wavelengths = tuple(_wavelength(dataset, b) for b in dataset.indexes)
         flags = {flag.name for flag in dataset.mask_flag_enums[self.bands[0] - 1]}

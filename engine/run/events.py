@@ -18,12 +18,13 @@ class Events:
 
     Every object has `time` (UTC, ISO 8601) and `event`: started, tile, tile_failed, pack, assembling, seams,
     finished, failed; docs/running.md lists their fields. path: None writes nothing. append: keep what an earlier
-    run wrote.
+    run wrote. common: facts that every object has from now on.
     Raises DeepLightError where the file cannot be written.
     """
 
     def __init__(self, path: Path | None, append: bool = False) -> None:
         self._path = path
+        self.common: dict[str, Any] = {}
         self._file: TextIO | None = None
         self._lock = threading.Lock()
         if path is not None:
@@ -37,7 +38,9 @@ class Events:
         with self._lock, disk_errors(self._path):
             # inside the lock: lines of several threads are in the order of their times
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False, default=str)
+            line = json.dumps(
+                {"time": now, "event": event, **self.common, **facts}, ensure_ascii=False, default=str
+            )
             self._file.write(line + "\n")
             self._file.flush()
 

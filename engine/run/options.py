@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import Quality
+from deeplight.engine.output.acquired import Span
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.run.tiling import AUTOMATIC, TileRequest
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL
@@ -53,7 +54,8 @@ class RunOptions:
     report, quicklook, page, events: files to write beside the output. verify_seams: how many places across tile borders
     to compute again and compare. check: how many tiles to compare with float32 first. trust: let native code in the
     model's folder run. stac: write a STAC item beside it. conserve_radiance:
-    bring the output, as the sensor would see it, into agreement with the NTL.
+    bring the output, as the sensor would see it, into agreement with the NTL. when: the time that the NTL covers, in
+    place of what its metadata or name says.
     """
 
     scene: SceneOptions
@@ -79,6 +81,7 @@ class RunOptions:
     check: int = 0
     trust: bool = False
     stac: bool = False
+    when: Span | None = None
 
 
 def chosen_mode(resume: bool, overwrite: bool) -> Mode:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError
-from deeplight.engine.core.machine import available_cpus, available_memory, bytes_moved
+from deeplight.engine.core.machine import available_cpus, available_memory
 from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
@@ -21,7 +21,9 @@ from deeplight.engine.output.lights import light_warnings
 from deeplight.engine.output.parts import Mode, check_space, claimed_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
 from deeplight.engine.run import paths
+from deeplight.engine.run.beside import beside
 from deeplight.engine.run.cause import PLACES, moved_by_daytime
+from deeplight.engine.run.engine import Began, Engine
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task
 from deeplight.engine.run.inputs import check_unchanged
@@ -40,12 +42,11 @@ from deeplight.engine.run.report import RunReport, make_report, write_report
 from deeplight.engine.run.result import RunResult, Tally
 from deeplight.engine.run.seams import VerifiedSeams, verify_seams
 from deeplight.engine.run.tiling import Crew, TilePlan
-from deeplight.engine.run.told import facts_of
 from deeplight.engine.run.work import Tile, TileWork
 from deeplight.engine.runtime.artifact import Artifact, load_artifact
 
 if TYPE_CHECKING:
-    from deeplight.engine.output.packs import OutputSpec, PackStore
+    from deeplight.engine.output.packs import PackStore
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.runtime.backends.base import Backend
 
@@ -57,21 +58,38 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
     before anything is written). After an interruption, or where tiles had to be given up, the finished packs
     stay beside the output for `resume=True` and the output does not appear.
     """
-    from deeplight.engine.output.packs import PackStore, pack_count, required_bytes
     from deeplight.engine.raster.scene import Scene
 
     progress = progress or Silent()
     complete = check_request(options)
-    moved, began = bytes_moved(), time.perf_counter()
+    began = Began.now()
     artifact = load_artifact(options.model, trust=options.trust)
     threads = options.threads or available_cpus()
     with (
         Events(options.events, append=options.mode is Mode.RESUME) as events,
         Scene.open(options.scene) as scene,
         paths.open_model(options, artifact, options.precision, threads) as backend,
-        contextlib.ExitStack() as stack,
     ):
-        record, plan = plan_run(options, scene, artifact, backend, threads)
+        report = run_scene(
+            options, scene, Engine(artifact, backend, threads, events, progress), complete, began
+        )
+    if report is not None and options.report is not None:
+        write_report(report, options.report)
+    return report
+
+
+def run_scene(
+    options: RunOptions, scene: Scene, engine: Engine, complete: bool, began: Began
+) -> RunReport | None:
+    """Run an open model over an open scene, whose request was checked: `infer` without opening and closing.
+
+    complete: what `check_request` returned.
+    """
+    from deeplight.engine.output.packs import PackStore, pack_count, required_bytes
+
+    artifact, backend, threads, progress = engine.artifact, engine.backend, engine.threads, engine.progress
+    with contextlib.ExitStack() as stack:
+        record, plan = plan_run(options, scene, artifact, backend, threads, engine.core)
         spec = output_spec(options, scene, artifact, backend)
         if complete:
             check_complete(options.out, spec)
@@ -84,27 +102,27 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
         work = paths.tile_work(options, scene, artifact, backend, plan, threads)
         stack.callback(work.close)
         plan = work.fit(plan)
+        engine.core = plan.core
         side = plan.pack * SCALE
         typical = int(required_bytes(spec, side)[1] * valid_share(scene))
         check_space(options.out, typical, pack_count(spec, side), options.mode)
         with claimed_parts(options.out, replace(record, core=plan.core), options.mode) as folder:
             remove_beside_leftovers(options)
             store = PackStore(folder, spec, plan.pack * SCALE)
-            backend.split(plan.streams, threads, work.products.model_outputs)
-            with Run(options, work, plan, store, threads, progress, events) as run:
+            engine.begun()
+            engine.split(plan.streams, work.products.model_outputs)
+            with Run(options, work, plan, store, threads, progress, engine.events) as run:
                 run.stream()
                 if not run.quarantined:
                     check_unchanged(options, record.fields)
                     run.assemble()
-            result = run.result(time.perf_counter() - began, moved)
+            result = run.result(time.perf_counter() - began.seconds, began.moved)
             report = make_report(options, artifact, backend, scene, result)
             if options.report is not None and result.quarantined:
                 write_report(report, options.report)
             check_all_done(result.quarantined)
         beside(options, scene, spec, report)
-        events.emit("finished", **report.summary())
-    if options.report is not None:
-        write_report(report, options.report)
+        engine.events.emit("finished", **report.summary())
     return report
 
 
@@ -118,23 +136,6 @@ def compare_first(
         rows = compare_scene(scene, artifact, backend, options.precision, count, threads, progress.advance)
     for row in rows:
         progress.log(f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}")
-
-
-def beside(options: RunOptions, scene: Scene, spec: OutputSpec, report: RunReport | None) -> None:
-    """The quicklook, the page and the STAC item, where they are asked for."""
-    if options.quicklook is not None:
-        from deeplight.engine.output.quicklook import write_quicklook
-
-        write_quicklook(scene, options.out, options.quicklook)
-    if options.page is not None:
-        from deeplight.engine.output.page.write import night_of, write_page
-
-        night = night_of(scene, options.out, facts_of(scene, spec, report))
-        write_page(options.page, options.out.name, scene.unit, spec.grid, [night])
-    if options.stac:
-        from deeplight.engine.output.stac import write_item
-
-        write_item(options.out, spec, scene.ntl_raster)
 
 
 def check_all_done(quarantined: Sequence[Quarantined]) -> None:

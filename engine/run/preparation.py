@@ -94,11 +94,17 @@ def remove_beside_leftovers(options: RunOptions) -> None:
 
 
 def plan_run(
-    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int
+    options: RunOptions,
+    scene: Scene,
+    artifact: Artifact,
+    backend: Backend,
+    threads: int,
+    core: int | None = None,
 ) -> tuple[Record, TilePlan]:
     """How the scene is cut, and what a resumed run must find unchanged.
 
-    A resumed run keeps the automatic tile size that made its packs: the free memory may have changed since.
+    A resumed run keeps the automatic tile size that made its packs: the free memory may have changed since. core: what
+    automatic tiles are otherwise, as for another date; None: what fits.
     """
     from deeplight.engine.run.inputs import Compared, described, versions_unknown
     from deeplight.engine.run.provenance import fingerprint
@@ -106,10 +112,6 @@ def plan_run(
     check_bands(options.bands, artifact)
     request = options.tiles
     earlier = stored_record(options.out) if options.mode is Mode.RESUME else None
-    if earlier is not None and earlier.core is not None and request == AUTOMATIC:
-        request = TileRequest(
-            earlier.core
-        )  # with the halo that the options need, which must not have changed
     files = described(options, Compared.ONE_HOST)
     unknown = versions_unknown(files)
     if unknown and earlier is not None:
@@ -120,6 +122,9 @@ def plan_run(
         _LOG.warning(
             "this run cannot be resumed after it is stopped: %s; give a local copy to have that", unknown
         )
+    core = core if earlier is None else earlier.core
+    if core is not None and request == AUTOMATIC:
+        request = TileRequest(core)  # with the halo that the options need, which must not have changed
     bands = band_count(options.bands)
     grid = scene.grid
     readers = reader_count(threads)

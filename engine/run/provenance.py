@@ -7,7 +7,8 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from deeplight.engine.output.acquired import taken, time_tags
+from deeplight.engine.output.acquired import time_tags
+from deeplight.engine.output.taken import taken
 from deeplight.engine.raster.psf import shown_psf
 from deeplight.engine.run.inputs import Compared, described, field_of
 from deeplight.engine.run.options import INTERVAL
@@ -86,7 +87,7 @@ def output_tags(options: RunOptions, scene: Scene, artifact: Artifact, backend: 
     }
     tags |= {f"DEEPLIGHT_INPUT_{_tag(k)}": v for k, v in described(options, Compared.ANYWHERE).items()}
     tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options, scene, backend).items()}
-    tags |= time_tags(taken(scene.ntl_raster))
+    tags |= time_tags(options.when or taken(scene.ntl_raster, scene.ntl_band))
     if "interval" in options.bands:
         tags["DEEPLIGHT_INTERVAL"] = f"{INTERVAL:g}"
     others = {k: v for k, v in versions(backend).items() if k != "deeplight"}

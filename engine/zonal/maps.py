@@ -14,7 +14,8 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import Quality
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention
-from deeplight.engine.output.acquired import Span, taken
+from deeplight.engine.output.acquired import Span
+from deeplight.engine.output.taken import taken
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.names import is_coverage
 from deeplight.engine.raster.radiance import check_ntl

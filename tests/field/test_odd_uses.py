@@ -37,7 +37,7 @@ PLAIN = "infer --ntl n.tif --out o.tif"
 SAME = [
     "infer --ntl '[n].tif' --out o.tif",
     "infer --ntl './folder/../n.tif' --out ./o.tif",
-    "infer --ntl '[mn].tif' --out o.tif",
+    "infer --ntl '[n].tif' --out o.tif",
     "infer --ntl n.tif --out o.tif --overwrite",
     "infer --ntl n.tif --out o.tif --resume",
     "infer --ntl n.tif --out o.tif --ntl-scale 1,0",

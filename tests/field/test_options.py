@@ -69,7 +69,7 @@ def test_a_single_option_given_twice_is_refused_in_every_command() -> None:
 @pytest.mark.parametrize(
     ("twice", "said"),
     [
-        (["--ntl", "a.tif", "--ntl", "b.tif"], "--ntl is given 2 times and takes one value: give it once"),
+        (["--dem", "a.tif", "--dem", "b.tif"], "--dem is given 2 times and takes one value: give it once"),
         (["--dmo", "B2.tif", "--dmo", "B3.tif"], "give it once, or repeat --dmo-band SLOT=FILE"),
         (["--dmo", "2", "--dmo=3", "--dmo", "4"], "--dmo is given 3 times"),
     ],
@@ -85,8 +85,22 @@ def test_what_a_person_reads(
 def test_flags_and_options_for_several_may_be_repeated() -> None:
     given = cli.command.make_context(
         "deeplight-infer",
-        ["--ntl", "n", "--out", "o", "--stac", "--stac", "--dmo-band", "red=a", "--dmo-band", "nir=b"],
+        [
+            "--ntl",
+            "n",
+            "--out",
+            "o",
+            "--stac",
+            "--stac",
+            "--dmo-band",
+            "red=a",
+            "--dmo-band",
+            "nir=b",
+            "--ntl",
+            "m",
+        ],
     ).params
+    assert given["ntl"] == ("n", "m")
     assert given["stac"] is True and given["dmo_files"] == (("red", "a"), ("nir", "b"))
 
 

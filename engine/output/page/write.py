@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.spec import SCALE
-from deeplight.engine.output.acquired import shown_span, taken
+from deeplight.engine.output.acquired import Span, shown_span
 from deeplight.engine.output.colormap import NODATA_RGB, light_colours
 from deeplight.engine.output.page.pieces import Codes, Night, as_json, pieces_of
 from deeplight.engine.output.quicklook import Stretch
@@ -26,9 +26,10 @@ _BAR, _SPACING = 278, 44
 """CSS pixels of the colour bar, and between its ticks."""
 
 
-def night_of(scene: Scene, result: Path, facts: Sequence[tuple[str, str]], dates: int = 1) -> Night:
+def night_of(
+    scene: Scene, result: Path, when: Span | None, facts: Sequence[tuple[str, str]], dates: int = 1
+) -> Night:
     """What a page shows of a finished output and the scene that it was made from. dates: how many share the page."""
-    when = taken(scene.ntl_raster)
     lr, hr = pieces_of(scene, result, dates)
     return Night("" if when is None else shown_span(when), list(facts), lr, hr)
 

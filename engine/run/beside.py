@@ -1,0 +1,32 @@
+"""The files that are made of a finished output: quicklook, page, STAC item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deeplight.engine.output.acquired import acquired
+from deeplight.engine.run.told import facts_of
+
+if TYPE_CHECKING:
+    from deeplight.engine.output.packs import OutputSpec
+    from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.run.options import RunOptions
+    from deeplight.engine.run.report import RunReport
+
+
+def beside(options: RunOptions, scene: Scene, spec: OutputSpec, report: RunReport | None) -> None:
+    """The quicklook, the page and the STAC item, where they are asked for."""
+    if options.quicklook is not None:
+        from deeplight.engine.output.quicklook import write_quicklook
+
+        write_quicklook(scene, options.out, options.quicklook)
+    if options.page is not None:
+        from deeplight.engine.output.page.write import night_of, write_page
+
+        when = acquired("", spec.tags)
+        night = night_of(scene, options.out, when, facts_of(scene, spec, report))
+        write_page(options.page, options.out.name, scene.unit, spec.grid, [night])
+    if options.stac:
+        from deeplight.engine.output.stac import write_item
+
+        write_item(options.out, spec, scene.ntl_raster)

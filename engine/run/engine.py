@@ -1,0 +1,50 @@
+"""What runs a scene, open: the model, and who is told. A stack hands it from date to date."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deeplight.engine.core.machine import bytes_moved
+from deeplight.engine.core.progress import Progress
+from deeplight.engine.run.events import Events
+from deeplight.engine.runtime.artifact import Artifact
+
+if TYPE_CHECKING:
+    from deeplight.engine.runtime.backends.base import Backend
+
+
+@dataclass(frozen=True)
+class Began:
+    """When a run began. moved: `bytes_moved` then."""
+
+    seconds: float
+    moved: tuple[int, int] | None
+
+    @classmethod
+    def now(cls) -> Began:
+        """It begins now."""
+        return cls(time.perf_counter(), bytes_moved())
+
+
+@dataclass
+class Engine:
+    """What runs a scene, or the dates of a stack one after the other. begun: told before a scene's first tile. core:
+    side of the tiles that the last date took, for the next; None: none yet."""
+
+    artifact: Artifact
+    backend: Backend
+    threads: int
+    events: Events
+    progress: Progress
+    begun: Callable[[], None] = lambda: None
+    core: int | None = None
+    _split: tuple[int, tuple[str, ...]] | None = None
+
+    def split(self, streams: int, outputs: Sequence[str]) -> None:
+        """See Backend.split; dates that ask for the same share what it opens."""
+        if self._split != (streams, tuple(outputs)):
+            self.backend.split(streams, self.threads, outputs)
+            self._split = streams, tuple(outputs)

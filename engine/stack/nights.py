@@ -1,0 +1,209 @@
+"""Which dates the given lights are of: files on one grid are dates, files side by side are pieces of one date."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.wording import mention
+from deeplight.engine.output.acquired import Span, shown_span
+from deeplight.engine.output.taken import band_date, taken
+from deeplight.engine.raster.dataset_names import common_pattern, matching
+from deeplight.engine.raster.extents import same_grid
+from deeplight.engine.raster.names import is_coverage
+from deeplight.engine.raster.source import open_raster
+
+if TYPE_CHECKING:
+    from deeplight.engine.raster.grid import Grid
+    from deeplight.engine.raster.scene import SceneOptions
+
+_EXAMPLE = '`dates=("2019", "2020-03", "2021-06-30")` (one for each date, in order)'
+
+
+@dataclass(frozen=True)
+class Night:
+    """One date of the lights. scene: what its own single run is given. when: None where nothing says it. told: `when`
+    is what the user said, in place of what the files say."""
+
+    scene: SceneOptions
+    when: Span | None
+    told: bool
+
+    @property
+    def name(self) -> str:
+        """The date, as part of a file name; "" where it is not known."""
+        return "" if self.when is None else shown_span(self.when, "_")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or a band of one that has a date a band."""
+
+    file: str
+    band: int | None
+    when: Span | None
+    grid: Grid
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return self.file if self.band is None else f"band {self.band} of {self.file}"
+
+
+def read_pieces(names: Sequence[str], options: SceneOptions, dates: int) -> list[Piece]:
+    """The files behind names, patterns and dataset names, those of a pattern sorted; of a file with a date a band its
+    bands.
+
+    options: of the scene, whose `ntl` is not looked at. dates: how many the user says. Raises InputError where a file
+    is given twice or cannot be opened.
+    """
+    files = [file for name in names for file in matching(name) or [name]]
+    twice = next((file for k, file in enumerate(files) if file in files[:k]), None)
+    if twice is not None:
+        raise InputError(f"{twice} is given twice as `ntl`: give each file once")
+    return [piece for file in files for piece in _pieces_of(file, options, dates)]
+
+
+def find_nights(
+    pieces: Sequence[Piece], names: Sequence[str], options: SceneOptions, dates: Sequence[Span] | None
+) -> list[Night]:
+    """The dates of the lights in their order; one where the files are one raster, or pieces of one.
+
+    pieces: of `read_pieces` with the same names and options. dates: what the user says, one for each piece in their
+    order, or one for all where they lie side by side.
+    Raises InputError where dates are not known or occur twice, and where the files can be read in two ways.
+    """
+    told = dates is not None
+    if dates is not None:
+        pieces = _dated(pieces, dates)
+    places = _places(pieces)
+    if len(pieces) > 1 and len(set(places)) == 1:
+        _check_known(pieces)
+        nights = [[piece] for piece in pieces]
+    elif len({piece.when for piece in pieces}) == 1 or _undated_pieces(pieces, places):
+        nights = [list(pieces)]
+    else:
+        nights = _mosaics(pieces, places)
+    found = [_night(night, names, options, told) for night in nights]
+    return sorted(found, key=lambda night: night.when[0].timestamp() if night.when else 0.0)
+
+
+def _pieces_of(file: str, options: SceneOptions, dates: int) -> list[Piece]:
+    """A file, or its bands where they are dates: each says its own, or as many dates are told."""
+    with open_raster(file, "NTL", options.allow_remote, options.placement("ntl")) as raster:
+        if options.ntl_band is not None or raster.count == 1:
+            band = options.ntl_band if options.ntl_band in raster.bands else None
+            return [Piece(file, None, taken(raster, band), raster.grid)]
+        lights = [b for b in raster.bands if not is_coverage("", raster.band_names[b - 1])]
+        own = [band_date(raster, b) for b in lights]
+        if (None not in own and len(set(own)) == len(own) > 1) or dates == len(lights):
+            return [Piece(file, b, when, raster.grid) for b, when in zip(lights, own, strict=True)]
+        return [Piece(file, None, taken(raster), raster.grid)]
+
+
+def _dated(pieces: Sequence[Piece], dates: Sequence[Span]) -> list[Piece]:
+    """The pieces with the dates that the user says."""
+    if len(dates) == 1 and len(set(_places(pieces))) == len(pieces):
+        return [replace(piece, when=dates[0]) for piece in pieces]
+    if len(dates) != len(pieces):
+        raise InputError(
+            f"{_counted(len(pieces), 'raster')} of lights {'is' if len(pieces) == 1 else 'are'} given and "
+            f"{_counted(len(dates), 'date')}: give `dates` one for each, in the same order"
+        )
+    return [replace(piece, when=when) for piece, when in zip(pieces, dates, strict=True)]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _places(pieces: Sequence[Piece]) -> list[int]:
+    """Each piece's place: the number of the first piece on the same grid."""
+    places: list[int] = []
+    for k, piece in enumerate(pieces):
+        firsts = (j for j in range(k) if places[j] == j)
+        places.append(next((j for j in firsts if same_grid(pieces[j].grid, piece.grid)), k))
+    return places
+
+
+def _undated_pieces(pieces: Sequence[Piece], places: Sequence[int]) -> bool:
+    """Whether nothing speaks for dates: no two files at one place, and not all say a date."""
+    return len(set(places)) == len(pieces) and any(piece.when is None for piece in pieces)
+
+
+def _check_known(pieces: Sequence[Piece]) -> None:
+    """Raises InputError where a date is not known, or occurs twice at one place."""
+    unknown = next((piece for piece in pieces if piece.when is None), None)
+    if unknown is not None:
+        raise InputError(
+            f"NTL rasters on one grid are dates, and neither the name nor the metadata of {unknown.what} says when it "
+            f"was taken: say it for all, as in {_EXAMPLE}"
+        )
+    seen: dict[Span | None, Piece] = {}
+    for piece in pieces:
+        first = seen.setdefault(piece.when, piece)
+        if first is not piece:
+            raise InputError(
+                f"{first.what} and {piece.what} are on one grid and have the same date, {_shown(piece)}: leave one "
+                f"out, or say other dates, as in {_EXAMPLE}"
+            )
+
+
+def _shown(piece: Piece) -> str:
+    return "" if piece.when is None else shown_span(piece.when)
+
+
+def _mosaics(pieces: Sequence[Piece], places: Sequence[int]) -> list[list[Piece]]:
+    """The pieces of each date, which must be at the same places on every date."""
+    _check_known([piece for piece in pieces if piece.when is None][:1])
+    by_place: dict[int, list[Piece]] = defaultdict(list)
+    by_date: dict[Span | None, dict[int, Piece]] = defaultdict(dict)
+    for piece, place in zip(pieces, places, strict=True):
+        by_place[place].append(piece)
+        by_date[piece.when][place] = piece
+    for group in by_place.values():
+        _check_known(group)
+    for there in by_date.values():
+        missing = next((place for place in by_place if place not in there), None)
+        if missing is not None:
+            raise InputError(_two_readings(by_place, len(by_date), there, by_place[missing][0]))
+    return [list(there.values()) for there in by_date.values()]
+
+
+def _two_readings(
+    by_place: dict[int, list[Piece]], dates: int, there: dict[int, Piece], missing: Piece
+) -> str:
+    """The sentence for files at several places of several dates that do not fill a table of both."""
+    date = _shown(next(iter(there.values())))
+    one = f"pieces of one raster (then say one date for all: {mention(dates=date[:4])})"
+    if any(len(group) > 1 for group in by_place.values()):
+        one = f"dates of one place (then leave out {missing.what}, which lies elsewhere)"
+    return (
+        f"the NTL rasters lie on {len(by_place)} grids and have {dates} dates, which can mean two things: {one}, or "
+        f"dates that are each a mosaic (then every date needs all pieces, and {date} has none where {missing.what} "
+        "is); give files that can be read in one way"
+    )
+
+
+def _night(pieces: Sequence[Piece], names: Sequence[str], options: SceneOptions, told: bool) -> Night:
+    """What a single run of one date is given."""
+    files = [piece.file for piece in pieces]
+    band = pieces[0].band if pieces[0].band is not None else options.ntl_band
+    when = pieces[0].when if len({piece.when for piece in pieces}) == 1 else None
+    if len(files) == 1:
+        return Night(replace(options, ntl=files[0], ntl_band=band), when, told)
+    pattern = names[0] if len(names) == 1 and matching(names[0]) == files else common_pattern(files)
+    if pattern is None:
+        raise InputError(
+            f"{files[0]} and {len(files) - 1} more are pieces of one raster and no pattern finds them alone: put the "
+            "pieces of each date into a folder of their own, or give them names with the same beginning"
+        )
+    if len({piece.band for piece in pieces}) > 1:
+        raise InputError(
+            f"{files[0]} and other pieces of one raster have {_shown(pieces[0])} in different bands: give pieces with "
+            "the same dates in the same order"
+        )
+    return Night(replace(options, ntl=pattern, ntl_band=band), when, told)

@@ -1,0 +1,29 @@
+"""Progress that names the date."""
+
+from __future__ import annotations
+
+from deeplight.engine.core.progress import PIXELS, Progress
+
+
+class DateProgress(Progress):
+    """What is told of one date of several, through the progress of all. name: the date, and which of how many."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self.name = ""
+
+    def log(self, message: str) -> None:
+        """See Progress."""
+        self._inner.log(f"{self.name}: {message}" if self.name else message)
+
+    def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
+        """See Progress."""
+        self._inner.start(total, unit, ": ".join(part for part in (self.name, what) if part))
+
+    def advance(self, done: int = 1) -> None:
+        """See Progress."""
+        self._inner.advance(done)
+
+    def stop(self) -> None:
+        """See Progress."""
+        self._inner.stop()

@@ -1,0 +1,104 @@
+"""run.json of a folder: what became of each date, written anew after each, so that a resumed run knows the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from deeplight.engine.core.files import write_file
+from deeplight.engine.core.machine import peak_memory
+
+if TYPE_CHECKING:
+    from deeplight.engine.run.report import RunReport
+    from deeplight.engine.stack.nights import Night
+
+Status = Literal["waiting", "complete", "no data"]
+
+
+@dataclass
+class DateReport:
+    """One date. status: "no data" where the lights have no valid pixel, so that nothing was written. run: what its own
+    run.json would hold, of the run that finished it; None where that is not known."""
+
+    date: str
+    output: str
+    status: Status = "waiting"
+    run: dict[str, Any] | None = None
+
+
+@dataclass
+class StackReport:
+    """Everything that run.json of a folder holds.
+
+    status: "incomplete" until all files of the folder are written. mode: how its maps were begun ("new" or
+    "overwrite"), kept by runs that resume. seconds: "opening" of all layers and the model, "dates", "total", of this
+    run. bytes_read: of the dates that this run computed, None where the system does not count.
+    """
+
+    output: str
+    mode: str
+    dates: list[DateReport]
+    status: Literal["incomplete", "complete"] = "incomplete"
+    seconds: dict[str, float] = field(default_factory=dict)
+    bytes_read: int | None = 0
+    peak_memory_bytes: int = 0
+    computed: int = 0
+
+    @classmethod
+    def begin(cls, folder: Path, mode: str, names: Sequence[str]) -> StackReport:
+        """Of a run that has done nothing yet."""
+        return cls(str(folder), mode, [DateReport(name, str(folder / f"{name}.tif")) for name in names])
+
+    def of(self, night: Night) -> DateReport:
+        """The report of one date."""
+        return next(date for date in self.dates if date.date == night.name)
+
+    def finished(self, night: Night, report: RunReport) -> None:
+        """A date was computed."""
+        date = self.of(night)
+        date.status, date.run = "complete", json.loads(report.to_json())
+        self.computed += 1
+        self.bytes_read = (
+            None
+            if self.bytes_read is None or report.bytes_read is None
+            else self.bytes_read + report.bytes_read
+        )
+
+    def remember(self, earlier: StackReport | None) -> None:
+        """Take over what an earlier run of the same folder wrote, which this one resumes."""
+        if earlier is None:
+            return
+        self.mode = earlier.mode
+        known = {date.date: date for date in earlier.dates}
+        self.dates = [known.get(date.date, date) for date in self.dates]
+
+    def write(self, path: Path) -> None:
+        """Write it durably. Raises DeepLightError where the disk refuses."""
+        self.peak_memory_bytes = peak_memory()
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
+        write_file(path, [text.encode()])
+
+    def headline(self) -> str:
+        """The run in one line."""
+        done = sum(date.status == "complete" for date in self.dates)
+        empty = sum(date.status == "no data" for date in self.dates)
+        before = f", {done - self.computed} of them complete before" if done > self.computed else ""
+        without = f" ({empty} more without data)" if empty else ""
+        return (
+            f"{done} dates{before}{without} in {self.seconds['total']:.1f} s, "
+            f"peak memory {self.peak_memory_bytes / 1e9:.2f} GB"
+        )
+
+
+def earlier_report(path: Path) -> StackReport | None:
+    """What an earlier run wrote; None where there is nothing that can be read: then only its times and counts are
+    lost."""
+    try:
+        content = json.loads(path.read_bytes())
+        dates = [DateReport(**date) for date in content.pop("dates")]
+        return StackReport(dates=dates, **content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None

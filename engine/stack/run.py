@@ -1,0 +1,201 @@
+"""Lights in, maps out: one run, or a folder with a map a date, all through the same open model and layers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.files import make_folder
+from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.core.progress import Progress, Silent
+from deeplight.engine.output.parts import Mode, parts_folder
+from deeplight.engine.run import paths
+from deeplight.engine.run.engine import Began, Engine
+from deeplight.engine.run.events import Events
+from deeplight.engine.run.pipeline import infer, run_scene
+from deeplight.engine.run.report import RunReport
+from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.stack.nights import Night, find_nights, read_pieces
+from deeplight.engine.stack.options import StackOptions, check_stack, is_map, is_stack
+from deeplight.engine.stack.outputs import Outputs
+from deeplight.engine.stack.progress import DateProgress
+from deeplight.engine.stack.report import StackReport, earlier_report
+
+if TYPE_CHECKING:
+    from deeplight.engine.raster.auxiliary import Beside
+    from deeplight.engine.raster.grid import Grid
+    from deeplight.engine.raster.lights import OpenLights
+    from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.run.options import RunOptions
+
+_log = logging.getLogger(__name__)
+
+
+def infer_dates(options: StackOptions, progress: Progress | None = None) -> RunReport | StackReport | None:
+    """Run a model over the lights of one date into the file `options.run.out`, or over those of several into a folder
+    of that name: {date}.tif, a VRT of all, run.json and what else is asked for.
+
+    Each date's map has the bytes of its own single run. Returns the report; None where a resumed run finds the output
+    of one date complete. Raises DeepLightError (InputError before anything is written); finished dates, and finished
+    packs of the one in work, stay for `resume=True`.
+    """
+    progress = progress or Silent()
+    nights = _nights(options)
+    if not is_stack(options, nights):
+        return infer(options.single(nights[0]), progress)
+    with _folder(options.folder):
+        complete = check_stack(options, nights)
+        with Stack(options, nights, complete, progress) as stack:
+            return stack.run()
+
+
+def _nights(options: StackOptions) -> list[Night]:
+    """The dates. A name that cannot be opened is left to a single run to refuse, after what can be refused before."""
+    scene = options.run.scene
+    try:
+        pieces = read_pieces(options.ntl, scene, len(options.dates or ()))
+    except InputError:
+        if len(options.ntl) == 1 and options.dates is None and is_map(options.run.out):
+            return [Night(scene, None, told=False)]
+        raise
+    return find_nights(pieces, options.ntl, scene, options.dates)
+
+
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """The folder, made where it is not there, and removed again where nothing came into it."""
+    made = not folder.exists()
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder} cannot be made: there is no folder {folder.parent}; create it first")
+    make_folder(folder)
+    try:
+        yield
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+class Stack:
+    """Everything that the dates share, open. A context manager."""
+
+    def __init__(
+        self, options: StackOptions, nights: Sequence[Night], complete: Sequence[bool], progress: Progress
+    ) -> None:
+        self.options, self.progress = options, DateProgress(progress)
+        self.nights = list(zip(nights, complete, strict=True))
+        self.report = StackReport.begin(
+            options.folder, options.run.mode.value, [night.name for night in nights]
+        )
+        self.began = time.perf_counter()
+        self._stack = contextlib.ExitStack()
+        self._beside: list[tuple[Grid, Beside]] = []
+
+    def __enter__(self) -> Stack:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(self) -> StackReport:
+        """All dates, then what is made of them together."""
+        run = self.options.run
+        if run.mode is Mode.RESUME:
+            self.report.remember(earlier_report(self.options.report))
+        artifact = load_artifact(run.model, trust=run.trust)
+        threads = run.threads or available_cpus()
+        events = self._stack.enter_context(Events(run.events, append=run.mode is Mode.RESUME))
+        scenes = self._scenes()
+        backend = self._stack.enter_context(paths.open_model(run, artifact, run.precision, threads))
+        engine = Engine(artifact, backend, threads, events, self.progress, begun=self._begun)
+        opened = time.perf_counter()
+        outputs = Outputs(self.options, len(scenes))
+        for number, (night, complete, lights) in enumerate(scenes, 1):
+            self.progress.name = f"{night.name} ({number} of {len(scenes)})"
+            events.common = {"date": night.name}
+            with _naming(night):
+                scene = self._scene(night, lights)
+                own = self._options(night)
+                complete = complete and own.mode is Mode.RESUME
+                report = run_scene(own, scene, engine, complete, Began.now())
+            if report is not None:
+                self.report.finished(night, report)
+                self.progress.log(report.headline())
+            self.report.of(night).status = "complete"
+            outputs.add(night, scene, engine, report)
+            self.report.write(self.options.report)
+            lights.rest()
+            for _, beside in self._beside:
+                beside.rest()
+        self.progress.name, events.common = "", {}
+        dates = time.perf_counter()
+        outputs.write()
+        self.report.status = "complete"
+        ends = {"opening": opened - self.began, "dates": dates - opened}
+        self.report.seconds = {**ends, "total": time.perf_counter() - self.began}
+        self.report.write(self.options.report)
+        return self.report
+
+    def _begun(self) -> None:
+        """Before the first tile of a date: from here on it is known which maps are to be replaced."""
+        self.report.write(self.options.report)
+
+    def _options(self, night: Night) -> RunOptions:
+        """Of one date. A resumed run that was to replace maps replaces those that it had not come to."""
+        own = self.options.of(night)
+        waiting = self.report.mode == Mode.OVERWRITE.value and self.report.of(night).status == "waiting"
+        if own.mode is Mode.RESUME and waiting and not parts_folder(own.out).exists():
+            return replace(own, mode=Mode.OVERWRITE)
+        return own
+
+    def _scenes(self) -> list[tuple[Night, bool, OpenLights]]:
+        """The dates whose lights have data, open and checked before anything is written."""
+        from deeplight.engine.raster.lights import OpenLights
+        from deeplight.engine.raster.radiance import NoLight
+
+        found, error = [], None
+        for night, complete in self.nights:
+            with contextlib.ExitStack() as stack:
+                try:
+                    lights = OpenLights.open(night.scene, stack)
+                except NoLight as missing:
+                    _log.warning(
+                        "%s: no pixel has data, so that there will be no map of this date", night.name
+                    )
+                    self.report.of(night).status, error = "no data", missing
+                    continue
+                self._stack.push(stack.pop_all())
+            lights.rest()
+            found.append((night, complete, lights))
+        if error is not None and not found:
+            raise error
+        first, _, lights = found[0]
+        self._scene(first, lights).tell()
+        return found
+
+    def _scene(self, night: Night, lights: OpenLights) -> Scene:
+        """One date's scene. Dates on one grid share the layers beside the lights."""
+        from deeplight.engine.raster.auxiliary import Beside
+        from deeplight.engine.raster.scene import Scene
+
+        grid = lights.layer.raster.grid
+        beside = next((beside for known, beside in self._beside if known == grid), None)
+        if beside is None:
+            beside = Beside.open(night.scene, grid, self._stack)
+            self._beside.append((grid, beside))
+        return Scene(lights, beside)
+
+
+@contextlib.contextmanager
+def _naming(night: Night) -> Iterator[None]:
+    """Errors of a date's run say which it was."""
+    try:
+        yield
+    except DeepLightError as error:
+        error.args = (f"{night.name}: {error}",)
+        raise
