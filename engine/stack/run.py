@@ -22,8 +22,9 @@ from deeplight.engine.run.pipeline import infer, run_scene
 from deeplight.engine.run.report import RunReport
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.stack.nights import Night, find_nights, read_pieces
-from deeplight.engine.stack.options import StackOptions, check_stack, is_map, is_stack
+from deeplight.engine.stack.options import StackOptions, is_map
 from deeplight.engine.stack.outputs import Outputs
+from deeplight.engine.stack.preparation import check_stack, is_stack
 from deeplight.engine.stack.progress import DateProgress
 from deeplight.engine.stack.report import StackReport, earlier_report
 
