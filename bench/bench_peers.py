@@ -9,10 +9,10 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import OUT
-from bench.peers.job import DIFFERENCE, VARIABLE, WHOLE, Job, difference, interpreter, make_job, run_tool
+from bench.peers.job import DIFFERENCE, VARIABLE, WHOLE, PeerJob, difference, interpreter, make_job, run_tool
 from bench.peers.tool import NEEDS
 
-JOB = Job()
+JOB = PeerJob()
 
 
 @pytest.fixture(scope="session")

@@ -94,14 +94,14 @@ def located(side: int, width: int, device: str) -> tuple[Any, ...]:
     return ntl, lights, torch.full((15,), 1 / 15, device=device), shifts, xy, weights, 2.0
 
 
-def raw_pixels(side: int, device: str) -> tuple[tuple[Tensor, ...], dict[str, kernels.Mesh]]:
+def raw_pixels(side: int, device: str) -> tuple[tuple[Tensor, ...], dict[str, kernels.TileMesh]]:
     """Raw, gain, bias, mask and mesh of eight bands of uint16 on a grid of their own, turned by a tenth of a radian."""
     hr = 8 * side
     raw = torch.randint(0, 10000, (1, 8, hr, hr), device=device, dtype=torch.int32).to(torch.uint16)
     i = torch.arange(hr // 32 + 2, dtype=torch.float64) * 32
     rows, cols = i[:, None] + 0.1 * i[None, :], i[None, :] - 0.1 * i[:, None]
     whole, fraction = kernels.split_nodes(torch.stack([rows, cols])[None])
-    mesh = kernels.Mesh(whole.to(device), fraction.to(device), 0, 0, 32)
+    mesh = kernels.TileMesh(whole.to(device), fraction.to(device), 0, 0, 32)
     gain, bias = torch.full((1, 7), 1e-3, device=device), torch.full((1, 7), -1.0, device=device)
     mask = torch.ones(1, 1, hr, hr, device=device, dtype=torch.uint8)
     return (raw.contiguous(memory_format=torch.channels_last), gain, bias, mask), {"mesh": mesh}

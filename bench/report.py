@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import tables
-from bench.results import Run, load
+from bench.results import BenchRun, load
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.terminal import run_cli
@@ -50,7 +50,7 @@ LIMIT_NOTE = (
 )
 
 
-def noise(run: Run) -> str:
+def noise(run: BenchRun) -> str:
     """How noise was dealt with, and how much there was."""
     if not run.control:
         return NOISE.format(control="it was not measured in this run")
@@ -59,12 +59,12 @@ def noise(run: Run) -> str:
     return NOISE.format(control=took)
 
 
-def loaded(run: Run) -> bool:
+def loaded(run: BenchRun) -> bool:
     """Whether the machine did other work when the benchmarks began."""
     return float(run.machine["load"]) >= BUSY_LOAD * int(run.machine["cpus"])
 
 
-def busy(run: Run) -> str:
+def busy(run: BenchRun) -> str:
     """A warning where the machine did other work; else nothing."""
     drifted = bool(run.control) and run.control["most"] > DRIFT * run.control["median"]
     if loaded(run):
@@ -78,12 +78,12 @@ def busy(run: Run) -> str:
     )
 
 
-def peers_note(run: Run) -> str:
+def peers_note(run: BenchRun) -> str:
     """What the comparison with other tools is; "" where it was not made."""
     return PEERS_NOTE.format(core=run.peers[0]["core"]) if run.peers else ""
 
 
-def markdown(run: Run, before: Run | None) -> str:
+def markdown(run: BenchRun, before: BenchRun | None) -> str:
     """The page. before: the run before on the same machine."""
     parts = [
         f"# DeepLight throughput, {run.date[:10]}",
@@ -101,14 +101,14 @@ def markdown(run: Run, before: Run | None) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def target_table(run: Run) -> str:
+def target_table(run: BenchRun) -> str:
     """Targets and whether they were reached."""
     words = {True: "reached", False: "not reached", None: "not measured"}
     rows = [[t.name, t.wanted, t.measured, words[t.met]] for t in tables.targets(run)]
     return tables.Table(("target", "wanted", "measured", ""), rows).markdown()
 
 
-def readme_data(run: Run) -> dict[str, Any]:
+def readme_data(run: BenchRun) -> dict[str, Any]:
     """What README's table is made of."""
     return {
         "date": run.date[:10],
@@ -145,7 +145,7 @@ def stored_runs(folder: Path) -> list[Path]:
     return sorted(folder.glob("bench-*.json"))
 
 
-def run_before(stored: Sequence[Path], path: Path, run: Run) -> Run | None:
+def run_before(stored: Sequence[Path], path: Path, run: BenchRun) -> BenchRun | None:
     """The newest stored run before `run`, which lies at `path`, on the same machine. What is not a run is named and
     left out."""
     found = []

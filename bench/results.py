@@ -49,7 +49,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Run:
+class BenchRun:
     """One run of the benchmarks. date: ISO, UTC. peers: rows of the group of tools. memory: of three scenes."""
 
     date: str
@@ -76,14 +76,14 @@ class Run:
         return f"{self.machine.get('cpu')}, {self.machine.get('cpus')} CPUs, GPU {self.machine.get('gpu')}"
 
 
-def load(path: Path) -> Run:
+def load(path: Path) -> BenchRun:
     """A run from pytest-benchmark's JSON. Raises InputError where the file is not one of `make bench`."""
     try:
         d = json.loads(path.read_text())
         own, machine = d["deeplight"], d["machine_info"]["deeplight"]
         entries = d["benchmarks"]
         _check(own, machine, entries)
-        return Run(
+        return BenchRun(
             date=d["datetime"][:19],
             machine=machine,
             limits=Limits(**own["limits"]),

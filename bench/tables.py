@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.peers.job import DIFFERENCE
 from bench.peers.tool import OURS
-from bench.results import PEER_HEADER, Row, Run, peer_cells
+from bench.results import PEER_HEADER, BenchRun, Row, peer_cells
 from deeplight.engine.core.markdown import markdown_table
 
 MESH_OVER_WARPED_VRT, WALL_OVER_BARE, MEMORY_RATIO = 3.0, 1.15, 1.1
@@ -44,7 +44,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
-def summary(run: Run) -> Table:
+def summary(run: BenchRun) -> Table:
     """One row a stage: the way that deeplight-infer takes on this machine."""
     chosen = [
         ("decode DMO (zstd, 7 × uint16)", run.find("decode", "zstd")),
@@ -71,7 +71,7 @@ def summary(run: Run) -> Table:
     return Table(("stage", "HR Mpix/s", "km²/s", "of the machine's limit", "threads"), rows)
 
 
-def _at_largest(run: Run, variant: str) -> Row | None:
+def _at_largest(run: BenchRun, variant: str) -> Row | None:
     rows = [r for r in run.rows if r.stage == "model" and r.variant.startswith(variant) and r.batch == 1]
     return max(rows, key=lambda r: r.tile, default=None)
 
@@ -81,7 +81,7 @@ def _share(row: Row) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
-def stages(run: Run, before: Run | None) -> Table:
+def stages(run: BenchRun, before: BenchRun | None) -> Table:
     """Everything that was measured; before: an earlier run on this machine, with which the rates are compared."""
     header = ["stage", "how", "ms", "HR Mpix/s", "km²/s", "B/HR px", "GFLOP/s", "of the limit", "spread"]
     old = {row.key: row.seconds for row in before.rows} if before else {}
@@ -111,7 +111,7 @@ def _change(before: float | None, now: float) -> str:
     return f"{100 * (before / now - 1):+.0f} %" if before else "–"
 
 
-def targets(run: Run) -> list[Target]:
+def targets(run: BenchRun) -> list[Target]:
     """The numbers to reach that these benchmarks measure."""
     mesh, vrt, engine = run.find("read", "mesh"), run.find("read", "WarpedVRT"), run.find("engine")
     ratio = vrt.seconds / mesh.seconds if mesh and vrt else None
@@ -141,12 +141,12 @@ def _at_most(name: str, limit: float, value: float | None, form: str = "{:.2f}")
     return Target(name, f"≤ {limit:g}", "–" if value is None else form.format(value), met)
 
 
-def peers(run: Run) -> Table:
+def peers(run: BenchRun) -> Table:
     """The tools side by side."""
     return Table(PEER_HEADER, peer_cells(run.peers))
 
 
-def machine(run: Run) -> Table:
+def machine(run: BenchRun) -> Table:
     """Facts and limits."""
     limits = run.limits
     rows = [[name.replace("_", " "), _fact(name, value)] for name, value in run.machine.items()]

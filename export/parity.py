@@ -34,8 +34,8 @@ COMPILED = ("torch", "cuda", "fp16")
 Inputs = dict[str, NDArray[np.float32]]
 
 __all__ = [
-    "Case",
     "ParityError",
+    "ParityTile",
     "cases_of",
     "check_measured",
     "check_parity",
@@ -49,7 +49,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Case:
+class ParityTile:
     """inputs and truth (None where unknown) of a tile, and what the float32 PyTorch model makes of it."""
 
     name: str
@@ -134,7 +134,7 @@ def cases_of(
     folder: Path | None = None,
     halo: int = 0,
     tile: tuple[int, int, int] | None = None,
-) -> list[Case]:
+) -> list[ParityTile]:
     """The synthetic cases and those of `folder`, each run once through the model in float32.
 
     tile: batch and LR sides of one more case, of the size that a plan is tuned for: it runs other kernels there.
@@ -151,12 +151,14 @@ def cases_of(
         given += [(name, inputs, None) for name, inputs in scene_inputs(folder, halo)]
     with torch.no_grad(), exact_float32():
         return [
-            Case(name, inputs, truth, model(*(torch.from_numpy(inputs[s.name]) for s in INPUTS))[0].numpy())
+            ParityTile(
+                name, inputs, truth, model(*(torch.from_numpy(inputs[s.name]) for s in INPUTS))[0].numpy()
+            )
             for name, inputs, truth in given
         ]
 
 
-def compare_all(artifact: Artifact, cases: Sequence[Case]) -> tuple[list[Difference], list[str]]:
+def compare_all(artifact: Artifact, cases: Sequence[ParityTile]) -> tuple[list[Difference], list[str]]:
     """Rows for every precision of the folder on every backend and device of this machine; what was not run, and why.
 
     PyTorch's network runs as it is, on CUDA also compiled in one precision (COMPILED): Inductor takes long for each
@@ -194,7 +196,7 @@ def _runs(artifact: Artifact) -> Iterator[tuple[str, str, str, bool]]:
                 yield name, device, precision, True
 
 
-def compare(case: Case, backend: Backend, precision: str, how: str = "") -> Difference:
+def compare(case: ParityTile, backend: Backend, precision: str, how: str = "") -> Difference:
     """One row. Pixels that NTL's nodata covers do not count: the engine never writes them. how: of the backend, where
     it runs in several ways."""
     got = backend.run(case.inputs)["ntl_hr"]

@@ -7,7 +7,7 @@ reference each; the rest is PyTorch.
 from deeplight.kernels.agree.entry import agree
 from deeplight.kernels.agree.reference import Sensor
 from deeplight.kernels.align.entry import align
-from deeplight.kernels.align.reference import Mesh, split_nodes
+from deeplight.kernels.align.reference import TileMesh, split_nodes
 from deeplight.kernels.dispatch import Implementation
 from deeplight.kernels.finish.entry import finish
 from deeplight.kernels.fuse.entry import fuse
@@ -23,9 +23,9 @@ from deeplight.kernels.upsample.entry import upsample
 __all__ = [
     "Implementation",
     "LocateWeights",
-    "Mesh",
     "Radiance",
     "Sensor",
+    "TileMesh",
     "agree",
     "align",
     "finish",

@@ -22,7 +22,7 @@ SCRATCH_POINTERS = 2
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledKernel:
     """A kernel for one architecture. registers: a thread. stack, local: bytes a thread in local memory, where spills
     go. shared: bytes a program. widths: bytes of a global access → (loads, stores) in the PTX."""
 
@@ -36,7 +36,7 @@ class Compiled:
     widths: dict[int, tuple[int, int]]
 
 
-def compile_launch(launch: Launch, arch: int) -> Compiled:
+def compile_launch(launch: Launch, arch: int) -> CompiledKernel:
     """Compile for compute capability arch / 10 and read the report.
 
     Raises RuntimeError where the compiled kernel needs scratch memory in the GPU's memory, which none of ours should,
@@ -70,7 +70,7 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
         )
     cubin: bytes = compiled.asm["cubin"]
     usage = _resource_usage(cubin)
-    return Compiled(
+    return CompiledKernel(
         launch,
         arch,
         cubin,

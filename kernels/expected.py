@@ -18,7 +18,7 @@ from deeplight.kernels import launch as launching
 from deeplight.kernels.agree import reference as agree_reference
 from deeplight.kernels.agree.reference import Sensor
 from deeplight.kernels.align import reference as align_reference
-from deeplight.kernels.align.reference import Mesh
+from deeplight.kernels.align.reference import TileMesh
 from deeplight.kernels.finish import reference as finish_reference
 from deeplight.kernels.finish.reference import Pixels
 from deeplight.kernels.float32 import exact_float32
@@ -192,7 +192,7 @@ def _align(ready: Launch) -> Outputs:
     mesh = None
     if c["MESH"]:
         where = [int(a[name]) for name in ("mesh_row", "mesh_col", "step")]
-        mesh = Mesh(_tensor(ready, "whole"), _tensor(ready, "fraction"), *where)
+        mesh = TileMesh(_tensor(ready, "whole"), _tensor(ready, "fraction"), *where)
     raw = _tensor(ready, "raw")
     result = align_reference.align(
         raw if raw.dtype.is_floating_point else raw.to(torch.int32).float(),

@@ -92,7 +92,7 @@ def channels_of(ready: Launch) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class LaunchTrial:
     """One configuration of a launch. error: the largest difference in parts of what is allowed, None where it did not
     run. ms: its time, None where it is wrong or did not run. problem: why, in a few words."""
 
@@ -102,7 +102,9 @@ class Trial:
     problem: str = ""
 
 
-def trials(ready: Launch, configs: Iterable[Config], milliseconds: Callable[[Any], float]) -> Iterator[Trial]:
+def trials(
+    ready: Launch, configs: Iterable[Config], milliseconds: Callable[[Any], float]
+) -> Iterator[LaunchTrial]:
     """Run a filled launch in each configuration: first against its definition, then, where it is right, for time."""
     want = expected.expected(ready)
     for config in configs:
@@ -110,12 +112,12 @@ def trials(ready: Launch, configs: Iterable[Config], milliseconds: Callable[[Any
         try:
             error = expected.worst(trial, expected.run(trial), want)
         except Exception as refused:  # out of shared memory, a pass of the compiler that fails
-            yield Trial(trial, problem=f"does not run: {_first_line(refused)}")
+            yield LaunchTrial(trial, problem=f"does not run: {_first_line(refused)}")
             continue
         if not error <= 1:
-            yield Trial(trial, error, problem=f"computes wrong values, {error:.3g} × what is allowed")
+            yield LaunchTrial(trial, error, problem=f"computes wrong values, {error:.3g} × what is allowed")
             continue
-        yield Trial(trial, error, milliseconds(lambda trial=trial: launch.run(trial)))
+        yield LaunchTrial(trial, error, milliseconds(lambda trial=trial: launch.run(trial)))
 
 
 def gpu_milliseconds(run: Callable[[], Any]) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from deeplight.kernels.agree import entry as agree_entry
 from deeplight.kernels.agree.reference import Sensor
 from deeplight.kernels.align import entry as align_entry
-from deeplight.kernels.align.reference import Mesh
+from deeplight.kernels.align.reference import TileMesh
 from deeplight.kernels.finish import entry as finish_entry
 from deeplight.kernels.finish.reference import Pixels
 from deeplight.kernels.fuse import entry as fuse_entry
@@ -96,7 +96,7 @@ def _upsample_launch(k: int, c: int, dtype: torch.dtype, side: int) -> Launch:
 def _align_launches(dtype: torch.dtype, side: int) -> Iterator[Launch]:
     offset = torch.empty(1, 2, side // 8, side // 8, device="meta")
     nodes = torch.empty(1, 2, side // 32 + 2, side // 32 + 2, device="meta")
-    mesh = Mesh(nodes.to(torch.int32), nodes, 0, 0, 32)
+    mesh = TileMesh(nodes.to(torch.int32), nodes, 0, 0, 32)
     for raw_dtype, bands, c in RASTERS:
         affine = torch.empty(1, c, device="meta")
         raw, mask = _meta(1, bands, side, side, dtype=raw_dtype), _meta(1, 1, side, side, dtype=torch.uint8)

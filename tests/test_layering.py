@@ -183,3 +183,23 @@ def test_functions_and_files_stay_short(folder: str) -> None:
                 if length > 60:
                     too_long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {length} lines")
     assert too_long == []
+
+
+SHARED_NAMES = {
+    "Layer": "of the public face, over the engine's",
+    "Run": "of the public face, over the engine's",
+    "Scene": "of the public face, over the engine's",
+    "Sensor": "one definition, in PyTorch and in NumPy",
+}
+
+
+def test_one_class_name_is_one_class() -> None:
+    """Of public classes; who reads `Stage` must not have to look up which."""
+    places: dict[str, list[str]] = {}
+    for path in tracked(*LAYERS, FACE, "bench"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert {
+        name: found for name, found in places.items() if len(found) > 1 and name not in SHARED_NAMES
+    } == {}

@@ -253,7 +253,7 @@ def _clip_request(given: dict[str, Any]) -> ClipRequest:
     from deeplight.train.clips.cut import ClipRequest, Rules
     from deeplight.train.clips.degrade import parse_degradation
     from deeplight.train.clips.place import PlaceOptions
-    from deeplight.train.clips.plan import PlanOptions, parse_name, parse_region, parse_shares
+    from deeplight.train.clips.plan import ClipPlanOptions, parse_name, parse_region, parse_shares
 
     if given["resume"] and given["overwrite"]:
         raise InputError("--resume and --overwrite exclude each other: give one of them")
@@ -273,7 +273,7 @@ def _clip_request(given: dict[str, Any]) -> ClipRequest:
             ),
             **{key: given[key] for key in place_keys},
         ),
-        plan=PlanOptions(
+        plan=ClipPlanOptions(
             clip=side,
             clip_min=least,
             block=given["block"] or 2 * side + buffer,

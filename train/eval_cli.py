@@ -86,11 +86,11 @@ def command(
     require_packages("deeplight-eval")
     from deeplight.engine.core.progress import terminal_progress
     from deeplight.engine.core.terminal import logging_to, told_in_flags
-    from deeplight.train.evaluation.blocks import Settings
+    from deeplight.train.evaluation.blocks import ScoreSettings
     from deeplight.train.evaluation.run import EvalOptions, run
     from deeplight.train.evaluation.strata import Strata
 
-    settings = Settings(data_range, Strata(lit), block)
+    settings = ScoreSettings(data_range, Strata(lit), block)
     options = EvalOptions(
         model, data, out, split, protocol, degradation, settings, saturated, tiles, threads, seed, overwrite
     )

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from bench.gpu.stage import SCRATCH, Settings
+from bench.gpu.stage import SCRATCH, StageSettings
 from bench.gpu.table import load, table
 from deeplight.engine.network.compiled import use_cache_folder
 from deeplight.engine.network.config import PRESETS
@@ -56,11 +56,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the stages out"
     )
     parser.add_argument(
-        "--side", type=int, default=Settings.side, help="LR pixels of a tile, a multiple of 8"
+        "--side", type=int, default=StageSettings.side, help="LR pixels of a tile, a multiple of 8"
     )
     parser.add_argument("--strip", default="1024x1536", help="LR pixels of the engine's scenes")
-    parser.add_argument("--presets", default=",".join(Settings.presets))
-    parser.add_argument("--dtypes", default=",".join(Settings.dtypes), help="the first is measured most")
+    parser.add_argument("--presets", default=",".join(StageSettings.presets))
+    parser.add_argument("--dtypes", default=",".join(StageSettings.dtypes), help="the first is measured most")
     parser.add_argument(
         "--default-configs", action="store_true", help="only the kernels' usual configurations"
     )
@@ -88,10 +88,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return given
 
 
-def settings_of(given: argparse.Namespace, stage: str) -> Settings:
+def settings_of(given: argparse.Namespace, stage: str) -> StageSettings:
     """What the stage is told."""
     rows, cols = map(int, given.strip.split("x"))
-    return Settings(
+    return StageSettings(
         out=given.out,
         device=given.device,
         side=given.side,

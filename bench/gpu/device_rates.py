@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.gpu.network import built
-from bench.gpu.stage import Settings
+from bench.gpu.stage import StageSettings
 from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.network.compiled import compiled
 from deeplight.kernels.dispatch import never_interpreted
@@ -32,12 +32,12 @@ BANDS = 7
 TILES = 60
 
 
-def core_of(settings: Settings) -> int:
+def core_of(settings: StageSettings) -> int:
     """LR pixels of a tile's core, the rest of `side` being halo where it has room for one."""
     return settings.side - 2 * HALO if settings.side > 2 * HALO else settings.side
 
 
-def decode(folder: Path, settings: Settings) -> dict[str, float]:
+def decode(folder: Path, settings: StageSettings) -> dict[str, float]:
     """Rates of reading all layers of every tile, halos too, with one thread and with one a core."""
     import rasterio
     from rasterio.windows import Window
@@ -87,7 +87,7 @@ def _seconds(run: Callable[[], Any]) -> float:
     return max(time.perf_counter() - begin, 1e-9)
 
 
-def link(settings: Settings) -> dict[str, float]:
+def link(settings: StageSettings) -> dict[str, float]:
     """GB/s of a tile's bands to the device and of its result back, through pinned memory; on a CPU, of copies."""
     pixels = SCALE * settings.side
     found = {}
@@ -107,12 +107,12 @@ def link(settings: Settings) -> dict[str, float]:
     return found
 
 
-def _synchronise(settings: Settings) -> None:
+def _synchronise(settings: StageSettings) -> None:
     if settings.device == "cuda":
         torch.cuda.synchronize()
 
 
-def device(settings: Settings, tiles: int = TILES) -> dict[str, float]:
+def device(settings: StageSettings, tiles: int = TILES) -> dict[str, float]:
     """HR Mpix/s of the whole path without decoding, overlapped: `tiny` in the first precision."""
     network, inputs = built("tiny", settings.dtypes[0], settings)
     fast = compiled(network, torch.device(settings.device))  # type: ignore[arg-type]
@@ -132,7 +132,9 @@ def device(settings: Settings, tiles: int = TILES) -> dict[str, float]:
 class _InTurn:
     """Tile after tile, without streams: the stand-in, and what the overlapped way does in each of its steps."""
 
-    def __init__(self, network: Callable[..., Any], inputs: dict[str, Tensor], settings: Settings) -> None:
+    def __init__(
+        self, network: Callable[..., Any], inputs: dict[str, Tensor], settings: StageSettings
+    ) -> None:
         self.network, self.inputs, self.settings = network, inputs, settings
         pixels = SCALE * settings.side
         self.core = SCALE * core_of(settings)
@@ -162,7 +164,9 @@ class _Overlapped(_InTurn):
 
     SLOTS = 4
 
-    def __init__(self, network: Callable[..., Any], inputs: dict[str, Tensor], settings: Settings) -> None:
+    def __init__(
+        self, network: Callable[..., Any], inputs: dict[str, Tensor], settings: StageSettings
+    ) -> None:
         super().__init__(network, inputs, settings)
         self.up, self.work, self.down = (torch.cuda.Stream() for _ in range(3))
         self.hosts = [self.host.pin_memory() for _ in range(self.SLOTS)]

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.export import run
-from bench.gpu.stage import Rows, Settings, attempt
+from bench.gpu.stage import Rows, StageSettings, attempt
 
 NEEDED = ("rasterio", "affine", "zstandard")
 
 
-def measure(settings: Settings) -> None:
+def measure(settings: StageSettings) -> None:
     """Rows of engine.json."""
     rows = Rows(settings, "engine")
     missing = [name for name in NEEDED if find_spec(name) is None]
@@ -48,7 +48,7 @@ def measure(settings: Settings) -> None:
         attempt(rows, {"what": what}, lambda measured=measured: measured(settings))
 
 
-def infer(folder: Path, settings: Settings, scenes: int = 1) -> dict[str, Any]:
+def infer(folder: Path, settings: StageSettings, scenes: int = 1) -> dict[str, Any]:
     """Seconds of the process and to its first finished tile, and of its report the rate, seconds of each part and how
     busy they were. scenes: that share what is left of the stage's time."""
     report, events = folder / "run.json", folder / "events.jsonl"

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.stage import Rows, Settings, attempt
+from bench.gpu.stage import Rows, StageSettings, attempt
 
 
-def measure(settings: Settings) -> None:
+def measure(settings: StageSettings) -> None:
     """Rows of export.json: the shipped weights as ONNX, with the comparisons that the command itself makes."""
     rows = Rows(settings, "export")
     out = settings.scratch / "exported"

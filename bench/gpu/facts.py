@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from bench.gpu.stage import Rows, Settings, attempt, milliseconds
+from bench.gpu.stage import Rows, StageSettings, attempt, milliseconds
 
 
-def measure(settings: Settings) -> None:
+def measure(settings: StageSettings) -> None:
     """Rows of facts.json."""
     rows = Rows(settings, "facts")
     name = torch.cuda.get_device_name() if settings.device == "cuda" else platform.processor() or "CPU"
@@ -30,7 +30,7 @@ def measure(settings: Settings) -> None:
         attempt(rows, {"what": what}, lambda run=run: {"tb_per_s": _rate(run, nbytes, settings)})
 
 
-def _rate(run: object, nbytes: int, settings: Settings) -> float:
+def _rate(run: object, nbytes: int, settings: StageSettings) -> float:
     assert callable(run)
     return nbytes / milliseconds(run, settings.device) * 1e-9
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from typing import Any
 
-from bench.gpu.stage import Rows, Settings, attempt
+from bench.gpu.stage import Rows, StageSettings, attempt
 
 FRESH = 0.8
 """Part of the stage's time for the process that compiles everything; the other one finds it all in the caches."""
@@ -20,13 +20,13 @@ import json, sys, time
 import torch
 from pathlib import Path
 from bench.gpu.network import built
-from bench.gpu.stage import Settings
+from bench.gpu.stage import StageSettings
 from deeplight.engine.network.compiled import compiled
 from deeplight.kernels.dispatch import never_interpreted
 from deeplight.kernels.float32 import exact_float32
 device, side, dtype, begin = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 imported = time.time()
-network, inputs = built("tiny", dtype, Settings(Path(), device, side))
+network, inputs = built("tiny", dtype, StageSettings(Path(), device, side))
 fast = compiled(network, torch.device(device))
 with exact_float32(), torch.inference_mode(), never_interpreted():
     float(fast(*inputs)[0].sum())
@@ -36,7 +36,7 @@ print(json.dumps(found))
 """
 
 
-def measure(settings: Settings) -> None:
+def measure(settings: StageSettings) -> None:
     """Rows of first_tile.json."""
     rows = Rows(settings, "first_tile")
     with tempfile.TemporaryDirectory() as cache:
@@ -49,7 +49,7 @@ def measure(settings: Settings) -> None:
                 return
 
 
-def _child(settings: Settings, cache: str, seconds: float) -> dict[str, Any]:
+def _child(settings: StageSettings, cache: str, seconds: float) -> dict[str, Any]:
     own = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     environment = {k: v for k, v in os.environ.items() if k not in own} | {"XDG_CACHE_HOME": cache}
     command = [sys.executable, "-c", CHILD, settings.device, str(settings.side), settings.dtypes[0]]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu.stage import Rows, Settings, attempt, milliseconds
+from bench.gpu.stage import Rows, StageSettings, attempt, milliseconds
 from bench.ops import op_cases
 from deeplight.engine.network.config import PRESETS
 from deeplight.kernels import expected, launch, tune
@@ -24,7 +24,7 @@ from deeplight.kernels.variants import DTYPES, variants
 from deeplight.kernels.warm import compile_all
 
 
-def measure(settings: Settings) -> None:
+def measure(settings: StageSettings) -> None:
     """Rows of kernels.json."""
     rows = Rows(settings, "kernels")
     runs = launch.TRITON and (settings.device == "cuda" or launch.interpreting())
@@ -52,7 +52,7 @@ Work = tuple[str, str, Launch, list[Config]]
 """Preset, type, meta launch, configurations."""
 
 
-def _work(settings: Settings) -> Iterator[Work]:
+def _work(settings: StageSettings) -> Iterator[Work]:
     """All launches in the order of importance, each once: some are the same in every type and preset."""
     listed: set[str] = set()
     for dtype in settings.dtypes:
@@ -65,11 +65,11 @@ def _work(settings: Settings) -> Iterator[Work]:
                 yield preset, dtype, ready, tune.candidates(ready.kernel) if every else [ready.config]
 
 
-def _filled(ready: Launch, settings: Settings) -> Launch:
+def _filled(ready: Launch, settings: StageSettings) -> Launch:
     return expected.filled(ready, settings.device)
 
 
-def _launch_rows(ready: Launch, configs: list[Config], settings: Settings) -> Iterator[dict[str, Any]]:
+def _launch_rows(ready: Launch, configs: list[Config], settings: StageSettings) -> Iterator[dict[str, Any]]:
     nbytes = moved(ready)
     # each kernel alone: it must not find its inputs in the L2 cache
     timed = (
@@ -102,7 +102,7 @@ def moved(ready: Launch) -> int:
     return sum(t.numel() * t.itemsize for t in tensors)
 
 
-def _operations(rows: Rows, settings: Settings) -> None:
+def _operations(rows: Rows, settings: StageSettings) -> None:
     dtype = settings.dtypes[0]
     for preset in settings.presets:
         for name, op, args, nbytes in op_cases(preset, DTYPES[dtype], settings.side, settings.device):
@@ -113,7 +113,7 @@ def _operations(rows: Rows, settings: Settings) -> None:
             attempt(rows, what, lambda op=op, args=args: _ways(op, args, settings))
 
 
-def _ways(op: Callable[..., Any], args: tuple[Any, ...], settings: Settings) -> dict[str, float]:
+def _ways(op: Callable[..., Any], args: tuple[Any, ...], settings: StageSettings) -> dict[str, float]:
     def reference() -> Any:
         return op(*args, implementation="reference")
 

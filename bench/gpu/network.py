@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.gpu.stage import Rows, Settings, attempt, channels_last, milliseconds
+from bench.gpu.stage import Rows, StageSettings, attempt, channels_last, milliseconds
 from bench.network import random_model
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network.compiled import Compiled
@@ -28,7 +28,7 @@ NAMES = 25
 """Kernels that the profile names."""
 
 
-def measure(settings: Settings) -> None:
+def measure(settings: StageSettings) -> None:
     """Rows of network.json: the ways of all precisions and presets, fp16 first, and a profile of each preset's fp16."""
     rows = Rows(settings, "network")
     first = settings.dtypes[0]
@@ -54,7 +54,7 @@ def measure(settings: Settings) -> None:
                 )
 
 
-def built(preset: str, precision: str, settings: Settings) -> tuple[Network, list[Tensor]]:
+def built(preset: str, precision: str, settings: StageSettings) -> tuple[Network, list[Tensor]]:
     """Random weights as the engine deploys them in a precision, and an input; channels-last on the device."""
     model = in_precision(random_model(preset), precision).to(settings.device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -62,7 +62,7 @@ def built(preset: str, precision: str, settings: Settings) -> tuple[Network, lis
     return model, [channels_last(shape, settings.device) for shape in shapes]
 
 
-def timed(network: Network, inputs: Sequence[Tensor], way: str, settings: Settings) -> dict[str, float]:
+def timed(network: Network, inputs: Sequence[Tensor], way: str, settings: StageSettings) -> dict[str, float]:
     """Time in ms and HR Mpix/s."""
     torch.compiler.reset()
     with _references() if way in ("eager", "compiled") else _as_it_is():
@@ -73,7 +73,7 @@ def timed(network: Network, inputs: Sequence[Tensor], way: str, settings: Settin
     return {"ms": ms, "hr_mpix_per_s": (8 * settings.side) ** 2 / ms * 1e-3}
 
 
-def _compiled(network: Any, way: str, settings: Settings) -> Network:
+def _compiled(network: Any, way: str, settings: StageSettings) -> Network:
     if settings.device == "cuda" and (settings.max_autotune or way == "free"):
         mode = "max-autotune-no-cudagraphs" if settings.max_autotune else "default"
         return torch.compile(network, mode=mode, fullgraph=True, dynamic=False)
@@ -92,7 +92,9 @@ def _as_it_is() -> Iterator[None]:
     yield
 
 
-def profile(network: Network, inputs: Sequence[Tensor], settings: Settings, runs: int = 3) -> dict[str, Any]:
+def profile(
+    network: Network, inputs: Sequence[Tensor], settings: StageSettings, runs: int = 3
+) -> dict[str, Any]:
     """Milliseconds and calls of each device kernel by name, the longest first, of one run with the kernels."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity

@@ -25,7 +25,7 @@ MARGIN = 2.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class StageSettings:
     """out: folder of the stages' files. device: "cuda", or "cpu" for the stand-in. side: LR pixels of the network's
     tile, a multiple of 8; the kernels' images have four times as many. strip: LR pixels of the engine's scenes, rows
     and columns. seconds: after which the stage is ended. configs: whether the kernels stage tries every configuration.
@@ -62,7 +62,7 @@ class Settings:
 class Rows:
     """The rows of a stage, in a file that is written anew with each of them."""
 
-    def __init__(self, settings: Settings, stage: str) -> None:
+    def __init__(self, settings: StageSettings, stage: str) -> None:
         self._file = settings.out / f"{stage}.json"
         self._rows: list[dict[str, Any]] = []
 

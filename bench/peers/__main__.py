@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import machine_facts
-from bench.peers.job import WHOLE, Job, difference, interpreter, make_job, run_tool
+from bench.peers.job import WHOLE, PeerJob, difference, interpreter, make_job, run_tool
 from bench.results import peer_table
 
 OUT = Path(__file__).parent.parent / "out"
 
 
 def compared(
-    job: Job, folder: Path, laps: int, checkpoint: Path | None, tools: list[str]
+    job: PeerJob, folder: Path, laps: int, checkpoint: Path | None, tools: list[str]
 ) -> list[dict[str, Any]]:
     """A row a tool: medians over the laps, in which the tools take turns."""
     home = make_job(job, folder / "job", OUT, checkpoint)
@@ -44,14 +44,16 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, help="run of deeplight-train; else seeded random weights")
-    parser.add_argument("--size", type=int, default=Job.size, help="LR pixels of the scene's side")
-    parser.add_argument("--core", type=int, default=Job.core, help="LR pixels of a tile's side, without halo")
+    parser.add_argument("--size", type=int, default=PeerJob.size, help="LR pixels of the scene's side")
+    parser.add_argument(
+        "--core", type=int, default=PeerJob.core, help="LR pixels of a tile's side, without halo"
+    )
     parser.add_argument("--laps", type=int, default=3)
     parser.add_argument("--tools", help="names, separated by commas")
     parser.add_argument("--folder", type=Path, help="for files; kept")
     parser.add_argument("--out", type=Path, help="JSON to write")
     given = parser.parse_args()
-    job = Job(given.size, given.core)
+    job = PeerJob(given.size, given.core)
     tools = given.tools.split(",") if given.tools else job.tools()
     with tempfile.TemporaryDirectory() as scratch:
         rows = compared(job, given.folder or Path(scratch), given.laps, given.checkpoint, tools)

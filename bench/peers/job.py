@@ -31,7 +31,7 @@ DIFFERENCE = 1e-5
 
 
 @dataclass(frozen=True)
-class Job:
+class PeerJob:
     """size: of the scene, core: of a tile, both in LR pixels a side."""
 
     size: int = 256
@@ -44,7 +44,7 @@ class Job:
         return [*TOOLS, *(f"{OURS} {options}" for options in ours)]
 
 
-def make_job(job: Job, folder: Path, networks: Path, checkpoint: Path | None = None) -> Path:
+def make_job(job: PeerJob, folder: Path, networks: Path, checkpoint: Path | None = None) -> Path:
     """Rasters on the HR grid (uint16 reflectance, int16 metres) and the LR grid (lights), weights, job.json."""
     network = make_network(networks, checkpoint)
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from deeplight.engine.core.layout import Layout
 from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, SCALE
 from deeplight.engine.network.compiled import compiled
 from deeplight.engine.network.finished import Finished
-from deeplight.kernels.align.reference import Mesh
+from deeplight.kernels.align.reference import TileMesh
 from deeplight.kernels.dispatch import Implementation
 
 Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -129,7 +129,7 @@ class _Layer:
             self._gain,
             self._bias,
             mask[None, None],
-            mesh=Mesh(part("whole")[None], part("fraction")[None], 0, 0, self.form.step),
+            mesh=TileMesh(part("whole")[None], part("fraction")[None], 0, 0, self.form.step),
             size=size,
             bounds=(-math.inf, math.inf),
             dtype=torch.float32,

@@ -17,7 +17,7 @@ _THERMAL = re.compile(
 
 
 @dataclass(frozen=True)
-class Sensor:
+class SensorBands:
     """What the numbers of a sensor's bands mean.
 
     title: for messages. slots: slot by band label, in lower case without leading zeros; of two labels with one slot the
@@ -55,7 +55,7 @@ _ALL_MSI = _labels("1 2 3 4 5 6 7 8 8a 9 10 11 12")
 _WITHOUT_CIRRUS = tuple(label for label in _ALL_MSI if label != "10")
 
 SENSORS = (
-    Sensor(
+    SensorBands(
         "Landsat 8/9",
         dict(zip(_SEVEN, DMO_SLOTS, strict=True)),
         {"sr_b": frozenset(_SEVEN), "b": frozenset(_labels("1 2 3 4 5 6 7 8 9 10 11"))},
@@ -64,7 +64,7 @@ SENSORS = (
         (_SEVEN, _labels("1 2 3 4 5 6 7 8 9 10 11"), (*_SEVEN, "9"), (*_SEVEN, "9", "10", "11")),
         _products(r"l[co]0?[89](?=[_\d])|hls\.l30|st_b10\b"),
     ),
-    Sensor(
+    SensorBands(
         "Landsat 4–7",
         {"1": "blue", "2": "green", "3": "red", "4": "nir", "5": "swir1", "7": "swir2"},
         {
@@ -77,7 +77,7 @@ SENSORS = (
         (_labels("1 2 3 4 5 7"), _SEVEN),
         _products(r"l[te]0?[457](?=[_\d])|st_b6\b"),
     ),
-    Sensor(
+    SensorBands(
         "Sentinel-2",
         {
             "1": "coastal",
@@ -101,7 +101,7 @@ SENSORS = (
         ),
         _products(r"s2[a-d]_|t\d\d[a-z]{3}_\d{8}t\d{6}|hls\.s30"),
     ),
-    Sensor(
+    SensorBands(
         "MODIS",
         {"1": "red", "2": "nir", "3": "blue", "4": "green", "6": "swir1", "7": "swir2"},
         {"sur_refl_b": frozenset(_SEVEN), "b": frozenset(_SEVEN)},
@@ -121,8 +121,8 @@ class Numbered:
     that are left if a file that holds all bands of one product is taken as that product."""
 
     numbers: Mapping[str, int]
-    fitting: tuple[Sensor, ...]
-    likely: tuple[Sensor, ...]
+    fitting: tuple[SensorBands, ...]
+    likely: tuple[SensorBands, ...]
 
 
 def read_numbers(named: Mapping[int, str], file: str) -> Numbered:
@@ -140,13 +140,13 @@ def read_numbers(named: Mapping[int, str], file: str) -> Numbered:
     return Numbered(numbers, fitting, complete if len(complete) == 1 else fitting)
 
 
-def _fitting(prefix: str, labels: Collection[str], texts: Iterable[str]) -> tuple[Sensor, ...]:
+def _fitting(prefix: str, labels: Collection[str], texts: Iterable[str]) -> tuple[SensorBands, ...]:
     """Sensors that have all these bands, of those whose products the texts name where they name any."""
     told = [s for s in SENSORS if any(s.products.search(text) for text in texts)]
     return tuple(s for s in told or SENSORS if set(labels) <= s.labels.get(prefix, frozenset()))
 
 
-def delivered(count: int, file: str) -> list[tuple[Sensor, dict[str, int]]]:
+def delivered(count: int, file: str) -> list[tuple[SensorBands, dict[str, int]]]:
     """Sensors with a product of so many bands and their slots, if the bands stand in the product's order."""
     told = [s for s in SENSORS if s.products.search(file)] or SENSORS
     return [

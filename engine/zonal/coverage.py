@@ -101,7 +101,7 @@ def _source() -> Any:
     import shapely
     from exactextract.feature import FeatureSource, JSONFeature
 
-    class Shape(JSONFeature):  # type: ignore[misc]
+    class ShapeFeature(JSONFeature):  # type: ignore[misc]
         """One region."""
 
         def __init__(self, number: int, wkb: bytes) -> None:
@@ -111,7 +111,7 @@ def _source() -> Any:
         def geometry(self) -> bytes:
             return self._wkb
 
-    class Source(FeatureSource):  # type: ignore[misc]
+    class ShapeSource(FeatureSource):  # type: ignore[misc]
         """Some regions."""
 
         def __init__(self, shapes: Shapes, numbers: Sequence[int]) -> None:
@@ -123,9 +123,9 @@ def _source() -> Any:
 
         def __iter__(self) -> Iterator[Any]:
             for number, shape in zip(self._numbers, self._shapes, strict=True):
-                yield Shape(int(number), shapely.to_wkb(shape))
+                yield ShapeFeature(int(number), shapely.to_wkb(shape))
 
         def srs_wkt(self) -> None:
             return None
 
-    return Source
+    return ShapeSource

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deeplight.kernels import dispatch
 from deeplight.kernels.align import reference
-from deeplight.kernels.align.reference import Mesh
+from deeplight.kernels.align.reference import TileMesh
 from deeplight.kernels.dispatch import Implementation
 from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import (
@@ -35,7 +35,7 @@ def plan(
     bias: Tensor | None,
     mask: Tensor | None,
     offset: Tensor | None,
-    mesh: Mesh | None,
+    mesh: TileMesh | None,
     bounds: tuple[float, float],
     out: Tensor,
     config: Config | None = None,
@@ -104,7 +104,7 @@ def _op(
 ) -> Tensor:
     mesh = None
     if whole is not None and fraction is not None:
-        mesh = Mesh(whole, fraction, mesh_row, mesh_col, step)
+        mesh = TileMesh(whole, fraction, mesh_row, mesh_col, step)
     if not dispatch.operator_runs_kernel(raw.device):
         out = reference.align(raw, gain, bias, mask, offset, mesh, (height, width), (low, high), dtype)
         return out.contiguous(memory_format=torch.channels_last)
@@ -157,7 +157,7 @@ def align(
     bias: Tensor | None = None,
     mask: Tensor | None = None,
     offset: Tensor | None = None,
-    mesh: Mesh | None = None,
+    mesh: TileMesh | None = None,
     *,
     size: tuple[int, int] | None = None,
     bounds: tuple[float, float] = (-4.0, 8.0),
@@ -181,7 +181,7 @@ def align(
     (B, C) with C ≤ R, float32, file units → normalised units; 0 and 0 for an absent band; None and None where
     all R bands are normalised already and stay as they are, unbounded. mask: (B, 1, h, w), nonzero
     = valid; whatever lies under it has no influence. offset: (B, 2, H/8, W/8), floating, (x, y) in LR pixels.
-    mesh: see Mesh; it covers the tile. size: (H, W) of the tile in HR pixels, by default (h, w), which it must be
+    mesh: see TileMesh; it covers the tile. size: (H, W) of the tile in HR pixels, by default (h, w), which it must be
     without a mesh. bounds: of normalised values, around 0. dtype: of the result, float32, float16 or bfloat16, by
     default raw's where that is floating, else float32. The reference takes float64 too.
 
@@ -221,7 +221,7 @@ def _check(
     bias: Tensor | None,
     mask: Tensor | None,
     offset: Tensor | None,
-    mesh: Mesh | None,
+    mesh: TileMesh | None,
     size: tuple[int, int],
     bounds: tuple[float, float],
 ) -> None:
@@ -263,7 +263,7 @@ def _check(
         raise ValueError(f"align: without a mesh, size must be raw's {(h, w)}, not {size}")
 
 
-def _check_mesh(mesh: Mesh, batch: int, size: tuple[int, int]) -> None:
+def _check_mesh(mesh: TileMesh, batch: int, size: tuple[int, int]) -> None:
     if mesh.step < 1 or mesh.row > 0 or mesh.col > 0:
         raise ValueError(
             f"align: the mesh must start at or before the tile with a step of at least 1, "

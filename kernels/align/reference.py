@@ -16,7 +16,7 @@ HALF = 0.499999
 """Sum of weights from which a resampled pixel is valid: one half, less the rounding of four float32 weights."""
 
 
-class Mesh(NamedTuple):
+class TileMesh(NamedTuple):
     """Where the HR pixels of a tile lie in a raster on its own grid: nodes every `step` HR pixels, bilinear between.
 
     whole: (B, 2, N, M) int32 and fraction: (B, 2, N, M) float32: [:, 0] rows and [:, 1] columns of the nodes; their
@@ -46,7 +46,7 @@ def align(
     bias: Tensor | None = None,
     mask: Tensor | None = None,
     offset: Tensor | None = None,
-    mesh: Mesh | None = None,
+    mesh: TileMesh | None = None,
     size: tuple[int, int] | None = None,
     bounds: tuple[float, float] = (-4.0, 8.0),
     dtype: torch.dtype | None = None,
@@ -84,7 +84,9 @@ def align(
     return out if dtype is None else out.to(dtype)
 
 
-def _through_mesh(values: Tensor, valid: Tensor, mesh: Mesh, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _through_mesh(
+    values: Tensor, valid: Tensor, mesh: TileMesh, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Masked bilinear at the mesh's coordinates: (B, C, H, W), 0 where invalid, and (B, 1, H, W)."""
     b, _, h, w = values.shape
     row, row_fraction = _place(mesh, 0, size)
@@ -110,7 +112,7 @@ def _through_mesh(values: Tensor, valid: Tensor, mesh: Mesh, size: tuple[int, in
     return out.permute(0, 3, 1, 2), found[:, None].to(values.dtype)
 
 
-def _place(mesh: Mesh, axis: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _place(mesh: TileMesh, axis: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Source coordinates of every HR pixel along one axis: (B, H, W) whole and fraction (NaN where unknown)."""
     device = mesh.whole.device
     cells = [

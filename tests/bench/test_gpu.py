@@ -19,7 +19,7 @@ import torch
 
 from bench.gpu import __main__ as program
 from bench.gpu import device_rates, engine, export, first_tile, kernels, scenes
-from bench.gpu.stage import Rows, Settings, attempt
+from bench.gpu.stage import Rows, StageSettings, attempt
 from bench.gpu.table import table
 from deeplight.engine.runtime.compare import difference
 from deeplight.kernels import expected, launch
@@ -29,9 +29,9 @@ from tests.conftest import ROOT
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
-def tiny(out: Path, **more: Any) -> Settings:
+def tiny(out: Path, **more: Any) -> StageSettings:
     values: dict[str, Any] = {"device": "cpu", "side": 8, "strip": (16, 24), "presets": ("tiny",)}
-    return Settings(out, **(values | {"dtypes": ("fp32",), "seconds": 120.0, "configs": False} | more))
+    return StageSettings(out, **(values | {"dtypes": ("fp32",), "seconds": 120.0, "configs": False} | more))
 
 
 def found(out: Path, stage: str) -> list[dict[str, Any]]:
@@ -312,11 +312,11 @@ def test_a_stage_counts_from_the_start_of_its_process(tmp_path: Path) -> None:
     assert 1 <= settings.left < 4
 
 
-def late(out: Path, after: int) -> Settings:
+def late(out: Path, after: int) -> StageSettings:
     """Settings whose time is over when it has been asked for that often."""
     asked = iter([False] * after)
 
-    class Late(Settings):
+    class Late(StageSettings):
         @property
         def late(self) -> bool:
             return next(asked, True)
@@ -356,7 +356,7 @@ def test_without_a_first_tile_there_is_no_second_process(
 ) -> None:
     given: list[float] = []
 
-    def child(settings: Settings, cache: str, seconds: float) -> dict[str, Any]:
+    def child(settings: StageSettings, cache: str, seconds: float) -> dict[str, Any]:
         given.append(seconds)
         if fails == ("fresh" if len(given) == 1 else "second"):
             raise RuntimeError("timed out")

@@ -12,7 +12,7 @@ import rasterio
 from bench import network
 from bench.cases import Case, ntl_grid, write_raster
 from bench.peers import job as jobs
-from bench.peers.job import DIFFERENCE, WHOLE, Job, difference, interpreter, make_job, run_tool
+from bench.peers.job import DIFFERENCE, WHOLE, PeerJob, difference, interpreter, make_job, run_tool
 from bench.peers.tool import NEEDS, TOOLS, windows
 from bench.results import peer_table
 
@@ -43,7 +43,7 @@ def test_the_difference_leaves_out_the_rim(tmp_path: Path) -> None:
 def test_tools_that_are_absent_have_no_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(jobs, "HOME", tmp_path)
     monkeypatch.delenv(jobs.VARIABLE, raising=False)
-    assert all(bool(interpreter(tool)) == (tool not in NEEDS) for tool in Job().tools())
+    assert all(bool(interpreter(tool)) == (tool not in NEEDS) for tool in PeerJob().tools())
     assert list(NEEDS) == [tool for tool in TOOLS if tool not in (WHOLE, "rasterio loop")]
 
 
@@ -72,7 +72,7 @@ def test_random_weights_are_the_same_and_none_is_idle() -> None:
 @pytest.mark.slow
 def test_tools_agree_on_a_small_job(tmp_path: Path) -> None:
     """Each in a process of its own, with weights exported for ours; those of the peers' environment where it is."""
-    job = Job(size=48, core=24)
+    job = PeerJob(size=48, core=24)
     home = make_job(job, tmp_path / "job", tmp_path)
     for tool in job.tools():
         if not interpreter(tool):

@@ -20,8 +20,8 @@ from deeplight.export import parity
 from deeplight.export.build import Exported
 from deeplight.export.emulate import EmulatedHalf
 from deeplight.export.parity import (
-    Case,
     ParityError,
+    ParityTile,
     cases_of,
     check_parity,
     compare,
@@ -33,7 +33,7 @@ from tests.scenes import write_scene
 
 
 @pytest.fixture(scope="module")
-def cases(model: DeepLightSR) -> list[Case]:
+def cases(model: DeepLightSR) -> list[ParityTile]:
     return cases_of(model)
 
 
@@ -58,7 +58,7 @@ def test_parity_of_every_precision_and_backend_is_recorded(exported: Exported) -
 
 
 def test_one_precision_is_compared_compiled_where_there_is_a_gpu(
-    exported: Exported, cases: list[Case], monkeypatch: pytest.MonkeyPatch
+    exported: Exported, cases: list[ParityTile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Inductor makes a program for each tile shape: compiling every precision would take minutes."""
     asked: list[tuple[str, str, bool]] = []
@@ -90,7 +90,7 @@ def test_what_was_not_compared_is_named_once(exported: Exported) -> None:
     assert sum("torch cuda fp16" in note for note in absent) == 1
 
 
-def test_a_naive_whole_graph_conversion_fails_the_gate(cases: list[Case], tmp_path: Path) -> None:
+def test_a_naive_whole_graph_conversion_fails_the_gate(cases: list[ParityTile], tmp_path: Path) -> None:
     """With the shipped network: its trained offsets and radiances are what float16 cannot hold."""
     shipped = load_artifact(DEFAULT_MODEL)
     naive = naive_half(shipped.read("fp32"))

@@ -62,7 +62,7 @@ def test_a_bar_shows_one_step_at_a_time(capsys: pytest.CaptureFixture[str]) -> N
 def test_training_tells_how_far_it_is_before_its_first_step() -> None:
     """Regions are counted as they are made, and a line gives the time that is left."""
     stream = io.StringIO()
-    reporter = logs.Lines(stream, every_s=0.0)
+    reporter = logs.StageLines(stream, every_s=0.0)
     reporter.start("making regions", 0, 3)
     made = build_pool(range(900_000, 900_003), 3, 1, reporter.advance)
     told = stream.getvalue().splitlines()

@@ -12,7 +12,7 @@ from deeplight import kernels
 from deeplight.kernels import interpolation
 from deeplight.kernels.align import entry as align_entry
 from deeplight.kernels.align import reference
-from deeplight.kernels.align.reference import Mesh
+from deeplight.kernels.align.reference import TileMesh
 from deeplight.kernels.launch import Launch
 from tests.kernels.parity import assert_close, assert_on_boundary, doubled, off_boundary
 
@@ -24,7 +24,7 @@ def raw_pixels(b: int, bands: int, h: int, w: int, dtype: torch.dtype) -> Tensor
     return (x * 60000).to(torch.int32).to(dtype) if dtype == torch.uint16 else (x * 3000 - 900).to(dtype)
 
 
-def mesh_of(b: int, size: tuple[int, int], step: int, slope: float, row: int = -3, col: int = -5) -> Mesh:
+def mesh_of(b: int, size: tuple[int, int], step: int, slope: float, row: int = -3, col: int = -5) -> TileMesh:
     """A skewed affine mesh with a bend, `slope` source pixels per HR pixel, starting outside the source."""
     n, m = (size[0] - row) // step + 2, (size[1] - col) // step + 2
     i = (torch.arange(n, dtype=torch.float64) * step)[:, None]
@@ -32,7 +32,7 @@ def mesh_of(b: int, size: tuple[int, int], step: int, slope: float, row: int = -
     rows = -2.3 + slope * i + 0.07 * j + 0.001 * i * j
     cols = -1.6 + slope * j - 0.05 * i
     whole, fraction = reference.split_nodes(torch.stack([rows, cols]).expand(b, 2, n, m))
-    return Mesh(whole, fraction, row, col, step)
+    return TileMesh(whole, fraction, row, col, step)
 
 
 def case(
@@ -62,8 +62,8 @@ def case(
 
 
 def moved(device: str, value: Any) -> Any:
-    if isinstance(value, Mesh):
-        return Mesh(value.whole.to(device), value.fraction.to(device), *value[2:])
+    if isinstance(value, TileMesh):
+        return TileMesh(value.whole.to(device), value.fraction.to(device), *value[2:])
     return value.to(device) if isinstance(value, Tensor) else value
 
 
@@ -73,7 +73,7 @@ def run(device: str, values: dict[str, Any], **more: Any) -> Tensor:
 
 def definition(values: dict[str, Any]) -> Tensor:
     """In float64, from the raw values and coordinates that the kernel gets too."""
-    exact = {k: v if isinstance(v, Mesh) else doubled(v) for k, v in values.items()}
+    exact = {k: v if isinstance(v, TileMesh) else doubled(v) for k, v in values.items()}
     if exact["mesh"] is not None:
         exact["mesh"] = exact["mesh"]._replace(fraction=exact["mesh"].fraction.double())
     exact["raw"] = exact["raw"].double()
@@ -146,7 +146,7 @@ def test_a_pixel_has_the_same_bits_in_every_tile_and_source_window(device: str) 
     size, (top, left) = (24, 32), (8, 16)
     values = case(size=size, source=(16, 20), reach=0.2)
     whole = run(device, values)
-    mesh: Mesh = values["mesh"]
+    mesh: TileMesh = values["mesh"]
     shift = torch.tensor([2, 3], dtype=torch.int32)[None, :, None, None]
     part = {
         **values,
@@ -228,7 +228,7 @@ def test_neither_a_warped_nor_a_normalised_raster_exists(
     values["raw"] = values["raw"].contiguous(memory_format=torch.channels_last)
     got = kernels.align(**values, dtype=torch.float16, implementation="triton")
     (only,) = launches
-    mesh: Mesh = values["mesh"]
+    mesh: TileMesh = values["mesh"]
     read = {**values, "whole": mesh.whole, "fraction": mesh.fraction, "out": got}
     for name, argument in only.arguments.items():
         if isinstance(argument, Tensor):

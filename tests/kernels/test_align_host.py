@@ -16,7 +16,7 @@ from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.mesh import Meshes
 from deeplight.engine.raster.warp import Warper
 from deeplight.kernels.align import reference
-from deeplight.kernels.align.reference import Mesh
+from deeplight.kernels.align.reference import TileMesh
 from tests.kernels.test_align import raw_pixels, run
 
 
@@ -35,7 +35,7 @@ def test_it_is_the_hosts_resampling(device: str) -> None:
     (mesh,) = Meshes(hr, aux).covering(window)
     nodes = torch.from_numpy(mesh.nodes - np.array([source.row, source.col]).reshape(2, 1, 1))
     whole, fraction = reference.split_nodes(nodes[None])
-    ours = Mesh(whole, fraction, mesh.row - window.row, mesh.col - window.col, mesh.step)
+    ours = TileMesh(whole, fraction, mesh.row - window.row, mesh.col - window.col, mesh.step)
     gain, bias = torch.full((1, 7), 1e-4), torch.full((1, 7), -1.0)
     values = {"raw": raw, "gain": gain, "bias": bias, "mask": mask, "mesh": ours, "size": (16, 24)}
     got = run(device, values)

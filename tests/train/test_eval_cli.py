@@ -27,8 +27,8 @@ from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
 from deeplight.train.eval_cli import command
 from deeplight.train.evaluation import run as eval_run
-from deeplight.train.evaluation.blocks import Settings
-from deeplight.train.evaluation.models import Network
+from deeplight.train.evaluation.blocks import ScoreSettings
+from deeplight.train.evaluation.models import EvaluatedNetwork
 from deeplight.train.evaluation.run import EvalOptions, run
 from deeplight.train.evaluation.sources import HeldOutCountries, Province
 from deeplight.train.fit.checkpoint import load_checkpoint, save_checkpoint
@@ -119,13 +119,13 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_is_mapped_by_the_engine(province: Path, checkpoint: Path, tmp_path: Path) -> None:
     """As an exported model is. Against the network over the whole province at once."""
     options = EvalOptions(
-        str(checkpoint), str(province), tmp_path, settings=Settings(block=8), threads=1, overwrite=True
+        str(checkpoint), str(province), tmp_path, settings=ScoreSettings(block=8), threads=1, overwrite=True
     )
     values = run(options, Silent())
     with Province(province) as source:
         sample = source.read(0, Window(0, 0, *SIZE))
     inputs = {spec.name: getattr(sample, spec.name)[None] for spec in INPUTS}
-    network = Network(str(checkpoint), 1)
+    network = EvaluatedNetwork(str(checkpoint), 1)
     out = network.run(inputs).astype(float)
     error = (out - sample.ntl_hr[0])[sample.ntl_hr_valid[0] > 0]
     found = values["methods"]["network"]["strata"]["all"]
@@ -136,7 +136,7 @@ def test_a_run_is_mapped_by_the_engine(province: Path, checkpoint: Path, tmp_pat
 
 
 def test_a_network_reads_its_receptive_field(checkpoint: Path) -> None:
-    network = Network(str(checkpoint), 1)
+    network = EvaluatedNetwork(str(checkpoint), 1)
     assert network.window(Window(3, 4, 5, 6)) == Window(3, 4, 5, 6).grown(halo(SMALL))
     model = load_checkpoint(checkpoint)[0]
     rng = np.random.default_rng(0)

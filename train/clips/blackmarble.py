@@ -49,7 +49,7 @@ UNIT = "nW/cm²/sr"
 
 
 @dataclass(frozen=True)
-class Tile:
+class BlackMarbleFile:
     """One file: its place in the tile grid, its date (YYYYDDD or ""), its datasets of radiance and of quality."""
 
     path: Path
@@ -67,7 +67,7 @@ def convert(
     progress: Progress,
     layer: str | None = None,
     max_quality: int | None = None,
-) -> list[Tile]:
+) -> list[BlackMarbleFile]:
     """Write tiles of one date, beside each other, as one GeoTIFF: float32, NaN where there is no data.
 
     layer: a radiance layer in place of the first of LAYERS that is there. max_quality: drop pixels whose quality flag
@@ -130,7 +130,7 @@ def tile_of(name: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def open_tile(path: Path, layer: str | None, quality: bool) -> Tile:
+def open_tile(path: Path, layer: str | None, quality: bool) -> BlackMarbleFile:
     """What a file holds, looked up without reading pixels. Raises InputError where it is no such tile."""
     h, v = tile_of(path.name)
     if not path.is_file():
@@ -154,11 +154,13 @@ def open_tile(path: Path, layer: str | None, quality: bool) -> Tile:
                 "the file as NASA delivers it"
             )
     date = _DATE.search(path.name)
-    return Tile(path, h, v, date[1] if date else "", found, named[found], named[flags] if flags else None)
+    return BlackMarbleFile(
+        path, h, v, date[1] if date else "", found, named[found], named[flags] if flags else None
+    )
 
 
-def _check_together(tiles: Sequence[Tile]) -> None:
-    seen: dict[tuple[int, int], Tile] = {}
+def _check_together(tiles: Sequence[BlackMarbleFile]) -> None:
+    seen: dict[tuple[int, int], BlackMarbleFile] = {}
     for tile in tiles:
         other = seen.setdefault((tile.h, tile.v), tile)
         if other is not tile:
@@ -169,7 +171,7 @@ def _check_together(tiles: Sequence[Tile]) -> None:
             )
 
 
-def _pixels(tile: Tile, max_quality: int | None) -> Iterator[tuple[Window, Floats]]:
+def _pixels(tile: BlackMarbleFile, max_quality: int | None) -> Iterator[tuple[Window, Floats]]:
     """Strips of a tile in nW/cm²/sr, NaN = no data."""
     from rasterio.errors import RasterioError
 
@@ -188,7 +190,7 @@ def _pixels(tile: Tile, max_quality: int | None) -> Iterator[tuple[Window, Float
             yield Window(row, 0, _BLOCK, TILE), np.where(valid != 0, values[0], np.float32(_NODATA))
 
 
-def _encoding(dataset: Any, tile: Tile) -> tuple[float, float, float | None]:
+def _encoding(dataset: Any, tile: BlackMarbleFile) -> tuple[float, float, float | None]:
     """(scale, offset, fill) from the layer's attributes. Raises InputError where one is no number."""
     tags = dataset.tags(1)
 

@@ -38,7 +38,7 @@ from deeplight.train.clips.index import (
     write_index,
 )
 from deeplight.train.clips.place import Place, PlaceOptions
-from deeplight.train.clips.plan import Block, Planned, PlanOptions, part_of, plan_clips
+from deeplight.train.clips.plan import BlockIndex, ClipPlanOptions, Planned, part_of, plan_clips
 from deeplight.train.clips.samples import Sample
 
 SCHEMA = 1
@@ -67,7 +67,7 @@ class ClipRequest:
     place: str
     files: PlaceOptions
     date: str = ""
-    plan: PlanOptions = field(default_factory=PlanOptions)
+    plan: ClipPlanOptions = field(default_factory=ClipPlanOptions)
     rules: Rules = field(default_factory=Rules)
     degradation: Degradation | None = None
     unit: str = ""
@@ -130,7 +130,7 @@ def cut_place(request: ClipRequest, progress: Progress) -> CutReport:
     return report
 
 
-def _known_blocks(rows: Sequence[ClipRow], grid: Grid) -> dict[Block, str]:
+def _known_blocks(rows: Sequence[ClipRow], grid: Grid) -> dict[BlockIndex, str]:
     """The splits of blocks that other dates on this grid have decided."""
     lattice = lattice_of(grid)
     found = {}

@@ -28,7 +28,7 @@ _MOST_KEPT = 1 << 20
 
 
 @dataclass
-class Tally:
+class LayerTally:
     """Running statistics of one layer. kept: an even sample of the valid values, for percentiles."""
 
     pixels: int = 0
@@ -75,7 +75,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Inspection:
-    """clips: by split. places: clips by place. layers: name → Tally.facts. sum_lights: of LR pixels, by unit.
+    """clips: by split. places: clips by place. layers: name → LayerTally.facts. sum_lights: of LR pixels, by unit.
     unreadable: messages that name the clips."""
 
     clips: dict[str, int]
@@ -106,7 +106,7 @@ def _number(value: float | None, name: str) -> str:
 
 def inspect_tree(tree: ClipTree, progress: Progress) -> Inspection:
     """Read every pixel of every clip once. A clip that cannot be read is named and its numbers are left out."""
-    tallies: dict[str, Tally] = {}
+    tallies: dict[str, LayerTally] = {}
     lights: dict[str, float] = {}
     unreadable: list[str] = []
     rows = tree.rows
@@ -120,7 +120,7 @@ def inspect_tree(tree: ClipTree, progress: Progress) -> Inspection:
             else:
                 lights[row.unit] = lights.get(row.unit, 0.0) + own["ntl"].total
                 for name, tally in own.items():
-                    _merge(tallies.setdefault(name, Tally()), tally)
+                    _merge(tallies.setdefault(name, LayerTally()), tally)
             progress.advance(row.height * row.width * SCALE**2)
     facts = {name: tallies[name].facts() for name in layer_names() if name in tallies}
     return Inspection(
@@ -137,13 +137,13 @@ def layer_names() -> tuple[str, ...]:
     return ("ntl", "ntl_hr", *(f"dmo {slot}" for slot in DMO_SLOTS), "dem", "isp")
 
 
-def _clip_tallies(tree: ClipTree, index: int) -> dict[str, Tally]:
-    tallies: dict[str, Tally] = {}
+def _clip_tallies(tree: ClipTree, index: int) -> dict[str, LayerTally]:
+    tallies: dict[str, LayerTally] = {}
     layers = tree.rows[index].layers.split()
     for window in split(Window(0, 0, *tree.size(index)), _SIDE):
         sample = tree.read(index, window)
         for name, values, valid in _parts(sample, layers):
-            tallies.setdefault(name, Tally()).add(values, valid)
+            tallies.setdefault(name, LayerTally()).add(values, valid)
     return tallies
 
 
@@ -156,7 +156,7 @@ def _parts(sample: Sample, layers: list[str]) -> Iterator[tuple[str, Floats, Flo
         yield f"dmo {DMO_SLOTS[band]}", sample.dmo[band], sample.dmo_valid
 
 
-def _merge(into: Tally, other: Tally) -> None:
+def _merge(into: LayerTally, other: LayerTally) -> None:
     into.pixels += other.pixels
     into.valid += other.valid
     into.total += other.total

@@ -17,7 +17,7 @@ from deeplight.engine.raster.extents import Bounds, lonlat_bounds
 from deeplight.engine.raster.grid import Grid
 
 SPLITS = ("train", "val", "test")
-Block = tuple[int, int]
+BlockIndex = tuple[int, int]
 """(row, col) of a block."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -31,7 +31,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class PlanOptions:
+class ClipPlanOptions:
     """How a place is cut, in LR px.
 
     clip: largest side of a clip; clip_min: smallest, for those at the edge of a block. block: least side of the blocks
@@ -68,7 +68,7 @@ class Planned:
 
     window: Window
     split: str
-    block: Block
+    block: BlockIndex
 
 
 def parse_name(text: str) -> str:
@@ -116,8 +116,8 @@ def plan_clips(
     grid: Grid,
     place: str,
     good: Callable[[Window], bool],
-    options: PlanOptions,
-    known: Mapping[Block, str] | None = None,
+    options: ClipPlanOptions,
+    known: Mapping[BlockIndex, str] | None = None,
 ) -> list[Planned]:
     """The clips of a place, block by block, not yet looked at.
 
@@ -138,7 +138,7 @@ def plan_clips(
     ] + refused
 
 
-def _blocks(grid: Grid, side: int) -> Iterator[tuple[Block, Window]]:
+def _blocks(grid: Grid, side: int) -> Iterator[tuple[BlockIndex, Window]]:
     """Blocks of at least `side` a side (or the whole raster), of nearly one size."""
     down, across = (_edges(n, side) for n in (grid.height, grid.width))
     for r in range(len(down) - 1):
@@ -152,12 +152,12 @@ def _edges(length: int, side: int) -> list[int]:
 
 
 def _assigned(
-    blocks: Mapping[Block, Window],
+    blocks: Mapping[BlockIndex, Window],
     grid: Grid,
     place: str,
-    options: PlanOptions,
-    known: Mapping[Block, str],
-) -> dict[Block, str]:
+    options: ClipPlanOptions,
+    known: Mapping[BlockIndex, str],
+) -> dict[BlockIndex, str]:
     """Split by block: held-out regions and known blocks first, the rest by shares in an order drawn from the seed."""
     held = {key: name for key, w in blocks.items() if (name := _region(grid, w, place, options.regions))}
     held |= {key: name for key, name in known.items() if key in blocks and key not in held}
@@ -188,7 +188,7 @@ def _apportioned(count: int, shares: Mapping[str, float]) -> list[str]:
     return list(Counter(given).elements())
 
 
-def _order(seed: int, key: Block) -> bytes:
+def _order(seed: int, key: BlockIndex) -> bytes:
     return hashlib.sha256(f"{seed} {key[0]} {key[1]}".encode()).digest()
 
 
@@ -214,7 +214,9 @@ def part_of(grid: Grid, window: Window) -> Grid:
     )
 
 
-def _kept(key: Block, blocks: Mapping[Block, Window], splits: Mapping[Block, str], buffer: int) -> Window:
+def _kept(
+    key: BlockIndex, blocks: Mapping[BlockIndex, Window], splits: Mapping[BlockIndex, str], buffer: int
+) -> Window:
     """A block without half of the buffer on the sides where another split begins, or may begin at another date.
 
     Of two blocks that meet at a corner only, both lose rows; the same rule on both sides makes the distance whole.
@@ -232,13 +234,13 @@ def _kept(key: Block, blocks: Mapping[Block, Window], splits: Mapping[Block, str
     return Window(block.row + top, block.col + left, height, width)
 
 
-def _clips(area: Window, options: PlanOptions) -> Iterator[Window]:
+def _clips(area: Window, options: ClipPlanOptions) -> Iterator[Window]:
     for row, height in _pieces(area.row, area.height, options):
         for col, width in _pieces(area.col, area.width, options):
             yield Window(row, col, height, width)
 
 
-def _pieces(start: int, length: int, options: PlanOptions) -> Iterator[tuple[int, int]]:
+def _pieces(start: int, length: int, options: ClipPlanOptions) -> Iterator[tuple[int, int]]:
     for first in range(0, length, options.clip):
         piece = min(options.clip, length - first)
         if piece >= options.clip_min:

@@ -34,7 +34,7 @@ Sums = dict[str, Doubles]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScoreSettings:
     """How to score. data_range: of PSNR and SSIM, in the unit of the radiance; also the white of PIQE's stretch.
 
     strata: see Strata. block: side of a block in LR pixels.
@@ -46,7 +46,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Block:
+class ScoredBlock:
     """A core and MARGIN_LR LR pixels around it. core: in LR pixels of the place.
 
     lr, lr_valid: (h + 2, w + 2). truth, valid: (8(h + 2), 8(w + 2)), valid where the truth and every output is.
@@ -86,7 +86,7 @@ def empty(methods: int) -> Sums:
     return {name: np.zeros(shape) for name, shape in shapes.items()}
 
 
-def score_block(block: Block, settings: Settings, with_piqe: bool) -> Sums:
+def score_block(block: ScoredBlock, settings: ScoreSettings, with_piqe: bool) -> Sums:
     """The sums of one block."""
     core = (slice(_MARGIN, -_MARGIN),) * 2
     sums = empty(len(block.outputs))
@@ -111,7 +111,7 @@ def score_block(block: Block, settings: Settings, with_piqe: bool) -> Sums:
     return sums
 
 
-def block_masks(block: Block, strata: Strata) -> Mask:
+def block_masks(block: ScoredBlock, strata: Strata) -> Mask:
     """The strata on all of a block's HR pixels, margin included, (4, 8(h + 2), 8(w + 2))."""
     lr = to_hr(block.lr)
     return strata.masks(block.truth, lr, block.valid)
@@ -141,7 +141,7 @@ def _total_error(sums: Doubles, lit: float) -> tuple[float, float]:
     return (abs(out / truth - 1.0), 1.0) if n and truth / n > lit else (0.0, 0.0)
 
 
-def _reaggregation(out: Doubles, valid: Mask, block: Block, strata: Strata) -> tuple[float, ...]:
+def _reaggregation(out: Doubles, valid: Mask, block: ScoredBlock, strata: Strata) -> tuple[float, ...]:
     """Block means against the LR input, where the LR pixel is valid, not saturated, and its HR pixels are all valid."""
     inner = (slice(MARGIN_LR, -MARGIN_LR),) * 2
     h, w = (n // SCALE for n in out.shape)

@@ -20,8 +20,8 @@ from deeplight.engine.core.windows import Window, split
 from deeplight.train.clips.samples import SampleSource
 from deeplight.train.evaluation.blocks import (
     MARGIN_LR,
-    Block,
-    Settings,
+    ScoredBlock,
+    ScoreSettings,
     Sums,
     empty,
     score_block,
@@ -73,7 +73,7 @@ class RasterMethod(AbstractContextManager["RasterMethod"]):
 class Evaluation:
     """Sums over everything scored so far, whole and by place and group of blocks."""
 
-    settings: Settings
+    settings: ScoreSettings
     methods: tuple[str, ...]
     total: Sums
     places: dict[str, Sums] = field(default_factory=dict)
@@ -83,11 +83,11 @@ class Evaluation:
     clouds: Clouds = field(default_factory=Clouds)
 
     @classmethod
-    def of(cls, settings: Settings, methods: tuple[str, ...]) -> Evaluation:
+    def of(cls, settings: ScoreSettings, methods: tuple[str, ...]) -> Evaluation:
         """Nothing scored yet."""
         return cls(settings, methods, empty(len(methods)))
 
-    def add(self, name: str, block: Block, group: int, with_piqe: bool) -> None:
+    def add(self, name: str, block: ScoredBlock, group: int, with_piqe: bool) -> None:
         """Score a block. group: blocks along each side of those that are merged for intervals."""
         sums = score_block(block, self.settings, with_piqe)
         side = self.settings.block * group
@@ -122,7 +122,7 @@ class Evaluation:
 def evaluate(
     source: SampleSource,
     methods: Mapping[str, Method],
-    settings: Settings,
+    settings: ScoreSettings,
     progress: Progress | None = None,
     borders: Callable[[int], bool] | None = None,
     into: Evaluation | None = None,
@@ -208,10 +208,10 @@ def _blocks(
     place: int,
     tile: Window,
     methods: Mapping[str, Method],
-    settings: Settings,
+    settings: ScoreSettings,
     at_tile: Callable[[int], bool],
     done: Callable[[], None],
-) -> Iterator[Block]:
+) -> Iterator[ScoredBlock]:
     """The blocks of a tile, all methods applied to the tile once. done: called after each of them."""
     wanted = tile.grown(MARGIN_LR)
     read = _around([method.window(wanted) for method in methods.values()])
@@ -244,13 +244,13 @@ def _block(
     valid: NDArray[np.bool_],
     outputs: dict[str, Doubles],
     at_tile: Callable[[int], bool],
-) -> Block:
+) -> ScoredBlock:
     around = core.grown(MARGIN_LR)
     at, hr = around.slices_in(wanted), around.scaled(SCALE).slices_in(wanted.scaled(SCALE))
     rows = [at_tile(core.row + k) for k in range(core.height)]
     cols = [at_tile(core.col + k) for k in range(core.width)]
     cut = {name: out[hr] for name, out in outputs.items()}
-    return Block(core, lr[at], lr_valid[at], truth[hr], valid[hr], cut, rows, cols)
+    return ScoredBlock(core, lr[at], lr_valid[at], truth[hr], valid[hr], cut, rows, cols)
 
 
 def _around(windows: list[Window]) -> Window:

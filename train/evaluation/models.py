@@ -27,7 +27,7 @@ _AUXILIARY = ("dmo", "dmo_valid", "dmo_bands", "dem", "dem_valid")
 _FILLER = (1.0, 2.0, 4.0, 2.0, 1.0)
 
 
-class Network:
+class EvaluatedNetwork:
     """A built-in model, an exported folder or a training run, on the engine's backend."""
 
     def __init__(self, model: str, threads: int) -> None:
@@ -79,7 +79,7 @@ class Method(Protocol):
 class NetworkMethod:
     """The network, with or without the auxiliary layers that there are."""
 
-    network: Network
+    network: EvaluatedNetwork
     auxiliary: bool = True
 
     def window(self, wanted: Window) -> Window:
@@ -140,7 +140,7 @@ def fill_holes(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     return values + (1.0 - valid) * near / weight.clamp(min=1.0)
 
 
-def methods_of(network: Network) -> dict[str, Method]:
+def methods_of(network: EvaluatedNetwork) -> dict[str, Method]:
     """The network and everything that must stand beside it, in the order of the tables."""
     return {
         NETWORK: NetworkMethod(network),

@@ -21,14 +21,14 @@ from deeplight.engine.run.report import RunReport
 from deeplight.engine.run.seams import borders
 from deeplight.engine.run.tiling import TilePlan, TileRequest, pack_side
 from deeplight.train.clips.samples import SampleSource
-from deeplight.train.evaluation.blocks import Settings
+from deeplight.train.evaluation.blocks import ScoreSettings
 from deeplight.train.evaluation.evaluate import RasterMethod, evaluate
 from deeplight.train.evaluation.folder import MAP, MAP_NO_AUXILIARY, METRICS, PAGE, TABLE
 from deeplight.train.evaluation.models import (
     NETWORK,
     NO_AUXILIARY,
+    EvaluatedNetwork,
     Method,
-    Network,
     methods_of,
 )
 from deeplight.train.evaluation.page import page
@@ -64,7 +64,7 @@ class EvalOptions:
     split: str | None = None
     protocol: str = "paired"
     degradation: str = ""
-    settings: Settings = field(default_factory=Settings)
+    settings: ScoreSettings = field(default_factory=ScoreSettings)
     saturated: float | None = None
     tiles: int | None = None
     threads: int | None = None
@@ -139,7 +139,7 @@ def _scored(
 
 def _places(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Task:
     """Clips, synthetic countries, or a province by Wald's protocol: the network runs tile by tile here."""
-    network = Network(options.model, options.threads or available_cpus())
+    network = EvaluatedNetwork(options.model, options.threads or available_cpus())
     source = open_places(options.data, options.split or TEST, options.protocol, options.degradation)
     return _Task(source, methods_of(network), network.describe(), unit_of(source), ceiling_of(source))
 
@@ -164,7 +164,7 @@ def _province(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Ta
     """A folder of rasters, whose maps the engine makes, as a user makes them."""
     folder = Path(options.data)
     threads = options.threads or available_cpus()
-    network = Network(options.model, threads)
+    network = EvaluatedNetwork(options.model, threads)
     methods = methods_of(network)
     if network.trained_on == folder.resolve().name:
         progress.log(

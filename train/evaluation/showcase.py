@@ -9,7 +9,7 @@ import numpy as np
 
 from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.spec import SCALE
-from deeplight.train.evaluation.blocks import MARGIN_LR, Block
+from deeplight.train.evaluation.blocks import MARGIN_LR, ScoredBlock
 from deeplight.train.evaluation.pixels import logarithm
 
 SHOWN = 4
@@ -39,7 +39,7 @@ class Showcase:
 
     pictures: list[tuple[float, Picture]] = field(default_factory=list)
 
-    def offer(self, place: str, block: Block) -> None:
+    def offer(self, place: str, block: ScoredBlock) -> None:
         """Keep the block if it shows more than those held."""
         inner = (slice(MARGIN_LR * SCALE, -MARGIN_LR * SCALE),) * 2
         valid = block.valid[inner]

@@ -21,7 +21,7 @@ from deeplight.train.fit.batch import Batch, collated
 from deeplight.train.fit.config import AugmentConfig, VarietyConfig
 from deeplight.train.fit.parts import Parts, window_parts
 from deeplight.train.fit.sampler import Draw, StepSampler, Windows
-from deeplight.train.fit.stages import Facts, Stage
+from deeplight.train.fit.stages import DataFacts, TrainingStage
 
 _ATTEMPTS = 1000
 _PROBED, _PROBE_SIDE = 512, 4
@@ -143,7 +143,7 @@ def _no_word_of_partings(
 
 def stage_batches(
     source: SampleSource,
-    stage: Stage,
+    stage: TrainingStage,
     places: tuple[int, ...],
     seed: int,
     first: int,
@@ -176,7 +176,7 @@ def stage_batches(
     return iter(loader)
 
 
-def probe(source: SampleSource) -> Facts:
+def probe(source: SampleSource) -> DataFacts:
     """What the data offer, from small windows of up to 512 places; unreadable ones are passed over.
 
     The offset counts as known only where every place knows it: a batch carries it for all of its windows or for none.
@@ -196,4 +196,4 @@ def probe(source: SampleSource) -> Facts:
         known.append(sample.offset is not None)
         if sample.offset is not None and not sample.offset.any():
             aligned.append(index)
-    return Facts(bool(known) and all(known), isp, tuple(aligned), dmo, dem)
+    return DataFacts(bool(known) and all(known), isp, tuple(aligned), dmo, dem)

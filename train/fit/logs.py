@@ -37,7 +37,7 @@ class Reporter:
         """End of the run, well or not."""
 
 
-class Lines(Reporter):
+class StageLines(Reporter):
     """Plain lines; where no step has told anything for a while, how far it is."""
 
     def __init__(self, stream: TextIO | None = None, every_s: float = LINE_EVERY_S) -> None:
@@ -74,7 +74,7 @@ class Lines(Reporter):
         self.log(f"{stage} step {done}/{total} {_text(values)} {pace:.2f} s/step {self._left()}")
 
 
-class Bar(Reporter):
+class StageBar(Reporter):
     """A bar for each stage that stays at the bottom of the terminal."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ def terminal_reporter() -> Reporter:
     """A bar where stderr is a terminal, lines otherwise; silence in all but the first process of a run."""
     if int(os.environ.get("RANK", 0)):
         return Reporter()
-    return Bar() if sys.stderr.isatty() else Lines()
+    return StageBar() if sys.stderr.isatty() else StageLines()
 
 
 def _text(values: Mapping[str, float]) -> str:

@@ -32,7 +32,7 @@ from deeplight.train.fit.logs import Records, Reporter
 from deeplight.train.fit.losses import one_process
 from deeplight.train.fit.run_folder import BEST, STATE, claimed, clear
 from deeplight.train.fit.settings import Settings, differences
-from deeplight.train.fit.stages import Facts, Stage, plan, schedule
+from deeplight.train.fit.stages import DataFacts, TrainingStage, plan, schedule
 from deeplight.train.fit.state import Position, Saved, load_state, restore, save_state
 from deeplight.train.fit.supervision import Supervised, average, optimiser
 
@@ -101,7 +101,7 @@ class _Trainer:
     start: DeepLightSR | None = None
     position: Position = field(default_factory=Position)
     records: Records | None = None
-    facts: Facts = field(default_factory=lambda: Facts(False, False, ()))
+    facts: DataFacts = field(default_factory=lambda: DataFacts(False, False, ()))
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.settings.training.seed)
@@ -152,7 +152,7 @@ class _Trainer:
             self._summary(facts)
         return self.averaged
 
-    def _summary(self, facts: Facts) -> None:
+    def _summary(self, facts: DataFacts) -> None:
         """The quality with each set of the layers that the data have."""
         rows = rows_of(facts.dmo, facts.dem)
         self.reporter.start("scoring", 0, len(rows) * len(self.checks))
@@ -185,7 +185,7 @@ class _Trainer:
             raise InputError(f"--steps may grow on --resume, not shrink: {then} → {now}")
         return saved
 
-    def _stage(self, stage: Stage, facts: Facts, saved: Saved | None) -> None:
+    def _stage(self, stage: TrainingStage, facts: DataFacts, saved: Saved | None) -> None:
         """Make the steps of a stage that are left, from the averaged weights of the stage before."""
         first = self.position.done.setdefault(stage.name, 0)
         if saved is None:
@@ -212,7 +212,7 @@ class _Trainer:
             if self._after(stage, step, plain):
                 break
 
-    def _source(self, stage: Stage, facts: Facts) -> tuple[SampleSource, bool]:
+    def _source(self, stage: TrainingStage, facts: DataFacts) -> tuple[SampleSource, bool]:
         """What a stage draws from, and whether its offsets are the network's own, estimated for whole places."""
         if not (stage.estimated and facts.offset and affordable(self.data.train)):
             return self.data.train, False
@@ -220,7 +220,9 @@ class _Trainer:
         self.reporter.start("offsets of places", 0, len(self.data.train))
         return EstimatedSource(self.data.train, self.model, self.reporter.advance), True
 
-    def _batches(self, source: SampleSource, stage: Stage, facts: Facts, first: int) -> Iterator[Loaded]:
+    def _batches(
+        self, source: SampleSource, stage: TrainingStage, facts: DataFacts, first: int
+    ) -> Iterator[Loaded]:
         workers = worker_count(self.settings.data.workers, self.fabric, available_cpus())
         batches = stage_batches(
             source,
@@ -280,7 +282,7 @@ class _Trainer:
         assert isinstance(mean, Tensor)
         return mean
 
-    def _tell(self, stage: Stage, step: int, parts: dict[str, Tensor], rate: float) -> None:
+    def _tell(self, stage: TrainingStage, step: int, parts: dict[str, Tensor], rate: float) -> None:
         self.reporter.advance()
         if step % self.settings.training.log_every == 0:
             numbers = torch.stack(list(parts.values()))
@@ -291,7 +293,7 @@ class _Trainer:
             if self.records:
                 self.records.add(self.position.steps, stage.name, values)
 
-    def _after(self, stage: Stage, step: int, plain: torch.optim.Optimizer) -> bool:
+    def _after(self, stage: TrainingStage, step: int, plain: torch.optim.Optimizer) -> bool:
         """Validate and save where it is time to; whether the stage is over."""
         config, last = self.settings.training, step + 1 == stage.steps
         stop = False
@@ -306,7 +308,7 @@ class _Trainer:
             save_state(self.run / STATE, models, plain, meta, self.position)
         return last or stop
 
-    def _validate(self, stage: Stage) -> bool:
+    def _validate(self, stage: TrainingStage) -> bool:
         """Validate the averaged weights and write them; whether `patience` is at its end. The first process does it."""
         stop = False
         if self.fabric.is_global_zero:
@@ -335,7 +337,7 @@ class _Trainer:
         """Whether the data have what a score is about: those without ISP or a true offset leave its score 0."""
         return (self.facts.isp or "isp" not in score) and (self.facts.offset or "offset" not in score)
 
-    def _keep(self, step: int, scores: dict[str, float], stage: Stage) -> None:
+    def _keep(self, step: int, scores: dict[str, float], stage: TrainingStage) -> None:
         """Write the last weights, and the best where it is: with an alignment of its own, not a told one."""
         save_checkpoint(self.run, self.averaged, self._record(step))
         monitor = self.settings.training.monitor
@@ -371,7 +373,7 @@ class _Trainer:
             )
 
 
-def _take_up(position: Position, stages: list[Stage]) -> None:
+def _take_up(position: Position, stages: list[TrainingStage]) -> None:
     """Reopen the stage of the whole network where it has grown since it ended; the one after it is then made anew."""
     for stage in stages:
         over = position.ended.get(stage.name) == "steps"

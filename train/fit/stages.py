@@ -15,7 +15,7 @@ _OFFSET_BATCH, _OFFSET_CROP, _OFFSET_MARGIN = 8, 72, 13
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataFacts:
     """What the data offer. offset: the true offset is known. isp, dmo, dem: there is some. aligned: places without any
     offset."""
 
@@ -27,7 +27,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """One stage. `number` is its place in the full recipe, so that random numbers do not depend on those left out.
 
     task: lights, offset or image: what the loss compares. told: align with the true offset. steps: how many; horizon:
@@ -75,7 +75,9 @@ def schedule(step: int, peak: float, horizon: int, warm_up: int, floor: float) -
     return peak * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def plan(settings: Settings, facts: Facts, trained: bool = False) -> tuple[list[Stage], list[str]]:
+def plan(
+    settings: Settings, facts: DataFacts, trained: bool = False
+) -> tuple[list[TrainingStage], list[str]]:
     """The stages that the data allow, in order, and a sentence for each that is left out. trained: the weights that
     training begins with are those of a trained network.
 
@@ -99,7 +101,7 @@ def plan(settings: Settings, facts: Facts, trained: bool = False) -> tuple[list[
     return kept, notes
 
 
-def _missing(stage: Stage, facts: Facts) -> str:
+def _missing(stage: TrainingStage, facts: DataFacts) -> str:
     """Why the data do not allow the stage; empty where they do."""
     needs_offset = stage.task == "offset" or stage.told or stage.aligned
     if needs_offset and not facts.offset:
@@ -111,23 +113,23 @@ def _missing(stage: Stage, facts: Facts) -> str:
     return ""
 
 
-def _lights(settings: Settings) -> Stage:
+def _lights(settings: Settings) -> TrainingStage:
     """What the auxiliary suggests, on places whose true offset is zero."""
     config = settings.training
     stage = _alone(settings, 0, config.light_steps, 5e-3)
     return replace(stage, name="lights", task="lights", trained=LIGHTS, aligned=True)
 
 
-def _offset(settings: Settings) -> Stage:
+def _offset(settings: Settings) -> TrainingStage:
     """The whole estimate of the offset."""
     return _alone(settings, 1, settings.training.localise_steps, 3e-3)
 
 
-def _alone(settings: Settings, number: int, steps: int, rate: float) -> Stage:
+def _alone(settings: Settings, number: int, steps: int, rate: float) -> TrainingStage:
     augment = AugmentConfig(
         drop_dmo=0.0, drop_dem=0.0, drop_both=0.0, hole=0.0, cut=0.0, dem_shift=(0.0, 0.0)
     )
-    return Stage(
+    return TrainingStage(
         name="offset",
         number=number,
         task="offset",
@@ -148,9 +150,9 @@ def _alone(settings: Settings, number: int, steps: int, rate: float) -> Stage:
     )
 
 
-def _whole(settings: Settings) -> Stage:
+def _whole(settings: Settings) -> TrainingStage:
     config = settings.training
-    return Stage(
+    return TrainingStage(
         name="whole",
         number=3,
         task="image",
@@ -172,7 +174,7 @@ def _whole(settings: Settings) -> Stage:
     )
 
 
-def _told(settings: Settings) -> Stage:
+def _told(settings: Settings) -> TrainingStage:
     """With the true offset: the first half of a cosine, since the whole network goes on from there."""
     config = settings.training
     return replace(
@@ -188,7 +190,7 @@ def _told(settings: Settings) -> Stage:
     )
 
 
-def _finish(settings: Settings) -> Stage:
+def _finish(settings: Settings) -> TrainingStage:
     """Small steps with the totals term. An absolute error in the log domain has a median for its optimum, which lies
     below the mean of skewed lights, so sums of lights come out low without this.
     """

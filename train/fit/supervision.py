@@ -9,14 +9,14 @@ from deeplight.engine.network.model import DeepLightSR
 from deeplight.train.fit.batch import Batch
 from deeplight.train.fit.losses import MeanOverProcesses, objective
 from deeplight.train.fit.pretrain import lights_loss, offset_loss
-from deeplight.train.fit.stages import Stage
+from deeplight.train.fit.stages import TrainingStage
 
 
 class Supervised(nn.Module):
     """The network together with what a stage asks of it. Sets which parameters learn."""
 
     def __init__(
-        self, model: DeepLightSR, stage: Stage, across: MeanOverProcesses, *, estimated: bool = False
+        self, model: DeepLightSR, stage: TrainingStage, across: MeanOverProcesses, *, estimated: bool = False
     ) -> None:
         """estimated: the batches bring the network's own estimate as their offset."""
         super().__init__()
@@ -40,14 +40,14 @@ class Supervised(nn.Module):
         return objective(self.model, prediction, batch, self._stage.objective, self._across)
 
 
-def learns(name: str, stage: Stage) -> bool:
+def learns(name: str, stage: TrainingStage) -> bool:
     """Whether the parameter of this name learns in the stage."""
     if stage.trained:
         return name.startswith(stage.trained)
     return stage.localise_rate > 0 or not name.startswith("localise.")
 
 
-def optimiser(model: DeepLightSR, stage: Stage, weight_decay: float) -> torch.optim.AdamW:
+def optimiser(model: DeepLightSR, stage: TrainingStage, weight_decay: float) -> torch.optim.AdamW:
     """AdamW over what learns, the offset's layers in a group with a `relative` rate of their own."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     offset = [p for n, p in named if n.startswith("localise.")]

@@ -15,18 +15,18 @@ import numpy as np
 from deeplight.engine.core.arrays import Doubles, Floats
 from deeplight.engine.core.windows import Window
 from deeplight.train.synth.noise import fractal, hash_points, smoothstep, stream, unit
-from deeplight.train.synth.terrain import PLAIN, Shape, Terrain, rivers
+from deeplight.train.synth.terrain import PLAIN, ReliefShape, Terrain, rivers
 
 TOWNS = "towns"
 """The style whose towns are sites joined by roads: `settlements`, `roads` and `fabric`."""
-SHAPES: dict[str, Shape] = {
+SHAPES: dict[str, ReliefShape] = {
     TOWNS: PLAIN,
-    "grid": Shape(lowered=-60.0),
+    "grid": ReliefShape(lowered=-60.0),
     "river": PLAIN,
     "ribbon": PLAIN,
-    "megacity": Shape(lowered=20.0),
-    "coast": Shape(lowered=260.0, broken=70.0),
-    "archipelago": Shape(lowered=380.0, broken=170.0),
+    "megacity": ReliefShape(lowered=20.0),
+    "coast": ReliefShape(lowered=260.0, broken=70.0),
+    "archipelago": ReliefShape(lowered=380.0, broken=170.0),
 }
 """All styles, and how the relief of each differs from that of `TOWNS`."""
 _SECTION = 27.7  # HR px of a mile, the side of a section in the United States' survey

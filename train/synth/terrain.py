@@ -45,7 +45,7 @@ class Terrain:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ReliefShape:
     """How a country's relief differs from the usual one.
 
     lowered: metres by which all land lies lower, so that the sea comes nearer. broken: height in metres of additional
@@ -56,7 +56,7 @@ class Shape:
     broken: float = 0.0
 
 
-PLAIN = Shape()
+PLAIN = ReliefShape()
 _BROKEN = {7: 0.7, 6: 0.5, 5: 0.35, 4: 0.15}
 
 
@@ -64,7 +64,7 @@ def _octaves(amplitudes: dict[int, float], level: int) -> dict[int, float]:
     return {k: a for k, a in amplitudes.items() if k >= level}
 
 
-def relief(seed: int, window: Window, level: int, shape: Shape = PLAIN) -> tuple[Floats, Floats]:
+def relief(seed: int, window: Window, level: int, shape: ReliefShape = PLAIN) -> tuple[Floats, Floats]:
     """(height in metres, river noise) at the nodes of `window` on lattice `level` ≤ 5; below 0 m lies the
     sea.
 
@@ -97,7 +97,7 @@ def rivers(seed: int, window: Window) -> Floats:
     return upsampled(coarse, window, _SHAPED)
 
 
-def terrain(seed: int, window: Window, shape: Shape = PLAIN) -> Terrain:
+def terrain(seed: int, window: Window, shape: ReliefShape = PLAIN) -> Terrain:
     """Relief at the HR pixels of `window`."""
     grown = window.grown(1)
     height, river = relief(seed, ancestors(grown, _SHAPED), _SHAPED, shape)

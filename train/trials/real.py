@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deeplight.train.clips.degrade import Degradation
     from deeplight.train.clips.samples import SampleSource
     from deeplight.train.evaluation.evaluate import Evaluation
-    from deeplight.train.evaluation.models import Network
+    from deeplight.train.evaluation.models import EvaluatedNetwork
 
 TABLE, NUMBERS = "trial.md", "trial.json"
 MOST_EXCESS = 0.01
@@ -107,9 +107,11 @@ def run(trial: Trial, out: Path, seed: int, say: Callable[[str], None]) -> dict[
     return values
 
 
-def score(network: Network, test: SampleSource, trial: Trial, pooled: Evaluation | None) -> Evaluation:
+def score(
+    network: EvaluatedNetwork, test: SampleSource, trial: Trial, pooled: Evaluation | None
+) -> Evaluation:
     """Add the test places to the pooled evaluation of network, bicubic and nearest."""
-    from deeplight.train.evaluation.blocks import Settings
+    from deeplight.train.evaluation.blocks import ScoreSettings
     from deeplight.train.evaluation.evaluate import evaluate
     from deeplight.train.evaluation.models import NO_AUXILIARY, methods_of
     from deeplight.train.evaluation.sources import ceiling_of
@@ -118,7 +120,7 @@ def score(network: Network, test: SampleSource, trial: Trial, pooled: Evaluation
     methods = methods_of(network)
     if trial.protocol == "wald":  # of lights alone: there is nothing else to leave out
         del methods[NO_AUXILIARY]
-    settings = Settings(trial.data_range, Strata(trial.lit, ceiling_of(test)), BLOCK)
+    settings = ScoreSettings(trial.data_range, Strata(trial.lit, ceiling_of(test)), BLOCK)
     return evaluate(test, methods, settings, into=pooled)
 
 
@@ -186,9 +188,9 @@ def _opened(trial: Trial, split: str, degradation: Degradation, held: tuple[str,
 
 def _trained(
     trial: Trial, degradation: Degradation, held: tuple[str, ...], folder: Path, say: Callable[[str], None]
-) -> Network:
+) -> EvaluatedNetwork:
     """A network that has not seen the places of `held`."""
-    from deeplight.train.evaluation.models import Network
+    from deeplight.train.evaluation.models import EvaluatedNetwork
     from deeplight.train.trials.training import train_once
 
     learn = _opened(trial, "train", degradation, held)
@@ -197,7 +199,7 @@ def _trained(
     except InputError:  # few clips: none for validation, which decides nothing here
         check = learn
     train_once(trial.settings, learn, check, folder, say, trial.start)
-    return Network(str(folder), threads=1)
+    return EvaluatedNetwork(str(folder), threads=1)
 
 
 @click.command(

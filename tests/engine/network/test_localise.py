@@ -23,7 +23,7 @@ from deeplight.train.fit.losses import offset_error, one_process
 from deeplight.train.fit.parts import window_parts
 from deeplight.train.fit.pool import REGION, SyntheticSource
 from deeplight.train.fit.settings import settings_from
-from deeplight.train.fit.stages import Stage, plan, schedule
+from deeplight.train.fit.stages import TrainingStage, plan, schedule
 from deeplight.train.fit.supervision import Supervised, optimiser
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
@@ -101,7 +101,9 @@ def test_windows_are_turned_together() -> None:
     assert len(seen) == 8, "all eight symmetries must occur"
 
 
-def learn(model: DeepLightSR, source: SyntheticSource, stage: Stage, aligned: tuple[int, ...]) -> None:
+def learn(
+    model: DeepLightSR, source: SyntheticSource, stage: TrainingStage, aligned: tuple[int, ...]
+) -> None:
     """The stage's steps, as the loop makes them."""
     module = Supervised(model, stage, one_process)
     adam = optimiser(model, stage, 1e-4)

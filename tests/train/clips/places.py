@@ -12,7 +12,7 @@ from deeplight.engine.core.progress import Silent
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.train.clips.cut import ClipRequest, CutReport, Rules, cut_place
 from deeplight.train.clips.place import PlaceOptions
-from deeplight.train.clips.plan import PlanOptions
+from deeplight.train.clips.plan import ClipPlanOptions
 from tests.scenes import ARC, NORTH, WEST, SceneFiles, north_up, write_raster, write_scene
 
 ANY = Rules(min_valid=0.0, max_cloud=1.0, min_lit=0.0)
@@ -43,7 +43,7 @@ def scene_place(folder: Path, height: int = 36, width: int = 24) -> tuple[PlaceO
 
 def request(out: Path, files: PlaceOptions, place: str = "here", **changes: Any) -> ClipRequest:
     """One clip of 8² LR px in each block of 12², all good enough."""
-    plan = PlanOptions(clip=8, clip_min=8, block=12, buffer=2)
+    plan = ClipPlanOptions(clip=8, clip_min=8, block=12, buffer=2)
     return replace(ClipRequest(out, place, files, plan=plan, rules=ANY), **changes)
 
 

@@ -21,7 +21,7 @@ from deeplight.train.clips import files as clip_files
 from deeplight.train.clips.degrade import Degradation
 from deeplight.train.clips.index import read_index
 from deeplight.train.clips.place import PlaceOptions
-from deeplight.train.clips.plan import PlanOptions
+from deeplight.train.clips.plan import ClipPlanOptions
 from deeplight.train.clips.samples import ClipError, Sample
 from deeplight.train.clips.tree import ClipTree, open_source
 from tests.scenes import north_up, write_raster
@@ -118,7 +118,7 @@ def test_a_window_reads_few_bytes_of_a_large_clip(tmp_path: Path) -> None:
     lights = rng.random((2048, 2048), np.float32)  # noise: does not compress
     write_raster(tmp_path / "h.tif", lights, transform=north_up(1 / 1920), compress=None)
     files = PlaceOptions(SceneOptions(str(ntl)), ntl_hr=str(tmp_path / "h.tif"))
-    plan = PlanOptions(block=256, buffer=0, shares=(1, 0, 0))
+    plan = ClipPlanOptions(block=256, buffer=0, shares=(1, 0, 0))
     assert cut(tmp_path / "tree", files, plan=plan).clips == {"train": 1}
     source = ClipTree.open(tmp_path / "tree", "train")
     source.read(0, Window(96, 96, 32, 32))

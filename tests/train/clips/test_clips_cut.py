@@ -23,7 +23,7 @@ from deeplight.train.clips.cut import Rules, judge_lights
 from deeplight.train.clips.degrade import Degradation, degrade, place_seed
 from deeplight.train.clips.index import read_index
 from deeplight.train.clips.place import PlaceOptions
-from deeplight.train.clips.plan import PlanOptions
+from deeplight.train.clips.plan import ClipPlanOptions
 from deeplight.train.clips.samples import ClipError
 from deeplight.train.clips.tree import ClipTree, open_source
 from deeplight.train.data_cli import cli
@@ -68,7 +68,7 @@ def test_clouds_hide_daytime_and_are_counted(tmp_path: Path, kind: str) -> None:
     qa[100:110] |= (1 << 5) if kind == "qa" else 0  # snow is no cloud
     path = write_raster(tmp_path / "c.tif", qa, transform=north_up(1 / 1920))
     files = replace(files, **{kind: str(path)})
-    plan = PlanOptions(clip=16, clip_min=16, block=16, buffer=0, shares=(1, 0, 0))
+    plan = ClipPlanOptions(clip=16, clip_min=16, block=16, buffer=0, shares=(1, 0, 0))
     cut(tmp_path / "tree", files, plan=plan)
     source = ClipTree.open(tmp_path / "tree", "all")
     sample = source.read(0, Window(0, 0, 16, 16))
@@ -88,7 +88,7 @@ def test_clouds_hide_daytime_and_are_counted(tmp_path: Path, kind: str) -> None:
     assert not (tmp_path / "strict").exists()
 
 
-def _tree_without_clouds(folder: Path, files: PlaceOptions, kind: str, plan: PlanOptions) -> Path:
+def _tree_without_clouds(folder: Path, files: PlaceOptions, kind: str, plan: ClipPlanOptions) -> Path:
     cut(folder / "bare", replace(files, **{kind: None}), plan=plan)
     return folder / "bare"
 
@@ -99,7 +99,7 @@ def test_rules_reject_and_are_counted(tmp_path: Path) -> None:
     values[16:, :16] = 0.2
     path = write_raster(tmp_path / "n.tif", values, nodata=float("nan"))
     files = PlaceOptions(SceneOptions(str(path)))
-    plan = PlanOptions(clip=8, clip_min=8, block=32, buffer=0, shares=(1, 0, 0))
+    plan = ClipPlanOptions(clip=8, clip_min=8, block=32, buffer=0, shares=(1, 0, 0))
     report = cut(tmp_path / "tree", files, plan=plan, rules=Rules())
     assert report.clips == {"train": 8}
     assert report.rejected == {"with too much NTL nodata": 4, "too dark": 4}
@@ -115,7 +115,7 @@ def test_negatives_stay_and_nodata_is_no_number(tmp_path: Path) -> None:
     values = np.full((8, 8), -0.04, np.float32)
     values[0, 0] = -999.0
     files = PlaceOptions(SceneOptions(str(write_raster(tmp_path / "n.tif", values, nodata=-999.0))))
-    plan = PlanOptions(clip=8, clip_min=8, block=8, buffer=0, shares=(1, 0, 0))
+    plan = ClipPlanOptions(clip=8, clip_min=8, block=8, buffer=0, shares=(1, 0, 0))
     cut(tmp_path / "tree", files, plan=plan)
     sample = ClipTree.open(tmp_path / "tree", "all").read(0, Window(0, 0, 8, 8))
     assert sample.ntl[0, 0, 0] == 0 and sample.ntl_valid[0, 0, 0] == 0 and sample.ntl_valid.sum() == 63
@@ -126,7 +126,7 @@ def test_lr_lights_are_made_from_hr_ones(tmp_path: Path) -> None:
     files, _ = scene_place(tmp_path, 24, 32)
     alone = PlaceOptions(SceneOptions(""), ntl_hr=files.ntl_hr, isp=files.isp, isp_scale=(0.01, 0.0))
     degradation = Degradation(psf_fwhm_lr=1.2, noise=0.2, shift_lr=0.8, shift_period=24.0)
-    plan = PlanOptions(clip=12, clip_min=6, block=12, buffer=2)
+    plan = ClipPlanOptions(clip=12, clip_min=6, block=12, buffer=2)
     cut(tmp_path / "tree", alone, degradation=degradation, plan=plan, unit="DN")
     source = ClipTree.open(tmp_path / "tree", "all")
     assert source.rows[0].layers == "ntl ntl_hr isp offset" and source.rows[0].unit == "DN"
@@ -175,7 +175,7 @@ def test_a_place_is_added_refused_and_cut_again(tmp_path: Path) -> None:
     assert {row.place for row in read_index(tree)} == {"here", "there"}
     with pytest.raises(InputError, match="already holds here; give --overwrite"):
         cut(tree, files)
-    plan = PlanOptions(clip=16, clip_min=8, block=16, buffer=2)
+    plan = ClipPlanOptions(clip=16, clip_min=8, block=16, buffer=2)
     cut(tree, files, plan=plan, mode=Mode.OVERWRITE)
     rows = read_index(tree)
     there = {f"{p.parent.name}/{p.name}" for p in tree.glob("*/*") if p.is_dir()}
@@ -285,7 +285,7 @@ def test_finer_truth_is_averaged_over_area(tmp_path: Path) -> None:
     ntl = write_raster(tmp_path / "n.tif", np.ones((8, 8), np.float32))
     write_raster(tmp_path / "f.tif", fine, transform=north_up(1 / 240 / 24))
     files = PlaceOptions(SceneOptions(str(ntl)), ntl_hr=str(tmp_path / "f.tif"))
-    plan = PlanOptions(clip=8, clip_min=8, block=8, buffer=0, shares=(1, 0, 0))
+    plan = ClipPlanOptions(clip=8, clip_min=8, block=8, buffer=0, shares=(1, 0, 0))
     cut(tmp_path / "tree", files, plan=plan)
     sample = ClipTree.open(tmp_path / "tree", "all").read(0, Window(0, 0, 8, 8))
     expected = fine.reshape(64, 3, 64, 3).mean(axis=(1, 3), dtype=np.float64)

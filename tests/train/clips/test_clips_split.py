@@ -20,8 +20,8 @@ from deeplight.train.clips.degrade import Degradation
 from deeplight.train.clips.index import ClipRow, check_leaks, pixel_km, read_index, write_index
 from deeplight.train.clips.place import PlaceOptions
 from deeplight.train.clips.plan import (
+    ClipPlanOptions,
     Planned,
-    PlanOptions,
     Region,
     parse_name,
     parse_region,
@@ -33,7 +33,7 @@ from tests.scenes import write_raster
 from tests.train.clips.places import ANY, cut, ntl_place
 
 GRID = Grid(CRS.from_epsg(4326), Affine(1 / 240, 0, 6.0, 0, -1 / 240, 50.0), 201, 173)
-PLAN = PlanOptions(clip=12, clip_min=5, block=29, buffer=5)
+PLAN = ClipPlanOptions(clip=12, clip_min=5, block=29, buffer=5)
 
 
 def everywhere(window: Window) -> bool:
@@ -211,7 +211,7 @@ def test_dates_of_a_place_share_their_splits(tmp_path: Path) -> None:
     """Though other blocks are good at each date, which changes how many there are to share out."""
     for seed in range(4):
         tree, rng = tmp_path / str(seed), np.random.default_rng(seed)
-        options = PlanOptions(clip=8, clip_min=8, block=12, buffer=4, seed=seed)
+        options = ClipPlanOptions(clip=8, clip_min=8, block=12, buffer=4, seed=seed)
         for date in ("2019", "2020", "2021"):
             values = np.linspace(1, 40, 48 * 48, dtype=np.float32).reshape(48, 48)
             dark = np.kron(rng.random((4, 4)) < 0.3, np.ones((12, 12))) == 1

@@ -19,7 +19,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.output.colormap import NODATA_RGB
 from deeplight.train.clips import inspect_stats
 from deeplight.train.clips.inspect_sheet import MOST, write_sheet
-from deeplight.train.clips.inspect_stats import Tally, inspect_tree
+from deeplight.train.clips.inspect_stats import LayerTally, inspect_tree
 from deeplight.train.clips.tree import ClipTree
 from deeplight.train.data_cli import cli
 from tests.train.clips.places import cut, ntl_place, scene_place
@@ -62,7 +62,7 @@ def test_numbers_are_those_of_the_pixels(tree: Path, monkeypatch: pytest.MonkeyP
 def test_percentiles_of_many_values_come_from_an_even_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspect_stats, "_MOST_KEPT", 5000)
     rng = np.random.default_rng(0)
-    tally, values = Tally(), rng.normal(5, 2, (40, 1, 60, 60)).astype(np.float32)
+    tally, values = LayerTally(), rng.normal(5, 2, (40, 1, 60, 60)).astype(np.float32)
     for part in values:
         tally.add(part, np.ones_like(part))
     assert sum(k.size for k in tally.kept) <= 5000 and tally.valid == values.size
@@ -70,7 +70,7 @@ def test_percentiles_of_many_values_come_from_an_even_sample(monkeypatch: pytest
     for p in (1, 50, 99):
         # some thousands of values: the standard error of the first percentile is about 0.15
         assert facts[f"p{p:02d}"] == pytest.approx(np.percentile(values, p), abs=0.4)
-    assert Tally().facts()["mean"] is None
+    assert LayerTally().facts()["mean"] is None
 
 
 def test_the_command_prints_and_writes(tree: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.train.clips.samples import Sample
 from deeplight.train.evaluation import evaluate as evaluation
 from deeplight.train.evaluation.bicubic import bicubic
-from deeplight.train.evaluation.blocks import Settings
+from deeplight.train.evaluation.blocks import ScoreSettings
 from deeplight.train.evaluation.evaluate import Evaluation, evaluate
 from deeplight.train.evaluation.models import (
     BICUBIC,
@@ -135,8 +135,8 @@ def test_blocks_and_tiles_leave_no_trace(block: int) -> None:
     """The same pixels and the same SSIM windows whatever the blocks are: here, one block for all against many."""
     source = Places(place(37, 29, 1))
     methods = methods_of(Blur())
-    many = report(evaluate(source, methods, Settings(block=block)))
-    one = report(evaluate(source, methods, Settings(block=64)))
+    many = report(evaluate(source, methods, ScoreSettings(block=block)))
+    one = report(evaluate(source, methods, ScoreSettings(block=64)))
     assert many["settings"]["bootstrap"]["blocks"] > 9 and one["settings"]["bootstrap"]["blocks"] == 1
     for method in methods:
         for stratum in STRATA:
@@ -153,7 +153,7 @@ def test_a_clip_of_one_tile_shows_progress_from_its_first_method_on() -> None:
     """Methods and blocks take seconds each, and a clip may be one tile; one without any data counts too."""
     empty = replace(place(16, 24, 1), ntl_valid=np.zeros((1, 16, 24), np.float32))
     told = Told()
-    evaluate(Places(place(16, 24, 0), empty), methods_of(Blur()), Settings(block=8), told)
+    evaluate(Places(place(16, 24, 0), empty), methods_of(Blur()), ScoreSettings(block=8), told)
     assert told.total == sum(told.parts) == 2 * 16 * 24 * SCALE**2
     pixels = 16 * 24 * SCALE**2
     assert told.parts[:4] == [pixels // 8] * 4 and told.parts[4:10] == [pixels // 12] * 6
@@ -161,7 +161,7 @@ def test_a_clip_of_one_tile_shows_progress_from_its_first_method_on() -> None:
 
 def test_the_numbers_are_those_of_the_whole_image() -> None:
     sample = place(20, 24, 2)
-    values = report(evaluate(Places(sample), methods_of(Blur()), Settings(block=8)))
+    values = report(evaluate(Places(sample), methods_of(Blur()), ScoreSettings(block=8)))
     truth = sample.ntl_hr[0].astype(float)
     nearest = np.kron(sample.ntl[0], np.ones((SCALE, SCALE)))
     error = float(np.sqrt(((nearest - truth) ** 2).mean()))
@@ -184,7 +184,7 @@ def test_only_pixels_that_are_valid_everywhere_count() -> None:
     lr_valid[0, 12:14, 3] = 0
     truth, lr = sample.ntl_hr * truth_valid, sample.ntl * lr_valid
     holed = replace(sample, ntl_hr=truth, ntl_hr_valid=truth_valid, ntl=lr, ntl_valid=lr_valid)
-    values = report(evaluate(Places(holed), methods_of(Blur()), Settings(block=8)))
+    values = report(evaluate(Places(holed), methods_of(Blur()), ScoreSettings(block=8)))
     assert values["pixels"]["scored"] == 20 * 24 * 64 - 200 - 2 * 64
 
     class Partly(NetworkMethod):
@@ -195,7 +195,7 @@ def test_only_pixels_that_are_valid_everywhere_count() -> None:
             return out
 
     methods = {**methods_of(Blur()), NETWORK: Partly(Blur())}
-    again = report(evaluate(Places(holed), methods, Settings(block=8)))
+    again = report(evaluate(Places(holed), methods, ScoreSettings(block=8)))
     assert again["pixels"]["scored"] == values["pixels"]["scored"] - 24 * 8 + 8, "8 of that row were invalid"
     assert numbers(again, BICUBIC)["n"] == numbers(again, NETWORK)["n"], "the same pixels for all"
 
@@ -203,7 +203,7 @@ def test_only_pixels_that_are_valid_everywhere_count() -> None:
 def test_saturated_pixels_are_scored_apart() -> None:
     sample = place(16, 16, 4)
     ceiling = float(np.quantile(sample.ntl, 0.9))
-    settings = Settings(strata=Strata(1.0, ceiling), block=8)
+    settings = ScoreSettings(strata=Strata(1.0, ceiling), block=8)
     values = report(evaluate(Places(sample), methods_of(Blur()), settings))
     count = int((sample.ntl >= np.float32(ceiling)).sum())
     assert values["pixels"]["saturated"] == 64 * count
@@ -213,7 +213,7 @@ def test_saturated_pixels_are_scored_apart() -> None:
 
 def test_no_auxiliary_means_none() -> None:
     network = Blur()
-    values = report(evaluate(Places(place(16, 16, 5)), methods_of(network), Settings(block=8)))
+    values = report(evaluate(Places(place(16, 16, 5)), methods_of(network), ScoreSettings(block=8)))
     given, bare = network.seen[:2]
     for name in ("dmo", "dmo_valid", "dmo_bands", "dem", "dem_valid"):
         assert given[name].any() and not bare[name].any(), name
@@ -250,23 +250,23 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads are no larger than a tile and its halo, and the blocks kept apart are limited."""
     monkeypatch.setattr(evaluation, "MOST_GROUPS", 4)
     source = Places(place(36, 44, 8))
-    result = evaluate(source, methods_of(Blur()), Settings(block=8))
+    result = evaluate(source, methods_of(Blur()), ScoreSettings(block=8))
     assert source.largest <= (8 * evaluation.TILE_BLOCKS + 2 * (1 + 4)) ** 2
     assert len(result.groups) <= 9, "blocks of a place's last row and column may be left over"
-    apart = evaluate(source, methods_of(Blur()), Settings(block=64))
+    apart = evaluate(source, methods_of(Blur()), ScoreSettings(block=64))
     np.testing.assert_allclose(sum(result.groups.values()), sum(apart.groups.values()), rtol=1e-9)
     assert len(result.showcase.pictures) == SHOWN
 
 
 def test_unreadable_places_are_named_and_too_many_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Places(*(place(8, 8, k) for k in range(4)), bad=(1, 3))
-    result = evaluate(source, methods_of(Blur()), Settings(block=8))
+    result = evaluate(source, methods_of(Blur()), ScoreSettings(block=8))
     assert result.skipped == [f"place {k}: dmo.tif is damaged" for k in (1, 3)]
     assert list(result.places) == ["place 0", "place 2"]
     assert "- place 3: dmo.tif is damaged" in to_markdown(report(result))
     monkeypatch.setattr(evaluation, "MOST_UNREADABLE", 1)
     with pytest.raises(InputError, match="more than 1 places cannot be read, the last one place 3"):
-        evaluate(source, methods_of(Blur()), Settings(block=8))
+        evaluate(source, methods_of(Blur()), ScoreSettings(block=8))
 
 
 class HalfRead(Places):
@@ -280,7 +280,7 @@ class HalfRead(Places):
 
 def test_nothing_counts_of_a_place_that_turns_out_to_be_unreadable() -> None:
     samples = place(8, 8, 0), replace(place(56, 8, 1), ntl_hr=9 * place(56, 8, 1).ntl_hr), place(8, 9, 2)
-    settings, source = Settings(block=8), HalfRead(*samples)
+    settings, source = ScoreSettings(block=8), HalfRead(*samples)
     result = evaluate(source, methods_of(Blur()), settings)
     assert source.largest > 100 and result.skipped == ["place 1: ntl.tif ends early"]
     alone = evaluate(Places(samples[0]), methods_of(Blur()), settings)
@@ -301,12 +301,12 @@ def test_nothing_to_score_is_an_error() -> None:
     sample = place(8, 8, 0)
     dark = replace(sample, ntl_hr_valid=sample.ntl_hr_valid * 0)
     with pytest.raises(DeepLightError, match="no pixel could be scored"):
-        evaluate(Places(dark), methods_of(Blur()), Settings(block=8))
+        evaluate(Places(dark), methods_of(Blur()), ScoreSettings(block=8))
 
 
 def test_tables_hold_every_method_beside_the_network() -> None:
     source = Places(place(24, 24, 1), place(9, 11, 2))
-    values = report(evaluate(source, methods_of(Blur()), Settings(block=8)))
+    values = report(evaluate(source, methods_of(Blur()), ScoreSettings(block=8)))
     text = to_markdown(values)
     for stratum in ("All", "Unlit", "Lit"):
         section = text.split(f"## {stratum} pixels")[1].split("##")[0]
@@ -327,7 +327,9 @@ def test_a_perfect_output_is_written_without_infinities() -> None:
 
     sample = place(16, 16, 9)
     flat = np.kron(sample.ntl, np.ones((1, SCALE, SCALE), np.float32))
-    values = report(evaluate(Places(replace(sample, ntl_hr=flat)), methods_of(Oracle()), Settings(block=8)))
+    values = report(
+        evaluate(Places(replace(sample, ntl_hr=flat)), methods_of(Oracle()), ScoreSettings(block=8))
+    )
     assert numbers(values, NEAREST)["psnr"] is None and numbers(values, NEAREST)["rmse"] == 0
     assert "| nearest | – |" in to_markdown(values)
     to_json(values)
@@ -346,9 +348,11 @@ def test_the_seam_of_tiles_that_do_not_fit_shows() -> None:
 
     source = Places(place(40, 36, 1))
     methods = {NETWORK: Map("bicubic"), BICUBIC: Interpolation("bicubic")}
-    found = report(evaluate(source, methods, Settings(block=8), borders=lambda at: at % 16 == 0))["methods"]
+    found = report(evaluate(source, methods, ScoreSettings(block=8), borders=lambda at: at % 16 == 0))[
+        "methods"
+    ]
     assert found[NETWORK]["seam"] > found[BICUBIC]["seam"] + 0.2
-    assert report(evaluate(source, methods, Settings(block=8)))["methods"][NETWORK]["seam"] is None
+    assert report(evaluate(source, methods, ScoreSettings(block=8)))["methods"][NETWORK]["seam"] is None
 
 
 def test_a_street_is_found_and_crossed() -> None:

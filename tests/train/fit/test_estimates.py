@@ -14,11 +14,11 @@ from deeplight.train.fit import estimates
 from deeplight.train.fit.batch import FixedBatches
 from deeplight.train.fit.estimates import EstimatedSource, affordable
 from deeplight.train.fit.losses import one_process
-from deeplight.train.fit.stages import Facts, plan
+from deeplight.train.fit.stages import DataFacts, plan
 from deeplight.train.fit.supervision import Supervised
 from tests.train.fit.fake_source import FakeSource, small_settings
 
-FACTS = Facts(offset=True, isp=True, aligned=(0,))
+FACTS = DataFacts(offset=True, isp=True, aligned=(0,))
 
 
 def network() -> DeepLightSR:

@@ -16,11 +16,11 @@ from deeplight.train.fit.batch import Batch, FixedBatches
 from deeplight.train.fit.loader import Loaded, WindowDataset, probe, stage_batches
 from deeplight.train.fit.parts import window_parts
 from deeplight.train.fit.sampler import StepSampler, Windows
-from deeplight.train.fit.stages import Stage, plan
+from deeplight.train.fit.stages import TrainingStage, plan
 from tests.train.fit.fake_source import FakeSource, small_settings
 
 
-def stage(steps: int = 3, batch: int = 4, **changes: object) -> Stage:
+def stage(steps: int = 3, batch: int = 4, **changes: object) -> TrainingStage:
     stages, _ = plan(small_settings(batch=batch, steps=steps), probe(FakeSource()))
     return replace(next(s for s in stages if s.name == "whole"), **changes)  # type: ignore[arg-type]
 

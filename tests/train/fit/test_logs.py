@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deeplight.train.fit.logs import Bar, Lines, Records, Reporter, terminal_reporter
+from deeplight.train.fit.logs import Records, Reporter, StageBar, StageLines, terminal_reporter
 from deeplight.train.fit.run_folder import METRICS
 
 
@@ -32,7 +32,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
     reporter = terminal_reporter()
-    assert isinstance(reporter, Bar)
+    assert isinstance(reporter, StageBar)
     told(reporter)
     text = stream.getvalue()
     assert "whole" in text and "6/10" in text and "loss 0.25" in text and "a line\n" in text
@@ -42,7 +42,7 @@ def test_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     reporter = terminal_reporter()
-    assert isinstance(reporter, Lines)
+    assert isinstance(reporter, StageLines)
     told(reporter)
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith("whole step 3/10 loss 0.25 radiance 1.5 rate 0.001 ")
