@@ -15,7 +15,7 @@ from deeplight.engine.stack.options import REPORT, VRT
 
 if TYPE_CHECKING:
     from deeplight.engine.output.packs import OutputSpec
-    from deeplight.engine.output.page.pieces import Night as PageNight
+    from deeplight.engine.output.page.pieces import PageNight
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.run.engine import Engine
     from deeplight.engine.run.report import RunReport

@@ -28,7 +28,7 @@ _CODES = 65534
 
 
 @dataclass(frozen=True)
-class Piece:
+class PagePiece:
     """Values (h, w), NaN = nodata, of squares of factor × factor HR pixels, the first at (row, col) of the HR grid."""
 
     values: Floats
@@ -38,14 +38,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Night:
+class PageNight:
     """What a page shows of one date. name: the date, "" where it is not known. facts: (name, text) of the run. lr, hr:
     pieces, the later the finer."""
 
     name: str
     facts: list[tuple[str, str]]
-    lr: list[Piece]
-    hr: list[Piece]
+    lr: list[PagePiece]
+    hr: list[PagePiece]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Codes:
     step: float
 
     @classmethod
-    def of(cls, nights: list[Night], soft: float) -> Codes:
+    def of(cls, nights: list[PageNight], soft: float) -> Codes:
         """For the values of all pieces. soft: below it steps are even, above it they are even shares of the value."""
         seen = [p.values[np.isfinite(p.values)] for night in nights for p in night.lr + night.hr]
         low = min((float(v.min()) for v in seen if v.size), default=0.0)
@@ -74,14 +74,14 @@ class Codes:
         return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()
 
 
-def as_json(piece: Piece, codes: Codes) -> dict[str, Any]:
+def as_json(piece: PagePiece, codes: Codes) -> dict[str, Any]:
     """A piece as the page's script reads it."""
     height, width = piece.values.shape
     place = {"row": piece.row, "col": piece.col, "factor": piece.factor, "h": height, "w": width}
     return {**place, "data": codes.packed(piece.values)}
 
 
-def pieces_of(scene: Scene, result: Path, dates: int = 1) -> tuple[list[Piece], list[Piece]]:
+def pieces_of(scene: Scene, result: Path, dates: int = 1) -> tuple[list[PagePiece], list[PagePiece]]:
     """(LR pieces, HR pieces) of one date: all of a map that is small enough; of others means of all of it, and its
     brightest square in full.
 
@@ -98,17 +98,17 @@ def pieces_of(scene: Scene, result: Path, dates: int = 1) -> tuple[list[Piece], 
     coarse = max(1, factor // SCALE)
     side = math.isqrt(most // 2) // SCALE
     window = brightest(scene, side)
-    lr = [Piece(means(scene, coarse), 0, 0, coarse * SCALE)]
+    lr = [PagePiece(means(scene, coarse), 0, 0, coarse * SCALE)]
     if coarse > 1:
         lr.append(_lr(scene, window))
-    return lr, [Piece(read_map_means(result, factor), 0, 0, factor), _hr(result, window)]
+    return lr, [PagePiece(read_map_means(result, factor), 0, 0, factor), _hr(result, window)]
 
 
-def _lr(scene: Scene, window: Window) -> Piece:
+def _lr(scene: Scene, window: Window) -> PagePiece:
     values, valid = scene.read_ntl(window)
     known = np.where(valid != 0, values, np.float32(np.nan))
-    return Piece(known, window.row * SCALE, window.col * SCALE, SCALE)
+    return PagePiece(known, window.row * SCALE, window.col * SCALE, SCALE)
 
 
-def _hr(result: Path, window: Window) -> Piece:
-    return Piece(read_map(result, window), window.row * SCALE, window.col * SCALE, 1)
+def _hr(result: Path, window: Window) -> PagePiece:
+    return PagePiece(read_map(result, window), window.row * SCALE, window.col * SCALE, 1)

@@ -14,7 +14,7 @@ from deeplight.engine.core.files import write_file
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.output.acquired import Span, shown_span
 from deeplight.engine.output.colormap import NODATA_RGB, light_colours
-from deeplight.engine.output.page.pieces import Codes, Night, as_json, pieces_of
+from deeplight.engine.output.page.pieces import Codes, PageNight, as_json, pieces_of
 from deeplight.engine.output.quicklook import Stretch
 from deeplight.engine.raster.units import shown
 
@@ -28,13 +28,13 @@ _BAR, _SPACING = 278, 44
 
 def night_of(
     scene: Scene, result: Path, when: Span | None, facts: Sequence[tuple[str, str]], dates: int = 1
-) -> Night:
+) -> PageNight:
     """What a page shows of a finished output and the scene that it was made from. dates: how many share the page."""
     lr, hr = pieces_of(scene, result, dates)
-    return Night("" if when is None else shown_span(when), list(facts), lr, hr)
+    return PageNight("" if when is None else shown_span(when), list(facts), lr, hr)
 
 
-def write_page(out: Path, title: str, unit: str, grid: Grid, nights: Sequence[Night]) -> None:
+def write_page(out: Path, title: str, unit: str, grid: Grid, nights: Sequence[PageNight]) -> None:
     """Write the page of one map, or of several dates of one. grid: the HR grid. unit: of the lights, "" if unknown.
 
     The same content gives the same bytes. Raises DeepLightError where `out` cannot be written.
@@ -53,7 +53,7 @@ def write_page(out: Path, title: str, unit: str, grid: Grid, nights: Sequence[Ni
     write_file(out, [text.encode()])
 
 
-def _content(title: str, unit: str, grid: Grid, nights: list[Night]) -> dict[str, Any]:
+def _content(title: str, unit: str, grid: Grid, nights: list[PageNight]) -> dict[str, Any]:
     """What the page's script reads."""
     stretch = Stretch.of(*(piece.values for night in nights for piece in night.lr + night.hr))
     codes = Codes.of(nights, stretch.soft)
@@ -83,7 +83,7 @@ def _content(title: str, unit: str, grid: Grid, nights: list[Night]) -> dict[str
     }
 
 
-def _shown(grid: Grid, nights: list[Night]) -> str:
+def _shown(grid: Grid, nights: list[PageNight]) -> str:
     """How much of the map the page holds."""
     size = f"{grid.width:,} × {grid.height:,} pixels"
     first = nights[0].hr[0]

@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.output.page import pieces
-from deeplight.engine.output.page.pieces import Codes, Night, Piece
+from deeplight.engine.output.page.pieces import Codes, PageNight, PagePiece
 from deeplight.engine.output.page.write import write_page
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.output.quicklook import Stretch
@@ -35,13 +35,13 @@ LR = np.linspace(-0.5, 400, 20 * 30, dtype=np.float32).reshape(20, 30)
 LR[0, 0] = np.nan
 
 
-def night(name: str, times: float) -> Night:
-    lr = Piece(LR * np.float32(times), 0, 0, 8)
+def night(name: str, times: float) -> PageNight:
+    lr = PagePiece(LR * np.float32(times), 0, 0, 8)
     fine = np.kron(lr.values, np.ones((8, 8), np.float32)) + np.arange(WIDTH, dtype=np.float32) / 100
-    return Night(name, [("model", f"of <{name}>")], [lr], [Piece(fine, 0, 0, 1)])
+    return PageNight(name, [("model", f"of <{name}>")], [lr], [PagePiece(fine, 0, 0, 1)])
 
 
-def page_of(path: Path, *nights: Night, title: str = "lights.tif") -> Path:
+def page_of(path: Path, *nights: PageNight, title: str = "lights.tif") -> Path:
     grid = Grid(CRS.from_epsg(4326), north_up(), HEIGHT, WIDTH)
     write_page(path, title, UNIT, grid, nights)
     return path
@@ -213,9 +213,9 @@ def test_codes_are_true_to_four_digits(tmp_path: Path) -> None:
     values = np.concatenate([-np.geomspace(0.01, 2, 50), [0], np.geomspace(1e-3, 340_573, 949)]).astype(
         np.float32
     )
-    piece = Piece(values.reshape(20, 50).copy(), 0, 0, 1)
+    piece = PagePiece(values.reshape(20, 50).copy(), 0, 0, 1)
     piece.values[3, 7] = np.nan
-    path = page_of(tmp_path / "p.html", Night("", [], [piece], [piece]))
+    path = page_of(tmp_path / "p.html", PageNight("", [], [piece], [piece]))
     data = data_of(path)
     back = decoded(data, data["nights"][0]["hr"][0])
     assert np.isnan(back).sum() == 1 and np.isnan(back[3, 7])
@@ -225,7 +225,7 @@ def test_codes_are_true_to_four_digits(tmp_path: Path) -> None:
     allowed = 2e-4 * np.maximum(np.abs(piece.values[known]), data["codes"]["soft"])
     assert (np.abs(back[known] - piece.values[known]) <= allowed).all()
     assert top >= 340_000
-    assert Codes.of([Night("", [], [], [])], 1.0).step > 0
+    assert Codes.of([PageNight("", [], [], [])], 1.0).step > 0
 
 
 @pytest.fixture
