@@ -19,6 +19,7 @@ from bench.conftest import OUT, Measure
 from bench.rates import Work
 from bench.strip import Strip, make_strip
 from bench.traffic import network as traffic_of
+from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
@@ -29,7 +30,7 @@ from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.report import RunReport
 from deeplight.engine.run.tiling import TileRequest, tile_window
 from deeplight.engine.runtime.artifact import load_artifact
-from deeplight.engine.runtime.backends import open_backend
+from deeplight.engine.runtime.backends import BACKENDS, open_backend
 from tests.engine.analytic import write_analytic
 
 STRIP = Strip(country=2048, rows=256)
@@ -42,10 +43,13 @@ def strip() -> SceneOptions:
     return layers_in(make_strip(STRIP, OUT))
 
 
-def bare_call(scene: SceneOptions, model: str, core: int, halo: int) -> tuple[float, float, np.ndarray]:
+def bare_call(request: RunOptions, core: int, halo: int) -> tuple[float, float, np.ndarray]:
     """Median seconds and CPU seconds of the model alone on one tile, and its radiance over the core."""
-    artifact = load_artifact(model)
-    with Scene.open(scene) as s, open_backend("auto", artifact, threads=available_cpus()) as backend:
+    artifact = load_artifact(request.model)
+    with (
+        Scene.open(request.scene) as s,
+        open_backend(request.backend, artifact, threads=available_cpus()) as backend,
+    ):
         at = Window(0, core, min(core, s.grid.height), core)
         inputs = s.read_inputs(window := tile_window(at, halo, artifact.manifest, s.grid.shape))
         took = []
@@ -67,20 +71,31 @@ def same_as_bare(out: Path, core: int, want: np.ndarray) -> None:
 
 
 @pytest.mark.benchmark(group="engine")
+@pytest.mark.parametrize("runtime", BACKENDS)
 def test_strip(
-    measure: Measure, benchmark: BenchmarkFixture, strip: SceneOptions, model: str, tmp_path: Path
+    measure: Measure,
+    benchmark: BenchmarkFixture,
+    strip: SceneOptions,
+    model: str,
+    tmp_path: Path,
+    runtime: str,
 ) -> None:
+    try:
+        open_backend(runtime, load_artifact(model)).close()
+    except InputError as e:
+        pytest.skip(str(e))
     out = tmp_path / "o.tif"
-    request = RunOptions(strip, out, model, TileRequest(), mode=Mode.OVERWRITE)
+    request = RunOptions(strip, out, model, TileRequest(), backend=runtime, mode=Mode.OVERWRITE)
     with Scene.open(strip) as scene:
         lr = scene.grid
     mpix, cost = lr.height * lr.width * SCALE**2 / 1e6, traffic_of("tiny")["network"].flops
-    work = Work("engine", "deeplight-infer", mpix, cost * mpix * 1e6, 0, "matmul", "flops", available_cpus())
+    flops = cost * mpix * 1e6
+    work = Work("engine", f"{runtime} fp32", mpix, flops, 0, "matmul", "flops", available_cpus())
     bare: dict[str, Any] = {}
 
     def check(report: RunReport) -> None:
         core, halo = report.tiles["core"], report.tiles["halo"]
-        bare["wall"], bare["cpu"], want = bare_call(strip, model, core, halo)
+        bare["wall"], bare["cpu"], want = bare_call(request, core, halo)
         same_as_bare(out, core, want)
 
     before = time.process_time()

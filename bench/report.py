@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import tables
+from bench import asked, tables
 from bench.results import BenchRun, load
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
@@ -24,7 +24,9 @@ from deeplight.engine.core.terminal import run_cli
 
 HOME = Path(__file__).parent
 OUT = HOME / "out"
-SUMMARY = HOME / "results" / "summary.json"
+STORED = HOME / "results"
+"""Results that are committed: of GPUs, and README's."""
+SUMMARY = STORED / "summary.json"
 """Data of README's table, committed with it."""
 BEGIN = "<!-- bench:begin, written by python -m bench.report --readme README.md -->"
 END = "<!-- bench:end -->"
@@ -91,7 +93,8 @@ def markdown(run: BenchRun, before: BenchRun | None) -> str:
         busy(run),
         noise(run),
     ]
-    parts += ["## Summary", tables.summary(run).markdown(), "## Targets", target_table(run)]
+    parts += ["## How fast", asked.table(run, STORED).markdown(), asked.NOTE]
+    parts += ["## Stages", tables.summary(run).markdown(), "## Targets", target_table(run)]
     if run.peers:
         parts += ["## Other tools, same job", tables.peers(run).markdown(), peers_note(run)]
     parts += ["## All stages", tables.stages(run, before).markdown(), LIMIT_NOTE]
@@ -114,6 +117,7 @@ def readme_data(run: BenchRun) -> dict[str, Any]:
         "date": run.date[:10],
         "machine": run.machine_key,
         "busy": busy(run),
+        "asked": asdict(asked.table(run, STORED)),
         "summary": asdict(tables.summary(run)),
         "peers": asdict(tables.peers(run)) if run.peers else None,
     }
@@ -126,6 +130,8 @@ def readme_section(data: dict[str, Any] | None) -> str:
     lines = [BEGIN, f"Measured on {data['date']} ({data['machine']})."]
     if data["busy"]:
         lines[-1] += f" {data['busy']}"
+    if "asked" in data:  # runs stored before did not have it
+        lines += ["", tables.Table(**data["asked"]).markdown(), "", asked.NOTE]
     lines += ["", tables.Table(**data["summary"]).markdown()]
     if data["peers"]:
         lines += ["", "The same job through other tools:", "", tables.Table(**data["peers"]).markdown()]

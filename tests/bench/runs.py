@@ -25,7 +25,7 @@ STAGES = (
     (Work("kernel fuse", "reference", 0.26, 0.1e9, 0.3e9, "copy", threads=2, tile=64), 0.1),
     (Work("compress", "float32, zstd", 4.0, bytes=16e6, limit="copy_one"), 0.08),
     (Work("assemble", "float32, zstd", 16.0, bytes=40e6, limit="copy_one"), 0.16),
-    (Work("engine", "deeplight-infer", 16.0, 384e9, 0, "matmul", "flops", 2), 20.0),
+    (Work("engine", "onnxruntime fp32", 16.0, 384e9, 0, "matmul", "flops", 2), 20.0),
     (Work("training step", "torch fp32", 0.5, 36e9, 0, "matmul", "flops", 2, 4, 44), 2.0),
 )
 ENGINE = {"wall_over_bare": 1.1, "bottleneck": "infer"}

@@ -33,7 +33,8 @@ def test_the_page_has_every_part(made: Path) -> None:
     assert "20.0 ms, 19.0 at least and 22.0 at most" in text
     assert "GFLOP/s (100 of one thread)" in text and "Test CPU" in text
     assert "- test_backend: no <TensorRT> here" in text
-    for title in ("Summary", "Targets", "Other tools", "All stages", "Machine", "Left out"):
+    assert text.index("## How fast") < text.index("## Stages")
+    for title in ("How fast", "Stages", "Targets", "Other tools", "All stages", "Machine", "Left out"):
         assert f"## {title}" in text
 
 
@@ -78,6 +79,7 @@ def test_readme_gets_its_table_between_the_marks(tmp_path: Path) -> None:
     new = report.with_section(text, report.readme_section(data))
     assert "old" not in new and new.startswith("# A\n") and new.endswith("\n\nrest\n")
     assert "Measured on 2026-01-02 (Test CPU, 2 CPUs, GPU none)." in new and "| MONAI | 20.00 | 2.00 |" in new
+    assert "| Test CPU, 2 CPUs | onnxruntime fp32 | 1 | 12 % | 0.8 | 52.1 |" in new
     assert report.with_section(new, report.readme_section(data)) == new
     with pytest.raises(InputError, match="no marks"):
         report.with_section("# A\n", "x")
