@@ -20,6 +20,7 @@ from deeplight.engine.run.options import (
     chosen_mode,
     parse_extra_bands,
     parse_number,
+    parse_shard,
 )
 from deeplight.engine.run.tiling import AUTOMATIC, parse_tiles
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL
@@ -139,6 +140,7 @@ def placement_options(command: _Command) -> _Command:
 @click.option("--conserve-radiance", is_flag=True, help="Make the output, blurred, equal NTL")
 @click.option("--resume", is_flag=True, help="Continue a run that was stopped")
 @click.option("--overwrite", is_flag=True, help="Replace the output, drop parts of a stopped run")
+@click.option("--shard", type=Parsed("i/n", parse_shard), help="Compute a part; --resume then assembles all")
 @click.option("--report", type=OUTPUT, metavar="RUN.JSON", help="Write a run report")
 @click.option("--events", type=OUTPUT, metavar="E.JSONL", help="Write what happens as JSON lines")
 @click.option(

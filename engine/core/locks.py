@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from deeplight.engine.core.errors import InputError
+
+_LOG = logging.getLogger(__name__)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""How file systems without locks (Lustre without -o flock, some NFS servers) refuse one."""
+_TRIES, _PAUSE_S = 10, 0.05
+"""Whoever only looks whether a lock is held holds it for a moment."""
 
 
 @contextlib.contextmanager
@@ -20,12 +29,8 @@ def exclusive(path: Path, busy: str, *, remove: bool = False) -> Iterator[None]:
     given away inside the block, since the name may be another's by then.
     Raises InputError(busy), and OSError where the file cannot be made or locked.
     """
-    try:
-        file = path.open("ab")
-    except FileNotFoundError:  # its folder was removed by the process that held it just now
-        raise InputError(busy) from None
-    with file:
-        if not (_try(file) and _same(path, file)):
+    with _opened(path, busy) as file:
+        if not (_try(file, fcntl.LOCK_EX) and _same(path, file)):
             raise InputError(busy)
         try:
             yield
@@ -34,20 +39,53 @@ def exclusive(path: Path, busy: str, *, remove: bool = False) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lock file."""
-    try:
-        with path.open("rb") as file:
-            return not _try(file)
-    except OSError:
-        return False
+@contextlib.contextmanager
+def shared(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file together with others that are `shared`, and with none that is `exclusive`; see there."""
+    with _opened(path, busy) as file:
+        for left in reversed(range(_TRIES)):
+            if _try(file, fcntl.LOCK_SH):
+                break
+            if not left:
+                raise InputError(busy)
+            time.sleep(_PAUSE_S)
+        if not _same(path, file):
+            raise InputError(busy)
+        yield
 
 
-def _try(file: BinaryIO) -> bool:
+def is_held(path: Path, *, alone: bool = False) -> bool:
+    """Whether a process holds the lock file; alone: as an exclusive one."""
+    for mode in (
+        "r+b",
+        "rb",
+    ):  # over NFS an exclusive lock needs a file that may be written; not all may write it
+        with contextlib.suppress(OSError), path.open(mode) as file:
+            return not _try(file, fcntl.LOCK_SH if alone else fcntl.LOCK_EX)
+    return False
+
+
+@contextlib.contextmanager
+def _opened(path: Path, busy: str) -> Iterator[BinaryIO]:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = path.open("a+b")
+    except FileNotFoundError:  # its folder was removed by the process that held it just now
+        raise InputError(busy) from None
+    with file:
+        yield file
+
+
+def _try(file: BinaryIO, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _LOG.warning(
+            "%s cannot be locked (%s): see that no other run writes there", file.name, error.strerror
+        )
     return True
 
 

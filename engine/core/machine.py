@@ -8,6 +8,8 @@ import resource
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
+_VECTOR = ("avx", "amx", "fma", "f16c", "sse4", "asimd", "sve", "sme", "bf16", "i8mm")
+"""Beginnings of the names that /proc/cpuinfo gives vector extensions, of x86 and ARM."""
 
 
 def available_memory(root: Path = _ROOT) -> int:
@@ -28,6 +30,21 @@ def available_cpus(root: Path = _ROOT) -> int:
         if quota is not None:
             cpus = min(cpus, max(1, math.ceil(quota)))
     return cpus
+
+
+def processor(root: Path = _ROOT) -> str:
+    """The CPU's maker and vector extensions: by these libraries choose code, whose sums differ in their last bits."""
+    fields: dict[str, str] = {}
+    try:
+        for line in (root / "proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    except OSError:
+        pass
+    maker = fields.get("vendor_id") or fields.get("CPU implementer") or "unknown"
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    vector = sorted({flag for flag in flags if flag.startswith(_VECTOR)})
+    return " ".join([os.uname().machine, maker, *vector])
 
 
 def peak_memory() -> int:

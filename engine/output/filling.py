@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -18,17 +18,26 @@ class PackFiller:
     """Packs of a store that are not done yet. Threads may `add` cores at the same time.
 
     A core that comes twice, because it was tried twice, counts once. stored: told of every pack that is
-    finished: its key, and the bytes it takes.
+    finished: its key, and the bytes it takes. finishing: called before each is stored; may raise. keys: the packs to
+    take care of; None: all. alone: no other process writes into the folder.
     """
 
     def __init__(
-        self, store: PackStore, stored: Callable[[tuple[int, int], int], None] | None = None
+        self,
+        store: PackStore,
+        stored: Callable[[tuple[int, int], int], None] | None = None,
+        finishing: Callable[[], None] | None = None,
+        keys: Collection[tuple[int, int]] | None = None,
+        alone: bool = True,
     ) -> None:
-        store.remove_leftovers()
-        self._tell = stored
+        if alone:
+            store.remove_leftovers()
+        self._tell, self._finishing = stored, finishing
         self._store = store
-        done = store.done()
-        self._windows = {key: store.window(key) for key in store.keys() if key not in done}  # noqa: SIM118
+        keys = store.keys() if keys is None else keys
+        done = store.done(keys)
+        windows = {key: store.window(key) for key in keys}
+        self._windows = {key: window for key, window in windows.items() if key not in done}
         self._missing = {key: _area(w) for key, w in self._windows.items()}
         self._parts: dict[tuple[int, int], dict[Window, Facts]] = {key: {} for key in self._windows}
         self._open: dict[tuple[int, int], Floats] = {}
@@ -36,8 +45,8 @@ class PackFiller:
         self._written = self._empty = 0
         self._kept = len(done)
         self._facts = {key: Facts.from_json(store.index(key).facts) for key in done}
-        self.total_px = store.spec.grid.height * store.spec.grid.width
-        """HR pixels of the scene."""
+        self.total_px = sum(map(_area, windows.values()))
+        """HR pixels of all packs that it takes care of."""
         self.done_px = self.total_px - sum(self._missing.values())
         """HR pixels in packs that an earlier run stored."""
 
@@ -116,6 +125,8 @@ class PackFiller:
     def _finish(self, key: tuple[int, int]) -> None:
         with self._lock:
             pixels, facts = self._open.pop(key, None), _total(self._parts[key])
+        if self._finishing is not None:
+            self._finishing()
         store, counted = self._store, facts.to_json()
         size = store.write_empty(key) if pixels is None else store.write(key, pixels, counted)
         if self._tell is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -281,13 +281,13 @@ class PackStore:
         names = {path.name for path in self.folder.iterdir()}
         return {key for key in self.keys() if self.path(key).name in names}
 
-    def done(self) -> set[PackKey]:
-        """The packs that are there with every byte as written; damaged ones are removed.
+    def done(self, keys: Collection[PackKey] | None = None) -> set[PackKey]:
+        """The packs (of `keys`) that are there with every byte as written; damaged ones are removed.
 
-        Reads all packs. Raises InputError where the folder holds packs of another output.
+        Reads all of them. Raises InputError where the folder holds packs of another output.
         """
         good = set()
-        for key in sorted(self.present()):
+        for key in sorted(self.present().intersection(self.keys() if keys is None else keys)):
             try:
                 self._verify(key)
                 good.add(key)

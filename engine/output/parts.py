@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -28,7 +29,8 @@ from deeplight.engine.core.files import (
 from deeplight.engine.core.locks import exclusive, is_held
 
 _SUFFIXES = (".tif", ".tiff")
-_RECORD, _LOCK, _PACKS, _REMOVED = "record.json", "lock", "packs", ".removed"
+RECORD, LOCK, _PACKS, _REMOVED = "record.json", "lock", "packs", ".removed"
+"""Names in a folder of parts; _PACKS begins that of the folder of packs, see `packs_folder`."""
 _LONGEST_ADDITION = 64
 """Bytes that names of temporary files may have beyond the name of what they become."""
 
@@ -43,15 +45,24 @@ class Mode(Enum):
 
 @dataclass(frozen=True)
 class Record:
-    """What a run's pixels depend on. fields: name → value; core, halo: the plan in LR pixels."""
+    """What a run's pixels depend on. fields: name → value; core, halo: the plan in LR pixels. shared: several processes
+    may compute packs, on several hosts, so that fields compare files by what is in them."""
 
     fields: Mapping[str, str]
     core: int | None
     halo: int
+    shared: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Equal for records that let a run be resumed."""
+        return hashlib.sha256(repr((sorted(self.fields.items()), self.core, self.halo)).encode()).hexdigest()[
+            :16
+        ]
 
     def to_json(self) -> bytes:
         """The text kept beside the packs, with a checksum of its own."""
-        content = {"fields": dict(self.fields), "core": self.core, "halo": self.halo}
+        content = {"fields": dict(self.fields), "core": self.core, "halo": self.halo, "shared": self.shared}
         checked = {**content, "crc32": _checksum(content)}
         return (json.dumps(checked, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -62,7 +73,7 @@ class Record:
             content = json.loads(text)
             crc = content.pop("crc32")
             fields = {str(k): str(v) for k, v in content["fields"].items()}
-            record = Record(fields, content["core"], int(content["halo"]))
+            record = Record(fields, content["core"], int(content["halo"]), bool(content.get("shared")))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no record of a run: {error}") from error
         if crc != _checksum(content):
@@ -91,20 +102,30 @@ def parts_folder(out: Path) -> Path:
     return out.with_name(out.name + ".parts")
 
 
-def check_output(out: Path, mode: Mode) -> bool:
-    """Refuse an output that cannot or must not be written, before any work.
+def packs_folder(out: Path, record: Record) -> Path:
+    """Where the packs of a run are. Named by its record: a process of an earlier one with other options, which still
+    runs somewhere, cannot write into it."""
+    return parts_folder(out) / f"{_PACKS}-{record.digest}"
+
+
+def check_output(out: Path, mode: Mode, shard: bool = False) -> bool:
+    """Refuse an output that cannot or must not be written, before any work. shard: others may be at work beside it.
 
     Returns True where a resumed run finds it complete already; what a finished run left is removed then, nothing
     else is touched. Raises InputError.
     """
     check_writable(out, _SUFFIXES)
     parts = parts_folder(out)
-    if parts.exists() and is_held(parts / _LOCK):
-        raise InputError(_busy(out))
+    if parts.exists() and is_held(parts / LOCK, alone=True):
+        raise InputError(busy(out))
+    if parts.exists() and not shard and is_held(parts / LOCK):
+        raise InputError(
+            f"shards of {out} are still at work: wait for them or stop them, then make the same call with `resume=True`"
+        )
     if mode is Mode.NEW:
         _check_new(out, parts.exists())
-    _check_ours(parts)
-    complete = mode is Mode.RESUME and _exists(out) and not parts.exists()
+    check_ours(parts)
+    complete = mode is Mode.RESUME and exists(out) and not parts.exists()
     if complete and not out.is_file():
         raise InputError(f"{out} is not a file: use `overwrite=True` to replace it, or choose another name")
     if complete:
@@ -112,17 +133,19 @@ def check_output(out: Path, mode: Mode) -> bool:
     return complete
 
 
-def _busy(out: Path) -> str:
+def busy(out: Path) -> str:
+    """What is said where another run holds the parts."""
     return f"another run is writing {out}: wait for it or stop it"
 
 
-def _exists(out: Path) -> bool:
+def exists(out: Path) -> bool:
+    """Whether the name is taken, if only by a link that leads nowhere."""
     return out.is_symlink() or out.exists()
 
 
 def _check_new(out: Path, begun: bool) -> None:
     """Refuse an output that is there, or `begun`, without being told to resume or overwrite."""
-    if _exists(out):
+    if exists(out):
         raise InputError(f"{out} exists: use `overwrite=True` to replace it, or choose another name")
     if begun:
         raise InputError(
@@ -131,12 +154,12 @@ def _check_new(out: Path, begun: bool) -> None:
         )
 
 
-def _check_ours(parts: Path) -> None:
+def check_ours(parts: Path) -> None:
     """Refuse to take over a folder that no run of ours made: its files would be deleted."""
     if parts.is_symlink() or (parts.exists() and not parts.is_dir()):
         raise InputError(f"{parts} is not a folder, and its name is needed for one: move it away")
     names = {name for _, folders, files in itertools.islice(os.walk(parts), 1) for name in folders + files}
-    foreign = sorted(n for n in names - {_RECORD, _LOCK, _PACKS} if not n.startswith("."))
+    foreign = sorted(n for n in names - {RECORD, LOCK} if not n.startswith((".", _PACKS)))
     if foreign:
         raise InputError(
             f"{parts} holds {foreign[0]}, which is not part of an unfinished run: move it away, "
@@ -182,7 +205,7 @@ def check_space(out: Path, needed: int, count: int, mode: Mode) -> None:
     run keeps are taken by their size instead of their share of the estimate. Raises InputError.
     """
     parts = parts_folder(out)
-    packs = [p for p in _files(parts / _PACKS) if p.suffix == ".pack"]
+    packs = [p for p in _files(parts) if p.suffix == ".pack"]
     done = [_size(p) for p in packs] if mode is Mode.RESUME else []
     needed = 2 * sum(done) + needed * max(0, count - len(done)) // count
     old = [f for folder in (parts, *_removed(parts)) for f in _files(folder)]
@@ -217,7 +240,7 @@ def stored_record(out: Path) -> Record | None:
 
     Raises InputError where it cannot be read or has changed since it was written.
     """
-    path = parts_folder(out) / _RECORD
+    path = parts_folder(out) / RECORD
     try:
         return Record.from_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -237,25 +260,25 @@ def claimed_parts(out: Path, record: Record, mode: Mode, *, disk: Disk = DISK) -
     the resumed run. Raises InputError where another run holds them or they belong to another run.
     """
     parts = parts_folder(out)
-    packs = parts / _PACKS
-    _check_ours(parts)
+    packs = packs_folder(out, record)
+    check_ours(parts)
     make_folder(parts, disk=disk)
     with contextlib.ExitStack() as held:
-        with disk_errors(parts / _LOCK):
-            held.enter_context(exclusive(parts / _LOCK, _busy(out)))
+        with disk_errors(parts / LOCK):
+            held.enter_context(exclusive(parts / LOCK, busy(out)))
         earlier = stored_record(out) if mode is Mode.RESUME else None
         if earlier is not None:
             record.check_same(earlier, out)
         try:
             if mode is Mode.NEW:  # another run may have come and gone since check_output
-                _check_new(out, (parts / _RECORD).exists())
+                _check_new(out, (parts / RECORD).exists())
             with disk_errors(parts):
                 _tidy(out, disk)
                 if earlier is None:
                     _begin(parts, record, disk)
             yield packs
         except BaseException:
-            if not packs.is_dir() or not any(p.suffix == ".pack" for p in packs.iterdir()):
+            if not any(p.suffix == ".pack" for p in _files(parts)):
                 with contextlib.suppress(OSError):
                     _remove(parts, disk)
             raise
@@ -274,12 +297,14 @@ def _begin(parts: Path, record: Record, disk: Disk) -> None:
 
     Power may go at any point: each sync keeps the new record from being found beside old packs.
     """
-    if (parts / _PACKS).exists():
-        disk.remove(parts / _RECORD)
+    old = sorted(parts.glob(f"{_PACKS}*"))
+    if old:
+        disk.remove(parts / RECORD)
         disk.sync_folder(parts)
-        disk.remove_tree(parts / _PACKS)
+        for folder in old:
+            disk.remove_tree(folder)
         disk.sync_folder(parts)
-    write_file(parts / _RECORD, [record.to_json()], disk=disk)
+    write_file(parts / RECORD, [record.to_json()], disk=disk)
 
 
 def _removed(parts: Path) -> list[Path]:

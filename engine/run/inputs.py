@@ -16,6 +16,7 @@ from deeplight.engine.raster.remote import object_version
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
+    from deeplight.engine.output.parts import Record
     from deeplight.engine.run.options import RunOptions
 
 _SAMPLES, _SAMPLE_BYTES, _END_BYTES = 16, 4096, 1 << 16
@@ -68,17 +69,23 @@ def versions_unknown(lines: Mapping[str, str]) -> str | None:
     )
 
 
-def check_unchanged(options: RunOptions, fields: Mapping[str, str]) -> None:
+def has_remote(options: RunOptions) -> bool:
+    """Whether an input, or what it names, is on a server."""
+    scene = options.scene
+    return scene.allow_remote and any(locate(n, n, True).remote for n in scene.files().values())
+
+
+def check_unchanged(options: RunOptions, record: Record) -> None:
     """Raises DeepLightError, naming the file, where a remote one is another than at the beginning.
 
-    fields: of the record that was made then. Local files are not looked at.
+    record: that was made then. Local files are not looked at.
     """
-    scene = options.scene
+    scene, fields = options.scene, record.fields
     for option, name in scene.files().items():
         field = field_of(option)
         if fields[field].endswith(_UNKNOWN) or not locate(name, name, scene.allow_remote).remote:
             continue
-        now = _layer(name, scene.allow_remote, Compared.ONE_HOST)
+        now = _layer(name, scene.allow_remote, Compared.HOSTS if record.shared else Compared.ONE_HOST)
         if now != fields[field]:
             raise DeepLightError(
                 f"{field} changed while it was read: it was {fields[field]} and is now {now}; "

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import Quality
 from deeplight.engine.output.acquired import Span
-from deeplight.engine.output.parts import Mode
+from deeplight.engine.output.parts import Mode, parts_folder
+from deeplight.engine.output.shards import Shard
 from deeplight.engine.run.tiling import AUTOMATIC, TileRequest
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 
@@ -55,7 +57,8 @@ class RunOptions:
     to compute again and compare. check: how many tiles to compare with float32 first. trust: let native code in the
     model's folder run. stac: write a STAC item beside it. conserve_radiance:
     bring the output, as the sensor would see it, into agreement with the NTL. when: the time that the NTL covers, in
-    place of what its metadata or name says.
+    place of what its metadata or name says. shard: compute that share of
+    the packs alone; None: all, and the output.
     """
 
     scene: SceneOptions
@@ -82,6 +85,30 @@ class RunOptions:
     trust: bool = False
     stac: bool = False
     when: Span | None = None
+    shard: Shard | None = None
+
+
+def as_shard(options: RunOptions) -> RunOptions:
+    """What a shard does of a run: it goes on where it finds packs, and leaves files beside the output to the run that
+    assembles it. Raises InputError where the run has no packs to share, or would drop those of others."""
+    if options.tiles is None:
+        raise InputError(
+            "`tiles=None` computes the scene in one piece, which no `shard` can do a part of: leave one out"
+        )
+    if options.mode is Mode.OVERWRITE:
+        raise InputError(
+            "`overwrite=True` would drop what other shards have computed: leave it out with `shard`, and remove "
+            f"{options.out} and {parts_folder(options.out)} first, where they are of an older run"
+        )
+    nothing = {
+        "report": None,
+        "quicklook": None,
+        "page": None,
+        "events": None,
+        "verify_seams": 0,
+        "stac": False,
+    }
+    return replace(options, mode=Mode.RESUME, **nothing)  # type: ignore[arg-type]
 
 
 def chosen_mode(resume: bool, overwrite: bool) -> Mode:
@@ -98,6 +125,16 @@ def parse_extra_bands(text: str) -> tuple[str, ...]:
         if name not in EXTRA_BANDS:
             raise ValueError(f"{name!r} is not an extra band: choose from {', '.join(EXTRA_BANDS)}")
     return tuple(n for n in EXTRA_BANDS if n in names)
+
+
+def parse_shard(text: str) -> Shard:
+    """`I/N`. Raises ValueError in one sentence."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ValueError(
+            f"{text!r} is not a shard: give I/N, with I from 0 to N − 1, as in 0/4, 1/4, 2/4 and 3/4"
+        )
+    return Shard(int(match[1]), int(match[2]))
 
 
 def parse_number(text: str) -> float:

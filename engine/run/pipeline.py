@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +19,8 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.filling import PackFiller
 from deeplight.engine.output.lights import light_warnings
-from deeplight.engine.output.parts import Mode, check_space, claimed_parts
+from deeplight.engine.output.parts import Mode, Record, check_space, claimed_parts
+from deeplight.engine.output.shards import AnotherPlan, joined_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
 from deeplight.engine.run import paths
 from deeplight.engine.run.beside import beside
@@ -26,8 +28,8 @@ from deeplight.engine.run.cause import PLACES, moved_by_daytime
 from deeplight.engine.run.engine import Began, Engine
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task
-from deeplight.engine.run.inputs import check_unchanged
-from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.inputs import check_unchanged, has_remote
+from deeplight.engine.run.options import RunOptions, as_shard
 from deeplight.engine.run.ordering import Order, choose_order, tasks
 from deeplight.engine.run.precision import compare_scene
 from deeplight.engine.run.preparation import (
@@ -56,11 +58,20 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
 
     Returns the report; None where a resumed run finds the output complete. Raises DeepLightError (InputError
     before anything is written). After an interruption, or where tiles had to be given up, the finished packs
-    stay beside the output for `resume=True` and the output does not appear.
+    stay beside the output for `resume=True` and the output does not appear. A shard leaves its packs there, too.
     """
+    try:
+        return _infer(options, progress or Silent())
+    except AnotherPlan:  # which can be taken over now
+        return _infer(options, progress or Silent())
+
+
+def _infer(options: RunOptions, progress: Progress) -> RunReport | None:
+    """See `infer`."""
     from deeplight.engine.raster.scene import Scene
 
-    progress = progress or Silent()
+    if options.shard is not None:
+        options = as_shard(options)
     complete = check_request(options)
     began = Began.now()
     artifact = load_artifact(options.model, trust=options.trust)
@@ -106,15 +117,15 @@ def run_scene(
         side = plan.pack * SCALE
         typical = int(required_bytes(spec, side)[1] * valid_share(scene))
         check_space(options.out, typical, pack_count(spec, side), options.mode)
-        with claimed_parts(options.out, replace(record, core=plan.core), options.mode) as folder:
+        record = replace(record, core=plan.core)
+        with parts_of(options, record) as folder:
             remove_beside_leftovers(options)
             store = PackStore(folder, spec, plan.pack * SCALE)
             engine.begun()
             engine.split(plan.streams, work.products.model_outputs)
-            with Run(options, work, plan, store, threads, progress, engine.events) as run:
+            with Run(options, work, plan, store, threads, progress, engine.events, record) as run:
                 run.stream()
-                if not run.quarantined:
-                    check_unchanged(options, record.fields)
+                if not run.quarantined and options.shard is None:
                     run.assemble()
             result = run.result(time.perf_counter() - began.seconds, began.moved)
             report = make_report(options, artifact, backend, scene, result)
@@ -124,6 +135,13 @@ def run_scene(
         beside(options, scene, spec, report)
         engine.events.emit("finished", **report.summary())
     return report
+
+
+def parts_of(options: RunOptions, record: Record) -> contextlib.AbstractContextManager[Path]:
+    """The folder for packs: of this run alone, or together with other shards."""
+    if options.shard is not None:
+        return joined_parts(options.out, record, options.shard)
+    return claimed_parts(options.out, record, options.mode)
 
 
 def compare_first(
@@ -189,13 +207,21 @@ class Run:
         threads: int,
         progress: Progress,
         events: Events,
+        record: Record,
     ) -> None:
         self.options, self.work, self.plan, self.store = options, work, plan, store
         self.threads, self.progress, self.events = threads, progress, events
         self.tally = Tally()
         self.seams: VerifiedSeams | None = None
         self.seconds = {"stream": 0.0, "assemble": 0.0}
-        self.filler = PackFiller(store, lambda key, size: events.emit("pack", key=key, bytes=size))
+        self.filler = PackFiller(
+            store,
+            lambda key, size: events.emit("pack", key=key, bytes=size),
+            # so that a pack that is there was made of the inputs that the record names
+            functools.partial(check_unchanged, options, record) if has_remote(options) else None,
+            None if options.shard is None else options.shard.share(store.keys()),
+            alone=not record.shared,
+        )
         self.crew = work.crew(threads) if plan.core else Crew(1, 1)
         self.order = self._order()
         self.executor: LocalExecutor | None = None
@@ -249,7 +275,8 @@ class Run:
         """Compute and store all packs that are missing, except those of tiles that have to be given up."""
         done, total = self.filler.done_px, self.filler.total_px
         if done:
-            self.progress.log(f"resuming: {done / total:.0%} of the output is done")
+            share = "output" if self.options.shard is None else f"share of shard {self.options.shard}"
+            self.progress.log(f"resuming: {done / total:.0%} of the {share} is done")
         self.events.emit(
             "started", tiles=self.plan.describe(), packs=self.filler.pending, hr_pixels=total - done
         )
@@ -268,7 +295,8 @@ class Run:
             )
             with self.executor as executor:
                 executor.run(self.jobs(), self.note)
-        self._say_what_was_counted()
+        if self.options.shard is None:
+            self._say_what_was_counted()
 
     def jobs(self) -> Iterator[Task]:
         """The tiles, in an order in which source blocks are decoded once and few packs are open."""

@@ -67,7 +67,7 @@ def check_request(options: RunOptions) -> bool:
     for written in (options.out, options.report, options.quicklook, options.page, options.events):
         if written is not None and written.resolve() in inputs:
             raise InputError(f"{written} is also an input: choose another name for the output")
-    complete = check_output(options.out, options.mode)
+    complete = check_output(options.out, options.mode, shard=options.shard is not None)
     beside = sidecars(options.out)
     if beside and options.mode is Mode.NEW:
         raise InputError(
@@ -112,8 +112,11 @@ def plan_run(
     check_bands(options.bands, artifact)
     request = options.tiles
     earlier = stored_record(options.out) if options.mode is Mode.RESUME else None
-    files = described(options, Compared.ONE_HOST)
+    shared = options.shard is not None if earlier is None else earlier.shared
+    files = described(options, Compared.HOSTS if shared else Compared.ONE_HOST)
     unknown = versions_unknown(files)
+    if unknown and options.shard is not None:
+        raise InputError(f"{options.out} cannot be computed in shards: {unknown}; give a local copy")
     if unknown and earlier is not None:
         raise InputError(
             f"{options.out} cannot be resumed: {unknown}; use `overwrite=True` to start again, or give a local copy"
@@ -135,7 +138,7 @@ def plan_run(
         request, artifact.manifest, grid.height, grid.width, bands, memory, readers, streams, reach
     )
     fields = fingerprint(options, scene, artifact, backend, threads, files)
-    return Record(fields, plan.core, plan.halo), plan
+    return Record(fields, plan.core, plan.halo, shared), plan
 
 
 def check_bands(bands: tuple[str, ...], artifact: Artifact) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from deeplight.engine.core.machine import processor
 from deeplight.engine.output.acquired import time_tags
 from deeplight.engine.output.taken import taken
 from deeplight.engine.raster.psf import shown_psf
@@ -107,7 +108,10 @@ def fingerprint(
     fields = {field_of(k): v for k, v in files.items()}
     fields["the model"] = f"{artifact.manifest.name} {artifact.digest[:16]}"
     fields["the model's file"] = _file_of(artifact, backend, options.precision)
-    fields["the backend"] = f"{backend.name} on {backend.device}"
+    fields["the backend"] = (
+        f"{backend.name} on {backend.device.partition(':')[0]}"  # GPUs of one model are as one
+    )
+    fields["the processor"] = processor()
     fields |= backend.origins()
     fields["`tiles`"] = "absent (`tiles=None`)" if options.tiles is None else str(options.tiles)
     fields["`threads`"] = str(threads)

@@ -39,6 +39,11 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
             f"`quicklook` is a picture of one map and there are {len(nights)} dates: leave it out, or use `page`, "
             "which shows them all"
         )
+    if run.shard is not None:
+        raise InputError(
+            f"`shard` is a part of one map and there are {len(nights)} dates: run each date as a job of its own, or in "
+            "shards of its own"
+        )
     check_writable(options.report, (".json",))
     complete = []
     for night in nights:

@@ -109,7 +109,7 @@ def test_ctrl_c_leaves_parts_that_a_second_call_goes_on_from(
     def interrupt(share: float, text: str) -> None:
         if share > 0.4 and not sent:
             until = time.monotonic() + 20.0
-            while not any(tmp_path.glob("o.tif.parts/packs/*.pack")) and time.monotonic() < until:
+            while not any(tmp_path.glob("o.tif.parts/packs-*/*.pack")) and time.monotonic() < until:
                 time.sleep(0.01)  # the writers store it meanwhile
             sent.append(share)
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

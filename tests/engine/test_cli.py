@@ -265,8 +265,8 @@ def test_interrupted_run_resumes_to_the_same_bytes(
     out = tmp_path / "o.tif"
     command = [sys.executable, "-c", SLOW_WRITER, *arguments, "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    packs = tmp_path / "o.tif.parts" / "packs"
-    while process.poll() is None and not list(packs.glob("*.pack")):
+    parts = tmp_path / "o.tif.parts"
+    while process.poll() is None and not list(parts.rglob("*.pack")):
         time.sleep(0.01)
     process.send_signal(number)
     stderr = process.communicate(timeout=60)[1].decode()

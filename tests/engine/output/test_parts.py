@@ -68,7 +68,7 @@ def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
         m.setattr("deeplight.engine.output.cog.assemble", interrupt)
         with pytest.raises(Interrupted):
             infer(request)
-    packs = sorted((parts_folder(request.out) / "packs").iterdir())
+    packs = sorted(parts_folder(request.out).glob("packs-*/*"))
     assert len(packs) == 4
     packs.pop().unlink()
     return Stopped(
@@ -123,7 +123,7 @@ def test_changed_inputs_are_refused(stopped: Stopped, what: str) -> None:
         InputError, match=r"cannot be resumed: the file of `ntl` was .* and is now .*; restore it, or use"
     ):
         infer(stopped.request)
-    assert {p.name: p.read_bytes() for p in (stopped.folder / "packs").iterdir()} == stopped.packs
+    assert {p.name: p.read_bytes() for p in stopped.folder.glob("packs-*/*")} == stopped.packs
 
 
 OPTION_CHANGES: dict[str, tuple[dict[str, object], str]] = {
@@ -190,7 +190,7 @@ def test_an_added_precision_and_plan_do_not_end_a_resume(stopped: Stopped) -> No
 
 
 def test_damaged_packs_are_redone_and_no_others(stopped: Stopped) -> None:
-    packs = sorted((stopped.folder / "packs").iterdir())
+    packs = sorted(stopped.folder.glob("packs-*/*"))
     flip_a_bit(packs[0], packs[0].stat().st_size // 2)
     packs[1].write_bytes(packs[1].read_bytes()[:-1])
     before = packs[2].stat().st_mtime_ns
@@ -245,7 +245,7 @@ def test_a_damaged_record_is_refused_and_packs_are_kept(stopped: Stopped, damage
     )
     with pytest.raises(InputError, match=r"record.json is damaged \(.*: use `overwrite=True` to start again"):
         infer(stopped.request)
-    assert len(list((stopped.folder / "packs").iterdir())) == 3
+    assert len(list(stopped.folder.glob("packs-*/*"))) == 3
     infer(dataclasses.replace(stopped.request, mode=Mode.OVERWRITE))
     assert stopped.request.out.read_bytes() == stopped.expected and not stopped.folder.exists()
 
@@ -298,7 +298,7 @@ def test_a_run_that_came_and_went_meanwhile_is_not_replaced(stopped: Stopped, tm
         claimed_parts(stopped.request.out, record, Mode.NEW),
     ):
         pass
-    assert {p.name: p.read_bytes() for p in (stopped.folder / "packs").iterdir()} == stopped.packs
+    assert {p.name: p.read_bytes() for p in stopped.folder.glob("packs-*/*")} == stopped.packs
     out = tmp_path / "o.tif"
     out.write_text("finished just now")
     with (
@@ -332,7 +332,7 @@ def test_the_lock_keeps_a_second_process_out_and_a_killed_one_does_not(stopped: 
     command = [sys.executable, "-c", SLOW, *arguments(stopped.request)]
     first = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
-        while first.poll() is None and not list(stopped.folder.glob("packs/*.pack")):
+        while first.poll() is None and not list(stopped.folder.glob("packs-*/*.pack")):
             time.sleep(0.01)
         for mode in Mode:
             with pytest.raises(InputError, match="another run is writing"):

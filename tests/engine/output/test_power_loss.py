@@ -21,7 +21,7 @@ from tests.engine.output.disks import Op, PowerLoss, RecordingDisk, State, found
 from tests.scenes import write_raster
 
 OUT = PurePosixPath("o.tif")
-PACKS = PurePosixPath("o.tif.parts/packs")
+PARTS = PurePosixPath("o.tif.parts")
 STATES = 4096
 """Subsets a crash point is tried with; more than that are sampled."""
 
@@ -35,6 +35,16 @@ def request_of(tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
     scene = SceneOptions(ntl=str(write_raster(folder / "ntl.tif", ntl, nodata=-1)))
     model = str(write_analytic(folder / "analytic"))
     return RunOptions(scene=scene, out=folder / "o.tif", model=model, tiles=TileRequest(256), threads=1)
+
+
+def of_packs(path: PurePosixPath) -> bool:
+    """Whether it is a folder of packs."""
+    return path.parent == PARTS and path.name.startswith("packs-")
+
+
+def is_pack(path: PurePosixPath) -> bool:
+    """Whether a run takes it for a pack."""
+    return of_packs(path.parent) and path.suffix == ".pack"
 
 
 def run(request: RunOptions, folder: Path, mode: Mode = Mode.NEW, scale: float = 1.0) -> bytes:
@@ -82,7 +92,7 @@ def test_power_loss_at_any_point_of_a_run(request_of: RunOptions, tmp_path: Path
     log = recorded(request_of, tmp_path / "calm")
     assert list(found(tmp_path / "calm")) == [OUT]
     expected = (tmp_path / "calm" / OUT).read_bytes()
-    packs = {op.to: op.content for op in log if op.to is not None and op.to.parent == PACKS}
+    packs = {op.to: op.content for op in log if op.to is not None and is_pack(op.to)}
     assert {path.name for path in packs} == {f"00000_0000{n}.pack" for n in range(3)}
     every = states({}, log)
     for number, state in enumerate(every):
@@ -90,8 +100,8 @@ def test_power_loss_at_any_point_of_a_run(request_of: RunOptions, tmp_path: Path
         assert all(state[path] == packs[path] for path in state if path in packs)
         folder = tmp_path / str(number)
         materialise(state, folder)
-        kept = {p.name: p.stat().st_mtime_ns for p in (folder / PACKS).glob("*.pack")}
-        assert not kept or (folder / PACKS.parent / "record.json").exists()
+        kept = {p.name: p.stat().st_mtime_ns for p in folder.glob("o.tif.parts/packs-*/*.pack")}
+        assert not kept or (folder / PARTS / "record.json").exists()
         assert not (kept and OUT in state) or len(kept) == len(packs)
         assert kept.items() <= run_and_stamp(request_of, folder).items()
         assert found(folder) == {OUT: expected}
@@ -105,7 +115,7 @@ def run_and_stamp(request: RunOptions, folder: Path) -> dict[str, int]:
     class Watching(RecordingDisk):
         def replace(self, source: Path, target: Path) -> None:
             if source.name.endswith(".parts"):
-                stamps.update({p.name: p.stat().st_mtime_ns for p in (source / "packs").glob("*.pack")})
+                stamps.update({p.name: p.stat().st_mtime_ns for p in source.glob("packs-*/*.pack")})
             super().replace(source, target)
 
     with installed(Watching(folder)):
@@ -117,7 +127,7 @@ def test_power_loss_in_a_resumed_run(request_of: RunOptions, tmp_path: Path) -> 
     (tmp_path / "calm").mkdir()
     log = recorded(request_of, tmp_path / "calm")
     expected = (tmp_path / "calm" / OUT).read_bytes()
-    packs = {op.to: op.content for op in log if op.to is not None and op.to.parent == PACKS}
+    packs = {op.to: op.content for op in log if op.to is not None and is_pack(op.to)}
     begun = [s for s in states({}, log) if any(path in packs for path in s) and OUT not in s]
     assert len(begun) >= 4
     for number, start in enumerate(begun):
@@ -140,13 +150,13 @@ def test_the_model_of_power_loss_sees_a_missing_sync(
     log = recorded(request_of, tmp_path)
     expected = (tmp_path / OUT).read_bytes()
     weak = [op for op in log if op.what != missing]
-    packs = {op.to: op.content for op in log if op.to is not None and op.to.parent == PACKS}
+    packs = {op.to: op.content for op in log if op.to is not None and is_pack(op.to)}
     bad = [
         state
         for state in states({}, weak, 256)
         if state.get(OUT, expected) != expected
         or any(path in packs and state[path] != packs[path] for path in state)
-        or (OUT in state and PACKS in state and not all(path in state for path in packs))
+        or (OUT in state and any(map(of_packs, state)) and not all(path in state for path in packs))
     ]
     assert bad
 
@@ -162,7 +172,7 @@ def test_power_loss_while_overwriting_another_run(
         with pytest.raises(Interrupted):
             run(request_of, tmp_path / "old", Mode.OVERWRITE, scale=2.0)
     start = found(tmp_path / "old")
-    assert start[OUT] == old and sum(path.parent == PACKS for path in start) == 3
+    assert start[OUT] == old and sum(map(is_pack, start)) == 3
     log = recorded(request_of, tmp_path / "old", Mode.OVERWRITE)
     expected = (tmp_path / "old" / OUT).read_bytes()
     assert expected != old

@@ -124,7 +124,7 @@ def test_bad_numbers_twice_are_named_and_all_else_is_kept(
             infer(options(scene, model, tmp_path))
     assert e.value.exit_code == 1 and "kept for `resume=True`" in str(e.value)
     assert not (tmp_path / "o.tif").exists()
-    assert len(list((parts_folder(tmp_path / "o.tif") / "packs").glob("*.pack"))) == 2
+    assert len(list(parts_folder(tmp_path / "o.tif").glob("packs-*/*.pack"))) == 2
     content = json.loads((tmp_path / "run.json").read_text())
     assert content["status"] == "incomplete"
     assert [(q["row"], q["col"], q["width"]) for q in content["quarantined"]] == [(0, 356, 100)]

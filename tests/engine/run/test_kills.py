@@ -93,7 +93,7 @@ class Campaign:
 
     def packs(self) -> dict[str, tuple[int, int]]:
         """Pack → what changes when it is written anew."""
-        stats = {p.name: p.stat() for p in self.parts.glob("packs/*.pack")}
+        stats = {p.name: p.stat() for p in self.parts.glob("packs-*/*.pack")}
         return {name: (s.st_ino, s.st_mtime_ns) for name, s in stats.items()}
 
     def start(self, program: str) -> subprocess.Popen[bytes]:
@@ -145,7 +145,7 @@ class Campaign:
         now = self.packs()
         if self.parts.exists():
             assert self.stamps.items() <= now.items()
-            assert len(list(self.parts.glob("packs/.*.tmp"))) <= WRITERS
+            assert len(list(self.parts.glob("packs-*/.*.tmp"))) <= WRITERS
         else:
             assert self.out.exists() or not self.stamps
         assembling = any(self.folder.glob(".o.tif.*.tmp"))
