@@ -14,6 +14,7 @@ import rasterio
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.progress import Silent
 from deeplight.engine.output.parts import Mode
+from deeplight.engine.output.shards import Shard
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.run import paths
 from deeplight.engine.stack.report import StackReport
@@ -204,6 +205,8 @@ def test_nothing_is_left_of_what_is_refused(months: Months, tmp_path: Path) -> N
         months.run(tmp_path / "out.tif")
     with pytest.raises(InputError, match="`quicklook` is a picture of one map"):
         months.run(tmp_path / "out", quicklook=tmp_path / "q.png")
+    with pytest.raises(InputError, match="`shard` is a part of one map and there are"):
+        months.run(tmp_path / "out", shard=Shard(0, 2))
     assert [p.name for p in tmp_path.iterdir()] == ["ntl-2021-01.tif"]
 
 

@@ -77,7 +77,7 @@ def test_killed_in_the_fifth_date(tmp_path: Path) -> None:
     process.wait(PATIENCE_S)
     maps = {path.name: path for path in out.glob("*.tif")}
     assert sorted(maps) == [f"2020-0{date}.tif" for date in range(1, HELD_DATE)]
-    packs = {p: p.stat().st_ino for p in (out / f"2020-0{HELD_DATE}.tif.parts" / "packs").glob("*.pack")}
+    packs = {p: p.stat().st_ino for p in (out / f"2020-0{HELD_DATE}.tif.parts").rglob("*.pack")}
     assert HELD_PACK <= len(packs) < PACKS
     before = {name: path.stat().st_mtime_ns for name, path in maps.items()}
     told = finish(command(tmp_path, out, "--resume"))
