@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import os
 import resource
@@ -52,6 +54,15 @@ def peak_memory() -> int:
     # getrusage comes second: its figure starts at the size of the process that started this one.
     high_water = _stat(Path("/proc/self/status"), "VmHWM:")
     return 1024 * (high_water or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def return_memory() -> None:
+    """Give memory that nothing uses back to the system, where its C library keeps it: glibc does, in pieces that every
+    further run with threads of its own adds to (12 dates of 300×400 LR pixels: a peak of 2.5 GB in place of 1.7)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def bytes_moved() -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ from deeplight.engine.raster.bands import FactorOnly, assign_bands, find_bands
 from deeplight.engine.raster.elevation import ELEVATIONS, check_elevation, check_unit
 from deeplight.engine.raster.extents import Overlap, format_bounds, lonlat_bounds, overlap
 from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.kept import KeptTiles
 from deeplight.engine.raster.layers import AuxLayer
 from deeplight.engine.raster.plausibility import (
     REFLECTANCES,
@@ -56,6 +57,7 @@ class Daytime:
         self.share = min(layer.overlap.share for layer in self.layers)
         self.channels = [[DMO_SLOTS.index(slot) for slot in slots] for slots, _ in files]
         """The slots' places in DMO_SLOTS, by file."""
+        self.filled = sorted(channel for channels in self.channels for channel in channels)
 
     def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
         """Reflectance (7, H, W) by slot and the mask (H, W) of pixels where every file is valid; 0 elsewhere and in
@@ -91,12 +93,13 @@ class Beside:
 
     dmo: Daytime | None
     dem: AuxLayer | None
+    kept: KeptTiles
 
     @classmethod
-    def open(cls, options: SceneOptions, ntl: Grid, stack: ExitStack) -> Beside:
-        """Opens and checks those that are given, closed by `stack`. Raises InputError as `open_daytime` and
-        `open_elevation` do."""
-        return cls(open_daytime(options, ntl, stack), open_elevation(options, ntl, stack))
+    def open(cls, options: SceneOptions, ntl: Grid, stack: ExitStack, keep: int = 0) -> Beside:
+        """Opens and checks those that are given, closed by `stack`. keep: bytes of resampled tiles that stay for the
+        next scene. Raises InputError as `open_daytime` and `open_elevation` do."""
+        return cls(open_daytime(options, ntl, stack), open_elevation(options, ntl, stack), KeptTiles(keep))
 
     def rest(self) -> None:
         """Closes files until the next read; see Raster.rest."""

@@ -183,6 +183,11 @@ class AuxLayer(Layer):
         self.read_into(hr_window, values, mask)
         return values, mask
 
+    @property
+    def filled(self) -> range:
+        """Channels of `read_into`'s values: all."""
+        return range(len(self.bands))
+
     def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
         """As `read`, into arrays of any content. mask: of any dtype."""
         for strip, sources in self._strips(hr_window):

@@ -95,6 +95,7 @@ class Scene:
         self.psf, self.limits = lights.psf, lights.limits
         self.dmo_slots = {} if beside.dmo is None else beside.dmo.slots
         self._ntl, self._dmo, self._dem = lights.layer, beside.dmo, beside.dem
+        self._kept = beside.kept
         self._channels = [DMO_SLOTS.index(slot) for slot in self.dmo_slots]
 
     @classmethod
@@ -153,7 +154,7 @@ class Scene:
         for name in ("dmo", "dem"):
             values, mask = inputs[name][0], inputs[f"{name}_valid"][0, 0]
             if name in self.auxiliary:
-                self.auxiliary[name].read_into(hr_window, values, mask)
+                self._kept.read_into(name, self.auxiliary[name], hr_window, values, mask)
             else:
                 values[:], mask[:] = 0, 0
         return inputs

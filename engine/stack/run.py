@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import make_folder
-from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.core.machine import available_cpus, available_memory, return_memory
 from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.output.parts import Mode, parts_folder
 from deeplight.engine.run import paths
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from deeplight.engine.run.options import RunOptions
 
 _log = logging.getLogger(__name__)
+
+_KEPT_SHARE = 0.15
+"""Of the free memory, for resampled tiles of the layers that dates share; a run plans with 0.7 of it."""
 
 
 def infer_dates(options: StackOptions, progress: Progress | None = None) -> RunReport | StackReport | None:
@@ -96,6 +99,7 @@ class Stack:
         self.began = time.perf_counter()
         self._stack = contextlib.ExitStack()
         self._beside: list[tuple[Grid, Beside]] = []
+        self._keep = int(_KEPT_SHARE * available_memory()) if len(nights) > 1 else 0
 
     def __enter__(self) -> Stack:
         return self
@@ -133,6 +137,7 @@ class Stack:
             lights.rest()
             for _, beside in self._beside:
                 beside.rest()
+            return_memory()
         self.progress.name, events.common = "", {}
         dates = time.perf_counter()
         outputs.write()
@@ -187,7 +192,7 @@ class Stack:
         grid = lights.layer.raster.grid
         beside = next((beside for known, beside in self._beside if known == grid), None)
         if beside is None:
-            beside = Beside.open(night.scene, grid, self._stack)
+            beside = Beside.open(night.scene, grid, self._stack, keep=self._keep)
             self._beside.append((grid, beside))
         return Scene(lights, beside)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pystac
 import pytest
 import rasterio
 
@@ -17,6 +18,7 @@ from deeplight.engine.output.parts import Mode
 from deeplight.engine.output.shards import Shard
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.run import paths
+from deeplight.engine.run.tiling import TileRequest
 from deeplight.engine.stack.report import StackReport
 from deeplight.engine.stack.run import infer_dates
 from tests.engine.stack.months import EMPTY, Months, name
@@ -93,6 +95,26 @@ def test_layers_and_model_are_opened_once(
     assert max(handles) <= 2 and handles
 
 
+def test_layers_beside_the_lights_are_read_for_the_first_date_alone(months: Months, tmp_path: Path) -> None:
+    months.run(tmp_path / "out", tiles=TileRequest(9))
+    dates = json.loads((tmp_path / "out" / "run.json").read_text())["dates"]
+    read = [d["run"]["inputs"] for d in dates if d["run"] is not None]
+    assert [r["dmo"]["bytes_read"] > 0 for r in read] == [True, False, False]
+    assert [r["dem"]["bytes_read"] > 0 for r in read] == [True, False, False]
+    assert all(r["ntl"]["bytes_read"] > 0 for r in read)
+
+
+def test_maps_are_the_same_where_nothing_can_be_kept(
+    months: Months, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    months.run(tmp_path / "kept", tiles=TileRequest(9))
+    monkeypatch.setattr("deeplight.engine.stack.run._KEPT_SHARE", 0.0)
+    months.run(tmp_path / "read", tiles=TileRequest(9))
+    for month in months.with_data:
+        kept, read = (tmp_path / folder / f"{name(month)}.tif" for folder in ("kept", "read"))
+        assert kept.read_bytes() == read.read_bytes()
+
+
 def test_what_is_told_names_the_date(months: Months, tmp_path: Path) -> None:
     told = Told()
     infer_dates(months.request(tmp_path / "out", events=tmp_path / "e.jsonl"), told)
@@ -137,6 +159,31 @@ def test_the_vrt_has_a_band_a_date(months: Months, tmp_path: Path) -> None:
     moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
     with rasterio.open(moved / "lights.vrt") as d:
         assert np.isfinite(d.read(1)).any()
+
+
+def test_a_collection_of_items(months: Months, tmp_path: Path) -> None:
+    """Read from the disk by pystac, links followed; no network, no schema fetched."""
+    out = tmp_path / "lights-of-2020"
+    months.run(out, stac=True)
+    collection = pystac.Collection.from_file(str(out / "collection.json"))
+    items = list(collection.get_items())
+    assert collection.id == "lights-of-2020" and [i.id for i in items] == [name(m) for m in months.with_data]
+    first, last = collection.extent.temporal.intervals[0]
+    assert (str(first), str(last)) == ("2020-01-01 00:00:00+00:00", "2020-04-30 23:59:59+00:00")
+    for item, month in zip(items, months.with_data, strict=True):
+        assert item.collection_id == collection.id and item.get_collection() is collection
+        assert item.properties["start_datetime"].startswith(f"{name(month)}-01")
+        assert item.bbox == collection.extent.spatial.bboxes[0]
+        assert {"proj:code", "processing:software", "processing:lineage"} <= item.properties.keys()
+        asset = item.assets["data"]
+        assert "raster:bands" in asset.extra_fields
+        with rasterio.open(asset.get_absolute_href()) as d:
+            assert list(d.shape) == item.properties["proj:shape"]
+    texts = {path.name: path.read_bytes() for path in out.glob("*.json")}
+    assert not any(str(tmp_path).encode() in text for file, text in texts.items() if file != "run.json")
+    months.run(out, stac=True, mode=Mode.RESUME)
+    for file in texts.keys() - {"run.json"}:
+        assert (out / file).read_bytes() == texts[file]
 
 
 def test_resuming_keeps_finished_dates(months: Months, tmp_path: Path) -> None:
