@@ -97,6 +97,16 @@ def slots(name: str, given: Any) -> dict[str, int] | None:
     return _parsed(name, given, parse_bands, wanted, example, text)
 
 
+def shard(given: Any) -> Any:
+    """None or (I, N): share I of N."""
+    from deeplight.engine.run.options import parse_shard
+
+    if given is None:
+        return None
+    text = "/".join(map(str, given)) if isinstance(given, tuple | list) else given
+    return _parsed("shard", given, parse_shard, "(I, N) with I from 0 to N - 1", "(0, 4)", text)
+
+
 def number(name: str, given: Any) -> float | None:
     """None or a number, NaN included."""
     if given is not None and not _real(given):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. path: the Cloud-Optimized GeoTIFF. report: what deeplight-infer writes as run.json; None where
-    resume=True found the output complete."""
+    """A finished run. path: the Cloud-Optimized GeoTIFF, not there yet after a shard. report: what deeplight-infer
+    writes as run.json; None where resume=True found the output complete."""
 
     path: Path
     report: dict[str, Any] | None
@@ -53,6 +53,7 @@ def refine(
     stac: bool = False,
     verify_seams: int = 0,
     check: int = 0,
+    shard: tuple[int, int] | None = None,
 ) -> Run:
     """Refine a whole scene 8× and write it as a Cloud-Optimized GeoTIFF; the memory need not hold it.
 
@@ -76,6 +77,8 @@ def refine(
         stac: Write a STAC item beside the output.
         verify_seams: Compute so many places at tile borders again; fail if they differ.
         check: First compare so many tiles with fp32.
+        shard: (I, N): compute share I of N, from 0, of the output's parts alone; `out` appears when, after all shards,
+            the same call is made with resume=True in place of it.
 
     Returns:
         The path and the report.
@@ -127,6 +130,7 @@ def _options(scene: Scene, loading: Loading, given: dict[str, Any]) -> RunOption
         compression=arguments.choice("compression", given["compression"], ("zstd", "deflate")),
         mode=chosen_mode(bool(given["resume"]), bool(given["overwrite"])),
         streams=arguments.count_or_none("streams", given["streams"]),
+        shard=arguments.shard(given["shard"]),
         stac=bool(given["stac"]),
         **{
             name: arguments.path_or_none(name, given[name])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SAMPLES, _SAMPLE_BYTES, _END_BYTES = 16, 4096, 1 << 16
 MOST_READ = 1 << 30
-"""Bytes of a file up to which all of it is read for `Compared.HOSTS`: about a second (1.1 GB/s measured on a core)."""
+"""Bytes of a layer up to which all of it is read for `Compared.HOSTS`: about a second (1.1 GB/s measured on a core)."""
 _UNKNOWN = "of unknown version"
 
 
@@ -29,7 +29,7 @@ class Compared(Enum):
     """Who compares a file.
 
     ANYWHERE: size and samples, for tags: equal for equal files. ONE_HOST: and the modification time, since samples do
-    not see every change. HOSTS: all bytes in place of the time, which a copy on another host does not keep; of a file
+    not see every change. HOSTS: all bytes in place of the time, which a copy on another host does not keep; of a layer
     above MOST_READ size, samples and time.
     """
 
@@ -96,6 +96,7 @@ def check_unchanged(options: RunOptions, record: Record) -> None:
 def _layer(name: str, allow_remote: bool, compared: Compared) -> str:
     """One line that changes when any file behind a dataset name does."""
     located = locate(name, name, allow_remote)
+    compared = _affordable(located.pieces, compared)
     if located.pieces:
         each = [f"{p.name} {file_fingerprint(p, compared)}" for p in located.pieces]
         line = f"{len(located.pieces)} pieces of {_digest(each)}"
@@ -122,6 +123,7 @@ def _remote(located: Located, compared: Compared) -> str:
 
 def _local(located: Located, path: Path, compared: Compared) -> str:
     others = sorted({Path(f) for f in _opened(located, lambda dataset: dataset.files)} - {path})
+    compared = _affordable([path, *others], compared)
     line = file_fingerprint(path, compared)
     if located.dataset != str(path):  # one of several datasets in the file
         before, _, after = located.dataset.rpartition(path.name)
@@ -130,6 +132,13 @@ def _local(located: Located, path: Path, compared: Compared) -> str:
         return line
     digest = _digest(file_fingerprint(p, compared) for p in others if p.is_file())
     return f"{line}, with {len(others)} files of {digest}"
+
+
+def _affordable(paths: Iterable[Path], compared: Compared) -> Compared:
+    """How these files together are compared."""
+    if compared is Compared.HOSTS and sum(p.stat().st_size for p in paths if p.is_file()) > MOST_READ:
+        return Compared.ONE_HOST
+    return compared
 
 
 def _opened(located: Located, told: Callable[[DatasetReader], Any]) -> Any:
@@ -153,7 +162,7 @@ def file_fingerprint(path: Path, compared: Compared) -> str:
     stat = path.stat()
     size = f"{stat.st_size} bytes"
     with path.open("rb") as file:
-        if compared is Compared.HOSTS and stat.st_size <= MOST_READ:
+        if compared is Compared.HOSTS:
             return f"{size}, all of sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
         digest = hashlib.sha256(file.read(_END_BYTES))
         for i in range(_SAMPLES):

@@ -147,3 +147,17 @@ def test_an_array_that_has_changed_is_not_resumed(model: dl.Model, tmp_path: Pat
         dl.refine(scene, model, out=out, tiles=64, resume=True)
     assert "the file of ntl" in str(error.value)
     assert "--" not in str(error.value)
+
+
+def test_shards_and_a_last_call_write_the_same_file(scene: dl.Scene, model: dl.Model, tmp_path: Path) -> None:
+    whole = dl.refine(scene, model, out=tmp_path / "whole.tif", tiles=9)
+    for index in (1, 0):
+        part = dl.refine(scene, model, out=tmp_path / "o.tif", tiles=9, shard=(index, 2))
+        assert part.report is not None and not part.path.exists()
+    run = dl.refine(scene, model, out=tmp_path / "o.tif", tiles=9, resume=True)
+    assert run.path.read_bytes() == whole.path.read_bytes()
+    for wrong in ((2, 2), (0,), 1, "a", (0.5, 2), (-1, 2)):
+        with pytest.raises(
+            dl.InputError, match=r"shard=.* is not \(I, N\) with I from 0 to N - 1; an example is"
+        ):
+            dl.refine(scene, model, out=tmp_path / "p.tif", shard=wrong)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import pytest
 
 from deeplight.engine.core.errors import InputError, Interrupted
 from deeplight.engine.output.parts import Mode
+from deeplight.engine.output.shards import Shard
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
@@ -106,6 +107,29 @@ def test_power_loss_at_any_point_of_a_run(request_of: RunOptions, tmp_path: Path
         assert kept.items() <= run_and_stamp(request_of, folder).items()
         assert found(folder) == {OUT: expected}
     assert len(every) >= 12
+
+
+def test_power_loss_while_shards_work(request_of: RunOptions, tmp_path: Path) -> None:
+    (tmp_path / "calm").mkdir()
+    expected = run(request_of, tmp_path / "calm")
+    scene = dataclasses.replace(request_of.scene, ntl_scale=(1.0, 0.0))  # as in `run`
+    shards = [dataclasses.replace(request_of, scene=scene, shard=Shard(index, 2)) for index in (1, 0)]
+    (tmp_path / "shards").mkdir()
+    disk = RecordingDisk(tmp_path / "shards")
+    with installed(disk):
+        for shard in shards:
+            infer(dataclasses.replace(shard, out=tmp_path / "shards" / OUT))
+    every = states({}, disk.log)
+    for number, state in enumerate(every):
+        folder = tmp_path / str(number)
+        materialise(state, folder)
+        kept = len(list(folder.glob("o.tif.parts/packs-*/*.pack")))
+        assert not kept or (folder / PARTS / "record.json").exists()
+        if number % 2:  # a shard goes on, or the last run finds what there is
+            infer(dataclasses.replace(shards[0], out=folder / OUT))
+        assert run(request_of, folder, Mode.RESUME) == expected
+        assert found(folder) == {OUT: expected}
+    assert len(every) >= 10
 
 
 def run_and_stamp(request: RunOptions, folder: Path) -> dict[str, int]:

@@ -20,17 +20,18 @@ DATES, HELD_DATE, HELD_PACK = 6, 5, 2
 PACKS = 3
 PATIENCE_S = 60.0
 HOLD = """
-import os, time
+import os, threading, time
 from pathlib import Path
 from deeplight.engine import cli
 from deeplight.engine.output import packs
-write, stored = packs.PackStore.write, []
+write, stored, one = packs.PackStore.write, [], threading.Lock()
 def hold(self, *a):
-    write(self, *a)
-    stored.append(1)
-    if len(stored) == int(os.environ["HELD_AFTER"]):
-        Path(os.environ["HELD"]).touch()
-        time.sleep(600)
+    with one:
+        write(self, *a)
+        stored.append(1)
+        if len(stored) == int(os.environ["HELD_AFTER"]):
+            Path(os.environ["HELD"]).touch()
+            time.sleep(600)
 packs.PackStore.write = hold
 cli.main()
 """
