@@ -34,7 +34,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See MetaPathFinder."""
+        """The spec of xarray, whose loader registers the accessor at its end; None for any other module."""
         if name != "xarray" or self._asking:
             return None
         self._asking = True
@@ -54,11 +54,11 @@ class _Loader(importlib.abc.Loader):
         self._own = own
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """See Loader."""
+        """The module as its own loader creates it."""
         return self._own.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """See Loader."""
+        """Run the module by its own loader, then register the accessor with it."""
         spec = module.__spec__
         if spec is not None:
             spec.loader = self._own

@@ -38,18 +38,18 @@ class _Calls(Progress):
         self._unit, self._what, self._began = PIXELS, "", 0.0
 
     def log(self, message: str) -> None:
-        """See Progress."""
+        """Say one line."""
         with self._lock:
             self._tell(self._share(), in_python(message))
 
     def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
-        """See Progress."""
+        """Begin counting towards `total`, from zero."""
         with self._lock:
             self._total, self._done, self._unit = total, 0, unit
             self._what, self._began = f"{what}: " if what else "", time.monotonic()
 
     def advance(self, done: int = 1) -> None:
-        """See Progress."""
+        """So many more are finished."""
         with self._lock:
             self._done += done
             rate = self._done / max(time.monotonic() - self._began, 1e-9)
@@ -58,7 +58,7 @@ class _Calls(Progress):
             self._tell(self._share(), f"{self._what}{self._share():.0%}  {pace}  {left} left")
 
     def stop(self) -> None:
-        """See Progress."""
+        """The counted part ends, well or not."""
         with self._lock:
             self._done = self._total
 

@@ -47,13 +47,13 @@ class Silent(Progress):
     """Says nothing: for use as a library."""
 
     def log(self, message: str) -> None:
-        """See Progress."""
+        """Say one line."""
 
     def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
-        """See Progress."""
+        """Begin counting towards `total`, from zero."""
 
     def advance(self, done: int = 1) -> None:
-        """See Progress."""
+        """So many more are finished."""
 
 
 class Lines(Progress):
@@ -70,17 +70,17 @@ class Lines(Progress):
         self._began = self._said = 0.0
 
     def log(self, message: str) -> None:
-        """See Progress."""
+        """Say one line."""
         print(self._told(message), file=self._stream, flush=True)
 
     def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
-        """See Progress."""
+        """Begin counting towards `total`, from zero."""
         self._total, self._done = total, 0
         self._unit, self._what = unit, f"{what}: " if what else ""
         self._began = self._said = time.monotonic()
 
     def advance(self, done: int = 1) -> None:
-        """See Progress."""
+        """So many more are finished."""
         with self._lock:
             self._done += done
             now = time.monotonic()
@@ -118,11 +118,11 @@ class Bar(Progress):
         self._lock = threading.Lock()
 
     def log(self, message: str) -> None:
-        """See Progress."""
+        """Say one line."""
         self._bar.console.print(self._told(message), markup=False, highlight=False, soft_wrap=True)
 
     def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
-        """See Progress."""
+        """Begin counting towards `total`, from zero."""
         self._began = time.monotonic()
         self._done, self._total, self._unit = 0, total, unit
         if self._task is not None:  # the step before, which is over
@@ -131,7 +131,7 @@ class Bar(Progress):
         self._task = self._bar.add_task(what or "deeplight", total=total, rate="")
 
     def advance(self, done: int = 1) -> None:
-        """See Progress."""
+        """So many more are finished."""
         with self._lock:
             self._done += done
             rate = self._done / max(time.monotonic() - self._began, 1e-9)
@@ -139,7 +139,7 @@ class Bar(Progress):
             self._bar.update(self._task, advance=done, rate=pace)
 
     def stop(self) -> None:
-        """See Progress."""
+        """The counted part ends, well or not."""
         self._bar.stop()
 
 

@@ -66,7 +66,7 @@ class TileProgram:
 
     @property
     def fallbacks(self) -> dict[str, str]:
-        """See Compiled.fallbacks, of what is compiled here beside the network."""
+        """What runs uncompiled here, beside the network, although a compiler was asked, and why."""
         found: dict[str, str] = {}
         for part in (self._finished, *(layer.usable for layer in self._layers.values())):
             found |= getattr(part, "fallbacks", {})

@@ -212,11 +212,11 @@ class AuxLayer(Layer):
         return self._read_means(source)
 
     def nodes(self, hr_window: Window, step: int) -> Doubles:
-        """See Warper.nodes."""
+        """Places of every `step`-th HR pixel in the layer's own raster, see Warper.nodes: (2, n, m)."""
         return self._warper.nodes(hr_window, step)
 
     def least_step(self, hr_window: Window) -> int:
-        """See Warper.least_step."""
+        """The smallest distance of mesh nodes behind a window, in HR pixels."""
         return self._warper.least_step(hr_window)
 
     @property
@@ -242,7 +242,7 @@ class AuxLayer(Layer):
         return strips
 
     def native_windows(self, window: Window) -> list[Window]:
-        """See Layer."""
+        """The raster's pixels that LR pixels are made from: two windows where a layer goes round."""
         (fy, fx), grid = self.factors, self.raster.grid
         found = []
         for s in self._warper.source_windows(window.scaled(SCALE)):

@@ -52,7 +52,7 @@ class ObservedLayer(Layer):
     def read_raw(
         self, window: Window, scratch: Scratch | None = None
     ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-        """See Layer."""
+        """Raw pixels (C, h, w) of the bands and the mask (h, w) beside nodata, None where there is none."""
         raw, mask = super().read_raw(window, scratch)
         if self.observed is None:
             return raw, mask

@@ -66,12 +66,12 @@ class DeviceWork(TileWork):
 
     @property
     def host(self) -> TileWork:
-        """See TileWork.host."""
+        """What computes single places on the host's path."""
         return self._host
 
     @property
     def meter(self) -> Meter:
-        """See TileWork.meter."""
+        """What the device path measures of itself."""
         return self.path.meter
 
     def crew(self, threads: int) -> Crew:
@@ -128,16 +128,16 @@ class DeviceWork(TileWork):
         return self._shape(windows[0], {})
 
     def fallbacks(self) -> dict[str, str]:
-        """See TileWork.fallbacks."""
+        """What ran uncompiled although a compiler was asked, of the path's programs and the backend's, and why."""
         return self.path.fallbacks() | super().fallbacks()
 
     def close(self) -> None:
-        """See TileWork.close."""
+        """Let go of the device's memory and of what the host's path holds. The model given stays open."""
         self.path.forget()
         self.host.close()
 
     def cancel(self) -> None:
-        """See TileWork.cancel."""
+        """Ask a computation in another thread to stop early."""
         self._cancelled = True
         self.ring.stop()
         self.host.cancel()
@@ -217,7 +217,7 @@ class DeviceWork(TileWork):
 
     @contextmanager
     def collected(self, tile: Tile) -> Iterator[Tile]:
-        """See TileWork.collected: waits for the tile; its pixels are in the slot until the end."""
+        """The tile with its pixels, once the device has made them; they lie in its slot until the end."""
         if not isinstance(tile, DeviceTile) or tile.lease is None:
             yield tile
             return
@@ -231,7 +231,7 @@ class DeviceWork(TileWork):
             tile.lease.end()
 
     def finish(self, tile: Tile) -> Floats | None:
-        """See TileWork.finish. The device has put NaN where NTL is nodata already."""
+        """The tile's pixels; None where all are nodata. The device has put NaN where NTL is nodata already."""
         if tile.counts is None:
             return self.host.finish(tile)
         if tile.counts["bad"]:

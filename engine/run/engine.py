@@ -44,7 +44,7 @@ class Engine:
     _split: tuple[int, tuple[str, ...]] | None = None
 
     def split(self, streams: int, outputs: Sequence[str]) -> None:
-        """See Backend.split; dates that ask for the same share what it opens."""
+        """Open so many streams, as Backend.split; dates that ask for the same share what it opens."""
         if self._split != (streams, tuple(outputs)):
             self.backend.split(streams, self.threads, outputs)
             self._split = streams, tuple(outputs)

@@ -51,7 +51,7 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """See Manifest.identity."""
+        """SHA-256 of the configuration and the weights: the same model, whatever else was exported from it."""
         return self.manifest.identity
 
     def offered(self, kind: str = "onnx") -> Mapping[str, str]:

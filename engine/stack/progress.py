@@ -13,17 +13,17 @@ class DateProgress(Progress):
         self.name = ""
 
     def log(self, message: str) -> None:
-        """See Progress."""
+        """Say one line."""
         self._inner.log(f"{self.name}: {message}" if self.name else message)
 
     def start(self, total: int, unit: str = PIXELS, what: str = "") -> None:
-        """See Progress."""
+        """Begin counting towards `total`, from zero."""
         self._inner.start(total, unit, ": ".join(part for part in (self.name, what) if part))
 
     def advance(self, done: int = 1) -> None:
-        """See Progress."""
+        """So many more are finished."""
         self._inner.advance(done)
 
     def stop(self) -> None:
-        """See Progress."""
+        """The counted part ends, well or not."""
         self._inner.stop()

@@ -153,7 +153,7 @@ class EngineBackend(Backend):
             call(cudart.cudaFreeHost(array.ctypes.data))
 
     def origins(self) -> dict[str, str]:
-        """See Backend.origins."""
+        """The GPU and the files made for it, by name: they decide bits besides versions and the model."""
         return dict(self._origins)
 
     def close(self) -> None:

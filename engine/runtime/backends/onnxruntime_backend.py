@@ -40,7 +40,7 @@ class OnnxRuntimeBackend(Backend):
     def open(
         cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
     ) -> Self:
-        """See Backend.open. device: "cpu"."""
+        """Load the ONNX file, see Backend.open. device: "cpu"."""
         if device != "cpu":
             raise InputError(f"backend onnxruntime runs on the cpu, not on {device!r}")
         try:
@@ -57,7 +57,10 @@ class OnnxRuntimeBackend(Backend):
         return cls(model, session)
 
     def split(self, streams: int, threads: int, outputs: Sequence[str] | None = None) -> None:
-        """See Backend.split. Threads of one call wait for each other; calls of one thread each never do."""
+        """From now on run so many tiles at a time, see Backend.split.
+
+        Threads of one call wait for each other; calls of one thread each never do.
+        """
         if streams == self.streams and outputs is None:
             return
         shares = [threads // streams + (i < threads % streams) for i in range(streams)]
@@ -94,7 +97,7 @@ class OnnxRuntimeBackend(Backend):
         return {"onnxruntime": str(ort.__version__)}
 
     def close(self) -> None:
-        """See Backend.close. A session holds the memory of its largest tile."""
+        """Release the sessions, each of which holds the memory of its largest tile. Further calls are not allowed."""
         self._drop()
         self._closed = True
 

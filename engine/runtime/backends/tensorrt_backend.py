@@ -28,7 +28,7 @@ class TensorRtBackend(EngineBackend):
     def open(
         cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
     ) -> Self:
-        """See Backend.open. device: "cuda" or, as one of several, "cuda:1"."""
+        """Load the plan for this GPU, see Backend.open. device: "cuda" or, as one of several, "cuda:1"."""
         gpu = gpu_number(device, cls.name, f"TensorRT {trt.__version__}")
         source = artifact.read(precision)  # the plan's name and sidecar hold its digest
         check_origin(artifact.manifest, source)

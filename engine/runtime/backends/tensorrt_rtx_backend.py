@@ -66,7 +66,7 @@ class TensorRtRtxBackend(EngineBackend):
     def open(
         cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
     ) -> Self:
-        """See Backend.open. device: "cuda" or, as one of several, "cuda:1".
+        """Load the engine, see Backend.open. device: "cuda" or, as one of several, "cuda:1".
 
         The first time on a GPU the engine is compared with the float32 model on the CPU: it was built without a GPU.
         Raises ArtifactError where they differ too much.

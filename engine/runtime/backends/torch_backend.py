@@ -54,7 +54,10 @@ class TorchBackend(Backend):
     def open(
         cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
     ) -> Self:
-        """See Backend.open. device: "cpu", "cuda" or, as one of several, "cuda:1"."""
+        """Build the network from its weights, see Backend.open.
+
+        device: "cpu", "cuda" or, as one of several, "cuda:1".
+        """
         place = torch.device(device)
         if place.type == "cuda":
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -94,18 +97,18 @@ class TorchBackend(Backend):
         return found
 
     def origins(self) -> dict[str, str]:
-        """See Backend.origins."""
+        """The GPU, which decides bits besides versions and the model; nothing on a CPU."""
         if not self._on_gpu:
             return {}
         gpu = torch.cuda.get_device_properties(torch.device(self.device))
         return {"the GPU": f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}"}
 
     def fallbacks(self) -> dict[str, str]:
-        """See Backend.fallbacks."""
+        """Tile shapes that run uncompiled although a compiler was asked, as text, and why."""
         return dict(getattr(self._resident, "fallbacks", {}))
 
     def resident(self) -> Resident | None:
-        """See Backend.resident."""
+        """The model for the device path; None on a CPU."""
         return Resident(CudaDevice(self._place), self._resident) if self._on_gpu else None
 
     def cancel(self) -> None:
@@ -113,7 +116,7 @@ class TorchBackend(Backend):
         self._cancelled = True
 
     def close(self) -> None:
-        """See Backend.close."""
+        """Set PyTorch's number of threads as it was. Further calls are not allowed."""
         if self._threads_before is not None:
             torch.set_num_threads(self._threads_before)
 
@@ -147,7 +150,7 @@ class Computing:
 
     @property
     def fallbacks(self) -> dict[str, str]:
-        """See Compiled.fallbacks."""
+        """Tile shapes that run uncompiled although a compiler was asked, as text, and why."""
         return getattr(self._run, "fallbacks", {})
 
 
