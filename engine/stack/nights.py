@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.wording import mention
+from deeplight.engine.core.wording import mention, of_role
 from deeplight.engine.output.acquired import Span, shown_span
 from deeplight.engine.output.taken import band_date, taken
 from deeplight.engine.raster.dataset_names import common_pattern, matching
@@ -53,18 +53,18 @@ class Piece:
         return self.file if self.band is None else f"band {self.band} of {self.file}"
 
 
-def read_pieces(names: Sequence[str], options: SceneOptions, dates: int) -> list[Piece]:
+def read_pieces(names: Sequence[str], options: SceneOptions, dates: int, role: str = "NTL") -> list[Piece]:
     """The files behind names, patterns and dataset names, those of a pattern sorted; of a file with a date a band its
     bands.
 
-    options: of the scene, whose `ntl` is not looked at. dates: how many the user says. Raises InputError where a file
-    is given twice or cannot be opened.
+    options: of the scene, whose `ntl` is not looked at. dates: how many the user says. role: "NTL", or "NTL-valid" for
+    counts of observations. Raises InputError where a file is given twice or cannot be opened.
     """
     files = [file for name in names for file in matching(name) or [name]]
     twice = next((file for k, file in enumerate(files) if file in files[:k]), None)
     if twice is not None:
-        raise InputError(f"{twice} is given twice as `ntl`: give each file once")
-    return [piece for file in files for piece in _pieces_of(file, options, dates)]
+        raise InputError(f"{twice} is given twice as `{of_role(role)}`: give each file once")
+    return [piece for file in files for piece in _pieces_of(file, options, dates, role)]
 
 
 def find_nights(
@@ -91,13 +91,14 @@ def find_nights(
     return sorted(found, key=lambda night: night.when[0].timestamp() if night.when else 0.0)
 
 
-def _pieces_of(file: str, options: SceneOptions, dates: int) -> list[Piece]:
+def _pieces_of(file: str, options: SceneOptions, dates: int, role: str) -> list[Piece]:
     """A file, or its bands where they are dates: each says its own, or as many dates are told."""
-    with open_raster(file, "NTL", options.allow_remote, options.placement("ntl")) as raster:
+    with open_raster(file, role, options.allow_remote, options.placement("ntl")) as raster:
         if options.ntl_band is not None or raster.count == 1:
             band = options.ntl_band if options.ntl_band in raster.bands else None
             return [Piece(file, None, taken(raster, band), raster.grid)]
-        lights = [b for b in raster.bands if not is_coverage("", raster.band_names[b - 1])]
+        counts = [b for b in raster.bands if is_coverage("", raster.band_names[b - 1])]
+        lights = (role == "NTL-valid" and counts) or [b for b in raster.bands if b not in counts]
         own = [band_date(raster, b) for b in lights]
         if (None not in own and len(set(own)) == len(own) > 1) or dates == len(lights):
             return [Piece(file, b, when, raster.grid) for b, when in zip(lights, own, strict=True)]

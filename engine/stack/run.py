@@ -21,6 +21,7 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.run.pipeline import infer, run_scene
 from deeplight.engine.run.report import RunReport
 from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.stack.counts import with_counts
 from deeplight.engine.stack.nights import Night, find_nights, read_pieces
 from deeplight.engine.stack.options import StackOptions, is_map
 from deeplight.engine.stack.outputs import Outputs
@@ -68,7 +69,7 @@ def _nights(options: StackOptions) -> list[Night]:
         if len(options.ntl) == 1 and options.dates is None and is_map(options.run.out):
             return [Night(scene, None, told=False)]
         raise
-    return find_nights(pieces, options.ntl, scene, options.dates)
+    return with_counts(find_nights(pieces, options.ntl, scene, options.dates), scene, options.dates)
 
 
 @contextlib.contextmanager

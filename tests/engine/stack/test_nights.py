@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from deeplight.engine.output.parts import Mode
 from deeplight.engine.output.taken import on_axis, taken
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.raster.source import open_raster
+from deeplight.engine.run.pipeline import infer
 from deeplight.engine.stack.nights import Night, find_nights, read_pieces
+from deeplight.engine.stack.run import infer_dates
 from tests.engine.stack.months import EMPTY, NODATA, Months, name
 from tests.scenes import ARC, NORTH, WEST, north_up, write_raster
 
@@ -243,3 +246,57 @@ def test_a_file_says_when_it_was_taken(months: Months, tmp_path: Path) -> None:
         assert taken(raster) is None
         when = taken(raster, EMPTY)
     assert when is not None and f"{when[0]:%Y-%m-%d}" == "2020-03-15"
+
+
+@pytest.mark.parametrize("kind", ["files", "bands", "told", "one for all", "bands beside the lights"])
+def test_counts_of_observations_belong_to_their_dates(months: Months, tmp_path: Path, kind: str) -> None:
+    """Each date's map is that of a run with the date's own count."""
+    with rasterio.open(months.folder / "ntl-2020-01.tif") as d:
+        place = d.transform
+    random = np.random.default_rng(2)
+    counts = random.integers(0, 3, months.lights.shape).astype(np.uint16)
+    ntl: object = months.pattern
+    dates, valid = "", str(tmp_path / "cvg-*.tif")
+    singles: list[dict[str, Any]] = []
+    for month, values in enumerate(counts, 1):
+        label = name(month) if kind != "told" else str(month)
+        file = write_raster(tmp_path / f"cvg-{label}.tif", values, transform=place)
+        singles.append({"ntl_valid": str(file)})
+    if kind == "told":
+        dates = "2020-01,2020-02,2020-03,2020-04"
+    elif kind == "one for all":
+        valid = str(tmp_path / "cvg-2020-01.tif")
+        singles = [{"ntl_valid": valid}] * 4
+    elif kind == "bands":
+        valid = str(
+            write_raster(tmp_path / "c.tif", counts, transform=place, names=[name(m) for m in range(1, 5)])
+        )
+        singles = [{"ntl_valid": valid, "ntl_valid_band": m} for m in range(1, 5)]
+    elif kind == "bands beside the lights":
+        both = np.stack([v for m in range(4) for v in (months.lights[m], counts[m].astype(np.float32))])
+        names = [f"{name(m)}_{what}" for m in range(1, 5) for what in ("avg_rad", "cf_cvg")]
+        units = ["nW/cm²/sr", "1"] * 4
+        path = tmp_path / "export.tif"
+        ntl = valid = str(write_raster(path, both, transform=place, names=names, units=units, nodata=NODATA))
+        singles = [{"ntl_band": 2 * m + 1, "ntl_valid": valid, "ntl_valid_band": 2 * m + 2} for m in range(4)]
+    request = months.request(tmp_path / "out", ntl, dates=dates)
+    scene = replace(request.run.scene, ntl_valid=valid)
+    infer_dates(replace(request, run=replace(request.run, scene=scene)))
+    for month in months.with_data:
+        own = singles[month - 1]
+        light = ntl if "ntl_band" in own else months.folder / f"ntl-{name(month)}.tif"
+        when = {"when": parse_dates(name(month))[0]} if kind == "told" else {}
+        run = replace(
+            request.run, scene=replace(scene, ntl=str(light), **own), out=tmp_path / "s.tif", **when
+        )
+        infer(replace(run, mode=Mode.OVERWRITE))
+        assert (tmp_path / "out" / f"{name(month)}.tif").read_bytes() == (tmp_path / "s.tif").read_bytes()
+
+
+def test_a_date_without_its_count_is_refused(months: Months, tmp_path: Path) -> None:
+    for month in (1, 2, 3):
+        write_raster(tmp_path / f"cvg-{name(month)}.tif", np.ones(months.lights[0].shape, np.uint8))
+    request = months.request(tmp_path / "out")
+    scene = replace(request.run.scene, ntl_valid=str(tmp_path / "cvg-*.tif"))
+    with pytest.raises(InputError, match="`ntl_valid` has 3 dates and 2020-04 is not among them"):
+        infer_dates(replace(request, run=replace(request.run, scene=scene)))
