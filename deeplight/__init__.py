@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deeplight.api.result import Result
     from deeplight.api.running import Run, refine
     from deeplight.api.scene import Scene, open_scene
+    from deeplight.api.stacks import Dates, refine_dates
     from deeplight.api.tables import zonal
     from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError, Interrupted
     from deeplight.engine.raster.grid import Grid
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ArtifactError": "deeplight.engine.core.errors",
+    "Dates": "deeplight.api.stacks",
     "DeepLightError": "deeplight.engine.core.errors",
     "Grid": "deeplight.engine.raster.grid",
     "InputError": "deeplight.engine.core.errors",
@@ -43,12 +45,14 @@ _HOMES = {
     "load_model": "deeplight.api.model",
     "open_scene": "deeplight.api.scene",
     "refine": "deeplight.api.running",
+    "refine_dates": "deeplight.api.stacks",
     "zonal": "deeplight.api.tables",
 }
 """Public name → the module that defines it."""
 
 __all__ = [
     "ArtifactError",
+    "Dates",
     "DeepLightError",
     "Grid",
     "InputError",
@@ -62,6 +66,7 @@ __all__ = [
     "load_model",
     "open_scene",
     "refine",
+    "refine_dates",
     "zonal",
 ]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeplight.engine.core.errors import InputError
+
+if TYPE_CHECKING:
+    from deeplight.engine.output.acquired import Span
 
 _T = TypeVar("_T")
 
@@ -158,6 +161,18 @@ def path(name: str, given: Any) -> Path:
 def path_or_none(name: str, given: Any) -> Path | None:
     """None or a path."""
     return None if given is None else path(name, given)
+
+
+def dates(given: str | Sequence[object] | None) -> list[Span] | None:
+    """The time that each of some dates covers, such as "2019", "2020-03" or "2020-01-01/2020-03-31"."""
+    from deeplight.engine.output.acquired import parse_date
+
+    if given is None:
+        return None
+    try:
+        return [parse_date(str(date)) for date in (given.split(",") if isinstance(given, str) else given)]
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _real(value: Any) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from deeplight.api.result import Result
     from deeplight.api.scene import Scene
+    from deeplight.engine.raster.scene import SceneOptions
     from deeplight.engine.run.options import RunOptions
     from deeplight.engine.run.tiling import TilePlan
     from deeplight.engine.runtime.artifact import Artifact
@@ -96,11 +97,11 @@ class Loading:
     compiling: bool = True
     trust: bool = False
 
-    def request(self, scene: Scene, out: Path, **more: Any) -> RunOptions:
+    def request(self, scene: SceneOptions, out: Path, **more: Any) -> RunOptions:
         """A run of this model over a scene."""
         from deeplight.engine.run.options import RunOptions
 
-        return RunOptions(scene=scene.options, out=out, **asdict(self), **more)
+        return RunOptions(scene=scene, out=out, **asdict(self), **more)
 
 
 class Model:
@@ -178,7 +179,9 @@ class Model:
         named = arguments.extra_bands(wanted)
         check_bands(named, self.artifact)
         nowhere = Path(os.devnull)
-        return self.loading.request(scene, nowhere, tiles=None, bands=named, conserve_radiance=bool(conserve))
+        return self.loading.request(
+            scene.options, nowhere, tiles=None, bands=named, conserve_radiance=bool(conserve)
+        )
 
     def _computed(self, scene: Scene, options: RunOptions) -> NDArray[np.float32]:
         """The bands (n, 8h, 8w) of the scene or part."""

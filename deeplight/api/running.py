@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from deeplight.api.wording import arrays_named
 from deeplight.engine.core.errors import InputError
 
 if TYPE_CHECKING:
+    from deeplight.engine.raster.scene import SceneOptions
     from deeplight.engine.run.options import RunOptions
 
 
@@ -108,15 +109,20 @@ def _run(
 
         told = progress_of(progress)
         _ = scene.rasters  # refuses a scene that is closed: arrays of it are gone
-        loading = model.loading if isinstance(model, Model) else Loading(str(arguments.path("model", model)))
-        options = _options(scene, loading, given)
+        loading = loading_of(model)
+        options = run_options(scene.options, loading, given)
         found = infer(options, told)
         if found is not None:
             told.log(found.headline())
         return Run(options.out, None if found is None else asdict(found))
 
 
-def _options(scene: Scene, loading: Loading, given: dict[str, Any]) -> RunOptions:
+def loading_of(model: Model | str | Path) -> Loading:
+    """How a model is loaded, open or not."""
+    return model.loading if isinstance(model, Model) else Loading(str(arguments.path("model", model)))
+
+
+def run_options(scene: SceneOptions, loading: Loading, given: Mapping[str, Any]) -> RunOptions:
     """The library's form of the arguments of `refine`."""
     from deeplight.engine.run.options import chosen_mode
 

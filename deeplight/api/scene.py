@@ -77,7 +77,7 @@ def open_scene(
         with arrays_named(files.arrays):
             from deeplight.engine.raster.scene import Scene as Rasters
 
-            options = _options(given, files)
+            options = scene_options(given, files)
             return Scene(options, Rasters.open(options), files)
     except BaseException:
         if files.folder is not None:
@@ -85,7 +85,7 @@ def open_scene(
         raise
 
 
-def _options(given: Mapping[str, Any], files: LayerFiles) -> SceneOptions:
+def scene_options(given: Mapping[str, Any], files: LayerFiles) -> SceneOptions:
     """The library's form of the arguments of `open_scene`."""
     from deeplight.engine.raster.scene import SceneOptions
 

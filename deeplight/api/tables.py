@@ -94,8 +94,6 @@ def _maps(
     maps: Map | Sequence[Map] | Mapping[str, Map], dates: Sequence[str] | None
 ) -> tuple[list[str], list[Span] | None]:
     """Names of the maps, and the dates that are given."""
-    from deeplight.engine.output.acquired import parse_date
-
     if isinstance(maps, Mapping):
         if dates is not None:
             raise InputError(
@@ -104,9 +102,7 @@ def _maps(
         maps, dates = list(maps.values()), [str(date) for date in maps]
     several = [maps] if isinstance(maps, str | Path | Run) else list(maps)
     names = [str(m.path if isinstance(m, Run) else arguments.path("maps", m)) for m in several]
-    if isinstance(dates, str):
-        dates = dates.split(",")
-    return names, None if dates is None else [_parsed(parse_date, str(date)) for date in dates]
+    return names, arguments.dates(dates)
 
 
 def _parsed(parse: Any, text: str) -> Any:

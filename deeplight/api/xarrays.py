@@ -73,6 +73,10 @@ def _names(array: Any, others: Sequence[Any]) -> tuple[str, ...]:
         return tuple(map(str, told))
     if others and others[0] in array.coords and array.coords[others[0]].dtype.kind in "UO":
         return tuple(map(str, array.coords[others[0]].values))
+    if (
+        others and others[0] in array.coords and array.coords[others[0]].dtype.kind == "M"
+    ):  # times: a date a band
+        return tuple(str(value)[:10] for value in array.coords[others[0]].values)
     return (told,) if isinstance(told, str) else ()
 
 

@@ -57,7 +57,7 @@ def templates(path: Path, pattern: str = r"(?<![-\w])--[a-z]") -> Iterator[tuple
 
 OFFERED = {
     name
-    for call in (dl.open_scene, dl.load_model, dl.refine, dl.zonal)
+    for call in (dl.open_scene, dl.load_model, dl.refine, dl.refine_dates, dl.zonal)
     for name in signature(call).parameters
 }
 """Parameters of the API."""
@@ -108,7 +108,9 @@ def test_the_api_offers_every_option_of_the_library() -> None:
     scene = set(signature(dl.open_scene).parameters)
     assert {field.name for field in fields(SceneOptions)} - {"dmo_files"} == scene
     run = set(signature(dl.load_model).parameters) | set(signature(dl.refine).parameters)
-    assert {field.name for field in fields(RunOptions)} - {"mode"} == run - {
+    of_run = {field.name for field in fields(RunOptions)}
+    assert "dates" in signature(dl.refine_dates).parameters  # which become `when`
+    assert of_run - {"mode", "when"} == run - {
         "resume",
         "overwrite",
         "progress",
