@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import logging
 import os
 import time
@@ -83,10 +84,14 @@ def _try(file: BinaryIO, kind: int) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        _LOG.warning(
-            "%s cannot be locked (%s): see that no other run writes there", file.name, error.strerror
-        )
+        _warn(file.name, str(error.strerror))
     return True
+
+
+@functools.cache
+def _warn(name: str, reason: str) -> None:
+    """Once a file."""
+    _LOG.warning("%s cannot be locked (%s): see that no other run writes there", name, reason)
 
 
 def _same(path: Path, file: BinaryIO) -> bool:

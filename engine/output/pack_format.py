@@ -40,6 +40,13 @@ class DamagedPack(DeepLightError):
         self.key = key
 
 
+class MissingPack(DamagedPack):
+    """There is no file of a pack, as far as this host can see."""
+
+    def __init__(self, name: str, key: PackKey) -> None:
+        super().__init__(name, key, "it is missing")
+
+
 def overview_levels(height: int, width: int, block: int) -> int:
     """How often a raster is halved until its longer side is at most one block."""
     levels = 0

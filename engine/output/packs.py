@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.output.pack_format import (
     BlockCodec,
     DamagedPack,
+    MissingPack,
     PackIndex,
     PackKey,
     halve,
@@ -32,6 +34,9 @@ from deeplight.engine.raster.grid import Grid
 
 TYPICAL_BYTES = {"float32": 2.5, "uint16": 1.0}
 """Compressed bytes per pixel, measured with zstd level 1 on lights with texture."""
+
+_PATIENCE_S, _PAUSE_S = 60.0, 0.5
+"""How long names that are listed are waited for; NFS clients remember names for up to a minute."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +266,7 @@ class PackStore:
             with path.open("rb") as file:
                 index = read_index(file, path.name, key)
         except FileNotFoundError:
-            raise DamagedPack(path.name, key, "it is missing") from None
+            raise MissingPack(path.name, key) from None
         if index.fingerprint != self._fingerprint:
             raise InputError(
                 f"{self.folder} holds packs of another output (grid, bands, data type, tags or pack size differ): "
@@ -286,14 +291,28 @@ class PackStore:
 
         Reads all of them. Raises InputError where the folder holds packs of another output.
         """
-        good = set()
-        for key in sorted(self.present().intersection(self.keys() if keys is None else keys)):
+        good: set[PackKey] = set()
+        unseen = set(self.keys() if keys is None else keys)
+        until = time.monotonic() + _PATIENCE_S
+        while unseen := self._sort_out(unseen & self.present(), good):
+            if time.monotonic() > until:
+                break  # computed again, which gives the same
+            time.sleep(_PAUSE_S)
+        return good
+
+    def _sort_out(self, keys: Collection[PackKey], good: set[PackKey]) -> set[PackKey]:
+        """Add those packs to `good` that are as written, remove damaged ones. Returns those whose files are listed and
+        not found: a network disk's client has remembered their names as absent."""
+        unseen = set()
+        for key in sorted(keys):
             try:
                 self._verify(key)
                 good.add(key)
+            except MissingPack:
+                unseen.add(key)
             except DamagedPack:
                 self.discard(key)
-        return good
+        return unseen
 
     def _verify(self, key: PackKey) -> None:
         index, path = self.index(key), self.path(key)

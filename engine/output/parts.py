@@ -284,6 +284,9 @@ def claimed_parts(out: Path, record: Record, mode: Mode, *, disk: Disk = DISK) -
             raise
         with disk_errors(parts):
             _remove(parts, disk)
+    _remove_doomed(
+        parts, disk
+    )  # over a network the lock's file kept its folder from going until it was closed
 
 
 def _tidy(out: Path, disk: Disk) -> None:

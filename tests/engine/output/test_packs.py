@@ -214,6 +214,21 @@ def test_packs_are_done_until_a_byte_changes(tmp_path: Path) -> None:
     assert store.done() == keys
 
 
+def test_names_that_a_network_disk_shows_late_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that leads nowhere stands for one that is listed and cannot be opened yet."""
+    spec = output(256, 128)
+    store = fill(PackStore(tmp_path / "parts", spec, 128), lights(spec))
+    hidden = store.path((1, 0)).rename(tmp_path / "hidden")
+    store.path((1, 0)).symlink_to(tmp_path / "late")
+    monkeypatch.setattr("deeplight.engine.output.packs._PATIENCE_S", 0.0)
+    assert store.done() == {(0, 0)} and store.path((1, 0)).is_symlink(), "it is not taken for damaged"
+    monkeypatch.setattr("deeplight.engine.output.packs._PATIENCE_S", 60.0)
+    monkeypatch.setattr("time.sleep", lambda _: hidden.rename(tmp_path / "late"))
+    assert store.done() == {(0, 0), (1, 0)}
+
+
 def test_a_pack_under_the_name_of_another_is_not_done(tmp_path: Path) -> None:
     store = fill(PackStore(tmp_path / "parts", output(256, 128), 128), lights(output(256, 128)))
     store.path((0, 0)).write_bytes(store.path((1, 0)).read_bytes())
