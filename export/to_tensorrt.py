@@ -13,6 +13,7 @@ from typing import Any
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.core.wording import mention
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.plans import FOLDER, PlanKey, save_plan
 from deeplight.engine.runtime.tensorrt_log import log_of
@@ -42,7 +43,7 @@ def require_builder() -> Any:
         trt = importlib.import_module("tensorrt")
     except (ImportError, OSError) as e:
         raise InputError(
-            f"--format tensorrt needs TensorRT ≥ 10.12 and a GPU ({e}): {install_command('tensorrt')}"
+            f"{mention(formats='tensorrt')} needs TensorRT ≥ 10.12 and a GPU ({e}): {install_command('tensorrt')}"
         ) from None
     version = tuple(int(n) for n in str(trt.__version__).split(".")[:2])
     if version < OLDEST:
@@ -82,7 +83,7 @@ def keep_timings(old: Path, new: Path) -> None:
 def build(trt: Any, model: bytes, key: PlanKey, folder: Path, plugins: str) -> bytes:
     """One plan. With "auto", the faster of the plans with and without our kernels."""
     if plugins not in ("off", "on", "auto"):
-        raise InputError(f"--plugins {plugins!r} is not one of auto, on, off")
+        raise InputError(f"{mention(plugins=plugins)} is not one of auto, on, off")
     plans = []
     if plugins != "on":
         plans.append(serialise(trt, prepared(model, plugins=False), key, folder, plugins=False))

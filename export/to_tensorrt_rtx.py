@@ -11,6 +11,7 @@ from typing import Any
 
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.extras import install_command
+from deeplight.engine.core.wording import mention
 from deeplight.engine.runtime.artifact import Draft
 from deeplight.engine.runtime.engines import TARGETS, engine_name
 from deeplight.engine.runtime.manifest import EngineInfo
@@ -31,7 +32,8 @@ def require_builder() -> Any:
         trt = importlib.import_module("tensorrt_rtx")
     except (ImportError, OSError) as e:
         raise InputError(
-            f"--format tensorrt-rtx needs TensorRT for RTX, but no GPU ({e}): {install_command('tensorrt-rtx')}"
+            f"{mention(formats='tensorrt-rtx')} needs TensorRT for RTX, but no GPU ({e}): "
+            f"{install_command('tensorrt-rtx')}"
         ) from None
     if tuple(int(n) for n in str(trt.__version__).split(".")[:2]) < OLDEST:
         # before 1.7 an engine for Turing could be built that computes nothing but zeros

@@ -37,7 +37,7 @@ def write_repository(artifact: Path, out: Path, *, overwrite: bool = False) -> P
 def check_free(out: Path, *, overwrite: bool) -> None:
     """Raise InputError where `out` is there and must not be replaced."""
     if out.exists() and not overwrite:
-        raise InputError(f"{out} exists: use --overwrite to replace it, or choose another --out")
+        raise InputError(f"{out} exists: use `overwrite=True` to replace it, or choose another `out`")
 
 
 def config(model: Artifact, name: str) -> str:

@@ -78,7 +78,7 @@ def command(
 
     if rest["threads"]:
         torch.set_num_threads(rest["threads"])
-    reporter = terminal_reporter()
+    reporter = terminal_reporter(told_in_flags())
     check_device(rest["device"], settings.training.precision)
     with _saying_how_to_go_on(out, rest["overwrite"]), made_for(out):
         found = _data(data, settings, rest["threads"], reporter)

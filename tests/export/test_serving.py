@@ -38,7 +38,7 @@ def test_triton_repository(exported: Exported, tmp_path: Path) -> None:
 def test_a_repository_is_not_overwritten_unasked(tmp_path: Path) -> None:
     artifact = write_analytic(tmp_path / "m")
     write_repository(artifact, tmp_path / "repo")
-    with pytest.raises(InputError, match="exists: use --overwrite"):
+    with pytest.raises(InputError, match="exists: use `overwrite=True`"):
         write_repository(artifact, tmp_path / "repo")
     write_repository(artifact, tmp_path / "repo", overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "repo"]

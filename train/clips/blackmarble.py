@@ -142,11 +142,11 @@ def open_tile(path: Path, layer: str | None, quality: bool) -> BlackMarbleFile:
     if found is None:
         there = ", ".join(sorted(named)) or "none"
         raise InputError(
-            f"{path} has no layer {' or '.join(wanted)}; its layers are {there}: choose one with --layer"
+            f"{path} has no layer {' or '.join(wanted)}; its layers are {there}: choose one with `layer`"
         )
     flags = next((q for q in (f"{found}_Quality", _DAILY_QUALITY) if q in named), None)
     if quality and flags is None:
-        raise InputError(f"{path} has no quality flags of {found}; leave out --max-quality")
+        raise InputError(f"{path} has no quality flags of {found}; leave out `max_quality`")
     with _opened(named[found]) as dataset:
         if (dataset.height, dataset.width) != (TILE, TILE):
             raise InputError(

@@ -145,7 +145,7 @@ def _bands(source: DatasetReader, name: str, band: int | None) -> list[int]:
     if band is not None:
         if band not in source.indexes:
             raise InputError(
-                f"input raster {name} has {source.count} bands and no band {band}; correct --band"
+                f"input raster {name} has {source.count} bands and no band {band}; correct `band`"
             )
         return [band]
     pairs = zip(source.indexes, source.colorinterp, strict=True)

@@ -92,7 +92,7 @@ class CutReport:
 def cut_place(request: ClipRequest, progress: Progress) -> CutReport:
     """Cut one place into request.out and add it to its index.
 
-    A clip appears whole or not at all, and in the index when all of the place are there; until then --resume goes on.
+    A clip appears whole or not at all, and in the index when all of the place are there. Until then RESUME goes on.
     Raises InputError where the rasters cannot be used, where the place is already in the tree, where the splits would
     leak, and where no clip is good enough; DeepLightError where the disk refuses.
     """
@@ -157,7 +157,7 @@ def _others(request: ClipRequest) -> list[ClipRow]:
     if not out.exists():
         return []
     if not out.is_dir():
-        raise InputError(f"{out} is not a folder; choose another --out")
+        raise InputError(f"{out} is not a folder; choose another `out`")
     rows = read_index(out) if (out / INDEX).exists() else []
     if not rows and any(not path.name.startswith(".") for path in out.iterdir()) and not _begun(out):
         raise InputError(
@@ -168,14 +168,16 @@ def _others(request: ClipRequest) -> list[ClipRow]:
         return others
     if len(others) < len(rows):
         raise InputError(
-            f"{out} already holds {_stem(request)}; give --overwrite to cut it again, or another --place or --date"
+            f"{out} already holds {_stem(request)}; give `overwrite=True` to cut it again, or another `place` or `date`"
         )
     if state.exists() and request.mode is Mode.NEW:
-        raise InputError(f"{out} holds an unfinished run of {_stem(request)}; give --resume or --overwrite")
+        raise InputError(
+            f"{out} holds an unfinished run of {_stem(request)}; give `resume=True` or `overwrite=True`"
+        )
     if state.exists() and state.read_text(encoding="utf-8") != _fingerprint(request):
         raise InputError(
             f"the unfinished run of {_stem(request)} in {out} had other rasters or options; repeat them, or give "
-            "--overwrite"
+            "`overwrite=True`"
         )
     return others
 
@@ -221,11 +223,11 @@ def _with_lights(request: ClipRequest, work: Path, progress: Progress) -> PlaceO
     if files.scene.ntl:
         if request.degradation is not None:
             raise InputError(
-                "--degrade makes LR lights from HR ones and --ntl gives them: leave one of them out"
+                "`degrade` makes LR lights from HR ones and `ntl` gives them: leave one of them out"
             )
         return files
     if request.degradation is None or files.ntl_hr is None:
-        raise InputError("there are no LR lights: give --ntl, or --ntl-hr with --degrade")
+        raise InputError("there are no LR lights: give `ntl`, or `ntl_hr` with `degrade`")
     progress.log("making the LR lights")
     seed = place_seed(request.plan.seed, request.place)
     with progress:
@@ -308,10 +310,10 @@ def _nothing(request: ClipRequest, rejected: Mapping[str, int]) -> str:
     if not rejected:
         return (
             f"{request.place} holds no clip of {request.plan.clip_min} LR pixels a side inside its blocks; use a "
-            "smaller --clip"
+            "smaller `clip`"
         )
     why = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
-    return f"no clip of {request.place} is good enough ({why}); relax --min-valid, --max-cloud or --min-lit"
+    return f"no clip of {request.place} is good enough ({why}); relax `min_valid`, `max_cloud` or `min_lit`"
 
 
 def _record(request: ClipRequest, report: CutReport) -> None:

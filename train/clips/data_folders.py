@@ -1,4 +1,4 @@
-"""What `--data` names, looked at before anything heavy is loaded."""
+"""What DATA names, looked at before anything heavy is loaded."""
 
 from __future__ import annotations
 

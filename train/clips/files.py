@@ -76,7 +76,7 @@ def write_clip(folder: Path, grid: Grid, sample: Sample, layers: tuple[str, ...]
                 _write_layer(temporary / f"{layer}.tif", grid, layer, sample, unit)
         except RasterioError as error:
             raise DeepLightError(
-                f"cannot write the clip {folder} ({error}); free space, then --resume"
+                f"cannot write the clip {folder} ({error}); free space, then go on with `resume=True`"
             ) from error
         DISK.sync_folder(temporary)
         DISK.replace(temporary, folder)

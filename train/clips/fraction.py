@@ -49,8 +49,8 @@ def check_fraction(layer: AuxLayer) -> None:
 
 
 def _out_of_range(layer: AuxLayer, least: float, largest: float) -> str:
-    remedy = "for percent pass --isp-scale 0.01" if 1 < largest <= 100 else (
-        "for 0 … 255 pass --isp-scale 0.003922, or --isp-nodata V where V marks missing pixels"
+    remedy = "for percent pass `isp_scale=0.01`" if 1 < largest <= 100 else (
+        "for 0 … 255 pass `isp_scale=0.003922`, or `isp_nodata=V` where V marks missing pixels"
     )  # fmt: skip
     return (
         f"{layer.raster.what} holds values from {least:.4g} to {largest:.4g} after scaling, and the "

@@ -172,7 +172,7 @@ def _refuse(row: ClipRow, other: ClipRow, where: str) -> None:
         kept = max(row.buffer * row.pixel_km, other.buffer * other.pixel_km)
         told = f"are nearer than their buffer of {kept:.2g} km"
     raise InputError(
-        f"the splits of {where} leak: clips {row.clip} and {other.clip} {told}; cut again with one --block and --seed, "
+        f"the splits of {where} leak: clips {row.clip} and {other.clip} {told}; cut again with one `block` and `seed`, "
         "or hold out whole places"
     )
 

@@ -180,12 +180,12 @@ class Place:
 
     def _open_clouds(self, options: PlaceOptions) -> AuxLayer:
         if options.qa and options.cloud_mask:
-            raise InputError("--qa and --cloud-mask both say where clouds are: give one of them")
+            raise InputError("`qa` and `cloud_mask` both say where clouds are: give one of them")
         raster = self._open_single(str(options.qa or options.cloud_mask), "cloud")
         if options.qa and np.dtype(raster.dtype).kind not in "iu":
             raise InputError(
                 f"{raster.what} holds {raster.dtype} and QA_PIXEL holds bits of integers; give Landsat's QA_PIXEL, or "
-                "a mask of 0 and 1 with --cloud-mask"
+                "a mask of 0 and 1 with `cloud_mask`"
             )
         layer = _on(self.grid, raster, _CloudLayer, None, None)
         layer.bits = QA_BITS if options.qa else None

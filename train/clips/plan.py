@@ -52,13 +52,13 @@ class ClipPlanOptions:
         if not 1 <= self.clip_min <= self.clip:
             raise InputError(
                 f"the smallest clip is {self.clip_min} and the largest {self.clip} LR pixels; give "
-                "--clip N,LEAST with LEAST between 1 and N"
+                "`clip=(N, LEAST)` with LEAST between 1 and N"
             )
         least = max(self.clip_min, self.buffer)
         if self.buffer < 0 or self.block < least:
             raise InputError(
                 f"blocks of {self.block} LR pixels hold no clip of {self.clip_min}, or no buffer of {self.buffer}; "
-                f"give --block {least} or more, and --buffer 0 or more"
+                f"give `block={least}` or more, and `buffer=0` or more"
             )
 
 
@@ -166,7 +166,7 @@ def _assigned(
     if rest and not known and len(rest) < len(wanted):
         raise InputError(
             f"{place} has {len(rest)} block{'s'[: len(rest) > 1]} of {options.block} LR pixels with good clips for "
-            f"{len(wanted)} splits ({', '.join(wanted)}); use a smaller --block and --clip, or --shares 1,0,0"
+            f"{len(wanted)} splits ({', '.join(wanted)}); use a smaller `block` and `clip`, or `shares=(1, 0, 0)`"
         )
     decided = Counter(name for name in held.values() if name in wanted)
     # what the shares ask of all blocks, less what is decided; where more is decided than asked, the largest share

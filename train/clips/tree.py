@@ -344,8 +344,8 @@ def _check_paired(source: SampleSource, data: str) -> None:
         bare = [row.clip for row in source.rows if "ntl_hr" not in row.layers.split()]
         if bare:
             raise InputError(
-                f"{len(bare)} of {len(source)} clips of {data} have no HR lights (such as {bare[0]}); use --protocol "
-                "wald, which needs none"
+                f"{len(bare)} of {len(source)} clips of {data} have no HR lights (such as {bare[0]}); use "
+                '`protocol="wald"`, which needs none'
             )
     elif isinstance(source, SceneSource) and not (Path(data.strip(", ")) / "ntl_hr.tif").exists():
-        raise InputError(f"{data} has no ntl_hr.tif; use --protocol wald, which needs none")
+        raise InputError(f'{data} has no ntl_hr.tif; use `protocol="wald"`, which needs none')

@@ -29,11 +29,11 @@ def check_unused(out: Path, overwrite: bool) -> None:
     """Raise InputError where `out` is no folder, or holds results and `overwrite` is not set."""
     try:
         if out.exists() and not out.is_dir():
-            raise InputError(f"{out} is not a folder; choose another --out")
+            raise InputError(f"{out} is not a folder; choose another `out`")
         held = [n for n in (METRICS, TABLE, PAGE, MAP, MAP_NO_AUXILIARY) if (out / n).exists()]
     except OSError as error:
-        raise InputError(f"cannot use the folder {out} ({error.strerror}); choose another --out") from error
+        raise InputError(f"cannot use the folder {out} ({error.strerror}); choose another `out`") from error
     if held and not overwrite:
         raise InputError(
-            f"{out} already holds {', '.join(held)}; give --overwrite to replace, or choose another --out"
+            f"{out} already holds {', '.join(held)}; give `overwrite=True` to replace, or choose another `out`"
         )

@@ -13,6 +13,7 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.core.progress import Progress
+from deeplight.engine.core.wording import mention
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.units import RADIANCE_UNIT, shown
 from deeplight.engine.run.options import RunOptions
@@ -52,7 +53,7 @@ TEST = "test"
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """One evaluation. model, data: see `deeplight-eval --help`.
+    """One evaluation. model, data: as deeplight-eval takes them, see its help.
 
     split: of clips, None: test. degradation: of Wald's protocol, as text. saturated: None takes the NTL product's or
     the degradation's own. tiles: core of the engine's tiles on a province, None: automatic. seed: of the bootstrap.
@@ -104,15 +105,15 @@ def run(options: EvalOptions, progress: Progress) -> dict[str, Any]:
 def _check(options: EvalOptions, whole: bool) -> None:
     """Refuse options that would say nothing here. whole: a province is scored as one place."""
     if options.degradation and options.protocol != "wald":
-        raise InputError("--degradation belongs to --protocol wald: give that too, or leave it out")
+        raise InputError('`degradation` belongs to `protocol="wald"`: give that too, or leave it out')
     if options.split is not None and (whole or options.data == SYNTHETIC):
         raise InputError(
-            f"--split {options.split} is for clips, and {options.data} is scored whole: leave --split out, or cut "
-            "clips with deeplight-data clip"
+            f"{mention(split=options.split)} is for clips, and {options.data} is scored whole: leave `split` out, or "
+            "cut clips with deeplight-data clip"
         )
     if options.tiles is not None and not whole:
         raise InputError(
-            "--tiles is for a province, which the engine maps, and for nothing else: leave it out"
+            "`tiles` is for a province, which the engine maps, and for nothing else: leave it out"
         )
 
 
@@ -145,11 +146,11 @@ def _places(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Task
 
 
 def open_places(data: str, split: str, protocol: str, degradation: str = "") -> SampleSource:
-    """The places of `--data`. Raises InputError where there are none."""
+    """The places that `data` names. Raises InputError where there are none."""
     if data == SYNTHETIC:
         if protocol != "paired":
             raise InputError(
-                f"--protocol {protocol}: synthetic countries have a truth of their own; give paired"
+                f"{mention(protocol=protocol)}: synthetic countries have a truth of their own; give paired"
             )
         from deeplight.train.evaluation.scores import HELD_OUT_SEEDS
 

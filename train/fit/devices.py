@@ -54,16 +54,16 @@ def _device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            "--device cuda: PyTorch sees no CUDA device; give --device cpu, or install a CUDA build of PyTorch"
+            '`device="cuda"`: PyTorch sees no CUDA device; give `device="cpu"`, or install a CUDA build of PyTorch'
         )
     return name
 
 
 def _check_precision(kind: str, precision: str) -> None:
     if precision == "16-mixed" and kind == "cpu":
-        raise InputError("--precision 16-mixed needs a GPU; on a CPU give 32-true or bf16-mixed")
+        raise InputError('`precision="16-mixed"` needs a GPU; on a CPU give 32-true or bf16-mixed')
     if precision == "bf16-mixed" and kind == "cuda" and not torch.cuda.is_bf16_supported():
-        raise InputError("--precision bf16-mixed: this GPU has no bfloat16; give 16-mixed or 32-true")
+        raise InputError('`precision="bf16-mixed"`: this GPU has no bfloat16; give 16-mixed or 32-true')
 
 
 def worker_count(asked: int, fabric: Fabric, cpus: int) -> int:

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,10 +38,12 @@ class Reporter:
 
 
 class StageLines(Reporter):
-    """Plain lines; where no step has told anything for a while, how far it is."""
+    """Plain lines; where no step has told anything for a while, how far it is. told: what a line of `log` becomes."""
 
-    def __init__(self, stream: TextIO | None = None, every_s: float = LINE_EVERY_S) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(
+        self, stream: TextIO | None = None, every_s: float = LINE_EVERY_S, told: Callable[[str], str] = str
+    ) -> None:
+        self._stream, self._told = stream or sys.stderr, told
         self._every_s = every_s
         self._stage = ""
         self._began = self._said = 0.0
@@ -49,7 +51,7 @@ class StageLines(Reporter):
 
     def log(self, text: str) -> None:
         """See Reporter."""
-        print(text, file=self._stream, flush=True)
+        print(self._told(text), file=self._stream, flush=True)
 
     def start(self, stage: str, done: int, total: int) -> None:
         """See Reporter."""
@@ -75,12 +77,13 @@ class StageLines(Reporter):
 
 
 class StageBar(Reporter):
-    """A bar for each stage that stays at the bottom of the terminal."""
+    """A bar for each stage that stays at the bottom of the terminal. told: what a line of `log` becomes."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[str], str] = str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        self._told = told
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -93,7 +96,7 @@ class StageBar(Reporter):
 
     def log(self, text: str) -> None:
         """See Reporter."""
-        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(self._told(text), markup=False, highlight=False, soft_wrap=True)
 
     def start(self, stage: str, done: int, total: int) -> None:
         """See Reporter."""
@@ -115,11 +118,14 @@ class StageBar(Reporter):
         self._bar.stop()
 
 
-def terminal_reporter() -> Reporter:
-    """A bar where stderr is a terminal, lines otherwise; silence in all but the first process of a run."""
+def terminal_reporter(told: Callable[[str], str] = str) -> Reporter:
+    """A bar where stderr is a terminal, lines otherwise; silence in all but the first process of a run.
+
+    told: what a line of `log` becomes, as `told_in_flags` gives it.
+    """
     if int(os.environ.get("RANK", 0)):
         return Reporter()
-    return StageBar() if sys.stderr.isatty() else StageLines()
+    return StageBar(told) if sys.stderr.isatty() else StageLines(told=told)
 
 
 def _text(values: Mapping[str, float]) -> str:

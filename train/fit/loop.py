@@ -178,11 +178,11 @@ class _Trainer:
         if changed:
             raise InputError(
                 f"{self.run} was started with other settings or data ({'; '.join(changed)}): give them as they were, "
-                "or --overwrite to start anew"
+                "or `overwrite=True` to start anew"
             )
         then, now = saved.settings["training"]["steps"], self.settings.training.steps
         if now < then:
-            raise InputError(f"--steps may grow on --resume, not shrink: {then} → {now}")
+            raise InputError(f"`steps` may grow with `resume=True`, not shrink: {then} → {now}")
         return saved
 
     def _stage(self, stage: TrainingStage, facts: DataFacts, saved: Saved | None) -> None:

@@ -27,21 +27,21 @@ def check_unused(out: Path, overwrite: bool, resume: bool = False) -> None:
     """Raise InputError where `out` is no folder, a training writes it, or it holds a run and neither flag is set."""
     try:
         if out.exists() and not out.is_dir():
-            raise InputError(f"{out} is not a folder; choose another --out")
+            raise InputError(f"{out} is not a folder; choose another `out`")
         held = [name for name in (WEIGHTS, MANIFEST_NAME, STATE) if (out / name).exists()]
         # of several processes that train together, the first may hold the lock already
         if os.environ.get("RANK", "0") == "0" and is_held(out / _LOCK):
             raise InputError(_busy(out))
     except OSError as error:
-        raise InputError(f"{out} cannot be used ({error.strerror}); choose another --out") from error
+        raise InputError(f"{out} cannot be used ({error.strerror}); choose another `out`") from error
     if held and resume and STATE not in held:
         raise InputError(
             f"{out} holds {' and '.join(held)} but no {STATE}, so it cannot be resumed; "
-            "give --overwrite to replace, or choose another --out"
+            "give `overwrite=True` to replace, or choose another `out`"
         )
     if held and not overwrite and not resume:
-        remedy = "--resume to go on, --overwrite to replace" if STATE in held else "--overwrite to replace"
-        raise InputError(f"{out} already holds {' and '.join(held)}; give {remedy}, or choose another --out")
+        remedy = f"{'`resume=True` to go on, ' if STATE in held else ''}`overwrite=True` to replace"
+        raise InputError(f"{out} already holds {' and '.join(held)}; give {remedy}, or choose another `out`")
 
 
 def make_writable(out: Path) -> None:
@@ -50,10 +50,10 @@ def make_writable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot create the folder {out} ({error.strerror}); choose another --out"
+            f"cannot create the folder {out} ({error.strerror}); choose another `out`"
         ) from error
     if not os.access(out, os.W_OK | os.X_OK):
-        raise InputError(f"the folder {out} cannot be written; choose another --out")
+        raise InputError(f"the folder {out} cannot be written; choose another `out`")
 
 
 @contextlib.contextmanager
@@ -83,7 +83,7 @@ def claimed(out: Path) -> Iterator[None]:
             held.enter_context(exclusive(out / _LOCK, _busy(out), remove=True))
         except OSError as error:
             raise InputError(
-                f"{out / _LOCK} cannot be locked ({error.strerror}); choose an --out on another disk"
+                f"{out / _LOCK} cannot be locked ({error.strerror}); choose an `out` on another disk"
             ) from error
         for folder in (out, out / BEST):
             if folder.is_dir():
@@ -92,7 +92,7 @@ def claimed(out: Path) -> Iterator[None]:
 
 
 def _busy(out: Path) -> str:
-    return f"another training is writing {out}: wait for it or stop it, or choose another --out"
+    return f"another training is writing {out}: wait for it or stop it, or choose another `out`"
 
 
 def clear(out: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.wording import mention
 from deeplight.engine.network.config import PRESETS, ModelConfig
 from deeplight.train.fit.config import (
     SCALED,
@@ -114,7 +115,7 @@ def settings_from(tables: Tables) -> Settings:
     degradation = _degradation(tables.get("degradation", {}))
     if degradation and reading.protocol != "wald":
         raise InputError(
-            "setting degradation belongs to data.protocol = wald: give --protocol wald, or leave it out"
+            'setting degradation belongs to data.protocol = wald: give `protocol="wald"`, or leave it out'
         )
     return Settings(
         _model(tables.get("model", {})),
@@ -143,16 +144,18 @@ def _read(file: Path) -> Tables:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"--config {file} cannot be read ({error.strerror}); give a TOML file") from error
+        raise InputError(
+            f"{mention(config=str(file))} cannot be read ({error.strerror}); give a TOML file"
+        ) from error
     except ValueError as error:  # TOML's, UTF-8's, and that of a number of thousands of digits
-        raise InputError(f"--config {file} is not TOML: {error}") from error
+        raise InputError(f"{mention(config=str(file))} is not TOML: {error}") from error
 
 
 def _split(text: str) -> tuple[str, Any]:
     """`training.batch=8` → ("training.batch", 8). A value that is not TOML is taken as text."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise InputError(f"--set {text!r} is not TABLE.KEY=VALUE, such as training.batch=8")
+        raise InputError(f"{mention(sets=text)} is not TABLE.KEY=VALUE, such as training.batch=8")
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
     except ValueError:

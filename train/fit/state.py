@@ -89,7 +89,7 @@ def load_state(file: Path) -> Saved:
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         text = " ".join(str(error).split())
         raise InputError(
-            f"{file} is not a state that can be resumed ({text}): give --overwrite to start anew"
+            f"{file} is not a state that can be resumed ({text}): give `overwrite=True` to start anew"
         ) from error
 
 

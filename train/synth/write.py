@@ -166,18 +166,20 @@ def _checked(out: Path, overwrite: bool) -> list[Path]:
     try:
         there = [path.name for path in paths if path.exists()]
     except OSError as error:
-        raise InputError(f"{out} cannot be used ({error.strerror}); choose another --out") from error
+        raise InputError(f"{out} cannot be used ({error.strerror}); choose another `out`") from error
     if there and not overwrite:
         held = ", ".join(there)
-        raise InputError(f"{out} already holds {held}; give --overwrite to replace, or choose another folder")
+        raise InputError(
+            f"{out} already holds {held}; give `overwrite=True` to replace, or choose another folder"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot create the folder {out} ({error.strerror}); choose another --out"
+            f"cannot create the folder {out} ({error.strerror}); choose another `out`"
         ) from error
     if not os.access(out, os.W_OK):
-        raise InputError(f"the folder {out} cannot be written; choose another --out")
+        raise InputError(f"the folder {out} cannot be written; choose another `out`")
     return paths
 
 

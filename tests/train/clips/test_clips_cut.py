@@ -146,7 +146,7 @@ def test_lr_lights_are_made_from_hr_ones(tmp_path: Path) -> None:
     with pytest.raises(ClipError, match="must be two numbers"):
         ClipTree.open(tmp_path / "tree", "all").read(0, Window(0, 0, 6, 6))
     assert not list((tmp_path / "tree").glob(".*"))  # what was made on the way is gone
-    with pytest.raises(InputError, match="give --ntl, or --ntl-hr with --degrade"):
+    with pytest.raises(InputError, match="give `ntl`, or `ntl_hr` with `degrade`"):
         cut(tmp_path / "none", alone)
     with pytest.raises(InputError, match="leave one of them out"):
         cut(tmp_path / "both", files, degradation=degradation)
@@ -173,7 +173,7 @@ def test_a_place_is_added_refused_and_cut_again(tmp_path: Path) -> None:
     far.mkdir()
     cut(tree, ntl_place(far, west=20.0), "there")
     assert {row.place for row in read_index(tree)} == {"here", "there"}
-    with pytest.raises(InputError, match="already holds here; give --overwrite"):
+    with pytest.raises(InputError, match="already holds here; give `overwrite=True`"):
         cut(tree, files)
     plan = ClipPlanOptions(clip=16, clip_min=8, block=16, buffer=2)
     cut(tree, files, plan=plan, mode=Mode.OVERWRITE)
@@ -240,7 +240,7 @@ def test_nothing_is_left_of_a_run_that_cannot_begin(tmp_path: Path) -> None:
 
 def test_percent_is_not_a_fraction(tmp_path: Path) -> None:
     files, _ = scene_place(tmp_path, 16, 16)
-    with pytest.raises(InputError, match=r"--isp-scale 0\.01"):
+    with pytest.raises(InputError, match=r"`isp_scale=0\.01`"):
         cut(tmp_path / "tree", replace(files, isp_scale=None))
 
 

@@ -96,7 +96,7 @@ def test_blocks_without_data_belong_to_no_split() -> None:
 
 
 def test_too_few_blocks_are_refused_with_the_remedy() -> None:
-    with pytest.raises(InputError, match=r"has 2 blocks of 100 LR pixels .* or --shares 1,0,0"):
+    with pytest.raises(InputError, match=r"has 2 blocks of 100 LR pixels .* or `shares=\(1, 0, 0\)`"):
         plan_clips(GRID, "here", everywhere, replace(PLAN, block=100))
     with pytest.raises(InputError, match="no buffer of 30"):
         replace(PLAN, buffer=30)

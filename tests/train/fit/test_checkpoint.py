@@ -132,11 +132,9 @@ def test_writers_killed_at_any_moment_leave_a_pair_that_belongs_together(
         ("refine", [1, 1, 0.5]),
         ("body", -1),
         ("localise_width", 8.0),
-        ("d_max", float("nan")),
         ("normalisation", {"dmo_mean": [0.1]}),
         ("normalisation", {"dem_std": "500"}),
         ("d_max", 10**400),
-        ("d_max", 0),
         ("normalisation", {"ntl_unit": 0}),
         ("normalisation", {"ntl_unit": -1.0}),
         ("normalisation", {"ntl_gain": 0.0}),
@@ -154,6 +152,16 @@ def test_a_configuration_that_describes_no_network(run: Path, field: str, value:
     ) as e:
         load_checkpoint(run)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0])
+def test_a_manifest_whose_offsets_have_no_bound(run: Path, value: float) -> None:
+    """The quality band asks the manifest for it, so that it is refused before the network is."""
+    values = json.loads((run / MANIFEST_NAME).read_text())
+    values["configuration"]["d_max"] = value
+    (run / MANIFEST_NAME).write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r'cannot be used: .*"d_max" must be a number above 0$'):
+        load_checkpoint(run)
 
 
 def put(run: Path, tensors: dict[str, torch.Tensor], **configuration: object) -> None:

@@ -122,7 +122,7 @@ def test_steps_may_grow(tmp_path: Path) -> None:
     run(tmp_path, more, resume=True)
     card = load_checkpoint(tmp_path)[1]
     assert card["step"] == 8, "6 of the whole network and a finish of 2, made anew"
-    with pytest.raises(InputError, match="may grow on --resume, not shrink: 6 → 4"):
+    with pytest.raises(InputError, match="may grow with `resume=True`, not shrink: 6 → 4"):
         run(tmp_path, few, resume=True)
 
 
