@@ -160,7 +160,7 @@ def lights() -> Floats:
 
 
 def store_of(folder: Path, dtype: str, packs: int) -> PackStore:
-    """For an output of packs × packs packs of SIDE²."""
+    """Return a store for an output of packs × packs packs of SIDE² pixels."""
     encoding: dict[str, Any] = (
         {} if dtype == "float32" else {"dtype": "uint16", "scale": 0.1, "nodata": 65535}
     )

@@ -38,7 +38,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """For tables and plots."""
+        """Return the name of the row in tables and plots."""
         shape = f" {self.batch}×{self.tile}²" if self.tile and self.stage == "model" else ""
         return f"{self.variant}{shape}"
 

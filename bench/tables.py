@@ -23,7 +23,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """As Markdown."""
+        """Return the table as Markdown."""
         return markdown_table(self.header, self.rows)
 
 

@@ -52,7 +52,7 @@ class EmulatedHalf(OnnxRuntimeBackend):
     def open(
         cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
     ) -> Self:
-        """See Backend.open. precision: "fp16"."""
+        """Return the backend that emulates the artifact's file of this precision, "fp16"."""
         model = emulated(artifact.read(precision))
         return cls(model, open_session(model, threads))
 

@@ -36,7 +36,7 @@ def fuse_plugin(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """See deeplight.kernels.fuse.kernel."""
+    """`fuse`: the arguments and the result are those of deeplight.kernels.fuse.kernel."""
     fuse(
         main, aux0, aux1, mask0, mask1, query_aux, query_main, query_bias, film_weight, film_bias, out,
         pixels, stride0, stride1, C, A, CP, AP, MODALITIES, PRECISION, BLOCK,
@@ -58,7 +58,7 @@ def upsample_plugin(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """See deeplight.kernels.upsample.kernel."""
+    """`upsample`: the arguments and the result are those of deeplight.kernels.upsample.kernel."""
     upsample_conv(x, weight, bias, out, out, height, width, K, C, KP, BLOCK_N, False, PRECISION, BLOCK)
 
 
@@ -87,7 +87,7 @@ def refine_plugin(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """See deeplight.kernels.refine.kernel."""
+    """`refine`: the arguments and the result are those of deeplight.kernels.refine.kernel."""
     refine_narrow(
         x, level, weight, bias, isp_weight, isp_bias, embed, residual_weight, residual_bias, radiance, isp,
         height, width, UNIT, GAIN, TOP, C, CP, KP, ROWS, PRECISION, BLOCK,

@@ -82,7 +82,7 @@ class CutReport:
     rejected: Mapping[str, int]
 
     def lines(self) -> Iterator[str]:
-        """For the log."""
+        """Return what the log says of the report, line by line."""
         made = ", ".join(f"{count} {split}" for split, count in self.clips.items()) or "none"
         yield f"clips: {made}"
         if self.rejected:

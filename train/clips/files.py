@@ -171,7 +171,7 @@ class ClipFiles:
             raise ClipError(f"clip {name}: {error}") from error
 
     def read(self, window: Window) -> Sample:
-        """See SampleSource.read; `window` lies inside the clip."""
+        """Return the sample of a window inside the clip. Raises ClipError where a file cannot be read."""
         try:
             return self._read(window)
         except DeepLightError as error:

@@ -94,16 +94,16 @@ class ClipTree:
         return [clip.row for clip in self._clips]
 
     def size(self, index: int) -> tuple[int, int]:
-        """See SampleSource."""
+        """Return the clip's height and width in LR pixels."""
         row = self._clips[index].row
         return row.height, row.width
 
     def name(self, index: int) -> str:
-        """See SampleSource; the clip's folder and tree."""
+        """Return the clip's folder and tree, for messages."""
         return self._clips[index].name
 
     def key(self, index: int) -> str:
-        """See SampleSource; the clip's folder inside its tree."""
+        """Return the clip's folder inside its tree, which names it for random draws."""
         return self._clips[index].row.clip
 
     @property
@@ -112,7 +112,7 @@ class ClipTree:
         return ceiling_of_clips((clip.tree, clip.row) for clip in self._clips)
 
     def read(self, index: int, window: Window) -> Sample:
-        """See SampleSource. Only the blocks that the window touches are decoded."""
+        """Return the sample of a window; only the blocks that the window touches are decoded."""
         return self._files(index, window).read(window)
 
     def read_ntl(self, index: int, window: Window) -> tuple[Floats, Floats]:
@@ -205,19 +205,19 @@ class SceneSource:
         self.__dict__.update(state, _place=None, _lock=threading.Lock())
 
     def size(self, index: int) -> tuple[int, int]:
-        """See SampleSource."""
+        """Return the height and width of the split's strip in LR pixels."""
         return self._window.shape
 
     def name(self, index: int) -> str:
-        """See SampleSource."""
+        """Return the scene's folder and the split, for messages."""
         return f"{self._split} of {self._folder}"
 
     def key(self, index: int) -> str:
-        """See SampleSource; the split."""
+        """Return the split, which names the place for random draws."""
         return self._split
 
     def read(self, index: int, window: Window) -> Sample:
-        """See SampleSource."""
+        """Return the sample of a window of the split's strip."""
         with _naming(self.name(index)):
             return self._opened().read(self._inside(window))
 

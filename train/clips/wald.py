@@ -54,16 +54,16 @@ class WaldSource:
         return len(self._places)
 
     def size(self, index: int) -> tuple[int, int]:
-        """See SampleSource."""
+        """Return the height and width of the degraded place in LR pixels."""
         height, width = self.source.size(self._places[index])
         return height // SCALE, width // SCALE
 
     def name(self, index: int) -> str:
-        """See SampleSource."""
+        """Return the name of the place that is degraded."""
         return self.source.name(self._places[index])
 
     def key(self, index: int) -> str:
-        """See SampleSource."""
+        """Return what names the place for random draws: the source's key."""
         return self.source.key(self._places[index])
 
     @property
@@ -72,12 +72,12 @@ class WaldSource:
         return math.inf if self.degradation.saturation is None else self.degradation.saturation
 
     def fingerprint(self) -> str:
-        """See SampleSource."""
+        """Return the SHA-256 of the source's fingerprint, the degradation and the seed."""
         told = f"wald {self.source.fingerprint()} {sorted(asdict(self.degradation).items())} {self.seed}"
         return hashlib.sha256(told.encode()).hexdigest()
 
     def read(self, index: int, window: Window) -> Sample:
-        """See SampleSource. The values do not depend on the window."""
+        """Return the sample of a window: lights degraded, the rest averaged. The values do not depend on the window."""
         height, width = self.size(index)
         if window.clipped(height, width) != window:
             raise ValueError(f"{window} is not inside the {height}x{width} LR pixels of {self.name(index)}")

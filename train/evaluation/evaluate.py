@@ -52,11 +52,11 @@ class RasterMethod(AbstractContextManager["RasterMethod"]):
         self._file.close()
 
     def window(self, wanted: Window) -> Window:
-        """See Method."""
+        """Return the window with the margin that interpolations read, so that all methods have it."""
         return wanted.grown(REACH)
 
     def radiance(self, place: int, wanted: Window, read: Window, inputs: Inputs) -> Doubles:
-        """See Method."""
+        """Return the map's radiance on `wanted`, (8h, 8w), NaN where the map has none."""
         hr = wanted.scaled(SCALE)
         inside = hr.clipped(self._file.height, self._file.width)
         out = np.full(hr.shape, np.nan)

@@ -83,11 +83,11 @@ class NetworkMethod:
     auxiliary: bool = True
 
     def window(self, wanted: Window) -> Window:
-        """See Method."""
+        """Return the window with the network's halo."""
         return self.network.window(wanted)
 
     def radiance(self, place: int, wanted: Window, read: Window, inputs: Inputs) -> Doubles:
-        """See Method."""
+        """Return the network's radiance on `wanted`, (8h, 8w)."""
         given = inputs if self.auxiliary else without_auxiliary(inputs)
         out = self.network.run(given).astype(np.float64)
         return out[wanted.scaled(SCALE).slices_in(read.scaled(SCALE))]
@@ -100,11 +100,11 @@ class Interpolation:
     kind: str
 
     def window(self, wanted: Window) -> Window:
-        """See Method."""
+        """Return the window and REACH LR pixels around it."""
         return wanted.grown(REACH)
 
     def radiance(self, place: int, wanted: Window, read: Window, inputs: Inputs) -> Doubles:
-        """See Method."""
+        """Return the interpolated radiance on `wanted`, (8h, 8w)."""
         near = wanted.grown(REACH).slices_in(read)
         lr, valid = (
             torch.from_numpy(np.ascontiguousarray(inputs[name][..., near[0], near[1]])).double()

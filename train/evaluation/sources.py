@@ -71,19 +71,19 @@ class Province:
         return 1
 
     def size(self, index: int) -> tuple[int, int]:
-        """See SampleSource."""
+        """Return the height and width of the NTL in LR pixels."""
         return self.scene.grid.height, self.scene.grid.width
 
     def name(self, index: int) -> str:
-        """See SampleSource."""
+        """Return the folder's name, for messages."""
         return self._folder.name or str(self._folder)
 
     def key(self, index: int) -> str:
-        """See SampleSource."""
+        """Return an empty text: the only place needs no name for random draws."""
         return ""
 
     def read(self, index: int, window: Window) -> Sample:
-        """See SampleSource. There is no ISP and no offset."""
+        """Return the sample of a window; without ISP and offset, which a province does not have."""
         inputs = {name: values[0] for name, values in self.scene.read_inputs(window).items()}
         truth, valid = self._truth.read_native(window.scaled(SCALE))
         nothing = np.zeros_like(truth)
@@ -98,7 +98,7 @@ class Province:
         return Sample(**parts)
 
     def fingerprint(self) -> str:
-        """See SampleSource: the names, sizes and times of the files."""
+        """Return the SHA-256 of the files' names, sizes and times."""
         digest = hashlib.sha256()
         for path in sorted(self._folder.glob("*.tif")):
             facts = path.stat()
@@ -131,23 +131,23 @@ class HeldOutCountries:
         return len(self._seeds)
 
     def size(self, index: int) -> tuple[int, int]:
-        """See SampleSource."""
+        """Return the side of the square part of the country, twice, in LR pixels."""
         return self._side, self._side
 
     def name(self, index: int) -> str:
-        """See SampleSource."""
+        """Return the country's seed as text, for messages."""
         return f"country {self._seeds[index]}"
 
     def key(self, index: int) -> str:
-        """See SampleSource."""
+        """Return what names the country for random draws: its name."""
         return self.name(index)
 
     def read(self, index: int, window: Window) -> Sample:
-        """See SampleSource."""
+        """Return the sample of a window; the country's part is made where it is not the last one read."""
         return _country_part(self._seeds[index], index, self._side).cut(window)
 
     def fingerprint(self) -> str:
-        """See SampleSource."""
+        """Return the SHA-256 of the seeds and the side."""
         return hashlib.sha256(f"{SYNTHETIC} {self._seeds} {self._side}".encode()).hexdigest()
 
 

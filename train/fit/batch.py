@@ -30,11 +30,11 @@ class Batch(Truth):
     inputs: tuple[Tensor, ...] = field(kw_only=True)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Return the batch with its tensors on a device."""
         return self._map(lambda t: t.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same in pinned memory, for the DataLoader."""
+        """Return the batch with its tensors in pinned memory; the DataLoader calls it."""
         return self._map(lambda t: t.pin_memory())
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:

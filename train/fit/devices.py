@@ -18,7 +18,7 @@ class _Amp(MixedPrecision):
     """Autocast that leaves the inputs alone: radiance, metres and offsets do not fit into 16 bits."""
 
     def convert_input(self, data: Any) -> Any:
-        """See Precision."""
+        """Return the data as they are: autocast converts what each operation needs."""
         return data
 
 

@@ -55,7 +55,7 @@ class EstimatedSource:
         return self._source.key(index)
 
     def read(self, index: int, window: Window) -> Sample:
-        """See SampleSource."""
+        """Return the source's sample of a window, with the estimate as its offset."""
         offset = self._offsets[index][:, *window.slices_in(Window(0, 0, *self.size(index)))]
         return replace(self._source.read(index, window), offset=offset)
 

@@ -44,7 +44,7 @@ class Loaded:
         ]
 
     def pin_memory(self) -> Loaded:
-        """For the DataLoader."""
+        """Return the same with the batch in pinned memory; the DataLoader calls it."""
         return Loaded(self.batch.pin_memory(), self.where, self.unreadable)
 
 
@@ -112,7 +112,7 @@ class WindowDataset(Dataset[_Item]):
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """As in a worker process: sums by several threads would have other bits there than here."""
+    """One thread, as a worker process has it: sums by several threads would have other bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -50,16 +50,16 @@ class StageLines(Reporter):
         self._from = self._done = self._total = 0
 
     def log(self, text: str) -> None:
-        """See Reporter."""
+        """Print the text as a line."""
         print(self._told(text), file=self._stream, flush=True)
 
     def start(self, stage: str, done: int, total: int) -> None:
-        """See Reporter."""
+        """Note where the stage begins and when, for the time that is left."""
         self._stage, self._from, self._done, self._total = stage, done, done, total
         self._began = self._said = time.monotonic()
 
     def advance(self) -> None:
-        """See Reporter."""
+        """Count a step; print how far the stage is where nothing was printed for a while."""
         self._done += 1
         if time.monotonic() - self._said >= self._every_s:
             self._said = time.monotonic()
@@ -70,7 +70,7 @@ class StageLines(Reporter):
         return f"{duration(pace * (self._total - self._done))} left"
 
     def step(self, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
+        """Print the values of a step, the pace and the time that is left."""
         self._said = time.monotonic()
         pace = (self._said - self._began) / (done + 1 - self._from)
         self.log(f"{stage} step {done}/{total} {_text(values)} {pace:.2f} s/step {self._left()}")
@@ -95,26 +95,26 @@ class StageBar(Reporter):
         self._task: Any = None
 
     def log(self, text: str) -> None:
-        """See Reporter."""
+        """Print the text above the bar."""
         self._bar.console.print(self._told(text), markup=False, highlight=False, soft_wrap=True)
 
     def start(self, stage: str, done: int, total: int) -> None:
-        """See Reporter."""
+        """Show a bar for the stage; the bar of a finished stage goes."""
         if self._task is not None and self._bar.tasks[-1].finished:  # an early end stays to be seen
             self._bar.remove_task(self._task)
         self._bar.start()
         self._task = self._bar.add_task(stage, completed=done, total=total, loss="")
 
     def step(self, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
-        """See Reporter."""
+        """Show the first two values beside the bar."""
         self._bar.update(self._task, loss=_text(dict(list(values.items())[:2])))
 
     def advance(self) -> None:
-        """See Reporter."""
+        """Move the bar by one step."""
         self._bar.advance(self._task)
 
     def stop(self) -> None:
-        """See Reporter."""
+        """Leave the bar as it stands and give the terminal back."""
         self._bar.stop()
 
 

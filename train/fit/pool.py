@@ -141,11 +141,11 @@ class SyntheticSource:
         return f"synthetic region {index} (seed {self._seeds[index % len(self._seeds)]})"
 
     def key(self, index: int) -> str:
-        """See SampleSource."""
+        """Return what names the region for random draws: its name."""
         return self.name(index)
 
     def read(self, index: int, window: Window) -> Sample:
-        """See SampleSource."""
+        """Return the sample of a window of a region, as float32."""
         return self._regions[index].cut(window)
 
     def fingerprint(self) -> str:

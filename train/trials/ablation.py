@@ -88,7 +88,7 @@ class Budget:
     crop: int = 32
 
     def settings(self, seed: int) -> dict[str, dict[str, Any]]:
-        """As tables of deeplight-train's settings."""
+        """Return the budget as tables of deeplight-train's settings."""
         training = {
             "steps": self.steps,
             "told_steps": self.told,
@@ -181,7 +181,7 @@ def scored(model: DeepLightSR, check: SampleSource, batch: int) -> dict[str, Num
 
 
 def bare(batch: Batch) -> Batch:
-    """The same without DMO and DEM, as the engine makes it where neither is given."""
+    """Return the batch without DMO and DEM, as the engine makes inputs where neither is given."""
     ntl, ntl_valid, *layers = batch.inputs
     return replace(batch, inputs=(ntl, ntl_valid, *(layer * 0 for layer in layers)))
 

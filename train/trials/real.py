@@ -35,7 +35,7 @@ BLOCK = 8
 class Trial:
     """What is tried. data: clip trees, separated by commas. places: to leave out in turn by Wald's protocol, each with
     a network of its own; empty: all of the index. settings: of each training, as deeplight-train's tables.
-    data_range, lit: see evaluation.blocks.Settings.
+    data_range, lit: as for evaluation.blocks.ScoreSettings.
     """
 
     data: str

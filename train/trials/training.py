@@ -70,5 +70,5 @@ class _Quiet(Reporter):
         self._say = say
 
     def start(self, stage: str, done: int, total: int) -> None:
-        """See Reporter."""
+        """Say the name of the stage and its number of steps."""
         self._say(f"  {stage}: {total} steps")
