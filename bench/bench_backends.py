@@ -36,7 +36,7 @@ RANGE_OF_BF16 = 0.05
 
 
 def tile_inputs(batch: int, side: int) -> Inputs:
-    """Plausible layers without holes, seeded: physical units, as `spec.INPUTS`."""
+    """Return plausible layers without holes, drawn from a seed, in physical units, as `spec.INPUTS` describes them."""
     rng = np.random.default_rng(side + 1000 * batch)
     scales = {"ntl": 40.0, "dmo": 0.4, "dem": 900.0}
     made = {}
@@ -56,7 +56,7 @@ def eager(network: Network) -> torch.nn.Module:
 
 
 def in_torch(model: Any) -> Run:
-    """A module as a function of named arrays."""
+    """Return a module as a function of named arrays."""
 
     def run(inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         tensors = [torch.from_numpy(inputs[spec.name]) for spec in INPUTS]
@@ -93,7 +93,7 @@ def runs(network: Network, eager: torch.nn.Module) -> Callable[[str], Run]:
 
 @pytest.fixture(scope="session")
 def wanted(eager: torch.nn.Module) -> Callable[[int, int], tuple[Inputs, NDArray[np.float32]]]:
-    """Inputs of a shape, and what PyTorch makes of them in float32."""
+    """Return inputs of a shape, and what PyTorch makes of them in float32."""
     made: dict[tuple[int, int], tuple[Inputs, NDArray[np.float32]]] = {}
 
     def get(batch: int, side: int) -> tuple[Inputs, NDArray[np.float32]]:

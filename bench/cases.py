@@ -33,7 +33,7 @@ class Case:
 
     @property
     def hr_mpix(self) -> float:
-        """Size of the output in millions of pixels."""
+        """The size of the output in millions of pixels."""
         return self.height * self.width * 64 / 1e6
 
 
@@ -51,7 +51,7 @@ BATCHES = (1, 2, 4)
 
 
 def ntl_grid(case: Case) -> Grid:
-    """The LR grid of a case: 15″, from 10° east and 22° north."""
+    """Return the LR grid of a case: 15″, from 10° east and 22° north."""
     return Grid(CRS.from_epsg(4326), Affine(ARC, 0, WEST, 0, -ARC, NORTH), case.height, case.width)
 
 
@@ -78,7 +78,7 @@ def write_case(
 
 
 def layers_in(folder: Path) -> SceneOptions:
-    """The scene of ntl.tif, dmo.tif and dem.tif in a folder."""
+    """Return the scene of ntl.tif, dmo.tif and dem.tif in a folder."""
     return SceneOptions(str(folder / "ntl.tif"), str(folder / "dmo.tif"), str(folder / "dem.tif"))
 
 
@@ -99,7 +99,7 @@ def _dem_grid(case: Case) -> Grid:
 
 
 def patch(bands: int, seed: int) -> NDArray[np.float32]:
-    """(bands, side, side) in 0 … 1: waves of several lengths that close over the patch, and noise."""
+    """Return (bands, side, side) in 0 … 1: waves of several lengths that close over the patch, and noise."""
     rng = np.random.default_rng(seed)
     place = np.linspace(0, 2 * np.pi, _PATCH, endpoint=False, dtype=np.float32)
     total = np.zeros((bands, _PATCH, _PATCH), np.float32)
@@ -119,7 +119,7 @@ def write_raster(
     names: tuple[str, ...] = (),
     scale: float = 1,
 ) -> Path:
-    """A tiled GeoTIFF of `content` (bands, h, w), repeated over the grid."""
+    """Write a tiled GeoTIFF of `content` (bands, h, w), repeated over the grid."""
     header = {
         "driver": "GTiff",
         "height": grid.height,

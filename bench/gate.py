@@ -47,7 +47,7 @@ class Measured:
 
     @property
     def drift(self) -> float:
-        """Slower over faster half of the rounds, by the control's medians."""
+        """The slower half of the rounds over the faster half, by the control's medians."""
         half = len(self.control) // 2
         if not half:
             return 1.0
@@ -59,7 +59,7 @@ Measure = Callable[[list[str] | None], Measured]
 
 
 def measured(pairs: list[Pair], rounds: int = ROUNDS, clock: Clock = time.thread_time) -> Measured:
-    """The ratios of all pairs, round by round."""
+    """Measure the ratios of all pairs, round by round."""
     block = bytes(1 << 24)
     taken: dict[str, list[float]] = {pair.stage: [] for pair in pairs}
     control = []
@@ -80,12 +80,12 @@ def _seconds(work: Work, clock: Clock) -> float:
 
 
 def slower(ratios: Mapping[str, float], expected: Mapping[str, float]) -> list[str]:
-    """Stages beyond the limit, and those without an expectation."""
+    """Return the stages beyond the limit, and those without an expectation."""
     return [name for name, ratio in ratios.items() if ratio > LIMIT * expected.get(name, 0.0)]
 
 
 def judged(measure: Measure, expected: Mapping[str, float], say: Callable[[str], None] = print) -> bool:
-    """Whether no stage is slower than expected.
+    """Return whether no stage is slower than expected.
 
     A stage beyond the limit is measured again, RETRIES times at most, and the best counts: other work on a machine
     comes and goes, a regression stays. measure: the ratios of the stages named, of all for None.

@@ -53,7 +53,7 @@ LIMIT_NOTE = (
 
 
 def noise(run: BenchRun) -> str:
-    """How noise was dealt with, and how much there was."""
+    """Say how noise was dealt with, and how much there was."""
     if not run.control:
         return NOISE.format(control="it was not measured in this run")
     c = run.control
@@ -62,12 +62,12 @@ def noise(run: BenchRun) -> str:
 
 
 def loaded(run: BenchRun) -> bool:
-    """Whether the machine did other work when the benchmarks began."""
+    """Return whether the machine did other work when the benchmarks began."""
     return float(run.machine["load"]) >= BUSY_LOAD * int(run.machine["cpus"])
 
 
 def busy(run: BenchRun) -> str:
-    """A warning where the machine did other work; else nothing."""
+    """Return a warning where the machine did other work, else ""."""
     drifted = bool(run.control) and run.control["most"] > DRIFT * run.control["median"]
     if loaded(run):
         load, cpus = run.machine["load"], run.machine["cpus"]
@@ -86,7 +86,7 @@ def peers_note(run: BenchRun) -> str:
 
 
 def markdown(run: BenchRun, before: BenchRun | None) -> str:
-    """The page. before: the run before on the same machine."""
+    """Return the page. before: the run before on the same machine."""
     parts = [
         f"# DeepLight throughput, {run.date[:10]}",
         f"{run.machine_key}; laps: {run.laps}.",
@@ -105,14 +105,14 @@ def markdown(run: BenchRun, before: BenchRun | None) -> str:
 
 
 def target_table(run: BenchRun) -> str:
-    """Targets and whether they were reached."""
+    """Return a table of the targets and whether they were reached."""
     words = {True: "reached", False: "not reached", None: "not measured"}
     rows = [[t.name, t.wanted, t.measured, words[t.met]] for t in tables.targets(run)]
     return tables.Table(("target", "wanted", "measured", ""), rows).markdown()
 
 
 def readme_data(run: BenchRun) -> dict[str, Any]:
-    """What README's table is made of."""
+    """Return the numbers that README's table is made of."""
     return {
         "date": run.date[:10],
         "machine": run.machine_key,

@@ -33,7 +33,7 @@ class Row:
 
     @property
     def key(self) -> Key:
-        """What identifies it in another run."""
+        """What identifies the row in another run."""
         return self.stage, self.variant, self.batch, self.tile
 
     @property
@@ -43,7 +43,7 @@ class Row:
         return f"{self.variant}{shape}"
 
     def rate(self, name: str) -> float | None:
-        """A rate of `rates.rates`; None where the benchmark has no such."""
+        """Return a rate of `rates.rates`; None where the benchmark does not have it."""
         value = self.facts.get(name)
         return None if value is None else float(value)
 
@@ -72,12 +72,12 @@ class BenchRun:
 
     @property
     def machine_key(self) -> str:
-        """Runs of one key may be compared."""
+        """The key of the machine: runs with the same key may be compared."""
         return f"{self.machine.get('cpu')}, {self.machine.get('cpus')} CPUs, GPU {self.machine.get('gpu')}"
 
 
 def load(path: Path) -> BenchRun:
-    """A run from pytest-benchmark's JSON. Raises InputError where the file is not one of `make bench`."""
+    """Read a run from pytest-benchmark's JSON. Raises InputError where the file is not one of `make bench`."""
     try:
         d = json.loads(path.read_text())
         own, machine = d["deeplight"], d["machine_info"]["deeplight"]
@@ -149,7 +149,7 @@ def _peers(each: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def peer_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Tool, wall, over ours, CPU, peak memory, difference."""
+    """Return the cells of a tool: its name, wall time, that over ours, CPU time, peak memory, difference."""
     ours = next((r["seconds"] for r in rows if r["tool"].startswith("deeplight-infer")), None)
     cells = []
     for row in rows:

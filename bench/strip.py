@@ -103,7 +103,7 @@ def run_strip(rasters: Path, folder: Path, model: str = DEFAULT_MODEL, tiles: st
 
 
 def resident_bytes(pid: int) -> int:
-    """Of a process now; 0 where it has just ended."""
+    """Return the resident bytes of a process now; 0 where it has just ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -143,7 +143,8 @@ def drift(rates: list[float]) -> tuple[float, float]:
 
 
 def judged(result: dict[str, Any]) -> list[str]:
-    """What is wrong with a run: memory that grew, a rate that was not constant; empty where nothing is."""
+    """Return what is wrong with a run, such as memory that grew or a rate that was not constant; empty where nothing
+    is."""
     if result["tiles"] < LEAST_TILES:
         return [
             f"{result['tiles']} tiles are too few to judge by: make the strip or the tiles give {LEAST_TILES}"

@@ -49,11 +49,11 @@ class Request:
     plans: PlanOptions = field(default_factory=PlanOptions)
 
     def onnx(self) -> dict[str, str]:
-        """Precision → name of the ONNX file."""
+        """The name of the ONNX file of each precision."""
         return {p: name for p, name in ONNX_FILES.items() if p == "fp32" or p in self.precisions}
 
     def tile(self) -> tuple[int, int, int] | None:
-        """Batch and LR sides of the tiles that something is tuned for, so that it is compared on one too."""
+        """Batch and LR sides of the tiles that plans are tuned for: one of that size is compared too."""
         return self.plans.tile if {"tensorrt", "tensorrt-rtx"} & set(self.formats) else None
 
     def check(self, out: Path, *, overwrite: bool = False) -> None:

@@ -255,7 +255,7 @@ _TENSORS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def function(name: str) -> FunctionProto:
-    """The ONNX function that defines an operator: the same formula as the operator's reference.py."""
+    """Return the ONNX function that defines an operator, by the same formula as the operator's reference.py."""
     inputs, outputs, attributes = SIGNATURES[name]
     text = f"{_HEADER} {name} <{', '.join((*attributes, NAMESPACE))}> ({', '.join(inputs)}) => "
     body = onnx.parser.parse_function(f"{text} ({', '.join(outputs)}) {{ {_BODIES[name]} }}")
@@ -343,7 +343,7 @@ def _refine(
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
-    """Operator of torch → writer of its ONNX node, for torch.onnx.export."""
+    """Return, for torch.onnx.export, the function that writes the ONNX node of each operator of torch."""
     ops = torch.ops.deeplight
     return {
         ops.align.default: _align,

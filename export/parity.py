@@ -60,8 +60,8 @@ class ParityTile:
 
 @cache
 def parity_cases() -> dict[str, tuple[Inputs, NDArray[np.float32]]]:
-    """Name → (inputs, truth): a synthetic town under each combination of layers, with holes, saturation and an unknown
-    blur; two tile shapes.
+    """Return inputs and truth by name: a synthetic town with each combination of layers, with holes, saturation and an
+    unknown blur, in two tile shapes.
 
     Made once for a process, so not to be changed.
     """
@@ -114,7 +114,7 @@ def _with_holes(inputs: Inputs, h: int, w: int) -> Inputs:
 
 
 def scene_inputs(folder: Path, halo: int) -> Iterator[tuple[str, Inputs]]:
-    """Tiles of the user's own scene: `folder` holds ntl.tif and, where there are any, dmo.tif and dem.tif.
+    """Return tiles of the user's own scene: `folder` holds ntl.tif and, where there are any, dmo.tif and dem.tif.
 
     Raises InputError where the folder or a raster is not such.
     """
@@ -135,7 +135,7 @@ def cases_of(
     halo: int = 0,
     tile: tuple[int, int, int] | None = None,
 ) -> list[ParityTile]:
-    """The synthetic cases and those of `folder`, each run once through the model in float32.
+    """Return the synthetic cases and those of `folder`, each run once through the model in float32.
 
     tile: batch and LR sides of one more case, of the size that a plan is tuned for: it runs other kernels there.
     """
@@ -159,7 +159,8 @@ def cases_of(
 
 
 def compare_all(artifact: Artifact, cases: Sequence[ParityTile]) -> tuple[list[Difference], list[str]]:
-    """Rows for every precision of the folder on every backend and device of this machine; what was not run, and why.
+    """Compare every precision of the folder on every backend and device of this machine. Returns a row each, and a
+    sentence for each that was not run.
 
     PyTorch's network runs as it is, on CUDA also compiled in one precision (COMPILED): Inductor takes long for each
     tile shape. The float16 ONNX file is also run with a GPU's rounding (`emulate`), which the CPU runtime leaves out.
@@ -197,8 +198,8 @@ def _runs(artifact: Artifact) -> Iterator[tuple[str, str, str, bool]]:
 
 
 def compare(case: ParityTile, backend: Backend, precision: str, how: str = "") -> Difference:
-    """One row. Pixels that NTL's nodata covers do not count: the engine never writes them. how: of the backend, where
-    it runs in several ways."""
+    """Compare one backend in one precision. Pixels where NTL is nodata do not count: the engine never writes them. how:
+    in which way the backend runs, where there are several."""
     got = backend.run(case.inputs)["ntl_hr"]
     valid = to_hr(case.inputs["ntl_valid"] > 0)
     truth = None if case.truth is None else case.truth[valid]
@@ -238,7 +239,7 @@ def check_measured(rows: Sequence[Difference], absent: Sequence[str], precisions
 
 
 def report(rows: Sequence[Difference], absent: Sequence[str] = ()) -> Mapping[str, object]:
-    """The content of parity.json."""
+    """Return the content of parity.json."""
     return {
         "schema": 1,
         "passed": all(r.passed for r in rows),

@@ -48,7 +48,7 @@ class Kernel:
 
 
 def meta_image(channels: int, dtype: torch.dtype, scale: int = 1) -> Tensor:
-    """A channels-last placeholder."""
+    """Return a channels-last placeholder."""
     empty = torch.empty(1, channels, scale * SIDE, scale * SIDE, dtype=dtype, device="meta")
     return empty.contiguous(memory_format=torch.channels_last)
 
@@ -128,8 +128,8 @@ def strip_scratch(ptx: str, count: int) -> str:
 
 
 def fits(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], half: bool) -> bool:
-    """Whether the node's kernel takes these widths: multiples of 8 in two-byte types (HWC8), narrow convolutions and
-    refinements."""
+    """Return whether the node's kernel takes these widths: multiples of 8 in two-byte types (HWC8), narrow convolutions
+    and refinements."""
     if node.op_type == "fuse":
         (_, a), (_, c) = shapes[node.input[5]], shapes[node.input[6]]
         widths = [a, c]
@@ -198,13 +198,13 @@ class _Plugins:
         self.trt, self.trtp, self.arch = trt, trtp, arch
 
     def register(self) -> None:
-        """All three."""
+        """Register all three plugins."""
         self._fuse()
         self._upsample()
         self._refine()
 
     def dtype(self, tensor: Any) -> torch.dtype:
-        """PyTorch's name of a tensor's element type."""
+        """Return PyTorch's name of a tensor's element type."""
         return TORCH_TYPES[tensor.dtype.name]
 
     def layout(self, tensors: list[Any], images: set[int], floats: set[int]) -> list[Any]:
@@ -219,7 +219,7 @@ class _Plugins:
         return [combination]
 
     def launched(self, kernel: Kernel, programs: Any, scalars: list[Any]) -> tuple[Any, Any, Any, Any]:
-        """What aot_impl returns: name, PTX, launch parameters, int32 scalars."""
+        """Return what aot_impl has to return: name, PTX, launch parameters, int32 scalars."""
         parameters = self.trtp.KernelLaunchParams()
         parameters.grid_x = programs
         parameters.block_x = kernel.threads

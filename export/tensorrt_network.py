@@ -29,8 +29,8 @@ Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def prepared(model: bytes, *, plugins: bool) -> bytes:
-    """The ONNX file as TensorRT shall parse it: bodies of operators inlined, so that every node has a name of its own,
-    and weights folded. With plugins, the operators that have one stay, with packed weights.
+    """Return the ONNX file as TensorRT shall parse it: bodies of operators inlined, so that every node has a name of
+    its own, and weights folded. With plugins, the operators that have one stay, with packed weights.
 
     Raises DeepLightError listing everything that TensorRT would refuse.
     """
@@ -85,7 +85,7 @@ class ParsedNetwork:
             raise DeepLightError(f"{library(trt)} cannot parse the model: {found}")
 
     def configured(self, profiles: Sequence[Mapping[str, Range]]) -> Any:
-        """A configuration with these optimisation profiles, in whole float32."""
+        """Return a configuration with these optimisation profiles; float32 is computed in full, not in TF32."""
         config = self.builder.create_builder_config()
         for profile in profiles:
             added = self.builder.create_optimization_profile()
@@ -97,7 +97,7 @@ class ParsedNetwork:
         return config
 
     def built(self, config: Any) -> bytes:
-        """The serialised plan. Raises DeepLightError with what the builder logged."""
+        """Return the serialised plan. Raises DeepLightError with what the builder logged."""
         plan = self.builder.build_serialized_network(self.network, config)
         if plan is None:
             raise DeepLightError(f"{library(self.trt)} cannot build the plan: " + "; ".join(self.log.errors))
@@ -105,19 +105,20 @@ class ParsedNetwork:
 
 
 def library(trt: Any) -> str:
-    """Name and version for messages."""
+    """Return the library's name and version, for messages."""
     name = "TensorRT for RTX" if trt.__name__ == "tensorrt_rtx" else "TensorRT"
     return f"{name} {trt.__version__}"
 
 
 def exact_profile(tile: tuple[int, int, int]) -> dict[str, Range]:
-    """Input → Range for tiles of one size alone: batch and LR sides."""
+    """Return the range of each input for tiles of one size only: batch and LR sides."""
     shapes = {s.name: input_shape(s, *tile) for s in INPUTS}
     return {name: (shape, shape, shape) for name, shape in shapes.items()}
 
 
 def dynamic_profile(tile: tuple[int, int, int]) -> dict[str, Range]:
-    """Input → Range for tiles of any size up to LARGEST_TILE, best for `tile`: batch and LR sides."""
+    """Return the range of each input for tiles of any size up to LARGEST_TILE. tile: batch and LR sides to be tuned
+    for."""
     batch, h, w = tile
     large = (max(batch, 8), max(h, LARGEST_TILE), max(w, LARGEST_TILE))
     return {s.name: (input_shape(s, 1, 4, 4), input_shape(s, *tile), input_shape(s, *large)) for s in INPUTS}

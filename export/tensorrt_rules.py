@@ -53,7 +53,7 @@ _FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT1
 
 
 def problems(proto: onnx.ModelProto, plugins: frozenset[str] = frozenset()) -> list[str]:
-    """One sentence for each thing that TensorRT refuses. plugins: operators deeplight::… that have a creator."""
+    """Return a sentence for each thing that TensorRT refuses. plugins: operators deeplight::… that have a creator."""
     bodies = {(f.domain, f.name) for f in proto.functions}
     found = []
     types = _types(proto)

@@ -33,7 +33,8 @@ FORBIDDEN = (
 
 
 def to_onnx(program: ExportedProgram, metadata: Mapping[str, str]) -> bytes:
-    """The program as serialised ONNX, with `metadata` in it. Raises DeepLightError where the file is not as promised.
+    """Return the program as serialised ONNX, with `metadata` in it. Raises DeepLightError where the file is not as
+    promised.
 
     Two steps on purpose: torch.export raises where a dimension specialises; the ONNX exporter alone would write a
     static model without a word.
@@ -72,7 +73,7 @@ def fold_weights(model: ir.Model) -> None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without the warnings of exporters and quantisers: about packages that are not needed and the like."""
+    """Silence warnings of exporters and quantisers, such as those about packages that are not needed."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -83,7 +84,8 @@ def quietly() -> Iterator[None]:
 
 
 def metadata(manifest: Manifest, precision: str, weights_sha256: str) -> dict[str, str]:
-    """What the file says about itself: receptive field, halo, scale, modalities with units, what it was made from."""
+    """Return what the file says about itself: receptive field, halo, scale, modalities with units, what it was made
+    from."""
     tensors = [*manifest.inputs, *manifest.outputs]
     return {
         "deeplight.name": manifest.name,

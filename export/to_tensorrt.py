@@ -38,7 +38,7 @@ class PlanOptions:
 
 
 def require_builder() -> Any:
-    """The module tensorrt. Raises InputError, which says what to install, where it is missing or too old."""
+    """Return the module tensorrt. Raises InputError, which says what to install, where it is missing or too old."""
     try:
         trt = importlib.import_module("tensorrt")
     except (ImportError, OSError) as e:
@@ -81,7 +81,7 @@ def keep_timings(old: Path, new: Path) -> None:
 
 
 def build(trt: Any, model: bytes, key: PlanKey, folder: Path, plugins: str) -> bytes:
-    """One plan. With "auto", the faster of the plans with and without our kernels."""
+    """Build one plan. With "auto" it is the faster of the plans with and without our kernels."""
     if plugins not in ("off", "on", "auto"):
         raise InputError(f"{mention(plugins=plugins)} is not one of auto, on, off")
     plans = []
@@ -97,8 +97,8 @@ def build(trt: Any, model: bytes, key: PlanKey, folder: Path, plugins: str) -> b
 
 
 def serialise(trt: Any, model: bytes, key: PlanKey, folder: Path, *, plugins: bool) -> bytes:
-    """Parse and build, with two profiles: the engine's tile batch, and any shape. Errors as of
-    ParsedNetwork."""
+    """Parse and build, with two profiles: the engine's tile batch, and any shape. Raises what
+    ParsedNetwork raises."""
     network = ParsedNetwork(trt, model, ["PREFER_AOT_PYTHON_PLUGINS"] if plugins else [])
     config = network.configured([exact_profile(key.tile), dynamic_profile(key.tile)])
     if key.version_compatible:
@@ -115,7 +115,7 @@ def serialise(trt: Any, model: bytes, key: PlanKey, folder: Path, *, plugins: bo
 
 
 def seconds(trt: Any, plan: bytes, key: PlanKey) -> float:
-    """Median time of a tile of the engine's size, through the backend."""
+    """Return the median time of a tile of the engine's size, run by the backend."""
     import statistics
     import time
 

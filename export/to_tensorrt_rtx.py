@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def require_builder() -> Any:
-    """The module tensorrt_rtx. Raises InputError, which says what to install, where it is missing or too old."""
+    """Return the module tensorrt_rtx. Raises InputError, which says what to install, where it is missing or too old."""
     try:
         trt = importlib.import_module("tensorrt_rtx")
     except (ImportError, OSError) as e:

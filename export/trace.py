@@ -16,13 +16,13 @@ from deeplight.kernels.dispatch import emit_operators
 
 
 def example_inputs(batch: int, h: int, w: int) -> tuple[Tensor, ...]:
-    """Plausible inputs in the order of `spec.INPUTS`; batch ≥ 2 keeps the exporter from fixing the axis."""
+    """Return plausible inputs in the order of `spec.INPUTS`; batch ≥ 2 keeps the exporter from fixing the axis."""
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.rand(input_shape(spec, batch, h, w), generator=generator) for spec in INPUTS)
 
 
 def dynamic_shapes() -> dict[str, dict[int, Any]]:
-    """Symbolic axes: batch, h, w on the LR grid; 8h, 8w on the HR grid."""
+    """Return the symbolic axes of each input: batch, h, w on the LR grid; 8h, 8w on the HR grid."""
     batch = torch.export.Dim("batch", min=1, max=1024)
     h = torch.export.Dim("h", min=4, max=8192)
     w = torch.export.Dim("w", min=4, max=8192)
@@ -36,7 +36,7 @@ def dynamic_shapes() -> dict[str, dict[int, Any]]:
 
 
 def trace(model: DeepLightSR, precision: str) -> ExportedProgram:
-    """The graph of the model in a precision, with dynamic batch, h and w and the operators deeplight::….
+    """Return the graph of the model in a precision, with dynamic batch, h and w and the operators deeplight::….
 
     Raises DeepLightError where an axis would be static.
     """

@@ -41,7 +41,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
 
 def config(model: Artifact, name: str) -> str:
-    """The text of config.pbtxt. max_batch_size 0: the batch is an axis like any other, and the server does not
+    """Return the text of config.pbtxt. max_batch_size 0: the batch is an axis like any other, and the server does not
     join requests, whose results could then depend on their neighbours."""
     m = model.manifest
     parameters = {"scale": m.scale, "halo_lr": m.halo_lr, "min_lr": m.min_lr, "model_sha256": model.digest}

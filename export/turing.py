@@ -17,7 +17,7 @@ _AXES = {name: np.array([axis], np.int64) for name, axis in (("last", -1), ("mid
 
 
 def without_products(model: bytes) -> bytes:
-    """The serialised model with every MatMul and Gemm of float32 replaced: A·B = Σₖ Aₘₖ Bₖₙ, added up in another order.
+    """Return the serialised model with every float32 MatMul and Gemm replaced: A·B = Σₖ Aₘₖ Bₖₙ, in another order.
 
     Raises DeepLightError for a Gemm in a form that our exporter does not write.
     """

@@ -89,7 +89,7 @@ def _resource_usage(cubin: bytes) -> dict[str, int]:
 
 
 def instructions(cubin: bytes) -> int:
-    """Of a thread, as they stand in the machine code: the body of a loop counts once."""
+    """Count a thread's instructions as they stand in the machine code: the body of a loop counts once."""
     text = _tool("nvdisasm", "-c", cubin)
     found = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", text, re.MULTILINE)
     return sum(name != "NOP" for name in found)
@@ -109,7 +109,7 @@ def _tool(name: str, option: str, cubin: bytes) -> str:
 
 
 def access_widths(ptx: str) -> dict[int, tuple[int, int]]:
-    """Bytes of a thread's global access (cp.async too) → how many loads and stores of it the PTX has."""
+    """Return how many loads and stores the PTX has of each width: bytes of a thread's global access (cp.async too)."""
     loads: Counter[int] = Counter()
     stores: Counter[int] = Counter()
     for kind, modifiers in re.findall(r"\b(ld|st)\.global([\w.:]*)", ptx):
@@ -124,6 +124,6 @@ def access_widths(ptx: str) -> dict[int, tuple[int, int]]:
 
 
 def parameter_count(ptx: str) -> int:
-    """Parameters of the only entry point of a PTX file."""
+    """Count the parameters of the only entry point of a PTX file."""
     entry = ptx[ptx.index(".entry") :]
     return entry[: entry.index(")")].count(".param")

@@ -27,7 +27,7 @@ _emitting = 0
 
 @contextlib.contextmanager
 def emit_operators() -> Iterator[None]:
-    """Inside, torch.export meets "auto" with the operators deeplight::…, not with their decompositions.
+    """Inside this context torch.export traces "auto" as the operators deeplight::…, not as their decompositions.
 
     It holds for the whole process; torch.export itself keeps its state so.
     """
@@ -53,7 +53,7 @@ _INTERPRETED = ContextVar("interpreted", default=True)
 
 @contextlib.contextmanager
 def never_interpreted() -> Iterator[None]:
-    """Inside, the operators run their reference on the CPU even where Triton's interpreter is switched on.
+    """Inside this context the operators run their reference on the CPU even where Triton's interpreter is switched on.
 
     For whole networks, of which the interpreter takes minutes a tile: it is for checking kernels on small cases.
     """
@@ -65,7 +65,7 @@ def never_interpreted() -> Iterator[None]:
 
 
 def kernel_runs_on(device: torch.device) -> bool:
-    """Whether the kernels can run there: Triton on CUDA, the interpreter on the CPU."""
+    """Return whether the kernels can run on a device: Triton on CUDA, the interpreter on the CPU."""
     if device.type == "cuda":
         return launch.TRITON
     return device.type == "cpu" and launch.interpreting()
@@ -85,7 +85,7 @@ def use_kernel(
     limit: str | None = None,
     exported: bool = True,
 ) -> bool:
-    """True for the Triton kernel, False for the reference. tensors[0] decides the device.
+    """Return True for the Triton kernel, False for the reference. tensors[0] decides the device.
 
     exported: whether the operator may stand in an exported graph; where not, "auto" traces the reference.
 
@@ -119,7 +119,7 @@ def use_kernel(
 
 
 def supported(dtype: torch.dtype) -> bool:
-    """Element types that the kernels read as features or raw pixels."""
+    """Return the element types that the kernels read as features or raw pixels."""
     return dtype in (*ACTIVATIONS, torch.uint16, torch.int16)
 
 

@@ -75,7 +75,7 @@ def filled(ready: Launch, device: str, seed: int = 0) -> Launch:
 
 
 def results_of(ready: Launch) -> tuple[str, ...]:
-    """The arguments that the kernel writes."""
+    """Return the arguments that the kernel writes."""
     return {"refine": ("radiance",), "refine_narrow": ("radiance", "isp"), "finish": ("pixels",)}.get(
         ready.kernel, ("out",)
     )
@@ -96,13 +96,14 @@ def _unwritten(output: Tensor) -> float:
 
 
 def expected(ready: Launch) -> Outputs:
-    """The definition's results for a filled launch without a crop, in float32."""
+    """Return the definition's results for a filled launch without a crop, in float32."""
     with exact_float32(), torch.no_grad():
         return {name: result.float() for name, result in _DEFINITIONS[ready.kernel](ready).items()}
 
 
 def worst(ready: Launch, got: Outputs, want: Outputs) -> float:
-    """The largest difference in parts of what is allowed: at most 1 where the launch is right, NaN where one is NaN."""
+    """Return the largest difference in parts of what is allowed: at most 1 where the launch is right, NaN where one
+    is."""
     share = 0.0
     for name, right in want.items():
         features = _tensor(ready, _FEATURES.get(ready.kernel, name)).dtype

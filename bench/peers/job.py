@@ -45,7 +45,8 @@ class PeerJob:
 
 
 def make_job(job: PeerJob, folder: Path, networks: Path, checkpoint: Path | None = None) -> Path:
-    """Rasters on the HR grid (uint16 reflectance, int16 metres) and the LR grid (lights), weights, job.json."""
+    """Write rasters on the HR grid (uint16 reflectance, int16 metres) and the LR grid (lights), weights and
+    job.json."""
     network = make_network(networks, checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     for source, name in ((network.run, "run"), (network.artifact, "artifact")):
@@ -63,14 +64,15 @@ def make_job(job: PeerJob, folder: Path, networks: Path, checkpoint: Path | None
 
 
 def peers_python() -> Path | None:
-    """The interpreter of the peers' environment: DEEPLIGHT_PEERS_PYTHON, else .venv-peers; None: not there."""
+    """Return the interpreter of the peers' environment: DEEPLIGHT_PEERS_PYTHON, else .venv-peers; None where there is
+    none."""
     named = os.environ.get(VARIABLE)
     path = Path(named) if named else HOME.parent.parent / ".venv-peers/bin/python"
     return path if path.exists() else None
 
 
 def interpreter(tool: str) -> str:
-    """What to run a tool with; "" where the peers' environment or the tool in it is absent.
+    """Return the interpreter to run a tool with; "" where the peers' environment or the tool in it is absent.
 
     Ours runs in this environment; the tools that need nothing else run here too where there is no other.
     """
@@ -85,7 +87,8 @@ def interpreter(tool: str) -> str:
 
 
 def run_tool(tool: str, job: Path, out: Path) -> dict[str, Any]:
-    """What a tool took, see bench/peers/tool.py. Raises RuntimeError with what it said where it fails."""
+    """Run a tool; returns what it took, as bench/peers/tool.py writes it. Raises RuntimeError, with its words, where it
+    fails."""
     root = HOME.parent.parent
     result = out.with_suffix(".json")
     with tempfile.TemporaryDirectory() as view:
@@ -104,7 +107,7 @@ def run_tool(tool: str, job: Path, out: Path) -> dict[str, Any]:
 
 
 def difference(out: Path, whole: Path, halo: int) -> float:
-    """Largest difference from whole-image PyTorch over the largest value, `halo` LR pixels inside the scene.
+    """Return the largest difference from whole-image PyTorch over the largest value, `halo` LR pixels inside the scene.
 
     Nearer to the edge each tool has its own idea of what lies beyond.
     """

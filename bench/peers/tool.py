@@ -56,7 +56,7 @@ def read_layers(job: Path, spot: Spot | None = None) -> list[Tensor]:
 
 
 def radiance(model: nn.Module, ntl: Tensor, dmo: Tensor, dem: Tensor) -> Tensor:
-    """(B,1,8h,8w); every pixel is valid."""
+    """Return radiance (B,1,8h,8w); every pixel counts as valid."""
     import torch
 
     layout = torch.channels_last
@@ -89,7 +89,7 @@ def of_stack(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def write_whole(job: Path, out: Path, pixels: Tensor) -> None:
-    """A tiled GeoTIFF of (1,1,H,W)."""
+    """Write (1,1,H,W) as a tiled GeoTIFF."""
     import rasterio
 
     with rasterio.open(out, "w", **_profile(job)) as file:
@@ -105,7 +105,7 @@ def _profile(job: Path) -> dict[str, Any]:
 
 
 def whole_image(model: nn.Module, job: Path, out: Path, core: int, halo: int) -> None:
-    """PyTorch, one call for everything."""
+    """PyTorch in one call over the whole scene."""
     write_whole(job, out, radiance(model, *read_layers(job)))
 
 
@@ -203,13 +203,13 @@ def prepared(tool: str, job: Path) -> Callable[[Path, int, int], None]:
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process, in bytes."""
+    """Return the largest resident size of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def versions(tool: str) -> dict[str, str]:
-    """Of what computed."""
+    """Return the versions of what computed."""
     found = {}
     for name in ("deeplight", "onnxruntime") if tool.startswith(OURS) else ("torch", *NEEDS.get(tool, ())):
         try:

@@ -104,7 +104,8 @@ def convert(
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A temporary path that gets the name `out` when the block ends well. rasterio wants a path, not an open file."""
+    """Yield a temporary path, which gets the name `out` when the block ends without an error. rasterio wants a path,
+    not an open file."""
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp.tif")
     try:
         yield temporary
@@ -120,7 +121,7 @@ def replacing(out: Path) -> Iterator[Path]:
 
 
 def tile_of(name: str) -> tuple[int, int]:
-    """(h, v) in a file name. Raises InputError where it names no tile."""
+    """Return the tile's (h, v), which the file's name tells. Raises InputError where it names no tile."""
     found = _NAME.search(Path(name).stem) or _NAME.search(name)
     if found is None or not (int(found[1]) < 36 and int(found[2]) < 18):
         raise InputError(
@@ -131,7 +132,7 @@ def tile_of(name: str) -> tuple[int, int]:
 
 
 def open_tile(path: Path, layer: str | None, quality: bool) -> BlackMarbleFile:
-    """What a file holds, looked up without reading pixels. Raises InputError where it is no such tile."""
+    """Return what a file holds, without reading pixels. Raises InputError where it is no such tile."""
     h, v = tile_of(path.name)
     if not path.is_file():
         raise InputError(f"{path} does not exist; give Black Marble HDF5 tiles")

@@ -14,9 +14,10 @@ from deeplight.train.clips.index import RECORD, ClipRow
 
 
 def ceiling_of_clips(clips: Iterable[tuple[Path, ClipRow]]) -> float:
-    """The least value from which one of the clips, (tree, row) each, is saturated; infinite where none ever is.
+    """Return the least value from which one of the clips is saturated; infinite where none is. clips: (tree, row) each.
 
-    Lights that `--degrade` made end where that says (tree.json holds it), others where the product of their unit does.
+    Lights that `clip --degrade` made end at its saturation, which tree.json holds; others where the product of their
+    unit ends.
     """
     kinds = {(tree, row.place, row.date, row.unit) for tree, row in clips}
     read = cache(_degradations)

@@ -40,7 +40,7 @@ LOGARITHMS: dict[str, Callable[[Doubles], Doubles]] = {
 class Change:
     """What a copy does not take over. band: the only one copied. nodata: another raw value that becomes missing.
     undo: one of LOGARITHMS; the copy holds physical values. like: a raster whose grid the copy gets, each of its pixels
-    cut `cut` times a side. mean: of the pixels below, not the nearest."""
+    cut `cut` times a side. mean: a pixel becomes the mean of the pixels below it, in place of the nearest one."""
 
     band: int | None = None
     nodata: float | None = None

@@ -291,7 +291,7 @@ def _lights(place: Place, window: Window) -> tuple[Floats, Floats]:
 
 
 def judge_lights(values: Floats, valid: Floats, rules: Rules) -> tuple[dict[str, float], str]:
-    """(what the index says of the lights, why they are not good enough or "") of NTL and its mask, (h, w)."""
+    """Return what the index says of NTL (h, w) with its mask, and why it is not good enough ("" where it is)."""
     seen = values[valid != 0].astype(np.float64)
     lit = float(np.mean(seen > rules.lit)) if seen.size else 0.0
     facts = {"valid": seen.size / values.size, "lit": lit, "sum_lights": float(seen.sum())}

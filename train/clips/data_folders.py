@@ -8,7 +8,8 @@ from deeplight.engine.core.errors import InputError
 
 
 def data_folders(data: str) -> list[Path]:
-    """The folders of a text, separated by commas. Raises InputError where there are none, or one does not exist."""
+    """Return the folders that a text names, separated by commas. Raises InputError where there are none, or one does
+    not exist."""
     folders = [Path(part.strip()) for part in data.split(",") if part.strip()]
     if not folders:
         raise InputError(

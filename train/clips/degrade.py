@@ -68,12 +68,12 @@ class Degradation:
 
     @property
     def halo_lr(self) -> int:
-        """LR pixels around a window on which its values depend."""
+        """How many LR pixels around a window its values depend on."""
         return psf_halo(self.psf_fwhm_lr) + (math.ceil(self.shift_lr + 0.25) if self.shift_lr else 0)
 
 
 def told(degradation: Degradation) -> tuple[Floats, Floats]:
-    """`psf` and `limits` of the coarse sensor, (2,) each, as spec.INPUTS."""
+    """Return `psf` and `limits` of the coarse sensor, (2,) each, as spec.INPUTS describes them."""
     level = -1.0 if degradation.saturation is None else degradation.saturation
     noise = math.hypot(degradation.noise, degradation.quantum / math.sqrt(12.0))
     return np.full(2, degradation.psf_fwhm_lr, np.float32), np.array([level, noise], np.float32)
@@ -103,7 +103,7 @@ def parse_degradation(text: str) -> Degradation:
 
 
 def place_seed(seed: int, name: str) -> int:
-    """The seed of one place: another noise and displacement for each name."""
+    """Return the seed of one place, so that each name has a noise and a displacement of its own."""
     for code in name.encode():
         seed = stream(seed, code)
     return seed
@@ -137,7 +137,7 @@ def _waves(degradation: Degradation, seed: int, rows: NDArray[Any], cols: NDArra
 def displaced(
     values: Floats, valid: Floats, degradation: Degradation, seed: int, corner: tuple[int, int] = (0, 0)
 ) -> tuple[Floats, Floats]:
-    """Fields and their mask as the displaced sensor's frame has them: bilinear at p + offset(p).
+    """Return fields and their mask in the frame of the displaced sensor: sampled bilinearly at p + offset(p).
 
     values: (C, 8h, 8w) float32 on the HR grid; valid: (1, 8h, 8w), 1 = valid. corner: (row, col) of the arrays' corner
     in the place, in LR px. What the displacement brings in from outside the arrays is invalid, as is a pixel less than
@@ -173,7 +173,7 @@ def displaced(
 def degrade(
     hr: Floats, valid: Floats, degradation: Degradation, seed: int, corner: tuple[int, int] = (0, 0)
 ) -> tuple[Floats, Floats, Floats]:
-    """(lr, lr_valid, offset) of a finer raster: (1, h, w), (1, h, w) and (2, h, w) in LR px, float32.
+    """Degrade a finer raster: returns lr (1, h, w), lr_valid (1, h, w) and offset (2, h, w) in LR px, float32.
 
     hr, valid: (1, 8h, 8w), valid 1 or 0. corner: (row, col) of the arrays' corner in the place, in LR px; an array that
     is a window grown by `degradation.halo_lr` and cropped again gives the window's values exactly. Nothing is known

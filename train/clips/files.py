@@ -180,7 +180,7 @@ class ClipFiles:
             ) from error
 
     def read_ntl(self, window: Window) -> tuple[Floats, Floats]:
-        """NTL and its mask, (1, h, w) each."""
+        """Return NTL and its mask, (1, h, w) each."""
         try:
             values, valid = self._ntl.read_native(window)
         except DeepLightError as error:

@@ -72,13 +72,13 @@ COLUMNS = tuple(field.name for field in fields(ClipRow))
 
 
 def lattice_of(grid: Grid) -> str:
-    """A short name of a grid's CRS and transform: equal names, comparable rows and columns."""
+    """Return a short name of a grid's CRS and transform. Rows and columns of grids with equal names can be compared."""
     told = f"{grid.crs.to_wkt()} {[f'{v:.12g}' for v in grid.transform[:6]]}"
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def read_index(tree: Path) -> list[ClipRow]:
-    """The rows of a tree. Raises InputError where the index is missing or cannot be understood."""
+    """Read the rows of a tree. Raises InputError where the index is missing or cannot be understood."""
     path = tree / INDEX
     try:
         text = path.read_text(encoding="utf-8")
@@ -223,7 +223,7 @@ class _Columns:
 
 
 def pixel_km(grid: Grid) -> float:
-    """The longer side of the pixel in the middle of a grid, in km; good to a few parts in a thousand."""
+    """Return the longer side of the pixel in the middle of a grid, in km, right to a few parts in a thousand."""
     t = grid.transform
     if not grid.crs.is_geographic:
         unit = grid.crs.linear_units_factor[1] / 1000.0

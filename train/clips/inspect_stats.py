@@ -41,7 +41,7 @@ class LayerTally:
     _kept: int = 0
 
     def add(self, values: Floats, valid: Floats) -> None:
-        """Count in a window: (1, h, w) or (h, w), and its mask."""
+        """Add the values of a window, (1, h, w) or (h, w), where its mask is valid."""
         seen = values.ravel()[valid.ravel() != 0]
         self.pixels += values.size
         if not seen.size:
@@ -57,7 +57,7 @@ class LayerTally:
             self._kept = self.kept[0].size
 
     def facts(self) -> dict[str, float | None]:
-        """valid_share, min, mean, max, p01, p50, p99, negative_share; None where nothing is valid."""
+        """Return valid_share, min, mean, max, p01, p50, p99 and negative_share; None where nothing is valid."""
         share = self.valid / self.pixels if self.pixels else 0.0
         names = [f"p{p:02d}" for p in PERCENTILES]
         if not self.valid:
@@ -85,7 +85,7 @@ class Inspection:
     unreadable: list[str]
 
     def lines(self) -> Iterator[str]:
-        """A table for the terminal."""
+        """Return a table for the terminal, line by line."""
         yield "clips: " + ", ".join(f"{n} {name}" for name, n in self.clips.items())
         yield "places: " + ", ".join(f"{name} {n}" for name, n in self.places.items())
         for unit, total in self.sum_lights.items():
@@ -133,7 +133,7 @@ def inspect_tree(tree: ClipTree, progress: Progress) -> Inspection:
 
 
 def layer_names() -> tuple[str, ...]:
-    """Layers in the order in which they are told; one for each daytime band."""
+    """Return the layers in the order in which they are told; each daytime band is one."""
     return ("ntl", "ntl_hr", *(f"dmo {slot}" for slot in DMO_SLOTS), "dem", "isp")
 
 

@@ -73,7 +73,7 @@ class Place:
     """The open rasters of a place. Reads are the same in any window; a context manager."""
 
     def __init__(self, options: PlaceOptions) -> None:
-        """Open all. Raises InputError, one sentence with the remedy, for what cannot be used."""
+        """Open all rasters. Raises InputError, which names the remedy, for a raster that cannot be used."""
         with ExitStack() as stack:
             self.scene = stack.enter_context(Scene.open(options.scene))
             self._stack = stack
@@ -92,7 +92,7 @@ class Place:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers that are there."""
+        """The names of the layers that the place has."""
         dem = "dem" in self.scene.describe()
         there = {
             "ntl": True,
@@ -106,15 +106,16 @@ class Place:
 
     @property
     def has_clouds(self) -> bool:
-        """Whether clouds are known."""
+        """Whether the place has a quality band or a cloud mask."""
         return self._clouds is not None
 
     def read(self, window: Window) -> Sample:
-        """The sample of a window in LR px; it may leave the raster. Clouds hide DMO."""
+        """Return the sample of a window in LR px, which may leave the raster. Daytime pixels under clouds are
+        invalid."""
         return self.read_with_clouds(window)[0]
 
     def read_with_clouds(self, window: Window) -> tuple[Sample, float]:
-        """The sample, and the share of its HR pixels that are cloudy (0 where no mask was given)."""
+        """Return the sample, and the share of its HR pixels that are cloudy (0 where no mask was given)."""
         told = ("psf", "limits")  # of the scene, no part of a sample
         read = self.scene.read_inputs(window)
         inputs = {name: values[0] for name, values in read.items() if name not in told}

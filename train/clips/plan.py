@@ -72,7 +72,7 @@ class Planned:
 
 
 def parse_name(text: str) -> str:
-    """A name that can be a folder's. Raises InputError."""
+    """Return the text where it can be the name of a folder. Raises InputError where it cannot."""
     if not _NAME.fullmatch(text):
         raise InputError(
             f"the name {text!r} is not of letters, digits, . _ and -; give one such as san_antonio"
@@ -208,7 +208,7 @@ def _region(grid: Grid, window: Window, place: str, regions: tuple[Region, ...])
 
 
 def part_of(grid: Grid, window: Window) -> Grid:
-    """The grid of a window."""
+    """Return the grid of a window of `grid`."""
     return Grid(
         grid.crs, grid.transform @ Affine.translation(window.col, window.row), window.height, window.width
     )

@@ -56,7 +56,7 @@ class Sample:
         offset: Floats,
         **sensor: Floats,
     ) -> Sample:
-        """A sample in which every pixel is valid. Its masks take no memory and cannot be written to.
+        """Make a sample in which every pixel is valid. Its masks take no memory and cannot be written to.
 
         sensor: psf and limits, where they are known.
         """
@@ -65,7 +65,8 @@ class Sample:
         return cls(ntl, lr, dmo, hr, bands, dem, hr, ntl_hr, hr, isp, hr, offset, **sensor)
 
     def cut(self, window: Window) -> Sample:
-        """The part on a window, in LR pixels, that lies inside; float32, a view where the sample is float32."""
+        """Return the sample of a window in LR pixels, which must lie inside: float32, views where this one is
+        float32."""
         whole = Window(0, 0, *self.ntl.shape[1:])
         lr, hr = window.slices_in(whole), window.scaled(SCALE).slices_in(whole.scaled(SCALE))
 

@@ -60,7 +60,7 @@ class ClipTree:
     def open(
         cls, folder: Path | str | Sequence[Path | str], split: str, hold_out_place: Sequence[str] = ()
     ) -> ClipTree:
-        """The clips of `split`: a split's or a held-out region's name, or "all".
+        """Open the clips of `split`, which is the name of a split or of a held-out region, or "all".
 
         hold_out_place: these places are the test split, whole, and in no other. Raises InputError where a tree cannot
         be understood, where the splits leak, and where the split is empty.
@@ -90,7 +90,7 @@ class ClipTree:
 
     @property
     def rows(self) -> list[ClipRow]:
-        """The index's rows of these clips."""
+        """The rows of the index that describe these clips."""
         return [clip.row for clip in self._clips]
 
     def size(self, index: int) -> tuple[int, int]:
@@ -116,11 +116,11 @@ class ClipTree:
         return self._files(index, window).read(window)
 
     def read_ntl(self, index: int, window: Window) -> tuple[Floats, Floats]:
-        """NTL and its mask alone, (1, h, w) each."""
+        """Return only NTL and its mask, (1, h, w) each."""
         return self._files(index, window).read_ntl(window)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the rows, the sizes of all files and pieces of up to a thousand of them."""
+        """Return the SHA-256 of the rows, of the sizes of all files and of pieces of up to a thousand of them."""
         digest = hashlib.sha256()
         files: list[Path] = []
         for clip in self._clips:
@@ -222,13 +222,13 @@ class SceneSource:
             return self._opened().read(self._inside(window))
 
     def read_ntl(self, index: int, window: Window) -> tuple[Floats, Floats]:
-        """NTL and its mask alone, (1, h, w) each."""
+        """Return only NTL and its mask, (1, h, w) each."""
         with _naming(self.name(index)):
             values, valid = self._opened().scene.read_ntl(self._inside(window))
         return values[None], valid.astype(np.float32)[None]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the window, the sizes of the files and pieces of them."""
+        """Return the SHA-256 of the window, of the sizes of the files and of pieces of them."""
         digest = hashlib.sha256(repr((self._split, self._window)).encode())
         for path in sorted(self._folder.glob("*.tif")):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -308,7 +308,7 @@ def _length(longest: int, split: str) -> int:
 def open_source(
     data: str, split: str, protocol: str, degradation: Degradation, hold_out_place: Sequence[str] = ()
 ) -> SampleSource:
-    """Where samples of `split` come from.
+    """Open the source of the samples of `split`.
 
     data: a clip tree, several separated by commas, or the folder of a synthetic scene (ntl.tif dmo.tif dem.tif isp.tif
     ntl_hr.tif). split: train, val, test, a held-out region's name, or all. protocol: "paired", or "wald", which uses

@@ -28,7 +28,7 @@ class ReadsNtl(Protocol):
     """A source that can read NTL without the layers beside it."""
 
     def read_ntl(self, index: int, window: Window) -> tuple[Floats, Floats]:
-        """NTL and its mask, (1, h, w) each, of a window in LR px inside the place."""
+        """Return NTL and its mask, (1, h, w) each, of a window in LR px inside the place."""
         ...
 
 

@@ -35,7 +35,7 @@ Sums = dict[str, Doubles]
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How to score. data_range: of PSNR and SSIM, in the unit of the radiance; also the white of PIQE's stretch.
+    """How blocks are scored. data_range: of PSNR and SSIM, in the unit of the radiance; PIQE sees it as white.
 
     strata: see Strata. block: side of a block in LR pixels.
     """
@@ -47,7 +47,7 @@ class ScoreSettings:
 
 @dataclass(frozen=True)
 class ScoredBlock:
-    """A core and MARGIN_LR LR pixels around it. core: in LR pixels of the place.
+    """A part of a place that is scored: its core and MARGIN_LR LR pixels around it. core: in LR pixels of the place.
 
     lr, lr_valid: (h + 2, w + 2). truth, valid: (8(h + 2), 8(w + 2)), valid where the truth and every output is.
     outputs: method → the same shape. tile_rows, tile_cols: for each LR row and column of the core, whether one of the
@@ -65,7 +65,7 @@ class ScoredBlock:
 
 
 def empty(methods: int) -> Sums:
-    """Sums over nothing. (M, …) with M methods; one row more, for the truth, in piqe and reaggregation.
+    """Return sums over no pixel, (M, …) for M methods; piqe and reaggregation have one row more, for the truth.
 
     pixels: (M, strata, FIELDS). ssim: (M, strata, 3), Σ SSIM, Σ SSIM of log1p, pixels. lit: (M, 2), pixels that are lit
     in both, in either. piqe: Σ, blocks. shift: Σ x, Σ y, Σ length in HR pixels, blocks. reaggregation: LR pixels,
@@ -87,7 +87,7 @@ def empty(methods: int) -> Sums:
 
 
 def score_block(block: ScoredBlock, settings: ScoreSettings, with_piqe: bool) -> Sums:
-    """The sums of one block."""
+    """Return the sums of one block."""
     core = (slice(_MARGIN, -_MARGIN),) * 2
     sums = empty(len(block.outputs))
     masks = block_masks(block, settings.strata)[:, *core]
@@ -112,7 +112,7 @@ def score_block(block: ScoredBlock, settings: ScoreSettings, with_piqe: bool) ->
 
 
 def block_masks(block: ScoredBlock, strata: Strata) -> Mask:
-    """The strata on all of a block's HR pixels, margin included, (4, 8(h + 2), 8(w + 2))."""
+    """Return which HR pixels of a block, margin included, are of which stratum: (4, 8(h + 2), 8(w + 2))."""
     lr = to_hr(block.lr)
     return strata.masks(block.truth, lr, block.valid)
 

@@ -84,11 +84,11 @@ class Evaluation:
 
     @classmethod
     def of(cls, settings: ScoreSettings, methods: tuple[str, ...]) -> Evaluation:
-        """Nothing scored yet."""
+        """Begin an evaluation, with nothing scored yet."""
         return cls(settings, methods, empty(len(methods)))
 
     def add(self, name: str, block: ScoredBlock, group: int, with_piqe: bool) -> None:
-        """Score a block. group: blocks along each side of those that are merged for intervals."""
+        """Score a block. group: for intervals, group × group blocks are merged into one."""
         sums = score_block(block, self.settings, with_piqe)
         side = self.settings.block * group
         at = (name, block.core.row // side, block.core.col // side)
@@ -104,7 +104,7 @@ class Evaluation:
         self.showcase.offer(name, block)
 
     def copy(self) -> Evaluation:
-        """What later blocks do not change. Arrays are shared: `add` replaces them."""
+        """Return a copy that later blocks do not change. It shares arrays with this one, which `add` replaces."""
         return replace(
             self,
             places=dict(self.places),
@@ -176,15 +176,15 @@ class _Steps:
         self._method = self._left // (2 * methods)
 
     def method(self) -> None:
-        """One more method has made its output."""
+        """Count that one more method has made its output."""
         self._advance(self._method)
 
     def block(self, core: Window) -> None:
-        """One more block is scored."""
+        """Count that one more block is scored."""
         self._advance(core.height * core.width * SCALE**2 // 2)
 
     def finish(self) -> None:
-        """The tile is done, also where it held nothing to score."""
+        """Count what is left of the tile, which may have held nothing to score."""
         self._advance(self._left)
 
     def _advance(self, pixels: int) -> None:
@@ -262,5 +262,5 @@ def _around(windows: list[Window]) -> Window:
 
 
 def facts(source: SampleSource) -> dict[str, Any]:
-    """What was evaluated on, for the report."""
+    """Return what the report says of the data."""
     return {"places": len(source), "fingerprint": source.fingerprint()}

@@ -23,7 +23,7 @@ _LEAST_SHIFT_SIDE = 16
 
 
 def ssim_map(out: Doubles, truth: Doubles, data_range: float) -> Doubles:
-    """Structural similarity at each pixel, (H, W), K₁ = 0.01, K₂ = 0.03; edges are reflected.
+    """Return the structural similarity at each pixel, (H, W), with K₁ = 0.01, K₂ = 0.03; edges are reflected.
 
     In float32: a convolution in float64 takes ten times as long on a CPU and the constants dwarf the difference.
     """
@@ -48,7 +48,7 @@ class _Stretched(np.ndarray[Any, np.dtype[np.float64]]):
     """An image that says its maximum is 1, whatever it holds: pypiqe divides by it, and would make dark maps noisy."""
 
     def max(self, *_: Any, **__: Any) -> Any:
-        """The white of the fixed stretch."""
+        """The value of white in the fixed stretch."""
         return 1.0
 
 

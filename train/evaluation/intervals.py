@@ -19,7 +19,8 @@ Interval = tuple[float, float] | None
 
 
 def resampled(sums: Doubles, seed: int, resamples: int = RESAMPLES) -> Doubles:
-    """Totals of `resamples` draws, with replacement, of as many blocks as there are. sums: (blocks, …)."""
+    """Return the totals of `resamples` draws; each draws, with replacement, as many blocks as there are. sums: (blocks,
+    …)."""
     rng = np.random.default_rng(seed)
     blocks = len(sums)
     flat = sums.reshape(blocks, -1)
@@ -33,7 +34,7 @@ def resampled(sums: Doubles, seed: int, resamples: int = RESAMPLES) -> Doubles:
 
 
 def interval(values: Doubles) -> Interval:
-    """The central LEVEL of resampled values (resamples,)."""
+    """Return the interval that holds the central LEVEL of resampled values (resamples,)."""
     known = values[np.isfinite(values)]
     if len(known) < len(values) / 2:
         return None
@@ -44,7 +45,7 @@ def interval(values: Doubles) -> Interval:
 def quality_intervals(
     pixels: Doubles, baseline: int, data_range: float, seed: int
 ) -> list[list[dict[str, Interval]]]:
-    """Intervals of `quality` for each method and stratum, and of the gains over method `baseline`.
+    """Return intervals of `quality` for each method and stratum, and of the gains over the method `baseline`.
 
     pixels: (blocks, methods, strata, fields). Gains, named psnr_gain and psnr_log1p_gain, are differences in the same
     draws, and so is sum_of_lights_excess: |error of the sum of lights| less that of the baseline.

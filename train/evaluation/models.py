@@ -37,23 +37,23 @@ class EvaluatedNetwork:
 
     @property
     def trained_on(self) -> str:
-        """Name of the folder that held its training data; empty where it was another kind of data."""
+        """The name of the folder that held its training data; empty where it was trained on another kind of data."""
         data = self._artifact.manifest.training.get("data")
         if not isinstance(data, dict) or data.get("kind") != "folder":
             return ""
         return str(data.get("name", ""))
 
     def window(self, wanted: Window) -> Window:
-        """The LR pixels to read so that `wanted` comes out as in one piece."""
+        """Return the LR pixels to read so that `wanted` comes out as it would without tiles."""
         return tile_window(wanted, self._artifact.manifest.halo_lr, self._artifact.manifest)
 
     def run(self, inputs: Inputs) -> NDArray[np.float32]:
-        """Radiance (8h, 8w) of inputs (spec.INPUTS, batch of 1)."""
+        """Return the radiance (8h, 8w) of the inputs of one tile (as spec.INPUTS, batch of 1)."""
         radiance: NDArray[np.float32] = self._backend.run(dict(inputs))["ntl_hr"][0, 0]
         return radiance
 
     def describe(self) -> dict[str, Any]:
-        """Facts for the report."""
+        """Return what the report says of the model."""
         manifest = self._artifact.manifest
         return {
             "name": manifest.name,
@@ -67,11 +67,12 @@ class Method(Protocol):
     """One way to get radiance on the HR grid."""
 
     def window(self, wanted: Window) -> Window:
-        """The LR pixels to read."""
+        """Return the LR pixels that `radiance` needs for `wanted`."""
         ...
 
     def radiance(self, place: int, wanted: Window, read: Window, inputs: Inputs) -> Doubles:
-        """Radiance on `wanted`, (8h, 8w), NaN where there is none. inputs: on `read`, which holds `window(wanted)`."""
+        """Return radiance on `wanted`, (8h, 8w), NaN where there is none. inputs: on `read`, which holds
+        `window(wanted)`."""
         ...
 
 
@@ -125,14 +126,15 @@ _ENLARGED = {BICUBIC: bicubic, NEAREST: nearest}
 
 
 def without_auxiliary(inputs: Inputs) -> Inputs:
-    """The same inputs as the engine makes them where neither DMO nor DEM is given."""
+    """Return the inputs as the engine makes them where neither DMO nor DEM is given."""
     return {name: np.zeros_like(v) if name in _AUXILIARY else v for name, v in inputs.items()}
 
 
 def fill_holes(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Invalid pixels take the weighted mean of valid ones within 2 pixels, so that interpolation leaves rims bright.
 
-    values (0 where invalid), valid: (1,1,h,w). What the network does with holes, for the baselines to be on a par.
+    values (0 where invalid), valid: (1,1,h,w). The network fills holes in the same way, so the
+    baselines have the same chance.
     """
     line = torch.tensor(_FILLER, dtype=values.dtype)
     kernel = (line[:, None] * line[None, :])[None, None]
@@ -141,7 +143,7 @@ def fill_holes(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
 
 def methods_of(network: EvaluatedNetwork) -> dict[str, Method]:
-    """The network and everything that must stand beside it, in the order of the tables."""
+    """Return the network and every method that stands beside it, in the order of the tables."""
     return {
         NETWORK: NetworkMethod(network),
         NO_AUXILIARY: NetworkMethod(network, auxiliary=False),

@@ -37,7 +37,7 @@ th{background:#f5f5f3;white-space:normal;vertical-align:bottom}th:first-child,td
 
 
 def page(showcase: Showcase, clouds: Clouds, table: str, unit: str) -> str:
-    """The HTML text. table: metrics.md, whose first line is the verdict."""
+    """Return the page as HTML. table: metrics.md, whose first line is the verdict."""
     parts = [as_html(table)]
     for title, text, figure in _figures(showcase, clouds, unit):
         parts.append(
@@ -51,7 +51,7 @@ def page(showcase: Showcase, clouds: Clouds, table: str, unit: str) -> str:
 
 
 def as_html(table: str) -> str:
-    """metrics.md as HTML: headings, sentences, tables."""
+    """Return metrics.md as HTML, with its headings, sentences and tables."""
     from markdown import markdown
 
     # escaped first: names of places and models are the user's, and Markdown lets HTML pass
@@ -87,7 +87,7 @@ def _figures(showcase: Showcase, clouds: Clouds, unit: str) -> Iterator[tuple[st
 
 
 def maps(picture: Picture, unit: str) -> Figure:
-    """LR, truth and results on one scale of light; below, the errors on one scale, and the result without auxiliary."""
+    """Draw LR, truth and results on one scale of light, and below them the errors and the result without auxiliary."""
     high, wide = picture.truth.shape
     figure = _figure(12.4, float(np.clip(6.0 * high / wide, 2.4, 9.0)) + 0.6)
     axes = figure.subplots(2, 4)
@@ -113,7 +113,7 @@ def maps(picture: Picture, unit: str) -> Figure:
 
 
 def profiles(picture: Picture, unit: str) -> Figure | None:
-    """Truth and outputs along the line across the brightest street; None where there is none."""
+    """Draw truth and outputs along the line across the brightest street. Returns None where there is no street."""
     street = find_street(picture.truth)
     if street is None:
         return None
@@ -130,7 +130,7 @@ def profiles(picture: Picture, unit: str) -> Figure | None:
 
 
 def scatter(clouds: Clouds, unit: str) -> Figure:
-    """Counts of (truth, output) as pictures, one for each method."""
+    """Draw the counts of (truth, output), one picture for each method."""
     figure = _figure(12.4, 3.6)
     axes = figure.subplots(1, len(clouds.counts), sharey=True, squeeze=False)[0]
     scale = logarithm(EDGES)
@@ -148,7 +148,7 @@ def scatter(clouds: Clouds, unit: str) -> Figure:
 
 
 def histogram(clouds: Clouds, unit: str) -> Figure:
-    """Counts by radiance, of the truth and of each method."""
+    """Draw how many pixels have which radiance, of the truth and of each method."""
     figure = _figure(9.0, 3.4)
     axis = figure.subplots()
     scale = logarithm(EDGES)

@@ -22,12 +22,12 @@ QUALITIES = ("psnr", "psnr_log1p", "rmse", "mae", "r2", "sum_of_lights_error")
 
 
 def logarithm(radiance: Doubles) -> Doubles:
-    """log1p of the radiance; values below 0, which are noise, count as 0."""
+    """Return log1p of the radiance; values below 0, which are noise, count as 0."""
     return np.asarray(np.log1p(np.maximum(radiance, 0.0)), np.float64)
 
 
 def pixel_sums(out: Doubles, truth: Doubles, masks: NDArray[np.bool_]) -> Doubles:
-    """Sums of FIELDS over the pixels of each mask. out, truth: (H, W); masks: (S, H, W). Returns (S, 7)."""
+    """Return the sums of FIELDS over the pixels of each mask. out, truth: (H, W); masks: (S, H, W). Returns (S, 7)."""
     error = out - truth
     terms = (
         np.ones_like(truth),
@@ -42,7 +42,7 @@ def pixel_sums(out: Doubles, truth: Doubles, masks: NDArray[np.bool_]) -> Double
 
 
 def quality(sums: Doubles, data_range: float) -> dict[str, Doubles]:
-    """QUALITIES from sums (…, 7), each (…); NaN where there is no pixel.
+    """Turn sums (…, 7) into QUALITIES, each (…); NaN where there is no pixel.
 
     psnr and psnr_log1p in dB, with the data ranges data_range and log1p(data_range); infinite without any error.
     sum_of_lights_error: Σ output / Σ truth − 1.

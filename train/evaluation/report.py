@@ -23,7 +23,7 @@ Values = dict[str, Any]
 
 
 def summary(result: Evaluation, model: Values, data: Values, unit: str, seed: int) -> Values:
-    """Everything that was measured, JSON-ready: numbers that do not exist (no pixel, no error at all) are None."""
+    """Return everything that was measured, ready for JSON: None stands for a number that does not exist."""
     settings, total = result.settings, result.total
     pixels = np.stack(list(result.groups.values()))
     baseline = result.methods.index(BICUBIC)
@@ -119,12 +119,12 @@ def _plain(value: float) -> float | None:
 
 
 def to_json(values: Values) -> str:
-    """metrics.json."""
+    """Return the text of metrics.json."""
     return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_markdown(values: Values) -> str:
-    """metrics.md: the verdict, what was scored, a table for each stratum, one for the whole, one of places."""
+    """Return metrics.md: the verdict, what was scored, a table for each stratum, one of the whole, one of places."""
     settings, pixels = values["settings"], values["pixels"]
     boot = settings["bootstrap"]
     lines = [

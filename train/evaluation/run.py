@@ -146,7 +146,7 @@ def _places(options: EvalOptions, progress: Progress, stack: ExitStack) -> _Task
 
 
 def open_places(data: str, split: str, protocol: str, degradation: str = "") -> SampleSource:
-    """The places that `data` names. Raises InputError where there are none."""
+    """Open the places that `data` names. Raises InputError where there are none."""
     if data == SYNTHETIC:
         if protocol != "paired":
             raise InputError(

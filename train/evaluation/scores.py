@@ -26,7 +26,7 @@ Scores = dict[str, dict[str, float]]
 
 
 def rows_of(dmo: bool, dem: bool) -> dict[str, tuple[int, int]]:
-    """The rows of LAYERS for data that have these layers."""
+    """Return the rows of LAYERS that data with these layers can fill."""
     return {name: given for name, given in LAYERS.items() if given[0] <= dmo and given[1] <= dem}
 
 
@@ -36,9 +36,9 @@ def by_layers(
     rows: Mapping[str, tuple[int, int]] = LAYERS,
     advance: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """`validate` for each of `rows`, the other layers taken away as the engine does it.
+    """Call `validate` for each of `rows`, the other layers taken away as the engine does it.
 
-    sets: gone through once a row. advance: called after each batch.
+    sets: batches, gone through once for each row. advance: called after each batch.
     """
 
     def taken(given: tuple[int, int]) -> Iterator[Batch]:
@@ -55,7 +55,8 @@ def _with(batch: Batch, dmo: int, dem: int) -> Batch:
 
 
 def table(scores: Scores) -> str:
-    """Markdown: one row for each set of layers, and bicubic. The offset has a column where the truth has one."""
+    """Return a table in Markdown: a row for each set of layers and one for bicubic. It has a column for the offset
+    where the truth has one."""
     header = [
         "layers given",
         "PSNR, log1p",
@@ -98,7 +99,7 @@ def _cell(value: float | None, form: str, unit: str = "") -> str:
 
 
 def score(run: str | Path, progress: Progress | None = None) -> str:
-    """The table for the model `run`; makes the held-out countries first."""
+    """Make the held-out countries, score the model `run` on them, and return the table."""
     progress = progress or Silent()
     model, _ = load_checkpoint(run)
     count = len(HELD_OUT_SEEDS)

@@ -79,7 +79,7 @@ class Clouds:
     counts: dict[str, Doubles] = field(default_factory=dict)
 
     def add(self, method: str, out: Doubles, truth: Doubles) -> None:
-        """More pixels, (n,) each."""
+        """Count more pixels. out, truth: (n,) each."""
         bins = len(EDGES) - 1
         at = [np.clip(np.searchsorted(EDGES, v, side="right") - 1, 0, bins - 1) for v in (truth, out)]
         found = np.bincount(at[0] * bins + at[1], minlength=bins * bins).reshape(bins, bins)
@@ -96,9 +96,9 @@ class Street:
 
 
 def find_street(truth: Doubles) -> Street | None:
-    """The brightest ridge of the truth, (H, W), and the line across it; None where there is none.
+    """Return the line across the brightest ridge of the truth (H, W); None where there is no ridge.
 
-    A ridge: of the log radiance's second derivatives, the most negative is large and the one along it small.
+    On a ridge the most negative second derivative of the log radiance is large, and the one along the ridge is small.
     """
     if min(truth.shape) < 3 * PROFILE_HALF:
         return None
@@ -121,7 +121,7 @@ def find_street(truth: Doubles) -> Street | None:
 
 
 def along(image: Doubles, street: Street) -> Doubles:
-    """Values of (H, W) on the line, bilinear between pixels."""
+    """Return the values of an image (H, W) on the line, bilinear between pixels."""
     top = np.floor(street.points).astype(int)
     (fr, fc), (r, c) = (street.points - top).T, top.T
     rows, cols = image.shape

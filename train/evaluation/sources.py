@@ -38,7 +38,7 @@ def is_province(data: str) -> bool:
 
 
 def scene_options(folder: Path, auxiliary: bool = True) -> SceneOptions:
-    """The rasters of a province: ntl.tif, and dmo.tif and dem.tif where they are there and wanted."""
+    """Return the rasters of a province: ntl.tif, and dmo.tif and dem.tif where they exist and are wanted."""
     paths = (folder / "dmo.tif", folder / "dem.tif")
     dmo, dem = (str(path) if auxiliary and path.is_file() else None for path in paths)
     return SceneOptions(str(folder / "ntl.tif"), dmo, dem)
@@ -164,8 +164,8 @@ def _country_part(seed: int, index: int, side: int) -> Sample:
 
 
 def unit_of(source: SampleSource) -> str:
-    """The unit of a clip tree's lights where its index gives one and the same, "" where it does not; of made-up worlds
-    radiance."""
+    """Return the unit of a source's lights. Of a clip tree it is "" where its index does not give one and the same for
+    all clips; made-up countries are in radiance."""
     units = {row.unit for row in getattr(getattr(source, "source", source), "rows", ())}
     if not units:
         return RADIANCE_UNIT
@@ -173,9 +173,9 @@ def unit_of(source: SampleSource) -> str:
 
 
 def ceiling_of(source: SampleSource) -> float:
-    """The LR value from which a source's lights are saturated; infinite where it does not say.
+    """Return the LR value from which a source's lights are saturated; infinite where the source does not say.
 
-    Of Wald's protocol that of the degradation, of clips that of their product.
+    By Wald's protocol it is the degradation's, of clips that of their product.
     """
     return float(getattr(source, "ceiling", math.inf))
 
@@ -183,7 +183,8 @@ def ceiling_of(source: SampleSource) -> float:
 def read_padded(
     source: SampleSource, place: int, window: Window
 ) -> tuple[Inputs, Doubles, NDArray[np.bool_]]:
-    """Inputs (batch of 1), truth and its validity on a window that may leave the place: what is outside is invalid."""
+    """Return inputs (batch of 1), truth and its validity on a window that may leave the place; pixels outside are
+    invalid."""
     height, width = source.size(place)
     inside = window.clipped(height, width)
     if inside.height and inside.width:

@@ -29,7 +29,7 @@ _LIT = 1.0
 def validate(
     model: DeepLightSR, sets: Iterable[Batch], data_range: float = 200.0, known_offset: bool = False
 ) -> dict[str, float]:
-    """`pixels.QUALITIES` of the network and, under names that end in "_bicubic", of bicubic, over all samples.
+    """Return `pixels.QUALITIES` of the network and, under names that end in "_bicubic", of bicubic, over all samples.
 
     data_range: of PSNR, in the unit of the radiance. known_offset: align with the true offset in place of the estimate.
     psnr_log1p_gain_scene_mean, …_median: over the samples, of what each gains over bicubic, in dB. isp_mae: of the
@@ -90,7 +90,7 @@ class _Mean:
     weight: float = 0.0
 
     def add(self, values: Tensor, weight: Tensor) -> None:
-        """More values and their weights, of one shape."""
+        """Add values and their weights, of one shape."""
         self.total += float((values * weight).sum())
         self.weight += float(weight.sum())
 

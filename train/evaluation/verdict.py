@@ -11,7 +11,8 @@ _NOTEWORTHY_DB = 0.005
 
 
 def verdict(values: dict[str, Any]) -> str:
-    """Is the network better than bicubic, by how much, and does it keep the light? values: what metrics.json holds.
+    """Say whether the network is better than bicubic, by how much, and whether it keeps the light. values:
+    metrics.json.
 
     PSNR of log1p radiance over all scored pixels decides, with its bootstrap interval.
     """

@@ -14,7 +14,7 @@ _LAYERS = (("ntl", "ntl_valid"), ("dmo", "dmo_valid"), ("dem", "dem_valid"))
 
 
 def turned(parts: Parts, flip_x: bool, flip_y: bool, transpose: bool) -> Parts:
-    """One of the eight symmetries of the square, of the last two axes (y, x) of every part that has them.
+    """Apply one of the eight symmetries of the square to the last two axes (y, x) of every part that has them.
 
     The components (x, y) of `offset`, on axis −3, turn with the image, and so does `psf`, of rows and columns.
     """
@@ -39,7 +39,7 @@ def augmented(
     variety: VarietyConfig | None = None,
     other: Other = lambda: None,
 ) -> Parts:
-    """Symmetry, another world, brightness, elevation, a cut-out country, missing layers and bands, holes.
+    """Change a window: symmetry, another world, brightness, elevation, a cut-out country, missing layers, holes.
 
     other: see variety.varied.
     """

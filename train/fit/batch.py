@@ -44,7 +44,7 @@ class Batch(Truth):
 
 
 def collated(rows: Sequence[Parts]) -> Batch:
-    """One batch of samples; their offset only where all have it."""
+    """Make one batch of several windows. It has an offset only where all of them have one."""
     offset = all("offset" in row for row in rows)
     names = [name for name in rows[0] if name != "offset" or offset]
     parts = {name: torch.stack([row[name] for row in rows]) for name in names}
@@ -64,7 +64,7 @@ def _mask(valid: Tensor) -> Tensor | None:
 
 
 class FixedBatches:
-    """Validation: the centre of each place, not augmented; its rim gives the rest the surroundings that it sees.
+    """The windows of validation: the centre of each place, not augmented, with a rim that only serves as surroundings.
 
     Reads anew each time it is gone through, so memory holds one batch. Places that cannot be read are left out and
     named in `unreadable`.
@@ -78,8 +78,8 @@ class FixedBatches:
         limit: int | None = None,
         device: torch.device | None = None,
     ) -> None:
-        """size: places a batch. halo: of the network, in LR pixels. limit: places, evenly taken, at most. device: where
-        the batches go.
+        """size: places in a batch. halo: of the network, in LR pixels. limit: the most places, which are taken evenly.
+        device: where the batches go.
         """
         self._source, self._size, self._halo = source, size, halo
         self._device = device or torch.device("cpu")
@@ -93,11 +93,11 @@ class FixedBatches:
         self.unreadable: dict[str, str] = {}
 
     def __len__(self) -> int:
-        """Batches."""
+        """How many batches there are."""
         return -(-len(self._places) // self._size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches of up to `size` places."""
+        """Read and yield batches of up to `size` places."""
         rows: list[Parts] = []
         for index in self._places:
             try:

@@ -19,7 +19,7 @@ larger than readers accept."""
 
 
 def thinned(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """At most MOST_VALIDATIONS of the validations, evenly spaced, the last among them."""
+    """Return at most MOST_VALIDATIONS of the validations, evenly spaced, with the last one."""
     stride = max(1, -(-len(history) // MOST_VALIDATIONS))
     return list(history[::-1][::stride][::-1])
 
@@ -33,9 +33,10 @@ def save_checkpoint(run: Path, model: DeepLightSR, training: Mapping[str, Any]) 
 
 
 def load_checkpoint(model: str | Path) -> tuple[DeepLightSR, dict[str, Any]]:
-    """The network (in eval mode) and the record of its training, of a built-in model, a run or an exported folder.
+    """Load the network (in eval mode) and the record of its training from a built-in model, a run or an exported
+    folder.
 
-    A run's folder gives its last weights, RUN/best its best. Raises ArtifactError, naming what is missing.
+    The folder of a run gives its last weights; RUN/best gives its best. Raises ArtifactError, naming what is missing.
     """
     artifact = load_artifact(model)
     return load_network(artifact), dict(artifact.manifest.training)

@@ -23,10 +23,10 @@ class _Amp(MixedPrecision):
 
 
 def make_fabric(device: str, precision: str) -> Fabric:
-    """Fabric for this process, launched. device: auto, cpu or cuda. precision: 32-true, bf16-mixed or 16-mixed.
+    """Make and launch Fabric for this process. device: auto, cpu or cuda. precision: 32-true, bf16-mixed or 16-mixed.
 
-    Under torchrun one process a device, gradients averaged. Raises InputError where the machine has no such device or
-    precision.
+    Under torchrun each device has one process, and gradients are averaged. Raises InputError where the machine has no
+    such device or precision.
     """
     kind = check_device(device, precision)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -43,7 +43,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
 
 
 def check_device(device: str, precision: str) -> str:
-    """The kind of device, cpu or cuda. Raises InputError, before anything is made ready, as `make_fabric`."""
+    """Return the kind of device, cpu or cuda. Raises what `make_fabric` raises, before anything is made ready."""
     kind = _device(device)
     _check_precision(kind, precision)
     return kind
@@ -67,7 +67,7 @@ def _check_precision(kind: str, precision: str) -> None:
 
 
 def worker_count(asked: int, fabric: Fabric, cpus: int) -> int:
-    """Reading processes: `asked`, or where that is −1 none on a CPU and else up to eight for each device."""
+    """Return how many processes read: `asked`, or, where that is −1, none on a CPU and up to eight for each GPU."""
     if asked >= 0:
         return asked
     return 0 if fabric.device.type == "cpu" else max(1, min(8, cpus // fabric.world_size))

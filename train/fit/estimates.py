@@ -43,15 +43,15 @@ class EstimatedSource:
         return len(self._source)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(h, w) in LR pixels."""
+        """Return the place's height and width in LR pixels."""
         return self._source.size(index)
 
     def name(self, index: int) -> str:
-        """The place's."""
+        """Return the name that the source gives the place."""
         return self._source.name(index)
 
     def key(self, index: int) -> str:
-        """The place's."""
+        """Return the key that the source gives the place."""
         return self._source.key(index)
 
     def read(self, index: int, window: Window) -> Sample:
@@ -60,7 +60,7 @@ class EstimatedSource:
         return replace(self._source.read(index, window), offset=offset)
 
     def fingerprint(self) -> str:
-        """The source's: the estimates follow from it and the weights."""
+        """Return the source's fingerprint: the estimates follow from the data and the weights."""
         return self._source.fingerprint()
 
 

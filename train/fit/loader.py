@@ -37,7 +37,7 @@ class Loaded:
     unreadable: dict[str, str]
 
     def not_finite(self) -> list[str]:
-        """The windows that hold a number that is not finite."""
+        """Return the names of the windows that hold a number that is not finite."""
         tensors = [*self.batch.inputs, self.batch.ntl_hr, self.batch.isp]
         return [
             name for k, name in enumerate(self.where) if not all(bool(t[k].isfinite().all()) for t in tensors)
@@ -56,7 +56,8 @@ class _Item:
 
 
 class WindowDataset(Dataset[_Item]):
-    """The augmented sample of a draw. An unreadable place is replaced by another one, the same in every process."""
+    """Gives the augmented window of a draw. An unreadable place is replaced by another one, the same in every
+    process."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class WindowDataset(Dataset[_Item]):
         self._unreadable: dict[int, str] = {}
 
     def __getitem__(self, draw: Draw) -> _Item:
-        """Raises InputError where no place that is tried can be read."""
+        """Return the window of a draw. Raises InputError where no place that is tried can be read."""
         with _one_thread():
             return self._made(draw)
 
@@ -153,7 +154,7 @@ def stage_batches(
     world: int = 1,
     pin: bool = False,
 ) -> Iterator[Loaded]:
-    """The batches of the steps [first, stage.steps), of one process of `world`; the same whatever `workers`.
+    """Yield the batches of the steps [first, stage.steps) for one process of `world`; the same for any `workers`.
 
     places: indices to draw from; empty: all. Raises InputError where nothing can be read.
     """
@@ -177,7 +178,7 @@ def stage_batches(
 
 
 def probe(source: SampleSource) -> DataFacts:
-    """What the data offer, from small windows of up to 512 places; unreadable ones are passed over.
+    """Find out what the data offer, from small windows of up to 512 places; unreadable places are passed over.
 
     The offset counts as known only where every place knows it: a batch carries it for all of its windows or for none.
     """

@@ -19,7 +19,7 @@ _HEAD = ("step", "stage", "name", "value")
 
 
 class Reporter:
-    """Says nothing; the base of those that do."""
+    """The base of all reporters, which itself says nothing."""
 
     def log(self, text: str) -> None:
         """Say one line."""
@@ -31,10 +31,10 @@ class Reporter:
         """Every `log_every` steps: the parts of the loss and the learning rate."""
 
     def advance(self) -> None:
-        """One step more is made."""
+        """One more step is made."""
 
     def stop(self) -> None:
-        """End of the run, well or not."""
+        """The run ends, whether it succeeded or not."""
 
 
 class StageLines(Reporter):

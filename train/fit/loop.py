@@ -48,7 +48,7 @@ class TrainingData:
     card: dict[str, Any]
 
     def fingerprints(self) -> dict[str, str]:
-        """SHA-256 of what decides the two."""
+        """Return the fingerprints, SHA-256, of the training and the validation data."""
         return {"train": self.train.fingerprint(), "validation": self.held_out.fingerprint()}
 
 
@@ -124,7 +124,7 @@ class _Trainer:
             )
 
     def go(self, resume: bool) -> DeepLightSR:
-        """All stages that are not over yet."""
+        """Make all stages that are not over yet, and return the averaged weights."""
         saved = self._saved() if resume else None
         if resume and saved is None:
             self.reporter.log(f"nothing to resume in {self.run}: starting")
@@ -153,7 +153,7 @@ class _Trainer:
         return self.averaged
 
     def _summary(self, facts: DataFacts) -> None:
-        """The quality with each set of the layers that the data have."""
+        """Tell the quality with each set of the layers that the data have."""
         rows = rows_of(facts.dmo, facts.dem)
         self.reporter.start("scoring", 0, len(rows) * len(self.checks))
         self.reporter.log(table(by_layers(self.averaged, self.checks, rows, self.reporter.advance)))
@@ -164,7 +164,7 @@ class _Trainer:
             self.records.close()
 
     def _saved(self) -> Saved | None:
-        """The state in the run's folder, where it belongs to these settings and data."""
+        """Read the state in the run's folder. Raises InputError where it belongs to other settings or data."""
         file = self.run / STATE
         if not file.exists():
             return None
@@ -213,7 +213,7 @@ class _Trainer:
                 break
 
     def _source(self, stage: TrainingStage, facts: DataFacts) -> tuple[SampleSource, bool]:
-        """What a stage draws from, and whether its offsets are the network's own, estimated for whole places."""
+        """Return what a stage draws from, and whether its offsets are the network's own estimates for whole places."""
         if not (stage.estimated and facts.offset and affordable(self.data.train)):
             return self.data.train, False
         self.reporter.log(f"stage {stage.name}: estimating the offset of {len(self.data.train)} places")
@@ -240,7 +240,8 @@ class _Trainer:
             yield loaded
 
     def _step(self, wrapped: Any, stepper: Any, loaded: Loaded) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step of the optimiser. Raises DeepLightError, before the weights change, where it is not finite."""
+        """Make one step of the optimiser. Raises DeepLightError, before the weights change, where the loss is not
+        finite."""
         loss, parts = wrapped(loaded.batch.to(self.fabric.device))
         stepper.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
@@ -294,7 +295,7 @@ class _Trainer:
                 self.records.add(self.position.steps, stage.name, values)
 
     def _after(self, stage: TrainingStage, step: int, plain: torch.optim.Optimizer) -> bool:
-        """Validate and save where it is time to; whether the stage is over."""
+        """Validate and save where it is time to. Returns whether the stage is over."""
         config, last = self.settings.training, step + 1 == stage.steps
         stop = False
         if stage.validated and (last or (step + 1) % config.validate_every == 0):
@@ -309,7 +310,8 @@ class _Trainer:
         return last or stop
 
     def _validate(self, stage: TrainingStage) -> bool:
-        """Validate the averaged weights and write them; whether `patience` is at its end. The first process does it."""
+        """Validate the averaged weights and write them, in the first process. Returns whether `patience` is at its
+        end."""
         stop = False
         if self.fabric.is_global_zero:
             step = self.position.network_steps
@@ -338,7 +340,8 @@ class _Trainer:
         return (self.facts.isp or "isp" not in score) and (self.facts.offset or "offset" not in score)
 
     def _keep(self, step: int, scores: dict[str, float], stage: TrainingStage) -> None:
-        """Write the last weights, and the best where it is: with an alignment of its own, not a told one."""
+        """Write the last weights; also as the best, where no validation was better that aligned with its own
+        estimate."""
         save_checkpoint(self.run, self.averaged, self._record(step))
         monitor = self.settings.training.monitor
         value = scores.get(monitor, math.nan) * (-1.0 if monitor in _LESS_IS_BETTER else 1.0)
@@ -350,7 +353,7 @@ class _Trainer:
             save_checkpoint(self.run / BEST, self.averaged, self._record(step))
 
     def _record(self, step: int) -> dict[str, Any]:
-        """How the weights came about, for their manifest."""
+        """Return how the weights came about, for their manifest."""
         return {
             "step": step,
             "settings": self.settings.to_dict(),

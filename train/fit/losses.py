@@ -24,13 +24,14 @@ TAIL = 0.05
 
 
 def one_process(value: Tensor) -> Tensor:
-    """The mean over processes where there is one."""
+    """Return the value itself: the mean over the processes of a run that has only one."""
     return value
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Supervision. ntl_hr, isp: (B,1,8h,8w). weight: (B,1,h,w), 0 where no loss is wanted. offset: (B,2,h,w) or None.
+    """What supervises a batch. ntl_hr, isp: (B,1,8h,8w). weight: (B,1,h,w), 0 where no loss is wanted. offset:
+    (B,2,h,w) or None.
 
     ntl_hr_valid, isp_valid: (B,1,8h,8w), 1 where the truth is known and 0, with a truth of 0, where not; None: all is.
     """
@@ -52,13 +53,13 @@ class _Masked:
     weight: Tensor
 
     def at(self, side: int) -> tuple[Tensor, Tensor]:
-        """(mean, weight) at `side` pixels per LR pixel; both (B,1,side·h,side·w)."""
+        """Return mean and weight at `side` pixels per LR pixel, (B,1,side·h,side·w) each."""
         weight = F.interpolate(self.weight, scale_factor=side, mode="nearest") if side > 1 else self.weight
         mean = self.pooled(self.value, 8 // side)
         return (mean, weight) if self.valid is None else (mean, weight * _area_mean(self.valid, 8 // side))
 
     def pooled(self, x: Tensor, down: int) -> Tensor:
-        """Area mean of x (B,1,8h,8w) over the valid pixels; 0 where there is none."""
+        """Return the area mean of x (B,1,8h,8w) over the valid pixels; 0 where there is none."""
         if self.valid is None:
             return _area_mean(x, down)
         return _area_mean(x * self.valid, down) / _area_mean(self.valid, down).clamp(min=1e-6)
@@ -71,7 +72,7 @@ def objective(
     config: ObjectiveConfig,
     across: MeanOverProcesses = one_process,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss and its parts (detached), scalars, all in the normalised (log) domain."""
+    """Return the loss and its parts (detached), scalars, all in the normalised (log) domain."""
     lights = _Masked(truth.ntl_hr, truth.ntl_hr_valid, truth.weight)
     built = _Masked(truth.isp, truth.isp_valid, truth.weight)
     parts = {
@@ -145,7 +146,8 @@ def offset_error(
     weight: Tensor,
     across: MeanOverProcesses = one_process,
 ) -> Tensor:
-    """Mean absolute offset error in LR px, weighted by nearby light: in the dark nothing tells where things are.
+    """Return the mean absolute offset error in LR px, weighted by nearby light: the dark does not tell where things
+    are.
 
     offset, true: (B,2,h,w). ntl_lr: radiance (B,1,h,w). weight: (B,1,h,w).
     """
@@ -182,5 +184,5 @@ def _area_mean(x: Tensor, factor: int) -> Tensor:
 
 
 def weighted_mean(x: Tensor, weight: Tensor, across: MeanOverProcesses) -> Tensor:
-    """Σ x·weight / Σ weight, the latter averaged over the processes; 0 where all weights are 0."""
+    """Return Σ x·weight / Σ weight, the latter averaged over the processes; 0 where all weights are 0."""
     return (x * weight).sum() / across(weight.sum()).clamp(min=1e-6)

@@ -18,7 +18,7 @@ _SPATIAL_LR = {"ntl", "ntl_valid", "offset"}
 
 
 def window_parts(sample: Sample, place: tuple[int, int], crop: int, margin: int) -> Parts:
-    """A sample's window as tensors of crop × crop LR pixels, nodata beyond the window, and the weight of its loss.
+    """Return a window as tensors of crop × crop LR pixels, nodata beyond the window, and the weight of its loss.
 
     place: (h, w) of the place. Where the place goes on beyond the crop, the outer `margin` pixels carry no loss, since
     what they would need is cut off; the edge of the place itself does, as the edge of a scene does in use.

@@ -36,7 +36,8 @@ _Halves = dict[str, NDArray[Any]]
 
 
 def country_config(seed: int) -> CountryConfig:
-    """A country whose sensor, too, is drawn from `seed`: blur, noise and misregistration vary as between products."""
+    """Return a country whose sensor is drawn from `seed` too: its blur, noise and misregistration vary as products
+    do."""
     rng = np.random.default_rng(seed)
     aligned = rng.random() < 0.2
     return CountryConfig(
@@ -48,7 +49,7 @@ def country_config(seed: int) -> CountryConfig:
 
 
 def training_config(seed: int) -> CountryConfig:
-    """`country_config`, but settled in any of the styles and mostly of materials of its own."""
+    """Return `country_config`'s country, but settled in any of the styles, and mostly of materials of its own."""
     rng = np.random.default_rng((seed, 1))
     style = str(rng.choice(list(STYLE_SHARES), p=list(STYLE_SHARES.values())))
     return replace(country_config(seed), style=style, own_materials=bool(rng.random() < 0.7))
@@ -61,9 +62,9 @@ def build_pool(
     advance: Callable[[], None] = lambda: None,
     config: Callable[[int], CountryConfig] = country_config,
 ) -> list[Sample]:
-    """`count` regions of REGION² LR pixels in float16, the countries of `seeds` in turn.
+    """Make `count` regions of REGION² LR pixels in float16, of the countries of `seeds` in turn.
 
-    The same for the same arguments, whatever `workers`. advance: called after each. config: the country of a seed.
+    They do not depend on `workers`. advance: called after each region. config: the country of a seed.
     """
     jobs = [(config(seeds[i % len(seeds)]), i) for i in range(count)]
 
@@ -128,16 +129,16 @@ class SyntheticSource:
         self._regions, self._seeds = regions, seeds
 
     def __len__(self) -> int:
-        """Regions."""
+        """How many regions there are."""
         return len(self._regions)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(h, w) in LR pixels."""
+        """Return the region's height and width in LR pixels."""
         h, w = self._regions[index].ntl.shape[1:]
         return h, w
 
     def name(self, index: int) -> str:
-        """Names the country by its seed."""
+        """Return a name for messages that holds the country's seed."""
         return f"synthetic region {index} (seed {self._seeds[index % len(self._seeds)]})"
 
     def key(self, index: int) -> str:
@@ -149,7 +150,8 @@ class SyntheticSource:
         return self._regions[index].cut(window)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the seeds, the regions' lights and a sample of their bands: the code that makes them counts."""
+        """Return the SHA-256 of the seeds, the regions' lights and a sample of their bands, so that the code that makes
+        them counts too."""
         text = f"synthetic {self._seeds.start} {self._seeds.stop} {len(self._regions)}"
         told = hashlib.sha256(text.encode())
         for region in self._regions:
@@ -165,5 +167,5 @@ def synthetic_source(
     advance: Callable[[], None] = lambda: None,
     config: Callable[[int], CountryConfig] = country_config,
 ) -> SyntheticSource:
-    """`build_pool` as a source."""
+    """Make regions with `build_pool` and return them as a source."""
     return SyntheticSource(build_pool(seeds, count, workers, advance, config), seeds)

@@ -13,7 +13,7 @@ from deeplight.train.fit.losses import MeanOverProcesses, offset_error, weighted
 def lights_loss(
     model: DeepLightSR, batch: Batch, across: MeanOverProcesses
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the auxiliary suggests against what is there: the recorded log radiance, and ISP at ×4."""
+    """Compare what the auxiliary layers suggest with what is there: the recorded log radiance, and ISP at ×4."""
     ntl, aux = model.layers(*batch.inputs)
     lights, logits = model.localise.suggested(F.avg_pool2d(aux, 2))
     seen = weighted_mean((lights - ntl) ** 2, batch.inputs[1], across)
@@ -29,7 +29,7 @@ def lights_loss(
 def offset_loss(
     model: DeepLightSR, batch: Batch, across: MeanOverProcesses
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The estimate of the offset against the true one."""
+    """Compare the estimate of the offset with the true one."""
     assert batch.offset is not None
     ntl, aux = model.layers(*batch.inputs)
     found = model.localise(ntl, F.avg_pool2d(aux, 2))

@@ -23,7 +23,7 @@ class Draw:
     seed: tuple[int, ...]
 
     def rng(self) -> np.random.Generator:
-        """The random numbers of its augmentation."""
+        """Return the generator of the random numbers that augment the window."""
         return np.random.default_rng((*self.seed, _AUGMENT))
 
 
@@ -38,12 +38,12 @@ class Windows:
         self._upto = np.cumsum(self.sizes.prod(axis=1))
 
     def size(self, draw: Draw) -> tuple[int, int]:
-        """(h, w) of the draw's place."""
+        """Return the height and width of the draw's place in LR pixels."""
         at = int(np.searchsorted(self.places, draw.place))
         return int(self.sizes[at, 0]), int(self.sizes[at, 1])
 
     def draw(self, seed: tuple[int, ...]) -> Draw:
-        """The window that belongs to these numbers."""
+        """Return the window that belongs to these numbers."""
         rng = np.random.default_rng(seed)
         at = int(np.searchsorted(self._upto, rng.integers(self._upto[-1]), side="right"))
         h, w = (int(v) for v in self.sizes[at])
@@ -52,16 +52,17 @@ class Windows:
         return Draw(int(self.places[at]), Window(row, col, height, width), seed)
 
     def again(self, draw: Draw, attempt: int) -> Draw:
-        """Another window in the place of one that cannot be read."""
+        """Return a window that takes the place of one that cannot be read."""
         return self.draw((*draw.seed, _AGAIN, attempt))
 
     def other(self, draw: Draw) -> Draw:
-        """A window that has nothing to do with the draw's."""
+        """Return a window that has nothing to do with the draw's."""
         return self.draw((*draw.seed, _OTHER))
 
 
 class StepSampler(Sampler[list[Draw]]):
-    """The draws of the steps [first, last), one list a step; of a process `rank` of `world`, every world-th of them."""
+    """Gives the draws of each step of `steps` as a list. Of `world` processes the one of `rank` gets every world-th
+    draw."""
 
     def __init__(
         self,
@@ -72,15 +73,15 @@ class StepSampler(Sampler[list[Draw]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """batch: over all processes. seed: of the run and the stage."""
+        """batch: windows of a step over all processes. seed: of the run and the stage."""
         self._windows, self._batch, self._seed, self._steps = windows, batch, seed, steps
         self._mine = range(rank, batch, world)
 
     def __len__(self) -> int:
-        """Steps."""
+        """How many steps there are."""
         return len(self._steps)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """One list of draws a step."""
+        """Yield one list of draws for each step."""
         for step in self._steps:
             yield [self._windows.draw((*self._seed, step, k)) for k in self._mine]

@@ -70,7 +70,7 @@ def load_settings(
     options: Mapping[str, Any] | None = None,
     start: ModelConfig | None = None,
 ) -> Settings:
-    """Settings from a TOML file, then `table.key=value` texts, then options by dotted name (None: not given).
+    """Read settings: from a TOML file, then `table.key=value` texts, then options by dotted name (None: not given).
 
     start: the network of a checkpoint to go on from: the default of [model], and FINE_TUNING's are those of [training].
     Where `training.steps` is given, stages whose steps are not given keep their share of it.
@@ -90,7 +90,7 @@ def load_settings(
 
 
 def settings_from(tables: Tables) -> Settings:
-    """Settings from nested values, as TOML or JSON give them. Raises InputError as `load_settings`."""
+    """Make settings of nested values, as TOML or JSON give them. Raises InputError as `load_settings` does."""
     _known(tables, [f.name for f in fields(Settings)], "")
     for name, value in tables.items():
         if not isinstance(value, dict):
@@ -129,7 +129,8 @@ def settings_from(tables: Tables) -> Settings:
 
 
 def differences(ours: Settings, theirs: Mapping[str, Any]) -> list[str]:
-    """`table.key: then → now` for each setting that decides the weights and is another than in `theirs` (to_dict's)."""
+    """Return `table.key: then → now` for each setting that decides the weights and differs from `theirs` (of
+    to_dict)."""
     then, now = dict(_flat(theirs)), dict(_flat(_json(ours.to_dict())))
     names = sorted((then.keys() | now.keys()) - FREE_ON_RESUME)
     missing = "not set"
@@ -258,7 +259,7 @@ def _value(name: str, value: Any, kind: Any, limits: Mapping[str, Any]) -> Any:
 
 
 def _brief(value: Any) -> str:
-    """As it was given, but for what is longer than a line."""
+    """Return the value as it was given, shortened where it is longer than a line."""
     text = repr(value)
     return text if len(text) <= 80 else reprlib.repr(value)
 

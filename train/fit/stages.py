@@ -68,7 +68,7 @@ class TrainingStage:
 
 
 def schedule(step: int, peak: float, horizon: int, warm_up: int, floor: float) -> float:
-    """Learning rate: linear warm-up, then half a cosine from `peak` down to `floor`·peak at `horizon`."""
+    """Return the learning rate: linear warm-up, then half a cosine from `peak` down to `floor`·peak at `horizon`."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
     progress = min((step - warm_up) / max(1, horizon - warm_up), 1.0)
@@ -78,8 +78,8 @@ def schedule(step: int, peak: float, horizon: int, warm_up: int, floor: float) -
 def plan(
     settings: Settings, facts: DataFacts, trained: bool = False
 ) -> tuple[list[TrainingStage], list[str]]:
-    """The stages that the data allow, in order, and a sentence for each that is left out. trained: the weights that
-    training begins with are those of a trained network.
+    """Return the stages that the data allow, in order, and a sentence for each that is left out. trained: whether
+    training begins with the weights of a trained network.
 
     The offset alone comes first; then the rest with the true offset, since encoders that see misplaced streets learn
     to ignore them; the whole network; and a short stage that removes the bias in totals.

@@ -37,18 +37,18 @@ class Position:
 
     @property
     def steps(self) -> int:
-        """Steps of all stages."""
+        """How many steps all stages made."""
         return sum(self.done.values())
 
     @property
     def network_steps(self) -> int:
-        """Steps of the stages that train more than the offset's layers."""
+        """How many steps were made in stages that train more than the offset's layers."""
         return sum(n for name, n in self.done.items() if name in ("told", "whole", "finish"))
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A state read back. settings, data: what the run was started with."""
+    """A state that was read back. settings, data: what the run was started with."""
 
     position: Position
     settings: dict[str, Any]

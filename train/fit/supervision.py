@@ -26,7 +26,7 @@ class Supervised(nn.Module):
             parameter.requires_grad_(learns(name, stage))
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss (scalar) and its parts (scalars, detached)."""
+        """Return the loss (scalar) and its parts (scalars, detached)."""
         if self._stage.task == "lights":
             return lights_loss(self.model, batch, self._across)
         if self._stage.task == "offset":
@@ -41,14 +41,14 @@ class Supervised(nn.Module):
 
 
 def learns(name: str, stage: TrainingStage) -> bool:
-    """Whether the parameter of this name learns in the stage."""
+    """Return whether the parameter of this name learns in the stage."""
     if stage.trained:
         return name.startswith(stage.trained)
     return stage.localise_rate > 0 or not name.startswith("localise.")
 
 
 def optimiser(model: DeepLightSR, stage: TrainingStage, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what learns, the offset's layers in a group with a `relative` rate of their own."""
+    """Return AdamW over what learns; the offset's layers are a group with a `relative` rate of their own."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     offset = [p for n, p in named if n.startswith("localise.")]
     others = [p for n, p in named if not n.startswith("localise.")]
@@ -58,6 +58,6 @@ def optimiser(model: DeepLightSR, stage: TrainingStage, weight_decay: float) -> 
 
 @torch.no_grad()
 def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """One step of the moving average of the weights: averaged ← decay·averaged + (1 − decay)·model."""
+    """Move the average of the weights by one step: averaged ← decay·averaged + (1 − decay)·model."""
     for a, b in zip(averaged.parameters(), model.parameters(), strict=True):
         a.lerp_(b, 1.0 - decay)

@@ -47,8 +47,8 @@ _HAZE = torch.tensor([1.0, 0.85, 0.6, 0.45, 0.25, 0.08, 0.04])
 def varied(
     parts: Parts, config: VarietyConfig, rng: np.random.Generator, other: Other = lambda: None
 ) -> Parts:
-    """The window's parts with what is drawn; the lights only where the sensor is known, so that the coarse lights can
-    be made anew from the truth.
+    """Return the window's parts with what is drawn. Lights are drawn only where the sensor is known, so that the coarse
+    lights can be made anew from the truth.
 
     other: where layers that belong elsewhere may come from. Layers that are absent stay so.
     """
@@ -264,8 +264,8 @@ def _elsewhere(layers: list[Tensor], rng: np.random.Generator) -> list[Tensor]:
 
 
 def gaps(valid: Tensor, rng: np.random.Generator) -> Tensor:
-    """A mask (1,h,w), LR or HR, with holes as composites have them: single pixels, the edge of a swath, patches as
-    of coasts and clouds."""
+    """Return a mask (1,h,w), LR or HR, with holes as composites have them: single pixels, the edge of a swath, patches
+    like coasts and clouds."""
     height, width = valid.shape[1:]
     kind = rng.random()
     if kind < 0.4:

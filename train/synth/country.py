@@ -138,7 +138,7 @@ class _Surface:
     cultivated: Floats
 
     def cut(self, window: Window) -> _Surface:
-        """The part on a smaller window."""
+        """Return the part on a smaller window."""
         at = window.slices_in(self.window)
         land, city = self.land, self.city
         relief = (land.elevation, land.gradient_x, land.gradient_y, land.slope, land.water)
@@ -162,23 +162,23 @@ class Country:
         self.config = config
 
     def sample(self, window_lr: Window) -> CountrySample:
-        """All rasters on `window_lr` (LR px; may leave the country)."""
+        """Return all rasters on `window_lr` (LR px; it may leave the country)."""
         surface = self._surface(self._ground_window(window_lr))
         ntl, ntl_hr, isp, offset = self._night(surface, window_lr)
         own = surface.cut(window_lr.scaled(SCALE))
         return CountrySample(ntl, ntl_hr, isp, self._reflectance(own), own.land.elevation, offset)
 
     def night(self, window_lr: Window) -> tuple[Floats, Floats, Floats, Floats]:
-        """(ntl, ntl_hr, isp, offset) of `sample`, without the auxiliary."""
+        """Return ntl, ntl_hr, isp and offset as `sample` does, without making the auxiliary layers."""
         return self._night(self._surface(self._ground_window(window_lr)), window_lr)
 
     def ground(self, window_hr: Window) -> Ground:
-        """The auxiliary's side on an HR window."""
+        """Return the auxiliary layers on an HR window in the ground frame."""
         surface = self._surface(window_hr)
         return Ground(surface.city.isp, self._reflectance(surface), surface.land.elevation)
 
     def relief(self, window_hr: Window) -> Terrain:
-        """The terrain on an HR window in the ground frame."""
+        """Return the terrain on an HR window in the ground frame."""
         return terrain(self.config.seed, window_hr, SHAPES[self.config.style])
 
     def _seen(self, window_lr: Window) -> Window:

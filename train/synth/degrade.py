@@ -20,7 +20,7 @@ _HR_PSF = np.array([0.21, 0.58, 0.21], np.float32)
 
 
 def displacement(seed: int, amplitude: float, window_lr: Window) -> Floats:
-    """True offset (2, h, w) in LR px at the LR pixel centres: smooth over tens of LR px, shorter than
+    """Return the true offset (2, h, w) in LR px at the LR pixel centres: smooth over tens of LR px, shorter than
     `amplitude`.
     """
     x = fractal(stream(seed, 60), _DRIFT, window_lr)
@@ -30,7 +30,7 @@ def displacement(seed: int, amplitude: float, window_lr: Window) -> Floats:
 
 
 def interpolated(field: Floats) -> Floats:
-    """Bilinear interpolation (c, h + 2, w + 2) → (c, 8h, 8w) between LR pixel centres; one LR pixel of
+    """Interpolate (c, h + 2, w + 2) bilinearly to (c, 8h, 8w) between LR pixel centres; one LR pixel of
     border is used up.
     """
     t = (np.arange(SCALE) + 0.5) / SCALE - 0.5
@@ -50,7 +50,7 @@ def interpolated(field: Floats) -> Floats:
 
 
 def displaced(fields: list[Floats], source: Window, offset_hr: Floats, target: Window) -> list[Floats]:
-    """Fields on HR window `source` sampled bilinearly at p + offset(p) for the pixels p of `target`.
+    """Sample fields on HR window `source` bilinearly at p + offset(p) for the pixels p of `target`.
 
     offset_hr: (2, height, width) in HR px. Whole part and fraction are split before the position is added, so
     that the result does not depend on where the windows lie.
@@ -71,14 +71,14 @@ def displaced(fields: list[Floats], source: Window, offset_hr: Floats, target: W
 
 
 def hr_blur(light: Floats) -> Floats:
-    """The HR sensor's point spread, 3 × 3; one pixel of border is used up."""
+    """Apply the HR sensor's point spread, 3 × 3; one pixel of border is used up."""
     a, b, c = _HR_PSF
     rows = light[:-2] * a + light[1:-1] * b + light[2:] * c
     return np.asarray(rows[:, :-2] * a + rows[:, 1:-1] * b + rows[:, 2:] * c, np.float32)
 
 
 def lr_kernel(fwhm_lr: float) -> Doubles:
-    """The LR sensor along one axis: Gaussian of `fwhm_lr` LR px (cut at 3σ, sum 1) convolved with the 8-px
+    """Return the LR sensor along one axis: a Gaussian of `fwhm_lr` LR px (cut at 3σ, sum 1) convolved with the 8-px
     area mean.
     """
     sigma = fwhm_lr * SCALE / 2.3548200450309493
