@@ -64,7 +64,7 @@ def placement_options(command: _Command) -> _Command:
     type=FILE,
     required=True,
     multiple=True,
-    help="Nighttime lights, in nW/cm²/sr or DMSP's DN; repeat for dates",
+    help="Nighttime lights, nW/cm²/sr or DN; repeat for dates",
 )
 @click.option(
     "--dates", type=Parsed("date,…", parse_dates), help="Of the lights, in order: 2019,2020-03,2021-06-30"

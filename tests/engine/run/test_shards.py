@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deeplight.engine import cli
 from deeplight.engine.core import locks
 from deeplight.engine.core.errors import DeepLightError, InputError, Interrupted
+from deeplight.engine.core.machine import processor
 from deeplight.engine.core.progress import Silent
 from deeplight.engine.output.parts import Mode, parts_folder
 from deeplight.engine.output.shards import AnotherPlan, Shard, joined_parts
@@ -95,6 +97,54 @@ def test_shares_are_runs_of_neighbours_and_all_there_is() -> None:
 def test_what_is_no_shard(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a shard: give I/N, with I from 0 to N − 1, as in 0/4"):
         parse_shard(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shard", "4/4"], "'4/4' is not a shard: give I/N, with I from 0 to N − 1"),
+        (
+            ["--shard", "0/4", "--whole"],
+            "error: --whole computes the scene in one piece, which no --shard can",
+        ),
+        (["--shard", "0/4", "--overwrite"], "error: --overwrite would drop what other shards have computed"),
+    ],
+    ids=["number", "whole", "overwrite"],
+)
+def test_the_command_line_says_it_in_flags(
+    whole: Whole,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = command(whole.request, *arguments)
+    if "--whole" in arguments:
+        line[line.index("--tiles") : line.index("--tiles") + 2] = []
+    monkeypatch.setattr(sys, "argv", ["deeplight-infer", *line])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "told"),
+    [
+        (
+            "vendor_id : GenuineIntel\nflags : fpu avx2 sse4_2 avx avx512f\n\nvendor_id : Other\n",
+            "GenuineIntel avx avx2 avx512f sse4_2",
+        ),
+        ("CPU implementer : 0x41\nFeatures : fp asimd sve crc32\n", "0x41 asimd sve"),
+        ("", "unknown"),
+    ],
+    ids=["x86", "ARM", "unknown"],
+)
+def test_processors_are_told_apart_by_maker_and_vector_extensions(
+    tmp_path: Path, cpuinfo: str, told: str
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
+    assert processor(tmp_path) == f"{os.uname().machine} {told}"
 
 
 @pytest.mark.parametrize("count", [1, 3, 8], ids="{} shards".format)
