@@ -13,7 +13,6 @@ from deeplight.engine.core.machine import peak_memory
 
 if TYPE_CHECKING:
     from deeplight.engine.run.report import RunReport
-    from deeplight.engine.stack.nights import Night
 
 Status = Literal["waiting", "complete", "no data"]
 
@@ -52,13 +51,13 @@ class StackReport:
         """Of a run that has done nothing yet."""
         return cls(str(folder), mode, [DateReport(name, str(folder / f"{name}.tif")) for name in names])
 
-    def of(self, night: Night) -> DateReport:
-        """The report of one date."""
-        return next(date for date in self.dates if date.date == night.name)
+    def of(self, date: str) -> DateReport:
+        """The report of one date, by its name."""
+        return next(report for report in self.dates if report.date == date)
 
-    def finished(self, night: Night, report: RunReport) -> None:
+    def finished(self, name: str, report: RunReport) -> None:
         """A date was computed."""
-        date = self.of(night)
+        date = self.of(name)
         date.status, date.run = "complete", json.loads(report.to_json())
         self.computed += 1
         self.bytes_read = (

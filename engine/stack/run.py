@@ -130,9 +130,9 @@ class Stack:
                 complete = complete and own.mode is Mode.RESUME
                 report = run_scene(own, scene, engine, complete, Began.now())
             if report is not None:
-                self.report.finished(night, report)
+                self.report.finished(night.name, report)
                 self.progress.log(report.headline())
-            self.report.of(night).status = "complete"
+            self.report.of(night.name).status = "complete"
             outputs.add(night, scene, engine, report)
             self.report.write(self.options.report)
             lights.rest()
@@ -148,6 +148,14 @@ class Stack:
         self.report.write(self.options.report)
         return self.report
 
+    def _counted(self, what: str) -> Iterator[tuple[Night, bool]]:
+        """The dates, with progress."""
+        with self.progress:
+            self.progress.start(len(self.nights), "dates", what)
+            for night in self.nights:
+                yield night
+                self.progress.advance()
+
     def _begun(self) -> None:
         """Before the first tile of a date: from here on it is known which maps are to be replaced."""
         self.report.write(self.options.report)
@@ -155,7 +163,7 @@ class Stack:
     def _options(self, night: Night) -> RunOptions:
         """Of one date. A resumed run that was to replace maps replaces those that it had not come to."""
         own = self.options.of(night)
-        waiting = self.report.mode == Mode.OVERWRITE.value and self.report.of(night).status == "waiting"
+        waiting = self.report.mode == Mode.OVERWRITE.value and self.report.of(night.name).status == "waiting"
         if own.mode is Mode.RESUME and waiting and not parts_folder(own.out).exists():
             return replace(own, mode=Mode.OVERWRITE)
         return own
@@ -166,7 +174,7 @@ class Stack:
         from deeplight.engine.raster.radiance import NoLight
 
         found, error = [], None
-        for night, complete in self.nights:
+        for night, complete in self._counted("opening the lights"):
             with contextlib.ExitStack() as stack:
                 try:
                     lights = OpenLights.open(night.scene, stack)
@@ -174,7 +182,7 @@ class Stack:
                     _log.warning(
                         "%s: no pixel has data, so that there will be no map of this date", night.name
                     )
-                    self.report.of(night).status, error = "no data", missing
+                    self.report.of(night.name).status, error = "no data", missing
                     continue
                 self._stack.push(stack.pop_all())
             lights.rest()

@@ -204,6 +204,21 @@ def test_resuming_keeps_finished_dates(months: Months, tmp_path: Path) -> None:
         months.run(out, mode=Mode.RESUME, conserve_radiance=True)
 
 
+def test_a_date_that_comes_later_is_added(months: Months, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    files = [months.folder / f"ntl-{name(m)}.tif" for m in months.with_data]
+    months.run(out, *files[:-1], stac=True)
+    report = months.run(out, *files, stac=True, mode=Mode.RESUME)
+    assert isinstance(report, StackReport) and report.computed == 1
+    assert [(d.date, d.status, d.run is None) for d in report.dates] == [
+        (name(m), "complete", False) for m in months.with_data
+    ]
+    with rasterio.open(out / "lights.vrt") as d:
+        assert d.descriptions == tuple(name(m) for m in months.with_data)
+    items = pystac.Collection.from_file(str(out / "collection.json")).get_items()
+    assert [i.id for i in items] == [name(m) for m in months.with_data]
+
+
 def test_a_stopped_run_that_replaces_maps_goes_on_replacing(
     months: Months, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
