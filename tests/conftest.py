@@ -20,6 +20,9 @@ if not torch.cuda.is_available():
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(
+    tryfirst=True
+)  # pytest-xdist's own hook, which looks at the marks, comes before others in its processes
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With pytest-xdist, a file stays in one process, and so do the tests of the export, which takes a minute."""
     if config.pluginmanager.hasplugin("xdist"):

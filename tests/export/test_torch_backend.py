@@ -136,7 +136,8 @@ def test_a_resume_depends_on_the_gpu_and_on_compilation_where_there_is_one(
 
     def found(device: str, **changes: object) -> dict[str, str]:
         options = RunOptions(scene, tmp_path / "out.tif", **changes)  # type: ignore[arg-type]
-        return fingerprint(options, opened, artifact, TorchBackend(lambda x: x, torch.device(device)), 1)
+        backend = TorchBackend(lambda x: x, torch.device(device))
+        return fingerprint(options, opened, artifact, backend, 1, {})
 
     assert found("cpu", compiling=False) == found("cpu") and "the GPU" not in found("cpu")
     assert found("cuda")["the GPU"] == "NVIDIA H200, compute capability 9.0"

@@ -198,7 +198,7 @@ def test_open_source_says_what_is_wrong(whole: tuple[Path, PlaceOptions], tmp_pa
         ((str(tmp_path / "none"), "test", "paired"), "is not a folder"),
         ((str(tmp_path), "test", "paired"), "has no index.csv"),
         ((" , ", "test", "paired"), "no data are given"),
-        ((str(tmp_path / "bare"), "test", "paired"), "use --protocol wald"),
+        ((str(tmp_path / "bare"), "test", "paired"), 'use `protocol="wald"`'),
     ]
     for arguments, message in cases:
         with pytest.raises(InputError, match=message):

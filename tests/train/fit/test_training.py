@@ -367,7 +367,7 @@ def test_reduced_precision_stays_near_full(tmp_path: Path, source: SyntheticSour
         losses.append([float(r[3]) for r in rows if r[2] == "loss"])
     # bfloat16 keeps 8 bits: 0.4 % a value; the loss averages thousands
     assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[0] != losses[1]
-    with pytest.raises(InputError, match="16-mixed needs a GPU"):
+    with pytest.raises(InputError, match='`precision="16-mixed"` needs a GPU'):
         train(few_steps(precision="16-mixed"), data, tmp_path / "half", device="cpu")
 
 
