@@ -80,16 +80,16 @@ class Record:
             raise ValueError("its checksum is wrong")
         return record
 
-    def check_same(self, earlier: Record, out: Path) -> None:
-        """Raises InputError naming the first difference to the run that made the packs."""
+    def check_same(self, earlier: Record, out: Path, *, shard: bool = False) -> None:
+        """Raises InputError naming the first difference to the run that made the packs. shard: see `anew`."""
         mine = {**self.fields, "tile plan": f"{self.core}+{self.halo}"}
         theirs = {**earlier.fields, "tile plan": f"{earlier.core}+{earlier.halo}"}
         for name in sorted(mine.keys() | theirs.keys()):
             was, now = theirs.get(name, "absent"), mine.get(name, "absent")
             if was != now:
                 raise InputError(
-                    f"{out} cannot be resumed: {name} was {was} and is now {now}; "
-                    f"restore it, or use `overwrite=True` to start again"
+                    f"{out} cannot be {'shared' if shard else 'resumed'}: {name} was {was} and is now {now}; "
+                    f"restore it, or {anew(out, shard=shard)}"
                 )
 
 
@@ -131,6 +131,14 @@ def check_output(out: Path, mode: Mode, shard: bool = False) -> bool:
     if complete:
         _remove_doomed(parts, DISK)
     return complete
+
+
+def anew(out: Path, *, shard: bool) -> str:
+    """What to do where packs or the output are of another run. shard: a shard asks, which may not drop others'
+    packs."""
+    if shard:
+        return f"remove {out} and {parts_folder(out)}, when no shard runs, to start again"
+    return "use `overwrite=True` to start again"
 
 
 def busy(out: Path) -> str:

@@ -92,7 +92,7 @@ def _join(out: Path, record: Record, disk: Disk) -> None:
         raise InputError(busy(out))
     if first.core != record.core:
         try:
-            replace(record, core=first.core).check_same(first, out)
+            replace(record, core=first.core).check_same(first, out, shard=True)
         except InputError:
             pass  # something else differs as well, which the next check names
         else:
@@ -100,4 +100,4 @@ def _join(out: Path, record: Record, disk: Disk) -> None:
                 f"another shard cut {out} into tiles of {first.core} LR pixels and here it would be {record.core}: "
                 "give the same `tiles` to all"
             )
-    record.check_same(first, out)
+    record.check_same(first, out, shard=True)

@@ -103,7 +103,7 @@ def run_scene(
         record, plan = plan_run(options, scene, artifact, backend, threads, engine.core)
         spec = output_spec(options, scene, artifact, backend)
         if complete:
-            check_complete(options.out, spec)
+            check_complete(options.out, spec, shard=options.shard is not None)
             progress.log(f"{options.out} is complete already")
             remove_beside_leftovers(options)
             beside(options, scene, spec, None)

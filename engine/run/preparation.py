@@ -11,7 +11,7 @@ from deeplight.engine.core.files import remove_leftovers, sidecars
 from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention
-from deeplight.engine.output.parts import Mode, Record, check_output, check_writable, stored_record
+from deeplight.engine.output.parts import Mode, Record, anew, check_output, check_writable, stored_record
 from deeplight.engine.output.stac import item_path, require_pystac
 from deeplight.engine.raster.auxiliary import check_auxiliary_options
 from deeplight.engine.raster.dataset_names import matching
@@ -23,6 +23,8 @@ from deeplight.engine.run.tiling import AUTOMATIC, TilePlan, TileRequest, plan_t
 from deeplight.engine.runtime.artifact import Artifact
 
 if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
     from deeplight.engine.output.packs import OutputSpec
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.runtime.backends.base import Backend
@@ -207,17 +209,31 @@ def valid_share(scene: Scene) -> float:
     return max(0.01, float(sum(seen)) / len(seen))
 
 
-def check_complete(out: Path, spec: OutputSpec) -> None:
-    """Refuse to call a finished output that another model or other options made this run's result."""
-    import rasterio
+def check_raster(out: Path) -> None:
+    """Refuse a file at the output's name that is no raster. Raises InputError."""
+    with _finished(out):
+        pass
 
+
+def _finished(out: Path) -> DatasetReader:
+    import rasterio
+    from rasterio.errors import RasterioIOError
+
+    try:
+        return rasterio.open(out)
+    except RasterioIOError:
+        raise InputError(
+            f"{out} is there and is no raster that can be read: move it away, or use `overwrite=True` to replace it"
+        ) from None
+
+
+def check_complete(out: Path, spec: OutputSpec, *, shard: bool = False) -> None:
+    """Refuse to call a finished output that another model or other options made this run's result."""
     from deeplight.engine.run.provenance import differing_tag
 
-    with rasterio.open(out) as dataset:
+    with _finished(out) as dataset:
         difference = differing_tag(dataset.tags(), spec.tags)
         if difference is None and (dataset.height, dataset.width) != (spec.grid.height, spec.grid.width):
             difference = f"it has {dataset.height}×{dataset.width} pixels"
     if difference is not None:
-        raise InputError(
-            f"{out} is complete but of another run ({difference}): use `overwrite=True` to make it again"
-        )
+        raise InputError(f"{out} is complete but of another run ({difference}): {anew(out, shard=shard)}")

@@ -131,8 +131,13 @@ def _tag(option: str) -> str:
 
 
 def differing_tag(written: Mapping[str, str], wanted: Mapping[str, str]) -> str | None:
-    """The first provenance tag in which a finished output differs from this run's; None where none does."""
-    for name, value in sorted(wanted.items()):
-        if written.get(name) != value:
-            return f"{name} is {written.get(name, 'absent')} there and {value} here"
+    """The first provenance tag in which a finished output differs from this run's; None where none does.
+
+    Both ways: an input or an option that only the output has makes it another run's, too.
+    """
+    beyond = {name for name in written if name.startswith(("DEEPLIGHT_INPUT_", "DEEPLIGHT_OPTION_"))}
+    for name in sorted({*wanted, *beyond}):
+        there, here = written.get(name, "absent"), wanted.get(name, "absent")
+        if there != here:
+            return f"{name} is {there} there and {here} here"
     return None

@@ -40,12 +40,13 @@ class Night:
 
 @dataclass(frozen=True)
 class Piece:
-    """A file, or a band of one that has a date a band."""
+    """A file, or a band of one that has a date a band. bands: of lights in the file, where none was chosen."""
 
     file: str
     band: int | None
     when: Span | None
     grid: Grid
+    bands: int = 1
 
     @property
     def what(self) -> str:
@@ -102,13 +103,29 @@ def _pieces_of(file: str, options: SceneOptions, dates: int, role: str) -> list[
         own = [band_date(raster, b) for b in lights]
         if (None not in own and len(set(own)) == len(own) > 1) or dates == len(lights):
             return [Piece(file, b, when, raster.grid) for b, when in zip(lights, own, strict=True)]
-        return [Piece(file, None, taken(raster), raster.grid)]
+        return [Piece(file, None, taken(raster), raster.grid, len(lights))]
+
+
+def check_dated_bands(pieces: Sequence[Piece]) -> None:
+    """For a folder of maps: raises InputError where a file has several bands whose dates are not known."""
+    piece = next((piece for piece in pieces if piece.bands > 1), None)
+    if piece is not None:
+        raise InputError(
+            f"{piece.file} has {piece.bands} bands of lights and does not say a date of its own for each: say them, as "
+            f"in {_EXAMPLE}, or choose one band with `ntl_band`"
+        )
 
 
 def _dated(pieces: Sequence[Piece], dates: Sequence[Span]) -> list[Piece]:
     """The pieces with the dates that the user says."""
     if len(dates) == 1 and len(set(_places(pieces))) == len(pieces):
         return [replace(piece, when=dates[0]) for piece in pieces]
+    if len(pieces) == 1 and pieces[0].bands > 1:
+        raise InputError(
+            f"{pieces[0].file} has {pieces[0].bands} bands of lights and {_counted(len(dates), 'date')} "
+            f"{'is' if len(dates) == 1 else 'are'} given: give `dates` one for each band, in the same order, or choose "
+            "one band with `ntl_band`"
+        )
     if len(dates) != len(pieces):
         raise InputError(
             f"{_counted(len(pieces), 'raster')} of lights {'is' if len(pieces) == 1 else 'are'} given and "

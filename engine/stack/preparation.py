@@ -9,9 +9,10 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.wording import mention
 from deeplight.engine.output.parts import Mode, check_writable
 from deeplight.engine.output.stac import COLLECTION, item_path
-from deeplight.engine.run.preparation import check_request
+from deeplight.engine.run.preparation import check_raster, check_request
 from deeplight.engine.stack.nights import Night
-from deeplight.engine.stack.options import VRT, StackOptions, is_map
+from deeplight.engine.stack.options import REPORT, VRT, StackOptions, is_map
+from deeplight.engine.stack.report import earlier_report
 
 
 def is_stack(options: StackOptions, nights: Sequence[Night]) -> bool:
@@ -21,7 +22,11 @@ def is_stack(options: StackOptions, nights: Sequence[Night]) -> bool:
     folder = out.is_dir() or not out.suffix
     if len(nights) == 1:
         return folder and bool(nights[0].name)
-    if is_map(out) or (out.exists() and not out.is_dir()):
+    if out.exists() and not out.is_dir():
+        raise InputError(
+            f"{out} is a file, and the maps of {len(nights)} dates go into a folder: choose another name for it"
+        )
+    if is_map(out) and not folder:
         named = ", ".join(night.name for night in nights[:3]) + (", …" if len(nights) > 3 else "")
         raise InputError(
             f"the lights are of {len(nights)} dates ({named}) and {out} is the name of one file: give the name of a "
@@ -49,10 +54,15 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
     for night in nights:
         own = replace(options.of(night), report=run.report, events=run.events, page=run.page)
         complete.append(check_request(own))
+        if complete[-1]:
+            check_raster(own.out)
     made = [options.folder / VRT, options.report]
     made += [options.folder / COLLECTION] if run.stac else []
     made += [item_path(options.of(night).out) for night in nights if run.stac]
+    # what a resumed run finds is its own where the report is that of a stack
+    reports = (options.report, options.folder / REPORT)
+    begun = run.mode is Mode.RESUME and any(earlier_report(path) is not None for path in reports)
     for path in made:
-        if run.mode is Mode.NEW and (path.exists() or path.is_symlink()):
+        if run.mode is not Mode.OVERWRITE and not begun and (path.exists() or path.is_symlink()):
             raise InputError(f"{path} exists: use `overwrite=True` to replace it, or choose another folder")
     return complete

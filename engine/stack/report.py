@@ -87,7 +87,7 @@ class StackReport:
         before = f", {done - self.computed} of them complete before" if done > self.computed else ""
         without = f" ({empty} more without data)" if empty else ""
         return (
-            f"{done} dates{before}{without} in {self.seconds['total']:.1f} s, "
+            f"{done} date{'' if done == 1 else 's'}{before}{without} in {self.seconds['total']:.1f} s, "
             f"peak memory {self.peak_memory_bytes / 1e9:.2f} GB"
         )
 

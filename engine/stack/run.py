@@ -22,7 +22,7 @@ from deeplight.engine.run.pipeline import infer, run_scene
 from deeplight.engine.run.report import RunReport
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.stack.counts import with_counts
-from deeplight.engine.stack.nights import Night, find_nights, read_pieces
+from deeplight.engine.stack.nights import Night, check_dated_bands, find_nights, read_pieces
 from deeplight.engine.stack.options import StackOptions, is_map
 from deeplight.engine.stack.outputs import Outputs
 from deeplight.engine.stack.preparation import check_stack, is_stack
@@ -69,6 +69,8 @@ def _nights(options: StackOptions) -> list[Night]:
         if len(options.ntl) == 1 and options.dates is None and is_map(options.run.out):
             return [Night(scene, None, told=False)]
         raise
+    if options.dates is None and not is_map(options.run.out):
+        check_dated_bands(pieces)
     return with_counts(find_nights(pieces, options.ntl, scene, options.dates), scene, options.dates)
 
 
@@ -76,9 +78,16 @@ def _nights(options: StackOptions) -> list[Night]:
 def _folder(folder: Path) -> Iterator[None]:
     """The folder, made where it is not there, and removed again where nothing came into it."""
     made = not folder.exists()
-    if not folder.parent.is_dir():
-        raise InputError(f"{folder} cannot be made: there is no folder {folder.parent}; create it first")
-    make_folder(folder)
+    if made and not folder.parent.is_dir():
+        what = "is a file" if folder.parent.exists() else "is not there; create it first"
+        raise InputError(f"the folder {folder} cannot be made: {folder.parent} {what}")
+    try:
+        make_folder(folder)
+    except DeepLightError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error
+        raise InputError(
+            f"the folder {folder} cannot be made ({reason}): choose one where you may write"
+        ) from None
     try:
         yield
     finally:
@@ -189,6 +198,7 @@ class Stack:
             found.append((night, complete, lights))
         if error is not None and not found:
             raise error
+        _check_units([(night, lights) for night, _, lights in found])
         first, _, lights = found[0]
         self._scene(first, lights).tell()
         return found
@@ -204,6 +214,18 @@ class Stack:
             beside = Beside.open(night.scene, grid, self._stack, keep=self._keep)
             self._beside.append((grid, beside))
         return Scene(lights, beside)
+
+
+def _check_units(found: Sequence[tuple[Night, OpenLights]]) -> None:
+    """Raises InputError where the lights of two dates are in different units, which are no series."""
+    (first, lights), *others = found
+    for night, other in others:
+        if other.unit != lights.unit:
+            one, two = (unit or "a unit that nothing says" for unit in (lights.unit, other.unit))
+            raise InputError(
+                f"the lights of {first.name} ({first.scene.ntl}) are in {one} and those of {night.name} "
+                f"({night.scene.ntl}) in {two}: give dates in one unit, or say what they all are with `ntl_unit`"
+            )
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,6 +216,27 @@ def test_a_finished_output_of_other_inputs_is_not_called_complete(stopped: Stopp
     flip_a_bit(stopped.ntl, stopped.ntl.stat().st_size // 2)
     with pytest.raises(InputError, match=r"o.tif is complete but of another run \(DEEPLIGHT_INPUT_NTL is"):
         infer(stopped.request)
+
+
+@pytest.mark.parametrize(
+    "more", [{"bands": ("quality",)}, {"conserve_radiance": True}, {"dtype": "uint16"}], ids=str
+)
+def test_a_finished_output_of_more_options_is_not_called_complete(
+    stopped: Stopped, more: dict[str, Any]
+) -> None:
+    infer(dataclasses.replace(stopped.request, mode=Mode.OVERWRITE, **more))
+    with pytest.raises(InputError, match=r"is complete but of another run \(DEEPLIGHT_"):
+        infer(stopped.request)
+
+
+def test_a_file_that_is_no_raster_is_no_finished_output(stopped: Stopped) -> None:
+    out = stopped.request.out.with_name("other.tif")
+    out.write_text("mine")
+    with pytest.raises(
+        InputError, match=r"other.tif is there and is no raster that can be read: move it away"
+    ):
+        infer(dataclasses.replace(stopped.request, out=out))
+    assert out.read_text() == "mine"
 
 
 def test_datasets_in_one_file_are_told_apart(stopped: Stopped) -> None:

@@ -211,7 +211,7 @@ def test_who_is_refused_while_a_shard_runs(whole: Whole) -> None:
         with pytest.raises(InputError, match="another process computes shard 0/2 of"):
             infer(whole.shard(0, 2))
         with pytest.raises(
-            InputError, match="cannot be resumed: the option dtype was float32 and is now uint16"
+            InputError, match="cannot be shared: the option dtype was float32 and is now uint16"
         ):
             infer(whole.shard(1, 2, dtype="uint16"))
         infer(whole.shard(1, 2))
@@ -364,7 +364,7 @@ def test_a_copy_of_the_inputs_on_another_host_is_the_same_and_a_changed_one_is_n
         data[place] ^= 1
         copied.write_bytes(data)
         data[place] ^= 1
-        with pytest.raises(InputError, match=r"cannot be resumed: the file of `ntl` was .* and is now"):
+        with pytest.raises(InputError, match=r"cannot be (resumed|shared): the file of `ntl` was .* and is now"):
             infer(whole.shard(1, 2, scene=scene))
     whole.check_finished(kept=PACKS)
 
@@ -389,7 +389,7 @@ def test_another_processor_or_version_is_refused_by_name(
     with monkeypatch.context() as m:
         m.setattr("deeplight.engine.run.provenance.processor", lambda: "x86_64 Other avx")
         with pytest.raises(
-            InputError, match=r"cannot be resumed: the processor was .* and is now x86_64 Other avx"
+            InputError, match=r"cannot be (resumed|shared): the processor was .* and is now x86_64 Other avx"
         ):
             infer(whole.shard(1, 2))
     with monkeypatch.context() as m:

@@ -261,7 +261,7 @@ def test_nothing_is_left_of_what_is_refused(months: Months, tmp_path: Path) -> N
         months.run(tmp_path / "out", months.folder / "ntl-2020-01.tif", bad)
     with pytest.raises(InputError, match="no valid pixel"):
         months.run(tmp_path / "out", months.folder / f"ntl-{name(EMPTY)}.tif")
-    with pytest.raises(InputError, match="there is no folder"):
+    with pytest.raises(InputError, match="is not there; create it first"):
         months.run(tmp_path / "no" / "out")
     with pytest.raises(InputError, match="is the name of one file"):
         months.run(tmp_path / "out.tif")
