@@ -132,7 +132,8 @@ def parse_shard(text: str) -> Shard:
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if match is None or int(match[1]) >= int(match[2]):
         raise ValueError(
-            f"{text!r} is not a shard: give I/N, with I from 0 to N − 1, as in 0/4, 1/4, 2/4 and 3/4"
+            f"{text!r} is not a shard: give I/N, with I from 0 to N − 1, as in 0/4, 1/4, 2/4 and 3/4; N "
+            "has at most six digits"
         )
     return Shard(int(match[1]), int(match[2]))
 

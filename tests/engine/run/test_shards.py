@@ -364,7 +364,9 @@ def test_a_copy_of_the_inputs_on_another_host_is_the_same_and_a_changed_one_is_n
         data[place] ^= 1
         copied.write_bytes(data)
         data[place] ^= 1
-        with pytest.raises(InputError, match=r"cannot be (resumed|shared): the file of `ntl` was .* and is now"):
+        with pytest.raises(
+            InputError, match=r"cannot be (resumed|shared): the file of `ntl` was .* and is now"
+        ):
             infer(whole.shard(1, 2, scene=scene))
     whole.check_finished(kept=PACKS)
 
