@@ -63,14 +63,30 @@ def assert_no_local_memory(rows: list[dict[str, Any]]) -> None:
         assert row["instructions"] > 0, row
 
 
+OFTEN = (80, 90)
+"""Architectures of the default tests; the others come with the slow ones."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[OFTEN, pytest.param(tuple(a for a in ARCHS if a not in OFTEN), marks=pytest.mark.slow)],
+    ids=["often", "others"],
+)
+def archs(request: pytest.FixtureRequest) -> tuple[int, ...]:
+    chosen: tuple[int, ...] = request.param
+    return chosen
+
+
 @pytest.fixture(scope="module")
-def tiny_fp16() -> list[dict[str, Any]]:
-    return reports(ARCHS, "tiny", "fp16", "one")
+def tiny_fp16(archs: tuple[int, ...]) -> list[dict[str, Any]]:
+    return reports(archs, "tiny", "fp16", "one")
 
 
 @pytest.mark.timeout(900)
-def test_every_kernel_compiles_for_every_architecture(tiny_fp16: list[dict[str, Any]]) -> None:
-    assert {(r["kernel"], r["arch"]) for r in tiny_fp16} == {(k, a) for k in KERNELS - WIDE for a in ARCHS}
+def test_every_kernel_compiles_for_every_architecture(
+    tiny_fp16: list[dict[str, Any]], archs: tuple[int, ...]
+) -> None:
+    assert {(r["kernel"], r["arch"]) for r in tiny_fp16} == {(k, a) for k in KERNELS - WIDE for a in archs}
     assert_no_local_memory(tiny_fp16)
 
 

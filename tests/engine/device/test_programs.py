@@ -24,7 +24,13 @@ NONE = float("nan")
 BANDS = ("isp", "offset", "quality", "interval")
 
 
-@pytest.mark.parametrize("conserving", [None, Conserving((4.68, 1.01), 4, 1e-3)], ids=["plain", "conserving"])
+@pytest.mark.parametrize(
+    "conserving",
+    [
+        pytest.param(None, marks=pytest.mark.slow, id="plain"),
+        pytest.param(Conserving((4.68, 1.01), 4, 1e-3), id="conserving"),
+    ],
+)
 def test_what_follows_the_network_is_one_graph(conserving: Conserving | None) -> None:
     wanted = Wanted(BANDS, 7, conserving, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (0.0, 1.0))
     finished, draw = Finished(wanted).eval(), torch.Generator().manual_seed(0)
