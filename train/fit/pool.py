@@ -70,7 +70,10 @@ def build_pool(
 
     They do not depend on `workers`. advance: called after each region. config: the country of a seed.
     """
-    jobs = [(config(seeds[i % len(seeds)]), i) for i in range(count)]
+    with (
+        _signals_wait()
+    ):  # NumPy's random numbers clear an exception that a handler raises within them, now and then
+        jobs = [(config(seeds[i % len(seeds)]), i) for i in range(count)]
 
     def told(one: _Halves) -> _Halves:
         advance()
