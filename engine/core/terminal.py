@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -89,21 +90,63 @@ def _explain(error: BaseException) -> tuple[str, int]:
     return f"unexpected {type(error).__name__} ({error}): this is a defect, {hint}", 1
 
 
+_AGAIN_S = 0.1
+"""How long after an interruption, and how often, it is asked whether it is still on its way."""
+
+
+class _Raising:
+    """Raises Interrupted for the first signal, and for it again where that was lost on its way."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._raised: weakref.ref[Interrupted] | None = None
+        self._restore: Callable[[], None] = lambda: None
+
+    def first(self, number: int, _frame: FrameType | None) -> None:
+        """Handle SIGINT and SIGTERM."""
+        if self._raised is None:
+            self._number = number
+            self._look_again()
+            raise self._made()
+
+    def end(self) -> None:
+        """No longer ask whether the interruption was lost."""
+        self._restore()
+
+    def _look_again(self) -> None:
+        before = signal.signal(signal.SIGALRM, self._again)
+        signal.siginterrupt(signal.SIGALRM, False)
+        timer = signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
+
+        def restore() -> None:
+            signal.setitimer(signal.ITIMER_REAL, *timer)
+            signal.signal(signal.SIGALRM, before)
+
+        self._restore = restore
+
+    def _again(self, _number: int, _frame: FrameType | None) -> None:
+        if self._raised is not None and self._raised() is None:
+            raise self._made()
+
+    def _made(self) -> Interrupted:
+        error = Interrupted(self._number)
+        self._raised = weakref.ref(error)
+        return error
+
+
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted in the main thread, once: a second leaves cleaning up alone."""
-    seen = False
+    """SIGINT and SIGTERM raise Interrupted in the main thread, once: a second leaves cleaning up alone.
 
-    def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        if not seen:
-            seen = True
-            raise Interrupted(number)
-
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    Code in C may clear an exception that comes within it (NumPy's Generator.choice does). One that nobody holds any
+    more while the block goes on was lost, and is raised again.
+    """
+    raising = _Raising()
+    previous = {number: signal.signal(number, raising.first) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        raising.end()
         for number, old in previous.items():
             signal.signal(number, old)
 

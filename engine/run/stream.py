@@ -169,7 +169,8 @@ class Stream:
                 while worker.thread is not None and not worker.abandoned and not worker.ended.wait(POLL_S):
                     pass
         except BaseException as error:
-            self.stop(error)
+            held = error  # one that comes behind another is not lost for that; see terminal.signals_raise
+            self.stop(held)
         for worker in self._workers:
             if worker.thread is not None and worker.thread.ident is not None:
                 worker.ended.wait(_GRACE_S if worker.abandoned else None)

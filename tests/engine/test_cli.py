@@ -228,11 +228,12 @@ def test_traceback_on_request(capfd: pytest.CaptureFixture[str], monkeypatch: py
 
 def test_second_signal_does_not_disturb() -> None:
     with signals_raise():
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted) as stopped:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
+        time.sleep(0.3)
+    assert stopped.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -241,6 +242,20 @@ def test_no_library_passes_over_a_signal() -> None:
     with pytest.raises(Interrupted), signals_raise(), contextlib.suppress(Exception):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
+
+
+def test_an_interruption_that_is_lost_comes_again() -> None:
+    """NumPy's Generator.choice clears what is raised within it, and so may other code in C."""
+    alarm = signal.getsignal(signal.SIGALRM)
+    lost = False
+    with pytest.raises(Interrupted, match="SIGTERM") as stopped, signals_raise():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        lost = True
+        time.sleep(10)
+    assert lost and stopped.value.exit_code == 143
+    assert signal.getsignal(signal.SIGALRM) is alarm
 
 
 SLOW_WRITER = """

@@ -135,7 +135,7 @@ def test_a_group_without_a_command_shows_its_help(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [1, 4])
+@pytest.mark.parametrize("seconds", [0, 1, 4])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_training_that_is_stopped_while_regions_are_made_says_one_sentence(
     tmp_path: Path, number: signal.Signals, seconds: int

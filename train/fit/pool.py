@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import resource_tracker
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -70,10 +66,7 @@ def build_pool(
 
     They do not depend on `workers`. advance: called after each region. config: the country of a seed.
     """
-    with (
-        _signals_wait()
-    ):  # NumPy's random numbers clear an exception that a handler raises within them, now and then
-        jobs = [(config(seeds[i % len(seeds)]), i) for i in range(count)]
+    jobs = [(config(seeds[i % len(seeds)]), i) for i in range(count)]
 
     def told(one: _Halves) -> _Halves:
         advance()
@@ -84,21 +77,14 @@ def build_pool(
     else:
         # processes: the synthesis holds the interpreter lock half of its time
         spawn = multiprocessing.get_context("spawn")
-        executor: ProcessPoolExecutor | None = None
-        others = set(multiprocessing.active_children())
-        resource_tracker.ensure_running()  # which lets signals through again when it has started
-        try:
-            with _signals_wait():  # all are submitted, and so all processes started, before `map` returns
-                executor = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_leave_stopping)
-                results = executor.map(_make, jobs)
-            made = [told(one) for one in results]
-        except BaseException:
-            for child in set(multiprocessing.active_children()) - others:
-                child.kill()  # else all regions in hand, or all, would be made first
-            if executor is not None:
-                executor.shutdown(cancel_futures=True)
-            raise
-        executor.shutdown()
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_leave_stopping) as executor:
+            try:
+                with _signals_wait():  # all are submitted, and so all processes started, before `map` returns
+                    results = executor.map(_make, jobs)
+                made = [told(one) for one in results]
+            except BaseException:
+                executor.shutdown(cancel_futures=True)  # else all regions would be made first
+                raise
     return [Sample.complete(**arrays) for arrays in made]
 
 
@@ -107,30 +93,13 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Hold back what stops a run until the end of the block.
-
-    Blocked, so that processes started meanwhile inherit that: a signal that comes while they import their modules would
-    end them with a traceback each. And kept for later, since a signal that another thread receives is handled here all
-    the same, and multiprocessing complains of what was half made when its exception came.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[tuple[int, FrameType | None]] = []
-    handlers = {number: signal.signal(number, lambda *given: came.append(given)) for number in _STOPPING}
+    """Hold back what stops a run. Processes started meanwhile inherit that: one that comes while they import their
+    modules would end them with a traceback each."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler or signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    for arrived, frame in came[:1]:
-        handler = handlers[signal.Signals(arrived)]
-        if callable(handler):
-            handler(arrived, frame)
-        else:
-            os.kill(os.getpid(), arrived)
 
 
 def _leave_stopping() -> None:
