@@ -5,11 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,78 +14,18 @@ import pytest
 import rasterio
 
 from deeplight.engine import cli
-from deeplight.engine.core.errors import InputError, Interrupted
+from deeplight.engine.core.errors import InputError
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.output.cog import assemble
 from deeplight.engine.output.parts import Mode, Record, claimed_parts, parts_folder
-from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run import provenance
-from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.tiling import TileRequest
 from deeplight.engine.runtime.artifact import write_artifact
 from deeplight.engine.runtime.manifest import WEIGHTS
-from tests.engine.analytic import manifest, onnx_bytes, weights, write_analytic
+from tests.engine.analytic import manifest, onnx_bytes, weights
+from tests.engine.output.stopped import Stopped
 from tests.scenes import write_raster
-
-
-@dataclasses.dataclass(frozen=True)
-class Stopped:
-    """A run stopped with all but one of its packs stored, and the bytes it has to end with."""
-
-    request: RunOptions
-    expected: bytes
-    packs: dict[str, bytes]
-
-    @property
-    def ntl(self) -> Path:
-        return Path(self.request.scene.ntl)
-
-    @property
-    def folder(self) -> Path:
-        return parts_folder(self.request.out)
-
-
-@pytest.fixture(scope="module")
-def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
-    folder = tmp_path_factory.mktemp("stopped")
-    ntl = np.random.default_rng(3).gamma(0.5, 8.0, (4, 800)).astype(np.float32)
-    path = write_raster(folder / "ntl.tif", ntl, tiled=True, blockxsize=64, blockysize=16)
-    request = RunOptions(
-        scene=SceneOptions(ntl=str(path)),
-        out=folder / "o.tif",
-        model=str(write_analytic(folder / "analytic")),
-        tiles=TileRequest(64),
-        threads=1,
-    )
-    infer(request)
-    expected = request.out.read_bytes()
-    request.out.unlink()
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr("deeplight.engine.output.cog.assemble", interrupt)
-        with pytest.raises(Interrupted):
-            infer(request)
-    packs = sorted(parts_folder(request.out).glob("packs-*/*"))
-    assert len(packs) == 4
-    packs.pop().unlink()
-    return Stopped(
-        dataclasses.replace(request, mode=Mode.RESUME), expected, {p.name: p.read_bytes() for p in packs}
-    )
-
-
-def interrupt(*_: object, **__: object) -> None:
-    raise Interrupted(15)
-
-
-@pytest.fixture
-def stopped(stopped_once: Stopped, tmp_path: Path) -> Stopped:
-    """A copy to spoil; files keep their times."""
-    folder = tmp_path / "copy"
-    shutil.copytree(stopped_once.request.out.parent, folder)
-    old = stopped_once.request
-    scene = dataclasses.replace(old.scene, ntl=str(folder / "ntl.tif"))
-    request = dataclasses.replace(old, scene=scene, out=folder / "o.tif", model=str(folder / "analytic"))
-    return dataclasses.replace(stopped_once, request=request)
 
 
 def times_kept(path: Path, change: Callable[[Path], object]) -> None:
@@ -329,86 +265,3 @@ def test_a_run_that_came_and_went_meanwhile_is_not_replaced(stopped: Stopped, tm
     ):
         pass
     assert out.read_text() == "finished just now" and not parts_folder(out).exists()
-
-
-def arguments(request: RunOptions, *more: str) -> list[str]:
-    return [
-        "--ntl", request.scene.ntl, "--out", str(request.out), "--model", request.model,
-        "--tiles", "64", "--threads", "1", *more,
-    ]  # fmt: skip
-
-
-SLOW = """
-import time
-from deeplight.engine import cli
-from deeplight.engine.output import packs
-write = packs.PackStore.write
-packs.PackStore.write = lambda *a, **k: (write(*a, **k), time.sleep(4))[0]
-cli.main()
-"""
-"""deeplight-infer with seconds between packs, so that the other process meets it at work."""
-
-
-def test_the_lock_keeps_a_second_process_out_and_a_killed_one_does_not(stopped: Stopped) -> None:
-    shutil.rmtree(stopped.folder)
-    command = [sys.executable, "-c", SLOW, *arguments(stopped.request)]
-    first = subprocess.Popen(command, stderr=subprocess.PIPE)
-    try:
-        while first.poll() is None and not list(stopped.folder.glob("packs-*/*.pack")):
-            time.sleep(0.01)
-        for mode in Mode:
-            with pytest.raises(InputError, match="another run is writing"):
-                infer(dataclasses.replace(stopped.request, mode=mode))
-        main = [sys.executable, "-m", "deeplight.engine.cli", *arguments(stopped.request, "--resume")]
-        second = subprocess.run(main, capture_output=True, text=True, timeout=100)
-        assert second.returncode == 2 and second.stderr.count("error: another run is writing") == 1
-        assert first.poll() is None
-    finally:
-        first.kill()
-        first.communicate()
-    assert (stopped.folder / "lock").exists()
-    report = infer(stopped.request)
-    assert report is not None and report.packs["kept_from_earlier_run"] >= 1
-    assert stopped.request.out.read_bytes() == stopped.expected
-
-
-def test_processes_that_start_together_do_no_harm(stopped: Stopped) -> None:
-    command = [sys.executable, "-m", "deeplight.engine.cli", *arguments(stopped.request, "--resume")]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    ends = [(p.communicate(timeout=100)[1], p.returncode) for p in both]
-    assert 0 in {status for _, status in ends}
-    assert all(status == 0 or "another run is writing" in text for text, status in ends), ends
-    assert stopped.request.out.read_bytes() == stopped.expected and not stopped.folder.exists()
-
-
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A file system that is mounted read-only."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_read_only_disk_is_refused_at_once(stopped: Stopped, read_only: Path) -> None:
-    request = dataclasses.replace(stopped.request, out=read_only / "o.tif", mode=Mode.NEW)
-    with pytest.raises(InputError, match=r"o.tif cannot be written: the folder .*disk is not writable"):
-        infer(request)
-
-
-def test_a_read_only_folder_is_refused_at_once(stopped: Stopped, tmp_path: Path) -> None:
-    """Root may write anywhere, so it gives up its capabilities first."""
-    drop = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
-    if drop and not shutil.which("setpriv"):
-        pytest.skip("needs setpriv to give up root's rights")
-    folder = tmp_path / "closed"
-    folder.mkdir()
-    folder.chmod(0o500)
-    request = dataclasses.replace(stopped.request, out=folder / "o.tif")
-    command = [*drop, sys.executable, "-m", "deeplight.engine.cli", *arguments(request)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2 and f"the folder {folder} is not writable" in done.stderr, done.stderr
-    assert list(folder.iterdir()) == []

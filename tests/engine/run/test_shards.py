@@ -5,16 +5,12 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from deeplight.engine import cli
@@ -24,66 +20,12 @@ from deeplight.engine.core.machine import processor
 from deeplight.engine.core.progress import Silent
 from deeplight.engine.output.parts import Mode, parts_folder
 from deeplight.engine.output.shards import AnotherPlan, Shard, joined_parts
-from deeplight.engine.raster.scene import SceneOptions
-from deeplight.engine.run import preparation
-from deeplight.engine.run.options import RunOptions, parse_shard
+from deeplight.engine.run.options import parse_shard
 from deeplight.engine.run.pipeline import infer
-from deeplight.engine.run.tiling import AUTOMATIC, TileRequest
-from tests.engine.analytic import write_analytic
+from deeplight.engine.run.tiling import TileRequest
+from tests.engine import processes
 from tests.engine.output.test_facts import Stopper
-from tests.scenes import write_raster
-
-PACKS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Whole:
-    """A run by one process, and its bytes."""
-
-    request: RunOptions
-    expected: bytes
-
-    def shard(self, index: int, count: int = 3, **changes: object) -> RunOptions:
-        return dataclasses.replace(self.request, shard=Shard(index, count), **changes)  # type: ignore[arg-type]
-
-    @property
-    def last(self) -> RunOptions:
-        """The run that finishes."""
-        return dataclasses.replace(self.request, mode=Mode.RESUME)
-
-    def packs(self) -> dict[str, bytes]:
-        return {p.name: p.read_bytes() for p in parts_folder(self.request.out).rglob("*.pack")}
-
-    def check_finished(self, kept: int) -> None:
-        """The run that finishes computes only what is missing, and leaves the output alone."""
-        report = infer(self.last)
-        assert report is not None and report.packs["kept_from_earlier_run"] == kept
-        assert self.request.out.read_bytes() == self.expected
-        assert not parts_folder(self.request.out).exists()
-
-
-@pytest.fixture(scope="module")
-def whole_once(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    folder = tmp_path_factory.mktemp("whole")
-    ntl = np.random.default_rng(3).gamma(0.5, 8.0, (4, 256 * (PACKS - 1) + 8)).astype(np.float32)
-    ntl[:, 300:500] = -1
-    request = RunOptions(
-        scene=SceneOptions(ntl=str(write_raster(folder / "ntl.tif", ntl, nodata=-1))),
-        out=folder / "o.tif",
-        model=str(write_analytic(folder / "analytic")),
-        tiles=TileRequest(64),
-        threads=1,
-    )
-    infer(request)
-    return Whole(request, request.out.read_bytes())
-
-
-@pytest.fixture
-def whole(whole_once: Whole, tmp_path: Path) -> Whole:
-    """The same into a folder of its own."""
-    return dataclasses.replace(
-        whole_once, request=dataclasses.replace(whole_once.request, out=tmp_path / "o.tif")
-    )
+from tests.engine.run.wholes import PACKS, Whole
 
 
 def test_shares_are_runs_of_neighbours_and_all_there_is() -> None:
@@ -118,7 +60,7 @@ def test_the_command_line_says_it_in_flags(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    line = command(whole.request, *arguments)
+    line = processes.arguments(whole.request, *arguments)
     if "--whole" in arguments:
         line[line.index("--tiles") : line.index("--tiles") + 2] = []
     monkeypatch.setattr(sys, "argv", ["deeplight-infer", *line])
@@ -324,82 +266,6 @@ def test_files_beside_the_output_are_the_last_runs(whole: Whole, tmp_path: Path)
     assert all(path.exists() for path in beside.values())
 
 
-def test_a_host_with_less_memory_takes_the_plan_of_the_first(
-    whole: Whole, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both begin at once: neither sees the other's record when it plans."""
-    automatic = dataclasses.replace(whole, request=dataclasses.replace(whole.request, tiles=AUTOMATIC))
-    planned = []
-    original = preparation.plan_tiles
-
-    def plan(request: TileRequest, *rest: object) -> object:
-        found = original(request, *rest)  # type: ignore[arg-type]
-        planned.append(found.core)
-        if len(planned) == 1:
-            with monkeypatch.context() as m:
-                m.setattr(preparation, "plan_tiles", original)
-                infer(automatic.shard(0, 2))
-            return dataclasses.replace(found, core=64)
-        return found
-
-    monkeypatch.setattr(preparation, "plan_tiles", plan)
-    infer(automatic.shard(1, 2))
-    assert len(planned) == 2
-    whole.request.out.unlink(missing_ok=True)
-    automatic.check_finished(kept=PACKS)
-
-
-def test_a_copy_of_the_inputs_on_another_host_is_the_same_and_a_changed_one_is_not(
-    whole: Whole, tmp_path: Path
-) -> None:
-    infer(whole.shard(0, 2))
-    original = Path(whole.request.scene.ntl)
-    (tmp_path / "local").mkdir()
-    shutil.copyfile(original, copied := tmp_path / "local" / "ntl.tif")
-    os.utime(copied, ns=(0, 10**18))
-    scene = dataclasses.replace(whole.request.scene, ntl=str(copied))
-    infer(whole.shard(1, 2, scene=scene))
-    data = bytearray(copied.read_bytes())
-    for place in range(len(data) // 3, len(data), 997):  # each is seen, between samples too
-        data[place] ^= 1
-        copied.write_bytes(data)
-        data[place] ^= 1
-        with pytest.raises(
-            InputError, match=r"cannot be (resumed|shared): the file of `ntl` was .* and is now"
-        ):
-            infer(whole.shard(1, 2, scene=scene))
-    whole.check_finished(kept=PACKS)
-
-
-def test_a_large_input_is_compared_by_its_time(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deeplight.engine.run.inputs.MOST_READ", 100)
-    shutil.copy2(whole.request.scene.ntl, copied := tmp_path / "ntl.tif")
-    scene = dataclasses.replace(whole.request.scene, ntl=str(copied))
-    infer(whole.shard(0, 2))
-    infer(whole.shard(1, 2, scene=scene))
-    os.utime(copied, ns=(0, 10**18))
-    with pytest.raises(InputError, match=r"the file of `ntl` was .*modified .* and is now"):
-        infer(whole.shard(1, 2, scene=scene))
-
-
-def test_another_processor_or_version_is_refused_by_name(
-    whole: Whole, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    infer(whole.shard(0, 2))
-    with monkeypatch.context() as m:
-        m.setattr("deeplight.engine.run.provenance.processor", lambda: "x86_64 Other avx")
-        with pytest.raises(
-            InputError, match=r"cannot be (resumed|shared): the processor was .* and is now x86_64 Other avx"
-        ):
-            infer(whole.shard(1, 2))
-    with monkeypatch.context() as m:
-        m.setattr("deeplight.engine.run.provenance.deeplight_version", lambda: "9")
-        with pytest.raises(InputError, match=r"the version of deeplight was .* and is now 9"):
-            infer(whole.shard(1, 2))
-
-
 def test_the_first_record_stays(whole: Whole) -> None:
     from deeplight.engine.output.parts import Record
 
@@ -417,52 +283,3 @@ def test_the_first_record_stays(whole: Whole) -> None:
             pass
         with joined_parts(out, Record({"a": "1"}, 64, 2, True), Shard(1, 2)) as second:
             assert first == second
-
-
-def command(request: RunOptions, *more: str) -> list[str]:
-    return [
-        "--ntl", request.scene.ntl, "--ntl-nodata=-1", "--out", str(request.out), "--model", request.model,
-        "--tiles", "64", "--threads", "1", *more,
-    ]  # fmt: skip
-
-
-SLOWLY = """
-import time
-from deeplight.engine import cli
-from deeplight.engine.output import packs
-write = packs.PackStore.write
-packs.PackStore.write = lambda *a, **k: (write(*a, **k), time.sleep(0.3))[0]
-cli.main()
-"""
-
-
-@pytest.mark.slow
-def test_processes_killed_and_started_again(whole: Whole, tmp_path: Path) -> None:
-    """Three shards at once, one killed twice; then the last run."""
-    plain = dataclasses.replace(whole.request, out=tmp_path / "plain.tif")
-    main = [sys.executable, "-m", "deeplight.engine.cli"]
-    subprocess.run([*main, *command(plain)], check=True, capture_output=True)
-
-    def start(index: int) -> subprocess.Popen[str]:
-        line = [sys.executable, "-c", SLOWLY, *command(whole.request, "--shard", f"{index}/3")]
-        return subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
-
-    folder = parts_folder(whole.request.out)
-    others = [start(0), start(2)]
-    for kill in range(2):
-        victim = start(1)
-        while victim.poll() is None and len(list(folder.rglob("*.pack"))) < 1 + kill:
-            time.sleep(0.01)
-        victim.kill()
-        victim.communicate()
-    refused = subprocess.run(
-        [*main, *command(whole.request, "--resume")], capture_output=True, text=True, timeout=100
-    )
-    running = any(p.poll() is None for p in others)
-    assert not running or (refused.returncode == 2 and "are still at work" in refused.stderr), refused.stderr
-    for process in (*others, start(1)):
-        text = process.communicate(timeout=100)[1]
-        assert process.returncode == 0 or "there is nothing to do" in text or "complete" in text, text
-    subprocess.run([*main, *command(whole.request, "--resume")], check=True, capture_output=True, timeout=100)
-    assert whole.request.out.read_bytes() == plain.out.read_bytes()
-    assert not folder.exists()
