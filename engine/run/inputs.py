@@ -82,13 +82,13 @@ def check_unchanged(options: RunOptions, record: Record) -> None:
     """
     scene, fields = options.scene, record.fields
     for option, name in scene.files().items():
-        field = field_of(option)
-        if fields[field].endswith(_UNKNOWN) or not locate(name, name, scene.allow_remote).remote:
+        field, located = field_of(option), locate(name, name, scene.allow_remote)
+        if fields[field].endswith(_UNKNOWN) or not located.remote:
             continue
-        now = _layer(name, scene.allow_remote, Compared.HOSTS if record.shared else Compared.ONE_HOST)
-        if now != fields[field]:
+        now = _versions(located)
+        if not fields[field].endswith(now):
             raise DeepLightError(
-                f"{field} changed while it was read: it was {fields[field]} and is now {now}; "
+                f"{field} changed while it was read: it was {fields[field]} and is now {now.lstrip(', ')}; "
                 "restore it and make the same call with `resume=True`, or use `overwrite=True` to start again"
             )
 
@@ -101,24 +101,26 @@ def _layer(name: str, allow_remote: bool, compared: Compared) -> str:
         each = [f"{p.name} {file_fingerprint(p, compared)}" for p in located.pieces]
         line = f"{len(located.pieces)} pieces of {_digest(each)}"
     elif located.path is None:
-        return _remote(located, compared)
+        line = "remote" if compared is Compared.ANYWHERE else f"remote {located.dataset}"
     else:
         line = _local(located, located.path, compared)
+    return line + _versions(located)
+
+
+def _versions(located: Located) -> str:
+    """The end of a layer's line: which versions of remote files there are; "" where all are local."""
     if not located.remote:
-        return line
-    versions = [object_version(source) for source in located.remote]
-    if None in versions:
-        return f"{line}, with remote files {_UNKNOWN}"
-    return f"{line}, with {len(versions)} remote files of {_digest(f'{v}' for v in versions)}"
-
-
-def _remote(located: Located, compared: Compared) -> str:
-    what = "remote" if compared is Compared.ANYWHERE else f"remote {located.dataset}"
+        return ""
+    if located.pieces or located.path is not None:
+        versions = [object_version(source) for source in located.remote]
+        if None in versions:
+            return f", with remote files {_UNKNOWN}"
+        return f", with {len(versions)} remote files of {_digest(f'{v}' for v in versions)}"
     # a remote VRT names further files, which nobody has looked at
     version = (
         None if _opened(located, lambda dataset: dataset.driver) == "VRT" else object_version(located.dataset)
     )
-    return f"{what} {_UNKNOWN}" if version is None else f"{what}, {version}"
+    return f" {_UNKNOWN}" if version is None else f", {version}"
 
 
 def _local(located: Located, path: Path, compared: Compared) -> str:
