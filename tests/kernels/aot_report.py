@@ -9,9 +9,9 @@ import json
 import sys
 
 from deeplight.engine.network.config import PRESETS
-from deeplight.kernels.compile import compile_launch, instructions
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.variants import DTYPES, variants
+from tests.kernels.compiling import compile_launch, instructions
 
 
 def chosen(preset: str) -> list[Launch]:

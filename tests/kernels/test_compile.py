@@ -12,9 +12,9 @@ import pytest
 
 from deeplight.engine.network.config import PRESETS
 from deeplight.kernels import launch
-from deeplight.kernels.compile import ARCHS, access_widths, parameter_count
 from deeplight.kernels.variants import DTYPES, variants
 from tests.conftest import ROOT
+from tests.kernels.compiling import ARCHS, access_widths, parameter_count
 
 KERNELS = {
     "fuse",
