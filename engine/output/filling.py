@@ -11,6 +11,7 @@ from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.facts import Facts
+from deeplight.engine.output.pack_format import Encoded
 from deeplight.engine.output.packs import PackStore
 
 
@@ -40,7 +41,7 @@ class PackFiller:
         self._windows = {key: window for key, window in windows.items() if key not in done}
         self._missing = {key: _area(w) for key, w in self._windows.items()}
         self._parts: dict[tuple[int, int], dict[Window, Facts]] = {key: {} for key in self._windows}
-        self._open: dict[tuple[int, int], Floats] = {}
+        self._open: dict[tuple[int, int], Floats | Encoded] = {}
         self._lock = threading.Lock()
         self._written = self._empty = 0
         self._kept = len(done)
@@ -68,20 +69,23 @@ class PackFiller:
             yield Window(key[0] * side, key[1] * side, window.height // SCALE, window.width // SCALE)
 
     def add(
-        self, core: Window, pixels: Floats | None, facts: Callable[[Window], Facts] | None = None
+        self, core: Window, pixels: Floats | Encoded | None, facts: Callable[[Window], Facts] | None = None
     ) -> None:
         """Take over a core.
 
-        core: in HR pixels. pixels: float32 (bands, height, width), NaN = nodata; None: all of it is nodata.
+        core: in HR pixels, its bounds even or at the scene's end. pixels: float32 (bands, height, width), NaN = nodata,
+        or of a uint16 output encoded already; None: all of it is nodata.
         facts: what there is to count in a part of the core, in HR pixels of the scene.
         """
+        codec = self._store.spec.codec
+        if isinstance(pixels, np.ndarray) and codec.dtype == "uint16":
+            pixels = codec.encoded(pixels)
         for key in self._touched(core):
             part = core.shared_with(self._windows[key])
             if not self._first(key, part):
                 continue
             if pixels is not None:
-                rows, cols = part.slices_in(core)
-                self._paste(key, part, pixels[:, rows, cols])
+                self._paste(key, part, pixels, core)
                 if facts is not None:
                     self._count(key, part, facts(part))
             if self._last(key, part):
@@ -97,14 +101,20 @@ class PackFiller:
         cols = range(core.col // side, (core.col + core.width - 1) // side + 1)
         return [(r, c) for r in rows for c in cols if (r, c) in self._windows]
 
-    def _paste(self, key: tuple[int, int], part: Window, pixels: Floats) -> None:
+    def _paste(self, key: tuple[int, int], part: Window, pixels: Floats | Encoded, core: Window) -> None:
         window = self._windows[key]
         with self._lock:
             if key not in self._open:
-                self._open[key] = np.full((len(pixels), *window.shape), np.nan, np.float32)
+                self._open[key] = self._store.spec.codec.empty(pixels.shape[0], *window.shape)
             target = self._open[key]
-        rows, cols = part.slices_in(window)
-        target[:, rows, cols] = pixels
+        rows, cols = part.slices_in(core)
+        place = part.slices_in(window)
+        if isinstance(pixels, Encoded):
+            assert isinstance(target, Encoded)
+            target.paste(pixels.cut(rows, cols), *place)
+        else:
+            assert isinstance(target, np.ndarray)
+            target[:, place[0], place[1]] = pixels[:, rows, cols]
 
     def _count(self, key: tuple[int, int], part: Window, facts: Facts) -> None:
         with self._lock:

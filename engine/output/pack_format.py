@@ -28,6 +28,8 @@ PackKey = tuple[int, int]
 
 MAGIC = b"DLPACK2\n"
 PREFIX = struct.Struct("<II")
+_STRIP = 64
+"""Rows that are rounded at a time."""
 
 
 class DamagedPack(DeepLightError):
@@ -90,6 +92,33 @@ def _group_sum(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """Pixels of a uint16 output as they are stored, beside the first overview, which is made of them unrounded.
+
+    steps: uint16 (bands, height, width), nodata included. halves: `halve` of the radiance, float32. 3 bytes a pixel
+    in place of 4, and nothing is left to round when a pack is stored.
+    """
+
+    steps: npt.NDArray[np.uint16]
+    halves: Floats
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(bands, height, width) of the pixels."""
+        return self.steps.shape
+
+    def cut(self, rows: slice, cols: slice) -> Encoded:
+        """A part of it: bounds are even, or at its end."""
+        low = [slice(s.start // 2, -(-s.stop // 2)) for s in (rows, cols)]
+        return Encoded(self.steps[:, rows, cols], self.halves[:, low[0], low[1]])
+
+    def paste(self, part: Encoded, rows: slice, cols: slice) -> None:
+        """Put `part` there: bounds are even, or at the end."""
+        target = self.cut(rows, cols)
+        target.steps[:], target.halves[:] = part.steps, part.halves
+
+
+@dataclass(frozen=True)
 class BlockCodec:
     """Physical values ↔ the bytes of one TIFF tile.
 
@@ -131,12 +160,36 @@ class BlockCodec:
         half = self.scale / 2
         return int(np.count_nonzero(pixels > high + half) + np.count_nonzero(pixels < low - half))
 
-    def encode(self, pixels: npt.NDArray[np.float32]) -> bytes:
-        """One compressed tile of at most (block, block) pixels, filled up with nodata; b"" if all nodata."""
-        missing = np.isnan(pixels)
+    def encoded(self, pixels: Floats) -> Encoded:
+        """Pixels (bands, height, width) of a uint16 output without flags, NaN = nodata, as they are stored."""
+        steps = np.empty(pixels.shape, "<u2")
+        for top in range(0, pixels.shape[1], _STRIP):  # so that float64 stays in the cache
+            part = pixels[:, top : top + _STRIP]
+            steps[:, top : top + _STRIP] = self._uint16(part, np.isnan(part))
+        return Encoded(steps, halve(pixels))
+
+    def empty(self, bands: int, height: int, width: int) -> Floats | Encoded:
+        """Pixels to be filled, all nodata: encoded where the type is uint16."""
+        if self.dtype == "float32":
+            return np.full((bands, height, width), np.nan, np.float32)
+        steps = np.full((bands, height, width), self.nodata, "<u2")
+        return Encoded(steps, np.full((bands, *level_shape(height, width, 1)), np.nan, np.float32))
+
+    def encode(self, pixels: npt.NDArray[Any]) -> bytes:
+        """One compressed tile of at most (block, block) pixels, filled up with nodata; b"" if all nodata.
+
+        pixels: float32 with NaN for nodata, or of uint16 the steps.
+        """
+        ready = pixels.dtype == np.uint16
+        missing = pixels == self.nodata if ready else np.isnan(pixels)
         if missing.all():
             return b""
-        values = self._uint16(pixels, missing) if self.dtype == "uint16" else self._float32(pixels, missing)
+        if ready:
+            values = pixels.copy()
+        else:
+            values = (
+                self._uint16(pixels, missing) if self.dtype == "uint16" else self._float32(pixels, missing)
+            )
         if values.shape != (self.block, self.block):
             tile = np.full((self.block, self.block), self.nodata, dtype=values.dtype)
             tile[: values.shape[0], : values.shape[1]] = values

@@ -8,9 +8,10 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import InputError
@@ -19,6 +20,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.output.pack_format import (
     BlockCodec,
     DamagedPack,
+    Encoded,
     MissingPack,
     PackIndex,
     PackKey,
@@ -211,31 +213,36 @@ class PackStore:
         """Where a pack is kept."""
         return self.folder / f"{key[0]:05d}_{key[1]:05d}.pack"
 
-    def write(self, key: PackKey, pixels: Floats, facts: Mapping[str, float] | None = None) -> int:
+    def write(self, key: PackKey, pixels: Floats | Encoded, facts: Mapping[str, float] | None = None) -> int:
         """Store a pack durably and return its bytes; one that is there stays, since equal pixels are equal bytes.
 
-        pixels: float32 (bands, height, width) of `window(key)`, physical values, NaN = nodata. facts: to be kept
-        with it, see `index`; the output does not hold them.
+        pixels: float32 (bands, height, width) of `window(key)`, physical values, NaN = nodata, or what the codec's
+        `encoded` makes of them, which gives the same bytes. facts: to be kept with it, see `index`; the output does
+        not hold them.
         Raises ValueError for another shape, dtype or an infinite value, DeepLightError if the disk is full.
         """
-        window = self.window(key)
-        if pixels.shape != (len(self.spec.bands), *window.shape) or pixels.dtype != np.float32:
-            raise ValueError(
-                f"pack {key}: pixels are {pixels.dtype} {pixels.shape}, "
-                f"must be float32 {(len(self.spec.bands), *window.shape)}"
-            )
-        if np.isinf(pixels).any():
-            raise ValueError(f"pack {key}: pixels hold infinite values, must be finite or NaN")
-        blocks = []
-        level = pixels
-        for number in range(self.full_levels + 1):
-            level = halve(level, self.spec.flag_bands) if number else level
+        self._check_pixels(key, pixels)
+        level, half = (pixels, None) if isinstance(pixels, np.ndarray) else (pixels.steps, pixels.halves)
+        blocks = self._level_blocks(0, level)
+        for number in range(1, self.full_levels + 1):
+            level, half = self._halved(level, half), None
             blocks += self._level_blocks(number, level)
-        rest = halve(level, self.spec.flag_bands) if self.full_levels < self.spec.levels else None
+        rest = self._halved(level, half) if self.full_levels < self.spec.levels else None
         if rest is not None and np.isnan(rest).all():
             rest = None
         chunks = pack_chunks(self._fingerprint, key, blocks, rest, facts or {})
         return write_file(self.path(key), chunks, first_stays=True, disk=self.disk)
+
+    def _check_pixels(self, key: PackKey, pixels: Floats | Encoded) -> None:
+        shape, plain = (len(self.spec.bands), *self.window(key).shape), isinstance(pixels, np.ndarray)
+        dtype = pixels.dtype if isinstance(pixels, np.ndarray) else pixels.steps.dtype
+        if pixels.shape != shape or dtype != np.dtype("float32" if plain else self.spec.dtype):
+            raise ValueError(f"pack {key}: pixels are {dtype} {pixels.shape}, must be float32 {shape}")
+        if np.isinf(pixels if isinstance(pixels, np.ndarray) else pixels.halves).any():
+            raise ValueError(f"pack {key}: pixels hold infinite values, must be finite or NaN")
+
+    def _halved(self, level: NDArray[Any], half: Floats | None) -> Floats:
+        return halve(level, self.spec.flag_bands) if half is None else half
 
     def write_empty(self, key: PackKey) -> int:
         """Store a pack in which everything is nodata, durably, and return its bytes."""
@@ -243,7 +250,7 @@ class PackStore:
         chunks = pack_chunks(self._fingerprint, key, [], None, {})
         return write_file(self.path(key), chunks, first_stays=True, disk=self.disk)
 
-    def _level_blocks(self, number: int, level: Floats) -> list[tuple[int, int, int, int, bytes]]:
+    def _level_blocks(self, number: int, level: NDArray[Any]) -> list[tuple[int, int, int, int, bytes]]:
         codec, side = self.spec.codec, self.spec.block
         bands, height, width = level.shape
         found = []

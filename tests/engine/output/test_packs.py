@@ -21,7 +21,7 @@ from deeplight.engine.core.files import Disk, replacing
 from deeplight.engine.core.windows import Window, split
 from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.filling import PackFiller
-from deeplight.engine.output.pack_format import DamagedPack, halve, read_index
+from deeplight.engine.output.pack_format import DamagedPack, Encoded, halve, read_index
 from deeplight.engine.output.packs import BandSpec, OutputSpec, PackStore, required_bytes
 from deeplight.engine.raster.grid import Grid
 
@@ -307,9 +307,15 @@ def test_writers_with_the_same_process_id_do_not_meet(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["o.tif"]
 
 
-@pytest.mark.parametrize("side", [64, 128], ids=["a core in each pack", "a core over four packs"])
-def test_equal_pixels_are_equal_packs_in_whatever_order_cores_come(tmp_path: Path, side: int) -> None:
-    spec = output(256, 256)
+@pytest.mark.parametrize(
+    ("side", "options"),
+    [(64, {}), (128, {}), (128, {"dtype": "uint16", "scale": 0.1, "nodata": 65535})],
+    ids=["a core in each pack", "a core over four packs", "uint16"],
+)
+def test_equal_pixels_are_equal_packs_in_whatever_order_cores_come(
+    tmp_path: Path, side: int, options: dict[str, Any]
+) -> None:
+    spec = output(256, 256, **options)
     pixels = lights(spec)
     cores = list(split(Window(0, 0, 256, 256), side if side == 64 else 192))
 
@@ -328,6 +334,29 @@ def test_equal_pixels_are_equal_packs_in_whatever_order_cores_come(tmp_path: Pat
         assert len(packs) == 4
         found.add((filler.facts, *(packs[name] for name in sorted(packs))))
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("nodata", [0, 65535])
+@pytest.mark.parametrize(("height", "width", "side"), [(256, 256, 128), (131, 77, 128), (50, 60, 64)])
+def test_pixels_that_are_encoded_already_give_the_same_packs(
+    tmp_path: Path, nodata: int, height: int, width: int, side: int
+) -> None:
+    spec = output(height, width, bands=2, block=64, dtype="uint16", scale=0.1, nodata=nodata)
+    pixels = lights(spec)
+    pixels[0, 4:6, 8:10] = 1e6  # beyond what uint16 holds: not as bright in an overview that is made of steps
+    plain, steps = (PackStore(tmp_path / name, spec, side) for name in ("plain", "steps"))
+    whole = spec.codec.encoded(pixels)
+    keys = plain.keys()
+    for key in keys:
+        rows, cols = plain.window(key).slices_in(Window(0, 0, height, width))
+        filled = spec.codec.empty(2, *plain.window(key).shape)
+        assert isinstance(filled, Encoded)
+        filled.paste(whole.cut(rows, cols), slice(0, filled.shape[1]), slice(0, filled.shape[2]))
+        plain.write(key, pixels[:, rows, cols])
+        steps.write(key, filled)
+        assert steps.path(key).read_bytes() == plain.path(key).read_bytes()
+    with pytest.raises(ValueError, match="infinite"):
+        steps.write((0, 0), spec.codec.encoded(np.full((2, *plain.window((0, 0)).shape), np.inf, np.float32)))
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
