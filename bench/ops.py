@@ -50,18 +50,23 @@ def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterato
     level = r(1, 1, hr, hr).float()
     heads = (r(1, c, 1, 1), r(1), r(c), [r(c, c, 3, 3)], [r(c)], r(1, c, 1, 1), r(1))
     yield "refine", kernels.refine, (r(1, c, hr, hr), level, *heads), (c * size + 12) * pixels
-    stored = functools.partial(kernels.finish, dtype="uint16", scale=0.01, nodata=65535)
-    radiance, valid = (
-        100 * torch.rand(1, 1, hr, hr, device=device),
-        torch.ones(1, 1, side, side, device=device),
-    )
-    yield "finish", stored, (radiance, valid), (4 + 2) * pixels
+    radiance, valid = 100 * torch.rand(1, hr, hr, device=device), torch.ones(side, side, device=device)
+    yield "finish", stored, (radiance, valid), (4 + 2 + 1) * pixels
     width = PRESETS[preset].localise_width
     aux = torch.randn(1, 10, 4 * side, 4 * side, device=device).contiguous(memory_format=torch.channels_last)
     layers = _layers(device, 10, 32, 32, 1), _layers(device, 11, width, width, 1)
     yield "suggest", kernels.suggest, (aux, *layers), 2 * suggested(width).fused * pixels
     yield "locate", kernels.locate, located(side, width, device), 2 * locate(width).fused * pixels
     yield "agree", kernels.agree, agreeing(side, device), 2 * agreement().fused * pixels
+
+
+def stored(radiance: Tensor, valid: Tensor, *, implementation: kernels.Implementation) -> Tensor:
+    """Steps of uint16 and the first overview of a whole tile; returns the overview."""
+    _, h, w = radiance.shape
+    out = torch.empty(1, h, w, dtype=torch.uint16, device=radiance.device)
+    halves = radiance.new_empty(1, h // 2, w // 2)
+    kernels.finish(radiance, valid, out, halves, scale=0.1, nodata=65535, implementation=implementation)
+    return halves
 
 
 def agreeing(side: int, device: str) -> tuple[Any, ...]:

@@ -53,11 +53,11 @@ class Launch:
     kernel: str
     programs: int
     arguments: Mapping[str, Tensor | int | float]
-    constants: Mapping[str, int | bool | str]
+    constants: Mapping[str, int | float | bool | str]
     config: Config
 
     @property
-    def compile_time(self) -> dict[str, int | bool | str]:
+    def compile_time(self) -> dict[str, int | float | bool | str]:
         """All compile-time arguments."""
         return {**self.constants, "BLOCK": self.config.block}
 

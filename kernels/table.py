@@ -48,7 +48,7 @@ REASONED: dict[tuple[str, int], Config] = {
     ("refine", 32): Config(64, 4, 3),
     ("refine", 64): Config(64, 4, 3),
     ("refine", 128): Config(32, 4, 3),
-    # 8 pixels a thread
+    # 8 pixels of two rows a thread
     ("finish", 0): Config(1024, 4),
     # 16 pixels and a window of 15 fill 32; a program is small, so many share a processor
     ("residuals", 0): Config(16, 4),

@@ -24,16 +24,22 @@ from deeplight.kernels.warm import compile_all
 
 BLOCKS, WARPS, STAGES = (32, 64, 128, 256), (4, 8), (2, 3)
 VALUE_BLOCKS = (512, 1024, 2048, 4096)
-"""For upsample_epilogue, whose blocks are values, and finish and rescale, whose pixels are one value each."""
+"""For upsample_epilogue, whose blocks are values, and rescale, whose pixels are one value each."""
 
-OWN_BLOCKS = {"residuals": (16,), "posterior": (16, 32, 64), "suggest": (8, 16), "observe": (128,)}
-"""residuals, observe: compile-time arguments go with the block. posterior: all shifts of a pixel are in registers.
-suggest: sixteen pixels each."""
+OWN_BLOCKS = {
+    "residuals": (16,),
+    "posterior": (16, 32, 64),
+    "suggest": (8, 16),
+    "observe": (128,),
+    "finish": (256, 512, 1024, 2048),
+}
+"""finish: of two rows. residuals, observe: compile-time arguments go with the block. posterior: all shifts of a pixel
+are in registers. suggest: sixteen pixels each."""
 
 
 def candidates(kernel: str) -> list[Config]:
     """The configurations that are tried."""
-    blocks = {**dict.fromkeys(("upsample_epilogue", "finish", "rescale"), VALUE_BLOCKS), **OWN_BLOCKS}.get(
+    blocks = {**dict.fromkeys(("upsample_epilogue", "rescale"), VALUE_BLOCKS), **OWN_BLOCKS}.get(
         kernel, BLOCKS
     )
     stages = STAGES if kernel in ("upsample_conv", "refine") else (2,)
@@ -64,12 +70,14 @@ def _row(ready: Launch) -> int:
     """Pixels (upsample_epilogue: values) that are cut into blocks."""
     if ready.kernel in ("fuse", "posterior"):
         return int(ready.arguments["pixels"])
+    if ready.kernel == "finish":
+        return SCALE * int(ready.arguments["cols"])
     width = int(ready.arguments["width"])
     if ready.kernel == "rescale":
         return SCALE * width
     if ready.kernel == "upsample_epilogue":
         return width * 2 * int(ready.constants["C"])
-    return width - 2 * int(ready.arguments.get("crop", 0))
+    return width
 
 
 _CHANNELS = {

@@ -54,6 +54,9 @@ RASTERS = (
 )
 """Raw pixels that `align` is compiled for: element type, bands in memory (8 make 16-byte reads), bands used."""
 
+STORED_STEP = 0.1
+"""Of uint16 in the engine's outputs."""
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -117,11 +120,13 @@ def _refine_launch(c: int, dtype: torch.dtype, side: int, *, blocks: int) -> Lau
 
 
 def _finish_launches(side: int) -> Iterator[Launch]:
-    radiance = torch.empty(1, 1, side, side, device="meta")
-    valid = torch.empty(1, 1, side // 8, side // 8, dtype=torch.uint8, device="meta")
-    for pixels in (Pixels(nodata=-1.0), Pixels(dtype="uint16", nodata=65535)):
-        out = radiance.to(torch.uint16) if pixels.integer else radiance
-        yield finish_entry.plan(radiance, valid, pixels, out)
+    radiance = torch.empty(1, side, side, device="meta")
+    valid, halves = (
+        torch.empty(*shape, device="meta") for shape in ((side // 8,) * 2, (1, *(side // 2,) * 2))
+    )
+    yield finish_entry.plan(radiance, valid, radiance, None, (0, 0), Pixels(nodata=-1.0))
+    pixels = Pixels("uint16", STORED_STEP, nodata=65535)
+    yield finish_entry.plan(radiance, valid, radiance.to(torch.uint16), halves, (0, 0), pixels)
 
 
 def _agree_launches(side: int) -> Iterator[Launch]:

@@ -27,7 +27,7 @@ class _Order:
 
     kernel: str
     arguments: tuple[Value, ...]
-    options: tuple[tuple[str, int | bool | str], ...]
+    options: tuple[tuple[str, int | float | bool | str], ...]
 
 
 class Driver:

@@ -94,7 +94,8 @@ def _without_config(ready: Launch) -> str:
 def moved(ready: Launch) -> int:
     """Bytes of all memory that the launch reads or writes, each once."""
     constants = ready.constants
-    unused = {name for name, flag in (("skip", "HAS_SKIP"),) if constants.get(flag) is False}
+    flags = (("skip", "HAS_SKIP"), ("halves", "STEPS"))
+    unused = {name for name, flag in flags if constants.get(flag) is False}
     if ready.kernel == "align":
         unused |= {"offset"} if not constants["OFFSET"] else set()
         unused |= {"whole", "fraction"} if not constants["MESH"] else set()

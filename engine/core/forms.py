@@ -69,17 +69,28 @@ class Conserving:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """How uint16 holds radiance: see kernels.finish."""
+
+    scale: float
+    offset: float
+    nodata: float
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What is to come back of every tile.
 
-    bands: extra bands, of run.options.EXTRA_BANDS. count: bands of the output. conserving: None where radiance is not
-    conserved. psf, limits: see spec.INPUTS. ceiling, radius, far: from which NTL value a pixel is saturated, how far
-    holes are felt in LR pixels, and from which offset on it counts as pressed against its bound (run.quality). holds:
-    lowest and highest radiance that the output's type holds, half a step more included.
+    bands: extra bands, of run.options.EXTRA_BANDS. count: bands of the output. steps: of an output of uint16, None of
+    float32. conserving: None where radiance is not conserved. psf, limits: see spec.INPUTS. ceiling, radius, far: from
+    which NTL value a pixel is saturated, how far holes are felt in LR pixels, and from which offset on it counts as
+    pressed against its bound (run.quality). holds: lowest and highest radiance that the output's type holds, half a
+    step more included.
     """
 
     bands: tuple[str, ...]
     count: int
+    steps: Steps | None
     conserving: Conserving | None
     psf: tuple[float, float]
     limits: tuple[float, float]
@@ -87,6 +98,11 @@ class Wanted:
     radius: int
     far: float
     holds: tuple[float, float]
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of an HR pixel of the output, in all bands, and of what is kept beside it for overviews."""
+        return self.count * (4 if self.steps is None else 2 + 1)
 
 
 COUNTS = ("bad", "dmo", "dem", "ntl_alone", "clamped", "light", "largest")
@@ -104,13 +120,14 @@ def sent(forms: Mapping[str, LayerForm], height: int, width: int) -> Layout:
     return Layout([*lights, *layers])
 
 
-def returned(bands: int, height: int, width: int) -> Layout:
+def returned(bands: int, height: int, width: int, *, steps: bool = False) -> Layout:
     """What comes back of height × width LR pixels in so many bands: counts (see COUNTS), what the sensor would see, and
-    pixels, float32 (bands, 8h, 8w), NaN = nodata."""
-    return Layout(
-        [
-            Part("counts", (len(COUNTS),), "float64"),
-            Part("seen", (height, width), "float32"),
-            Part("pixels", (bands, SCALE * height, SCALE * width), "float32"),
-        ]
-    )
+    pixels, float32 (bands, 8h, 8w), NaN = nodata. With `steps`, in their place, steps of uint16 and `halves`, float32
+    (bands, 4h, 4w): see kernels.finish.
+    """
+    high, wide = SCALE * height, SCALE * width
+    parts = [Part("counts", (len(COUNTS),), "float64"), Part("seen", (height, width), "float32")]
+    if not steps:
+        return Layout([*parts, Part("pixels", (bands, high, wide), "float32")])
+    halves = Part("halves", (bands, high // 2, wide // 2), "float32")
+    return Layout([*parts, Part("steps", (bands, high, wide), "uint16"), halves])

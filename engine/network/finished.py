@@ -1,4 +1,4 @@
-"""From the network's outputs over a tile to what is written: bands, nodata, counts. As run.products, on the device."""
+"""From the network's outputs over a tile to what is written of it: bands and counts. As run.products, on the device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deeplight import kernels
 from deeplight.engine.core.forms import Wanted
 from deeplight.engine.core.spec import SCALE, Quality
 from deeplight.engine.network.conserving import conserved
@@ -44,7 +43,7 @@ class Finished(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The network's outputs and inputs, batch of 1, and the valid LR pixels of the core, (1, 1, h, w).
 
-        Returns pixels (n, 8h, 8w), NaN outside `own`; what the sensor would see (h, w); counts as forms.COUNTS.
+        Returns bands (n, 8h, 8w), not masked yet; what the sensor would see (h, w); counts over `own` as forms.COUNTS.
         """
         wanted = self._wanted
         radiance = radiance.float()
@@ -65,8 +64,7 @@ class Finished(nn.Module):
                 bands.append(self._quality(offset, ntl, ntl_valid, dmo_valid, dem_valid))
         made = torch.cat(bands, dim=1)
         counts = self._counts(made, _repeated(own) != 0, dmo_valid != 0, dem_valid != 0)
-        pixels = [kernels.finish(made[:, n : n + 1].contiguous(), own) for n in range(made.shape[1])]
-        return torch.cat(pixels, dim=1)[0], seen(radiance, sensor.rows, sensor.columns)[0, 0], counts
+        return made[0], seen(radiance, sensor.rows, sensor.columns)[0, 0], counts
 
     def _counts(self, made: Tensor, own: Tensor, dmo: Tensor, dem: Tensor) -> Tensor:
         radiance = made[:, :1]

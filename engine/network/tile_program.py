@@ -1,7 +1,7 @@
 """A whole tile on the device: the files' pixels in, the output's pixels out, in one piece of memory each.
 
-The same steps as on a CPU (raster.layers, the network, run.products, output.facts), written for tensors; all shapes are
-fixed, so that a CUDA graph holds everything between the two copies.
+The same steps as on a CPU (raster.layers, the network, run.products, output.facts), written for tensors. All shapes of
+TileProgram are fixed, so that a CUDA graph holds it; `cut` follows with what depends on where the core lies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deeplight import kernels
-from deeplight.engine.core.forms import LayerForm, Wanted, returned, sent
+from deeplight.engine.core.forms import LayerForm, Steps, Wanted, returned, sent
 from deeplight.engine.core.layout import Layout
 from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, SCALE
 from deeplight.engine.network.compiled import compiled
@@ -176,17 +176,32 @@ class Usable(nn.Module):
 
 
 def cut(
-    whole: Layout, result: Tensor, part: Layout, target: Tensor, place: tuple[slice, slice]
+    made: Mapping[str, Tensor],
+    own: Tensor,
+    wanted: Mapping[str, Tensor],
+    place: tuple[slice, slice],
+    steps: Steps | None,
+    implementation: Implementation = "auto",
 ) -> Callable[[], None]:
-    """What copies the core out of a tile's result. whole, part: `forms.returned` of the tile and of the core, in the
-    bytes of `result` and `target`. place: of the core in the tile, in LR pixels."""
-    source, wanted = tensors(whole, result), tensors(part, target)
+    """What makes the output's pixels of a core.
+
+    made: a tile's result, `forms.returned`, not masked. own: (h, w), 0 where the output is nodata. wanted: written,
+    `forms.returned` of the core, with `steps` where the output is uint16. place: of the core in the tile, in LR pixels.
+    """
     rows, cols = place
-    hr = tuple(slice(SCALE * s.start, SCALE * s.stop) for s in place)
+    how = {} if steps is None else {"scale": steps.scale, "offset": steps.offset, "nodata": steps.nodata}
 
-    def copy() -> None:
-        wanted["counts"].copy_(source["counts"])
-        wanted["seen"].copy_(source["seen"][rows, cols])
-        wanted["pixels"].copy_(source["pixels"][:, hr[0], hr[1]])
+    def run() -> None:
+        wanted["counts"].copy_(made["counts"])
+        wanted["seen"].copy_(made["seen"][rows, cols])
+        kernels.finish(
+            made["pixels"],
+            own,
+            wanted["pixels" if steps is None else "steps"],
+            wanted.get("halves"),
+            corner=(rows.start, cols.start),
+            implementation=implementation,
+            **how,
+        )
 
-    return copy
+    return run

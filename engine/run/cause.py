@@ -9,6 +9,7 @@ from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.lights import LIT, excess
+from deeplight.engine.output.pack_format import Encoded
 from deeplight.engine.run.precision import places
 from deeplight.engine.run.work import Tile, TileWork
 
@@ -63,6 +64,7 @@ def _facts(work: TileWork, tile: Tile) -> Facts:
     pixels = work.finish(done)
     if pixels is None or done.layers is None or done.seen is None:
         return Facts()
+    assert not isinstance(pixels, Encoded)
     corner = (done.core.row, done.core.col)
     return Facts.of(done.lr, done.valid, pixels[0], done.seen, done.layers, 0, corner)
 

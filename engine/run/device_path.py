@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.core.errors import DeepLightError
-from deeplight.engine.core.forms import LayerForm, Wanted, returned, sent
+from deeplight.engine.core.forms import LayerForm, Steps, Wanted, returned, sent
 from deeplight.engine.core.layout import Layout
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
@@ -44,12 +44,14 @@ class TileShape:
 
 @dataclass(frozen=True)
 class _Program:
-    """A captured program and the memory that it works in. tile: how it was made, for what it says about itself."""
+    """A captured program and the memory that it works in. parts, made: what lies in it, as tensors. tile: how it was
+    made, for what it says about itself."""
 
     graph: Graph
     memory: Memory
     result: Memory
-    returned: Layout
+    parts: Mapping[str, Any]
+    made: Mapping[str, Any]
     tile: Any
 
 
@@ -66,19 +68,20 @@ class DevicePath:
         self._up, self._compute, self._down = (self.device.stream() for _ in range(3))
         self._programs: dict[TileShape, _Program] = {}
 
-    def returned(self, height: int, width: int) -> Layout:
-        """What comes back of so many LR pixels."""
-        return returned(self.wanted.count, height, width)
+    def returned(self, height: int, width: int, *, physical: bool = False) -> Layout:
+        """What comes back of so many LR pixels. physical: float32, whatever the output's type is."""
+        return returned(self.wanted.count, height, width, steps=self._steps(physical) is not None)
 
-    def prepare(self, shape: TileShape) -> None:
-        """Make the program of a shape, which takes seconds to a minute, and measure it alone. Raises
-        OutOfDeviceMemory, DeviceFailed."""
+    def prepare(self, shape: TileShape, slot: Slot, core: Window, window: Window) -> None:
+        """Make the program of a shape, which takes seconds to a minute, and measure it alone, in the memory of a slot
+        that nothing else uses. core, window: of any tile. Raises OutOfDeviceMemory, DeviceFailed."""
         with self.failing(None):
             program = self._program(shape)
             begin, end = self.device.event(), self.device.event()
+            self._work(program, slot, shape, core, window, physical=False)  # compiles what follows the graph
             self._compute.record(begin)
             for _ in range(_MEASURED):
-                self._compute.replay(program.graph)
+                self._work(program, slot, shape, core, window, physical=False)
             self._compute.record(end)
             end.wait()
             self.meter.alone_px = shape.height * shape.width * SCALE**2 * _MEASURED
@@ -89,8 +92,11 @@ class DevicePath:
         self._programs.clear()
         self.device.release()
 
-    def launch(self, slot: Slot, shape: TileShape, core: Window, window: Window) -> None:
-        """Put a tile whose pixels lie in `slot.host` on the streams. core, window: in LR pixels. Does not wait."""
+    def launch(
+        self, slot: Slot, shape: TileShape, core: Window, window: Window, *, physical: bool = False
+    ) -> None:
+        """Put a tile whose pixels lie in `slot.host` on the streams. core, window: in LR pixels. physical: see
+        `returned`. Does not wait."""
         with self.failing(core):
             program, events = self._program(shape), slot.events
             size = shape.sent.size
@@ -99,20 +105,27 @@ class DevicePath:
             self._up.record(events["arrived"])
             self._compute.wait(events["arrived"])
             self._compute.record(events["started"])
-            self._compute.copy(program.memory, slot.there, size)
-            self._compute.replay(program.graph)
-            cut = self._cut(program, slot, core, window)
-            self._compute.run(cut, [program.result], [slot.result])
+            self._work(program, slot, shape, core, window, physical=physical)
             self._compute.record(events["computed"])
-            back = self.returned(*core.shape).size
+            back = self.returned(*core.shape, physical=physical).size
             self._down.wait(events["computed"])
             self._down.record(events["leaving"])
             self._down.copy(slot.back, slot.result, back)
             self._down.record(events["left"])
             self.meter.add(bytes_up=size, bytes_down=back)
 
-    def landed(self, slot: Slot, core: Window) -> dict[str, Any]:
-        """Wait for a tile: views of forms.returned in `slot.back`, of the core."""
+    def _work(
+        self, program: _Program, slot: Slot, shape: TileShape, core: Window, window: Window, *, physical: bool
+    ) -> None:
+        """All that is computed of a tile, from `slot.there` to `slot.result`."""
+        self._compute.copy(program.memory, slot.there, shape.sent.size)
+        self._compute.replay(program.graph)
+        cut = self._cut(program, slot, core, window, physical=physical)
+        # the mask is among what was sent
+        self._compute.run(cut, [program.memory, program.result], [slot.result])
+
+    def landed(self, slot: Slot, core: Window, *, physical: bool = False) -> dict[str, Any]:
+        """Wait for a tile: views of forms.returned in `slot.back`, of the core. physical: as when it was launched."""
         events = slot.events
         with self.failing(core):
             events["left"].wait()
@@ -124,7 +137,7 @@ class DevicePath:
             }
             took = {name: events[b].seconds_since(events[a]) for name, (a, b) in pairs.items()}
             self.meter.add(**took)
-        return self.returned(*core.shape).arrays(slot.back.array)
+        return self.returned(*core.shape, physical=physical).arrays(slot.back.array)
 
     def fallbacks(self) -> dict[str, str]:
         """What runs uncompiled although it should not, and why."""
@@ -159,10 +172,10 @@ class DevicePath:
         return self._programs[shape]
 
     def _capture(self, shape: TileShape) -> _Program:
-        from deeplight.engine.network.tile_program import TileProgram
+        from deeplight.engine.network.tile_program import TileProgram, tensors
 
         size = (shape.height, shape.width)
-        layout = self.returned(*size)
+        layout = self.returned(*size, physical=True)
         memory, result = self.device.memory(shape.sent.size), self.device.memory(layout.size)
         forms: Mapping[str, LayerForm] = dict(shape.forms)
         compute, implementation = self._resident.compute, self._resident.implementation
@@ -170,15 +183,15 @@ class DevicePath:
             compute, forms, self.wanted, self._slots, size, memory.bytes, result.bytes, implementation
         )
         graph = self.device.capture(self._compute, tile, [memory], [result])
-        return _Program(graph, memory, result, layout, tile)
+        parts, made = tensors(shape.sent, memory.bytes), tensors(layout, result.bytes)
+        return _Program(graph, memory, result, parts, made, tile)
 
-    def _cut(self, program: _Program, slot: Slot, core: Window, window: Window) -> Any:
-        from deeplight.engine.network.tile_program import cut
+    def _steps(self, physical: bool) -> Steps | None:
+        return None if physical else self.wanted.steps
 
-        return cut(
-            program.returned,
-            program.result.bytes,
-            self.returned(*core.shape),
-            slot.result.bytes,
-            core.slices_in(window),
-        )
+    def _cut(self, program: _Program, slot: Slot, core: Window, window: Window, *, physical: bool) -> Any:
+        from deeplight.engine.network.tile_program import cut, tensors
+
+        wanted = tensors(self.returned(*core.shape, physical=physical), slot.result.bytes)
+        place, steps = core.slices_in(window), self._steps(physical)
+        return cut(program.made, program.parts["own"], wanted, place, steps, self._resident.implementation)

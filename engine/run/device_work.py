@@ -19,6 +19,7 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.forms import COUNTS, LayerForm
 from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
+from deeplight.engine.output.pack_format import Encoded
 from deeplight.engine.raster.unresampled import Unresampled, spread
 from deeplight.engine.run.device_path import DevicePath, TileShape
 from deeplight.engine.run.slots import Lease, Ring
@@ -40,10 +41,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeviceTile(Tile):
-    """A tile in a slot. shape: of its program."""
+    """A tile in a slot. shape: of its program. physical: it comes back in float32, whatever the output's type is."""
 
     lease: Lease | None = None
     shape: TileShape | None = None
+    physical: bool = False
 
 
 class DeviceWork(TileWork):
@@ -87,7 +89,8 @@ class DeviceWork(TileWork):
         usable, need, reason = usable_memory(available_memory()), 0, ""
         for core in device_cores(plan):
             shape = self._cut(core)
-            sent, returned = shape.sent.size, self.path.returned(shape.height, shape.width).size
+            part = self._first(core)
+            sent, returned = shape.sent.size, self.path.returned(*part.shape).size
             pack = pack_side(core)
             need = device_bytes(
                 count.tiles,
@@ -96,7 +99,7 @@ class DeviceWork(TileWork):
                 pack,
                 grid.height,
                 grid.width,
-                self.path.wanted.count,
+                self.path.wanted.pixel_bytes,
             )
             if plan.chosen and need > usable:
                 reason = (
@@ -106,7 +109,9 @@ class DeviceWork(TileWork):
             try:
                 with self.path.failing(None):
                     self.ring.reserve(sent, returned)
-                self.path.prepare(shape)
+                lease = self.ring.take()
+                self.path.prepare(shape, lease.slot, part, self.window(part))
+                lease.end()
             except OutOfDeviceMemory as error:
                 reason = str(error.__cause__ or error).partition("\n")[0]
                 self.ring = Ring(self.path.device, count.tiles)
@@ -118,10 +123,13 @@ class DeviceWork(TileWork):
             '`tiles`, or `device="cpu"`'
         )
 
+    def _first(self, core: int) -> Window:
+        """The first core of this side."""
+        return Window(0, 0, core, core).clipped(*self.scene.grid.shape)
+
     def _cut(self, core: int) -> TileShape:
         """Decide on a core; the shape of its tiles."""
-        grid = self.scene.grid
-        places = spread(grid.shape, (min(core, grid.height), min(core, grid.width)))
+        places = spread(self.scene.grid.shape, self._first(core).shape)
         self._core = core
         windows = [self.window(place) for place in places]
         self._layers = {name: Unresampled(layer, windows) for name, layer in self.scene.auxiliary.items()}
@@ -149,6 +157,9 @@ class DeviceWork(TileWork):
 
     def read(self, core: Window) -> Tile:
         """The pixels that a core is made from, in a slot, unless the core holds no data."""
+        return self._read(core, physical=False)
+
+    def _read(self, core: Window, *, physical: bool) -> Tile:
         window = self.window(core)
         ntl, known = self.scene.read_ntl(window)
         inner = core.slices_in(window)
@@ -158,20 +169,26 @@ class DeviceWork(TileWork):
         lease = self.ring.take()
         try:
             begin = time.perf_counter()
-            shape = self._fill(lease, window, inner, ntl, known)
+            back = self.path.returned(*core.shape, physical=physical).size
+            shape = self._fill(lease, window, inner, ntl, known, back)
             self.meter.add(decode=time.perf_counter() - begin)
         except BaseException:
             lease.end()
             raise
-        return DeviceTile(core, lr, valid, window, lease=lease, shape=shape)
+        return DeviceTile(core, lr, valid, window, lease=lease, shape=shape, physical=physical)
 
     def _fill(
-        self, lease: Lease, window: Window, inner: tuple[slice, slice], ntl: Floats, known: np.ndarray
+        self,
+        lease: Lease,
+        window: Window,
+        inner: tuple[slice, slice],
+        ntl: Floats,
+        known: np.ndarray,
+        back: int,
     ) -> TileShape:
         slot, places = lease.slot, {name: layer.place(window) for name, layer in self._layers.items()}
         shape = self._shape(window, places)
         layout = shape.sent
-        back = self.path.returned(*window.shape).size
         with self.path.failing(None):
             slot.reserve(layout.size, back)
         self.path.device.host_uses(slot.host, writes=True)
@@ -207,7 +224,8 @@ class DeviceWork(TileWork):
             if self._cancelled:
                 raise DeepLightError("the device path was asked to stop")
             if not self.host.was_bad(tile.core):
-                self.path.launch(tile.lease.slot, tile.shape, tile.core, tile.window)
+                slot, shape = tile.lease.slot, tile.shape
+                self.path.launch(slot, shape, tile.core, tile.window, physical=tile.physical)
                 return tile
         except BaseException:
             tile.lease.end()
@@ -222,16 +240,17 @@ class DeviceWork(TileWork):
             yield tile
             return
         try:
-            found = self.path.landed(tile.lease.slot, tile.core)
+            found = self.path.landed(tile.lease.slot, tile.core, physical=tile.physical)
             begin = time.perf_counter()
             counts = dict(zip(COUNTS, found["counts"].tolist(), strict=True))
-            yield replace(tile, pixels=found["pixels"], seen=found["seen"], counts=counts, lease=None)
+            pixels = found["pixels"] if "pixels" in found else Encoded(found["steps"], found["halves"])
+            yield replace(tile, pixels=pixels, seen=found["seen"], counts=counts, lease=None)
             self.meter.add(encode=time.perf_counter() - begin)
         finally:
             tile.lease.end()
 
-    def finish(self, tile: Tile) -> Floats | None:
-        """The tile's pixels; None where all are nodata. The device has put NaN where NTL is nodata already."""
+    def finish(self, tile: Tile) -> Floats | Encoded | None:
+        """The tile's pixels; None where all are nodata. The device has masked them already, and encoded for uint16."""
         if tile.counts is None:
             return self.host.finish(tile)
         if tile.counts["bad"]:
@@ -239,6 +258,7 @@ class DeviceWork(TileWork):
         return tile.pixels
 
     def _pixels(self, core: Window) -> Floats | None:
-        with self.collected(self.compute(self.read(core))) as tile:
+        with self.collected(self.compute(self._read(core, physical=True))) as tile:
             pixels = self.finish(tile)
+            assert not isinstance(pixels, Encoded)
             return None if pixels is None else pixels.copy()

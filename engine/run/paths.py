@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.forms import Conserving, Wanted
+from deeplight.engine.core.forms import Conserving, Steps, Wanted
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.run.conserve import AROUND, EVEN_SHARE, POWERS
 from deeplight.engine.run.options import UINT16_NODATA, UINT16_SCALE, RunOptions, band_count
@@ -59,12 +59,14 @@ def tile_work(
 def wanted_of(options: RunOptions, scene: Scene, manifest: Manifest) -> Wanted:
     """What a device is asked for of each tile: the same as run.products makes on the host."""
     conserving = Conserving(POWERS, AROUND, EVEN_SHARE) if options.conserve_radiance else None
-    holds = (-math.inf, math.inf)
+    holds, steps = (-math.inf, math.inf), None
     if options.dtype == "uint16":
         holds = (-UINT16_SCALE / 2, (UINT16_NODATA - 0.5) * UINT16_SCALE)
+        steps = Steps(UINT16_SCALE, 0.0, UINT16_NODATA)
     return Wanted(
         bands=options.bands,
         count=band_count(options.bands),
+        steps=steps,
         conserving=conserving,
         psf=(float(scene.psf[0]), float(scene.psf[1])),
         limits=(float(scene.limits[0]), float(scene.limits[1])),

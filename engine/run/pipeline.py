@@ -19,6 +19,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.filling import PackFiller
 from deeplight.engine.output.lights import light_warnings
+from deeplight.engine.output.pack_format import Encoded
 from deeplight.engine.output.parts import Mode, Record, check_space, claimed_parts
 from deeplight.engine.output.shards import AnotherPlan, joined_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
@@ -169,15 +170,15 @@ def check_all_done(quarantined: Sequence[Quarantined]) -> None:
 
 
 def counting(
-    tile: Tile, pixels: Floats, seen: Floats, clamped: Callable[[Floats], int]
+    tile: Tile, pixels: Floats | Encoded, seen: Floats, clamped: Callable[[Floats], int]
 ) -> Callable[[Window], Facts]:
-    """What counts parts of a finished tile, each in HR pixels of the scene. clamped: of pixels, see BlockCodec."""
+    """What counts parts of a finished tile, in HR pixels of the scene. clamped: see BlockCodec."""
     counts, layers = tile.counts, tile.layers
     if layers is None:
-        # the device has counted the core, which lies in one pack
-        assert counts is not None
+        assert counts is not None  # the device has counted the core, which lies in one pack
         corner = (tile.core.row, tile.core.col)
         return lambda _: Facts.counted(tile.lr, tile.valid, seen, counts, corner)
+    assert not isinstance(pixels, Encoded)
 
     def count(part: Window) -> Facts:
         rows, cols = part.slices_in(tile.core.scaled(SCALE))

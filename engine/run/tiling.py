@@ -163,12 +163,12 @@ def device_cores(plan: TilePlan) -> list[int]:
     return [start >> k for k in range(start.bit_length()) if start >> k >= _LEAST_AUTO_CORE]
 
 
-def device_bytes(slots: int, slot: int, lanes: int, pack: int, height: int, width: int, bands: int) -> int:
+def device_bytes(slots: int, slot: int, lanes: int, pack: int, height: int, width: int, pixel: int) -> int:
     """Peak host memory of a run over the device path: `slots` of so many bytes, and a pack of side `pack` that is being
-    filled for each of `lanes` readers, besides those that are written."""
+    filled for each of `lanes` readers, besides those that are written. pixel: bytes of an HR pixel in a pack."""
     pixels = min(pack, height) * min(pack, width)
     packs = min(lanes, -(-width // pack) * -(-height // pack)) + _PACKS_IN_FLIGHT
-    return _FIXED_BYTES + slots * slot + packs * pixels * _output_bytes(bands)
+    return _FIXED_BYTES + slots * slot + packs * pixels * pixel * SCALE * SCALE
 
 
 def pack_side(core: int) -> int:

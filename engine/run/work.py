@@ -15,6 +15,7 @@ from deeplight.engine.core.arrays import Floats, to_hr
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention
 from deeplight.engine.output.facts import layers_present
+from deeplight.engine.output.pack_format import Encoded
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.run.executor import TileFailed
 from deeplight.engine.run.products import Products
@@ -34,8 +35,9 @@ class Tile:
 
     lr, valid: its NTL (h, w), physical, and mask. window, inputs: what the model is given; None where the core
     is all nodata. memory: that holds the inputs, of TileWork's pool. pixels: the result, (bands, 8h, 8w), not masked
-    yet. layers: which layers they were made from, as facts.layers_present. seen: what the sensor would see of the
-    radiance, (h, w). counts: over the valid HR pixels, as forms.COUNTS, where the device has made them.
+    yet; from a device masked, and of uint16 encoded. layers: which layers they were made from, as facts.layers_present.
+    seen: what the sensor would see of the radiance, (h, w). counts: over the valid HR pixels, as forms.COUNTS, where
+    the device has made them.
     """
 
     core: Window
@@ -44,7 +46,7 @@ class Tile:
     window: Window | None = None
     inputs: dict[str, Floats] | None = None
     memory: Floats | None = None
-    pixels: Floats | None = None
+    pixels: Floats | Encoded | None = None
     layers: NDArray[np.uint8] | None = None
     seen: Floats | None = None
     counts: Mapping[str, float] | None = None
@@ -144,13 +146,14 @@ class TileWork:
             self._pool.give(tile.memory)
         return replace(tile, inputs=None, memory=None, pixels=pixels, layers=layers, seen=seen)
 
-    def finish(self, tile: Tile) -> Floats | None:
-        """The pixels with NaN wherever NTL is nodata; None where all of them are.
+    def finish(self, tile: Tile) -> Floats | Encoded | None:
+        """The pixels with NaN wherever NTL is nodata, or encoded with nodata there; None where all of them are.
 
         Raises BadPixels, naming the tile, where a valid pixel is not finite or its radiance is below zero.
         """
         if tile.pixels is None:
             return None
+        assert not isinstance(tile.pixels, Encoded)
         pixels = masked(tile.pixels, tile.valid)
         if pixels is None:
             raise self.bad(tile.core)
@@ -186,7 +189,9 @@ class TileWork:
 
     def _pixels(self, core: Window) -> Floats | None:
         with self.collected(self.compute(self.read(core))) as tile:
-            return self.finish(tile)
+            pixels = self.finish(tile)
+            assert not isinstance(pixels, Encoded)
+            return pixels
 
     def _in_fp32(self) -> Backend:
         with self._lock:

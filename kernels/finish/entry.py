@@ -1,4 +1,4 @@
-"""Output pixels: plan of the launch, custom op, checked entry point. Without a gradient: it ends inference."""
+"""Output pixels: plan of the launch, checked entry point. Without a gradient: it ends inference."""
 
 from __future__ import annotations
 
@@ -12,101 +12,110 @@ from deeplight.kernels.dispatch import Implementation
 from deeplight.kernels.finish import reference
 from deeplight.kernels.finish.reference import Pixels
 from deeplight.kernels.interpolation import SCALE
-from deeplight.kernels.launch import Launch, arch_of, ceil_div, ready, run
+from deeplight.kernels.launch import Launch, arch_of, ceil_div, run
 from deeplight.kernels.table import Config, configuration
 
 
 def plan(
-    radiance: Tensor, valid: Tensor, pixels: Pixels, out: Tensor, config: Config | None = None
+    radiance: Tensor,
+    valid: Tensor,
+    out: Tensor,
+    halves: Tensor | None,
+    corner: tuple[int, int],
+    pixels: Pixels,
+    config: Config | None = None,
 ) -> Launch:
-    """The launch for contiguous radiance and uint8 `valid`."""
-    (_, _, h, w), (b, _, out_h, out_w) = radiance.shape, out.shape
+    """The launch for contiguous tensors on 16-byte boundaries."""
+    (high, wide), (bands, tall, broad) = valid.shape, out.shape
+    rows, cols = tall // SCALE, broad // SCALE
     # 2: it reads no features, so a measured configuration holds for all
-    config = config or configuration("finish", arch_of(radiance.device), 0, w, 2)
-    low, high = pixels.steps
+    config = config or configuration("finish", arch_of(radiance.device), 0, broad, 2)
+    low, highest = pixels.steps if pixels.integer else (0, 0)
     return Launch(
         "finish",
-        b * out_h * ceil_div(out_w, config.block),
+        bands * (tall // 2) * ceil_div(broad, config.block),
         {
             "radiance": radiance,
             "valid": valid,
             "pixels": out,
-            "height": h,
-            "width": w,
-            "crop": pixels.crop,
-            "per_unit": 1.0 / pixels.scale,
-            "offset": float(pixels.offset),
+            "halves": radiance if halves is None else halves,
+            "high": high,
+            "wide": wide,
+            "row": corner[0],
+            "col": corner[1],
+            "rows": rows,
+            "cols": cols,
             "nodata": float(pixels.nodata),
-            "low": float(low),
-            "high": float(high),
         },
-        {"INTEGER": pixels.integer},
+        {
+            "STEPS": pixels.integer,
+            "SCALE": float(pixels.scale) if pixels.integer else 1.0,
+            "OFFSET": float(pixels.offset) if pixels.integer else 0.0,
+            "LOW": low,
+            "HIGH": highest,
+        },
         config,
     )
-
-
-@torch.library.custom_op("deeplight::finish", mutates_args=())
-def _op(
-    radiance: Tensor, valid: Tensor, crop: int, dtype: str, scale: float, offset: float, nodata: float
-) -> Tensor:
-    pixels = Pixels(crop, dtype, scale, offset, nodata)
-    if not dispatch.operator_runs_kernel(radiance.device):
-        return reference.finish(radiance, valid, pixels).contiguous()
-    out = _empty(radiance, pixels)
-    known = (valid != 0).to(torch.uint8).contiguous()
-    run(plan(ready(radiance), known, pixels, out))
-    return out
-
-
-def _empty(radiance: Tensor, pixels: Pixels) -> Tensor:
-    b, _, h, w = radiance.shape
-    kind = torch.uint16 if pixels.integer else torch.float32
-    return torch.empty((b, 1, h - 2 * pixels.crop, w - 2 * pixels.crop), dtype=kind, device=radiance.device)
-
-
-@_op.register_fake
-def _(
-    radiance: Tensor, valid: Tensor, crop: int, dtype: str, scale: float, offset: float, nodata: float
-) -> Tensor:
-    return _empty(radiance, Pixels(crop, dtype, scale, offset, nodata))
 
 
 def finish(
     radiance: Tensor,
     valid: Tensor,
+    out: Tensor,
+    halves: Tensor | None = None,
     *,
-    crop: int = 0,
-    dtype: str = "float32",
+    corner: tuple[int, int] = (0, 0),
     scale: float = 1.0,
     offset: float = 0.0,
     nodata: float = math.nan,
     implementation: Implementation = "auto",
-) -> Tensor:
-    """Output pixels: the halo cut off, nodata where the input has none, steps of uint16 where asked for.
+) -> None:
+    """Output pixels of a part of a tile: cut out, nodata where the input has none, steps of uint16 where asked for.
 
-        step = clip(round((radiance − offset) / scale), the steps that are left beside nodata)
+        step = clip(round((radiance − offset) / scale), the steps that are left beside nodata), in float64
 
-    radiance: (B, 1, H, W), float32, H and W multiples of 8, in the input's unit. valid: (B, 1, H/8, W/8) of any type,
-    0 = nodata; NaN in `radiance` becomes nodata too. crop: HR pixels of halo on each side. dtype: "float32", which
-    keeps the radiance, or "uint16" with scale and offset in the input's unit and `nodata` 0 or 65535.
+    radiance: (bands, 8H, 8W), float32, in the input's unit. valid: (H, W), float32, 0 = nodata; NaN in `radiance`
+    becomes nodata too. corner: LR row and column where the part begins. All contiguous.
+    out: written, (bands, 8h, 8w); float32, which keeps the radiance, or uint16 with scale and offset in the input's
+    unit and `nodata` 0 or 65535. halves: written, (bands, 4h, 4w), float32: the radiance's means over 2 × 2 pixels,
+    NaN = nodata, of which overviews are made; given with uint16, whose steps no longer tell, and only then.
 
-    Returns (B, 1, H − 2·crop, W − 2·crop) of `dtype`. No gradient: where one is needed, "auto" takes the reference.
-    It is not in the exported graph and has no ONNX body: the engine cuts and encodes tiles itself on a CPU.
-
-    Raises ValueError, naming the argument, for shapes, dtypes, devices or values that do not fit.
+    Not for torch.compile or export: a tile's place differs, and memory is the caller's. No gradient: where one is
+    needed, "auto" takes the reference. Raises ValueError, naming the argument, for what does not fit.
     """
-    pixels = Pixels(crop, dtype, scale, offset, nodata)
-    dispatch.check_shape("finish", "radiance", radiance, (None, 1, None, None))
-    b, _, h, w = radiance.shape
-    dispatch.check_dtype("finish", "radiance", radiance, (torch.float32,))
-    if h % SCALE or w % SCALE or min(h, w) <= 2 * crop:
-        raise ValueError(
-            f"finish: height and width of radiance must be multiples of {SCALE} above twice the crop of {crop}, "
-            f"not {h} and {w}"
-        )
-    dispatch.check_shape("finish", "valid", valid, (b, 1, h // SCALE, w // SCALE))
-    dispatch.check_together("finish", {"radiance": radiance, "valid": valid}, dtype=False)
+    pixels = Pixels("uint16" if out.dtype == torch.uint16 else "float32", scale, offset, nodata)
+    _check(radiance, valid, out, halves, corner)
     if not dispatch.use_kernel("finish", implementation, [radiance, valid], differentiable=False):
-        return reference.finish(radiance, valid, pixels)
-    result: Tensor = _op(radiance, valid, crop, dtype, float(scale), float(offset), float(nodata))
-    return result
+        reference.finish(radiance, valid, out, halves, corner, pixels)
+    else:
+        run(plan(radiance, valid, out, halves, corner, pixels))
+
+
+def _check(
+    radiance: Tensor, valid: Tensor, out: Tensor, halves: Tensor | None, corner: tuple[int, int]
+) -> None:
+    dispatch.check_shape("finish", "valid", valid, (None, None))
+    high, wide = valid.shape
+    dispatch.check_shape("finish", "radiance", radiance, (None, SCALE * high, SCALE * wide))
+    bands = radiance.shape[0]
+    dispatch.check_shape("finish", "out", out, (bands, None, None))
+    for name, tensor in (("radiance", radiance), ("valid", valid), ("halves", halves)):
+        if tensor is not None:
+            dispatch.check_dtype("finish", name, tensor, (torch.float32,))
+    dispatch.check_dtype("finish", "out", out, (torch.float32, torch.uint16))
+    tall, broad = out.shape[1:]
+    ends = [at + length / SCALE for at, length in zip(corner, (tall, broad), strict=True)]
+    if tall % SCALE or broad % SCALE or min(corner) < 0 or ends[0] > high or ends[1] > wide:
+        raise ValueError(
+            f"finish: out must be a part of the {high} × {wide} LR pixels, of whole ones, not {tall} × {broad} pixels "
+            f"from LR pixel {corner[0]}, {corner[1]}"
+        )
+    if (halves is None) != (out.dtype == torch.float32):
+        raise ValueError("finish: halves must be given with an out of uint16, and only then")
+    if halves is not None:
+        dispatch.check_shape("finish", "halves", halves, (bands, tall // 2, broad // 2))
+    tensors = {"radiance": radiance, "valid": valid, "out": out, "halves": halves}
+    dispatch.check_together("finish", tensors, dtype=False)
+    for name, tensor in tensors.items():
+        if tensor is not None and not tensor.is_contiguous():
+            raise ValueError(f"finish: {name} must be contiguous")

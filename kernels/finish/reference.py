@@ -1,4 +1,4 @@
-"""Plain PyTorch definition of output pixels. Everything faster is tested against it. All tensors are NCHW."""
+"""Plain PyTorch definition of output pixels. Everything faster is tested against it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from deeplight.kernels.interpolation import SCALE
 class Pixels:
     """How radiance is stored.
 
-    crop: HR pixels of halo cut from each side. dtype: "float32", or "uint16" for round((radiance − offset) / scale),
-    clamped to the steps that are left beside `nodata` (0 or 65535). scale and offset are used by "uint16" alone.
+    dtype: "float32", or "uint16" for round((radiance − offset) / scale), clamped to the steps that are left beside
+    `nodata` (0 or 65535). scale and offset are used by "uint16" alone.
     """
 
-    crop: int = 0
     dtype: str = "float32"
     scale: float = 1.0
     offset: float = 0.0
@@ -28,14 +27,12 @@ class Pixels:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "uint16"):
             raise ValueError(f"finish: dtype must be 'float32' or 'uint16', not {self.dtype!r}")
-        if self.dtype == "uint16" and self.nodata not in (0, 65535):
+        if self.integer and self.nodata not in (0, 65535):
             raise ValueError(f"finish: nodata of uint16 must be 0 or 65535, not {self.nodata}")
         if not (self.scale > 0 and math.isfinite(self.scale) and math.isfinite(self.offset)):
             raise ValueError(
                 f"finish: scale must be a number above 0 and offset a number, not {self.scale} and {self.offset}"
             )
-        if self.crop < 0:
-            raise ValueError(f"finish: crop must be at least 0, not {self.crop}")
 
     @property
     def integer(self) -> bool:
@@ -48,17 +45,29 @@ class Pixels:
         return (1, 65535) if self.nodata == 0 else (0, 65534)
 
 
-def finish(radiance: Tensor, valid: Tensor, pixels: Pixels) -> Tensor:
-    """Output pixels (B, 1, H − 2·crop, W − 2·crop) in `pixels.dtype`.
+def finish(
+    radiance: Tensor,
+    valid: Tensor,
+    out: Tensor,
+    halves: Tensor | None,
+    corner: tuple[int, int],
+    pixels: Pixels,
+) -> None:
+    """Write output pixels to `out` (bands, 8h, 8w), of uint16 also means of 2 × 2 to `halves` (bands, 4h, 4w).
 
-    radiance: (B, 1, H, W), float32. valid: (B, 1, H/8, W/8), 0 where the output is nodata. NaN is nodata too.
+    radiance: (bands, 8H, 8W), float32. valid: (H, W), 0 where the output is nodata. corner: of `out`, in LR pixels.
     """
-    known = valid.repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3) != 0
-    if pixels.crop:
-        inner = (..., slice(pixels.crop, -pixels.crop), slice(pixels.crop, -pixels.crop))
-        radiance, known = radiance[inner], known[inner]
-    known = known & ~torch.isnan(radiance)
+    rows, cols = (
+        slice(SCALE * at, SCALE * at + length) for at, length in zip(corner, out.shape[1:], strict=True)
+    )
+    known = valid.repeat_interleave(SCALE, 0).repeat_interleave(SCALE, 1)[rows, cols] != 0
+    own = torch.where(known, radiance[:, rows, cols], math.nan)
     if not pixels.integer:
-        return torch.where(known, radiance, pixels.nodata)
-    steps = torch.round((radiance - pixels.offset) * (1.0 / pixels.scale)).clamp(*pixels.steps)
-    return torch.where(known, steps, pixels.nodata).to(torch.int32).to(torch.uint16)
+        out.copy_(torch.where(torch.isnan(own), pixels.nodata, own))
+        return
+    assert halves is not None
+    # in float64, as output.pack_format rounds: in float32 the largest steps would be off
+    steps = ((own.double() - pixels.offset) / pixels.scale).round().clamp(*pixels.steps)
+    out.copy_(torch.where(torch.isnan(own), pixels.nodata, steps).to(torch.int32).to(torch.uint16))
+    pairs = own[:, 0::2] + own[:, 1::2]
+    halves.copy_((pairs[..., 0::2] + pairs[..., 1::2]) * 0.25)

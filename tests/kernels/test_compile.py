@@ -107,7 +107,10 @@ def test_features_are_read_and_written_16_bytes_at_a_time(tiny_fp16: list[dict[s
         if row["kernel"] == "refine_narrow":
             # one band of output: 4 bytes a thread
             assert loads > 0, row
-        elif row["kernel"] in ("finish", "residuals", "posterior", "observe"):
+        elif row["kernel"] == "finish":
+            # eight pixels of a row begin at a multiple of 32 bytes, wherever the core lies
+            assert loads > 0 and stores > 0 and narrow_stores == 0, row
+        elif row["kernel"] in ("residuals", "posterior", "observe"):
             continue  # bands of one value a pixel, whose rows may start anywhere
         elif row["kernel"] == "suggest":
             # ten channels of float32

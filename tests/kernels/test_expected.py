@@ -25,7 +25,8 @@ def assert_computed(device: str, launches: list[Launch]) -> None:
     for ready in launches:
         trial = filled(ready, device)
         want = expected.expected(trial)
-        assert all(torch.isfinite(t).all() for t in want.values()), ready.key
+        # NaN is nodata in the overview that finish makes
+        assert all(torch.isfinite(t).all() for name, t in want.items() if name != "halves"), ready.key
         assert worst(trial, expected.run(trial), want) <= 1, ready.key
 
 
@@ -48,7 +49,7 @@ def test_random_arguments_leave_nothing_constant(kernel: str) -> None:
         if ready.kernel != kernel:
             continue
         for name, result in expected.expected(filled(ready, "cpu")).items():
-            assert result.std() > 0.01, (ready.key, name)
+            assert result[torch.isfinite(result)].std() > 0.01, (ready.key, name)
             if kernel == "align" and ready.constants["MESH"]:
                 valid = result[:, -1]
                 assert (valid == 0).any() and (valid == 1).any(), ready.key

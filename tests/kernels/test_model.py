@@ -20,7 +20,7 @@ from deeplight.kernels import dispatch, launch
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.variants import DTYPES, variants
 from tests.engine.network.test_model import SMALL, inputs, make
-from tests.kernels import fake_gpu, test_align, test_finish, test_refine, test_upsample
+from tests.kernels import fake_gpu, test_align, test_refine, test_upsample
 from tests.kernels.test_fuse import case
 
 
@@ -108,14 +108,13 @@ def compiled_whole(
     return torch.compile(function, backend=compiler, fullgraph=True), seen
 
 
-@pytest.mark.parametrize("op", ["align", "fuse", "upsample", "refine", "finish"])
+@pytest.mark.parametrize("op", ["align", "fuse", "upsample", "refine"])
 def test_compile_sees_one_operator(device: str, op: str) -> None:
     arguments: dict[str, Any] = {
         "align": [test_align.moved(device, v) for v in list(test_align.case().values())[:6]],
         "fuse": case(1, 8, 8, 3, 5),
         "upsample": test_upsample.case(1, 8, 4, 3, 5),
         "refine": test_refine.case(w=8),
-        "finish": test_finish.case(valid="on"),
     }
     given = _on(device, arguments[op])
     more = {"size": (8, 16)} if op == "align" else {}

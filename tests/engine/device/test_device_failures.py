@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,12 +63,14 @@ def test_a_device_that_breaks_ends_the_run_resumably(
         assert resumed.packs["kept_from_earlier_run"] >= 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
 def test_bad_numbers_are_tried_in_fp32_off_the_path(
-    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    run(monkeypatch, scene, model, tmp_path / "good.tif", StandIn(), core=64)
+    options: dict[str, Any] = {"core": 64, "dtype": dtype}
+    run(monkeypatch, scene, model, tmp_path / "good.tif", StandIn(), **options)
     report = run(
-        monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), core=64, on_device=bad_where_bright
+        monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), on_device=bad_where_bright, **options
     )
     assert len(report.retried) == 1 and "below zero" in report.retried[0]["reason"]
     np.testing.assert_allclose(pixels(tmp_path / "o.tif"), pixels(tmp_path / "good.tif"), rtol=1e-6)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.scene import SceneOptions
@@ -57,12 +59,37 @@ def test_pixels_and_facts_are_the_hosts(
         )
 
 
+def test_steps_and_overviews_of_uint16_are_the_hosts(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_scene(tmp_path, 9, 70)
+    scene = SceneOptions(ntl=str(files.ntl), dmo=str(files.dmo))
+    options: dict[str, Any] = {"bands": ("interval",), "dtype": "uint16", "core": 20}
+    want = run(monkeypatch, scene, model, tmp_path / "host.tif", None, **options)
+    got = run(monkeypatch, scene, model, tmp_path / "device.tif", StandIn(1), **options)
+    for level in (None, 0):
+        more = {} if level is None else {"overview_level": level}
+        with (
+            rasterio.open(tmp_path / "host.tif", **more) as a,
+            rasterio.open(tmp_path / "device.tif", **more) as b,
+        ):
+            host, device = a.read().astype(np.int32), b.read().astype(np.int32)
+        assert host.shape == device.shape and np.array_equal(host == 65535, device == 65535)
+        # inputs differ by rounding, which moves a few values that lie between two steps
+        assert np.abs(host - device).max() <= 1 and (host != device).mean() < 1e-3
+    # steps and the first overview, 3 bytes a pixel in each of three bands, and what the sensor sees
+    assert got.device is not None and got.clamped_pixels == want.clamped_pixels
+    tiles, lr = got.tiles["computed"], 9 * 70
+    assert 0 <= got.device["bytes_down"] - lr * (3 * 3 * 64 + 4) < tiles * 4 * 256
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_bytes_do_not_depend_on_what_the_device_does_first(
     scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
+    dtype = "uint16" if seed == 1 else "float32"
     for out, chosen in (("a.tif", 100 + seed), ("b.tif", seed)):
-        run(monkeypatch, scene, model, tmp_path / out, StandIn(chosen), core=7)
+        run(monkeypatch, scene, model, tmp_path / out, StandIn(chosen), core=7, dtype=dtype)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
@@ -110,8 +137,10 @@ def test_scenes_without_layers_and_smaller_than_a_tile(
         same(found, pixels(tmp_path / "host.tif"))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
 def test_seams_are_verified_on_the_same_path(
-    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    report = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), core=8, verify_seams=3)
+    options: dict[str, Any] = {"core": 8, "verify_seams": 3, "dtype": dtype}
+    report = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), **options)
     assert report.seams is not None and report.seams["windows"] == 3 and report.seams["worst"] <= 1e-6

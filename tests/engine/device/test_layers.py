@@ -23,7 +23,7 @@ from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.unresampled import Unresampled
 from tests.scenes import ARC, NORTH, UTM, WEST, field_on, north_up, options, write_raster, write_scene
 
-WANTED = Wanted((), 1, None, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (-np.inf, np.inf))
+WANTED = Wanted((), 1, None, None, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (-np.inf, np.inf))
 SLOTS = ("blue", "green", "red", "nir")
 
 
