@@ -221,7 +221,7 @@ def check_space(out: Path, needed: int, count: int, mode: Mode) -> None:
     free += sum(_size(p) for p in (*old, *leftovers(out.parent, (out.name,))))
     if needed > free:
         raise InputError(
-            f"{out} needs about {_readable(needed)} with its parts and {_readable(free)} are free: "
+            f"{out} needs about {readable(needed)} with its parts and {readable(free)} are free: "
             f"free some space or choose another disk"
         )
 
@@ -239,7 +239,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _readable(size: int) -> str:
+def readable(size: int) -> str:
+    """Bytes for people."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 

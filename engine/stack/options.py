@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplight.engine.output.acquired import Span
+from deeplight.engine.output.parts import parts_folder
 from deeplight.engine.run.options import RunOptions
 
 if TYPE_CHECKING:
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 
 VRT, REPORT = "lights.vrt", "run.json"
 """Names in the folder, beside {date}.tif and what is asked for."""
-_MAPS = (".tif", ".tiff")
+_MAPS, _GROUP = (".tif", ".tiff"), ".zarr"
 
 
 @dataclass(frozen=True)
 class StackOptions:
     """A run over one date or several. ntl: files, patterns or dataset names of the lights. dates: what the user says,
     in place of what the files do. run: everything else; its `scene.ntl` is the first of `ntl`, and its `out` a folder
-    where there are several dates."""
+    or a Zarr group where there are several dates."""
 
     ntl: tuple[str, ...]
     run: RunOptions
@@ -30,8 +31,8 @@ class StackOptions:
 
     @property
     def folder(self) -> Path:
-        """Where the maps of several dates go."""
-        return self.run.out
+        """Where the maps of several dates go; those of a Zarr group until they are in it."""
+        return parts_folder(self.run.out) if is_group(self.run.out) else self.run.out
 
     @property
     def report(self) -> Path:
@@ -43,7 +44,7 @@ class StackOptions:
         from deeplight.engine.output.stac import COLLECTION, item_path
 
         run = self.run
-        item = self.folder / COLLECTION if run.out.is_dir() else item_path(run.out)
+        item = run.out / COLLECTION if run.out.is_dir() else item_path(run.out)
         asked = (run.out, run.quicklook, run.page, run.report, item if run.stac else None)
         return [path for path in asked if path is not None and path.exists()]
 
@@ -60,3 +61,8 @@ class StackOptions:
 def is_map(out: Path) -> bool:
     """Whether a name is that of one map."""
     return out.suffix.lower() in _MAPS
+
+
+def is_group(out: Path) -> bool:
+    """Whether a name is that of a Zarr group."""
+    return out.suffix.lower() == _GROUP

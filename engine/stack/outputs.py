@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,6 @@ from deeplight.engine.core.files import remove_leftovers
 from deeplight.engine.output.acquired import acquired
 from deeplight.engine.output.dates_vrt import write_dates_vrt
 from deeplight.engine.output.stac import COLLECTION
-from deeplight.engine.run.preparation import output_spec
 from deeplight.engine.run.told import facts_of
 from deeplight.engine.stack.options import REPORT, VRT
 
@@ -17,17 +17,16 @@ if TYPE_CHECKING:
     from deeplight.engine.output.packs import OutputSpec
     from deeplight.engine.output.page.pieces import PageNight
     from deeplight.engine.raster.scene import Scene
-    from deeplight.engine.run.engine import Engine
     from deeplight.engine.run.report import RunReport
     from deeplight.engine.stack.nights import Night
     from deeplight.engine.stack.options import StackOptions
 
 
 class Outputs:
-    """Takes finished dates one after the other; `write` at the end. dates: how many will come."""
+    """Takes finished dates one after the other, after `begin`; `write` at the end."""
 
-    def __init__(self, options: StackOptions, dates: int) -> None:
-        self._options, self._dates = options, dates
+    def __init__(self, options: StackOptions) -> None:
+        self._options, self._dates = options, 0
         self._maps: list[tuple[Path, OutputSpec]] = []
         self._items: list[Path] = []
         self._pages: list[PageNight] = []
@@ -38,10 +37,17 @@ class Outputs:
         """Where the maps are."""
         return self._options.folder
 
-    def add(self, night: Night, scene: Scene, engine: Engine, report: RunReport | None) -> None:
+    def begin(self, dates: Sequence[tuple[Night, OutputSpec]]) -> None:
+        """All dates that will come, before the first."""
+        self._dates = len(dates)
+
+    def has(self, night: Night) -> bool:
+        """Whether a date needs no run: never, since a finished map is looked at by its own."""
+        return False
+
+    def add(self, night: Night, scene: Scene, spec: OutputSpec, report: RunReport | None) -> None:
         """A date's map is finished. report: None where an earlier run did it."""
         options = self._options.of(night)
-        spec = output_spec(options, scene, engine.artifact, engine.backend)
         self._maps.append((options.out, spec))
         self._unit = scene.unit
         if self._options.run.stac:

@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.wording import mention
-from deeplight.engine.output.parts import Mode, check_writable
+from deeplight.engine.output.packs import required_bytes
+from deeplight.engine.output.parts import Mode, check_writable, parts_folder, readable, stored_record
 from deeplight.engine.output.stac import COLLECTION, item_path
-from deeplight.engine.run.preparation import check_raster, check_request
+from deeplight.engine.run.preparation import (
+    check_complete,
+    check_raster,
+    check_request,
+    plan_run,
+    valid_share,
+)
 from deeplight.engine.stack.nights import Night
-from deeplight.engine.stack.options import REPORT, VRT, StackOptions, is_map
+from deeplight.engine.stack.options import REPORT, VRT, StackOptions, is_group, is_map
 from deeplight.engine.stack.report import earlier_report
+
+if TYPE_CHECKING:
+    from deeplight.engine.output.packs import OutputSpec
+    from deeplight.engine.raster.lights import OpenLights
+    from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.run.engine import Engine
+    from deeplight.engine.run.options import RunOptions
+
+
+@dataclass(frozen=True)
+class Date:
+    """One date, ready to be computed. options: of its own run. complete: a resumed run finds its map finished."""
+
+    night: Night
+    lights: OpenLights
+    scene: Scene
+    options: RunOptions
+    spec: OutputSpec
+    complete: bool
 
 
 def is_stack(options: StackOptions, nights: Sequence[Night]) -> bool:
     """Whether a folder is written: for several dates, or where a folder is named for one whose date is known. Raises
     InputError where several dates are to go into one file."""
     out = options.run.out
+    if is_group(out):
+        if not nights[0].name:
+            raise InputError(
+                f"{out} has a time axis, and nothing says when {nights[0].scene.ntl} was taken: give `dates`"
+            )
+        return True
     folder = out.is_dir() or not out.suffix
     if len(nights) == 1:
         return folder and bool(nights[0].name)
@@ -39,6 +74,7 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
     """What can be refused before a raster is surveyed, for all dates. Returns which of them a resumed run finds
     finished. The folder is there. Raises InputError."""
     run = options.run
+    group = is_group(run.out)
     if run.quicklook is not None:
         raise InputError(
             f"`quicklook` is a picture of one map and there are {len(nights)} dates: leave it out, or use `page`, "
@@ -56,7 +92,7 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
         complete.append(check_request(own))
         if complete[-1]:
             check_raster(own.out)
-    made = [options.folder / VRT, options.report]
+    made = [options.folder / VRT, options.report] if not group else [run.report] if run.report else []
     made += [options.folder / COLLECTION] if run.stac else []
     made += [item_path(options.of(night).out) for night in nights if run.stac]
     # what a resumed run finds is its own where the report is that of a stack
@@ -66,3 +102,43 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
         if run.mode is not Mode.OVERWRITE and not begun and (path.exists() or path.is_symlink()):
             raise InputError(f"{path} exists: use `overwrite=True` to replace it, or choose another folder")
     return complete
+
+
+def check_same(date: Date, engine: Engine) -> None:
+    """Raises InputError where a finished map, or packs of one, are of another run."""
+    options = date.options
+    if date.complete:
+        check_complete(options.out, date.spec)
+        return
+    earlier = stored_record(options.out) if options.mode is Mode.RESUME else None
+    if earlier is not None:
+        record, _ = plan_run(
+            options, date.scene, engine.artifact, engine.backend, engine.threads, engine.core
+        )
+        record.check_same(earlier, options.out)
+
+
+def check_all_space(options: StackOptions, dates: Sequence[Date]) -> None:
+    """Refuse dates whose maps do not fit on the disk together. What is there of them counts as space.
+
+    dates: those that are to be computed. Raises InputError.
+    """
+    group, folder = is_group(options.run.out), options.folder
+    waiting = [date for date in dates if not date.complete]
+    # a finished map takes half of what it needs together with its packs
+    sizes = [int(required_bytes(date.spec)[1] * valid_share(date.scene)) // 2 for date in waiting]
+    if not sizes:
+        return
+    needed = sum(sizes) + max(sizes) * (2 if group else 1)
+    old = [file for date in waiting for file in _files(date.options.out)]
+    free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in old)
+    if needed > free:
+        raise InputError(
+            f"{options.run.out} needs about {readable(needed)} for {len(sizes)} date{'' if len(sizes) == 1 else 's'} "
+            f"and {readable(free)} are free: free some space or choose another disk"
+        )
+
+
+def _files(out: Path) -> Iterator[Path]:
+    """A map that is to be replaced, and packs of a stopped run."""
+    yield from (path for path in (out, *parts_folder(out).rglob("*")) if path.is_file())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,9 +47,9 @@ class StackReport:
     computed: int = 0
 
     @classmethod
-    def begin(cls, folder: Path, mode: str, names: Sequence[str]) -> StackReport:
-        """Of a run that has done nothing yet."""
-        return cls(str(folder), mode, [DateReport(name, str(folder / f"{name}.tif")) for name in names])
+    def begin(cls, out: Path, mode: str, outputs: Mapping[str, Path]) -> StackReport:
+        """Of a run that has done nothing yet. outputs: date → where it will be."""
+        return cls(str(out), mode, [DateReport(name, str(output)) for name, output in outputs.items()])
 
     def of(self, date: str) -> DateReport:
         """The report of one date, by its name."""
@@ -58,7 +58,7 @@ class StackReport:
     def finished(self, name: str, report: RunReport) -> None:
         """A date was computed."""
         date = self.of(name)
-        date.status, date.run = "complete", json.loads(report.to_json())
+        date.status, date.run = "complete", {**json.loads(report.to_json()), "output": date.output}
         self.computed += 1
         self.bytes_read = (
             None

@@ -19,15 +19,17 @@ from deeplight.engine.run import paths
 from deeplight.engine.run.engine import Began, Engine
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.pipeline import infer, run_scene
+from deeplight.engine.run.preparation import output_spec
 from deeplight.engine.run.report import RunReport
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.stack.counts import with_counts
 from deeplight.engine.stack.nights import Night, check_dated_bands, find_nights, read_pieces
-from deeplight.engine.stack.options import StackOptions, is_map
+from deeplight.engine.stack.options import StackOptions, is_group, is_map
 from deeplight.engine.stack.outputs import Outputs
-from deeplight.engine.stack.preparation import check_stack, is_stack
+from deeplight.engine.stack.preparation import Date, check_all_space, check_same, check_stack, is_stack
 from deeplight.engine.stack.progress import DateProgress
 from deeplight.engine.stack.report import StackReport, earlier_report
+from deeplight.engine.stack.zarr_group import Group, check_group, claimed_group
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.auxiliary import Beside
@@ -44,7 +46,7 @@ _KEPT_SHARE = 0.15
 
 def infer_dates(options: StackOptions, progress: Progress | None = None) -> RunReport | StackReport | None:
     """Run a model over the lights of one date into the file `options.run.out`, or over those of several into a folder
-    of that name: {date}.tif, a VRT of all, run.json and what else is asked for.
+    of that name: {date}.tif, a VRT of all, run.json and what else is asked for; or into a Zarr group, OUT.zarr.
 
     Each date's map has the bytes of its own single run. Returns the report; None where a resumed run finds the output
     of one date complete. Raises DeepLightError (InputError before anything is written); finished dates, and finished
@@ -54,7 +56,7 @@ def infer_dates(options: StackOptions, progress: Progress | None = None) -> RunR
     nights = _nights(options)
     if not is_stack(options, nights):
         return infer(options.single(nights[0]), progress)
-    with _folder(options.folder):
+    with _place(options, nights):
         complete = check_stack(options, nights)
         with Stack(options, nights, complete, progress) as stack:
             return stack.run()
@@ -72,6 +74,14 @@ def _nights(options: StackOptions) -> list[Night]:
     if options.dates is None and not is_map(options.run.out):
         check_dated_bands(pieces)
     return with_counts(find_nights(pieces, options.ntl, scene, options.dates), scene, options.dates)
+
+
+def _place(options: StackOptions, nights: Sequence[Night]) -> contextlib.AbstractContextManager[None]:
+    """Where the maps go, while they are made."""
+    if not is_group(options.run.out):
+        return _folder(options.folder)
+    check_group(options, nights)
+    return claimed_group(options.run.out, options.run.mode)
 
 
 @contextlib.contextmanager
@@ -103,9 +113,10 @@ class Stack:
     ) -> None:
         self.options, self.progress = options, DateProgress(progress)
         self.nights = list(zip(nights, complete, strict=True))
-        self.report = StackReport.begin(
-            options.folder, options.run.mode.value, [night.name for night in nights]
-        )
+        group = is_group(options.run.out)
+        self.outputs = Group(options) if group else Outputs(options)
+        places = {night.name: options.run.out if group else options.of(night).out for night in nights}
+        self.report = StackReport.begin(options.run.out, options.run.mode.value, places)
         self.began = time.perf_counter()
         self._stack = contextlib.ExitStack()
         self._beside: list[tuple[Grid, Beside]] = []
@@ -128,34 +139,56 @@ class Stack:
         scenes = self._scenes()
         backend = self._stack.enter_context(paths.open_model(run, artifact, run.precision, threads))
         engine = Engine(artifact, backend, threads, events, self.progress, begun=self._begun)
+        dates = self._dates(scenes, engine)
         opened = time.perf_counter()
-        outputs = Outputs(self.options, len(scenes))
-        for number, (night, complete, lights) in enumerate(scenes, 1):
-            self.progress.name = f"{night.name} ({number} of {len(scenes)})"
-            events.common = {"date": night.name}
-            with _naming(night):
-                scene = self._scene(night, lights)
-                own = self._options(night)
-                complete = complete and own.mode is Mode.RESUME
-                report = run_scene(own, scene, engine, complete, Began.now())
-            if report is not None:
-                self.report.finished(night.name, report)
-                self.progress.log(report.headline())
-            self.report.of(night.name).status = "complete"
-            outputs.add(night, scene, engine, report)
-            self.report.write(self.options.report)
-            lights.rest()
+        for number, date in enumerate(dates, 1):
+            self.progress.name = f"{date.night.name} ({number} of {len(dates)})"
+            events.common = {"date": date.night.name}
+            self._compute(date, engine)
+            date.lights.rest()
             for _, beside in self._beside:
                 beside.rest()
             return_memory()
         self.progress.name, events.common = "", {}
-        dates = time.perf_counter()
-        outputs.write()
+        computed = time.perf_counter()
+        self.outputs.write()
         self.report.status = "complete"
-        ends = {"opening": opened - self.began, "dates": dates - opened}
+        ends = {"opening": opened - self.began, "dates": computed - opened}
         self.report.seconds = {**ends, "total": time.perf_counter() - self.began}
         self.report.write(self.options.report)
         return self.report
+
+    def _dates(self, scenes: list[tuple[Night, bool, OpenLights]], engine: Engine) -> list[Date]:
+        """All dates, ready to be computed. Raises InputError where one of them could not be finished."""
+        dates = []
+        for night, complete, lights in scenes:
+            own, scene = self._options(night), self._scene(night, lights)
+            spec = output_spec(own, scene, engine.artifact, engine.backend)
+            dates.append(Date(night, lights, scene, own, spec, complete and own.mode is Mode.RESUME))
+        self.outputs.begin([(date.night, date.spec) for date in dates])
+        waiting = [date for date in dates if not self.outputs.has(date.night)]
+        for date in waiting:
+            with _naming(date.night):
+                check_same(date, engine)
+        check_all_space(self.options, waiting)
+        for date in dates:
+            date.lights.rest()
+        return dates
+
+    def _compute(self, date: Date, engine: Engine) -> None:
+        """A date's map, and what is made of it."""
+        night, report = date.night, None
+        if self.outputs.has(night):
+            self.progress.log(f"it is complete already in {self.options.run.out}")
+        else:
+            with _naming(night):
+                report = run_scene(date.options, date.scene, engine, date.complete, Began.now())
+        if report is not None:
+            self.report.finished(night.name, report)
+            self.progress.log(report.headline())
+        self.outputs.add(night, date.scene, date.spec, report)
+        self.report.of(night.name).status = "complete"
+        self.report.write(self.options.report)
 
     def _counted(self, what: str) -> Iterator[tuple[Night, bool]]:
         """The dates, with progress."""

@@ -1,0 +1,220 @@
+"""A Zarr group in place of a folder of maps: what is refused, where it is begun, how it gets its name.
+
+Each date is computed as for a folder, into OUT.zarr.parts; its finished map is written into the group that is begun
+there, and removed. The group gets its name when all dates are in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.files import DISK, disk_errors, make_folder, temporary_name
+from deeplight.engine.core.locks import exclusive
+from deeplight.engine.output.acquired import parse_date
+from deeplight.engine.output.dates_zarr import REMOVED, DatesZarr, date_key, publish, require_zarr
+from deeplight.engine.output.parts import LOCK, Mode, busy, check_writable, exists, parts_folder
+from deeplight.engine.run.provenance import differing_tag
+from deeplight.engine.stack.options import REPORT
+
+if TYPE_CHECKING:
+    from deeplight.engine.output.packs import OutputSpec
+    from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.run.report import RunReport
+    from deeplight.engine.stack.nights import Night
+    from deeplight.engine.stack.options import StackOptions
+
+_STORE, _NEW_STORE = "store", "store.new"
+_MODEL = "DEEPLIGHT_MODEL_SHA256"
+
+
+def check_group(options: StackOptions, nights: Sequence[Night]) -> None:
+    """What can be refused before a file is opened. Raises InputError."""
+    require_zarr()
+    run = options.run
+    asked = {"quicklook": run.quicklook, "page": run.page, "stac": run.stac or None, "shard": run.shard}
+    name = next((name for name, value in asked.items() if value is not None), None)
+    if name is not None:
+        raise InputError(
+            f"`{name}` is made of maps and {run.out} is a Zarr group: leave it out, or give a folder as `out`"
+        )
+    starts: dict[object, Night] = {}
+    for night in nights:
+        first = starts.setdefault(night.when and night.when[0], night)
+        if first is not night:
+            raise InputError(
+                f"{first.name} and {night.name} begin on one day, which a time axis cannot hold: leave one out, or "
+                "give a folder as `out`"
+            )
+    check_ours(run.out)
+    if not run.out.is_dir():
+        check_writable(run.out, (".zarr",))
+    if run.mode is Mode.NEW and exists(run.out):
+        raise InputError(f"{run.out} exists: use `overwrite=True` to replace it, or choose another name")
+
+
+def check_ours(out: Path) -> None:
+    """Refuse to take over what no run of ours made: it would be removed."""
+    if exists(out) and (out.is_symlink() or DatesZarr.open(out) is None):
+        what = "a file" if out.is_file() else "not a Zarr group of deeplight-infer"
+        raise InputError(f"{out} is {what}, and would be removed: move it away, or choose another name")
+    parts = parts_folder(out)
+    known = (_STORE, _NEW_STORE, LOCK, REPORT)
+    names = sorted(path.name for path in parts.iterdir()) if parts.is_dir() else []
+    foreign = [n for n in names if n not in known and not n.endswith((".tif", ".parts")) and n[0] != "."]
+    if foreign or parts.is_symlink() or parts.is_file():
+        what = f"holds {foreign[0]}" if foreign else "is no folder of ours"
+        raise InputError(
+            f"{parts} {what}, which is not part of an unfinished run: move it away, because the folder is removed at "
+            "the end"
+        )
+
+
+@contextlib.contextmanager
+def claimed_group(out: Path, mode: Mode) -> Iterator[None]:
+    """The parts of the group, held by this run alone while the block runs.
+
+    They are removed when it ends well, or fails with nothing finished; else they stay for the resumed run. Raises
+    InputError where another run holds them, or left some that this one does not ask for.
+    """
+    parts = parts_folder(out)
+    make_folder(parts)
+    with disk_errors(parts / LOCK), exclusive(parts / LOCK, busy(out)):
+        if mode is Mode.NEW and _begun(parts):
+            raise InputError(
+                f"{parts} holds an unfinished run: use `resume=True` to continue it or `overwrite=True` to start again"
+            )
+        _remove_doomed(out)
+        try:
+            yield
+        except BaseException:
+            if not _begun(parts):
+                with contextlib.suppress(OSError):
+                    _remove(parts)
+            raise
+        _remove(parts)
+
+
+def _begun(parts: Path) -> bool:
+    """Whether something is finished in it."""
+    store = DatesZarr.open(parts / _STORE)
+    dates = store is not None and any(store.tags(key) is not None for key in store.keys)
+    return dates or any(p.suffix in (".tif", ".pack") and p.is_file() for p in parts.rglob("*.*"))
+
+
+def _remove(parts: Path) -> None:
+    """The name goes first, so that no half-empty parts are found."""
+    doomed = temporary_name(parts, REMOVED)
+    DISK.replace(parts, doomed)
+    DISK.sync_folder(parts.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _drop(parts: Path) -> None:
+    """What a stopped run left."""
+    with disk_errors(parts):
+        for path in parts.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in (LOCK, REPORT):
+                path.unlink()
+
+
+def _remove_doomed(out: Path) -> None:
+    """What killed runs were about to remove."""
+    starts = tuple(f".{path.name}." for path in (out, parts_folder(out)))
+    for path in out.parent.iterdir():
+        if path.name.startswith(starts) and path.name.endswith(REMOVED):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class Group:
+    """Takes finished dates one after the other; `write` at the end."""
+
+    def __init__(self, options: StackOptions) -> None:
+        self._options = options
+        self._begun: DatesZarr | None = None
+        self._fresh = True
+
+    @property
+    def _store(self) -> DatesZarr:
+        assert self._begun is not None, "begin comes first"
+        return self._begun
+
+    def begin(self, dates: Sequence[tuple[Night, OutputSpec]]) -> None:
+        """Make the group, or find that of an earlier run, whose dates stay. Raises InputError where it is another's."""
+        out, mode = self._options.run.out, self._options.run.mode
+        place = parts_folder(out) / _STORE
+        if mode is Mode.OVERWRITE:
+            _drop(parts_folder(out))
+        finished = DatesZarr.open(out) if mode is Mode.RESUME else None
+        begun = DatesZarr.open(place)
+        earlier = begun or finished
+        wanted = {_key(night): spec for night, spec in dates}
+        if earlier is not None:
+            _check_same(earlier, wanted, out)
+        whole = [key for key in earlier.keys if earlier.tags(key) is not None] if earlier is not None else []
+        keys = sorted({*wanted, *whole}, key=parse_date)
+        if earlier is not None and earlier.keys == keys and (earlier is begun or whole == keys):
+            self._begun, self._fresh = earlier, earlier is begun
+            return
+        new = parts_folder(out) / _NEW_STORE
+        shutil.rmtree(new, ignore_errors=True)
+        store = DatesZarr.create(new, dates[0][1], keys)
+        for key in whole:
+            assert earlier is not None
+            store.take(key, earlier)
+        shutil.rmtree(place, ignore_errors=True)
+        with disk_errors(place):
+            DISK.replace(new, place)
+            DISK.sync_folder(place.parent)
+        self._begun = DatesZarr.open(place)
+
+    def has(self, night: Night) -> bool:
+        """Whether an earlier run has finished the date."""
+        return self._store.tags(_key(night)) is not None
+
+    def add(self, night: Night, scene: Scene, spec: OutputSpec, report: RunReport | None) -> None:
+        """A date's map is finished: it goes into the group. scene, report: not looked at."""
+        result = self._options.of(night).out
+        if not self.has(night):
+            assert night.when is not None
+            self._store.put(night.when, result, spec)
+        with disk_errors(result):
+            DISK.remove(result)
+
+    def write(self) -> None:
+        """Give the group its name. Raises DeepLightError where the disk refuses."""
+        if self._fresh:
+            self._store.finish()
+            old = publish(self._store.path, self._options.run.out)
+            if old is not None:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _key(night: Night) -> str:
+    assert night.when is not None, "dates of several are known"
+    return date_key(night.when)
+
+
+def _check_same(earlier: DatesZarr, wanted: dict[str, OutputSpec], out: Path) -> None:
+    """Raises InputError where dates of an earlier run are not what this one would make of them, or beside them."""
+    spec = next(iter(wanted.values()))
+    difference = earlier.difference(spec)
+    for key in earlier.keys:
+        tags = earlier.tags(key)
+        if tags is None or difference is not None:
+            continue
+        if key in wanted:
+            difference = differing_tag(tags, wanted[key].tags)
+        else:
+            model = {_MODEL: spec.tags[_MODEL]}
+            difference = differing_tag({_MODEL: tags.get(_MODEL, "absent")}, model)
+        if difference is not None:
+            difference = f"{key}: {difference}"
+    if difference is not None:
+        raise InputError(f"{out} is of another run ({difference}): use `overwrite=True` to start again")
