@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dates:
-    """Finished maps of several dates. folder: where they are, with lights.vrt. maps: date → Cloud-Optimized GeoTIFF, as
-    `zonal` takes them. report: what deeplight-infer writes as run.json of the folder."""
+    """Finished maps of several dates. folder: where they are, with lights.vrt, or the Zarr group. maps: date →
+    Cloud-Optimized GeoTIFF, as `zonal` takes them; empty for a group. report: what deeplight-infer writes as run.json
+    of the folder."""
 
     folder: Path
     maps: dict[str, Path]
     report: dict[str, Any]
 
     def __repr__(self) -> str:
-        return f"Dates: {len(self.maps)} maps in {self.folder}"
+        dates = sum(date["status"] == "complete" for date in self.report["dates"])
+        return f"Dates: {dates} maps in {self.folder}"
 
 
 def refine_dates(
@@ -54,7 +56,7 @@ def refine_dates(
             {date: layer}; docs/stacks.md says what is read as a date.
         dmo: Daytime bands, as `open_scene` takes them; they hold for all dates.
         dem: Elevation, as `open_scene` takes it.
-        out: The folder to write.
+        out: The folder to write, or a Zarr group, "x.zarr".
         model: From `load_model`, or what that takes.
         dates: Of the lights, in their order, as "2019", "2020-03", "2021-06-30" or "2020-01-01/2020-03-31"; None: from
             their metadata and names.
@@ -115,7 +117,7 @@ def _refined(
     model: Model | str | Path,
 ) -> Dates:
     """See `refine_dates`."""
-    from deeplight.engine.stack.options import StackOptions, is_map
+    from deeplight.engine.stack.options import StackOptions, is_group, is_map
     from deeplight.engine.stack.report import StackReport
     from deeplight.engine.stack.run import infer_dates
 
@@ -131,7 +133,6 @@ def _refined(
     report = infer_dates(StackOptions(tuple(names), run, arguments.dates(dates)), told)
     assert isinstance(report, StackReport)
     told.log(report.headline())
-    maps = {
-        date.date.replace("_", "/"): Path(date.output) for date in report.dates if date.status == "complete"
-    }
+    done = [] if is_group(out) else [date for date in report.dates if date.status == "complete"]
+    maps = {date.date.replace("_", "/"): Path(date.output) for date in done}
     return Dates(out, maps, asdict(report))

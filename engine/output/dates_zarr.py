@@ -194,7 +194,8 @@ class DatesZarr:
             for left in self.path.iterdir():  # of a run that was killed here
                 if left.suffix in (".partial", TEMPORARY_SUFFIX):
                     disk.remove(left)
-            _sync(self.path, disk)
+            _sync_file(self.path / _METADATA, disk)
+            disk.sync_folder(self.path)
 
     def _shards(self, array: str, at: int) -> Path:
         """Where an array's shards of a date lie; not there where all is nodata."""
@@ -266,10 +267,14 @@ def _linked(source: str, target: str) -> None:
 def _sync(folder: Path, disk: Disk) -> None:
     for place, _, names in os.walk(folder, topdown=False):
         for name in names:
-            with Path(place, name).open("rb") as file:
-                disk.sync(file)
+            _sync_file(Path(place, name), disk)
         disk.sync_folder(Path(place))
     disk.sync_folder(folder.parent)
+
+
+def _sync_file(path: Path, disk: Disk) -> None:
+    with path.open("rb") as file:
+        disk.sync(file)
 
 
 def publish(store: Path, out: Path, *, disk: Disk = DISK) -> Path | None:

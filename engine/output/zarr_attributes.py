@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ DATES = "deeplight_dates"
 FLAGS_FILL = 255
 _CF_UNITS = {RADIANCE_UNIT: "nW cm-2 sr-1", "probability": "1", "LR px": "1", "DN": "1", "": ""}
 """As UDUNITS spells them; other units stay."""
+_NAMES = {"ntl": "nighttime lights"}
 _RANGES = {"isp": (0.0, 1.0)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Axis = tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]
@@ -56,7 +59,10 @@ def group_attributes(spec: OutputSpec) -> dict[str, Any]:
 
 def band_attributes(spec: OutputSpec, band: BandSpec) -> dict[str, Any]:
     """Of an array over time, y and x."""
-    found: dict[str, Any] = {"long_name": band.name, "units": _CF_UNITS.get(band.unit, band.unit)}
+    found: dict[str, Any] = {
+        "long_name": _NAMES.get(band.name, band.name),
+        "units": _CF_UNITS.get(band.unit, band.unit),
+    }
     if band.flags:
         flags = list(Quality)
         found["flag_masks"] = [int(flag) for flag in flags]
@@ -69,9 +75,14 @@ def band_attributes(spec: OutputSpec, band: BandSpec) -> dict[str, Any]:
         found["valid_min"] = 0.0
     elif band.name in _RANGES:
         found["valid_range"] = list(_RANGES[band.name])
-    if band.flags or spec.dtype == "uint16":
-        found["_FillValue"] = fill_of(spec, band)  # NaN needs no word for xarray, and JSON has none for it
+    found["_FillValue"] = _fill_attribute(fill_of(spec, band))
     return {name: value for name, value in found.items() if value != ""}
+
+
+def _fill_attribute(fill: float | int) -> int | str:
+    """As xarray spells it in JSON, which has no NaN: of a float the bytes. Other readers go by the array's own fill
+    value."""
+    return fill if isinstance(fill, int) else base64.b64encode(struct.pack("<d", fill)).decode()
 
 
 def time_axis(dates: Sequence[Span]) -> dict[str, Axis]:

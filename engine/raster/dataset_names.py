@@ -205,6 +205,11 @@ def _not_local(name: str, what: str) -> str:
 
 
 def _head(path: Path, what: str, name: str) -> bytes:
+    if (path / "zarr.json").is_file():
+        raise InputError(
+            f"{what} {name} is a Zarr group, which is not read here; give rasters such as GeoTIFFs, which xarray and "
+            'rioxarray write of it, as in group.ntl.isel(time=0).rio.to_raster("date.tif")'
+        )
     if path.is_dir():
         raise InputError(
             f"{what} {name} is a directory; give a raster file, such as a GeoTIFF, or its pieces as a pattern, "

@@ -29,7 +29,7 @@ from deeplight.engine.stack.outputs import Outputs
 from deeplight.engine.stack.preparation import Date, check_all_space, check_same, check_stack, is_stack
 from deeplight.engine.stack.progress import DateProgress
 from deeplight.engine.stack.report import StackReport, earlier_report
-from deeplight.engine.stack.zarr_group import Group, check_group, claimed_group
+from deeplight.engine.stack.zarr_group import ZarrGroup, check_group, claimed_group
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.auxiliary import Beside
@@ -114,7 +114,7 @@ class Stack:
         self.options, self.progress = options, DateProgress(progress)
         self.nights = list(zip(nights, complete, strict=True))
         group = is_group(options.run.out)
-        self.outputs = Group(options) if group else Outputs(options)
+        self.outputs = ZarrGroup(options) if group else Outputs(options)
         places = {night.name: options.run.out if group else options.of(night).out for night in nights}
         self.report = StackReport.begin(options.run.out, options.run.mode.value, places)
         self.began = time.perf_counter()

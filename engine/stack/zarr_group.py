@@ -132,7 +132,7 @@ def _remove_doomed(out: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-class Group:
+class ZarrGroup:
     """Takes finished dates one after the other; `write` at the end."""
 
     def __init__(self, options: StackOptions) -> None:

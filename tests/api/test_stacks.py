@@ -61,6 +61,17 @@ def test_maps_are_those_of_refine(
     assert again.maps == found.maps and again.report["computed"] == 0
 
 
+def test_a_zarr_group(
+    files: SceneFiles, model: dl.Model, lights: tuple[np.ndarray, dl.Grid], tmp_path: Path
+) -> None:
+    pytest.importorskip("zarr", reason="zarr is not installed")
+    xarray = pytest.importorskip("xarray")
+    found = dl.refine_dates(write_months(tmp_path, lights), out=tmp_path / "o.zarr", model=model)
+    assert found.maps == {} and found.folder == tmp_path / "o.zarr" and "2 maps in" in repr(found)
+    with xarray.open_zarr(found.folder, chunks=None) as group:
+        assert [str(t)[:7] for t in group.time.values] == list(MONTHS)
+
+
 def test_arrays_by_date(
     files: SceneFiles, model: dl.Model, lights: tuple[np.ndarray, dl.Grid], tmp_path: Path
 ) -> None:

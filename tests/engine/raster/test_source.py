@@ -164,6 +164,8 @@ def test_paths_that_are_no_raster_files(tmp_path: Path, monkeypatch: pytest.Monk
     assert "does not exist" in refusal("")
     assert "does not exist" in refusal("x" * 5000)
     assert "is a directory" in refusal(tmp_path)
+    (tmp_path / "zarr.json").touch()
+    assert "is a Zarr group, which is not read here" in refusal(tmp_path)
     assert "not a regular file" in refusal("/dev/null")
     assert "cannot be opened as a raster" in refusal(text)
     assert "accepted are GeoTIFF" in refusal(text)

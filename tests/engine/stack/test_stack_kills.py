@@ -36,6 +36,25 @@ packs.PackStore.write = hold
 cli.main()
 """
 """deeplight-infer that stays where it is once so many packs are stored, and says that it is there."""
+HOLD_SHARD = """
+import os, time
+from pathlib import Path
+import zarr.storage._local as local
+from deeplight.engine import cli
+put, stored = local._put, []
+def hold(path, value, exclusive=False):
+    if "c" in path.parts and "ntl" in path.parts:
+        stored.append(1)
+        if len(stored) == int(os.environ["HELD_AFTER"]):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"half")
+            Path(os.environ["HELD"]).touch()
+            time.sleep(600)
+    return put(path, value, exclusive)
+local._put = hold
+cli.main()
+"""
+"""The same once so many shards of lights are written into a Zarr group, and half of the next."""
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
@@ -57,18 +76,18 @@ def finish(arguments: list[str]) -> str:
     return done.stderr
 
 
-@pytest.mark.slow
-def test_killed_in_the_fifth_date(tmp_path: Path) -> None:
+def write_dates(folder: Path, count: int) -> None:
     random = np.random.default_rng(5)
-    for date in range(1, DATES + 1):
+    for date in range(1, count + 1):
         lights = random.gamma(0.5, 8.0, (3, 2 * 256 + 20)).astype(np.float32)
-        write_raster(tmp_path / f"ntl-2020-{date:02}.tif", lights)
-    write_analytic(tmp_path / "analytic")
-    out, plain, held = tmp_path / "out", tmp_path / "plain", tmp_path / "held"
-    finish(command(tmp_path, plain))
-    after = PACKS * (HELD_DATE - 1) + HELD_PACK
+        write_raster(folder / f"ntl-2020-{date:02}.tif", lights)
+    write_analytic(folder / "analytic")
+
+
+def killed(program: str, arguments: list[str], held: Path, after: int) -> None:
+    """Run `program` until it says that it is held, then end it with SIGKILL."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, *command(tmp_path, out)],
+        [sys.executable, "-c", program, *arguments],
         env={**os.environ, "HELD": str(held), "HELD_AFTER": str(after)},
         stderr=subprocess.DEVNULL,
     )
@@ -76,6 +95,16 @@ def test_killed_in_the_fifth_date(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait(PATIENCE_S)
+    assert held.exists()
+
+
+@pytest.mark.slow
+def test_killed_in_the_fifth_date(tmp_path: Path) -> None:
+    write_dates(tmp_path, DATES)
+    out, plain, held = tmp_path / "out", tmp_path / "plain", tmp_path / "held"
+    finish(command(tmp_path, plain))
+    after = PACKS * (HELD_DATE - 1) + HELD_PACK
+    killed(HOLD, command(tmp_path, out), held, after)
     maps = {path.name: path for path in out.glob("*.tif")}
     assert sorted(maps) == [f"2020-0{date}.tif" for date in range(1, HELD_DATE)]
     packs = {p: p.stat().st_ino for p in (out / f"2020-0{HELD_DATE}.tif.parts").rglob("*.pack")}
@@ -92,3 +121,26 @@ def test_killed_in_the_fifth_date(tmp_path: Path) -> None:
     for path in plain.iterdir():
         if path.name != "run.json":
             assert (out / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "after"), [(HOLD, PACKS + HELD_PACK), (HOLD_SHARD, PACKS + 2)], ids=["pack", "shard"]
+)
+def test_a_zarr_group_killed_in_the_second_date(tmp_path: Path, program: str, after: int) -> None:
+    pytest.importorskip("zarr", reason="zarr is not installed")
+    write_dates(tmp_path, 3)
+    out, plain = tmp_path / "out.zarr", tmp_path / "plain.zarr"
+    finish(command(tmp_path, plain))
+    killed(program, command(tmp_path, out), tmp_path / "held", after)
+    assert not out.exists()
+    first = tmp_path / "out.zarr.parts" / "store" / "ntl" / "c" / "0" / "0" / "0"
+    before = first.stat().st_mtime_ns
+    told = finish(command(tmp_path, out, "--resume"))
+    assert told.count("is complete already") == 1 + (program == HOLD_SHARD)
+    assert (out / "ntl" / "c" / "0" / "0" / "0").stat().st_mtime_ns == before
+    assert not (tmp_path / "out.zarr.parts").exists()
+    files = {p.relative_to(plain) for p in plain.rglob("*") if p.is_file()}
+    assert {p.relative_to(out) for p in out.rglob("*") if p.is_file()} == files
+    for file in files:
+        assert (out / file).read_bytes() == (plain / file).read_bytes(), file

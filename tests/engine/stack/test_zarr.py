@@ -15,7 +15,6 @@ from rasterio.crs import CRS
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.run.tiling import TileRequest
 from deeplight.engine.stack.report import StackReport
 from deeplight.engine.stack.run import infer_dates
 from tests.engine.stack.months import Months, name
@@ -100,4 +99,133 @@ def test_rioxarray_finds_the_crs(finished: Path, months: Months) -> None:
     pytest.importorskip("rioxarray", reason="rioxarray is not installed")
     with opened(finished) as group, rasterio.open(months.files.ntl) as ntl:
         assert CRS.from_wkt(group.ntl.rio.crs.to_wkt()) == ntl.crs
+        assert np.isnan(group.ntl.rio.encoded_nodata)
         assert group.rio.crs == group.ntl.rio.crs and group.ntl.rio.shape == (ntl.height * 8, ntl.width * 8)
+
+
+def test_a_rotated_grid_has_a_place_and_no_axes(months: Months, tmp_path: Path) -> None:
+    with rasterio.open(months.folder / f"ntl-{name(1)}.tif") as first:
+        profile, values = first.profile, first.read()
+    profile["transform"] = profile["transform"] @ rasterio.Affine.rotation(10)
+    with rasterio.open(tmp_path / "ntl-2020-01.tif", "w", **profile) as turned:
+        turned.write(values)
+        turned.set_band_unit(1, "nW/cm²/sr")
+    request = months.request(tmp_path / "x.zarr", tmp_path / "ntl-2020-01.tif")
+    scene = replace(request.run.scene, dmo=None, dem=None)
+    infer_dates(replace(request, run=replace(request.run, scene=scene)))
+    with opened(tmp_path / "x.zarr") as group:
+        assert "y" not in group.coords and group.ntl.shape[0] == 1
+        place = [float(v) for v in group.spatial_ref.attrs["GeoTransform"].split()]
+        assert place == list((profile["transform"] @ rasterio.Affine.scale(1 / 8)).to_gdal())
+
+
+def test_nothing_else_is_left_and_nothing_is_done_twice(
+    months: Months, finished: Path, tmp_path: Path
+) -> None:
+    report = months.run(tmp_path / "x.zarr", bands=BANDS, report=tmp_path / "r.json")
+    assert isinstance(report, StackReport) and report.status == "complete"
+    assert [date.output for date in report.dates] == [str(tmp_path / "x.zarr")] * len(months.lights)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "x.zarr"]
+    again = months.run(tmp_path / "x.zarr", bands=BANDS, mode=Mode.RESUME)
+    assert isinstance(again, StackReport) and again.computed == 0
+    assert content(tmp_path / "x.zarr") == content(finished)
+    assert [p.name for p in finished.parent.iterdir()] == ["x.zarr"]
+
+
+@pytest.fixture
+def stopping(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs that end when their second date is finished, before it is in the group."""
+    finished, stops = StackReport.finished, []
+
+    def stop(self: StackReport, *args: Any) -> None:
+        finished(self, *args)
+        stops.append(1)
+        if len(stops) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StackReport, "finished", stop)
+
+
+def test_a_stopped_run_goes_on(months: Months, finished: Path, tmp_path: Path, stopping: Any) -> None:
+    out, parts = tmp_path / "x.zarr", tmp_path / "x.zarr.parts"
+    with pytest.raises(KeyboardInterrupt):
+        months.run(out, bands=BANDS)
+    assert not out.exists() and {p.name for p in parts.iterdir()} == {
+        f"{name(2)}.tif",
+        "lock",
+        "run.json",
+        "store",
+    }
+    shard = parts / "store" / "ntl" / "c" / "0" / "0" / "0"
+    written = shard.stat()
+    with pytest.raises(InputError, match="holds an unfinished run: use `resume=True`"):
+        months.run(out, bands=BANDS)
+    (parts / "store" / "ntl" / "c" / "1").mkdir()
+    (parts / "store" / "ntl" / "c" / "1" / "half.partial").write_text("of a process that was killed")
+    report = months.run(out, bands=BANDS, mode=Mode.RESUME)
+    assert isinstance(report, StackReport) and report.computed == len(months.with_data) - 2
+    after = (out / "ntl" / "c" / "0" / "0" / "0").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    assert content(out) == content(finished)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.zarr"]
+
+
+def test_dates_that_come_later_are_added_in_their_order(
+    months: Months, finished: Path, tmp_path: Path
+) -> None:
+    files = [months.folder / f"ntl-{name(m)}.tif" for m in months.with_data]
+    out = tmp_path / "x.zarr"
+    months.run(out, *files[1:], bands=BANDS)
+    report = months.run(out, files[0], bands=BANDS, mode=Mode.RESUME)
+    assert isinstance(report, StackReport) and report.computed == 1
+    assert content(out) == content(finished)
+
+
+def test_a_group_is_replaced_when_the_new_one_is_whole(months: Months, tmp_path: Path, stopping: Any) -> None:
+    out = tmp_path / "x.zarr"
+    months.run(out, months.folder / f"ntl-{name(1)}.tif")
+    old = content(out)
+    with pytest.raises(KeyboardInterrupt):
+        months.run(out, mode=Mode.OVERWRITE, dtype="uint16")
+    assert content(out) == old
+    report = months.run(out, mode=Mode.RESUME, dtype="uint16")
+    assert isinstance(report, StackReport)
+    with opened(out, mask_and_scale=False) as group:
+        assert group.ntl.dtype == np.uint16 and group.sizes["time"] == len(months.with_data)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.zarr"]
+
+
+def refused(months: Months, out: Path, *ntl: object, dates: str = "", **changes: Any) -> str:
+    before = content(out.parent)
+    with pytest.raises(InputError) as error:
+        months.run(out, *ntl, dates=dates, **changes)
+    assert content(out.parent) == before and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_is_refused(months: Months, finished: Path, tmp_path: Path) -> None:
+    mine, file = tmp_path / "mine.zarr", tmp_path / "file.zarr"
+    (mine / "a").mkdir(parents=True)
+    (mine / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    file.write_text("mine")
+    for mode in Mode:
+        assert "mine.zarr is not a Zarr group of deeplight-infer" in refused(months, mine, mode=mode)
+        assert "file.zarr is a file, and would be removed" in refused(months, file, mode=mode)
+    assert "x.zarr exists: use `overwrite=True`" in refused(months, finished, bands=BANDS)
+    assert "x.zarr is of another run (its isp is " in refused(months, finished, mode=Mode.RESUME)
+    message = refused(months, finished, bands=BANDS, mode=Mode.RESUME, conserve_radiance=True)
+    assert "x.zarr is of another run (2020-01: DEEPLIGHT_OPTION_CONSERVE_RADIANCE" in message
+    out = tmp_path / "x.zarr"
+    assert "`page` is made of maps and" in refused(months, out, page=tmp_path / "p.html")
+    assert "there is no folder" in refused(months, tmp_path / "no" / "x.zarr")
+    undated = tmp_path / "ntl.tif"
+    undated.write_bytes((months.folder / f"ntl-{name(1)}.tif").read_bytes())
+    assert "has a time axis, and nothing says when" in refused(months, out, undated)
+    both = (months.folder / f"ntl-{name(1)}.tif", months.folder / f"ntl-{name(2)}.tif")
+    assert "begin on one day" in refused(months, out, *both, dates="2020,2020-01")
+
+
+def test_parts_of_others_are_not_taken_over(months: Months, tmp_path: Path) -> None:
+    (tmp_path / "x.zarr.parts").mkdir()
+    (tmp_path / "x.zarr.parts" / "thesis.txt").write_text("mine")
+    assert "x.zarr.parts holds thesis.txt" in refused(months, tmp_path / "x.zarr", mode=Mode.OVERWRITE)
