@@ -55,9 +55,10 @@ $(VENV)/.docs: $(BIN)/python $(BUILD_FILES)
 	ln -sfn ../../deeplight/api .typing/deeplight/api
 	ln -sf ../../deeplight/__init__.py ../../deeplight/py.typed .typing/deeplight/
 
+# 1.2 is the blur that the synthetic sensor has; without --psf it would be taken for VIIRS', which is wider.
 demo: $(VENV)/.core
 	$(BIN)/deeplight-data synth --out $(DEMO)/scene --lr-size $(DEMO_SIZE) --seed 7 --overwrite
-	$(BIN)/deeplight-infer --ntl $(DEMO)/scene/ntl.tif --dmo $(DEMO)/scene/dmo.tif --dem $(DEMO)/scene/dem.tif \
+	$(BIN)/deeplight-infer --ntl $(DEMO)/scene/ntl.tif --dmo $(DEMO)/scene/dmo.tif --dem $(DEMO)/scene/dem.tif --psf 1.2 \
 		--out $(DEMO)/ntl_hr.tif --tiles 64 --quicklook $(DEMO)/quicklook.png --page $(DEMO)/page.html \
 		--report $(DEMO)/run.json --overwrite
 

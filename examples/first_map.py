@@ -19,10 +19,11 @@ subprocess.run([*synth, "--lr-size", "64", "--seed", "7", "--overwrite"], check=
 # ## The scene
 #
 # Each layer may have its own grid, coordinate system and units. What cannot be right is refused with one sentence
-# that says what to do. `dmo` and `dem` may be left out.
+# that says what to do. `dmo` and `dem` may be left out. `psf` is the blur of the lights in pixels: the synthetic sensor
+# has 1.2, and for files of VIIRS or DMSP it is known and need not be said.
 
 # %%
-scene = dl.open_scene("first-map/ntl.tif", dmo="first-map/dmo.tif", dem="first-map/dem.tif")
+scene = dl.open_scene("first-map/ntl.tif", dmo="first-map/dmo.tif", dem="first-map/dem.tif", psf=1.2)
 print(scene)
 
 # %% [markdown]
