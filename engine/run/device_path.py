@@ -72,9 +72,9 @@ class DevicePath:
         """What comes back of so many LR pixels. physical: float32, whatever the output's type is."""
         return returned(self.wanted.count, height, width, steps=self._steps(physical) is not None)
 
-    def prepare(self, shape: TileShape, slot: Slot, core: Window, window: Window) -> None:
-        """Make the program of a shape, which takes seconds to a minute, and measure it alone, in the memory of a slot
-        that nothing else uses. core, window: of any tile. Raises OutOfDeviceMemory, DeviceFailed."""
+    def prepare(self, shape: TileShape, slot: Slot, core: Window, window: Window) -> float:
+        """Make the program of a shape, which takes seconds to a minute, and return the seconds of a tile alone, in the
+        memory of a slot that nothing else uses. core, window: of any tile. Raises OutOfDeviceMemory, DeviceFailed."""
         with self.failing(None):
             program = self._program(shape)
             begin, end = self.device.event(), self.device.event()
@@ -86,10 +86,11 @@ class DevicePath:
             end.wait()
             self.meter.alone_px = shape.height * shape.width * SCALE**2 * _MEASURED
             self.meter.alone_s = end.seconds_since(begin)
+            return self.meter.alone_s / _MEASURED
 
-    def forget(self) -> None:
-        """Let go of all programs and their memory."""
-        self._programs.clear()
+    def forget(self, keep: TileShape | None = None) -> None:
+        """Let go of all programs and their memory, but for that of one shape."""
+        self._programs = {shape: program for shape, program in self._programs.items() if shape == keep}
         self.device.release()
 
     def launch(

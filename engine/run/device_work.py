@@ -18,11 +18,13 @@ from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.forms import COUNTS, LayerForm
 from deeplight.engine.core.machine import available_memory
+from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.pack_format import Encoded
 from deeplight.engine.raster.unresampled import Unresampled, spread
 from deeplight.engine.run.device_path import DevicePath, TileShape
-from deeplight.engine.run.slots import Lease, Ring
+from deeplight.engine.run.device_tiles import FASTER, DeviceTiles, larger_cores, worth_trying
+from deeplight.engine.run.slots import Lease, Ring, page_locked
 from deeplight.engine.run.tiling import (
     Crew,
     TilePlan,
@@ -61,6 +63,7 @@ class DeviceWork(TileWork):
         self.halo, self.products = host.halo, host.products
         self.path, self.threads = path, threads
         self.ring = Ring(path.device, self.crew(threads).tiles)
+        self._usable = usable_memory(available_memory())
         self._core = 0
         self._layers: dict[str, Unresampled] = {}
         self._growing = threading.Lock()
@@ -81,47 +84,74 @@ class DeviceWork(TileWork):
         return Crew(threads, max(2, threads // 4), ahead=2)
 
     def fit(self, plan: TilePlan) -> TilePlan:
-        """The first core of those to try whose tiles the memory of host and device holds; all of it is taken now.
+        """The first core of those to try whose tiles the memory of host and device holds, or a larger and faster one
+        where comparing pays; all memory is taken now.
 
-        Raises InputError, naming `tiles`, where none does.
+        Raises InputError, naming `tiles`, where none fits.
         """
-        grid, count = self.scene.grid, self.crew(self.threads)
-        usable, need, reason = usable_memory(available_memory()), 0, ""
+        reason, fits = "", None
         for core in device_cores(plan):
-            shape = self._cut(core)
-            part = self._first(core)
-            sent, returned = shape.sent.size, self.path.returned(*part.shape).size
-            pack = pack_side(core)
-            need = device_bytes(
-                count.tiles,
-                sent + returned,
-                count.readers,
-                pack,
-                grid.height,
-                grid.width,
-                self.path.wanted.pixel_bytes,
+            fits = self._try(core, plan)
+            if isinstance(fits, DeviceTiles):
+                break
+            reason = fits
+        if not isinstance(fits, DeviceTiles):
+            raise InputError(
+                f"tiles of {core} LR pixels do not fit into the memory of {self.path.device.name} ({reason}): use "
+                'smaller `tiles`, or `device="cpu"`'
             )
-            if plan.chosen and need > usable:
-                reason = (
-                    f"{need / 1e9:.1f} GB of host memory are needed and {usable / 1e9:.1f} GB can be used"
+        if plan.chosen:
+            fits = self._fastest(fits, plan)
+        return replace(plan, core=fits.core, pack=pack_side(fits.core), estimate=fits.need)
+
+    def _try(self, core: int, plan: TilePlan) -> DeviceTiles | str:
+        """Take the memory of such tiles, make their program and time it; or why that cannot be, with nothing kept."""
+        begin, grid, crew = time.perf_counter(), self.scene.grid, self.crew(self.threads)
+        shape, part, lanes = self._cut(core), self._first(core), crew.readers
+        sent, returned = shape.sent.size, self.path.returned(*part.shape).size
+        slot = page_locked(sent) + page_locked(returned)
+        pixel, pack = self.path.wanted.pixel_bytes, pack_side(core)
+        need, usable = device_bytes(crew.tiles, slot, lanes, pack, *grid.shape, pixel), self._usable
+        if plan.chosen and need > usable:
+            return f"{need / 1e9:.1f} GB of host memory are needed and {usable / 1e9:.1f} GB can be used"
+        try:
+            with self.path.failing(None):
+                self.ring.reserve(sent, returned)
+            lease = self.ring.take()
+            alone = self.path.prepare(shape, lease.slot, part, self.window(part))
+            lease.end()
+        except OutOfDeviceMemory as error:
+            self._empty()
+            return str(error.__cause__ or error).partition("\n")[0]
+        rate = part.height * part.width * SCALE**2 / max(alone, 1e-9)
+        self.meter.tried[core] = round(rate / 1e6, 1)
+        return DeviceTiles(core, need, shape, rate, time.perf_counter() - begin)
+
+    def _fastest(self, first: DeviceTiles, plan: TilePlan) -> DeviceTiles:
+        """The fastest of `first` and larger ones, as far as it pays to make the programs of those."""
+        best = first
+        for core in larger_cores(first.core):
+            if not worth_trying(first, core, self.scene.grid.shape, self.ring.count):
+                break
+            self._empty(keep=best.shape)
+            found = self._try(core, plan)
+            if isinstance(found, str) or found.rate < best.rate * FASTER:
+                break
+            best = found
+        if self._core != best.core:
+            self._empty(keep=best.shape)  # whose program is gone where there was too little memory
+            again = self._try(best.core, plan)
+            if isinstance(again, str):
+                raise InputError(
+                    f"the memory of {self.path.device.name} holds tiles of {best.core} LR pixels no longer ({again}): "
+                    "use smaller `tiles`"
                 )
-                continue
-            try:
-                with self.path.failing(None):
-                    self.ring.reserve(sent, returned)
-                lease = self.ring.take()
-                self.path.prepare(shape, lease.slot, part, self.window(part))
-                lease.end()
-            except OutOfDeviceMemory as error:
-                reason = str(error.__cause__ or error).partition("\n")[0]
-                self.ring = Ring(self.path.device, count.tiles)
-                self.path.forget()
-                continue
-            return replace(plan, core=core, pack=pack, estimate=need)
-        raise InputError(
-            f"tiles of {core} LR pixels do not fit into the memory of {self.path.device.name} ({reason}): use smaller "
-            '`tiles`, or `device="cpu"`'
-        )
+        return best
+
+    def _empty(self, keep: TileShape | None = None) -> None:
+        """Let go of all memory but that of one program."""
+        self.ring = Ring(self.path.device, self.ring.count)
+        self.path.forget(keep)
 
     def _first(self, core: int) -> Window:
         """The first core of this side."""

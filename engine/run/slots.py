@@ -16,6 +16,11 @@ EVENTS = ("up", "arrived", "started", "computed", "leaving", "left")
 """Points of a tile: its upload begins and ends, then its computation, then its download."""
 
 
+def page_locked(size: int) -> int:
+    """Host memory that PyTorch takes for so many page-locked bytes: it rounds up to a power of two."""
+    return 1 << max(0, size - 1).bit_length()
+
+
 class Slot:
     """Memory for one tile: to send from (`host`), on the device (`there`, `result`), and to come back to (`back`)."""
 

@@ -125,6 +125,9 @@ class CudaDevice:
     def release(self) -> None:
         """See device.Device."""
         torch.cuda.empty_cache()
+        # PyTorch keeps page-locked memory, too; older releases have no public way to let go of it
+        if empty := getattr(torch.accelerator, "empty_host_cache", None):
+            empty()
 
     def out_of_memory(self, error: BaseException) -> bool:
         """See device.Device."""

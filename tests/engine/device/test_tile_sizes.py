@@ -1,0 +1,172 @@
+"""How large automatic tiles on a device are: what is compared, when, what is kept of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.forms import Wanted, returned
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.parts import Mode
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.run import device_tiles, device_work, tiling
+from deeplight.engine.run.device_path import TileShape
+from deeplight.engine.run.device_work import DeviceWork
+from deeplight.engine.run.meter import Meter
+from deeplight.engine.run.slots import page_locked
+from deeplight.engine.run.tiling import TilePlan
+from deeplight.engine.runtime.device import OutOfDeviceMemory
+from tests.engine.analytic import onnx_bytes, write_model
+from tests.engine.device.runs import run
+from tests.engine.device.standin import StandIn
+from tests.scenes import write_raster
+
+WANTED = Wanted((), 1, None, None, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (-np.inf, np.inf))
+HALO = 20
+PLAN = TilePlan(256, HALO, 256, 0, chosen=True)
+
+
+class Path_:
+    """A device path whose tiles take as long, and as much memory, as a test says. speeds: core → HR pixels of it a
+    second. most: the largest core that fits. made: what was prepared, in order; held: programs that are kept."""
+
+    def __init__(self, speeds: dict[int, float], most: int = 1 << 20) -> None:
+        self.device, self.wanted, self.meter = StandIn(), WANTED, Meter()
+        self.speeds, self.most = speeds, most
+        self.made: list[int] = []
+        self.held: set[TileShape] = set()
+
+    def returned(self, height: int, width: int, *, physical: bool = False) -> Any:
+        return returned(1, 1, 1)  # no memory is needed to choose
+
+    @contextmanager
+    def failing(self, core: Window | None) -> Iterator[None]:
+        yield
+
+    def prepare(self, shape: TileShape, slot: Any, core: Window, window: Window) -> float:
+        self.made.append(core.height)
+        if core.height > self.most:
+            raise OutOfDeviceMemory("the memory is full")
+        self.held.add(shape)
+        return 64 * core.height * core.width / self.speeds[core.height]
+
+    def forget(self, keep: TileShape | None = None) -> None:
+        self.held &= {keep}
+
+
+def work(path: Path_, height: int, width: int) -> DeviceWork:
+    """Over a scene of lights alone, of which nothing is read."""
+    manifest = SimpleNamespace(multiple_lr=1, min_lr=1)
+    grid = SimpleNamespace(height=height, width=width, shape=(height, width))
+    scene = SimpleNamespace(grid=grid, auxiliary={})
+    host: Any = SimpleNamespace(scene=scene, backend=None, manifest=manifest, halo=HALO, products=None)
+    return DeviceWork(host, path, 2)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def plenty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No scene is too small and no program too dear, so that nothing depends on the machine."""
+    monkeypatch.setattr(device_tiles, "PAYS", 0.0)
+    monkeypatch.setattr(device_work, "available_memory", lambda: 1 << 40)
+
+
+LARGE = (40_000, 40_000)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "core", "made"),
+    [
+        ({256: 1e9, 512: 1.2e9, 1024: 1.4e9}, 1024, [256, 512, 1024]),
+        ({256: 1e9, 512: 1.2e9, 1024: 1.0e9}, 512, [256, 512, 1024, 512]),
+        ({256: 1e9, 512: 1.02e9}, 256, [256, 512, 256]),  # no more than two measurements differ by
+    ],
+)
+def test_a_larger_tile_is_taken_where_it_is_faster(
+    speeds: dict[int, float], core: int, made: list[int]
+) -> None:
+    path = Path_(speeds)
+    chosen = work(path, *LARGE)
+    plan = chosen.fit(PLAN)
+    assert (plan.core, plan.pack) == (core, tiling.pack_side(core)) and path.made == made
+    assert path.meter.facts(1.0)["tiles_tried"] == {c: pytest.approx(speeds[c] / 1e6) for c in set(made)}
+    # tiles are cut as the plan says, and one program is kept
+    assert chosen.window(Window(0, 0, 1, 1)).height == core + 2 * HALO
+    assert {shape.height for shape in path.held} - {core + 2 * HALO} <= {256 + 2 * HALO, 512 + 2 * HALO}
+
+
+def test_one_that_does_not_fit_leaves_the_best_that_did() -> None:
+    path = Path_({256: 1e9, 512: 1.2e9}, most=512)
+    assert work(path, *LARGE).fit(PLAN).core == 512
+    assert path.made == [256, 512, 1024, 512] and len(path.held) == 1
+    assert list(path.meter.tried) == [256, 512]
+
+
+def test_memory_that_others_have_taken_meanwhile_is_an_error_with_a_remedy() -> None:
+    path = Path_({256: 1e9, 512: 0.5e9})
+    make = path.prepare
+
+    def later(*given: Any) -> float:
+        path.most = 0 if len(path.made) == 2 else path.most
+        return make(*given)
+
+    path.prepare = later  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"tiles of 256 LR pixels no longer.*use smaller `tiles`"):
+        work(path, *LARGE).fit(PLAN)
+
+
+def test_nothing_is_compared_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = 14 * 512  # two tiles of 512 for each of seven slots
+    for size, compared in (((512, few), True), ((512, few - 512), False)):
+        path = Path_({256: 1e9, 512: 0.9e9})
+        work(path, *size).fit(PLAN)
+        assert (512 in path.made) == compared
+    tiles = device_tiles.DeviceTiles(256, 0, TileShape(1, 1, ()), rate=1e9, seconds=10.0)
+    monkeypatch.setattr(device_tiles, "PAYS", 20.0)
+    # 200 s of a run, at the rate of decoding where the device is faster
+    enough = int(200 * device_tiles.DECODED / 64 / 10_000)
+    for width, pays in ((enough + 1, True), (enough - 1, False)):
+        assert device_tiles.worth_trying(tiles, 512, (10_000, width), 1) == pays
+
+
+def test_tiles_that_were_asked_for_are_compared_with_nothing() -> None:
+    path = Path_({300: 1e9})
+    assert work(path, *LARGE).fit(TilePlan(300, HALO, 512, 0)).core == 300
+    assert path.made == [300]
+
+
+def test_page_locked_memory_is_counted_as_it_is_taken() -> None:
+    assert [page_locked(n) for n in (1, 2, 3, 4096, 4097)] == [1, 2, 4, 4096, 8192]
+
+
+def test_a_run_says_what_it_compared_and_a_resumed_one_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiling, "_AUTO_CORES", (16,))
+    monkeypatch.setattr(tiling, "LEAST_SHARE", 0.2)
+    monkeypatch.setattr(device_tiles, "LARGEST", 64)
+    model = str(write_model(tmp_path / "analytic", onnx_bytes(), halo_lr=4))
+    ntl = np.random.default_rng(3).gamma(0.5, 8.0, (4, 700)).astype(np.float32)
+    scene = SceneOptions(ntl=str(write_raster(tmp_path / "ntl.tif", ntl)))
+    report = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), core=0)
+    # a stand-in's clock counts steps, so a larger tile is always faster; of 64 there are too few
+    assert report.tiles["core"] == 32 and report.device is not None
+    assert set(json.loads(report.to_json())["device"]["tiles_tried"]) == {"16", "32"}
+    run(monkeypatch, scene, model, tmp_path / "asked.tif", StandIn(), core=32)
+    assert (tmp_path / "asked.tif").read_bytes() == (tmp_path / "o.tif").read_bytes()
+
+    with pytest.raises(Exception, match="`resume=True`"):
+        # at the last of 22 tiles, after 8 replays of measurements: seven are on their way at most, so a pack is whole
+        run(monkeypatch, scene, model, tmp_path / "r.tif", StandIn(fails_at=30), core=0)
+    monkeypatch.setattr(device_tiles, "LARGEST", 16)
+    resumed = run(monkeypatch, scene, model, tmp_path / "r.tif", StandIn(), core=0, mode=Mode.RESUME)
+    assert resumed.tiles["core"] == 32 and resumed.packs["kept_from_earlier_run"] >= 1
+    assert resumed.device is not None and set(resumed.device["tiles_tried"]) == {32}
+    assert (tmp_path / "r.tif").read_bytes() == (tmp_path / "o.tif").read_bytes()
