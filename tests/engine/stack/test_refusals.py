@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,3 +76,49 @@ def test_a_map_with_more_layers_is_of_another_run(months: Months, tmp_path: Path
         InputError, match=r"of another run \(DEEPLIGHT_INPUT_DEM is .* there and absent here\)"
     ):
         infer_dates(replace(fewer, run=replace(fewer.run, scene=scene)))
+
+
+def test_a_later_date_of_another_run_is_found_before_the_first(months: Months, tmp_path: Path) -> None:
+    """Its finished map, and packs of it that a stopped run left."""
+    files = [months.folder / f"ntl-{name(m)}.tif" for m in (1, 2)]
+    months.single(tmp_path / f"{name(2)}.tif", files[1], conserve_radiance=True)
+    message = refused(months, tmp_path, *files, mode=Mode.RESUME)
+    assert message.startswith(f"{name(2)}: ") and "is complete but of another run" in message
+
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deeplight.engine.run.pipeline.Run.assemble", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            months.run(out, files[1])
+    (out / "run.json").unlink()
+    other = months.request(out, *files, mode=Mode.RESUME)
+    before = set(out.rglob("*"))
+    with pytest.raises(
+        InputError, match=f"{name(2)}: .*cannot be resumed: the option dtype was float32 and is now uint16"
+    ):
+        infer_dates(replace(other, run=replace(other.run, dtype="uint16")))
+    assert set(out.rglob("*")) == before
+
+
+def interrupted(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("out", ["out", "x.zarr"])
+def test_the_space_of_all_dates(
+    months: Months, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    """Enough for each date, and not for both together."""
+    files = [months.folder / f"ntl-{name(m)}.tif" for m in (1, 2)]
+    if out.endswith(".zarr"):
+        pytest.importorskip("zarr", reason="zarr is not installed")
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "deeplight.engine.run.pipeline.check_space", lambda out, needed, *_: asked.append(needed)
+    )
+    months.run(tmp_path / "one", files[0])
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, asked[0]))
+    message = refused(months, tmp_path / out, *files)
+    assert f"{out} needs about" in message and "for 2 dates and" in message
+    assert not (tmp_path / out).exists() and [p.name for p in tmp_path.iterdir()] == ["one"]
