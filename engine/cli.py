@@ -158,7 +158,7 @@ def placement_options(command: _Command) -> _Command:
 @click.option("--trust", is_flag=True, help="Let the model run native code (TensorRT plans)")
 @click.option("--quicklook", type=OUTPUT, metavar="Q.PNG", help="Write LR | result | bicubic as a picture")
 @click.option("--page", type=OUTPUT, metavar="P.HTML", help="Write a page with LR and result under a swipe")
-@click.option("--stac", is_flag=True, help="Write a STAC item beside the output")
+@click.option("--stac", is_flag=True, help="Write STAC items of output and model beside it")
 @click.option("--allow-remote", is_flag=True, help="Let inputs be URLs and /vsi names")
 @click.version_option(None, "-V", "--version", package_name="deeplight", message="%(prog)s %(version)s")
 @click.pass_context

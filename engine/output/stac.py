@@ -17,6 +17,7 @@ from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.acquired import acquired
+from deeplight.engine.output.model_item import link_model
 
 if TYPE_CHECKING:
     from pystac import Asset, Item
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from deeplight.engine.output.packs import OutputSpec
     from deeplight.engine.raster.grid import Grid
     from deeplight.engine.raster.source import Raster
+    from deeplight.engine.runtime.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +46,9 @@ def item_path(out: Path) -> Path:
     return out.with_suffix(".stac.json")
 
 
-def write_item(out: Path, spec: OutputSpec, ntl: Raster, collection: str = "") -> Path:
-    """Write the item of the finished output `out`, made from `ntl`, and return its path. collection: id of the one in
-    the same folder that it belongs to.
+def write_item(out: Path, spec: OutputSpec, ntl: Raster, model: Manifest, collection: str = "") -> Path:
+    """Write the item of the finished output `out`, made from `ntl` by `model`, and return its path; that of the model
+    (`write_model_item`) lies beside it. collection: id of the one in the same folder that it belongs to.
 
     The same output of the same NTL raster gives the same item. Raises InputError where pystac is missing,
     DeepLightError where the disk refuses.
@@ -55,6 +57,7 @@ def write_item(out: Path, spec: OutputSpec, ntl: Raster, collection: str = "") -
     import pystac
 
     item = _item(out, spec, ntl)
+    link_model(item, model)
     if collection:
         item.collection_id = collection
         item.add_link(pystac.Link(pystac.RelType.COLLECTION, f"./{COLLECTION}", pystac.MediaType.JSON))

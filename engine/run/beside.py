@@ -1,4 +1,4 @@
-"""The files that are made of a finished output: quicklook, page, STAC item."""
+"""The files that are made of a finished output: quicklook, page, STAC items."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.run.options import RunOptions
     from deeplight.engine.run.report import RunReport
+    from deeplight.engine.runtime.manifest import Manifest
 
 
-def beside(options: RunOptions, scene: Scene, spec: OutputSpec, report: RunReport | None) -> None:
-    """The quicklook, the page and the STAC item, where they are asked for."""
+def beside(
+    options: RunOptions, scene: Scene, spec: OutputSpec, model: Manifest, report: RunReport | None
+) -> None:
+    """The quicklook, the page and the STAC items, of the output and the model, where they are asked for."""
     if options.quicklook is not None:
         from deeplight.engine.output.quicklook import write_quicklook
 
@@ -27,6 +30,8 @@ def beside(options: RunOptions, scene: Scene, spec: OutputSpec, report: RunRepor
         night = night_of(scene, options.out, when, facts_of(scene, spec, report))
         write_page(options.page, options.out.name, scene.unit, spec.grid, [night])
     if options.stac:
+        from deeplight.engine.output.model_item import write_model_item
         from deeplight.engine.output.stac import write_item
 
-        write_item(options.out, spec, scene.ntl_raster)
+        write_model_item(options.out.parent, model)
+        write_item(options.out, spec, scene.ntl_raster, model)

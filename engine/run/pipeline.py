@@ -107,7 +107,7 @@ def run_scene(
             check_complete(options.out, spec, shard=options.shard is not None)
             progress.log(f"{options.out} is complete already")
             remove_beside_leftovers(options)
-            beside(options, scene, spec, None)
+            beside(options, scene, spec, artifact.manifest, None)
             return None
         if options.check:
             compare_first(options, scene, artifact, backend, threads, progress)
@@ -133,7 +133,7 @@ def run_scene(
             if options.report is not None and result.quarantined:
                 write_report(report, options.report)
             check_all_done(result.quarantined)
-        beside(options, scene, spec, report)
+        beside(options, scene, spec, artifact.manifest, report)
         engine.events.emit("finished", **report.summary())
     return report
 

@@ -165,7 +165,7 @@ class Stack:
             own, scene = self._options(night), self._scene(night, lights)
             spec = output_spec(own, scene, engine.artifact, engine.backend)
             dates.append(Date(night, lights, scene, own, spec, complete and own.mode is Mode.RESUME))
-        self.outputs.begin([(date.night, date.spec) for date in dates])
+        self.outputs.begin([(date.night, date.spec) for date in dates], engine.artifact.manifest)
         waiting = [date for date in dates if not self.outputs.has(date.night)]
         for date in waiting:
             with _naming(date.night):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deeplight.engine.output.packs import OutputSpec
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.run.report import RunReport
+    from deeplight.engine.runtime.manifest import Manifest
     from deeplight.engine.stack.nights import Night
     from deeplight.engine.stack.options import StackOptions
 
@@ -145,8 +146,9 @@ class ZarrGroup:
         assert self._begun is not None, "begin comes first"
         return self._begun
 
-    def begin(self, dates: Sequence[tuple[Night, OutputSpec]]) -> None:
-        """Make the group, or find that of an earlier run, whose dates stay. Raises InputError where it is another's."""
+    def begin(self, dates: Sequence[tuple[Night, OutputSpec]], model: Manifest) -> None:
+        """Make the group, or find that of an earlier run, whose dates stay. model: not looked at. Raises InputError
+        where it is another's."""
         out, mode = self._options.run.out, self._options.run.mode
         place = parts_folder(out) / _STORE
         if mode is Mode.OVERWRITE:

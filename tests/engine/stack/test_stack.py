@@ -175,6 +175,9 @@ def test_a_collection_of_items(months: Months, tmp_path: Path) -> None:
         assert item.properties["start_datetime"].startswith(f"{name(month)}-01")
         assert item.bbox == collection.extent.spatial.bboxes[0]
         assert {"proj:code", "processing:software", "processing:lineage"} <= item.properties.keys()
+        (link,) = item.get_links("derived_from")
+        model = pystac.Item.from_file(str(link.get_absolute_href()))
+        assert model.properties["mlm:name"] == link.extra_fields["mlm:name"] == "analytic"
         asset = item.assets["data"]
         assert "raster:bands" in asset.extra_fields
         with rasterio.open(asset.get_absolute_href()) as d:
