@@ -106,9 +106,10 @@ def _no_layer(parameter: str, given: object) -> str:
             f"{parameter} is an array, which does not say where it lies: give deeplight.Layer(array, grid=…), or "
             "deeplight.Layer(array, crs=…, transform=…)"
         )
+    dates = ", or several dates to deeplight.refine_dates" if parameter == "ntl" else ""
     return (
         f"{parameter} is {type(given).__name__} and a path, a deeplight.Layer or an xarray.DataArray is needed: "
-        "give one of them"
+        f"give one of them{dates}"
     )
 
 

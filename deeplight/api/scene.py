@@ -75,14 +75,38 @@ def open_scene(
     files = LayerFiles()
     try:
         with arrays_named(files.arrays):
-            from deeplight.engine.raster.scene import Scene as Rasters
-
             options = scene_options(given, files)
-            return Scene(options, Rasters.open(options), files)
+            return Scene(options, _opened(options), files)
     except BaseException:
         if files.folder is not None:
             shutil.rmtree(files.folder, ignore_errors=True)
         raise
+
+
+def _opened(options: SceneOptions) -> Rasters:
+    """The library's open rasters."""
+    from deeplight.engine.raster.scene import Scene as Rasters
+
+    try:
+        return Rasters.open(options)
+    except InputError:
+        _check_one_date(options)
+        raise
+
+
+def _check_one_date(options: SceneOptions) -> None:
+    """Raises InputError where lights that are no scene are those of several dates."""
+    from deeplight.engine.stack.nights import find_nights, read_pieces
+
+    try:
+        nights = find_nights(read_pieces([options.ntl], options, 0), [options.ntl], options, None)
+    except InputError:
+        return  # what the scene says of them is better
+    if len(nights) > 1:
+        raise InputError(
+            f"{options.ntl} holds lights of {len(nights)} dates ({nights[0].name} to {nights[-1].name}) and a scene is "
+            "of one: open one of them, or give all to deeplight.refine_dates"
+        )
 
 
 def scene_options(given: Mapping[str, Any], files: LayerFiles) -> SceneOptions:

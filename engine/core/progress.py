@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from deeplight.engine.core.wording import counted
+
 LINE_EVERY_S = 10.0
 PIXELS, BYTES = "HR pixels", "bytes"
 """Units whose rate is told; of others how many are done."""
@@ -152,7 +154,7 @@ def pace_text(done: int, total: int, unit: str, rate: float) -> str:
     """How fast it goes; of things that are few, how many are done."""
     if unit == PIXELS:
         return f"{rate / 1e6:.2f} HR Mpix/s"
-    return f"{rate / 1e6:.0f} MB/s" if unit == BYTES else f"{done} of {total} {unit}"
+    return f"{rate / 1e6:.0f} MB/s" if unit == BYTES else f"{done} of {counted(total, unit)}"
 
 
 def duration(seconds: float) -> str:

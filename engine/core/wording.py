@@ -24,6 +24,11 @@ def mention(**given: object) -> str:
     return f"`{', '.join(f'{name}={_python(value)}' for name, value in given.items())}`"
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things, which are given as several: `counted(1, "tiles")` is "1 tile"."""
+    return f"{count} {what.removesuffix('s') if count == 1 else what}"
+
+
 def of_role(role: str, what: str = "") -> str:
     """The parameter about a layer: NTL-HR and scale → ntl_hr_scale; by default the one that gives its file."""
     return f"{role.lower().replace('-', '_')}{'_' if what else ''}{what}"

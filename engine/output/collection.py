@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.core.files import write_file
+from deeplight.engine.core.wording import counted
 from deeplight.engine.output.stac import COLLECTION, require_pystac
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def write_collection(folder: Path, spec: OutputSpec, items: Sequence[Path]) -> P
     instants = [pystac.utils.str_to_datetime(at) for at in (first, last)]
     collection = pystac.Collection(
         folder.resolve().name,
-        f"Nighttime lights of {len(items)} dates, refined 8× by {spec.tags['DEEPLIGHT_MODEL']}",
+        f"Nighttime lights of {counted(len(items), 'dates')}, refined 8× by {spec.tags['DEEPLIGHT_MODEL']}",
         pystac.Extent(pystac.SpatialExtent([bbox]), pystac.TemporalExtent([list(instants)])),
         license="other",  # that of the maps is that of the layers they were made from
     )

@@ -28,6 +28,8 @@ _LEAST_PIXEL_M = 0.1
 _BLACK_MARBLE = re.compile(r"_Grid_DNB|VIIRS_Grid|(?:^|[./_])h\d\dv\d\d[._].*\.(?:h5|hdf|he5)", re.IGNORECASE)
 """What names of Black Marble tiles, or of the datasets in them, have in common."""
 
+_OF_PLACE = {"lat", "latitude", "lon", "longitude", "x", "y"}
+"""Names of dimensions, or their axes, that are rows or columns."""
 _NETCDF = re.compile(r"\.nc4?(?:$|[:\"])|^netcdf:", re.IGNORECASE)
 
 
@@ -37,6 +39,7 @@ def checked_grid(what: str, name: str, role: str, dataset: DatasetReader, placem
     what, name, role: of the raster, for messages. Raises InputError where it cannot be placed on the globe, and
     where `placement` contradicts a file that can.
     """
+    _check_order(what, dataset)
     height, width = dataset.height, dataset.width
     own = None if dataset.transform.is_identity else dataset.transform
     if own is None and not (placement.bounds and not _warpable(dataset)):
@@ -65,6 +68,19 @@ def checked_grid(what: str, name: str, role: str, dataset: DatasetReader, placem
             f"say which CRS the coordinates are in: {_how(role, name, 'crs', '')}"
         )
     return given
+
+
+def _check_order(what: str, dataset: DatasetReader) -> None:
+    """Raises InputError for a netCDF variable whose rows or columns are not its last two dimensions: GDAL makes bands
+    of the first ones."""
+    tags = dataset.tags()
+    first = tags.get("NETCDF_DIM_EXTRA", "").strip("{}").split(",")
+    place = next((d for d in first if {d.lower(), tags.get(f"{d}#axis", "").lower()} & _OF_PLACE), None)
+    if place is not None:
+        raise InputError(
+            f"{what} is stored with {place} before its last two dimensions, which are to be rows and columns: write it "
+            'in the order of time, y, x, as with xarray: ds.transpose("time", "lat", "lon").to_netcdf("ordered.nc")'
+        )
 
 
 def _crs(what: str, name: str, role: str, dataset: DatasetReader, placement: Placement) -> CRS:

@@ -10,13 +10,14 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.windows import Window
+from deeplight.engine.core.wording import counted
 from deeplight.engine.run.stream import DROPPED, POLL_S, Stage, Stopped, Stream
 from deeplight.engine.runtime.device import DeviceFailed
 
@@ -62,6 +63,18 @@ class Quarantined:
     core: Window
     reason: str
     workers: tuple[str, ...]
+
+
+def check_all_done(quarantined: Sequence[Quarantined]) -> None:
+    """Raise DeepLightError, naming tiles, where some were given up."""
+    if not quarantined:
+        return
+    places = ", ".join(f"row {q.core.row} column {q.core.col}" for q in quarantined[:5])
+    more = ", …" if len(quarantined) > 5 else ""
+    raise DeepLightError(
+        f"{counted(len(quarantined), 'tiles')} could not be computed (LR pixels {places}{more}) and the output was not "
+        f"written; all others are kept for `resume=True`; the first reason: {quarantined[0].reason}"
+    )
 
 
 class Executor(ABC):

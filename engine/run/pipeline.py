@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.arrays import Floats
-from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.machine import available_cpus, available_memory
 from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.core.spec import SCALE
@@ -28,7 +27,7 @@ from deeplight.engine.run.beside import beside
 from deeplight.engine.run.cause import PLACES, moved_by_daytime
 from deeplight.engine.run.engine import Began, Engine
 from deeplight.engine.run.events import Events
-from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task
+from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task, check_all_done
 from deeplight.engine.run.inputs import check_unchanged, has_remote
 from deeplight.engine.run.options import RunOptions, as_shard
 from deeplight.engine.run.ordering import Order, choose_order, tasks
@@ -155,18 +154,6 @@ def compare_first(
         rows = compare_scene(scene, artifact, backend, options.precision, count, threads, progress.advance)
     for row in rows:
         progress.log(f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}")
-
-
-def check_all_done(quarantined: Sequence[Quarantined]) -> None:
-    """Raise DeepLightError, naming tiles, where some were given up."""
-    if not quarantined:
-        return
-    places = ", ".join(f"row {q.core.row} column {q.core.col}" for q in quarantined[:5])
-    more = ", …" if len(quarantined) > 5 else ""
-    raise DeepLightError(
-        f"{len(quarantined)} tiles could not be computed (LR pixels {places}{more}) and the output was not "
-        f"written; all others are kept for `resume=True`; the first reason: {quarantined[0].reason}"
-    )
 
 
 def counting(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.machine import bytes_moved, peak_memory
 from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.wording import counted
 from deeplight.engine.raster.units import shown
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class RunReport:
         if self.bytes_read is not None and self.bytes_written is not None:
             moved = f"read {self.bytes_read / 1e6:.0f} MB, wrote {self.bytes_written / 1e6:.0f} MB, "
         return (
-            f"{t['computed']} tiles ({t['skipped']} skipped) in {s['total']:.1f} s: "
+            f"{counted(t['computed'], 'tiles')} ({t['skipped']} skipped) in {s['total']:.1f} s: "
             f"{self.hr_mpix_per_s:.2f} HR Mpix/s, {self.km2_per_s:.0f} km²/s, "
             f"peak memory {self.peak_memory_bytes / 1e9:.2f} GB, "
             f"{moved}bottleneck {self.bottleneck} ({self.load.get(self.bottleneck, 0):.0%} busy)"

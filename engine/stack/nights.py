@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.wording import mention, of_role
+from deeplight.engine.core.wording import counted, mention, of_role
 from deeplight.engine.output.acquired import Span, shown_span
 from deeplight.engine.output.taken import band_date, taken
 from deeplight.engine.raster.dataset_names import common_pattern, matching
@@ -122,20 +122,16 @@ def _dated(pieces: Sequence[Piece], dates: Sequence[Span]) -> list[Piece]:
         return [replace(piece, when=dates[0]) for piece in pieces]
     if len(pieces) == 1 and pieces[0].bands > 1:
         raise InputError(
-            f"{pieces[0].file} has {pieces[0].bands} bands of lights and {_counted(len(dates), 'date')} "
+            f"{pieces[0].file} has {pieces[0].bands} bands of lights and {counted(len(dates), 'dates')} "
             f"{'is' if len(dates) == 1 else 'are'} given: give `dates` one for each band, in the same order, or choose "
             "one band with `ntl_band`"
         )
     if len(dates) != len(pieces):
         raise InputError(
-            f"{_counted(len(pieces), 'raster')} of lights {'is' if len(pieces) == 1 else 'are'} given and "
-            f"{_counted(len(dates), 'date')}: give `dates` one for each, in the same order"
+            f"{counted(len(pieces), 'rasters')} of lights {'is' if len(pieces) == 1 else 'are'} given and "
+            f"{counted(len(dates), 'dates')}: give `dates` one for each, in the same order"
         )
     return [replace(piece, when=when) for piece, when in zip(pieces, dates, strict=True)]
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _places(pieces: Sequence[Piece]) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.wording import mention
+from deeplight.engine.core.wording import counted, mention
 from deeplight.engine.output.packs import required_bytes
 from deeplight.engine.output.parts import Mode, check_writable, parts_folder, readable, stored_record
 from deeplight.engine.output.stac import COLLECTION, item_path
@@ -134,7 +134,7 @@ def check_all_space(options: StackOptions, dates: Sequence[Date]) -> None:
     free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in old)
     if needed > free:
         raise InputError(
-            f"{options.run.out} needs about {readable(needed)} for {len(sizes)} date{'' if len(sizes) == 1 else 's'} "
+            f"{options.run.out} needs about {readable(needed)} for {counted(len(sizes), 'dates')} "
             f"and {readable(free)} are free: free some space or choose another disk"
         )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.machine import peak_memory
+from deeplight.engine.core.wording import counted
 
 if TYPE_CHECKING:
     from deeplight.engine.run.report import RunReport
@@ -87,7 +88,7 @@ class StackReport:
         before = f", {done - self.computed} of them complete before" if done > self.computed else ""
         without = f" ({empty} more without data)" if empty else ""
         return (
-            f"{done} date{'' if done == 1 else 's'}{before}{without} in {self.seconds['total']:.1f} s, "
+            f"{counted(done, 'dates')}{before}{without} in {self.seconds['total']:.1f} s, "
             f"peak memory {self.peak_memory_bytes / 1e9:.2f} GB"
         )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import Quality
 from deeplight.engine.core.windows import Window
-from deeplight.engine.core.wording import mention
+from deeplight.engine.core.wording import counted, mention
 from deeplight.engine.output.acquired import Span
 from deeplight.engine.output.taken import taken
 from deeplight.engine.raster.layers import Layer
@@ -79,8 +79,8 @@ def open_maps(options: ZonalOptions, stack: ExitStack) -> list[Map]:
         raise InputError("no map is given: name the rasters, one for each date")
     if options.dates is not None and len(options.dates) != len(options.maps):
         raise InputError(
-            f"{len(options.maps)} maps are given and {len(options.dates)} dates: give `dates` one for each map, in the "
-            "same order"
+            f"{counted(len(options.maps), 'maps')} and {counted(len(options.dates), 'dates')} are given: give "
+            "`dates` one for each map, in the same order"
         )
     dates: Sequence[Span | None] = options.dates or [None] * len(options.maps)
     maps = [_open(options, name, when, stack) for name, when in zip(options.maps, dates, strict=True)]

@@ -32,7 +32,8 @@ def test_a_model_by_its_folder_and_all_products(files: SceneFiles, folder: Path,
             scene, folder, out=tmp_path / "o.tif", tiles=None, dtype="uint16", compression="deflate", stac=True,
             quicklook=tmp_path / "q.png", events=tmp_path / "e.jsonl",
         )  # fmt: skip
-    assert {p.name for p in tmp_path.iterdir()} == {"o.tif", "o.stac.json", "q.png", "e.jsonl"}
+    (of_model,) = tmp_path.glob("analytic-*.stac.json")
+    assert {p.name for p in tmp_path.iterdir()} == {"o.tif", "o.stac.json", of_model.name, "q.png", "e.jsonl"}
 
 
 @pytest.mark.parametrize("thread", [False, True])

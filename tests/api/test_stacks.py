@@ -110,6 +110,21 @@ def test_a_data_array_with_time(model: dl.Model, lights: tuple[np.ndarray, dl.Gr
         )  # the corner, from coordinates, differs by rounding
 
 
+def test_a_scene_is_of_one_date(
+    files: SceneFiles, lights: tuple[np.ndarray, dl.Grid], tmp_path: Path
+) -> None:
+    paths = write_months(tmp_path, lights)
+    for ntl, says in (
+        (
+            tmp_path / "ntl-*.tif",
+            r"ntl-\*.tif holds lights of 2 dates \(2020-01 to 2020-02\) and a scene is of one",
+        ),
+        (paths, "ntl is list and .* give one of them, or several dates to deeplight.refine_dates"),
+    ):
+        with pytest.raises(dl.InputError, match=says):
+            dl.open_scene(ntl, files.dmo)  # type: ignore[arg-type]
+
+
 def test_what_is_refused(
     model: dl.Model, lights: tuple[np.ndarray, dl.Grid], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

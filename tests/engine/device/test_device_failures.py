@@ -79,7 +79,7 @@ def test_bad_numbers_are_tried_in_fp32_off_the_path(
 def test_a_tile_that_is_bad_in_fp32_too_is_put_into_quarantine(
     scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DeepLightError, match="1 tiles could not be computed"):
+    with pytest.raises(DeepLightError, match="1 tile could not be computed"):
         run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), core=64, compute=bad_where_bright)
     resumed = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), core=64, mode=Mode.RESUME)
     assert resumed.packs["kept_from_earlier_run"] == 2

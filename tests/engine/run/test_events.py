@@ -120,7 +120,7 @@ def test_bad_numbers_twice_are_named_and_all_else_is_kept(
     with monkeypatch.context() as m:
         Flaky(m, spoil)
         with pytest.raises(
-            DeepLightError, match=r"1 tiles could not be computed \(LR pixels row 0 column 356\)"
+            DeepLightError, match=r"1 tile could not be computed \(LR pixels row 0 column 356\)"
         ) as e:
             infer(options(scene, model, tmp_path))
     assert e.value.exit_code == 1 and "kept for `resume=True`" in str(e.value)

@@ -174,7 +174,7 @@ USES: dict[str, tuple[Use, str]] = {
     "layer": (refused(layer="rivers"), "have no layer rivers; their layers are r"),
     "elsewhere": (refused({"a": shapely.box(0, 0, 1, 1)}), "no region of"),
     "no date": (refused(maps=2), "says when it was taken: say it for all maps, as in dates="),
-    "few dates": (refused(maps=2, dates=["2019"]), "2 maps are given and 1 dates"),
+    "few dates": (refused(maps=2, dates=["2019"]), "2 maps and 1 date are given"),
     "twice": (refused(maps=2, dates=["2019", "2019"]), "have the same date, 2019-01-01"),
     "odd date": (refused(dates=["2019-13"]), "'2019-13' is no date"),
     "no flag": (refused(without="BLURRED"), "'BLURRED' is no flag: choose from any, NTL_FILLED_NEAR"),
