@@ -29,7 +29,7 @@ REASONED: dict[tuple[str, int], Config] = {
     ("fuse", 16): Config(128, 4),
     ("fuse", 32): Config(64, 4),
     ("fuse", 64): Config(32, 4),
-    ("fuse", 128): Config(32, 4),
+    ("fuse", 128): Config(32, 4, 1),
     ("upsample_epilogue", 0): Config(2048, 4),
     ("upsample_conv", 16): Config(128, 4, 3),
     ("upsample_conv", 32): Config(128, 4, 3),
@@ -65,8 +65,10 @@ REASONED: dict[tuple[str, int], Config] = {
 
 WIDE: dict[tuple[str, int], Config] = {
     # float32 doubles the registers of a tile, and three TF32 products need three copies of their inputs
-    ("fuse", 64): Config(32, 8),
-    ("fuse", 128): Config(32, 8),
+    ("fuse", 16): Config(128, 4, 1),
+    ("fuse", 32): Config(64, 4, 1),
+    ("fuse", 64): Config(32, 8, 1),
+    ("fuse", 128): Config(32, 8, 1),
     ("refine", 64): Config(32, 8),
     ("refine_narrow", 8): Config(64, 8),
     ("refine_narrow", 16): Config(64, 8),

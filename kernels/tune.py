@@ -16,6 +16,7 @@ import torch
 
 from deeplight.kernels import expected, launch
 from deeplight.kernels.agree.entry import columns_of
+from deeplight.kernels.fuse.entry import repeats
 from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import Launch, ceil_div
 from deeplight.kernels.refine.entry import RIM
@@ -42,12 +43,18 @@ def candidates(kernel: str) -> list[Config]:
     blocks = {**dict.fromkeys(("upsample_epilogue", "rescale"), VALUE_BLOCKS), **OWN_BLOCKS}.get(
         kernel, BLOCKS
     )
-    stages = STAGES if kernel in ("upsample_conv", "refine") else (2,)
+    stages = STAGES if kernel in ("fuse", "upsample_conv", "refine") else (2,)
     return [Config(b, w, s) for b in blocks for w in WARPS for s in stages]
 
 
 def with_config(ready: Launch, config: Config) -> Launch:
     """`ready` with another configuration and the grid that it needs."""
+    if ready.kernel == "fuse":
+        pixels = _row(ready)
+        again = repeats(pixels, config.block) if ready.constants["HOLD"] else 1
+        arguments = {**ready.arguments, "repeat": again}
+        count = ceil_div(pixels, again * config.block)
+        return dataclasses.replace(ready, config=config, arguments=arguments, programs=count)
     return dataclasses.replace(ready, config=config, programs=programs(ready, config.block))
 
 

@@ -24,6 +24,12 @@ from deeplight.kernels.launch import (
 )
 from deeplight.kernels.table import Config, configuration
 
+REPEAT, PROGRAMS = 8, 2048
+"""Most blocks that a program computes one after the other, as long as so many programs are left for all processors."""
+
+HELD = 64
+"""Channels whose weights a program keeps; more leave too few registers."""
+
 MAX_CHANNELS = 128
 """Of `main` and of each modality: a program keeps all channels of its pixels, and the weights of one product."""
 
@@ -41,11 +47,13 @@ def plan(
     pixels = b * h * w
     cp, ap = next_power(c), next_power(a)
     config = config or configuration("fuse", arch_of(main.device), max(cp, ap), w, main.itemsize)
+    hold = holds(main)
+    again = repeats(pixels, config.block) if hold else 1
     names = ("query_aux", "query_main", "query_bias", "film_weight", "film_bias")
     strides = [stride for stride in map(pixel_stride, masks) if stride is not None]
     return Launch(
         "fuse",
-        ceil_div(pixels, config.block),
+        ceil_div(pixels, again * config.block),
         {
             "main": main,
             "aux0": aux[0],
@@ -57,10 +65,29 @@ def plan(
             "pixels": pixels,
             "stride0": strides[0],
             "stride1": strides[-1],
+            "repeat": again,
         },
-        {"C": c, "A": a, "CP": cp, "AP": ap, "MODALITIES": len(aux), "PRECISION": dot_precision(main.dtype)},
+        {
+            "C": c,
+            "A": a,
+            "CP": cp,
+            "AP": ap,
+            "MODALITIES": len(aux),
+            "HOLD": hold,
+            "PRECISION": dot_precision(main.dtype),
+        },
         config,
     )
+
+
+def holds(main: Tensor) -> bool:
+    """Whether a program keeps all weights: narrow ones of two bytes."""
+    return main.itemsize == 2 and main.shape[1] <= HELD
+
+
+def repeats(pixels: int, block: int) -> int:
+    """Blocks that one program computes."""
+    return max(1, min(REPEAT, pixels // (block * PROGRAMS)))
 
 
 def pixel_stride(mask: Tensor) -> int | None:

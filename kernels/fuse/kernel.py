@@ -7,20 +7,101 @@ from deeplight.kernels.dot import dot
 
 
 @triton.jit
-def _gate(
-    e, x, mask, query_aux, query_main, query_bias, a, c, M: tl.constexpr, A: tl.constexpr, C: tl.constexpr
-):
-    """mask · exp(4·tanh(logit / 4)) of modality M."""
-    qa = tl.load(query_aux + M * A + a, mask=a < A, other=0.0).to(tl.float32)
-    qc = tl.load(query_main + M * C + c, mask=c < C, other=0.0).to(tl.float32)
-    logit = tl.sum(e.to(tl.float32) * qa[None, :], 1) + tl.sum(x * qc[None, :], 1)
-    logit += tl.load(query_bias + M).to(tl.float32)
+def _query(aux, main, bias, a, c, M: tl.constexpr, A: tl.constexpr, C: tl.constexpr):
+    """The weights and the bias of modality M in float32, 0 beyond its channels."""
+    qa = tl.load(aux + M * A + a, mask=a < A, other=0.0).to(tl.float32)
+    qc = tl.load(main + M * C + c, mask=c < C, other=0.0).to(tl.float32)
+    return qa, qc, tl.load(bias + M).to(tl.float32)
+
+
+@triton.jit
+def _film(weight, bias, main, a, c, HALF: tl.constexpr, A: tl.constexpr, C: tl.constexpr):
+    """Weights [AP, CP] in the type of `main` and bias [CP] of γ (HALF 0) or β (1)."""
+    at = c[None, :] * A + a[:, None]
+    inside = (c < C)[None, :] & (a < A)[:, None]
+    shift = tl.load(bias + HALF * C + c, mask=c < C, other=0.0).to(tl.float32)
+    return tl.load(weight + HALF * C * A + at, mask=inside, other=0.0).to(main.dtype.element_ty), shift
+
+
+@triton.jit
+def _gate(e, x, mask, qa, qc, bias):
+    """mask · exp(4·tanh(logit / 4)) of a modality."""
+    logit = tl.sum(e.to(tl.float32) * qa[None, :], 1) + tl.sum(x * qc[None, :], 1) + bias
     # tanh through exp: 1 − 2/(exp(2z) + 1) stays finite where exp overflows
     bounded = 1.0 - 2.0 / (tl.exp(0.5 * logit) + 1.0)
     return mask.to(tl.float32) * tl.exp(4.0 * bounded)
 
 
 @triton.jit
+def _block(
+    start,
+    main,
+    aux0,
+    aux1,
+    mask0,
+    mask1,
+    query_aux,
+    query_main,
+    query_bias,
+    film_weight,
+    film_bias,
+    out,
+    pixels,
+    stride0,
+    stride1,
+    held0,
+    held1,
+    gain,
+    beta,
+    C: tl.constexpr,
+    A: tl.constexpr,
+    CP: tl.constexpr,
+    AP: tl.constexpr,
+    MODALITIES: tl.constexpr,
+    HOLD: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """BLOCK pixels. held0, held1, gain, beta: with HOLD, what `_query` and `_film` loaded; else they load it here."""
+    p = tl.arange(0, BLOCK)
+    a = tl.arange(0, AP)
+    c = tl.arange(0, CP)
+    live = start + p < pixels
+    at_main = p[:, None] * C + c[None, :]
+    at_aux = p[:, None] * A + a[None, :]
+    in_main = live[:, None] & (c < C)[None, :]
+    in_aux = live[:, None] & (a < A)[None, :]
+
+    raw_x = tl.load(main + start * C + at_main, mask=in_main, other=0.0)
+    x = raw_x.to(tl.float32)
+    e0 = tl.load(aux0 + start * A + at_aux, mask=in_aux, other=0.0)
+    m0 = tl.load(mask0 + (start + p) * stride0, mask=live, other=0.0)
+    if not HOLD:
+        held0 = _query(query_aux, query_main, query_bias, a, c, 0, A, C)
+    g0 = _gate(e0, x, m0, held0[0], held0[1], held0[2])
+    if MODALITIES == 2:
+        e1 = tl.load(aux1 + start * A + at_aux, mask=in_aux, other=0.0)
+        m1 = tl.load(mask1 + (start + p) * stride1, mask=live, other=0.0)
+        if not HOLD:
+            held1 = _query(query_aux, query_main, query_bias, a, c, 1, A, C)
+        g1 = _gate(e1, x, m1, held1[0], held1[1], held1[2])
+        scale = 1.0 / (g0 + g1 + 1e-3)
+        mixed = (g0 * scale)[:, None] * e0.to(tl.float32) + (g1 * scale)[:, None] * e1.to(tl.float32)
+    else:
+        mixed = (g0 / (g0 + 1e-3))[:, None] * e0.to(tl.float32)
+    mixed = mixed.to(raw_x.dtype)
+
+    if not HOLD:
+        gain = _film(film_weight, film_bias, main, a, c, 0, A, C)
+    one = tl.zeros((BLOCK, CP), dtype=tl.float32) + (1.0 + gain[1])[None, :]
+    result = raw_x.to(tl.float32) * dot(mixed, gain[0], one, PRECISION)
+    if not HOLD:
+        beta = _film(film_weight, film_bias, main, a, c, 1, A, C)
+    result = dot(mixed, beta[0], result, PRECISION) + beta[1][None, :]
+    tl.store(out + start * C + at_main, result.to(raw_x.dtype), mask=in_main)
+
+
+@triton.jit(do_not_specialize=["repeat"])
 def fuse(
     main,  # [pixels, C]
     aux0,  # [pixels, A]
@@ -36,47 +117,40 @@ def fuse(
     pixels,
     stride0,
     stride1,
+    repeat,
     C: tl.constexpr,
     A: tl.constexpr,
     CP: tl.constexpr,
     AP: tl.constexpr,
     MODALITIES: tl.constexpr,
+    HOLD: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out = main·(1 + γ) + β, with γ, β = film_weight · Σ w_m·aux_m + film_bias. CP, AP: C, A as powers of two ≥ 16."""
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    p = tl.arange(0, BLOCK)
-    a = tl.arange(0, AP)
-    c = tl.arange(0, CP)
-    live = start + p < pixels
-    at_main = p[:, None] * C + c[None, :]
-    at_aux = p[:, None] * A + a[None, :]
-    in_main = live[:, None] & (c < C)[None, :]
-    in_aux = live[:, None] & (a < A)[None, :]
+    """out = main·(1 + γ) + β, with γ, β = film_weight · Σ w_m·aux_m + film_bias. CP, AP: C, A as powers of two ≥ 16.
 
-    raw_x = tl.load(main + start * C + at_main, mask=in_main, other=0.0)
-    x = raw_x.to(tl.float32)
-    e0 = tl.load(aux0 + start * A + at_aux, mask=in_aux, other=0.0)
-    m0 = tl.load(mask0 + (start + p) * stride0, mask=live, other=0.0)
-    g0 = _gate(e0, x, m0, query_aux, query_main, query_bias, a, c, 0, A, C)
-    if MODALITIES == 2:
-        e1 = tl.load(aux1 + start * A + at_aux, mask=in_aux, other=0.0)
-        m1 = tl.load(mask1 + (start + p) * stride1, mask=live, other=0.0)
-        g1 = _gate(e1, x, m1, query_aux, query_main, query_bias, a, c, 1, A, C)
-        scale = 1.0 / (g0 + g1 + 1e-3)
-        mixed = (g0 * scale)[:, None] * e0.to(tl.float32) + (g1 * scale)[:, None] * e1.to(tl.float32)
+    One program: BLOCK pixels, or with HOLD `repeat` times as many with weights that it loads once, while the compiler
+    has the next pixels on their way.
+    """
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    if HOLD:
+        a = tl.arange(0, AP)
+        c = tl.arange(0, CP)
+        held0 = _query(query_aux, query_main, query_bias, a, c, 0, A, C)
+        held1 = held0
+        if MODALITIES == 2:
+            held1 = _query(query_aux, query_main, query_bias, a, c, 1, A, C)
+        gain = _film(film_weight, film_bias, main, a, c, 0, A, C)
+        beta = _film(film_weight, film_bias, main, a, c, 1, A, C)
+        for k in range(repeat):
+            _block(
+                first * repeat + k * BLOCK, main, aux0, aux1, mask0, mask1, query_aux, query_main, query_bias,
+                film_weight, film_bias, out, pixels, stride0, stride1, held0, held1, gain, beta,
+                C, A, CP, AP, MODALITIES, HOLD, PRECISION, BLOCK,
+            )  # fmt: skip
     else:
-        mixed = (g0 / (g0 + 1e-3))[:, None] * e0.to(tl.float32)
-    mixed = mixed.to(raw_x.dtype)
-
-    at_weight = c[None, :] * A + a[:, None]
-    in_weight = (c < C)[None, :] & (a < A)[:, None]
-    w_gain = tl.load(film_weight + at_weight, mask=in_weight, other=0.0).to(raw_x.dtype)
-    one = 1.0 + tl.load(film_bias + c, mask=c < C, other=0.0).to(tl.float32)
-    gain = dot(mixed, w_gain, tl.zeros((BLOCK, CP), dtype=tl.float32) + one[None, :], PRECISION)
-    result = raw_x.to(tl.float32) * gain
-    w_beta = tl.load(film_weight + C * A + at_weight, mask=in_weight, other=0.0).to(raw_x.dtype)
-    result = dot(mixed, w_beta, result, PRECISION)
-    result += tl.load(film_bias + C + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
-    tl.store(out + start * C + at_main, result.to(raw_x.dtype), mask=in_main)
+        _block(
+            first, main, aux0, aux1, mask0, mask1, query_aux, query_main, query_bias, film_weight,
+            film_bias, out, pixels, stride0, stride1, None, None, None, None,
+            C, A, CP, AP, MODALITIES, HOLD, PRECISION, BLOCK,
+        )  # fmt: skip

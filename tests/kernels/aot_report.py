@@ -11,7 +11,7 @@ import sys
 from deeplight.engine.network.config import PRESETS
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.variants import DTYPES, variants
-from tests.kernels.compiling import compile_launch, instructions
+from tests.kernels.compiling import compile_launch, instructions, loops
 
 
 def chosen(preset: str) -> list[Launch]:
@@ -44,6 +44,7 @@ def main() -> None:
                     "block": launch.config.block,
                     "threads": 32 * launch.config.warps,
                     "instructions": instructions(c.cubin),
+                    "loops": loops(c.cubin),
                 }
                 print(json.dumps(row), flush=True)
 

@@ -95,6 +95,23 @@ def instructions(cubin: bytes) -> int:
     return sum(name != "NOP" for name in found)
 
 
+def loops(cubin: bytes) -> list[int]:
+    """Count the instructions of each loop, in the order of their ends; those of a loop within count, too."""
+    at, labels, found = 0, {}, []
+    for line in _tool("nvdisasm", "-c", cubin).splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = at
+        if not (one := re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)", line)):
+            continue
+        at += one[1] != "NOP"
+        target = re.search(r"\((\.L_x_\d+)\)", one[2])
+        if (
+            one[1] == "BRA" and target and at - labels.get(target[1], at) > 1
+        ):  # at the end it branches to itself
+            found.append(at - labels[target[1]])
+    return found
+
+
 def _tool(name: str, option: str, cubin: bytes) -> str:
     """What a tool in Triton's wheel prints of a cubin."""
     import triton

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deeplight import kernels
+from deeplight.kernels import launch as launching
 from deeplight.kernels.fuse import entry as fuse_entry
 from deeplight.kernels.fuse import reference
 from deeplight.kernels.launch import Launch
@@ -67,6 +68,27 @@ def test_kernel_is_the_definition(
     got = run(device, args)
     assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
     assert_close("out", got, reference.fuse(*doubled(args)))
+
+
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("wide", [False, True], ids=["held", "not held"])
+def test_a_program_of_several_blocks(
+    device: str, m: int, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bits as with a block a program, and no pixel left out where the last program has too few."""
+    c = 65 if wide else 8
+    args = case(1, c, 8, 17, 41, dtype=torch.float16, m=m)  # 697 pixels: not a multiple of any block
+    launches: list[Launch] = []
+    monkeypatch.setattr(fuse_entry, "run", lambda ready: (launches.append(ready), launching.run(ready)))
+    once = run(device, args)
+    monkeypatch.setattr(fuse_entry, "PROGRAMS", 1)
+    several = run(device, args)
+    assert torch.equal(once, several)
+    assert_close("out", several, reference.fuse(*doubled(args)))
+    before, after = launches
+    again = after.arguments["repeat"]
+    assert before.arguments["repeat"] == 1 and (again == 1 if wide else again > 1)
+    assert after.programs == -(-697 // (again * after.config.block))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("masks", MASKS)

@@ -138,7 +138,7 @@ def test_what_is_wrong_in_one_launch_of_a_row_is_not_chosen(
     monkeypatch.setattr(launch, "run", run)
     said: list[str] = []
     found = tune.tune(in_both_types(), CPU, 60, said.append, clock)
-    assert found == {FUSE: Config(256, 4)}, "the fastest of the others"
+    assert found == {FUSE: Config(256, 8, 2)}, "the fastest of the others"
     assert "wrong values" in said[0] and len(said) == 2
 
 
