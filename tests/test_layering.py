@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 from collections.abc import Iterator
@@ -43,9 +44,20 @@ RUNTIME_HOMES = {
 CLICK_HOMES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real.py", "terminal.py"}
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Everything in a module, which several tests look through."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
+def imports(path: Path) -> tuple[tuple[str, int], ...]:
     """(dotted name, line) of every import, lazy ones too; relative ones start with a dot."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, int]]:
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
@@ -177,7 +189,7 @@ def test_functions_and_files_stay_short(folder: str) -> None:
         text = path.read_text()
         if folder != "kernels" and len(text.splitlines()) > 400:
             too_long.append(f"{path.relative_to(ROOT)} has more than 400 lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and folder != "kernels":
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > 60:
@@ -197,7 +209,7 @@ def test_one_class_name_is_one_class() -> None:
     """Of public classes; who reads `Stage` must not have to look up which."""
     places: dict[str, list[str]] = {}
     for path in tracked(*LAYERS, FACE, "bench"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert {

@@ -15,6 +15,7 @@ from deeplight.engine.core.errors import InputError, Interrupted
 from deeplight.engine.core.extras import install_command
 from deeplight.train import cli
 from tests.conftest import ROOT
+from tests.in_process import run_here
 
 BLOCK = """
 import sys
@@ -186,7 +187,7 @@ def test_an_interrupted_run_names_resume_and_goes_on_from_its_checkpoint(tmp_pat
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_data(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    done = run("train", "--out", tmp_path / "file" / "run", blocked=())
+    done = run_here("deeplight-train", "--out", tmp_path / "file" / "run", cwd=tmp_path)
     refused(done, "cannot create the folder")
     assert "making" not in done.stderr, "no region may be made for a run that cannot be written"
     assert (tmp_path / "file").read_text() == "kept"

@@ -17,6 +17,8 @@ from deeplight.engine.core.windows import Window
 from deeplight.train.synth import Country, CountryConfig
 from deeplight.train.synth.country import TALLEST, WIDEST
 from deeplight.train.synth.write import NAMES, NTL_NODATA, write_country
+from tests.conftest import ROOT
+from tests.in_process import Done, run_here
 
 SEED = 4
 
@@ -29,11 +31,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "from deeplight.train.data_cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-    )
+def run_cli(*arguments: str) -> Done:
+    return run_here("deeplight-data", *arguments, cwd=ROOT)
 
 
 def test_files_lie_on_grids_of_their_own(files: Path) -> None:
