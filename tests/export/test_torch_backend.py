@@ -32,7 +32,11 @@ from deeplight.kernels.fuse import entry as fuse_entry
 from deeplight.kernels.refine import entry as refine_entry
 from deeplight.kernels.upsample import entry as upsample_entry
 from deeplight.train.fit.checkpoint import save_checkpoint
-from tests.scenes import write_scene
+from tests.in_process import run_here
+from tests.scenes import SceneFiles, write_scene
+
+Masked = np.ma.MaskedArray
+"""Lights (8h, 8w), masked where there are none."""
 
 
 def test_a_run_is_a_model(exported: Exported, model: DeepLightSR, tmp_path: Path) -> None:
@@ -145,14 +149,37 @@ def test_a_resume_depends_on_the_gpu_and_on_compilation_where_there_is_one(
     opened.close()
 
 
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> SceneFiles:
+    return write_scene(tmp_path_factory.mktemp("scene"), 21, 27)
+
+
+def mapped(scene: SceneFiles, out: Path, model: Path, backend: str, *options: str) -> Masked:
+    """The lights that deeplight-infer writes."""
+    layers = ("--ntl", scene.ntl, "--dmo", scene.dmo, "--dem", scene.dem, "--out", out)
+    chosen = ("--model", model, "--backend", backend, "--precision", *options)
+    done = run_here("deeplight-infer", *layers, *chosen, cwd=out.parent)
+    assert done.returncode == 0, done.stderr
+    with rasterio.open(out) as dataset:
+        assert dataset.tags()["DEEPLIGHT_BACKEND"] == backend
+        return dataset.read(1, masked=True).astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def by_onnxruntime(
+    exported: Exported, scene: SceneFiles, tmp_path_factory: pytest.TempPathFactory
+) -> Masked:
+    return mapped(scene, tmp_path_factory.mktemp("onnx") / "o.tif", exported.path, "onnxruntime", "fp32")
+
+
 @pytest.mark.parametrize(
     ("precision", "folder"), [("fp32", "artifact"), ("bf16", "artifact"), ("fp32", "run")]
 )
 def test_deeplight_infer_runs_it(
     exported: Exported,
+    scene: SceneFiles,
+    by_onnxruntime: Masked,
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     model: DeepLightSR,
     precision: str,
     folder: str,
@@ -160,21 +187,8 @@ def test_deeplight_infer_runs_it(
     save_checkpoint(tmp_path / "run", model, {"step": 0})
     if precision == "bf16" and not cpu_has_bf16():
         pytest.skip("this CPU has no bfloat16 arithmetic")
-    files = write_scene(tmp_path, 21, 27)
-    results = {}
-    for backend, options in (("onnxruntime", ["fp32"]), ("torch", [precision, "--check", "1"])):
-        out = tmp_path / f"{backend}.tif"
-        layers = ["--ntl", files.ntl, "--dmo", files.dmo, "--dem", files.dem, "--out", out]
-        own = tmp_path / "run" if (backend, folder) == ("torch", "run") else exported.path
-        chosen = ["--model", own, "--backend", backend, "--precision", *options]
-        monkeypatch.setattr(sys, "argv", ["deeplight-infer", *map(str, layers + chosen)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        assert end.value.code == 0, capfd.readouterr().err
-        with rasterio.open(out) as dataset:
-            results[backend] = dataset.read(1, masked=True).astype(np.float64)
-            assert dataset.tags()["DEEPLIGHT_BACKEND"] == backend
-    a, b = results["onnxruntime"], results["torch"]
+    own = tmp_path / "run" if folder == "run" else exported.path
+    a, b = by_onnxruntime, mapped(scene, tmp_path / "torch.tif", own, "torch", precision, "--check", "1")
     assert (a.mask == b.mask).all()
     error = np.linalg.norm((a - b).compressed()) / np.linalg.norm(a.compressed())
     assert 0 < error <= {"fp32": 1e-5, "bf16": 1.5e-2}[precision]

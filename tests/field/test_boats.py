@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tests.engine.analytic import write_analytic
 from tests.field.programs import run
 
-SIDE = 128
+SIDE = 96
 
 
 @pytest.fixture(scope="module")
