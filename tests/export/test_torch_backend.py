@@ -166,9 +166,7 @@ def mapped(scene: SceneFiles, out: Path, model: Path, backend: str, *options: st
 
 
 @pytest.fixture(scope="module")
-def by_onnxruntime(
-    exported: Exported, scene: SceneFiles, tmp_path_factory: pytest.TempPathFactory
-) -> Masked:
+def by_onnxruntime(exported: Exported, scene: SceneFiles, tmp_path_factory: pytest.TempPathFactory) -> Masked:
     return mapped(scene, tmp_path_factory.mktemp("onnx") / "o.tif", exported.path, "onnxruntime", "fp32")
 
 

@@ -12,6 +12,7 @@ import torch
 
 from deeplight.kernels import launch
 from deeplight.kernels.float32 import exact_float32
+from tests.kernels.interpreter import quicken
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -23,22 +24,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_interpreter() -> None:
-    """The interpreter patches triton.language anew for every call of a device function, some 20 ms; once a module does.
-
-    A launch itself patches and restores what its kernel sees; patches for Triton's own modules stay.
-    """
-    if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
-        return
-    interpreter = importlib.import_module("triton.runtime.interpreter")
-    patched: set[str] = set()
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.fn.__module__ not in patched:
-            interpreter._patch_lang(self.fn)
-            patched.add(self.fn.__module__)
-        return self.rewrite()(*args, **kwargs)
-
-    interpreter.InterpretedFunction.__call__ = call
+    if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
+        quicken()
 
 
 MOST_PROGRAMS = 50
