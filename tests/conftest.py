@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+
+# Before PyTorch is loaded, whose OpenMP reads it once: threads that wait for one another by spinning take many times
+# the work itself where other programs run too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
-# One thread for each process: what the tests compute is small, and OpenMP's threads wait for one another by spinning,
-# which takes many times the work itself where other programs run too. Tests of threads ask for their number.
+# One thread for each process: what the tests compute is small. Tests of threads ask for their number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start
 torch.set_num_threads(1)
 
