@@ -23,6 +23,7 @@ from deeplight.engine.run.options import (
     parse_shard,
 )
 from deeplight.engine.run.tiling import AUTOMATIC, parse_tiles
+from deeplight.engine.run.workers.request import parse_workers
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 from deeplight.engine.runtime.backends import backend_choices, parse_device
 from deeplight.engine.stack.options import StackOptions
@@ -143,6 +144,11 @@ def placement_options(command: _Command) -> _Command:
 @click.option("--resume", is_flag=True, help="Continue a run that was stopped")
 @click.option("--overwrite", is_flag=True, help="Replace the output, drop parts of a stopped run")
 @click.option("--shard", type=Parsed("i/n", parse_shard), help="Compute a part; --resume then assembles all")
+@click.option(
+    "--workers",
+    type=Parsed("local:N|ray…", parse_workers),
+    help="Processes here, or of Ray: ray[:HOST:PORT][,N]",
+)
 @click.option("--report", type=OUTPUT, metavar="RUN.JSON", help="Write a run report")
 @click.option("--events", type=OUTPUT, metavar="E.JSONL", help="Write what happens as JSON lines")
 @click.option(
@@ -150,7 +156,7 @@ def placement_options(command: _Command) -> _Command:
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="Compute N places at tile borders again; fail if they differ",
+    help="Compare N places at tile borders again",
 )
 @click.option(
     "--check", type=click.IntRange(0), default=0, metavar="N", help="First compare N tiles with fp32"

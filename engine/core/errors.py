@@ -21,6 +21,10 @@ class ArtifactError(InputError):
     """A model artifact is missing, damaged, unsafe or of another schema. Exit status 2."""
 
 
+class DiskRefused(DeepLightError):
+    """A file could not be written: the disk is full, or does not take it. Exit status 1."""
+
+
 class Interrupted(BaseException):
     """The run was stopped by a signal and can be resumed. Exit status 128 + signal number.
 

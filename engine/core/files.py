@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.errors import DiskRefused
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -91,7 +91,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"cannot write {path} ({error.strerror or error}): make its folder writable or choose "
                 "another one, then make the same call with `resume=True`"
             )
-        raise DeepLightError(message) from error
+        raise DiskRefused(message) from error
 
 
 @contextlib.contextmanager

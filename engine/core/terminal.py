@@ -63,7 +63,7 @@ def _report(error: BaseException, go_on: str) -> int:
         return error.code if isinstance(error.code, int) else 1
     if os.environ.get(DEBUG_VARIABLE) == "1":
         traceback.print_exception(error)
-    message, status = _explain(error)
+    message, status = explained(error)
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM) and go_on:
         message = f"{message}: {go_on}"
     with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def _report(error: BaseException, go_on: str) -> int:
     return status
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
+def explained(error: BaseException) -> tuple[str, int]:
     """(sentence, exit status) of an exception."""
     if isinstance(error, DeepLightError | Interrupted):
         return str(error), error.exit_code

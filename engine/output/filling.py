@@ -63,6 +63,14 @@ class PackFiller:
         """Number of packs that are not stored yet."""
         return len(self._missing)
 
+    def expect(self, key: tuple[int, int]) -> Window:
+        """Take care of one more pack. Returns its HR pixels. What there is of one that was expected before stays."""
+        window = self._store.window(key)
+        with self._lock:
+            if key not in self._missing:
+                self._windows[key], self._missing[key], self._parts[key] = window, _area(window), {}
+        return window
+
     def pending_windows(self, side: int) -> Iterator[Window]:
         """Packs to compute, row by row, in LR pixels. side: of a pack in LR pixels."""
         for key, window in sorted(self._windows.items()):

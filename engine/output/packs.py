@@ -145,6 +145,11 @@ def required_bytes(spec: OutputSpec, side: int | None = None) -> tuple[int, int]
     return upper, min(upper, int(2 * blocks + rest_pixels * TYPICAL_BYTES["float32"]) + fixed)
 
 
+def pack_name(key: PackKey) -> str:
+    """The name of a pack's file."""
+    return f"{key[0]:05d}_{key[1]:05d}.pack"
+
+
 def pack_count(spec: OutputSpec, side: int) -> int:
     """Number of packs with `side` pixels a side."""
     return -(-spec.grid.height // side) * -(-spec.grid.width // side)
@@ -211,7 +216,7 @@ class PackStore:
 
     def path(self, key: PackKey) -> Path:
         """Where a pack is kept."""
-        return self.folder / f"{key[0]:05d}_{key[1]:05d}.pack"
+        return self.folder / pack_name(key)
 
     def write(self, key: PackKey, pixels: Floats | Encoded, facts: Mapping[str, float] | None = None) -> int:
         """Store a pack durably and return its bytes; one that is there stays, since equal pixels are equal bytes.

@@ -262,11 +262,14 @@ def stored_record(out: Path) -> Record | None:
 
 
 @contextlib.contextmanager
-def claimed_parts(out: Path, record: Record, mode: Mode, *, disk: Disk = DISK) -> Iterator[Path]:
+def claimed_parts(
+    out: Path, record: Record, mode: Mode, *, stay: bool = False, disk: Disk = DISK
+) -> Iterator[Path]:
     """The folder for packs, held exclusively while the block runs.
 
     The parts are removed when the block ends well, or when it fails with no pack finished; else they stay for
-    the resumed run. Raises InputError where another run holds them or they belong to another run.
+    the resumed run. stay: they do when it ends well, too. Raises InputError where another run holds them or they belong
+    to another run.
     """
     parts = parts_folder(out)
     packs = packs_folder(out, record)
@@ -291,6 +294,8 @@ def claimed_parts(out: Path, record: Record, mode: Mode, *, disk: Disk = DISK) -
                 with contextlib.suppress(OSError):
                     _remove(parts, disk)
             raise
+        if stay:
+            return
         with disk_errors(parts):
             _remove(parts, disk)
     _remove_doomed(

@@ -13,6 +13,7 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.runtime.artifact import Artifact
 
 if TYPE_CHECKING:
+    from deeplight.engine.run.result import RunResult
     from deeplight.engine.runtime.backends.base import Backend
 
 
@@ -32,7 +33,8 @@ class Began:
 @dataclass
 class Engine:
     """What runs a scene, or the dates of a stack one after the other. begun: told before a scene's first tile. core:
-    side of the tiles that the last date took, for the next; None: none yet."""
+    side of the tiles that the last date took, for the next; None: none yet. told: makes of a scene's result what is
+    reported."""
 
     artifact: Artifact
     backend: Backend
@@ -41,6 +43,7 @@ class Engine:
     progress: Progress
     begun: Callable[[], None] = lambda: None
     core: int | None = None
+    told: Callable[[RunResult], RunResult] = lambda result: result
     _split: tuple[int, tuple[str, ...]] | None = None
 
     def split(self, streams: int, outputs: Sequence[str]) -> None:

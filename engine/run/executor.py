@@ -121,19 +121,26 @@ class Executor(ABC):
                 f"{outcome.error}"
             )
 
-    def run(self, tasks: Iterable[Task], seen: Callable[[Outcome], None] = lambda _: None) -> None:
-        """Compute all tasks: each ends stored or in quarantine. seen: told of every outcome."""
+    def run(self, tasks: Iterable[Task | None], seen: Callable[[Outcome], None] = lambda _: None) -> None:
+        """Compute all tasks: each ends stored or in quarantine. A task None: there is no other yet, so that it is asked
+        again after the next outcome. seen: told of every outcome."""
         waiting, open_tasks = iter(tasks), 0
         exhausted = False
         while True:
             while not exhausted and open_tasks < self.capacity:
-                task = next(waiting, None)
-                exhausted = task is None
-                if task is not None:
-                    self.submit(task)
-                    open_tasks += 1
-            if not open_tasks:
+                try:
+                    task = next(waiting)
+                except StopIteration:
+                    exhausted = True
+                    break
+                if task is None:
+                    break
+                self.submit(task)
+                open_tasks += 1
+            if not open_tasks and exhausted:
                 return
+            if not open_tasks:
+                continue
             outcome = self.collect()
             seen(outcome)
             if outcome.error is None or not self._again(outcome):

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import Quality
+from deeplight.engine.core.wording import mention
 from deeplight.engine.output.acquired import Span
 from deeplight.engine.output.parts import Mode, parts_folder
 from deeplight.engine.output.shards import Shard
 from deeplight.engine.run.tiling import AUTOMATIC, TileRequest
+from deeplight.engine.run.workers.request import Workers
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ class RunOptions:
     model's folder run. stac: write a STAC item beside it. conserve_radiance:
     bring the output, as the sensor would see it, into agreement with the NTL. when: the time that the NTL covers, in
     place of what its metadata or name says. shard: compute that share of
-    the packs alone; None: all, and the output.
+    the packs alone; None: all, and the output. workers: processes that compute packs; None: this one does. beside:
+    processes that compute on this host with its memory.
     """
 
     scene: SceneOptions
@@ -86,6 +89,13 @@ class RunOptions:
     stac: bool = False
     when: Span | None = None
     shard: Shard | None = None
+    workers: Workers | None = None
+    beside: int = 1
+
+    @property
+    def part(self) -> bool:
+        """Whether others compute packs of the same output, perhaps on other hosts."""
+        return self.shard is not None or self.workers is not None
 
 
 def as_shard(options: RunOptions) -> RunOptions:
@@ -109,6 +119,22 @@ def as_shard(options: RunOptions) -> RunOptions:
         "stac": False,
     }
     return replace(options, mode=Mode.RESUME, **nothing)  # type: ignore[arg-type]
+
+
+def check_workers(options: RunOptions) -> None:
+    """Raises InputError where workers cannot do what is asked of them."""
+    if options.tiles is None:
+        raise InputError(
+            "`tiles=None` computes the scene in one piece, which `workers` cannot share: leave one out"
+        )
+    if options.shard is not None:
+        raise InputError(
+            "`shard` is one process of a job array, and `workers` starts processes of its own: leave one out"
+        )
+    if options.device.startswith("cuda:"):
+        raise InputError(
+            f'`device="{options.device}"` is one GPU, and each of `workers` has its own: use {mention(device="cuda")}'
+        )
 
 
 def chosen_mode(resume: bool, overwrite: bool) -> Mode:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.machine import available_cpus, available_memory
@@ -19,7 +18,7 @@ from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.filling import PackFiller
 from deeplight.engine.output.lights import light_warnings
 from deeplight.engine.output.pack_format import Encoded
-from deeplight.engine.output.parts import Mode, Record, check_space, claimed_parts
+from deeplight.engine.output.parts import Mode, Record, claimed_parts
 from deeplight.engine.output.shards import AnotherPlan, joined_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
 from deeplight.engine.run import paths
@@ -31,26 +30,23 @@ from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, T
 from deeplight.engine.run.inputs import check_unchanged, has_remote
 from deeplight.engine.run.options import RunOptions, as_shard
 from deeplight.engine.run.ordering import Order, choose_order, tasks
-from deeplight.engine.run.precision import compare_scene
+from deeplight.engine.run.planned import Planned, plan_scene
 from deeplight.engine.run.preparation import (
     check_complete,
     check_request,
     output_spec,
-    plan_run,
     remove_beside_leftovers,
-    valid_share,
 )
 from deeplight.engine.run.report import RunReport, make_report, write_report
 from deeplight.engine.run.result import RunResult, Tally
 from deeplight.engine.run.seams import VerifiedSeams, verify_seams
-from deeplight.engine.run.tiling import Crew, TilePlan
-from deeplight.engine.run.work import Tile, TileWork
-from deeplight.engine.runtime.artifact import Artifact, load_artifact
+from deeplight.engine.run.tiling import Crew
+from deeplight.engine.run.work import Tile
+from deeplight.engine.runtime.artifact import load_artifact
 
 if TYPE_CHECKING:
     from deeplight.engine.output.packs import PackStore
     from deeplight.engine.raster.scene import Scene
-    from deeplight.engine.runtime.backends.base import Backend
 
 
 def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | None:
@@ -60,6 +56,10 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
     before anything is written). After an interruption, or where tiles had to be given up, the finished packs
     stay beside the output for `resume=True` and the output does not appear. A shard leaves its packs there, too.
     """
+    if options.workers is not None:
+        from deeplight.engine.run.workers.lead import infer_with_workers
+
+        return infer_with_workers(options, progress or Silent())
     try:
         return _infer(options, progress or Silent())
     except AnotherPlan:  # which can be taken over now
@@ -96,38 +96,28 @@ def run_scene(
 
     complete: what `check_request` returned.
     """
-    from deeplight.engine.output.packs import PackStore, pack_count, required_bytes
+    from deeplight.engine.output.packs import PackStore
 
-    artifact, backend, threads, progress = engine.artifact, engine.backend, engine.threads, engine.progress
-    with contextlib.ExitStack() as stack:
-        record, plan = plan_run(options, scene, artifact, backend, threads, engine.core)
+    artifact, backend, progress = engine.artifact, engine.backend, engine.progress
+    if complete:
         spec = output_spec(options, scene, artifact, backend)
-        if complete:
-            check_complete(options.out, spec, shard=options.shard is not None)
-            progress.log(f"{options.out} is complete already")
+        check_complete(options.out, spec, shard=options.shard is not None)
+        progress.log(f"{options.out} is complete already")
+        remove_beside_leftovers(options)
+        beside(options, scene, spec, artifact.manifest, None)
+        return None
+    with plan_scene(options, scene, engine) as planned:
+        spec = planned.spec
+        planned.check_space(options)
+        with parts_of(options, planned.record) as folder:
             remove_beside_leftovers(options)
-            beside(options, scene, spec, artifact.manifest, None)
-            return None
-        if options.check:
-            compare_first(options, scene, artifact, backend, threads, progress)
-        work = paths.tile_work(options, scene, artifact, backend, plan, threads)
-        stack.callback(work.close)
-        plan = work.fit(plan)
-        engine.core = plan.core
-        side = plan.pack * SCALE
-        typical = int(required_bytes(spec, side)[1] * valid_share(scene))
-        check_space(options.out, typical, pack_count(spec, side), options.mode)
-        record = replace(record, core=plan.core)
-        with parts_of(options, record) as folder:
-            remove_beside_leftovers(options)
-            store = PackStore(folder, spec, plan.pack * SCALE)
+            store = PackStore(folder, spec, planned.side)
             engine.begun()
-            engine.split(plan.streams, work.products.model_outputs)
-            with Run(options, work, plan, store, threads, progress, engine.events, record) as run:
+            with Run(options, planned, store, engine) as run:
                 run.stream()
                 if not run.quarantined and options.shard is None:
                     run.assemble()
-            result = run.result(time.perf_counter() - began.seconds, began.moved)
+            result = engine.told(run.result(time.perf_counter() - began.seconds, began.moved))
             report = make_report(options, artifact, backend, scene, result)
             if options.report is not None and result.quarantined:
                 write_report(report, options.report)
@@ -142,18 +132,6 @@ def parts_of(options: RunOptions, record: Record) -> contextlib.AbstractContextM
     if options.shard is not None:
         return joined_parts(options.out, record, options.shard)
     return claimed_parts(options.out, record, options.mode)
-
-
-def compare_first(
-    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int, progress: Progress
-) -> None:
-    """Some tiles compared with float32 before the run. Raises DeepLightError where they differ too much."""
-    with progress:
-        progress.start(options.check, "tiles", "comparing with fp32")
-        count = options.check
-        rows = compare_scene(scene, artifact, backend, options.precision, count, threads, progress.advance)
-    for row in rows:
-        progress.log(f"checked {row.case}: relative L2 {row.relative_l2:.1e} of at most {row.tolerance}")
 
 
 def counting(
@@ -186,39 +164,38 @@ class Run:
     seconds: what the parts of the run took. quarantined: tiles that were given up.
     """
 
-    def __init__(
-        self,
-        options: RunOptions,
-        work: TileWork,
-        plan: TilePlan,
-        store: PackStore,
-        threads: int,
-        progress: Progress,
-        events: Events,
-        record: Record,
-    ) -> None:
-        self.options, self.work, self.plan, self.store = options, work, plan, store
-        self.threads, self.progress, self.events = threads, progress, events
+    def __init__(self, options: RunOptions, planned: Planned, store: PackStore, engine: Engine) -> None:
+        self.options, self.work, self.plan, self.store = options, planned.work, planned.plan, store
+        self.threads, self.progress, self.events = engine.threads, engine.progress, engine.events
+        engine.split(self.plan.streams, self.work.products.model_outputs)
         self.tally = Tally()
         self.seams: VerifiedSeams | None = None
         self.seconds = {"stream": 0.0, "assemble": 0.0}
         self.filler = PackFiller(
             store,
-            lambda key, size: events.emit("pack", key=key, bytes=size),
+            self.stored,
             # so that a pack that is there was made of the inputs that the record names
-            functools.partial(check_unchanged, options, record) if has_remote(options) else None,
-            None if options.shard is None else options.shard.share(store.keys()),
-            alone=not record.shared,
+            functools.partial(check_unchanged, options, planned.record) if has_remote(options) else None,
+            self.keys(),
+            alone=not (planned.record.shared or options.part),
         )
-        self.crew = work.crew(threads) if plan.core else Crew(1, 1)
+        self.crew = self.work.crew(self.threads) if self.plan.core else Crew(1, 1)
         self.order = self._order()
         self.executor: LocalExecutor | None = None
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.work.close()
+
+    def keys(self) -> Collection[tuple[int, int]] | None:
+        """The packs to take care of; None: all."""
+        return None if self.options.shard is None else self.options.shard.share(self.store.keys())
+
+    def stored(self, key: tuple[int, int], size: int) -> None:
+        """A pack is finished. size: its bytes."""
+        self.events.emit("pack", key=key, bytes=size)
 
     @property
     def scene(self) -> Scene:
@@ -255,14 +232,20 @@ class Run:
 
         order = Order(self.scene.grid.width, CACHE_MB)
         if self.plan.core is not None:
-            order = choose_order(self.scene, self.plan, self.crew.readers, CACHE_MB, available_memory())
+            order = choose_order(self.scene, self.plan, self.crew.readers, CACHE_MB, self._memory())
         self.scene.prepare_reading(order.cache_mb)
         return order
+
+    def _memory(self) -> int:
+        """Bytes that are this process's own, of those available."""
+        return available_memory() // self.options.beside
 
     def stream(self) -> None:
         """Compute and store all packs that are missing, except those of tiles that have to be given up."""
         done, total = self.filler.done_px, self.filler.total_px
-        if done:
+        if done == total:
+            self.progress.log("all packs are there")
+        elif done:
             share = "output" if self.options.shard is None else f"share of shard {self.options.shard}"
             self.progress.log(f"resuming: {done / total:.0%} of the {share} is done")
         self.events.emit(
@@ -270,23 +253,27 @@ class Run:
         )
         with self.progress, self._timed("stream"):
             self.progress.start(total - done)
-            self.executor = LocalExecutor(
-                self.work.read,
-                self.work.compute,
-                self.write,
-                readers=self.crew.readers,
-                streams=self.plan.streams,
-                writers=self.crew.writers,
-                ahead=self.crew.ahead,
-                on_stop=self.work.cancel,
-                **({} if self.plan.core else {"timeout_s": None}),
-            )
-            with self.executor as executor:
-                executor.run(self.jobs(), self.note)
+            self.compute()
         if self.options.shard is None:
             self._say_what_was_counted()
 
-    def jobs(self) -> Iterator[Task]:
+    def compute(self) -> None:
+        """Pass all tiles through the stages."""
+        self.executor = LocalExecutor(
+            self.work.read,
+            self.work.compute,
+            self.write,
+            readers=self.crew.readers,
+            streams=self.plan.streams,
+            writers=self.crew.writers,
+            ahead=self.crew.ahead,
+            on_stop=self.work.cancel,
+            **({} if self.plan.core else {"timeout_s": None}),
+        )
+        with self.executor as executor:
+            executor.run(self.jobs(), self.note)
+
+    def jobs(self) -> Iterator[Task | None]:
         """The tiles, in an order in which source blocks are decoded once and few packs are open."""
         if self.plan.core is None:
             if self.filler.pending:

@@ -114,11 +114,13 @@ def plan_run(
     check_bands(options.bands, artifact)
     request = options.tiles
     earlier = stored_record(options.out) if options.mode is Mode.RESUME else None
-    shared = options.shard is not None if earlier is None else earlier.shared
+    shared = options.part if earlier is None else earlier.shared
     files = described(options, Compared.HOSTS if shared else Compared.ONE_HOST)
     unknown = versions_unknown(files)
-    if unknown and options.shard is not None:
-        raise InputError(f"{options.out} cannot be computed in shards: {unknown}; give a local copy")
+    if unknown and options.part:
+        raise InputError(
+            f"{options.out} cannot be computed by several processes: {unknown}; give a local copy"
+        )
     if unknown and earlier is not None:
         raise InputError(
             f"{options.out} cannot be resumed: {unknown}; use `overwrite=True` to start again, or give a local copy"
@@ -133,7 +135,7 @@ def plan_run(
     bands = band_count(options.bands)
     grid = scene.grid
     readers = reader_count(threads)
-    memory = available_memory()
+    memory = available_memory() // options.beside
     streams = _streams(options, backend, threads)
     reach = REACH if options.conserve_radiance else 0
     plan = plan_tiles(

@@ -32,7 +32,9 @@ class RunReport:
     bytes that went up and down, and HR Mpix/s of a tile alone, halo included. bytes_read of an input: by this run's
     reads, so over its bytes the number of times that its blocks were decoded. lights, clamped_pixels and
     share_of_output of an input are over the whole output, packs of earlier runs included; tiles, seconds, rates, load
-    and bytes are this run's.
+    and bytes are this run's. workers: what each process told that computed packs for it, of those that were lost that
+    they were; counts, busy seconds and bytes of the run include theirs, peak_memory_bytes is of the process that
+    assembled the output.
     """
 
     output: str
@@ -59,6 +61,7 @@ class RunReport:
     bytes_read: int | None
     bytes_written: int | None
     versions: Mapping[str, str]
+    workers: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> str:
         """The text of run.json."""
@@ -140,6 +143,7 @@ def make_report(
         bytes_read=now[0] - before[0] if now and before else None,
         bytes_written=now[1] - before[1] if now and before else None,
         versions=versions(backend),
+        workers=result.workers,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.output.facts import Facts
 from deeplight.engine.run.executor import Outcome, Quarantined
@@ -29,6 +29,12 @@ class Tally:
     area_km2: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    def counts(self) -> dict[str, float]:
+        """All counts by name."""
+        names = ("tiles", "skipped_tiles", "core_px", "computed_px", "area_km2")
+        with self._lock:
+            return {name: getattr(self, name) for name in names}
+
     def skip(self) -> None:
         """A tile without data."""
         with self._lock:
@@ -51,7 +57,8 @@ class RunResult:
     earlier runs included; packs: how many were kept and written. stages, seconds: what took how long, "total", "stream"
     and "assemble" among them. retried: failures that were answered by another try; quarantined: tiles that were
     given up. seams: None unless they were verified. meter: of the device path; None on the host's. uncompiled: tile
-    shapes that ran so although a compiler was asked, and why. moved_before: `bytes_moved` when the run began.
+    shapes that ran so although a compiler was asked, and why. moved_before: `bytes_moved` when the run began. workers:
+    what each process told that computed packs for the run.
     """
 
     plan: TilePlan
@@ -69,3 +76,4 @@ class RunResult:
     meter: Meter | None
     uncompiled: Mapping[str, str]
     moved_before: tuple[int, int] | None
+    workers: Sequence[Mapping[str, Any]] = ()

@@ -85,6 +85,10 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
             f"`shard` is a part of one map and there are {len(nights)} dates: run each date as a job of its own, or in "
             "shards of its own"
         )
+    if run.workers is not None:
+        raise InputError(
+            f"`workers` compute one map and there are {len(nights)} dates: run each date by itself, or leave it out"
+        )
     check_writable(options.report, (".json",))
     complete = []
     for night in nights:

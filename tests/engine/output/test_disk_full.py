@@ -88,7 +88,7 @@ def test_a_disk_that_is_really_full(
     full_at_some_pack, full_at_the_output = len(expected) // 2, len(expected) * 3 // 2
     for room in (full_at_some_pack, full_at_the_output):
         with pytest.MonkeyPatch.context() as m:
-            m.setattr("deeplight.engine.run.pipeline.check_space", lambda *a: None)
+            m.setattr("deeplight.engine.run.planned.check_space", lambda *a: None)
             (small_disk / "other").write_bytes(bytes((3 << 20) - room - (1 << 16)))
             with pytest.raises(DeepLightError, match=r"^the disk is full while writing ") as e:
                 infer(request)

@@ -1,0 +1,263 @@
+"""Who computes which pack, and what is done when a worker dies, hangs or fails. Knows nothing of how workers run.
+
+A pack is settled when a worker says that it is stored, or when it is given up. Since packs are stored under their own
+names and the first stays, the same pack may be computed twice, wherever it is not known to be done.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.run.executor import MOST_QUARANTINED, TILE_TIMEOUT_S, TRIES
+from deeplight.engine.run.workers.segments import Key, Segments
+
+DEPTH = 2
+"""Packs in a worker's hands, so that it never waits for the next."""
+LATE = 2.0
+"""A worker that takes so many times the usual for a pack is late: its packs are given to another that is idle, too."""
+_LEAST_LATE_S = 2.0
+_QUIET_S = 30.0
+"""After so long without any worker it is said that the run waits for one."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker can be given packs. name: for people."""
+
+    worker: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a pack. error: None where it is stored. final: another try would not help."""
+
+    worker: int
+    key: Key
+    error: str | None = None
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker is gone. refused: it cannot take part, so that another in its place could not either. fatal: no other
+    could go on, as where the disk is full."""
+
+    worker: int
+    reason: str
+    refused: bool = False
+    fatal: bool = False
+
+
+class Pool(Protocol):
+    """Workers somewhere."""
+
+    def hire(self) -> int:
+        """Start one more worker. Returns its number; `wait` tells when it is ready."""
+
+    def give(self, worker: int, key: Key) -> None:
+        """Let a worker compute a pack, after those that it has."""
+
+    def dismiss(self, worker: int) -> None:
+        """End a worker, whatever it does; `wait` tells nothing more of it."""
+
+    def wait(self) -> Sequence[Ready | Verdict | Lost]:
+        """What has happened; returns after a moment where nothing has. Raises what ends the run."""
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A pack that was given up, the last reason, and the workers that it failed on."""
+
+    key: Key
+    reason: str
+    workers: tuple[str, ...]
+
+
+@dataclass
+class _Hands:
+    """The packs that a worker has, in order, and since when it works on the first."""
+
+    name: str
+    keys: deque[Key] = field(default_factory=deque)
+    since: float = 0.0
+
+
+class Dispatch:
+    """Hands packs out until each is settled. stored: told of every pack that is; said: of what people should know.
+
+    given_up: packs in quarantine. lost: reasons for which workers are gone. ready: workers, the last to answer at the
+    end.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        keys: Sequence[Key],
+        workers: int,
+        stored: Callable[[Key], None],
+        said: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool, self._stored, self._said, self._clock = pool, stored, said, clock
+        self._left = set(keys)
+        self._segments = Segments(keys, workers)
+        self._again: deque[Key] = deque()
+        self._failed: dict[Key, list[str]] = {}
+        self._hands: dict[int, _Hands] = {}
+        self._coming = workers
+        self._took: deque[float] = deque(maxlen=50)
+        self._in_a_row = 0
+        self._quiet_since = clock()
+        self.given_up: list[GivenUp] = []
+        self.lost: list[str] = []
+        self.duplicates = 0
+
+    def run(self) -> None:
+        """Settle all packs. The workers are hired already. Raises DeepLightError where that cannot be done."""
+        while self._left:
+            for event in self._pool.wait():
+                self._take(event)
+            self._give_up_the_stuck()
+            self._hand_out()
+            self._say_if_quiet()
+
+    @property
+    def ready(self) -> list[int]:
+        """Workers that are ready, those with nothing in hand first."""
+        return sorted(self._hands, key=lambda worker: len(self._hands[worker].keys))
+
+    def _take(self, event: Ready | Verdict | Lost) -> None:
+        if isinstance(event, Ready):
+            self._coming -= 1
+            self._hands[event.worker] = _Hands(event.name)
+        elif isinstance(event, Verdict):
+            self._judge(event)
+        else:
+            self._lose(event)
+
+    def _judge(self, verdict: Verdict) -> None:
+        hands, now = self._hands[verdict.worker], self._clock()
+        if verdict.error is None:
+            self._took.append(now - hands.since)
+        hands.keys.remove(verdict.key)
+        hands.since = now
+        if verdict.key not in self._left:  # another had it too and was first
+            return
+        if verdict.error is None:
+            self._in_a_row = 0
+            self._left.discard(verdict.key)
+            self._stored(verdict.key)
+            return
+        self._fail(verdict.key, hands.name, verdict.error, verdict.final)
+        self._count_failure(verdict.error)
+
+    def _lose(self, lost: Lost) -> None:
+        """A worker is gone: its packs are tried again, another comes in its place."""
+        if lost.fatal:
+            raise DeepLightError(lost.reason)
+        self._segments.leave(lost.worker)
+        hands = self._hands.pop(lost.worker, None)
+        self._coming -= hands is None
+        self.lost.append(lost.reason)
+        self._said(f"warning: {lost.reason}")
+        for key in hands.keys if hands is not None else ():
+            if key in self._left:
+                self._fail(key, hands.name if hands is not None else "", lost.reason, False)
+        if not lost.refused:
+            self._count_failure(lost.reason)
+            self._pool.hire()
+            self._coming += 1
+        elif not self._hands and not self._coming:
+            raise InputError(f"no worker is left: {lost.reason}")
+
+    def _fail(self, key: Key, worker: str, reason: str, final: bool) -> None:
+        """Try a pack again, alone in its worker: if it is at fault, nothing else is lost with that."""
+        failed = self._failed.setdefault(key, [])
+        failed.append(worker)
+        if any(key in hands.keys for hands in self._hands.values()):
+            return  # another has it as well
+        if final or len(failed) >= TRIES:
+            self._left.discard(key)
+            self.given_up.append(GivenUp(key, reason, tuple(failed)))
+            self._said(f"warning: pack {key[0]},{key[1]} is given up: {reason}")
+            if len(self.given_up) > MOST_QUARANTINED:
+                raise DeepLightError(
+                    f"more than {MOST_QUARANTINED} packs failed, so the run was stopped: {reason}"
+                )
+        elif key not in self._again:
+            self._again.append(key)
+
+    def _count_failure(self, reason: str) -> None:
+        self._in_a_row += 1
+        if self._in_a_row > MOST_QUARANTINED + TRIES * len(self.given_up):
+            raise DeepLightError(
+                f"{self._in_a_row} failures came one after the other and no pack was finished, so the run was "
+                f"stopped; the last reason: {reason}"
+            )
+
+    def _give_up_the_stuck(self) -> None:
+        """A worker that has answered nothing for longer than a tile may take is as good as dead."""
+        limit = max(TILE_TIMEOUT_S, 10 * LATE * self._usual())
+        now = self._clock()
+        for worker, hands in list(self._hands.items()):
+            if hands.keys and now - hands.since > limit:
+                self._pool.dismiss(worker)
+                self._lose(Lost(worker, f"{hands.name} has not answered for {limit:.0f} s and was stopped"))
+
+    def _hand_out(self) -> None:
+        for worker, hands in self._hands.items():
+            while (key := self._next(worker, hands)) is not None:
+                if not hands.keys:
+                    hands.since = self._clock()
+                hands.keys.append(key)
+                self._pool.give(worker, key)
+
+    def _next(self, worker: int, hands: _Hands) -> Key | None:
+        """What to give a worker: a pack of its run; when all runs are given out one that failed, alone; then one that
+        another is late with."""
+        if len(hands.keys) >= DEPTH or any(key in self._failed for key in hands.keys):
+            return None
+        if (key := self._segments.next(worker)) is not None:
+            return key
+        return (None if hands.keys else self._failed_before(hands)) or self._overdue(hands)
+
+    def _failed_before(self, idle: _Hands) -> Key | None:
+        """A pack that failed, on another worker where there is one."""
+        others = {other.name for other in self._hands.values() if other is not idle}
+        for key in self._again:
+            if idle.name not in self._failed[key] or others <= set(self._failed[key]):
+                self._again.remove(key)
+                return key
+        return None
+
+    def _overdue(self, idle: _Hands) -> Key | None:
+        if not self._took:
+            return None
+        now, limit = self._clock(), max(_LEAST_LATE_S, LATE * self._usual())
+        copies = Counter(key for hands in self._hands.values() for key in hands.keys)
+        for hands in self._hands.values():
+            if hands is not idle and now - hands.since > limit:
+                for key in hands.keys:
+                    if copies[key] == 1 and key in self._left and key not in self._failed:
+                        self.duplicates += 1
+                        return key
+        return None
+
+    def _usual(self) -> float:
+        """Seconds that a pack takes; 0 where none is known."""
+        return statistics.median(self._took) if self._took else 0.0
+
+    def _say_if_quiet(self) -> None:
+        now = self._clock()
+        if self._hands:
+            self._quiet_since = now
+        elif now - self._quiet_since > _QUIET_S:
+            self._quiet_since = now
+            self._said(f"no worker is ready: waiting for {self._coming}")

@@ -1,0 +1,174 @@
+"""A run by workers: one proposes how to go about it, all compute packs, one assembles. No model is opened here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.progress import Progress
+from deeplight.engine.output.parts import Mode, claimed_parts, stored_record
+from deeplight.engine.run.events import Events
+from deeplight.engine.run.options import RunOptions, check_workers
+from deeplight.engine.run.preparation import check_request, remove_beside_leftovers
+from deeplight.engine.run.workers.dispatch import Dispatch
+from deeplight.engine.run.workers.messages import Done, Proposal, Trouble
+from deeplight.engine.run.workers.ray_pool import Gone, RayPool, import_ray
+from deeplight.engine.run.workers.relay import Voice
+from deeplight.engine.run.workers.request import Workers
+from deeplight.engine.run.workers.segments import Key
+
+if TYPE_CHECKING:
+    from deeplight.engine.run.report import RunReport
+
+_POLL_S = 0.2
+_FINISHERS = 3
+"""Workers that may be lost while they assemble the output."""
+
+
+def infer_with_workers(options: RunOptions, progress: Progress) -> RunReport | None:
+    """As `pipeline.infer`, computed by `options.workers`."""
+    assert options.workers is not None
+    check_workers(options)
+    import_ray()
+    complete = check_request(options)
+    with Events(options.events, append=options.mode is Mode.RESUME) as events:
+        lead = Lead(options, options.workers, progress, events, complete)
+        report: RunReport | None = _in_a_thread(lead.run, lead.stop)
+        return report
+
+
+def _in_a_thread(work: Callable[[], Any], stop: threading.Event) -> Any:
+    """What `work` returns. Signals raise in the calling thread, which sets `stop` then and waits."""
+    found: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    # not joined: see stream.Worker.ended
+    threading.Thread(target=run, name="workers").start()
+    try:
+        while not found.done():
+            wait([found], _POLL_S)
+    finally:
+        stop.set()
+        wait([found])
+    return found.result()
+
+
+class Lead:
+    """One run. stop: set where it is to end."""
+
+    def __init__(
+        self, options: RunOptions, workers: Workers, progress: Progress, events: Events, complete: bool
+    ) -> None:
+        self.options, self.workers, self.complete = options, workers, complete
+        self.progress, self.events, self.voice = progress, events, Voice(progress, events)
+        self.stop = threading.Event()
+        self.began = time.perf_counter()
+
+    def run(self) -> RunReport | None:
+        """All of it."""
+        with RayPool(self.workers, self._like_before(), self.voice, self.stop) as pool:
+            self.progress.log(
+                f"{self.workers}: starting {pool.share.count} workers of {pool.share.threads} threads"
+            )
+            for _ in range(1 if self.complete else pool.share.count):
+                pool.hire()
+            worker, _ = pool.first()
+            if self.complete:
+                self._asked(pool, worker, "finish", None, 0.0)
+                return None
+            proposal = self._proposal(pool)
+            self.options = pool.options
+            record, mode = proposal.record, self.options.mode
+            with claimed_parts(self.options.out, record, mode, stay=True) as folder:
+                remove_beside_leftovers(self.options)
+                pool.begin(record)
+                done, ready = self._compute(pool, proposal, folder.iterdir() if folder.is_dir() else ())
+            return self._finish(pool, done, ready)
+
+    def _like_before(self) -> RunOptions:
+        """The options, with as many threads as made the packs that a resumed run goes on from."""
+        earlier = stored_record(self.options.out) if self.options.mode is Mode.RESUME else None
+        threads = earlier.fields.get("`threads`") if earlier is not None else None
+        if self.options.threads or threads is None:
+            return self.options
+        return replace(self.options, threads=int(threads))
+
+    def _proposal(self, pool: RayPool) -> Proposal:
+        """Of the first worker that has one."""
+        for _ in range(_FINISHERS):
+            worker, _name = pool.first()
+            try:
+                found: Proposal = self._asked(pool, worker, "propose")
+                return found
+            except Gone:
+                pool.dismiss(worker)
+                pool.hire()
+        raise DeepLightError(f"{_FINISHERS} workers were lost before the run could begin")
+
+    def _compute(self, pool: RayPool, proposal: Proposal, files: Any) -> tuple[Done, list[int]]:
+        """Let the packs that are missing be computed. Returns also the workers that are there."""
+        from deeplight.engine.output.packs import pack_name
+
+        there = {path.name for path in files}
+        areas = {key: area for key, area in proposal.areas.items() if pack_name(key) not in there}
+        kept, left = len(proposal.areas) - len(areas), sum(areas.values())
+        if kept:
+            self.progress.log(
+                f"resuming: {1 - left / sum(proposal.areas.values()):.0%} of the output is done"
+            )
+        self.events.emit("started", tiles=proposal.tiles, packs=len(areas), hr_pixels=left)
+
+        def stored(key: Key) -> None:
+            self.progress.advance(areas[key])
+
+        began = time.perf_counter()
+        dispatch = Dispatch(pool, list(areas), pool.share.count, stored, self.voice.log)
+        with self.progress:
+            self.progress.start(left)
+            dispatch.run()
+        self._check_all_done(dispatch)
+        seconds = time.perf_counter() - began
+        return Done(pool.told(), dispatch.lost, kept, seconds), dispatch.ready
+
+    def _check_all_done(self, dispatch: Dispatch) -> None:
+        """Raise DeepLightError, naming packs, where some were given up."""
+        if not dispatch.given_up:
+            return
+        places = ", ".join(f"row {g.key[0]} column {g.key[1]}" for g in dispatch.given_up[:5])
+        more = ", …" if len(dispatch.given_up) > 5 else ""
+        raise DeepLightError(
+            f"{len(dispatch.given_up)} packs could not be computed ({places}{more}) and the output was not written; "
+            f"all others are kept for `resume=True`; the first reason: {dispatch.given_up[0].reason}"
+        )
+
+    def _finish(self, pool: RayPool, done: Done, ready: list[int]) -> RunReport | None:
+        """Let a worker assemble the output."""
+        for _ in range(_FINISHERS):
+            worker = ready.pop(0) if ready else pool.first()[0]
+            try:
+                report: RunReport | None = self._asked(
+                    pool, worker, "finish", done, time.perf_counter() - self.began
+                )
+                return report
+            except Gone as gone:
+                self.voice.log(f"warning: the worker that assembled the output was lost: {gone}")
+                pool.dismiss(worker)
+        raise DeepLightError(
+            f"{_FINISHERS} workers were lost while they assembled the output: make the same call with `resume=True`"
+        )
+
+    def _asked(self, pool: RayPool, worker: int, method: str, *given: Any) -> Any:
+        found = pool.ask(worker, method, *given)
+        if isinstance(found, Trouble):
+            raise InputError(found.sentence) if found.refused else DeepLightError(found.sentence)
+        return found

@@ -1,0 +1,64 @@
+"""What travels between the process that leads a run and its workers, beside the names of packs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.parts import Record
+from deeplight.engine.run.workers.relay import Message
+from deeplight.engine.run.workers.segments import Key
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What went wrong. refused: the worker cannot take part. fatal: the run cannot go on."""
+
+    sentence: str
+    refused: bool
+    fatal: bool
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """How the run is gone about. tiles: for people. areas: pack → its HR pixels, row by row."""
+
+    record: Record
+    tiles: str
+    areas: Mapping[Key, int]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What became of a pack. error: None where it is stored. final: another try would not help. messages: for the
+    user, since the last ones."""
+
+    error: str | None
+    final: bool
+    messages: list[Message]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a worker has done. packs, counts: as PackFiller.counts and Tally.counts. stages: name → (threads, busy
+    seconds). moved: bytes (read, written). retried: tiles that were tried again, and why."""
+
+    worker: str
+    packs: Mapping[str, int]
+    counts: Mapping[str, float]
+    stages: Mapping[str, tuple[int, float]]
+    moved: tuple[int, int] | None
+    peak_memory_bytes: int
+    retried: list[tuple[Window, str]]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of the packs. told: by workers; lost: why others told nothing. kept: packs that an earlier run had
+    finished. stream_s: seconds that packs were computed for."""
+
+    told: Sequence[Told]
+    lost: Sequence[str]
+    kept: int
+    stream_s: float

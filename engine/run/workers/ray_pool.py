@@ -1,0 +1,296 @@
+"""Workers as actors of Ray. One thread calls all of Ray, not the main one: what a signal raises does not survive it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.extras import install_command
+from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.output.parts import Record
+from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.workers.dispatch import Lost, Ready, Verdict
+from deeplight.engine.run.workers.messages import Told, Trouble
+from deeplight.engine.run.workers.relay import Voice
+from deeplight.engine.run.workers.request import Workers
+from deeplight.engine.run.workers.segments import Key
+
+_POLL_S = 0.2
+"""How often it is looked whether the run was stopped."""
+_ANSWER_S = 3.0
+"""How long a worker may take to say what it has done: one that does not has lost it."""
+_SILENT_S = 300.0
+"""How long a worker that assembles the output may say nothing before another is asked."""
+_CALLS = 8
+"""Calls of a worker at once: the packs in its hands, and questions meanwhile."""
+_STORE_BYTES = 80 << 20
+"""Of Ray's memory for objects, which packs never see: about the least that it takes."""
+_T = TypeVar("_T")
+
+
+class Stopped(BaseException):
+    """The run is to end: whoever leads it said so. No Exception, so that no worker's trouble is taken for it."""
+
+
+class Gone(Exception):
+    """The worker that was asked is gone."""
+
+
+def import_ray() -> Any:
+    """Ray. Raises InputError where it is not installed."""
+    try:
+        import ray
+    except ImportError:
+        raise InputError(
+            f"`workers` needs Ray, which is not installed: {install_command('ray')}, or use `shard` without it"
+        ) from None
+    return ray
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each worker has. threads: of the runtime. cpus, gpus: as Ray counts them. beside: workers on one host."""
+
+    count: int
+    threads: int
+    cpus: float
+    gpus: float
+    beside: int
+
+
+def shares(asked: Workers, options: RunOptions, nodes: Sequence[tuple[int, int]]) -> Share:
+    """How hosts are divided among workers. nodes: (CPUs, GPUs) of each host."""
+    on_gpus = options.device == "cuda" or (options.device == "auto" and options.backend != "onnxruntime")
+    gpus = sum(gpu for _, gpu in nodes) if on_gpus else 0
+    if options.device == "cuda" and not gpus:
+        raise InputError(
+            '`device="cuda"` needs a GPU and Ray finds none: use `device="cpu"`, or start Ray where GPUs are'
+        )
+    count = asked.count or gpus or len(nodes)
+    if asked.local:
+        threads = options.threads or max(1, nodes[0][0] // count)
+        return Share(count, threads, 1, min(1.0, gpus / count), count)
+    if gpus:
+        beside = max(gpu for _, gpu in nodes)
+        threads = options.threads or max(1, min(cpu // gpu for cpu, gpu in nodes if gpu))
+        return Share(count, threads, min(threads, *(cpu // gpu for cpu, gpu in nodes if gpu)), 1, beside)
+    beside = -(-count // len(nodes))
+    threads = options.threads or max(1, min(cpu for cpu, _ in nodes) // beside)
+    return Share(count, threads, threads, 0, beside)
+
+
+class RayPool:
+    """A `dispatch.Pool` of actors, started here or on a cluster. A context manager; `stop` ends it from any thread.
+
+    share: what each worker has.
+    """
+
+    def __init__(self, asked: Workers, options: RunOptions, voice: Voice, stop: threading.Event) -> None:
+        self._ray = import_ray()
+        self._asked, self._voice, self._stop = asked, voice, stop
+        self._options = options
+        self._record: Record | None = None
+        self._actors: dict[int, Any] = {}
+        self._names: dict[int, str] = {}
+        self._calls: dict[Any, tuple[int, str, Key | None]] = {}
+        self._hired = 0
+        self._joined = False
+
+    def __enter__(self) -> RayPool:
+        ray = self._ray
+        if ray.is_initialized():
+            if self._asked.local:
+                raise InputError('Ray runs in this process already: use `workers="ray"` to take its workers')
+        else:
+            self._start(ray)
+        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+        sizes = [(int(n.get("CPU", 0)), int(n.get("GPU", 0))) for n in nodes]
+        if self._asked.local:
+            sizes = [(available_cpus(), sizes[0][1])]
+        self.share = shares(self._asked, self._options, sizes)
+        self._options = replace(self._options, threads=self.share.threads, beside=self.share.beside)
+        return self
+
+    def _start(self, ray: Any) -> None:
+        asked = self._asked
+        for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")):
+            os.environ.setdefault(name, value)
+        how = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+        try:
+            if asked.local:
+                ray.init(
+                    "local",
+                    num_cpus=asked.count,
+                    include_dashboard=False,
+                    object_store_memory=_STORE_BYTES,
+                    **how,
+                )
+            else:
+                ray.init(asked.address or "auto", **how)
+        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+            where = "could not be started here" if asked.local else f"{asked} could not be joined"
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"Ray {where} ({reason}): see that it runs there in the same version, or use `shard`"
+            ) from error
+        self._joined = True
+
+    def __exit__(self, *_: object) -> None:
+        for worker in list(self._actors):
+            self.dismiss(worker)
+        if self._joined:
+            self._ray.shutdown()
+
+    @property
+    def options(self) -> RunOptions:
+        """The run as its workers are given it."""
+        return self._options
+
+    def hire(self) -> int:
+        """See `dispatch.Pool`. The worker opens its inputs and model, and begins where the run has begun."""
+        from deeplight.engine.run.workers.site import Site
+
+        self._hired += 1
+        share = self.share
+        strategy = "SPREAD" if not self._asked.local else "DEFAULT"
+        kind = self._ray.remote(Site).options(
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
+            max_concurrency=_CALLS,
+            max_restarts=0,
+            scheduling_strategy=strategy,
+        )
+        worker, actor = self._hired, kind.remote(self._options, str(Path.cwd()))
+        self._actors[worker] = actor
+        self._call(worker, "open")
+        return worker
+
+    def begin(self, record: Record) -> None:
+        """The run has begun: all workers take part, also those that come later."""
+        self._record = record
+        for worker in self._names:
+            self._call(worker, "begin", record)
+
+    def give(self, worker: int, key: Key) -> None:
+        """See `dispatch.Pool`."""
+        self._call(worker, "compute", key)
+
+    def dismiss(self, worker: int) -> None:
+        """See `dispatch.Pool`."""
+        actor = self._actors.pop(worker, None)
+        self._names.pop(worker, None)
+        self._calls = {ref: call for ref, call in self._calls.items() if call[0] != worker}
+        if actor is not None:
+            self._ray.kill(actor, no_restart=True)
+
+    def wait(self) -> list[Ready | Verdict | Lost]:
+        """See `dispatch.Pool`. Raises Stopped."""
+        found = [self._event(*self._calls.pop(ref), ref) for ref in self._ready()]
+        return [event for event in found if event is not None]
+
+    def first(self) -> tuple[int, str]:
+        """A worker that is open, before the run has begun. Raises InputError where all were refused."""
+        while not self._names:
+            for event in self.wait():
+                if isinstance(event, Lost):
+                    if event.refused and not self._actors:
+                        raise InputError(event.reason)
+                    if not event.refused:
+                        raise DeepLightError(event.reason)
+                    self._voice.log(f"warning: {event.reason}")
+        return next(iter(self._names.items()))
+
+    def ask(self, worker: int, method: str, *given: Any) -> Any:
+        """What a worker answers to a call, however long that takes; what it has to say is said meanwhile. Raises Gone
+        where it is lost or says nothing, Stopped, and what went wrong with the run."""
+        actor = self._actors[worker]
+        answer, ray = getattr(actor, method).remote(*given), self._ray
+        waited = 0.0
+        heard = actor.heard.remote()
+        while True:
+            self._check()
+            ready = ray.wait([answer, heard], num_returns=1, timeout=_POLL_S)[0]
+            waited = 0.0 if ready else waited + _POLL_S
+            if waited > _SILENT_S:
+                raise Gone(f"{self._names[worker]} says nothing")
+            if heard in ready:
+                self._voice.say(self._got(heard))
+                if answer not in ray.wait([answer], timeout=_POLL_S)[0]:
+                    heard = actor.heard.remote()
+                    continue
+            elif answer not in ready:
+                continue
+            found = self._got(answer)
+            self._voice.say(self._got(actor.heard.remote()))
+            return found
+
+    def told(self) -> list[Told]:
+        """What all workers say that they have done; those who do not answer soon are left out."""
+        refs = [actor.told.remote() for worker, actor in self._actors.items() if worker in self._names]
+        ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=_ANSWER_S) if refs else ([], [])
+        found = []
+        for ref in ready:
+            try:
+                found.append(self._got(ref))
+            except Gone:
+                continue
+        return found
+
+    def _call(self, worker: int, method: str, *given: Any) -> None:
+        ref = getattr(self._actors[worker], method).remote(*given)
+        self._calls[ref] = (worker, method, given[0] if method == "compute" else None)
+
+    def _ready(self) -> list[Any]:
+        self._check()
+        if not self._calls:
+            self._stop.wait(_POLL_S)
+            return []
+        refs = list(self._calls)
+        first, rest = self._ray.wait(refs, num_returns=1, timeout=_POLL_S)
+        if not first or not rest:
+            return list(first)
+        return [*first, *self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]]
+
+    def _event(self, worker: int, method: str, key: Key | None, ref: Any) -> Ready | Verdict | Lost | None:
+        """What the end of a call means."""
+        if worker not in self._actors:  # another of its calls told that it is lost
+            return None
+        try:
+            found = self._got(ref)
+        except Gone as gone:
+            name = self._names.get(worker, "a worker that was starting")
+            self.dismiss(worker)
+            return Lost(worker, f"{name} was lost: {gone}", refused="ModuleNotFoundError" in str(gone))
+        if isinstance(found, Trouble):
+            self.dismiss(worker)
+            return Lost(worker, found.sentence, found.refused, found.fatal)
+        if method == "open":
+            self._names[worker] = found
+            if self._record is not None:
+                self._call(worker, "begin", self._record)
+            return None
+        if key is None:
+            return Ready(worker, self._names[worker])
+        self._voice.say(found.messages)
+        return Verdict(worker, key, found.error, found.final)
+
+    def _got(self, ref: Any) -> Any:
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            return self._ray.get(ref, timeout=_SILENT_S)
+        except RayTaskError as error:
+            raise DeepLightError(
+                f"a worker failed: {' '.join(str(error.cause or error).split())[:300]}"
+            ) from error
+        except RayError as error:
+            raise Gone(" ".join(str(error).split())[:200]) from error
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped

@@ -1,0 +1,45 @@
+"""Packs that nobody has yet, as runs of neighbours: those who compute neighbours decode few source blocks twice."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Sequence
+
+Key = tuple[int, int]
+"""Row and column of a pack."""
+
+
+class Segments:
+    """Gives each worker the next pack of a run of its own; who has none left takes half of the longest."""
+
+    def __init__(self, keys: Sequence[Key], workers: int) -> None:
+        """keys: in order. workers: how many are expected; any number may come."""
+        ends = [len(keys) * n // workers for n in range(workers + 1)]
+        self._free = deque(deque(keys[a:b]) for a, b in itertools.pairwise(ends) if a < b)
+        self._own: dict[int, deque[Key]] = {}
+
+    def __bool__(self) -> bool:
+        return any(self._free) or any(self._own.values())
+
+    def next(self, worker: int) -> Key | None:
+        """The next pack for a worker; None where all are given out."""
+        own = self._own.get(worker)
+        if not own:
+            own = self._own[worker] = self._more()
+        return own.popleft() if own else None
+
+    def leave(self, worker: int) -> None:
+        """A worker is gone: its run is free for others."""
+        if own := self._own.pop(worker, None):
+            self._free.append(own)
+
+    def _more(self) -> deque[Key]:
+        """A run that nobody has, or the later half of the longest, which is the one that lasts longest."""
+        if self._free:
+            return self._free.popleft()
+        longest = max(self._own.values(), key=len, default=deque())
+        half = deque(list(longest)[len(longest) // 2 :])
+        for _ in half:
+            longest.pop()
+        return half

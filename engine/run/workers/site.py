@@ -1,0 +1,300 @@
+"""A worker: opens the inputs and the model itself and computes the packs that it is given into the shared folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
+
+from deeplight.engine.core.errors import DiskRefused, InputError
+from deeplight.engine.core.machine import bytes_moved, peak_memory
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.terminal import explained
+from deeplight.engine.core.windows import Window
+from deeplight.engine.output.packs import PackStore
+from deeplight.engine.output.parts import Mode, Record, packs_folder, stored_record
+from deeplight.engine.raster.scene import Scene
+from deeplight.engine.run import paths
+from deeplight.engine.run.engine import Began, Engine
+from deeplight.engine.run.executor import Outcome, Task, TileFailed
+from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.pipeline import Run, run_scene
+from deeplight.engine.run.planned import Planned, plan_scene
+from deeplight.engine.run.report import RunReport, write_report
+from deeplight.engine.run.tiling import TilePlan, cores
+from deeplight.engine.run.workers.messages import Computed, Done, Proposal, Told, Trouble
+from deeplight.engine.run.workers.relay import Message, Relay
+from deeplight.engine.run.workers.segments import Key
+from deeplight.engine.run.workers.told import with_workers
+from deeplight.engine.runtime.artifact import load_artifact
+
+_PATIENCE_S = 2.0
+"""How long a worker that is asked what it has done waits for what it still does."""
+
+
+class Site:
+    """One worker, in a process of its own. `compute` and `heard` may be called from any thread, also while another
+    method runs; the others from one thread at a time.
+
+    Nothing is raised but what is a defect: what went wrong is returned as Trouble.
+    """
+
+    def __init__(self, options: RunOptions, folder: str) -> None:
+        """options: of the run, threads among them. folder: where names are relative to."""
+        self.options, self.folder = options, folder
+        self.relay = Relay()
+        self._open = contextlib.ExitStack()
+        self._began = Began.now()
+        self._packs: Packs | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{socket.gethostname()}, process {os.getpid()}"
+
+    def open(self) -> str | Trouble:
+        """Open the inputs and the model. Returns the worker's name."""
+        try:
+            self.relay.listen()
+            os.chdir(self.folder)
+            options = self.options
+            scene = self._open.enter_context(Scene.open(options.scene))
+            artifact = load_artifact(options.model, trust=options.trust)
+            threads = options.threads or 1
+            backend = self._open.enter_context(
+                paths.open_model(options, artifact, options.precision, threads)
+            )
+            self.scene = scene
+            self.engine = Engine(artifact, backend, threads, self.relay.events, self.relay)
+        except Exception as error:
+            return self._trouble(error)
+        return self.name
+
+    def propose(self) -> Proposal | Trouble:
+        """How this worker would go about the run, for all. The space on the disk is checked, and reduced precision."""
+        try:
+            self.relay.counting = True
+            with plan_scene(self.options, self.scene, self.engine) as planned:
+                planned.check_space(self.options)
+            return Proposal(planned.record, planned.plan.describe(), _areas(planned))
+        except Exception as error:
+            return self._trouble(error)
+        finally:
+            self.relay.counting = False
+
+    def begin(self, record: Record) -> Trouble | None:
+        """Take part in the run of this record."""
+        try:
+            self._begin(record)
+        except Exception as error:
+            return self._trouble(error)
+        return None
+
+    def _begin(self, record: Record) -> None:
+        out = self.options.out
+        first = stored_record(out)
+        if first is None:
+            raise InputError(
+                f"{out} was not begun where this worker looks: give all hosts the same folder under this name"
+            )
+        options = replace(self.options, mode=Mode.RESUME, check=0)
+        planned = plan_scene(options, self.scene, self.engine)
+        planned.record.check_same(record, out, shard=True)
+        if first.digest != record.digest:
+            raise InputError(f"another run of {out} has begun")
+        store = PackStore(packs_folder(out, planned.record), planned.spec, planned.side)
+        self._packs = Packs(options, planned, store, self.engine)
+        self._thread = threading.Thread(target=self._packs.serve, name="packs", daemon=True)
+        self._thread.start()
+
+    def compute(self, key: Key) -> Computed | Trouble:
+        """Compute a pack and store it, after those that were asked for before."""
+        assert self._packs is not None
+        try:
+            reason, final = self._packs.ask(key).result()
+        except Exception as error:
+            return self._trouble(error)
+        return Computed(reason, final, self.relay.taken())
+
+    def heard(self) -> list[Message]:
+        """What there is to tell the user since the last call."""
+        return self.relay.taken()
+
+    def told(self) -> Told:
+        """What this worker has done. No more packs come."""
+        assert self._packs is not None
+        self._end_packs(_PATIENCE_S)
+        packs, moved, before = self._packs, bytes_moved(), self._began.moved
+        stages = packs.executor.stages if packs.executor is not None else ()
+        return Told(
+            worker=self.name,
+            packs=packs.filler.counts(),
+            counts=packs.tally.counts(),
+            stages={s.name: (s.workers, s.busy_s) for s in stages},
+            moved=(moved[0] - before[0], moved[1] - before[1]) if moved and before else None,
+            peak_memory_bytes=peak_memory(),
+            retried=[
+                (o.task.core, str(o.error)) for o in (packs.executor.requeued if packs.executor else ())
+            ],
+        )
+
+    def finish(self, done: Done | None, seconds: float) -> RunReport | Trouble | None:
+        """Assemble the output from the packs, as a resumed run does, and write what stands beside it.
+
+        done: what workers did; None where the output was complete, so that there is no report. seconds: that the run
+        took so far.
+        """
+        try:
+            self._end_packs()
+            self._close_packs()
+            self.relay.counting = True
+            now = Began.now()
+            if done is not None:
+                self.engine.told = partial(with_workers, done=done)
+            options = replace(self.options, workers=None, mode=Mode.RESUME, check=0, events=None)
+            began = Began(now.seconds - seconds, now.moved)
+            report = run_scene(options, self.scene, self.engine, done is None, began)
+            if report is not None and options.report is not None:
+                write_report(report, options.report)
+            return report
+        except Exception as error:
+            return self._trouble(error)
+        finally:
+            self.relay.counting = False
+
+    def _end_packs(self, seconds: float | None = None) -> None:
+        """Wait for the packs in work, which another may have finished meanwhile; not longer than so many seconds."""
+        if self._packs is not None and self._thread is not None:
+            self._packs.end()
+            self._thread.join(seconds)
+
+    def _close_packs(self) -> None:
+        """Free the memory that tiles took."""
+        if self._packs is not None:
+            self._packs.planned.work.close()
+
+    def _trouble(self, error: Exception) -> Trouble:
+        """What there is to say of an error. Where the packs' folder is gone, that is why."""
+        sentence, status = explained(error)
+        folder = self._packs.store.folder if self._packs is not None else None
+        gone = folder is not None and not folder.is_dir()
+        if gone:
+            sentence = (
+                f"{folder} was removed meanwhile: another run has finished {self.options.out}, or began anew"
+            )
+        refused = status == InputError.exit_code and not gone
+        return Trouble(f"{sentence} (worker {self.name})", refused, gone or isinstance(error, DiskRefused))
+
+
+def _areas(planned: Planned) -> dict[Key, int]:
+    """The packs of the output, row by row, and the HR pixels of each."""
+    side, height, width = planned.side, *planned.spec.grid.shape
+    keys = [(row, col) for row in range(-(-height // side)) for col in range(-(-width // side))]
+    windows = {(r, c): Window(r * side, c * side, side, side).clipped(height, width) for r, c in keys}
+    return {key: window.height * window.width for key, window in windows.items()}
+
+
+class Packs(Run):
+    """The packs that a worker is given one after the other, through stages that stay open between them."""
+
+    def __init__(self, options: RunOptions, planned: Planned, store: PackStore, engine: Engine) -> None:
+        self.planned = planned
+        self._inbox: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
+        self._asked: dict[Key, Future[tuple[str | None, bool]]] = {}
+        self._done: set[Key] = set()
+        self._broken: Exception | None = None
+        self._looked_at = 0
+        self._hopeless: set[Window] = set()
+        self._lock = threading.Lock()
+        super().__init__(options, planned, store, engine)
+
+    def ask(self, key: Key) -> Future[tuple[str | None, bool]]:
+        """Let a pack be computed."""
+        with self._lock:
+            future = self._asked.setdefault(key, Future())
+            if self._broken is not None:
+                future.set_exception(self._broken)
+            elif key in self._done:
+                future.set_result((None, False))
+            else:
+                self._inbox.put(key)
+        return future
+
+    def end(self) -> None:
+        """No more packs come."""
+        self._inbox.put(None)
+
+    def serve(self) -> None:
+        """Compute what is asked for until the end."""
+        try:
+            self.compute()
+        except Exception as error:
+            with self._lock:
+                self._broken = error
+                for key in list(self._asked):
+                    self._asked.pop(key).set_exception(error)
+
+    def keys(self) -> list[Key]:
+        """None yet."""
+        return []
+
+    def note(self, outcome: Outcome) -> None:
+        """Say what became of a tile."""
+        super().note(outcome)
+        if isinstance(outcome.error, TileFailed) and outcome.error.final:
+            self._hopeless.add(outcome.task.core)
+
+    def stored(self, key: Key, size: int) -> None:
+        """A pack is finished. size: its bytes."""
+        super().stored(key, size)
+        with self._lock:
+            self._done.add(key)
+        self._answer(key, None, False)
+
+    def jobs(self) -> Iterator[Task | None]:
+        """The tiles of the packs that are asked for; None where there is none while others are at work."""
+        while True:
+            self._answer_for_failed()
+            try:
+                key = self._inbox.get(block=not self._asked)
+            except queue.Empty:
+                yield None
+                continue
+            if key is None:
+                return
+            hr = self.filler.expect(key)
+            lr = Window(hr.row // SCALE, hr.col // SCALE, hr.height // SCALE, hr.width // SCALE)
+            yield from _shared_out(lr, self.plan, self.crew.readers)
+
+    def _answer_for_failed(self) -> None:
+        """Say which packs have tiles that were given up."""
+        for given_up in self.quarantined[self._looked_at :]:
+            self._looked_at += 1
+            side = self.plan.pack
+            key = (given_up.core.row // side, given_up.core.col // side)
+            self._answer(key, given_up.reason, given_up.core in self._hopeless)
+
+    def _answer(self, key: Key, error: str | None, final: bool) -> None:
+        with self._lock:
+            future = self._asked.pop(key, None)
+        if future is not None:
+            future.set_result((error, final))
+
+
+def _shared_out(pack: Window, plan: TilePlan, readers: int) -> Iterator[Task]:
+    """The tiles of a pack for so many readers, each of which has the same rows of every pack: neighbours share source
+    blocks, and a pack keeps all readers busy."""
+    lanes: dict[int, list[Task]] = {}
+    for core in cores(pack, plan):
+        lane = (core.row - pack.row) * readers // pack.height
+        lanes.setdefault(lane, []).append(Task(core, lane))
+    for together in zip_longest(*lanes.values()):
+        yield from (task for task in together if task is not None)

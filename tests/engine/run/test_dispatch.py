@@ -1,0 +1,285 @@
+"""Who computes which pack: with stand-in workers and a clock of their own, so that nothing waits."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.run.executor import MOST_QUARANTINED, TRIES
+from deeplight.engine.run.workers.dispatch import DEPTH, Dispatch, Lost, Ready, Verdict
+from deeplight.engine.run.workers.request import Workers, parse_workers
+from deeplight.engine.run.workers.segments import Key, Segments
+
+KEYS = [(row, col) for row in range(5) for col in range(6)]
+PACK_S = 10.0
+Fault = Callable[["Crew", int, Key], "Verdict | Lost | None"]
+
+
+class Crew:
+    """Workers that take PACK_S for a pack. fault: what comes of one in place of success; None: as usual. frozen: those
+    that do not answer."""
+
+    def __init__(self, fault: Fault = lambda *_: None, start_s: float = 1.0) -> None:
+        self.now, self.fault, self.start_s = 0.0, fault, start_s
+        self.hired = 0
+        self.frozen: set[int] = set()
+        self.gone: set[int] = set()
+        self.hands: dict[int, list[Key]] = {}
+        self.given: Counter[Key] = Counter()
+        self.most_in_hand = 0
+        self._order = 0
+        self._events: list[tuple[float, int, int]] = []
+
+    def hire(self) -> int:
+        self.hired += 1
+        self.hands[self.hired] = []
+        self._at(self.start_s, self.hired)
+        return self.hired
+
+    def give(self, worker: int, key: Key) -> None:
+        self.given[key] += 1
+        self.hands[worker].append(key)
+        self.most_in_hand = max(self.most_in_hand, len(self.hands[worker]))
+        if len(self.hands[worker]) == 1:
+            self._at(PACK_S, worker)
+
+    def dismiss(self, worker: int) -> None:
+        self.gone.add(worker)
+
+    def wait(self) -> Sequence[Ready | Verdict | Lost]:
+        """What happens next; a fifth of a second later where nothing does before."""
+        if not self._events or self._events[0][0] > self.now + 0.2:
+            self.now += 0.2
+            return []
+        self.now, _, worker = heapq.heappop(self._events)
+        if worker in self.gone | self.frozen:
+            return []
+        if not self.hands[worker]:
+            return [Ready(worker, f"worker {worker}")]
+        key = self.hands[worker][0]
+        event = self.fault(self, worker, key) or Verdict(worker, key)
+        if isinstance(event, Lost):
+            self.gone.add(worker)
+            return [event]
+        if worker in self.frozen:
+            return []
+        self.hands[worker].pop(0)
+        if self.hands[worker]:
+            self._at(PACK_S, worker)
+        return [event]
+
+    def _at(self, after: float, worker: int) -> None:
+        self._order += 1
+        heapq.heappush(self._events, (self.now + after, self._order, worker))
+
+
+def dispatched(crew: Crew, workers: int = 2, keys: Sequence[Key] = KEYS) -> tuple[Dispatch, list[Key]]:
+    """A run to its end, and the packs that it was told are stored, each once."""
+    stored: list[Key] = []
+    for _ in range(workers):
+        crew.hire()
+    dispatch = Dispatch(crew, keys, workers, stored.append, lambda _: None, clock=lambda: crew.now)
+    dispatch.run()
+    assert len(stored) == len(set(stored))
+    assert set(stored) | {g.key for g in dispatch.given_up} == set(keys)
+    return dispatch, stored
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 40])
+def test_every_pack_once(workers: int) -> None:
+    crew = Crew()
+    dispatched(crew, workers)
+    assert set(crew.given.values()) == {1} and crew.most_in_hand <= DEPTH
+    assert crew.now <= 1 + PACK_S * (-(-len(KEYS) // workers) + 1)
+
+
+def test_runs_of_neighbours_halved_for_who_has_none() -> None:
+    segments = Segments(KEYS, 2)
+    first = [segments.next(1) for _ in range(15)]
+    assert first == KEYS[:15]
+    assert segments.next(2) == KEYS[15]
+    taken = segments.next(1)
+    assert taken == KEYS[23], "the later half of what the other has"
+    segments.leave(2)
+    rest = []
+    while (key := segments.next(1)) is not None:
+        rest.append(key)
+    assert sorted([*first, KEYS[15], taken, *rest]) == KEYS and not segments
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_worker_killed_at_any_pack(seed: int) -> None:
+    at = random.Random(seed).randrange(1, len(KEYS))
+
+    def kill(crew: Crew, worker: int, key: Key) -> Lost | None:
+        return Lost(worker, "killed") if sum(crew.given.values()) >= at and crew.hired == 2 else None
+
+    crew = Crew(kill)
+    dispatch, _ = dispatched(crew)
+    assert crew.hired == 3 and dispatch.lost == ["killed"] and not dispatch.given_up
+    assert sum(crew.given.values()) - len(KEYS) <= DEPTH, "no more is computed again than what it had in hand"
+
+
+def test_all_workers_killed_at_once() -> None:
+    killed: set[int] = set()
+
+    def kill(crew: Crew, worker: int, key: Key) -> Lost | None:
+        if sum(crew.given.values()) > 12 and worker <= 3:
+            killed.add(worker)
+            return Lost(worker, "killed")
+        return None
+
+    crew = Crew(kill)
+    dispatch, _ = dispatched(crew, 3)
+    assert killed == {1, 2, 3} and not dispatch.given_up
+    assert sum(crew.given.values()) - len(KEYS) <= 3 * DEPTH
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_pack_that_kills_its_worker_is_given_up_alone(workers: int) -> None:
+    poison = (2, 3)
+    crew = Crew(lambda crew, worker, key: Lost(worker, "died") if key == poison else None)
+    dispatch, stored = dispatched(crew, workers)
+    assert [g.key for g in dispatch.given_up] == [poison] and len(stored) == len(KEYS) - 1
+    assert len(dispatch.lost) == TRIES and crew.hired == workers + TRIES
+
+
+@pytest.mark.parametrize("final", [False, True], ids=["tried again", "hopeless"])
+def test_a_pack_that_always_fails(final: bool) -> None:
+    bad = (0, 0)
+    crew = Crew(lambda crew, worker, key: Verdict(worker, key, "bad", final) if key == bad else None)
+    dispatch, _ = dispatched(crew, 4)
+    (given_up,) = dispatch.given_up
+    assert given_up.key == bad and given_up.reason == "bad"
+    tries = 1 if final else TRIES
+    assert crew.given[bad] == tries and len(set(given_up.workers)) == tries, "on another worker each time"
+
+
+def test_a_pack_that_fails_once_is_stored() -> None:
+    seen: set[Key] = set()
+
+    def once(crew: Crew, worker: int, key: Key) -> Verdict | None:
+        if key in seen:
+            return None
+        seen.add(key)
+        return Verdict(worker, key, "hiccup") if key[1] == 3 else None
+
+    dispatch, stored = dispatched(Crew(once))
+    assert not dispatch.given_up and len(stored) == len(KEYS)
+
+
+def test_a_frozen_worker_costs_no_more_than_three_packs_and_thaws_in_peace() -> None:
+    calm = Crew()
+    dispatched(calm, 2)
+
+    def freeze(crew: Crew, worker: int, key: Key) -> None:
+        if sum(crew.given.values()) >= len(KEYS) and not crew.frozen:
+            crew.frozen.add(worker)
+
+    crew = Crew(freeze)
+    dispatch, _ = dispatched(crew, 2)
+    assert crew.frozen and dispatch.duplicates >= 1 and not dispatch.lost
+    assert crew.now - calm.now <= 3 * PACK_S + 1
+
+
+def test_a_thawed_worker_that_answers_for_a_pack_that_is_done() -> None:
+    thawed = []
+
+    def slow(crew: Crew, worker: int, key: Key) -> None:
+        if key == (0, 1) and not thawed:  # answers long after another was given its packs
+            thawed.append(key)
+            crew.hands[worker].insert(0, key)
+            crew.frozen.add(worker)
+            crew._at(6 * PACK_S, worker)
+
+    class Thawing(Crew):
+        def wait(self) -> Sequence[Ready | Verdict | Lost]:
+            if thawed and self.now > 12 * PACK_S:
+                self.frozen.clear()
+            return super().wait()
+
+    crew = Thawing(slow)
+    dispatch, stored = dispatched(crew, 3)
+    assert thawed and len(stored) == len(KEYS) and not dispatch.given_up
+
+
+def test_the_stuck_are_replaced() -> None:
+    """A lone worker that answers nothing any more."""
+
+    def freeze(crew: Crew, worker: int, key: Key) -> None:
+        if worker == 1 and sum(crew.given.values()) > 9:
+            crew.frozen.add(worker)
+
+    crew = Crew(freeze)
+    dispatch, _ = dispatched(crew, 1)
+    assert crew.hired == 2 and crew.gone == {1} and "has not answered for 1800 s" in dispatch.lost[0]
+
+
+def test_who_is_refused_is_not_replaced() -> None:
+    class Refusing(Crew):
+        def wait(self) -> Sequence[Ready | Verdict | Lost]:
+            return [Lost(e.worker, "other version", True) if isinstance(e, Ready) and e.worker in self.no else e
+                    for e in super().wait()]  # fmt: skip
+
+        no: frozenset[int] = frozenset({1})
+
+    crew = Refusing()
+    dispatch, _ = dispatched(crew, 2)
+    assert crew.hired == 2 and dispatch.lost == ["other version"]
+    none = Refusing()
+    none.no = frozenset({1, 2})
+    with pytest.raises(InputError, match="no worker is left: other version"):
+        dispatched(none, 2)
+
+
+def test_a_run_in_which_all_fails_ends() -> None:
+    crew = Crew(lambda crew, worker, key: Lost(worker, "no memory"))
+    with pytest.raises(
+        DeepLightError, match=r"failures came one after the other.*the last reason: no memory"
+    ):
+        dispatched(crew)
+    assert crew.hired <= 2 + MOST_QUARANTINED + TRIES * MOST_QUARANTINED
+    with pytest.raises(DeepLightError, match=rf"more than {MOST_QUARANTINED} packs failed.*: NaN"):
+        dispatched(Crew(lambda crew, worker, key: Verdict(worker, key, "NaN", True)))
+    with pytest.raises(DeepLightError, match="the disk is full"):
+        dispatched(Crew(lambda crew, worker, key: Lost(worker, "the disk is full", fatal=True)))
+
+
+def test_a_worker_that_comes_late_takes_part() -> None:
+    crew = Crew()
+    crew.hire()
+    stored: list[Key] = []
+    dispatch = Dispatch(crew, KEYS, 2, stored.append, lambda _: None, clock=lambda: crew.now)
+    crew.start_s = 100.0
+    crew.hire()
+    dispatch.run()
+    assert 100 + PACK_S * 10 < crew.now < 100 + PACK_S * 13 and set(crew.given.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("text", "workers"),
+    [
+        ("local:2", Workers(True, None, 2)),
+        ("ray", Workers(False, None, None)),
+        ("ray,3", Workers(False, None, 3)),
+        ("ray:10.0.0.1:6379", Workers(False, "10.0.0.1:6379", None)),
+        ("ray:head:6379,16", Workers(False, "head:6379", 16)),
+    ],
+)
+def test_texts_of_workers(text: str, workers: Workers) -> None:
+    assert parse_workers(text) == workers and str(workers) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "local", "local:0", "local:x", "ray:", "ray:head", "ray://h:1", "ray,0", "8", "dask:2"]
+)
+def test_what_names_no_workers(text: str) -> None:
+    with pytest.raises(
+        ValueError, match="names no workers: give local:N for N processes on this host, or ray"
+    ):
+        parse_workers(text)
