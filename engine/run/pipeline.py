@@ -30,7 +30,7 @@ from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, T
 from deeplight.engine.run.inputs import check_unchanged, has_remote
 from deeplight.engine.run.options import RunOptions, as_shard
 from deeplight.engine.run.ordering import Order, choose_order, tasks
-from deeplight.engine.run.planned import Planned, plan_scene
+from deeplight.engine.run.planned import PlannedRun, plan_scene
 from deeplight.engine.run.preparation import (
     check_complete,
     check_request,
@@ -164,7 +164,7 @@ class Run:
     seconds: what the parts of the run took. quarantined: tiles that were given up.
     """
 
-    def __init__(self, options: RunOptions, planned: Planned, store: PackStore, engine: Engine) -> None:
+    def __init__(self, options: RunOptions, planned: PlannedRun, store: PackStore, engine: Engine) -> None:
         self.options, self.work, self.plan, self.store = options, planned.work, planned.plan, store
         self.threads, self.progress, self.events = engine.threads, engine.progress, engine.events
         engine.split(self.plan.streams, self.work.products.model_outputs)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """How a run goes about a scene. A context manager.
 
     record: what its packs depend on. plan: how the scene is cut. spec: the output. work: what decides pixels.
@@ -54,7 +54,7 @@ class Planned:
         self.work.close()
 
 
-def plan_scene(options: RunOptions, scene: Scene, engine: Engine) -> Planned:
+def plan_scene(options: RunOptions, scene: Scene, engine: Engine) -> PlannedRun:
     """How to go about a scene. Raises InputError where that cannot be done, DeepLightError where `check` finds that
     the precision does not do."""
     artifact, backend, threads = engine.artifact, engine.backend, engine.threads
@@ -69,7 +69,7 @@ def plan_scene(options: RunOptions, scene: Scene, engine: Engine) -> Planned:
         work.close()
         raise
     engine.core = plan.core
-    return Planned(replace(record, core=plan.core), plan, spec, work)
+    return PlannedRun(replace(record, core=plan.core), plan, spec, work)
 
 
 def compare_first(

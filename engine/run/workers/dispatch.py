@@ -15,7 +15,7 @@ from typing import Protocol
 
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.run.executor import MOST_QUARANTINED, TILE_TIMEOUT_S, TRIES
-from deeplight.engine.run.workers.segments import Key, Segments
+from deeplight.engine.run.workers.segments import Key, PackSegments
 
 DEPTH = 2
 """Packs in a worker's hands, so that it never waits for the next."""
@@ -107,7 +107,7 @@ class Dispatch:
     ) -> None:
         self._pool, self._stored, self._said, self._clock = pool, stored, said, clock
         self._left = set(keys)
-        self._segments = Segments(keys, workers)
+        self._segments = PackSegments(keys, workers)
         self._again: deque[Key] = deque()
         self._failed: dict[Key, list[str]] = {}
         self._hands: dict[int, _Hands] = {}

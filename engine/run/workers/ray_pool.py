@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.extras import install_command
@@ -28,12 +32,14 @@ _SILENT_S = 300.0
 """How long a worker that assembles the output may say nothing before another is asked."""
 _CALLS = 8
 """Calls of a worker at once: the packs in its hands, and questions meanwhile."""
+_CONNECT_S = 5.0
 _STORE_BYTES = 80 << 20
 """Of Ray's memory for objects, which packs never see: about the least that it takes."""
-_T = TypeVar("_T")
+_REMOVALS = 10
+"""How often Ray's folder is removed: its processes are still writing there while they end."""
 
 
-class Stopped(BaseException):
+class RunStopped(BaseException):
     """The run is to end: whoever leads it said so. No Exception, so that no worker's trouble is taken for it."""
 
 
@@ -84,6 +90,15 @@ def shares(asked: Workers, options: RunOptions, nodes: Sequence[tuple[int, int]]
     return Share(count, threads, threads, 0, beside)
 
 
+def _reachable(asked: Workers) -> str:
+    """The address of the cluster, where something answers; else Ray would try for many minutes. Raises OSError."""
+    address = asked.address or os.environ.get("RAY_ADDRESS") or "auto"
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), _CONNECT_S).close()
+    return address
+
+
 class RayPool:
     """A `dispatch.Pool` of actors, started here or on a cluster. A context manager; `stop` ends it from any thread.
 
@@ -100,24 +115,32 @@ class RayPool:
         self._calls: dict[Any, tuple[int, str, Key | None]] = {}
         self._hired = 0
         self._joined = False
+        self._folder: str | None = None
 
     def __enter__(self) -> RayPool:
-        ray = self._ray
-        if ray.is_initialized():
-            if self._asked.local:
-                raise InputError('Ray runs in this process already: use `workers="ray"` to take its workers')
-        else:
+        try:
+            self._open(self._ray)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _open(self, ray: Any) -> None:
+        if not ray.is_initialized():
             self._start(ray)
+        elif self._asked.local:
+            raise InputError('Ray runs in this process already: use `workers="ray"` to take its workers')
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
         sizes = [(int(n.get("CPU", 0)), int(n.get("GPU", 0))) for n in nodes]
         if self._asked.local:
             sizes = [(available_cpus(), sizes[0][1])]
         self.share = shares(self._asked, self._options, sizes)
         self._options = replace(self._options, threads=self.share.threads, beside=self.share.beside)
-        return self
 
     def _start(self, ray: Any) -> None:
         asked = self._asked
+        if asked.local:  # Ray's sockets need a short name
+            self._folder = tempfile.mkdtemp(prefix="deeplight-", dir="/tmp")
         for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")):
             os.environ.setdefault(name, value)
         how = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
@@ -128,10 +151,11 @@ class RayPool:
                     num_cpus=asked.count,
                     include_dashboard=False,
                     object_store_memory=_STORE_BYTES,
+                    _temp_dir=self._folder,
                     **how,
                 )
             else:
-                ray.init(asked.address or "auto", **how)
+                ray.init(_reachable(asked), **how)
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             where = "could not be started here" if asked.local else f"{asked} could not be joined"
             reason = " ".join(str(error).split())[:300]
@@ -141,10 +165,16 @@ class RayPool:
         self._joined = True
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         for worker in list(self._actors):
             self.dismiss(worker)
         if self._joined:
             self._ray.shutdown()
+        for _ in range(_REMOVALS if self._folder is not None else 0):
+            shutil.rmtree(str(self._folder), ignore_errors=True)
+            time.sleep(_POLL_S / 10)
 
     @property
     def options(self) -> RunOptions:
@@ -189,7 +219,7 @@ class RayPool:
             self._ray.kill(actor, no_restart=True)
 
     def wait(self) -> list[Ready | Verdict | Lost]:
-        """See `dispatch.Pool`. Raises Stopped."""
+        """See `dispatch.Pool`. Raises RunStopped."""
         found = [self._event(*self._calls.pop(ref), ref) for ref in self._ready()]
         return [event for event in found if event is not None]
 
@@ -207,7 +237,7 @@ class RayPool:
 
     def ask(self, worker: int, method: str, *given: Any) -> Any:
         """What a worker answers to a call, however long that takes; what it has to say is said meanwhile. Raises Gone
-        where it is lost or says nothing, Stopped, and what went wrong with the run."""
+        where it is lost or says nothing, RunStopped, and what went wrong with the run."""
         actor = self._actors[worker]
         answer, ray = getattr(actor, method).remote(*given), self._ray
         waited = 0.0
@@ -293,4 +323,4 @@ class RayPool:
 
     def _check(self) -> None:
         if self._stop.is_set():
-            raise Stopped
+            raise RunStopped

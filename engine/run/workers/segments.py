@@ -10,7 +10,7 @@ Key = tuple[int, int]
 """Row and column of a pack."""
 
 
-class Segments:
+class PackSegments:
     """Gives each worker the next pack of a run of its own; who has none left takes half of the longest."""
 
     def __init__(self, keys: Sequence[Key], workers: int) -> None:

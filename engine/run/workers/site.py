@@ -26,7 +26,7 @@ from deeplight.engine.run.engine import Began, Engine
 from deeplight.engine.run.executor import Outcome, Task, TileFailed
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import Run, run_scene
-from deeplight.engine.run.planned import Planned, plan_scene
+from deeplight.engine.run.planned import PlannedRun, plan_scene
 from deeplight.engine.run.report import RunReport, write_report
 from deeplight.engine.run.tiling import TilePlan, cores
 from deeplight.engine.run.workers.messages import Computed, Done, Proposal, Told, Trouble
@@ -194,7 +194,7 @@ class Site:
         return Trouble(f"{sentence} (worker {self.name})", refused, gone or isinstance(error, DiskRefused))
 
 
-def _areas(planned: Planned) -> dict[Key, int]:
+def _areas(planned: PlannedRun) -> dict[Key, int]:
     """The packs of the output, row by row, and the HR pixels of each."""
     side, height, width = planned.side, *planned.spec.grid.shape
     keys = [(row, col) for row in range(-(-height // side)) for col in range(-(-width // side))]
@@ -205,7 +205,7 @@ def _areas(planned: Planned) -> dict[Key, int]:
 class Packs(Run):
     """The packs that a worker is given one after the other, through stages that stay open between them."""
 
-    def __init__(self, options: RunOptions, planned: Planned, store: PackStore, engine: Engine) -> None:
+    def __init__(self, options: RunOptions, planned: PlannedRun, store: PackStore, engine: Engine) -> None:
         self.planned = planned
         self._inbox: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
         self._asked: dict[Key, Future[tuple[str | None, bool]]] = {}

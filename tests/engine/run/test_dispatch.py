@@ -13,7 +13,7 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.run.executor import MOST_QUARANTINED, TRIES
 from deeplight.engine.run.workers.dispatch import DEPTH, Dispatch, Lost, Ready, Verdict
 from deeplight.engine.run.workers.request import Workers, parse_workers
-from deeplight.engine.run.workers.segments import Key, Segments
+from deeplight.engine.run.workers.segments import Key, PackSegments
 
 KEYS = [(row, col) for row in range(5) for col in range(6)]
 PACK_S = 10.0
@@ -99,7 +99,7 @@ def test_every_pack_once(workers: int) -> None:
 
 
 def test_runs_of_neighbours_halved_for_who_has_none() -> None:
-    segments = Segments(KEYS, 2)
+    segments = PackSegments(KEYS, 2)
     first = [segments.next(1) for _ in range(15)]
     assert first == KEYS[:15]
     assert segments.next(2) == KEYS[15]
