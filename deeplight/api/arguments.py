@@ -110,6 +110,15 @@ def shard(given: Any) -> Any:
     return _parsed("shard", given, parse_shard, "(I, N) with I from 0 to N - 1", "(0, 4)", text)
 
 
+def workers(given: Any) -> Any:
+    """None, "local:N" or "ray[:HOST:PORT][,N]"."""
+    from deeplight.engine.run.workers.request import parse_workers
+
+    if given is None:
+        return None
+    return _parsed("workers", given, parse_workers, '"local:N", "ray" or "ray:HOST:PORT,N"', '"local:2"')
+
+
 def number(name: str, given: Any) -> float | None:
     """None or a number, NaN included."""
     if given is not None and not _real(given):

@@ -55,6 +55,7 @@ def refine(
     verify_seams: int = 0,
     check: int = 0,
     shard: tuple[int, int] | None = None,
+    workers: str | None = None,
 ) -> Run:
     """Refine a whole scene 8× and write it as a Cloud-Optimized GeoTIFF; the memory need not hold it.
 
@@ -80,6 +81,8 @@ def refine(
         check: First compare so many tiles with fp32.
         shard: (I, N): compute share I of N, from 0, of the output's parts alone; `out` appears when, after all shards,
             the same call is made with resume=True in place of it.
+        workers: "local:N" for N processes on this host, "ray", "ray:HOST:PORT" or "ray:HOST:PORT,N" for those of a Ray
+            cluster, which compute the parts and open scene and model themselves; None: this process does. Needs Ray.
 
     Returns:
         The path and the report.
@@ -137,6 +140,7 @@ def run_options(scene: SceneOptions, loading: Loading, given: Mapping[str, Any])
         mode=chosen_mode(bool(given["resume"]), bool(given["overwrite"])),
         streams=arguments.count_or_none("streams", given["streams"]),
         shard=arguments.shard(given["shard"]),
+        workers=arguments.workers(given["workers"]),
         stac=bool(given["stac"]),
         **{
             name: arguments.path_or_none(name, given[name])

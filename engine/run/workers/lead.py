@@ -138,7 +138,7 @@ class Lead:
             dispatch.run()
         self._check_all_done(dispatch)
         seconds = time.perf_counter() - began
-        return Done(pool.told(), dispatch.lost, kept, seconds), dispatch.ready
+        return Done(pool.told(dispatch.ready), dispatch.lost, kept, seconds), dispatch.ready
 
     def _check_all_done(self, dispatch: Dispatch) -> None:
         """Raise DeepLightError, naming packs, where some were given up."""

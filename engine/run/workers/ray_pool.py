@@ -220,7 +220,8 @@ class RayPool:
 
     def wait(self) -> list[Ready | Verdict | Lost]:
         """See `dispatch.Pool`. Raises RunStopped."""
-        found = [self._event(*self._calls.pop(ref), ref) for ref in self._ready()]
+        # the first call of a worker that is lost takes its others away
+        found = [self._event(*self._calls.pop(ref), ref) for ref in self._ready() if ref in self._calls]
         return [event for event in found if event is not None]
 
     def first(self) -> tuple[int, str]:
@@ -259,9 +260,9 @@ class RayPool:
             self._voice.say(self._got(actor.heard.remote()))
             return found
 
-    def told(self) -> list[Told]:
-        """What all workers say that they have done; those who do not answer soon are left out."""
-        refs = [actor.told.remote() for worker, actor in self._actors.items() if worker in self._names]
+    def told(self, workers: Sequence[int]) -> list[Told]:
+        """What these workers say that they have done; those who do not answer soon are left out."""
+        refs = [self._actors[worker].told.remote() for worker in workers]
         ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=_ANSWER_S) if refs else ([], [])
         found = []
         for ref in ready:
@@ -288,8 +289,6 @@ class RayPool:
 
     def _event(self, worker: int, method: str, key: Key | None, ref: Any) -> Ready | Verdict | Lost | None:
         """What the end of a call means."""
-        if worker not in self._actors:  # another of its calls told that it is lost
-            return None
         try:
             found = self._got(ref)
         except Gone as gone:

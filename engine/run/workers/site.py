@@ -40,8 +40,8 @@ _PATIENCE_S = 2.0
 
 
 class Site:
-    """One worker, in a process of its own. `compute` and `heard` may be called from any thread, also while another
-    method runs; the others from one thread at a time.
+    """One worker, in a process of its own. Its methods may be called from any thread; `compute` and `heard` answer
+    while others run, which take turns.
 
     Nothing is raised but what is a defect: what went wrong is returned as Trouble.
     """
@@ -53,6 +53,7 @@ class Site:
         self._open = contextlib.ExitStack()
         self._began = Began.now()
         self._packs: Packs | None = None
+        self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @property
@@ -82,7 +83,7 @@ class Site:
         """How this worker would go about the run, for all. The space on the disk is checked, and reduced precision."""
         try:
             self.relay.counting = True
-            with plan_scene(self.options, self.scene, self.engine) as planned:
+            with self._turn, plan_scene(self.options, self.scene, self.engine) as planned:
                 planned.check_space(self.options)
             return Proposal(planned.record, planned.plan.describe(), _areas(planned))
         except Exception as error:
@@ -93,7 +94,8 @@ class Site:
     def begin(self, record: Record) -> Trouble | None:
         """Take part in the run of this record."""
         try:
-            self._begin(record)
+            with self._turn:
+                self._begin(record)
         except Exception as error:
             return self._trouble(error)
         return None
@@ -131,7 +133,8 @@ class Site:
     def told(self) -> Told:
         """What this worker has done. No more packs come."""
         assert self._packs is not None
-        self._end_packs(_PATIENCE_S)
+        with self._turn:
+            self._end_packs(_PATIENCE_S)
         packs, moved, before = self._packs, bytes_moved(), self._began.moved
         stages = packs.executor.stages if packs.executor is not None else ()
         return Told(
@@ -153,15 +156,15 @@ class Site:
         took so far.
         """
         try:
-            self._end_packs()
-            self._close_packs()
             self.relay.counting = True
             now = Began.now()
             if done is not None:
                 self.engine.told = partial(with_workers, done=done)
             options = replace(self.options, workers=None, mode=Mode.RESUME, check=0, events=None)
             began = Began(now.seconds - seconds, now.moved)
-            report = run_scene(options, self.scene, self.engine, done is None, began)
+            with self._turn:
+                self._end_packs()
+                report = run_scene(options, self.scene, self.engine, done is None, began)
             if report is not None and options.report is not None:
                 write_report(report, options.report)
             return report
@@ -171,14 +174,13 @@ class Site:
             self.relay.counting = False
 
     def _end_packs(self, seconds: float | None = None) -> None:
-        """Wait for the packs in work, which another may have finished meanwhile; not longer than so many seconds."""
-        if self._packs is not None and self._thread is not None:
-            self._packs.end()
-            self._thread.join(seconds)
-
-    def _close_packs(self) -> None:
-        """Free the memory that tiles took."""
-        if self._packs is not None:
+        """Wait for the packs in work, which another may have finished meanwhile; not longer than so many seconds.
+        Without a limit their memory is freed, too."""
+        if self._packs is None or self._thread is None:
+            return
+        self._packs.end()
+        self._thread.join(seconds)
+        if seconds is None:
             self._packs.planned.work.close()
 
     def _trouble(self, error: Exception) -> Trouble:

@@ -19,6 +19,7 @@ from deeplight.engine.output.shards import Shard
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.run import paths
 from deeplight.engine.run.tiling import TileRequest
+from deeplight.engine.run.workers.request import Workers
 from deeplight.engine.stack.report import StackReport
 from deeplight.engine.stack.run import infer_dates
 from tests.engine.stack.months import EMPTY, Months, name
@@ -272,6 +273,8 @@ def test_nothing_is_left_of_what_is_refused(months: Months, tmp_path: Path) -> N
         months.run(tmp_path / "out", quicklook=tmp_path / "q.png")
     with pytest.raises(InputError, match="`shard` is a part of one map and there are"):
         months.run(tmp_path / "out", shard=Shard(0, 2))
+    with pytest.raises(InputError, match="`workers` compute one map and there are"):
+        months.run(tmp_path / "out", workers=Workers(True, None, 2))
     assert [p.name for p in tmp_path.iterdir()] == ["ntl-2021-01.tif"]
 
 

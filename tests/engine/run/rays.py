@@ -1,0 +1,171 @@
+"""deeplight-infer with workers in processes of their own, which are slowed down, killed and frozen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from deeplight.engine.output.parts import parts_folder
+from tests.engine.processes import arguments
+from tests.engine.run.wholes import Whole
+
+PATIENCE_S = 120.0
+FAULTS = """
+import importlib.util, os, signal, sys, time
+
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        if name != "deeplight.engine.output.packs":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        def patched(module):
+            execute(module)
+            write = module.PackStore.write
+            def slow(store, key, *given):
+                if os.environ.get("POISON") == "%d,%d" % tuple(key):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                while os.path.exists(os.environ["GATE"]) and sum(
+                    name.endswith(".pack") for name in os.listdir(store.folder)
+                ) >= int(os.environ["GATE_AT"]):
+                    time.sleep(0.02)
+                return write(store, key, *given)
+            module.PackStore.write = slow
+        spec.loader.exec_module = patched
+        return spec
+
+sys.meta_path.insert(0, Hook())
+"""
+"""For Python's sitecustomize: a gate at which packs wait to be stored once so many are, and one pack that kills who
+computes it."""
+
+
+@dataclass
+class Led:
+    """A run that is led by a process. seen: the processes that it started, so far as anyone looked."""
+
+    process: subprocess.Popen[str]
+    out: Path
+    gate: Path
+    seen: set[psutil.Process] = field(default_factory=set)
+
+    def open_gate(self) -> None:
+        self.gate.unlink(missing_ok=True)
+
+    def packs(self) -> set[str]:
+        return {p.name for p in parts_folder(self.out).rglob("*.pack")}
+
+    def look(self) -> list[psutil.Process]:
+        """Its processes, and theirs."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.seen |= set(psutil.Process(self.process.pid).children(recursive=True))
+        return [p for p in self.seen if alive(p)]
+
+    def workers(self) -> list[psutil.Process]:
+        return sites(self.look())
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        wait_for(lambda: self.look() is not None and (ready() or self.process.poll() is not None))
+        assert self.process.poll() is None, self.process.communicate()[0]
+
+    def wait_at_gate(self, packs: int, workers: int = 2) -> list[psutil.Process]:
+        """Its workers, once so many packs are stored and others wait."""
+        self.wait(lambda: len(self.packs()) >= packs and len(self.workers()) >= workers)
+        self.wait(lambda: any(parts_folder(self.out).glob("packs-*")))
+        return self.workers()
+
+    def end(self, status: int = 0) -> str:
+        """What it said, when it ended with this status."""
+        while self.process.poll() is None:
+            self.look()
+            try:
+                self.process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+        text = self.process.communicate()[0]
+        assert self.process.returncode == status, text
+        return text
+
+    def check_alone(self) -> None:
+        """None of its processes is left."""
+        wait_for(lambda: not [p for p in self.seen if alive(p)], 1.0)
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def sites(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those of them that are workers of ours."""
+    found = []
+    for process in processes:
+        try:
+            if "".join(process.cmdline()).startswith("ray::Site"):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def wait_for(ready: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
+    until = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.02)
+
+
+def lead(
+    whole: Whole,
+    folder: Path,
+    *more: str,
+    workers: str = "local:2",
+    gate_at: int | None = None,
+    poison: str = "",
+) -> Led:
+    """Start a run by workers. folder: for a file that holds them up. gate_at: packs that are stored before all others
+    wait until `Led.open_gate`. poison: row and column of a pack."""
+    environment = {**os.environ, **faults(folder, gate_at, poison)}
+    line = [sys.executable, "-m", "deeplight.engine.cli"]
+    line += arguments(whole.request, "--workers", workers, *more)
+    process = subprocess.Popen(
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    return Led(process, whole.request.out, folder / "gate")
+
+
+def faults(folder: Path, gate_at: int | None, poison: str = "") -> dict[str, str]:
+    """The environment in which FAULTS acts."""
+    (folder / "faults").mkdir(exist_ok=True)
+    (folder / "faults/sitecustomize.py").write_text(FAULTS)
+    gate = folder / "gate"
+    if gate_at is not None:
+        gate.touch()
+    return {
+        "PYTHONPATH": str(folder / "faults"),
+        "GATE": str(gate),
+        "GATE_AT": str(gate_at or 0),
+        "POISON": poison,
+    }
+
+
+def kill(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGKILL)

@@ -1,0 +1,131 @@
+"""Workers of Ray on one host: whatever becomes of them, the output has the bytes of one process."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deeplight.engine.output.parts import parts_folder
+from tests.engine.run.rays import Led, alive, kill, lead, wait_for
+from tests.engine.run.wholes import PACKS, Whole
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    yield
+    for process in psutil.Process().children(recursive=True):
+        kill(process)
+
+
+def finished(led: Led, whole: Whole) -> str:
+    text = led.end()
+    assert whole.request.out.read_bytes() == whole.expected
+    assert not parts_folder(whole.request.out).exists()
+    led.check_alone()
+    return text
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_workers_make_the_file_of_one_process(whole: Whole, tmp_path: Path, count: int) -> None:
+    report, events = tmp_path / "run.json", tmp_path / "e.jsonl"
+    led = lead(
+        whole, tmp_path, "--report", str(report), "--events", str(events), workers=f"local:{count}", pause=0.2
+    )
+    finished(led, whole)
+    found = json.loads(report.read_text())
+    assert found["packs"] == {"written": PACKS, "all_nodata": 0, "kept_from_earlier_run": 0}
+    assert sum(w["packs"] for w in found["workers"]) == PACKS and len(found["workers"]) == count
+    assert all(w["busy"]["write"] > 0 for w in found["workers"])
+    told = [json.loads(line)["event"] for line in events.read_text().splitlines()]
+    assert told.count("pack") == PACKS and told[0] == "started" and told[-1] == "finished"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_worker_killed_at_a_random_pack(whole: Whole, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    at = rng.randrange(PACKS - 1)
+    led = lead(whole, tmp_path, gate_at=at)
+    kill(rng.choice(led.wait_at_gate(at)))
+    led.open_gate()
+    assert "was lost" in finished(led, whole)
+
+
+def test_all_workers_killed(whole: Whole, tmp_path: Path) -> None:
+    led = lead(whole, tmp_path, gate_at=1)
+    for worker in led.wait_at_gate(1):
+        kill(worker)
+    led.open_gate()
+    assert finished(led, whole).count("was lost") >= 2
+
+
+def test_the_leading_process_killed_and_the_run_resumed_while_old_workers_live(
+    whole: Whole, tmp_path: Path
+) -> None:
+    old = lead(whole, tmp_path, gate_at=1)
+    workers = old.wait_at_gate(1)
+    old.process.kill()
+    old.process.communicate()
+    led = lead(whole, tmp_path, "--resume")
+    assert any(map(alive, workers))
+    led.open_gate()
+    finished(led, whole)
+    wait_for(lambda: not any(map(alive, old.seen)), 30)
+
+
+def test_a_run_with_other_options_takes_over_while_old_workers_live(whole: Whole, tmp_path: Path) -> None:
+    old = lead(whole, tmp_path, gate_at=1)
+    workers = old.wait_at_gate(1)
+    old.process.kill()
+    old.process.communicate()
+    led = lead(whole, tmp_path, "--overwrite", "--dtype", "uint16", workers="local:1")
+    assert any(map(alive, workers))
+    led.open_gate()
+    led.end()
+    found = whole.request.out.read_bytes()
+    assert not parts_folder(whole.request.out).exists()
+    lead(whole, tmp_path, "--overwrite", "--dtype", "uint16", workers="local:1").end()
+    assert whole.request.out.read_bytes() == found != whole.expected
+
+
+def test_a_pack_that_kills_its_worker_is_given_up_alone(whole: Whole, tmp_path: Path) -> None:
+    led = lead(whole, tmp_path, poison="0,2")
+    text = led.end(1)
+    assert "1 packs could not be computed (row 0 column 2)" in text and not whole.request.out.exists()
+    assert led.packs() == {f"00000_{col:05d}.pack" for col in range(PACKS) if col != 2}
+    led.check_alone()
+    finished(lead(whole, tmp_path, "--resume"), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_run_within_three_seconds(
+    whole: Whole, tmp_path: Path, number: signal.Signals
+) -> None:
+    led = lead(whole, tmp_path, gate_at=1)
+    led.wait_at_gate(1)
+    began = time.monotonic()
+    led.process.send_signal(number)
+    text = led.end(128 + number)
+    took = time.monotonic() - began
+    led.check_alone()
+    assert text.count("error: ") == 1 and f"interrupted by {number.name}" in text and "--resume" in text
+    print(f"{number.name}: {took:.1f} s")
+    led.open_gate()
+    finished(lead(whole, tmp_path, "--resume"), whole)
+
+
+def test_a_second_run_on_the_same_output_is_refused(whole: Whole, tmp_path: Path) -> None:
+    led = lead(whole, tmp_path, gate_at=1)
+    led.wait_at_gate(1)
+    assert "another run is writing" in lead(whole, tmp_path, "--resume").end(2)
+    led.open_gate()
+    finished(led, whole)
