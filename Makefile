@@ -41,6 +41,11 @@ $(VENV)/.test: $(BIN)/python $(BUILD_FILES)
 	@$(SAY_WHETHER_NATIVE)
 	touch $@ $(VENV)/.core
 
+# What the minutes-long tests need beside: Ray, 77 MB to download.
+$(VENV)/.slow: $(VENV)/.test
+	$(PIP) install -c constraints.txt -e '.[ray]'
+	touch $@
+
 # Pages from docs/ and the docstrings, in build/site; a broken link fails.
 docs: $(VENV)/.docs .typing/deeplight/api/__init__.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -72,7 +77,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 # The minutes-long tests, which CI runs after the others.
-test-slow: $(VENV)/.test
+test-slow: $(VENV)/.slow
 	$(BIN)/python -m pytest -m 'slow and not soak and not gpu' -o timeout=2400
 
 check: $(VENV)/.test .typing/deeplight/api/__init__.py

@@ -131,9 +131,11 @@ class RayPool:
         elif self._asked.local:
             raise InputError('Ray runs in this process already: use `workers="ray"` to take its workers')
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-        sizes = [(int(n.get("CPU", 0)), int(n.get("GPU", 0))) for n in nodes]
+        sizes = [(int(n.get("CPU", 0)), int(n.get("GPU", 0))) for n in nodes if n.get("CPU") or n.get("GPU")]
         if self._asked.local:
             sizes = [(available_cpus(), sizes[0][1])]
+        if not sizes:
+            raise InputError(f"{self._asked} has neither CPUs nor GPUs: start Ray on hosts that have")
         self.share = shares(self._asked, self._options, sizes)
         self._options = replace(self._options, threads=self.share.threads, beside=self.share.beside)
 

@@ -38,9 +38,7 @@ def finished(led: Led, whole: Whole) -> str:
 @pytest.mark.parametrize("count", [1, 2])
 def test_workers_make_the_file_of_one_process(whole: Whole, tmp_path: Path, count: int) -> None:
     report, events = tmp_path / "run.json", tmp_path / "e.jsonl"
-    led = lead(
-        whole, tmp_path, "--report", str(report), "--events", str(events), workers=f"local:{count}", pause=0.2
-    )
+    led = lead(whole, tmp_path, "--report", str(report), "--events", str(events), workers=f"local:{count}")
     finished(led, whole)
     found = json.loads(report.read_text())
     assert found["packs"] == {"written": PACKS, "all_nodata": 0, "kept_from_earlier_run": 0}
@@ -79,7 +77,7 @@ def test_the_leading_process_killed_and_the_run_resumed_while_old_workers_live(
     assert any(map(alive, workers))
     led.open_gate()
     finished(led, whole)
-    wait_for(lambda: not any(map(alive, old.seen)), 30)
+    wait_for(lambda: not any(map(alive, workers)), 30)
 
 
 def test_a_run_with_other_options_takes_over_while_old_workers_live(whole: Whole, tmp_path: Path) -> None:

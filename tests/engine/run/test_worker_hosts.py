@@ -1,0 +1,132 @@
+"""Workers of Ray on several hosts, which are nodes of a cluster on this machine: lost, late, frozen."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deeplight.engine.output.parts import parts_folder
+from tests.engine.run.rays import Led, alive, faults, lead, sites, wait_for
+from tests.engine.run.wholes import Whole
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+
+
+class Hosts:
+    """A Ray cluster whose head computes nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder = folder
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
+
+    def add(self) -> Any:
+        return self.cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+
+    def lose(self, node: Any) -> None:
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def processes(self, node: Any) -> list[psutil.Process]:
+        """The node's own, and its workers."""
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        return [raylet, *raylet.children(recursive=True)]
+
+    def workers(self) -> list[psutil.Process]:
+        return [w for node in self.cluster.worker_nodes for w in sites(self.processes(node))]
+
+    def lead(self, whole: Whole, *more: str, **how: Any) -> Led:
+        return lead(whole, self.folder, *more, workers=f"ray:{self.cluster.address},2", **how)
+
+    def wait_at_gate(self, led: Led, workers: int = 2) -> None:
+        led.wait(lambda: len(led.packs()) >= 1 and len(self.workers()) >= workers)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
+    for name, value in faults(tmp_path, 1).items():
+        monkeypatch.setenv(name, value)
+    hosts = Hosts(tmp_path)
+    try:
+        yield hosts
+    finally:
+        hosts.cluster.shutdown()
+
+
+def finished(led: Led, whole: Whole) -> str:
+    text = led.end()
+    assert whole.request.out.read_bytes() == whole.expected
+    assert not parts_folder(whole.request.out).exists()
+    return text
+
+
+def test_a_host_lost_without_a_spare_one(whole: Whole, hosts: Hosts) -> None:
+    lost = [hosts.add(), hosts.add()][0]
+    led = hosts.lead(whole, gate_at=1)
+    hosts.wait_at_gate(led)
+    hosts.lose(lost)
+    led.open_gate()
+    assert "was lost" in finished(led, whole)
+
+
+def test_a_host_that_comes_late_takes_part(whole: Whole, hosts: Hosts, tmp_path: Path) -> None:
+    hosts.add()
+    report = tmp_path / "run.json"
+    led = hosts.lead(whole, "--report", str(report), gate_at=1)
+    hosts.wait_at_gate(led, 1)
+    hosts.add()
+    hosts.wait_at_gate(led)
+    led.open_gate()
+    finished(led, whole)
+    assert len(json.loads(report.read_text())["workers"]) >= 1
+
+
+def test_all_hosts_lost_and_one_comes_later(whole: Whole, hosts: Hosts) -> None:
+    nodes = [hosts.add(), hosts.add()]
+    led = hosts.lead(whole, gate_at=1)
+    hosts.wait_at_gate(led)
+    for node in nodes:
+        hosts.lose(node)
+    led.open_gate()
+    hosts.add()
+    finished(led, whole)
+
+
+def test_a_frozen_host_is_done_without_and_changes_nothing_when_it_thaws(whole: Whole, hosts: Hosts) -> None:
+    frozen = [hosts.add(), hosts.add()][0]
+    led = hosts.lead(whole, gate_at=1)
+    hosts.wait_at_gate(led)
+    processes = hosts.processes(frozen)
+    for process in processes:
+        process.suspend()
+    try:
+        led.open_gate()
+        finished(led, whole)
+    finally:
+        for process in processes:
+            process.resume()
+    workers = sites(processes)
+    wait_for(lambda: not any(map(alive, workers)), 60)
+    assert whole.request.out.read_bytes() == whole.expected
+    assert not parts_folder(whole.request.out).exists()
+
+
+def test_a_cluster_that_outlives_the_leading_process(whole: Whole, hosts: Hosts) -> None:
+    hosts.add(), hosts.add()
+    old = hosts.lead(whole, gate_at=1)
+    hosts.wait_at_gate(old)
+    old.process.send_signal(signal.SIGKILL)
+    old.process.communicate()
+    led = hosts.lead(whole, "--resume")
+    led.open_gate()
+    finished(led, whole)
+    wait_for(lambda: not hosts.workers(), 30)
