@@ -22,6 +22,13 @@ PATIENCE_S = 120.0
 FAULTS = """
 import importlib.util, os, signal, sys, time
 
+def took(ticket):
+    try:
+        os.close(os.open(ticket, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
 class Hook:
     def find_spec(self, name, path=None, target=None):
         if name != "deeplight.engine.output.packs":
@@ -35,10 +42,11 @@ class Hook:
             def slow(store, key, *given):
                 if os.environ.get("POISON") == "%d,%d" % tuple(key):
                     os.kill(os.getpid(), signal.SIGKILL)
-                while os.path.exists(os.environ["GATE"]) and sum(
-                    name.endswith(".pack") for name in os.listdir(store.folder)
-                ) >= int(os.environ["GATE_AT"]):
-                    time.sleep(0.02)
+                gate, tickets = os.environ["GATE"], range(int(os.environ["TICKETS"]))
+                if os.path.exists(gate) and not any(took(f"{gate}-ticket{number}") for number in tickets):
+                    open(f"{gate}-{os.getpid()}", "w").close()
+                    while os.path.exists(gate):
+                        time.sleep(0.02)
                 return write(store, key, *given)
             module.PackStore.write = slow
         spec.loader.exec_module = patched
@@ -46,8 +54,8 @@ class Hook:
 
 sys.meta_path.insert(0, Hook())
 """
-"""For Python's sitecustomize: a gate at which packs wait to be stored once so many are, and one pack that kills who
-computes it."""
+"""For Python's sitecustomize: a gate that so many packs pass on their way to the disk before all others wait, and one
+pack that kills who computes it."""
 
 
 @dataclass
@@ -71,18 +79,19 @@ class Led:
             self.seen |= set(psutil.Process(self.process.pid).children(recursive=True))
         return [p for p in self.seen if alive(p)]
 
-    def workers(self) -> list[psutil.Process]:
-        return sites(self.look())
-
     def wait(self, ready: Callable[[], bool]) -> None:
         wait_for(lambda: self.look() is not None and (ready() or self.process.poll() is not None))
         assert self.process.poll() is None, self.process.communicate()[0]
 
-    def wait_at_gate(self, packs: int, workers: int = 2) -> list[psutil.Process]:
-        """Its workers, once so many packs are stored and others wait."""
-        self.wait(lambda: len(self.packs()) >= packs and len(self.workers()) >= workers)
-        self.wait(lambda: any(parts_folder(self.out).glob("packs-*")))
-        return self.workers()
+    def wait_at_gate(self, packs: int, workers: int) -> list[psutil.Process]:
+        """The workers that wait, once so many packs are stored and so many workers wait."""
+        self.wait(lambda: len(self.packs()) >= packs and len(self.at_gate()) >= workers)
+        return [psutil.Process(number) for number in self.at_gate()]
+
+    def at_gate(self) -> list[int]:
+        """Numbers of the processes that wait."""
+        found = [path.name.rpartition("-")[2] for path in self.gate.parent.glob("gate-*")]
+        return [int(number) for number in found if number.isdigit()]
 
     def end(self, status: int = 0) -> str:
         """What it said, when it ended with this status."""
@@ -135,7 +144,7 @@ def lead(
     gate_at: int | None = None,
     poison: str = "",
 ) -> Led:
-    """Start a run by workers. folder: for a file that holds them up. gate_at: packs that are stored before all others
+    """Start a run by workers. folder: for files that hold them up. gate_at: packs that are stored before all others
     wait until `Led.open_gate`. poison: row and column of a pack."""
     environment = {**os.environ, **faults(folder, gate_at, poison)}
     line = [sys.executable, "-m", "deeplight.engine.cli"]
@@ -157,11 +166,13 @@ def faults(folder: Path, gate_at: int | None, poison: str = "") -> dict[str, str
     (folder / "faults/sitecustomize.py").write_text(FAULTS)
     gate = folder / "gate"
     if gate_at is not None:
+        for old in folder.glob("gate-*"):
+            old.unlink()
         gate.touch()
     return {
         "PYTHONPATH": str(folder / "faults"),
         "GATE": str(gate),
-        "GATE_AT": str(gate_at or 0),
+        "TICKETS": str(gate_at or 0),
         "POISON": poison,
     }
 

@@ -47,9 +47,6 @@ class Hosts:
     def lead(self, whole: Whole, *more: str, **how: Any) -> Led:
         return lead(whole, self.folder, *more, workers=f"ray:{self.cluster.address},2", **how)
 
-    def wait_at_gate(self, led: Led, workers: int = 2) -> None:
-        led.wait(lambda: len(led.packs()) >= 1 and len(self.workers()) >= workers)
-
 
 @pytest.fixture
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
@@ -72,7 +69,7 @@ def finished(led: Led, whole: Whole) -> str:
 def test_a_host_lost_without_a_spare_one(whole: Whole, hosts: Hosts) -> None:
     lost = [hosts.add(), hosts.add()][0]
     led = hosts.lead(whole, gate_at=1)
-    hosts.wait_at_gate(led)
+    led.wait_at_gate(1, 2)
     hosts.lose(lost)
     led.open_gate()
     assert "was lost" in finished(led, whole)
@@ -82,18 +79,18 @@ def test_a_host_that_comes_late_takes_part(whole: Whole, hosts: Hosts, tmp_path:
     hosts.add()
     report = tmp_path / "run.json"
     led = hosts.lead(whole, "--report", str(report), gate_at=1)
-    hosts.wait_at_gate(led, 1)
+    led.wait_at_gate(1, 1)
     hosts.add()
-    hosts.wait_at_gate(led)
+    led.wait_at_gate(1, 2)
     led.open_gate()
     finished(led, whole)
-    assert len(json.loads(report.read_text())["workers"]) >= 1
+    assert len(json.loads(report.read_text())["workers"]) == 2
 
 
 def test_all_hosts_lost_and_one_comes_later(whole: Whole, hosts: Hosts) -> None:
     nodes = [hosts.add(), hosts.add()]
     led = hosts.lead(whole, gate_at=1)
-    hosts.wait_at_gate(led)
+    led.wait_at_gate(1, 2)
     for node in nodes:
         hosts.lose(node)
     led.open_gate()
@@ -104,7 +101,7 @@ def test_all_hosts_lost_and_one_comes_later(whole: Whole, hosts: Hosts) -> None:
 def test_a_frozen_host_is_done_without_and_changes_nothing_when_it_thaws(whole: Whole, hosts: Hosts) -> None:
     frozen = [hosts.add(), hosts.add()][0]
     led = hosts.lead(whole, gate_at=1)
-    hosts.wait_at_gate(led)
+    led.wait_at_gate(1, 2)
     processes = hosts.processes(frozen)
     for process in processes:
         process.suspend()
@@ -123,7 +120,7 @@ def test_a_frozen_host_is_done_without_and_changes_nothing_when_it_thaws(whole: 
 def test_a_cluster_that_outlives_the_leading_process(whole: Whole, hosts: Hosts) -> None:
     hosts.add(), hosts.add()
     old = hosts.lead(whole, gate_at=1)
-    hosts.wait_at_gate(old)
+    old.wait_at_gate(1, 2)
     old.process.send_signal(signal.SIGKILL)
     old.process.communicate()
     led = hosts.lead(whole, "--resume")
