@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from deeplight.engine.core.windows import Window
 from deeplight.engine.run.executor import Task
-from deeplight.engine.run.tiling import TilePlan, cores
+from deeplight.engine.run.tiling import EDGE, TilePlan, cores
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
@@ -93,7 +93,9 @@ def _lane(number: int, packs: list[Window], plan: TilePlan) -> Iterator[Task]:
 
 def _row_bytes(scene: Scene, plan: TilePlan, packs: int) -> int:
     """Decoded blocks behind a row of that many packs with their halo, in the middle of the scene."""
+    high, wide = scene.grid.height, scene.grid.width
     height, width = plan.pack + 2 * plan.halo, packs * plan.pack + 2 * plan.halo
-    row = max(0, (scene.grid.height - height) // 2)
-    col = max(0, (scene.grid.width - width) // 2)
-    return scene.cached_bytes(Window(row, col, height, width))
+    row, col = max(0, (high - height) // 2), max(0, (wide - width) // 2)
+    # no tile reads further beyond a scene that is smaller than a pack
+    most = Window(0, 0, high, wide).grown(EDGE)
+    return scene.cached_bytes(Window(row, col, height, width).shared_with(most))
