@@ -65,14 +65,22 @@ def smooth_region(side: int) -> Sample:
     return Sample.complete(*(a.astype(np.float32) for a in layers))
 
 
+TURNED = 10
+"""LR pixels along the sides of the region that is turned."""
+
+
+@pytest.fixture(scope="module")
+def plain() -> Sample:
+    window = Window(0, 0, TURNED, TURNED)
+    return SyntheticSource([smooth_region(TURNED)], range(1)).read(0, window)
+
+
 @pytest.mark.parametrize(
     "turn", [(x, y, t) for x in (False, True) for y in (False, True) for t in (False, True)]
 )
 @pytest.mark.parametrize("axes", [0, 1], ids=["sample", "batch"])
-def test_the_offset_turns_with_the_image(turn: tuple[bool, bool, bool], axes: int) -> None:
-    side = 14
-    whole = SyntheticSource([smooth_region(side)], range(1)).read(0, Window(0, 0, side, side))
-    parts = window_parts(whole, (side, side), side, 0)
+def test_the_offset_turns_with_the_image(plain: Sample, turn: tuple[bool, bool, bool], axes: int) -> None:
+    parts = window_parts(plain, (TURNED, TURNED), TURNED, 0)
     if axes:
         parts = {name: p[None] for name, p in parts.items() if p.ndim > 1}
     parts = turned(parts, *turn)
