@@ -39,6 +39,7 @@ def may_use_torch(path: str) -> bool:
 RUNTIME_HOMES = {
     "onnxruntime": {"engine/runtime/backends/onnxruntime_backend.py"},
     "tensorrt": {"engine/runtime/backends/tensorrt_backend.py"},
+    "ray": {"engine/run/workers/ray_pool.py"},
     "tensorrt_rtx": {"engine/runtime/backends/tensorrt_rtx_backend.py"},
 }
 CLICK_HOMES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real.py", "terminal.py"}

@@ -54,16 +54,16 @@ class DeviceWork(TileWork):
     """Everything that decides a tile's pixels. `read`, `collected` and `finish` may be called from several threads.
 
     `fit` comes first: it decides how the scene is cut. host: the same model without a device path: for tiles whose
-    numbers were bad, which are tried in fp32, and for questions about single places.
+    numbers were bad, which are tried in fp32, and for questions about single places. beside: see RunOptions.
     """
 
-    def __init__(self, host: TileWork, path: DevicePath, threads: int) -> None:
+    def __init__(self, host: TileWork, path: DevicePath, threads: int, beside: int = 1) -> None:
         self._host = host
         self.scene, self.backend, self.manifest = host.scene, host.backend, host.manifest
         self.halo, self.products = host.halo, host.products
         self.path, self.threads = path, threads
         self.ring = Ring(path.device, self.crew(threads).tiles)
-        self._usable = usable_memory(available_memory())
+        self._usable = usable_memory(available_memory() // beside)
         self._core = 0
         self._layers: dict[str, Unresampled] = {}
         self._growing = threading.Lock()

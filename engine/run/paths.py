@@ -53,7 +53,9 @@ def tile_work(
     from deeplight.engine.run.device_work import DeviceWork
 
     slots = tuple(int(slot in scene.dmo_slots) for slot in DMO_SLOTS)
-    return DeviceWork(work, DevicePath(resident, wanted_of(options, scene, manifest), slots), threads)
+    return DeviceWork(
+        work, DevicePath(resident, wanted_of(options, scene, manifest), slots), threads, options.beside
+    )
 
 
 def wanted_of(options: RunOptions, scene: Scene, manifest: Manifest) -> Wanted:

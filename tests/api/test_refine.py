@@ -162,3 +162,26 @@ def test_shards_and_a_last_call_write_the_same_file(scene: dl.Scene, model: dl.M
             dl.InputError, match=r"shard=.* is not \(I, N\) with I from 0 to N - 1; an example is"
         ):
             dl.refine(scene, model, out=tmp_path / "p.tif", shard=wrong)  # type: ignore[arg-type]
+
+
+def test_workers_are_named_in_a_text(scene: dl.Scene, model: dl.Model, tmp_path: Path) -> None:
+    for wrong in ("local", 2, "dask:2"):
+        with pytest.raises(
+            dl.InputError, match=r'workers=.* is not "local:N", "ray" or "ray:HOST:PORT,N"; an example'
+        ):
+            dl.refine(scene, model, out=tmp_path / "o.tif", workers=wrong)  # type: ignore[arg-type]
+    with pytest.raises(
+        dl.InputError, match="tiles=None computes the scene in one piece, which workers cannot share"
+    ):
+        dl.refine(scene, model, out=tmp_path / "o.tif", tiles=None, workers="local:2")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_workers_write_the_same_file(scene: dl.Scene, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+    with dl.load_model(folder, threads=1) as model:
+        whole = dl.refine(scene, model, out=tmp_path / "whole.tif", tiles=9)
+        run = dl.refine(scene, model, out=tmp_path / "o.tif", tiles=9, workers="local:2")
+    assert run.path.read_bytes() == whole.path.read_bytes()
+    assert run.report is not None and len(run.report["workers"]) >= 1

@@ -42,13 +42,14 @@ class Computed:
 @dataclass(frozen=True)
 class Told:
     """What a worker has done. packs, counts: as PackFiller.counts and Tally.counts. stages: name → (threads, busy
-    seconds). moved: bytes (read, written). retried: tiles that were tried again, and why."""
+    seconds). moved: bytes (read, written). cpu_s: of all its threads. retried: tiles that were tried again, and why."""
 
     worker: str
     packs: Mapping[str, int]
     counts: Mapping[str, float]
     stages: Mapping[str, tuple[int, float]]
     moved: tuple[int, int] | None
+    cpu_s: float
     peak_memory_bytes: int
     retried: list[tuple[Window, str]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.output.parts import Record
+from deeplight.engine.run.executor import TRIES
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.workers.dispatch import Lost, Ready, Verdict
 from deeplight.engine.run.workers.messages import Told, Trouble
@@ -227,15 +229,21 @@ class RayPool:
         return [event for event in found if event is not None]
 
     def first(self) -> tuple[int, str]:
-        """A worker that is open, before the run has begun. Raises InputError where all were refused."""
+        """A worker that is open, before the run has begun. Raises InputError where all were refused, DeepLightError
+        where they are lost again and again."""
+        lost = 0
         while not self._names:
             for event in self.wait():
-                if isinstance(event, Lost):
-                    if event.refused and not self._actors:
-                        raise InputError(event.reason)
-                    if not event.refused:
-                        raise DeepLightError(event.reason)
-                    self._voice.log(f"warning: {event.reason}")
+                if not isinstance(event, Lost):
+                    continue
+                if event.refused and not self._actors:
+                    raise InputError(event.reason)
+                self._voice.log(f"warning: {event.reason}")
+                lost += not event.refused
+                if lost > TRIES:
+                    raise DeepLightError(event.reason)
+                if not event.refused:
+                    self.hire()
         return next(iter(self._names.items()))
 
     def ask(self, worker: int, method: str, *given: Any) -> Any:
@@ -268,10 +276,8 @@ class RayPool:
         ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=_ANSWER_S) if refs else ([], [])
         found = []
         for ref in ready:
-            try:
+            with contextlib.suppress(Gone, DeepLightError):
                 found.append(self._got(ref))
-            except Gone:
-                continue
         return found
 
     def _call(self, worker: int, method: str, *given: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -143,6 +144,7 @@ class Site:
             counts=packs.tally.counts(),
             stages={s.name: (s.workers, s.busy_s) for s in stages},
             moved=(moved[0] - before[0], moved[1] - before[1]) if moved and before else None,
+            cpu_s=time.process_time(),
             peak_memory_bytes=peak_memory(),
             retried=[
                 (o.task.core, str(o.error)) for o in (packs.executor.requeued if packs.executor else ())
@@ -165,7 +167,10 @@ class Site:
             with self._turn:
                 self._end_packs()
                 report = run_scene(options, self.scene, self.engine, done is None, began)
-            if report is not None and options.report is not None:
+            if report is None:
+                return None
+            report = replace(report, options={**report.options, "mode": self.options.mode.value})
+            if options.report is not None:
                 write_report(report, options.report)
             return report
         except Exception as error:

@@ -68,6 +68,7 @@ def _one(told: Told) -> dict[str, Any]:
         "packs": int(told.packs["written"] + told.packs["all_nodata"]),
         "tiles": int(told.counts["tiles"]),
         "busy": {name: round(busy, 3) for name, (_, busy) in told.stages.items()},
+        "cpu": round(told.cpu_s, 3),
         "bytes_read": moved[0],
         "bytes_written": moved[1],
         "peak_memory_bytes": told.peak_memory_bytes,
