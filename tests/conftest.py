@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             folder = item.path.parent
             item.add_marker(pytest.mark.xdist_group(str(folder if folder.name == "export" else item.path)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def power_that_stays() -> Iterator[None]:
+    """What this process syncs need not reach the disk, for which a run would wait as long as it computes: power losses
+    are simulated (tests/engine/output/disks.py)."""
+
+    def fsync(file: int) -> None:
+        os.fstat(file)
+
+    with pytest.MonkeyPatch.context() as change:
+        change.setattr(os, "fsync", fsync)
+        yield
 
 
 @pytest.fixture(scope="session")
