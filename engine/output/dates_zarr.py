@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 SIDE = 2048
 """HR pixels a side of a shard: those of the packs of all but very large tiles."""
+_CACHE = 64 << 20
+"""Bytes that GDAL keeps while a map is read, each block once."""
 REMOVED = ".removed"
 """End of the name of a group that another has replaced."""
 _PLACE, _METADATA, _DIMENSIONS = "spatial_ref", "zarr.json", ("time", "y", "x")
@@ -150,7 +152,8 @@ class DatesZarr:
 
         key = date_key(when)
         at = self.keys.index(key)
-        with disk_errors(self.path), rasterio.open(result) as dataset:
+        cache = rasterio.Env(GDAL_CACHEMAX=_CACHE)
+        with disk_errors(self.path), cache, rasterio.open(result) as dataset:
             group: Any = zarr.open_group(str(self.path), mode="r+")
             for band in spec.bands:
                 shutil.rmtree(self._shards(array_name(band), at), ignore_errors=True)

@@ -125,7 +125,7 @@ def axes(grid: Grid) -> dict[str, Axis]:
 
 def place_attributes(grid: Grid) -> Mapping[str, Any]:
     """Of the variable that says where the grid lies: GeoTransform as GDAL and rioxarray read it."""
-    wkt = grid.crs.to_wkt()
+    wkt = grid.crs.to_wkt(version="WKT2_2019")  # which CF asks for
     name = {"grid_mapping_name": "latitude_longitude"} if grid.crs.is_geographic else {}
     place = " ".join(repr(float(value)) for value in grid.transform.to_gdal())
     return {**name, "crs_wkt": wkt, "spatial_ref": wkt, "GeoTransform": place}

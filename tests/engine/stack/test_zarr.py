@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import rasterio
 from rasterio.crs import CRS
 
-from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.stack.report import StackReport
@@ -229,3 +230,28 @@ def test_parts_of_others_are_not_taken_over(months: Months, tmp_path: Path) -> N
     (tmp_path / "x.zarr.parts").mkdir()
     (tmp_path / "x.zarr.parts" / "thesis.txt").write_text("mine")
     assert "x.zarr.parts holds thesis.txt" in refused(months, tmp_path / "x.zarr", mode=Mode.OVERWRITE)
+
+
+def test_a_full_disk_keeps_what_is_finished(
+    months: Months, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the second date is written into the group."""
+    from zarr.storage import _local
+
+    put = _local._put
+
+    def full(path: Path, *args: Any, **more: Any) -> int:
+        if path.match("ntl/c/1/0/0"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return put(path, *args, **more)
+
+    monkeypatch.setattr(_local, "_put", full)
+    out = tmp_path / "x.zarr"
+    with pytest.raises(DeepLightError, match=r"the disk is full while writing .*store: free some space"):
+        months.run(out)
+    assert not out.exists()
+    monkeypatch.undo()
+    report = months.run(out, mode=Mode.RESUME)
+    assert isinstance(report, StackReport) and report.computed == len(months.with_data) - 2
+    with opened(out) as group:
+        assert np.isfinite(group.ntl[1].values).any()
