@@ -80,9 +80,7 @@ def placement_options(command: _Command) -> _Command:
     help="Or one in its own file; repeat",
 )
 @click.option("--dem", type=FILE, help="Elevation in metres, any grid and CRS")
-@click.option(
-    "--out", type=OUTPUT, required=True, help="GeoTIFF (COG) to write; of dates a folder or .zarr"
-)
+@click.option("--out", type=OUTPUT, required=True, help="GeoTIFF (COG) to write; of dates a folder or .zarr")
 @click.option("--model", default=DEFAULT_MODEL, metavar="NAME|DIR|RUN", help=f"Model [{DEFAULT_MODEL}]")
 @click.option(
     "--tiles",
