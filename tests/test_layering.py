@@ -24,6 +24,7 @@ ROOMS = ("core", "raster", "network", "runtime", "output", "run", "stack", "zona
 each other. engine/cli.py and engine/__init__.py stand outside."""
 STRANGERS = {"raster": {"network"}, "network": {"raster"}}
 TORCH_IN_ENGINE = {
+    "engine/runtime/backends/engine_compute.py",
     "engine/runtime/backends/torch_backend.py",
     "engine/runtime/cuda_device.py",
     "engine/runtime/models.py",

@@ -16,7 +16,7 @@ from deeplight import kernels
 from deeplight.engine.core.forms import LayerForm, Steps, Wanted, returned, sent
 from deeplight.engine.core.layout import Layout
 from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, SCALE
-from deeplight.engine.network.compiled import compiled
+from deeplight.engine.network.compiled import Compiled, compiled
 from deeplight.engine.network.finished import Finished
 from deeplight.kernels.align.reference import TileMesh
 from deeplight.kernels.dispatch import Implementation
@@ -38,7 +38,8 @@ class TileProgram:
 
     compute: the network, as a function of the tensors of spec.INPUTS. forms: how "dmo" and "dem" are sent, where they
     are given. slots: 1 for each of spec.DMO_SLOTS that the scene has. memory, result: bytes on the device, laid out as
-    `forms.sent` and `forms.returned`. implementation: of kernels.align.
+    `forms.sent` and `forms.returned`. implementation: of kernels.align. compiling: on CUDA, let Inductor fuse what is
+    around the network.
     """
 
     def __init__(
@@ -51,13 +52,19 @@ class TileProgram:
         memory: Tensor,
         result: Tensor,
         implementation: Implementation = "auto",
+        *,
+        compiling: bool = True,
     ) -> None:
         self._compute, self._shape = compute, shape
         device = memory.device
         self._parts = tensors(sent(forms, *shape), memory)
         self._result = tensors(returned(wanted.count, *shape), result)
-        self._layers = {name: _Layer(name, form, device, implementation) for name, form in forms.items()}
-        self._finished = compiled(Finished(wanted).to(device).eval(), device)
+        fuse = compiled if compiling else _as_it_is
+        self._layers = {
+            name: _Layer(name, form, fuse(Usable(form).to(device).eval(), device), device, implementation)
+            for name, form in forms.items()
+        }
+        self._finished = fuse(Finished(wanted).to(device).eval(), device)
 
         def vector(values: Sequence[float]) -> Tensor:
             return torch.tensor([list(values)], dtype=torch.float32, device=device)
@@ -102,8 +109,15 @@ class _Layer:
     """One layer: what was sent → physical values (1, C, 8h, 8w), 0 where invalid, and validity (1, 1, 8h, 8w)."""
 
     def __init__(
-        self, name: str, form: LayerForm, device: torch.device, implementation: Implementation
+        self,
+        name: str,
+        form: LayerForm,
+        usable: nn.Module | Compiled,
+        device: torch.device,
+        implementation: Implementation,
     ) -> None:
+        """usable: as Usable(form)."""
+        self.usable = usable
         self.form, self._name, self._implementation = form, name, implementation
         bands = len(form.channels)
         gain, bias = (form.gain, form.bias) if form.kind == "raw" else ((1.0,) * bands, (0.0,) * bands)
@@ -111,7 +125,6 @@ class _Layer:
         self.places = torch.tensor(form.channels, device=device)
         self._gain = torch.tensor([gain], dtype=torch.float32, device=device)
         self._bias = torch.tensor([bias], dtype=torch.float32, device=device)
-        self.usable = compiled(Usable(form).to(device).eval(), device)
 
     def __call__(self, parts: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         def part(name: str) -> Tensor:
@@ -136,6 +149,10 @@ class _Layer:
             implementation=self._implementation,
         )
         return out[:, :-1], out[:, -1:]
+
+
+def _as_it_is(part: nn.Module, device: torch.device) -> nn.Module:
+    return part
 
 
 class Usable(nn.Module):

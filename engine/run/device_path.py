@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from deeplight.engine.runtime.backends.base import Resident
     from deeplight.engine.runtime.device import Graph, Memory
 
-_MEASURED = 3
-"""Replays of a new program that are timed: a few milliseconds each."""
+WARM_UPS, MEASURED = 2, 3
+"""Tiles that a new program computes before the run, first without being timed, then timed: a few milliseconds each."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class TileShape:
 
 @dataclass(frozen=True)
 class _Program:
-    """A captured program and the memory that it works in. parts, made: what lies in it, as tensors. tile: how it was
-    made, for what it says about itself."""
+    """A program and the memory that it works in. graph: it captured, None where it is launched anew for each tile.
+    parts, made: what lies in its memory, as tensors. tile: what a tile does, and what is told of that."""
 
-    graph: Graph
+    graph: Graph | None
     memory: Memory
     result: Memory
     parts: Mapping[str, Any]
@@ -78,15 +78,16 @@ class DevicePath:
         with self.failing(None):
             program = self._program(shape)
             begin, end = self.device.event(), self.device.event()
-            self._work(program, slot, shape, core, window, physical=False)  # compiles what follows the graph
+            for _ in range(WARM_UPS):  # compile what was not captured
+                self._work(program, slot, shape, core, window, physical=False)
             self._compute.record(begin)
-            for _ in range(_MEASURED):
+            for _ in range(MEASURED):
                 self._work(program, slot, shape, core, window, physical=False)
             self._compute.record(end)
             end.wait()
-            self.meter.alone_px = shape.height * shape.width * SCALE**2 * _MEASURED
+            self.meter.alone_px = shape.height * shape.width * SCALE**2 * MEASURED
             self.meter.alone_s = end.seconds_since(begin)
-            return self.meter.alone_s / _MEASURED
+            return self.meter.alone_s / MEASURED
 
     def forget(self, keep: TileShape | None = None) -> None:
         """Let go of all programs and their memory, but for that of one shape."""
@@ -120,7 +121,10 @@ class DevicePath:
     ) -> None:
         """All that is computed of a tile, from `slot.there` to `slot.result`."""
         self._compute.copy(program.memory, slot.there, shape.sent.size)
-        self._compute.replay(program.graph)
+        if program.graph is not None:
+            self._compute.replay(program.graph)
+        else:
+            self._compute.run(program.tile, [program.memory], [program.result])
         cut = self._cut(program, slot, core, window, physical=physical)
         # the mask is among what was sent
         self._compute.run(cut, [program.memory, program.result], [slot.result])
@@ -179,11 +183,21 @@ class DevicePath:
         layout = self.returned(*size, physical=True)
         memory, result = self.device.memory(shape.sent.size), self.device.memory(layout.size)
         forms: Mapping[str, LayerForm] = dict(shape.forms)
-        compute, implementation = self._resident.compute, self._resident.implementation
+        model = self._resident
         tile = TileProgram(
-            compute, forms, self.wanted, self._slots, size, memory.bytes, result.bytes, implementation
+            model.compute,
+            forms,
+            self.wanted,
+            self._slots,
+            size,
+            memory.bytes,
+            result.bytes,
+            implementation=model.implementation,
+            compiling=model.compiling,
         )
-        graph = self.device.capture(self._compute, tile, [memory], [result])
+        graph = None
+        if self._resident.captured:
+            graph = self.device.capture(self._compute, tile, [memory], [result])
         parts, made = tensors(shape.sent, memory.bytes), tensors(layout, result.bytes)
         return _Program(graph, memory, result, parts, made, tile)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version as package_version
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplight.engine.runtime.device import Memory
+from deeplight.kernels import launch, table
 from deeplight.kernels.float32 import exact_float32
 
 _WARM_UPS = 3
 """Runs before a capture: they compile kernels and let libraries choose, which a capture must not contain."""
+
+
+def device_of(gpu: int) -> torch.device:
+    """The GPU of this number."""
+    return torch.device("cuda", gpu)
+
+
+def current_stream(device: torch.device) -> int:
+    """The address of the stream that is current on a device."""
+    found: int = torch.cuda.current_stream(device).cuda_stream
+    return found
+
+
+def kernel_versions(device: torch.device) -> dict[str, str]:
+    """What decides the bits of PyTorch and of our kernels on a GPU: versions, and a digest of their configurations."""
+    triton = package_version("triton") if launch.TRITON else "not installed"
+    kernels = table.digest(launch.arch_of(device))
+    return {"torch": str(torch.__version__), "triton": triton, "kernels": kernels}
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,8 @@ class CudaStream:
 
     def run(self, work: Callable[[], None], reads: Sequence[Memory], writes: Sequence[Memory]) -> None:
         """See device.DeviceStream."""
-        with torch.cuda.stream(self.stream), torch.inference_mode():
+        # as in a capture: float32 is not shortened
+        with exact_float32(), torch.cuda.stream(self.stream), torch.inference_mode():
             work()
 
     def replay(self, graph: Any) -> None:

@@ -176,7 +176,8 @@ class Context:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert set(self._addresses) == {s.name for s in (*INPUTS, *OUTPUTS)}
-        assert self._scratch in self._engine.runtime.blocks
+        assert self._scratch in self._engine.runtime.blocks or (self._engine.given_memory and self._scratch)
+        self._engine.streams.add(stream_handle)
         if self._engine.says:
             self._engine.log.log(self._engine.log.Severity.ERROR, self._engine.says)
         self._engine.runtime.submit(self._compute)
@@ -196,7 +197,8 @@ class Context:
 
 class Engine:
     """tile: what profile 0 was tuned for, (batch, h, w). compute: what it is in place of a network. ran: how often.
-    says: an error that it logs in `log` and goes on."""
+    says: an error that it logs in `log` and goes on. given_memory: it works in memory that is not of the runtime.
+    streams: that it was put on."""
 
     num_optimization_profiles = 2
 
@@ -210,6 +212,8 @@ class Engine:
         self.runtime, self.tile, self.largest, self.compute = runtime, tile, largest, compute
         self.profiles: list[int] = []
         self.ran, self.says = 0, ""
+        self.given_memory = False
+        self.streams: set[int] = set()
         self.log: Any = None
 
     def create_execution_context(self, strategy: Any) -> Context:

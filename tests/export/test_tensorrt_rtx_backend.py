@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import torch
 
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
@@ -26,6 +27,7 @@ from deeplight.engine.run.tiling import TileRequest
 from deeplight.engine.runtime import backends
 from deeplight.engine.runtime.artifact import Artifact, load_artifact
 from deeplight.engine.runtime.backends import open_backend
+from deeplight.engine.runtime.backends.engine_compute import EngineCompute
 from deeplight.engine.runtime.first_use import trial_inputs
 from deeplight.engine.runtime.tensorrt_log import log_of
 from tests.engine.analytic import onnx_bytes
@@ -131,7 +133,14 @@ def test_kernels_are_kept_for_the_next_process(artifact: Artifact, engine: RtxEn
     with open_backend("tensorrt-rtx", artifact) as backend:
         assert engine.configs[-1].get_runtime_cache().content == b"kk"
         backend.run(inputs(5, 5))
-    assert kept.read_bytes() == b"kkk"
+        assert kept.read_bytes() == b"kkk"
+        # on the device path too
+        on_device = EngineCompute(backend, torch.device("cpu"), lambda: 77)
+        engine.given_memory = True
+        for _ in range(2):
+            on_device([torch.from_numpy(x) for x in inputs(4, 4).values()])
+        on_device.close()
+    assert kept.read_bytes() == b"kkkk"
 
 
 def test_kernels_that_the_library_refuses_are_replaced(

@@ -106,7 +106,7 @@ def loops(cubin: bytes) -> list[int]:
         at += one[1] != "NOP"
         target = re.search(r"\((\.L_x_\d+)\)", one[2])
         if (
-            one[1] == "BRA" and target and at - labels.get(target[1], at) > 1
+            one[1].startswith("BRA") and target and at - labels.get(target[1], at) > 1
         ):  # at the end it branches to itself
             found.append(at - labels[target[1]])
     return found

@@ -135,7 +135,9 @@ def open_backend(
     except ImportError as e:
         raise InputError(_missing(taken, artifact, precision, e)) from None
     place = entry.devices[0] if device == AUTO else device
-    return cls.open(artifact, precision, place, threads, compiling=compiling)
+    backend = cls.open(artifact, precision, place, threads, compiling=compiling)
+    backend.compiling = compiling
+    return backend
 
 
 def chosen(name: str, artifact: Artifact, precision: str, device: str) -> str:

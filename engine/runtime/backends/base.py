@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 class Resident:
     """A model that computes in the device's own memory, for the device path.
 
-    compute: the tensors of spec.INPUTS on the device, in order → those of spec.OUTPUTS; it may be captured in a graph.
-    implementation: of the kernels that go before it.
+    compute: the tensors of spec.INPUTS on the device, in order → those of spec.OUTPUTS. implementation: of the kernels
+    around it. captured: whether a tile is captured in a graph with it; else it is launched anew for each. compiling: as
+    Backend.open was told, of what is around it.
     """
 
     device: Device
     compute: Callable[[Sequence[Any]], Sequence[Any]]
     implementation: Any = "auto"
+    captured: bool = True
+    compiling: bool = True
 
 
 class Backend(ABC):
@@ -39,6 +42,8 @@ class Backend(ABC):
     """Whether `split` can be asked for more than one stream."""
     compiles: bool = False
     """Whether `compiling`, see `open`, made a difference to what it runs."""
+    compiling: bool = True
+    """What `open` was told."""
     device: str
     streams: int = 1
 

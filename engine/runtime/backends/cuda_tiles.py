@@ -1,7 +1,8 @@
 """Tiles through a serialised engine on a GPU: what TensorRT and TensorRT for RTX have in common.
 
 Device buffers, page-locked host buffers and an execution context are made once for each tile shape; a tile then costs
-copies and a launch. PyTorch is not needed: memory and streams come from the CUDA runtime (package cuda-python).
+copies and a launch. PyTorch is not needed: memory and streams come from the CUDA runtime (package cuda-python). Where
+it is there, with Triton, tiles take the device path instead (`resident`): their pixels go up as they are in the files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import ctypes
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from cuda.bindings import runtime as cudart
@@ -18,10 +20,13 @@ from cuda.bindings import runtime as cudart
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
-from deeplight.engine.runtime.backends import cuda_index
-from deeplight.engine.runtime.backends.base import Backend
+from deeplight.engine.runtime.backends import cuda_index, installed
+from deeplight.engine.runtime.backends.base import Backend, Resident
 from deeplight.engine.runtime.engines import Gpu
 from deeplight.engine.runtime.tensorrt_log import log_of
+
+if TYPE_CHECKING:
+    from deeplight.engine.runtime.backends.engine_compute import EngineCompute
 
 _SHAPES = 16
 """Tile shapes whose buffers and contexts are kept."""
@@ -56,6 +61,8 @@ class EngineBackend(Backend):
         call(cudart.cudaSetDevice(gpu))
         self._stream = call(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
         self._shapes: dict[tuple[int, ...], Buffers] = {}
+        self._compute: EngineCompute | None = None
+        self.compiles = has_device_path()
 
     @abstractmethod
     def _context(self) -> Any:
@@ -90,24 +97,15 @@ class EngineBackend(Backend):
 
     def _prepare(self, batch: int, h: int, w: int) -> Buffers:
         """Buffers for a shape, and the graph of copies in, network, copies out where it is captured here."""
-        self._log.clear()
-        made = Buffers(self._context(), {}, {})
-        if made.context is None:
-            raise RuntimeError(f"no execution context: {'; '.join(self._log.errors)}")
+        context, size = self.fitted(batch, h, w, self._stream)
+        made = Buffers(context, {}, {})
         try:
             for spec in (*INPUTS, *OUTPUTS):
                 made.host[spec.name] = _page_locked(input_shape(spec, batch, h, w))
                 made.device[spec.name] = call(cudart.cudaMalloc(made.host[spec.name].nbytes))
-            made.context.set_optimization_profile_async(self._profile((batch, 1, h, w)), self._stream)
-            for spec in INPUTS:
-                if not made.context.set_input_shape(spec.name, made.host[spec.name].shape):
-                    raise RuntimeError(
-                        f"{batch} tiles of {h}×{w} are outside the engine's profile; use other `tiles`"
-                    )
             for name, address in made.device.items():
                 made.context.set_tensor_address(name, address)
-            # by default a context takes what the largest tile of its profile would need, which no GPU has
-            if size := made.context.update_device_memory_size_for_shapes():
+            if size:
                 made.scratch = call(cudart.cudaMalloc(size))
                 made.context.set_device_memory(made.scratch, size)
             self._enqueue(made)  # the first run compiles and loads, which a capture must not contain
@@ -119,6 +117,32 @@ class EngineBackend(Backend):
             raise
         return made
 
+    def fitted(self, batch: int, h: int, w: int, stream: int) -> tuple[Any, int]:
+        """A new execution context for a shape, which has no memory yet, and the bytes that it needs to work in. Raises
+        RuntimeError where the library refuses."""
+        self._log.clear()
+        context = self._context()
+        if context is None:
+            raise RuntimeError(f"no execution context: {'; '.join(self._log.errors)}")
+        context.set_optimization_profile_async(self._profile((batch, 1, h, w)), stream)
+        for spec in INPUTS:
+            if not context.set_input_shape(spec.name, input_shape(spec, batch, h, w)):
+                raise RuntimeError(
+                    f"{batch} tiles of {h}×{w} are outside the engine's profile; use other `tiles`"
+                )
+        # by default a context takes what the largest tile of its profile would need, which no GPU has
+        return context, context.update_device_memory_size_for_shapes()
+
+    def execute(self, context: Any, stream: int) -> None:
+        """Put the network on a stream. Raises RuntimeError also where the library only logs an error: it was seen to go
+        on then, with zeros for a result."""
+        self._log.clear()
+        if not context.execute_async_v3(stream) or self._log.errors:
+            raise RuntimeError(f"the network could not be enqueued {'; '.join(self._log.errors)}".strip())
+
+    def compiled(self, stream: int) -> None:
+        """A shape was put on a stream for the first time, for which the library may have compiled kernels."""
+
     def _captured(self, shape: Buffers) -> Any:
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call(cudart.cudaStreamBeginCapture(self._stream, mode))
@@ -129,15 +153,12 @@ class EngineBackend(Backend):
         return launchable
 
     def _enqueue(self, shape: Buffers) -> None:
-        """Copies in, network, copies out. Raises RuntimeError also where the library only logs an error: it was seen
-        to go on then, with zeros for a result."""
-        self._log.clear()
+        """Copies in, network, copies out. Raises RuntimeError as `execute`."""
         for spec in INPUTS:
             array, address = shape.host[spec.name], shape.device[spec.name]
             kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
             call(cudart.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self._stream))
-        if not shape.context.execute_async_v3(self._stream) or self._log.errors:
-            raise RuntimeError(f"the network could not be enqueued {'; '.join(self._log.errors)}".strip())
+        self.execute(shape.context, self._stream)
         for spec in OUTPUTS:
             array, address = shape.host[spec.name], shape.device[spec.name]
             kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
@@ -156,12 +177,41 @@ class EngineBackend(Backend):
         """The GPU and the files made for it, by name: they decide bits besides versions and the model."""
         return dict(self._origins)
 
+    def resident(self) -> Resident | None:
+        """The engine for the device path, where PyTorch and Triton are installed, which do all else there."""
+        if not has_device_path():
+            return None
+        from deeplight.engine.runtime.backends.engine_compute import EngineCompute
+        from deeplight.engine.runtime.cuda_device import CudaDevice, current_stream, device_of
+
+        place = device_of(self._gpu)
+        if self._compute is None:
+            self._compute = EngineCompute(self, place, lambda: current_stream(place))
+        device = CudaDevice(place)
+        return Resident(device, self._compute, captured=self.captures, compiling=self.compiling)
+
     def close(self) -> None:
         """Free everything on the device."""
+        if self._compute is not None:
+            self._compute.close()
         call(cudart.cudaSetDevice(self._gpu))
         while self._shapes:
             self._free(self._shapes.popitem()[1])
         call(cudart.cudaStreamDestroy(self._stream))
+
+
+def has_device_path() -> bool:
+    """Whether PyTorch for GPUs and Triton are installed: what goes before and after the network on the device path."""
+    return installed("torch", "cuda") and find_spec("triton") is not None
+
+
+def path_versions(gpu: int) -> dict[str, str]:
+    """What decides bits on the device path beside the engine; nothing without it."""
+    if not has_device_path():
+        return {}
+    from deeplight.engine.runtime.cuda_device import device_of, kernel_versions
+
+    return kernel_versions(device_of(gpu))
 
 
 def gpu_number(device: str, backend: str, runtime: str) -> int:
@@ -202,6 +252,11 @@ def _gpus() -> int:
         return int(call(cudart.cudaGetDeviceCount()))
     except RuntimeError:
         return 0
+
+
+def wait(stream: int) -> None:
+    """Block until everything on a stream is done."""
+    call(cudart.cudaStreamSynchronize(stream))
 
 
 def call(result: tuple[Any, ...]) -> Any:

@@ -9,7 +9,13 @@ from typing import Any, ClassVar, Self
 import tensorrt as trt
 
 from deeplight.engine.runtime.artifact import Artifact
-from deeplight.engine.runtime.backends.cuda_tiles import EngineBackend, gpu_number, gpu_properties, opened
+from deeplight.engine.runtime.backends.cuda_tiles import (
+    EngineBackend,
+    gpu_number,
+    gpu_properties,
+    opened,
+    path_versions,
+)
 from deeplight.engine.runtime.onnx_notes import check_origin
 from deeplight.engine.runtime.plans import PlanKey, load_plan
 
@@ -49,8 +55,8 @@ class TensorRtBackend(EngineBackend):
         return 0 if tuned == ntl else int(self._engine.num_optimization_profiles) - 1
 
     def versions(self) -> dict[str, str]:
-        """TensorRT's version."""
-        return {"tensorrt": str(trt.__version__)}
+        """TensorRT's version, and on the device path of what is around it."""
+        return {"tensorrt": str(trt.__version__)} | path_versions(self._gpu)
 
 
 def key_here(model: str, precision: str, *, gpu: int = 0, **changes: Any) -> PlanKey:

@@ -26,6 +26,8 @@ from deeplight.engine.runtime.backends.cuda_tiles import (
     gpu_number,
     gpu_properties,
     opened,
+    path_versions,
+    wait,
 )
 from deeplight.engine.runtime.compare import failures
 from deeplight.engine.runtime.engines import Gpu, choose_engine
@@ -103,9 +105,14 @@ class TensorRtRtxBackend(EngineBackend):
         self._kernels.save()
         return made
 
+    def compiled(self, stream: int) -> None:
+        """Keep the kernels of a shape for the next process."""
+        wait(stream)
+        self._kernels.save()
+
     def versions(self) -> dict[str, str]:
-        """The version of TensorRT for RTX."""
-        return {"tensorrt_rtx": str(trt.__version__)}
+        """The version of TensorRT for RTX, and on the device path of what is around it."""
+        return {"tensorrt_rtx": str(trt.__version__)} | path_versions(self._gpu)
 
 
 class RuntimeCache:

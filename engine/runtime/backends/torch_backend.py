@@ -7,7 +7,6 @@ CPU and the Triton kernels on CUDA.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,9 +22,8 @@ from deeplight.engine.network.precision import in_precision
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends import cuda_index
 from deeplight.engine.runtime.backends.base import Backend, Resident
-from deeplight.engine.runtime.cuda_device import CudaDevice
+from deeplight.engine.runtime.cuda_device import CudaDevice, kernel_versions
 from deeplight.engine.runtime.models import load_network
-from deeplight.kernels import launch, table
 from deeplight.kernels.dispatch import never_interpreted
 from deeplight.kernels.float32 import exact_float32
 
@@ -90,11 +88,7 @@ class TorchBackend(Backend):
 
     def versions(self) -> dict[str, str]:
         """PyTorch's version; on a GPU also Triton's and a digest of the kernels' configurations, which decide bits."""
-        found = {"torch": str(torch.__version__)}
-        if self._on_gpu:
-            found["triton"] = package_version("triton") if launch.TRITON else "not installed"
-            found["kernels"] = table.digest(launch.arch_of(torch.device(self.device)))
-        return found
+        return kernel_versions(self._place) if self._on_gpu else {"torch": str(torch.__version__)}
 
     def origins(self) -> dict[str, str]:
         """The GPU, which decides bits besides versions and the model; nothing on a CPU."""
@@ -109,7 +103,9 @@ class TorchBackend(Backend):
 
     def resident(self) -> Resident | None:
         """The model for the device path; None on a CPU."""
-        return Resident(CudaDevice(self._place), self._resident) if self._on_gpu else None
+        if not self._on_gpu:
+            return None
+        return Resident(CudaDevice(self._place), self._resident, compiling=self.compiling)
 
     def cancel(self) -> None:
         """Refuse all further runs."""

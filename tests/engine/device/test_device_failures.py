@@ -14,6 +14,7 @@ from torch import Tensor
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.run.device_path import MEASURED, WARM_UPS
 from deeplight.engine.runtime.device import DeviceFailed, OutOfDeviceMemory
 from tests.engine.analytic import onnx_bytes, write_model
 from tests.engine.device.runs import analytic, pixels, run
@@ -49,8 +50,7 @@ def test_a_device_that_breaks_ends_the_run_resumably(
     scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     run(monkeypatch, scene, model, tmp_path / "whole.tif", StandIn(), core=16)
-    # three replays of the measurement come before the first tile
-    device = StandIn(seed=failing, fails_at=3 + failing)
+    device = StandIn(seed=failing, fails_at=WARM_UPS + MEASURED + failing)
     with pytest.raises(
         DeviceFailed, match=r"^stand-in failed.*illegal memory access.*`resume=True`$"
     ) as error:
@@ -103,7 +103,9 @@ def test_too_little_memory_before_the_first_tile(
 def test_too_little_memory_later_names_the_tiles(
     scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = StandIn(fails_at=6, failure="CUDA out of memory. Tried to allocate 2.00 GiB")
+    device = StandIn(
+        fails_at=WARM_UPS + MEASURED + 1, failure="CUDA out of memory. Tried to allocate 2.00 GiB"
+    )
     with pytest.raises(
         OutOfDeviceMemory, match=r"memory of stand-in did not suffice.*`tiles`.*`resume=True`"
     ):

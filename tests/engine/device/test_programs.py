@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from deeplight.engine.core.forms import Conserving, LayerForm, Wanted
+from deeplight.engine.core.forms import Conserving, LayerForm, Wanted, returned, sent
 from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.network import tile_program
 from deeplight.engine.network.finished import Finished
 from deeplight.engine.network.tile_program import Usable
 from deeplight.engine.raster.scene import SceneOptions
@@ -70,6 +71,23 @@ def test_which_pixels_are_usable_is_one_graph(form: LayerForm) -> None:
     # nothing beyond the extent, nothing under a mask that counts, and something else
     assert not got[9:].any() and not got[:, 12:].any() and got.any()
     assert bool(got[3].any()) != form.masked
+
+
+@pytest.mark.parametrize("compiling", [True, False])
+def test_what_is_around_the_network_is_compiled_unless_it_must_not_be(
+    compiling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(tile_program, "compiled", lambda part, _: asked.append(type(part).__name__) or part)
+    form = LayerForm("own", (0,), (16, 16))
+    memory, result = (
+        torch.empty(layout.size, dtype=torch.uint8)
+        for layout in (sent({"dem": form}, 2, 2), returned(1, 2, 2))
+    )
+    wanted = Wanted((), 1, None, None, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (0.0, 1.0))
+    given = ({"dem": form}, wanted, (0,) * 7, (2, 2), memory, result)
+    tile_program.TileProgram(lambda inputs: inputs, *given, compiling=compiling)
+    assert sorted(asked) == (["Finished", "Usable"] if compiling else [])
 
 
 def test_the_shipped_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run import device_tiles, device_work, tiling
-from deeplight.engine.run.device_path import TileShape
+from deeplight.engine.run.device_path import MEASURED, WARM_UPS, TileShape
 from deeplight.engine.run.device_work import DeviceWork
 from deeplight.engine.run.meter import Meter
 from deeplight.engine.run.slots import page_locked
@@ -163,8 +163,15 @@ def test_a_run_says_what_it_compared_and_a_resumed_one_keeps_it(
     assert (tmp_path / "asked.tif").read_bytes() == (tmp_path / "o.tif").read_bytes()
 
     with pytest.raises(Exception, match="`resume=True`"):
-        # at the last of 22 tiles, after 8 replays of measurements: seven are on their way at most, so a pack is whole
-        run(monkeypatch, scene, model, tmp_path / "r.tif", StandIn(fails_at=30), core=0)
+        # at the last of 22 tiles, after those of two programs: seven are on their way at most, so a pack is whole
+        run(
+            monkeypatch,
+            scene,
+            model,
+            tmp_path / "r.tif",
+            StandIn(fails_at=2 * (WARM_UPS + MEASURED) + 22),
+            core=0,
+        )
     monkeypatch.setattr(device_tiles, "LARGEST", 16)
     resumed = run(monkeypatch, scene, model, tmp_path / "r.tif", StandIn(), core=0, mode=Mode.RESUME)
     assert resumed.tiles["core"] == 32 and resumed.packs["kept_from_earlier_run"] >= 1

@@ -1,0 +1,108 @@
+"""An engine of TensorRT on the device path: stand-ins for CUDA, engine and device; nothing here ran on a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.run import paths, pipeline
+from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.tiling import TileRequest
+from deeplight.engine.runtime.backends.base import Resident
+from deeplight.engine.runtime.backends.engine_compute import EngineCompute
+from tests.engine.analytic import onnx_bytes, write_model
+from tests.engine.device.runs import pixels
+from tests.engine.device.standin import StandIn
+from tests.export.fake_cuda import Engine, Runtime
+from tests.export.rtx import by_onnx
+from tests.export.test_tensorrt_backend import TILES, backend_module, runtime
+from tests.scenes import write_scene
+
+__all__ = ["backend_module", "runtime"]
+TILE = (1, 6, 5)
+STREAM = 55
+
+
+def compute(backend: Any) -> EngineCompute:
+    return EngineCompute(backend, torch.device("cpu"), lambda: STREAM)
+
+
+def engine(runtime: Runtime) -> Engine:
+    made = Engine(runtime, TILE, compute=by_onnx(onnx_bytes()))
+    made.given_memory = True
+    return made
+
+
+def tensors(h: int, w: int) -> list[torch.Tensor]:
+    rng = np.random.default_rng(h * 100 + w)
+    return [torch.from_numpy(rng.random(input_shape(s, 1, h, w), np.float32)) for s in INPUTS]
+
+
+def test_tensors_of_any_layout_and_shape(backend_module: Any, runtime: Runtime) -> None:
+    made = engine(runtime)
+    with backend_module.TensorRtBackend(made) as backend:
+        network = compute(backend)
+        for h, w in ((6, 5), (7, 9), (6, 5)):
+            given = tensors(h, w)
+            by_name = {s.name: x.numpy() for s, x in zip(INPUTS, given, strict=True)}
+            want = backend.run(by_name, [s.name for s in OUTPUTS])
+            last = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in given]
+            for spec, found in zip(OUTPUTS, network(last), strict=True):
+                assert np.array_equal(found.numpy(), want[spec.name]), spec.name
+        first = [x.data_ptr() for x in network(tensors(6, 5))]
+        assert [x.data_ptr() for x in network(tensors(6, 5))] == first, (
+            "what is captured must stay where it is"
+        )
+        assert made.streams >= {STREAM}
+    assert not runtime.blocks
+
+
+def test_what_the_library_refuses_is_an_error_of_the_device(backend_module: Any, runtime: Runtime) -> None:
+    made = Engine(runtime, TILE, largest=64)
+    with (
+        backend_module.TensorRtBackend(made) as backend,
+        pytest.raises(RuntimeError, match="1 tiles of 4×40 are outside the engine's profile"),
+    ):
+        compute(backend)(tensors(4, 40))
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_a_run_over_the_device_path(
+    backend_module: Any, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captured: bool
+) -> None:
+    """The same pixels as on the host's path; an engine that cannot be captured is launched for each tile."""
+    files = write_scene(tmp_path, 21, 27)
+    scene = SceneOptions(ntl=str(files.ntl), dmo=str(files.dmo), dem=str(files.dem))
+    model = str(write_model(tmp_path / "m", onnx_bytes(), halo_lr=4))
+    devices = {"host": None, "device": StandIn(2)}
+    made = engine(runtime)
+    for name, device in devices.items():
+        backend = backend_module.TensorRtBackend(made)
+        backend._compute = compute(backend)
+        found = None if device is None else Resident(device, backend._compute, captured=captured)
+        monkeypatch.setattr(backend, "resident", lambda found=found: found)
+        monkeypatch.setattr(paths, "open_model", lambda *_, backend=backend: backend)
+        options: dict[str, Any] = {"tiles": TileRequest(8), "threads": 2, "dtype": "uint16"}
+        report = pipeline.infer(RunOptions(scene, tmp_path / f"{name}.tif", model, **options))
+        assert report is not None and (report.device is None) == (device is None)
+    got, want = pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif")
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    # coordinates in float32 on the device: rarely over the middle between two steps
+    assert np.nanmax(np.abs(got - want)) <= 1 and np.mean(got != want, where=~np.isnan(got)) < 1e-3
+    assert devices["device"] is not None and (devices["device"].replays > 0) == captured
+
+
+def test_without_pytorch_for_gpus_tiles_come_from_the_host(backend_module: Any, runtime: Runtime) -> None:
+    import sys
+
+    tiles: Any = sys.modules[TILES]
+    with backend_module.TensorRtBackend(engine(runtime)) as backend:
+        if torch.version.cuda is None:
+            assert not tiles.has_device_path() and backend.resident() is None
+            assert set(backend.versions()) == {"tensorrt"}
