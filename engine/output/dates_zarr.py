@@ -142,7 +142,7 @@ class DatesZarr:
             return None
         return f"its {name} is {_told(there.get(name))} there and {_told(here.get(name))} here"
 
-    def put(self, when: Span, result: Path, spec: OutputSpec, *, disk: Disk = DISK) -> None:
+    def put(self, key: str, result: Path, spec: OutputSpec, *, disk: Disk = DISK) -> None:
         """Write the finished map `result` of a date and note it as whole, durably.
 
         What a killed run wrote of the date goes first. Memory: one shard. Raises DeepLightError where the disk refuses.
@@ -150,7 +150,6 @@ class DatesZarr:
         import rasterio
         import zarr
 
-        key = date_key(when)
         at = self.keys.index(key)
         cache = rasterio.Env(GDAL_CACHEMAX=_CACHE)
         with disk_errors(self.path), cache, rasterio.open(result) as dataset:
@@ -167,6 +166,30 @@ class DatesZarr:
             for band in spec.bands:
                 self._sync_date(array_name(band), at, disk)
         self._note(key, spec.tags, disk)
+
+    def extract(self, key: str, out: Path, spec: OutputSpec) -> None:
+        """Write the lights of a whole date as a raster, for what is made of maps. Memory: one shard."""
+        import rasterio
+        import zarr
+
+        at, grid, lights = self.keys.index(key), spec.grid, array_name(spec.bands[0])
+        profile = {
+            "crs": grid.crs,
+            "transform": grid.transform,
+            "nodata": spec.codec.nodata,
+            "dtype": spec.dtype,
+        }
+        with disk_errors(out):
+            array: Any = zarr.open_array(str(self.path / lights), mode="r")
+            with rasterio.open(
+                out, "w", driver="GTiff", height=grid.height, width=grid.width, count=1, tiled=True, **profile
+            ) as d:
+                d.scales, d.offsets = (spec.scale,), (spec.offset,)
+                whole = Window(0, 0, *grid.shape)
+                for window in split(whole, SIDE):
+                    rows, cols = window.slices_in(whole)
+                    pixels = ((rows.start, rows.stop), (cols.start, cols.stop))
+                    d.write(array[at, rows, cols], 1, window=pixels)
 
     def take(self, key: str, earlier: DatesZarr, *, disk: Disk = DISK) -> None:
         """Take a whole date over from another group of the same grid and bands: its shards get second names, or are

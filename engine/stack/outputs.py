@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.files import remove_leftovers
-from deeplight.engine.output.acquired import acquired
 from deeplight.engine.output.dates_vrt import write_dates_vrt
 from deeplight.engine.output.stac import COLLECTION
-from deeplight.engine.run.told import facts_of
 from deeplight.engine.stack.options import REPORT, VRT
+from deeplight.engine.stack.pages import DatesPage
 
 if TYPE_CHECKING:
     from deeplight.engine.output.packs import OutputSpec
-    from deeplight.engine.output.page.pieces import PageNight
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.run.report import RunReport
     from deeplight.engine.runtime.manifest import Manifest
@@ -27,12 +25,11 @@ class Outputs:
     """Takes finished dates one after the other, after `begin`; `write` at the end."""
 
     def __init__(self, options: StackOptions) -> None:
-        self._options, self._dates = options, 0
+        self._options = options
+        self._page: DatesPage | None = None
         self._model: Manifest | None = None
         self._maps: list[tuple[Path, OutputSpec]] = []
         self._items: list[Path] = []
-        self._pages: list[PageNight] = []
-        self._unit = ""
 
     @property
     def folder(self) -> Path:
@@ -41,7 +38,8 @@ class Outputs:
 
     def begin(self, dates: Sequence[tuple[Night, OutputSpec]], model: Manifest) -> None:
         """All dates that will come, before the first, and what makes them."""
-        self._dates, self._model = len(dates), model
+        self._model, page = model, self._options.run.page
+        self._page = None if page is None else DatesPage(page, len(dates))
 
     def has(self, night: Night) -> bool:
         """Whether a date needs no run: never, since a finished map is looked at by its own."""
@@ -52,7 +50,6 @@ class Outputs:
         options = self._options.of(night)
         assert self._model is not None, "begin comes first"
         self._maps.append((options.out, spec))
-        self._unit = scene.unit
         if self._options.run.stac:
             from deeplight.engine.output.stac import write_item
 
@@ -61,15 +58,12 @@ class Outputs:
                     options.out, spec, scene.ntl_raster, self._model, collection=self.folder.resolve().name
                 )
             )
-        if self._options.run.page is not None:
-            from deeplight.engine.output.page.write import night_of
-
-            when, facts = acquired("", spec.tags), facts_of(scene, spec, report)
-            self._pages.append(night_of(scene, options.out, when, facts, self._dates))
+        if self._page is not None:
+            self._page.add(scene, options.out, spec, report)
 
     def write(self) -> None:
         """Write what shows all dates. Raises DeepLightError where the disk refuses."""
-        spec, page = self._maps[0][1], self._options.run.page
+        spec = self._maps[0][1]
         assert self._model is not None
         remove_leftovers(self.folder, (VRT, COLLECTION, REPORT))
         write_dates_vrt(self.folder / VRT, self._maps)
@@ -79,7 +73,5 @@ class Outputs:
 
             write_model_item(self.folder, self._model)
             write_collection(self.folder, spec, self._items)
-        if page is not None:
-            from deeplight.engine.output.page.write import write_page
-
-            write_page(page, self.folder.resolve().name, self._unit, spec.grid, self._pages)
+        if self._page is not None:
+            self._page.write(self.folder.resolve().name)

@@ -77,17 +77,17 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
     group = is_group(run.out)
     if run.quicklook is not None:
         raise InputError(
-            f"`quicklook` is a picture of one map and there are {len(nights)} dates: leave it out, or use `page`, "
+            f"`quicklook` is a picture of one map and {run.out} is for those of dates: leave it out, or use `page`, "
             "which shows them all"
         )
     if run.shard is not None:
         raise InputError(
-            f"`shard` is a part of one map and there are {len(nights)} dates: run each date as a job of its own, or in "
-            "shards of its own"
+            f"`shard` is a part of one map and {run.out} is for those of dates: run each date as a job of its own, or "
+            "in shards of its own"
         )
     if run.workers is not None:
         raise InputError(
-            f"`workers` compute one map and there are {len(nights)} dates: run each date by itself, or leave it out"
+            f"`workers` compute one map and {run.out} is for those of dates: run each date by itself, or leave it out"
         )
     check_writable(options.report, (".json",))
     complete = []

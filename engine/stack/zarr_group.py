@@ -20,6 +20,7 @@ from deeplight.engine.output.dates_zarr import REMOVED, DatesZarr, date_key, pub
 from deeplight.engine.output.parts import LOCK, Mode, busy, check_writable, exists, parts_folder
 from deeplight.engine.run.provenance import differing_tag
 from deeplight.engine.stack.options import REPORT
+from deeplight.engine.stack.pages import DatesPage
 
 if TYPE_CHECKING:
     from deeplight.engine.output.packs import OutputSpec
@@ -37,11 +38,9 @@ def check_group(options: StackOptions, nights: Sequence[Night]) -> None:
     """What can be refused before a file is opened. Raises InputError."""
     require_zarr()
     run = options.run
-    asked = {"quicklook": run.quicklook, "page": run.page, "stac": run.stac or None, "shard": run.shard}
-    name = next((name for name, value in asked.items() if value is not None), None)
-    if name is not None:
+    if run.stac:
         raise InputError(
-            f"`{name}` is made of maps and {run.out} is a Zarr group: leave it out, or give a folder as `out`"
+            f"`stac=True` describes maps and {run.out} is a Zarr group: leave it out, or give a folder as `out`"
         )
     starts: dict[object, Night] = {}
     for night in nights:
@@ -138,6 +137,7 @@ class ZarrGroup:
 
     def __init__(self, options: StackOptions) -> None:
         self._options = options
+        self._page: DatesPage | None = None
         self._begun: DatesZarr | None = None
         self._fresh = True
 
@@ -149,7 +149,8 @@ class ZarrGroup:
     def begin(self, dates: Sequence[tuple[Night, OutputSpec]], model: Manifest) -> None:
         """Make the group, or find that of an earlier run, whose dates stay. model: not looked at. Raises InputError
         where it is another's."""
-        out, mode = self._options.run.out, self._options.run.mode
+        out, mode, page = self._options.run.out, self._options.run.mode, self._options.run.page
+        self._page = None if page is None else DatesPage(page, len(dates))
         place = parts_folder(out) / _STORE
         if mode is Mode.OVERWRITE:
             _drop(parts_folder(out))
@@ -181,11 +182,14 @@ class ZarrGroup:
         return self._store.tags(_key(night)) is not None
 
     def add(self, night: Night, scene: Scene, spec: OutputSpec, report: RunReport | None) -> None:
-        """A date's map is finished: it goes into the group. scene, report: not looked at."""
+        """A date's map is finished: it goes into the group, or is there from an earlier run. report: None then."""
         result = self._options.of(night).out
         if not self.has(night):
-            assert night.when is not None
-            self._store.put(night.when, result, spec)
+            self._store.put(_key(night), result, spec)
+        elif self._page is not None:
+            self._store.extract(_key(night), result, spec)
+        if self._page is not None:
+            self._page.add(scene, result, spec, report)
         with disk_errors(result):
             DISK.remove(result)
 
@@ -196,6 +200,8 @@ class ZarrGroup:
             old = publish(self._store.path, self._options.run.out)
             if old is not None:
                 shutil.rmtree(old, ignore_errors=True)
+        if self._page is not None:
+            self._page.write(self._options.run.out.resolve().name)
 
 
 def _key(night: Night) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +173,21 @@ def test_a_stopped_run_goes_on(months: Months, finished: Path, tmp_path: Path, s
     assert [p.name for p in tmp_path.iterdir()] == ["x.zarr"]
 
 
+def test_a_page_has_all_dates(months: Months, tmp_path: Path) -> None:
+    """Those that the group has, too; it shows what the page of a folder shows."""
+    for out in ("x.zarr", "maps"):
+        months.run(tmp_path / out, page=tmp_path / f"{out}.html")
+    page = (tmp_path / "x.zarr.html").read_text()
+    shown = [json.loads(text) for text in re.findall(r'"hr":(\[.*?\])', page)]
+    assert shown and shown == [
+        json.loads(text) for text in re.findall(r'"hr":(\[.*?\])', (tmp_path / "maps.html").read_text())
+    ]
+    months.run(tmp_path / "x.zarr", page=tmp_path / "x.zarr.html", mode=Mode.RESUME)
+    again = re.findall(r'"hr":(\[.*?\])', (tmp_path / "x.zarr.html").read_text())
+    assert [json.loads(text) for text in again] == shown
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["maps", "maps.html", "x.zarr", "x.zarr.html"]
+
+
 def test_dates_that_come_later_are_added_in_their_order(
     months: Months, finished: Path, tmp_path: Path
 ) -> None:
@@ -217,7 +234,8 @@ def test_what_is_refused(months: Months, finished: Path, tmp_path: Path) -> None
     message = refused(months, finished, bands=BANDS, mode=Mode.RESUME, conserve_radiance=True)
     assert "x.zarr is of another run (2020-01: DEEPLIGHT_OPTION_CONSERVE_RADIANCE" in message
     out = tmp_path / "x.zarr"
-    assert "`page` is made of maps and" in refused(months, out, page=tmp_path / "p.html")
+    assert "`stac=True` describes maps and" in refused(months, out, stac=True)
+    assert "`quicklook` is a picture of one map and" in refused(months, out, quicklook=tmp_path / "q.png")
     assert "there is no folder" in refused(months, tmp_path / "no" / "x.zarr")
     undated = tmp_path / "ntl.tif"
     undated.write_bytes((months.folder / f"ntl-{name(1)}.tif").read_bytes())

@@ -1,0 +1,37 @@
+"""The page of several dates, gathered as they are finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deeplight.engine.output.acquired import acquired
+from deeplight.engine.run.told import facts_of
+
+if TYPE_CHECKING:
+    from deeplight.engine.output.packs import OutputSpec
+    from deeplight.engine.output.page.pieces import PageNight
+    from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.run.report import RunReport
+
+
+class DatesPage:
+    """What a page shows of each date, which is small. out: the page. dates: how many share it."""
+
+    def __init__(self, out: Path, dates: int) -> None:
+        self._out, self._dates = out, dates
+        self._nights: list[PageNight] = []
+
+    def add(self, scene: Scene, result: Path, spec: OutputSpec, report: RunReport | None) -> None:
+        """A date's finished map `result`. report: None where an earlier run did it."""
+        from deeplight.engine.output.page.write import night_of
+
+        when, facts = acquired("", spec.tags), facts_of(scene, spec, report)
+        self._nights.append(night_of(scene, result, when, facts, self._dates))
+        self._unit, self._grid = scene.unit, spec.grid
+
+    def write(self, title: str) -> None:
+        """Write the page. Raises DeepLightError where the disk refuses."""
+        from deeplight.engine.output.page.write import write_page
+
+        write_page(self._out, title, self._unit, self._grid, self._nights)
