@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -112,13 +113,11 @@ def test_the_space_of_all_dates(
     files = [months.folder / f"ntl-{name(m)}.tif" for m in (1, 2)]
     if out.endswith(".zarr"):
         pytest.importorskip("zarr", reason="zarr is not installed")
-    asked: list[int] = []
-    monkeypatch.setattr(
-        "deeplight.engine.run.pipeline.check_space", lambda out, needed, *_: asked.append(needed)
-    )
-    months.run(tmp_path / "one", files[0])
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, asked[0]))
-    message = refused(months, tmp_path / out, *files)
-    assert f"{out} needs about" in message and "for 2 dates and" in message
-    assert not (tmp_path / out).exists() and [p.name for p in tmp_path.iterdir()] == ["one"]
+    usage, free = namedtuple("usage", "total used free"), [0.0]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, int(free[0])))
+    message = refused(months, tmp_path / out, files[0])
+    needed = re.search(r"needs about ([\d.]+) MB for 1 date and 0\.0 MB are free", message)
+    assert needed is not None
+    free[0] = 1.2e6 * float(needed[1])
+    assert f"{out} needs about" in refused(months, tmp_path / out, *files) and not any(tmp_path.iterdir())
+    months.run(tmp_path / out, files[0])
