@@ -1,4 +1,4 @@
-"""Which implementation runs: chosen by explicit argument, device and export state, never by accident."""
+"""Choice of the implementation of an operation: by explicit argument, by device and by whether a graph is exported."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from torch.compiler import is_dynamo_compiling, is_exporting
 from deeplight.kernels import launch
 
 Implementation = Literal["auto", "triton", "reference"]
-"""auto: the kernel for CUDA tensors, the reference elsewhere, while exporting, beyond the kernel's limits and where a
-gradient is needed that the kernel does not have. triton: the kernel, or an error. reference: plain PyTorch."""
+""""auto" takes the kernel for CUDA tensors. It takes the reference on other devices, during an export, for arguments
+beyond the kernel's limits, and where a gradient is needed that the kernel does not have. "triton" takes the kernel or
+raises an error. "reference" takes plain PyTorch."""
 
 CHOICES = ("auto", "triton", "reference")
 ACTIVATIONS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 _emitting = 0
-"""How many `emit_operators` are open. A plain number, since Dynamo reads it: it cannot trace a ContextVar."""
+"""How many `emit_operators` contexts are open. This is a plain number because Dynamo, which cannot trace a ContextVar,
+reads it."""
 
 
 @contextlib.contextmanager
 def emit_operators() -> Iterator[None]:
     """Inside this context torch.export traces "auto" as the operators deeplight::…, not as their decompositions.
 
-    It holds for the whole process; torch.export itself keeps its state so.
+    The context applies to the whole process, as the state of torch.export itself does.
     """
     global _emitting
     _emitting += 1
@@ -40,14 +42,15 @@ def emit_operators() -> Iterator[None]:
 
 
 def exporting() -> bool:
-    """Whether torch.export traces the caller (strict=False; Dynamo, which strict=True takes, is not told apart).
+    """Whether torch.export is tracing the caller with strict=False.
 
-    Not torch.compiler.is_exporting alone: PyTorch 2.11's Dynamo takes that for True under torch.compile as well.
+    strict=True traces through Dynamo, which cannot be distinguished from torch.compile here. is_exporting() alone does
+    not suffice: under the Dynamo of PyTorch 2.11 it is True during torch.compile as well.
     """
     return not is_dynamo_compiling() and is_exporting()
 
 
-# a ContextVar, for threads: only the operators' bodies ask it, and no tracer looks into these
+# A ContextVar, so that each thread has its own value. Only the bodies of operators read it, which no tracer enters.
 _INTERPRETED = ContextVar("interpreted", default=True)
 
 
@@ -55,7 +58,7 @@ _INTERPRETED = ContextVar("interpreted", default=True)
 def never_interpreted() -> Iterator[None]:
     """Inside this context the operators run their reference on the CPU even where Triton's interpreter is switched on.
 
-    For whole networks, of which the interpreter takes minutes a tile: it is for checking kernels on small cases.
+    This is for whole networks. The interpreter is made to check kernels on small cases; a tile would take it minutes.
     """
     token = _INTERPRETED.set(False)
     try:
@@ -85,12 +88,13 @@ def use_kernel(
     limit: str | None = None,
     exported: bool = True,
 ) -> bool:
-    """Return True for the Triton kernel, False for the reference. tensors[0] decides the device.
+    """Return True for the Triton kernel, False for the reference. The device is that of tensors[0].
 
-    exported: whether the operator may stand in an exported graph; where not, "auto" traces the reference.
+    differentiable: whether the kernel has a gradient. exported: whether the operator may be part of an exported graph;
+    where it may not, "auto" traces the reference. limit: a sentence about what the kernel requires and these arguments
+    do not meet ("the kernel takes …, not …"); None where the kernel can compute them.
 
-    limit: what the kernel would need and these arguments do not have ("the kernel takes …, not …"), None where it
-    can do them. Raises ValueError for an unknown implementation and where "triton" cannot do what is asked.
+    Raises ValueError for an unknown implementation, and where "triton" cannot compute what is asked.
     """
     if implementation not in CHOICES:
         raise ValueError(f"{op}: implementation must be one of {', '.join(CHOICES)}, not {implementation!r}")
@@ -119,14 +123,14 @@ def use_kernel(
 
 
 def supported(dtype: torch.dtype) -> bool:
-    """Return the element types that the kernels read as features or raw pixels."""
+    """Return whether the kernels read features or raw pixels of this element type."""
     return dtype in (*ACTIVATIONS, torch.uint16, torch.int16)
 
 
 def check_shape(op: str, name: str, tensor: Tensor, expected: Sequence[int | None]) -> None:
-    """Raise ValueError unless the shape is as expected; None leaves an axis free."""
+    """Raise ValueError unless the tensor has the expected shape; an axis given as None may have any length."""
     if exporting():
-        return  # comparing symbolic sizes would fix them
+        return  # comparing symbolic sizes would make them constants
     shape = tuple(tensor.shape)
     if len(shape) != len(expected) or any(
         want is not None and got != want for got, want in zip(shape, expected, strict=True)
@@ -144,7 +148,7 @@ def check_dtype(op: str, name: str, tensor: Tensor, accepted: Iterable[torch.dty
 
 
 def check_together(op: str, tensors: dict[str, Tensor | None], *, dtype: bool = True) -> None:
-    """Raise ValueError unless all tensors have the device and, with `dtype`, the element type of the first."""
+    """Raise ValueError unless all tensors are on the device of the first and, with `dtype`, have its element type."""
     items = [(name, t) for name, t in tensors.items() if t is not None]
     first_name, first = items[0]
     for name, t in items[1:]:

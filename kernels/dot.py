@@ -1,4 +1,4 @@
-"""What several kernels use."""
+"""A device function that several kernels use."""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
-"""What a launch should compute: random arguments, the definition's results for them, and how far off a run is.
+"""What a launch should compute: random arguments, the definition's results for them, and the error of a run.
 
-A configuration is checked with it before it is timed, since a compiler may get one wrong and not another.
+Each configuration is checked in this way before it is timed, since a compiler may get one wrong and not another.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from deeplight.kernels.suggest import reference as suggest_reference
 from deeplight.kernels.upsample import reference as upsample_reference
 
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Relative to the largest value: sums of some hundred float32 products (three TF32 products on a GPU); else one
-rounding of the mixed features and one of the result, 2⁻¹¹ and 2⁻⁸ each, with what they add up to."""
+"""Allowed error relative to the largest value. float32: the rounding of sums of some hundred products, which on a GPU
+are three TF32 products each. float16, bfloat16: one rounding of the mixed features and one of the result, of 2⁻¹¹ and
+2⁻⁸ each, and their sum."""
 
 TIMES = {
     "align": 16.0,
@@ -43,23 +44,23 @@ TIMES = {
     "posterior": 16.0,
     "observe": 4.0,
 }
-"""What TOLERANCE is multiplied by. align: its coordinates of up to some thousand pixels are float32. refine: the
-radiance is an exponential, which multiplies an error by gain and by the radiance. residuals: differences of squares, a
-gain up to 3. posterior: an error of the residual times a sharpness of some tens, in an exponent. observe: a power of a
-ratio."""
+"""Factors of TOLERANCE. align: its coordinates are float32 numbers of up to some thousand pixels. refine: the radiance
+is an exponential, which multiplies errors by the gain and by the radiance. residuals: they are differences of squares,
+multiplied by a gain of up to 3. posterior: the residual, with its error, is multiplied by a sharpness of some tens in
+an exponent. observe: it raises a ratio to a power."""
 
 _FEATURES = {"refine": "x", "refine_narrow": "x", "finish": "radiance"}
-"""The argument whose element type decides TOLERANCE, where it is not the result."""
+"""The argument whose element type selects TOLERANCE, for kernels where that is not the result."""
 
 Outputs = dict[str, Tensor]
-"""By the name of the launch's argument."""
+"""Results by the name of the launch's argument."""
 
 
 def filled(ready: Launch, device: str, seed: int = 0) -> Launch:
-    """The launch with random memory on a device in place of meta tensors, of the size that the network has there.
+    """Return the launch with random tensors on a device in place of its meta tensors.
 
-    Coordinates of the mesh are multiples of 1/16 pixel, so that every precision sees the same neighbours; some lie
-    outside the raster.
+    Values are as large as they are at that place in the network. Coordinates of the mesh are multiples of 1/16 pixel,
+    so that every precision sees the same neighbours; some lie outside the raster.
     """
     generator = torch.Generator(device).manual_seed(seed)
     arguments = {
@@ -70,12 +71,12 @@ def filled(ready: Launch, device: str, seed: int = 0) -> Launch:
         like = _tensor(ready, name)
         arguments[name] = torch.full_like(like, _unwritten(like), device=device)
     if ready.constants.get("HAS_SKIP") is False:
-        arguments["skip"] = arguments["out"]  # not read; without memory of its own
+        arguments["skip"] = arguments["out"]  # it is not read, so it needs no memory of its own
     return dataclasses.replace(ready, arguments=arguments)
 
 
 def results_of(ready: Launch) -> tuple[str, ...]:
-    """Return the arguments that the kernel writes."""
+    """Return the names of the arguments that the kernel writes."""
     finished = ("pixels", "halves") if ready.constants.get("STEPS") else ("pixels",)
     return {"refine": ("radiance",), "refine_narrow": ("radiance", "isp"), "finish": finished}.get(
         ready.kernel, ("out",)
@@ -83,7 +84,7 @@ def results_of(ready: Launch) -> tuple[str, ...]:
 
 
 def run(ready: Launch) -> Outputs:
-    """Launch it on memory full of NaN or, of integers, of a value that is not expected, and return what it wrote."""
+    """Run the launch and return what it wrote. Its results are filled with NaN before (integers: an unlikely value)."""
     outputs = {name: _tensor(ready, name) for name in results_of(ready)}
     for output in outputs.values():
         output.fill_(_unwritten(output))
@@ -92,19 +93,19 @@ def run(ready: Launch) -> Outputs:
 
 
 def _unwritten(output: Tensor) -> float:
-    """What memory holds before a launch: far from every random result."""
+    """The value that fills results before a launch; no result for random arguments is near it."""
     return torch.nan if output.dtype.is_floating_point else 30000
 
 
 def expected(ready: Launch) -> Outputs:
-    """Return the definition's results for a filled launch without a crop, in float32."""
+    """Return the results of the definition, in float32, for a filled launch without a crop."""
     with exact_float32(), torch.no_grad():
         return {name: result.float() for name, result in _DEFINITIONS[ready.kernel](ready).items()}
 
 
 def worst(ready: Launch, got: Outputs, want: Outputs) -> float:
-    """Return the largest difference in parts of what is allowed: at most 1 where the launch is right, NaN where one
-    is that should not be."""
+    """Return the largest difference divided by the allowed one: at most 1 where the launch is right, NaN where a result
+    is NaN and should not be."""
     share = 0.0
     for name, right in want.items():
         features = _tensor(ready, _FEATURES.get(ready.kernel, name)).dtype
@@ -150,7 +151,7 @@ def _random(ready: Launch, name: str, like: Tensor, generator: torch.Generator) 
         values = torch.rand(shape, **where)
         values = values / values.sum()
     else:
-        # a sum over the inputs of a weight stays of order 1; images are as they are
+        # scaled so that sums over the inputs of a weight stay of order 1; images are not scaled
         inputs = 1 if like.ndim == 4 else 9 * shape[1] if like.ndim == 3 else shape[-1]
         values = torch.randn(shape, **where) * max(1, inputs) ** -0.5
     channels_last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
@@ -159,7 +160,7 @@ def _random(ready: Launch, name: str, like: Tensor, generator: torch.Generator) 
 
 
 def _mesh(shape: tuple[int, ...]) -> Tensor:
-    """(1, 2, N, M): 30 source pixels a node, turned a little."""
+    """Nodes (1, 2, N, M) that lie 30 source pixels apart, slightly rotated."""
     i, j = torch.arange(shape[2])[:, None], torch.arange(shape[3])[None, :]
     return torch.stack([30 * i + 2 * j - 3, 30 * j - 2 * i + 1])[None].to(torch.int32)
 
@@ -178,7 +179,7 @@ def _epilogue(ready: Launch) -> Outputs:
 
 
 def _conv(ready: Launch) -> Outputs:
-    weight = _tensor(ready, "weight").float()  # (9, K, 4C), phase order
+    weight = _tensor(ready, "weight").float()  # (9, K, 4C) in phase order
     k, c4 = weight.shape[1:]
     plain = _shuffle_order(weight.reshape(3, 3, k, c4).permute(3, 2, 0, 1), 0)
     bias = _shuffle_order(_tensor(ready, "bias").float(), 0)
@@ -186,7 +187,7 @@ def _conv(ready: Launch) -> Outputs:
 
 
 def _shuffle_order(x: Tensor, axis: int) -> Tensor:
-    """From phase order, s·C + c, back to PixelShuffle's, c·4 + s."""
+    """Channels from phase order, s·C + c, back to the order of PixelShuffle, c·4 + s."""
     shape = x.shape
     parts = x.reshape(*shape[:axis], 4, shape[axis] // 4, *shape[axis + 1 :])
     return parts.transpose(axis, axis + 1).reshape(shape)
@@ -219,7 +220,7 @@ def _refine(ready: Launch) -> Outputs:
     whole = ready.kernel == "refine_narrow"
     nothing = torch.zeros(c, device=x.device)
     names = ("isp_weight", "isp_bias", "embed")
-    # without the head x is embedded already
+    # a launch without the ISP head gets x with the embedding added already
     query, query_bias, embed = (
         [_tensor(ready, name).float() for name in names] if whole else [nothing, nothing[:1], nothing]
     )

@@ -1,4 +1,4 @@
-"""float32 that is float32: without the shorter products that PyTorch and its caller may have switched on."""
+"""Products in full float32, also where PyTorch or the caller has switched on shorter ones such as TF32."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ SWITCHES = (
     ("mkldnn.conv", "mkldnn"),
     ("mkldnn.rnn", "mkldnn"),
 )
-"""Below torch.backends: what has an `fp32_precision`, and whose it takes where its own is "none"."""
+"""Settings below torch.backends that have an `fp32_precision`, each with its parent, whose value applies where the
+setting's own is "none"."""
 
 EXACT = "ieee"
-"""Its value for products of whole float32 numbers; "tf32" and "bf16" shorten them."""
+"""The `fp32_precision` that multiplies whole float32 numbers; "tf32" and "bf16" shorten them first."""
 
 
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
-    """Inside, matrix products and convolutions of float32 use all of its bits, on GPUs and CPUs.
+    """Inside this context matrix products and convolutions of float32 numbers use all bits, on GPUs and CPUs.
 
-    cuDNN shortens them to TF32 unless told not to, which moves radiance by 2.5e-3 (one NVIDIA H200). The switches are
-    the process's: they hold for all threads while any of them is inside, and are as they were after the last has left.
-    Every spelling can be read inside (allow_tf32, get_float32_matmul_precision, fp32_precision), as Inductor does.
+    By default cuDNN shortens the numbers to TF32, which changes radiance by 2.5e-3 (one NVIDIA H200). The settings
+    belong to the process: they apply to all threads while any thread is inside, and are restored when the last leaves.
+    Inside, each of PyTorch's three ways to ask for the setting works (allow_tf32, get_float32_matmul_precision,
+    fp32_precision); Inductor uses several of them.
     """
     _enter()
     try:
@@ -42,8 +44,8 @@ def exact_float32() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _State:
-    """matmul: of set_float32_matmul_precision. cudnn: of cudnn.allow_tf32. values: fp32_precision of SWITCHES, "none"
-    where it is the parent's."""
+    """matmul: value of set_float32_matmul_precision. cudnn: value of cudnn.allow_tf32. values: fp32_precision of each
+    of SWITCHES, "none" where that of its parent applies."""
 
     matmul: str
     cudnn: bool
@@ -81,11 +83,12 @@ def _read() -> _State:
 
 
 def _own_values() -> tuple[str, ...]:
-    """What each of SWITCHES was given itself, "none" where it follows its parent.
+    """The value that each of SWITCHES was given itself, "none" where it follows its parent.
 
-    PyTorch tells only what is in effect, so the parents are moved for a moment: what is not "ieee" below "ieee", or is
-    "ieee" below "none", is the switch's own. An untouched cuDNN follows too, but says "tf32" where its parent says
-    "none"; it cannot be made untouched again, so it is given that.
+    PyTorch only tells which value is in effect. So the parents are changed for a moment: a value is the switch's own if
+    it is not "ieee" while the parent is "ieee", or is "ieee" while the parent is "none". A cuDNN switch that was never
+    set also follows its parent, but says "tf32" where the parent is "none". Since it cannot be made unset again, it is
+    given that value.
     """
     now, parents = _values(), tuple(_backend(parent).fp32_precision for _, parent in SWITCHES)
     with _parents(EXACT):
@@ -105,10 +108,10 @@ def _values() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _parents(value: str) -> Iterator[None]:
-    """All that SWITCHES may follow at a value; afterwards as it was, following or not."""
+    """Inside this context all parents of SWITCHES have one value; afterwards each is as before, own value or none."""
     everything: Any = torch.backends
     generic, above = everything.fp32_precision, sorted({parent for _, parent in SWITCHES})
-    everything.fp32_precision = "none"  # a parent then shows its own value
+    everything.fp32_precision = "none"  # then each parent shows its own value
     own = [_backend(parent).fp32_precision for parent in above]
     try:
         for parent in above:
@@ -121,7 +124,7 @@ def _parents(value: str) -> Iterator[None]:
 
 
 def _write(state: _State) -> None:
-    # the old spelling first: its setters write the new one too, but not the other way round
+    # the older settings first: writing them changes the newer ones too, but not the other way round
     with _quiet():
         torch.set_float32_matmul_precision(state.matmul)
         torch.backends.cudnn.allow_tf32 = state.cudnn
@@ -130,7 +133,7 @@ def _write(state: _State) -> None:
 
 
 def _matmul() -> str:
-    """The old spelling's value. Where the new one contradicts it PyTorch refuses to tell, but not all ways."""
+    """The value of the older setting. Some of PyTorch's functions refuse to tell it where newer ones contradict it."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -138,14 +141,14 @@ def _matmul() -> str:
     try:
         return "high" if torch.backends.cuda.matmul.allow_tf32 else "highest"
     except RuntimeError:
-        return "highest"  # the default: only the new spelling was ever used
+        return "highest"  # the default: only the newer settings were ever used
 
 
 def _cudnn() -> bool:
     try:
         return bool(torch.backends.cudnn.allow_tf32)
     except RuntimeError:
-        return True  # the default: only the new spelling was ever used
+        return True  # the default: only the newer settings were ever used
 
 
 def _backend(name: str) -> Any:
@@ -157,7 +160,7 @@ def _backend(name: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warning with which PyTorch 2.9 and later ask for the new spelling alone."""
+    """Inside this context PyTorch 2.9 and later do not warn that only the newer settings should be used."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Please use the new API settings")
         yield

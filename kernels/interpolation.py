@@ -1,4 +1,4 @@
-"""Interpolation that does not depend on where a tile lies: positions enter as integers only. All tensors are NCHW."""
+"""Interpolation whose results do not depend on where a tile lies: positions are integers only. All tensors are NCHW."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def resample_offset(x: Tensor, offset: Tensor) -> Tensor:
 
     x: (B, C, H, W). offset: (B, 2, H, W), (x, y) in pixels of `x`. Returns (B, C, H, W).
 
-    The offset is split into integer and fraction *before* the pixel position is added: the fraction then has the
-    same bits wherever the tile lies, which normalised coordinates (grid_sample) do not give. Reading through
-    index_select on rows of C values exports to one ONNX Gather a tap.
+    The offset is split into integer and fraction *before* the pixel position is added. So the fraction has the same
+    bits wherever the tile lies, which is not so with normalised coordinates (grid_sample). Pixels are read by
+    index_select as rows of C values, which becomes one ONNX Gather for each of the four neighbours.
     """
     b, c, h, w = x.shape
     floor = torch.floor(offset)
@@ -42,7 +42,7 @@ def resample_offset(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def _lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    # not torch.lerp: it exports to ONNX with a Where on t < 0.5, three passes more
+    # not torch.lerp, whose ONNX form selects by t < 0.5, which takes three more passes over memory
     return a + (b - a) * t
 
 
@@ -66,7 +66,7 @@ def interpolation_kernel(factor: int, kind: str) -> Tensor:
 
 
 def interpolation_line(factor: int, kind: str) -> Tensor:
-    """Weights (factor, K) of the same interpolations along one axis, but "cubic" with a = −0.5 (Keys 1981)."""
+    """Weights (factor, K) of the same interpolations along one axis, except that "cubic" has a = −0.5 (Keys 1981)."""
     taps = {"linear": 3, "cubic": 5}[kind]
     centres = [(phase + 0.5) / factor - 0.5 for phase in range(factor)]
     weight = (lambda x: _keys(x, -0.5)) if kind == "cubic" else _hat
@@ -89,10 +89,10 @@ def _keys(x: float, a: float = -0.75) -> float:
 
 
 def resize_fixed(x: Tensor, kernel: Tensor, factor: int) -> Tensor:
-    """Interpolate by an integer factor: edge padding, grouped convolution with `kernel`, PixelShuffle.
+    """Interpolate by an integer factor, with edge padding, a grouped convolution with `kernel`, and PixelShuffle.
 
-    x: (B, C, H, W). kernel: from `interpolation_kernel`. Returns (B, C, factor·H, factor·W). Equal to
-    F.interpolate(align_corners=False) away from rounding; ONNX Runtime runs this form many times faster.
+    x: (B, C, H, W). kernel: from `interpolation_kernel`. Returns (B, C, factor·H, factor·W). The result is
+    that of F.interpolate(align_corners=False) but for rounding; ONNX Runtime runs this form many times faster.
     """
     c = x.shape[1]
     radius = kernel.shape[-1] // 2

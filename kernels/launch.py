@@ -1,4 +1,4 @@
-"""One launch of a kernel as data: Triton's JIT and the reports of the compiler both work from it."""
+"""One launch of a kernel as data. Triton's JIT and the reports on compiled code both start from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from deeplight.kernels.table import Config
 
 UNALIGNED = frozenset({"mask0", "mask1", "mask", "valid"})
-"""Pointers that may start anywhere; all others start at a multiple of 16 bytes."""
+"""Arguments whose memory may start at any address; that of all others starts at a multiple of 16 bytes."""
 
 MODULES = {
     "fuse": "fuse",
@@ -30,7 +30,7 @@ MODULES = {
     "observe": "agree",
     "rescale": "agree",
 }
-"""Kernel → its folder in deeplight.kernels."""
+"""The folder of each kernel in deeplight.kernels."""
 
 TYPES = {
     torch.float32: "fp32",
@@ -47,8 +47,9 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Launch:
-    """kernel: a key of MODULES. programs: the grid, one axis. arguments: in the kernel's order; int is int32 and
-    float is float32. constants: compile-time arguments except BLOCK, which is in `config`."""
+    """kernel: a key of MODULES. programs: the size of the grid, which has one axis. arguments: run-time arguments in
+    the kernel's order; an int becomes int32, a float float32. constants: compile-time arguments without BLOCK, which
+    `config` holds."""
 
     kernel: str
     programs: int
@@ -68,7 +69,7 @@ class Launch:
 
     @property
     def key(self) -> str:
-        """Names one compiled variant: kernel, element types, compile-time arguments, warps."""
+        """A name for one compiled variant, made of kernel, element types, compile-time arguments and warps."""
         types = ",".join(t.lstrip("*") for t in self.signature.values() if t.startswith("*"))
         constants = ",".join(f"{k}={v}" for k, v in self.compile_time.items())
         return f"{self.kernel}({types};{constants};warps={self.config.warps})"
@@ -86,7 +87,7 @@ def device_function(kernel: str) -> Any:
 
 
 def run(launch: Launch) -> None:
-    """Launch on the current stream of the arguments' device. An empty grid is no launch."""
+    """Launch the kernel on the current stream of the arguments' device. With an empty grid nothing is launched."""
     if launch.programs == 0:
         return
     function = device_function(launch.kernel)
@@ -107,7 +108,7 @@ def arch_of(device: torch.device) -> int:
 
 
 def next_power(n: int, least: int = 16) -> int:
-    """The smallest power of two ≥ n and ≥ least. tl.dot needs 16."""
+    """The smallest power of two ≥ n and ≥ least. tl.dot needs at least 16."""
     return max(least, 1 << (n - 1).bit_length())
 
 
@@ -126,20 +127,20 @@ def interpreting() -> bool:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How deeplight.kernels.dot.dot multiplies: three TF32 products keep float32's accuracy."""
+    """The PRECISION of deeplight.kernels.dot.dot for an element type: three TF32 products keep float32's accuracy."""
     if dtype == torch.bfloat16 and interpreting():
         return "upcast"
     return "tf32x3" if dtype == torch.float32 else "ieee"
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """`x` in channels-last memory on a 16-byte boundary, a copy only where it is not."""
+    """`x` in channels-last memory that starts on a 16-byte boundary: itself where it is so already, else a copy."""
     x = x.contiguous(memory_format=torch.channels_last)
     return x if _on_boundary(x) else x.clone(memory_format=torch.channels_last)
 
 
 def ready(x: Tensor) -> Tensor:
-    """`x` contiguous on a 16-byte boundary, a copy only where it is not."""
+    """`x` in contiguous memory that starts on a 16-byte boundary: itself where it is so already, else a copy."""
     x = x.contiguous()
     return x if _on_boundary(x) else x.clone()
 
@@ -149,5 +150,5 @@ def _on_boundary(x: Tensor) -> bool:
 
 
 def like_channels_last(x: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    """An uninitialised channels-last tensor on the device and, unless given, of the dtype of `x`."""
+    """An uninitialised channels-last tensor on the device of `x`, with its dtype unless another is given."""
     return torch.empty(shape, device=x.device, dtype=dtype or x.dtype, memory_format=torch.channels_last)

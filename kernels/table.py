@@ -1,4 +1,4 @@
-"""Launch configurations: MEASURED where a GPU was there, REASONED elsewhere.
+"""Launch configurations: measured ones for GPUs that were there, REASONED ones for all others.
 
 `python -m deeplight.engine.network.kernel_tuning` rewrites measured.json beside this file.
 """
@@ -16,7 +16,8 @@ MEASURED_FILE = Path(__file__).with_name("measured.json")
 
 @dataclass(frozen=True)
 class Config:
-    """block: pixels (upsample_epilogue: values) a program. warps: of a program. stages: of the software pipeline."""
+    """block: pixels of a program (of upsample_epilogue: values). warps: warps of a program. stages: stages of its
+    software pipeline."""
 
     block: int
     warps: int
@@ -35,36 +36,36 @@ REASONED: dict[tuple[str, int], Config] = {
     ("upsample_conv", 32): Config(128, 4, 3),
     ("upsample_conv", 64): Config(128, 4, 3),
     ("upsample_conv", 128): Config(64, 4, 3),
-    # gathers: at least as many pixels as threads, so that a pixel's place is computed once and not by every thread
-    # that loads some of its channels
+    # Gathers. With at least as many pixels as threads, the place of a pixel is computed once, not again by each thread
+    # that loads some of its channels.
     ("align", 8): Config(128, 4),
     ("align", 16): Config(128, 4),
     ("align", 2): Config(128, 4),
     ("align", 4): Config(128, 4),
-    # two pixels a thread share its registers with six rows
+    # a thread has two pixels, and registers for six rows of each
     ("refine_narrow", 8): Config(256, 4),
     ("refine_narrow", 16): Config(128, 4),
     ("refine", 16): Config(128, 4, 3),
     ("refine", 32): Config(64, 4, 3),
     ("refine", 64): Config(64, 4, 3),
     ("refine", 128): Config(32, 4, 3),
-    # 8 pixels of two rows a thread
+    # a thread has 8 pixels of each of two rows
     ("finish", 0): Config(1024, 4),
-    # 16 pixels and a window of 15 fill 32; a program is small, so many share a processor
+    # 16 pixels and a window of 15 fill 32. A program is small, so that many run on one multiprocessor.
     ("residuals", 0): Config(16, 4),
     ("posterior", 32): Config(16, 8),
     ("posterior", 64): Config(16, 8),
-    # 16 rows of sums are 8 registers of a thread; ten LR columns a program keep all processors busy
+    # The sums of 16 rows take 8 registers of a thread. Programs of ten LR columns are enough for all multiprocessors.
     ("observe", 0): Config(128, 8),
     ("rescale", 0): Config(512, 4),
-    # 128 pixels, whose 32 channels are 32 registers of a thread
+    # a thread holds the 32 channels of one of 128 pixels
     ("suggest", 32): Config(8, 4),
     ("suggest", 64): Config(8, 4),
 }
-"""(kernel, channels as a power of two) → configuration for every architecture and width."""
+"""From (kernel, channels as a power of two) to the configuration for every architecture and width."""
 
 WIDE: dict[tuple[str, int], Config] = {
-    # float32 doubles the registers of a tile, and three TF32 products need three copies of their inputs
+    # float32 takes twice the registers, and three TF32 products need three copies of their inputs
     ("fuse", 16): Config(128, 4, 1),
     ("fuse", 32): Config(64, 4, 1),
     ("fuse", 64): Config(32, 8, 1),
@@ -73,19 +74,19 @@ WIDE: dict[tuple[str, int], Config] = {
     ("refine_narrow", 8): Config(64, 8),
     ("refine_narrow", 16): Config(64, 8),
 }
-"""REASONED for four-byte features, where it differs."""
+"""Configurations of REASONED that differ for features of four bytes."""
 
 BUCKETS = (64, 256, 1024)
-"""Upper ends of the width buckets; wider rows are bucket 0."""
+"""The largest width of each bucket of widths; wider rows belong to bucket 0."""
 
 
 def bucket(width: int) -> int:
-    """The width bucket of a row of `width` pixels."""
+    """The bucket of widths to which a row of `width` pixels belongs."""
     return next((b for b in BUCKETS if width <= b), 0)
 
 
 def configuration(kernel: str, arch: int, channels: int, width: int, itemsize: int) -> Config:
-    """The measured configuration of two-byte features, else the reasoned one.
+    """The measured configuration for features of two bytes where there is one, else the reasoned one.
 
     arch: compute capability (90 for 9.0), 0 where none is known. channels: a power of two, 0 where it does not matter.
     width: pixels of a row. itemsize: bytes of a feature.
@@ -97,7 +98,7 @@ def configuration(kernel: str, arch: int, channels: int, width: int, itemsize: i
 
 
 def digest(arch: int) -> str:
-    """Changes with any configuration that a GPU of this compute capability may get, and so with the order of sums."""
+    """A digest of all configurations that GPUs of a compute capability may get: the order of sums depends on them."""
     here = {key: config for key, config in measured().items() if key[1] == arch}
     text = "\n".join(sorted(f"{row}" for rows in (REASONED, WIDE, here) for row in rows.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -105,7 +106,7 @@ def digest(arch: int) -> str:
 
 @cache
 def measured() -> dict[tuple[str, int, int, int], Config]:
-    """(kernel, arch, channels, width bucket) → configuration, from measured.json."""
+    """From (kernel, arch, channels, bucket of widths) to the configuration, as read from measured.json."""
     if not MEASURED_FILE.exists():
         return {}
     rows = json.loads(MEASURED_FILE.read_text())

@@ -1,4 +1,4 @@
-"""Which launch configuration is fastest on this machine's GPU, of those that compute what they should.
+"""Search for the fastest launch configuration on this machine's GPU among those that compute right values.
 
 The command line, which knows the presets, is deeplight.engine.network.kernel_tuning; it writes measured.json.
 """
@@ -25,7 +25,7 @@ from deeplight.kernels.warm import compile_all
 
 BLOCKS, WARPS, STAGES = (32, 64, 128, 256), (4, 8), (2, 3)
 VALUE_BLOCKS = (512, 1024, 2048, 4096)
-"""For upsample_epilogue, whose blocks are values, and rescale, whose pixels are one value each."""
+"""Block sizes of upsample_epilogue, whose blocks consist of values, and of rescale, whose pixels are one value each."""
 
 OWN_BLOCKS = {
     "residuals": (16,),
@@ -34,12 +34,13 @@ OWN_BLOCKS = {
     "observe": (128,),
     "finish": (256, 512, 1024, 2048),
 }
-"""finish: of two rows. residuals, observe: compile-time arguments go with the block. posterior: all shifts of a pixel
-are in registers. suggest: sixteen pixels each."""
+"""Block sizes of the other kernels with sizes of their own. finish: a block covers two rows. residuals, observe: other
+compile-time arguments depend on the block. posterior: registers hold all shifts of a pixel. suggest: a result is made
+of sixteen pixels."""
 
 
 def candidates(kernel: str) -> list[Config]:
-    """The configurations that are tried."""
+    """The configurations of a kernel that are tried."""
     blocks = {**dict.fromkeys(("upsample_epilogue", "rescale"), VALUE_BLOCKS), **OWN_BLOCKS}.get(
         kernel, BLOCKS
     )
@@ -48,7 +49,7 @@ def candidates(kernel: str) -> list[Config]:
 
 
 def with_config(ready: Launch, config: Config) -> Launch:
-    """`ready` with another configuration and the grid that it needs."""
+    """The launch with another configuration, and with the grid that this one needs."""
     if ready.kernel == "fuse":
         pixels = _row(ready)
         again = repeats(pixels, config.block) if ready.constants["HOLD"] else 1
@@ -59,7 +60,7 @@ def with_config(ready: Launch, config: Config) -> Launch:
 
 
 def programs(ready: Launch, block: int) -> int:
-    """The grid for another block; every kernel's rows are cut into ⌈length / block⌉."""
+    """The grid for another block size: every kernel cuts a row into ⌈length / block⌉ blocks."""
     old = ready.config.block
     length = _row(ready)
     before, after = (_results(ready.kernel, size) for size in (old, block))
@@ -67,14 +68,14 @@ def programs(ready: Launch, block: int) -> int:
 
 
 def _results(kernel: str, block: int) -> int:
-    """Of a block: some kernels read pixels whose results another program writes."""
+    """How many results a block writes: some kernels also read pixels whose results another program writes."""
     if kernel == "observe":
         return columns_of(block)
     return block - RIM if kernel == "refine_narrow" else block
 
 
 def _row(ready: Launch) -> int:
-    """Pixels (upsample_epilogue: values) that are cut into blocks."""
+    """How many pixels (of upsample_epilogue: values) are cut into blocks."""
     if ready.kernel in ("fuse", "posterior"):
         return int(ready.arguments["pixels"])
     if ready.kernel == "finish":
@@ -96,11 +97,11 @@ _CHANNELS = {
     "posterior": ("HP",),
     "suggest": ("WP",),
 }
-"""Kernel → compile-time arguments of which the largest is its channel count in the table."""
+"""The compile-time arguments of each kernel of which the largest is its channel count in the table."""
 
 
 def channels_of(ready: Launch) -> int:
-    """The channel count under which the table keeps a launch."""
+    """The channel count under which the table has the configuration of a launch."""
     c = ready.constants
     key = _CHANNELS.get(ready.kernel, ())
     return max((int(c[k]) for k in key), default=0)
@@ -108,8 +109,9 @@ def channels_of(ready: Launch) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class LaunchTrial:
-    """One configuration of a launch. error: the largest difference in parts of what is allowed, None where it did not
-    run. ms: its time, None where it is wrong or did not run. problem: why, in a few words."""
+    """What came of one configuration of a launch. error: the largest difference from the right values, divided by the
+    allowed one; None where it did not run. ms: its time in milliseconds, None where it is wrong or did not run.
+    problem: what was wrong, in a few words."""
 
     ready: Launch
     error: float | None = None
@@ -120,13 +122,13 @@ class LaunchTrial:
 def trials(
     ready: Launch, configs: Iterable[Config], milliseconds: Callable[[Any], float]
 ) -> Iterator[LaunchTrial]:
-    """Run a filled launch in each configuration: first against its definition, then, where it is right, for time."""
+    """Run a filled launch in each configuration: compare it with its definition first, and time it if it is right."""
     want = expected.expected(ready)
     for config in configs:
         trial = with_config(ready, config)
         try:
             error = expected.worst(trial, expected.run(trial), want)
-        except Exception as refused:  # out of shared memory, a pass of the compiler that fails
+        except Exception as refused:  # such as too little shared memory, or a compiler pass that fails
             yield LaunchTrial(trial, problem=f"does not run: {_first_line(refused)}")
             continue
         if not error <= 1:
@@ -136,22 +138,22 @@ def trials(
 
 
 def gpu_milliseconds(run: Callable[[], Any]) -> float:
-    """Median time on the GPU, the L2 cache flushed before each run; short, since there are over a thousand to take."""
+    """Median time on the GPU of a few runs, since over a thousand are timed. The L2 cache is flushed before each."""
     from triton.testing import do_bench
 
     return float(do_bench(run, warmup=5, rep=20, return_mode="median"))
 
 
 Key = tuple[str, int, int, int]
-"""(kernel, arch, channels, width bucket), as table.measured."""
+"""(kernel, arch, channels, bucket of widths), as in table.measured."""
 
 Rows = dict[Key, Config]
 
 
 def by_key(launches: Iterable[tuple[int, Launch]], arch: int) -> dict[Key, list[Launch]]:
-    """(width, meta launch) by the row of the table that all of them will get, each launch once.
+    """Group (width, meta launch) by the row of the table that holds their configuration; each launch occurs once.
 
-    Wide rows first: in one tile the finest scale has most of the pixels.
+    Launches of wide rows come first, since the finest scale of a tile has most of the pixels.
     """
     found: dict[Key, dict[str, Launch]] = {}
     for width, ready in sorted(launches, key=lambda pair: -pair[0]):
@@ -171,10 +173,11 @@ def tune(
     say: Callable[[str], None],
     milliseconds: Callable[[Any], float] = gpu_milliseconds,
 ) -> dict[Key, Config | None]:
-    """The best configuration of each row of the table that (width, meta launch) need, as far as the seconds reach;
-    None where there is none that all launches of a row compute right.
+    """Find the best configuration for each row of the table that the launches, (width, meta launch), need.
 
-    `say` gets a line for each, also for every configuration that computes wrong values and for what there was no time.
+    A row's configuration is None where none is right in all launches of the row. Rows for which the seconds did not
+    suffice are left out. `say` gets a line for each row, for each configuration that computes wrong values, and for
+    rows that are left out.
     """
     until = time.monotonic() + seconds
     arch = launch.arch_of(device)
@@ -185,7 +188,7 @@ def tune(
     for done, (key, group) in enumerate(work.items()):
         try:
             total = _totals(group, device, until, say, milliseconds)
-        except torch.OutOfMemoryError:  # of a definition, which needs more than its kernel
+        except torch.OutOfMemoryError:  # the definition needs more memory than its kernel
             say(f"warning: {key} is left out: this GPU has too little memory to check it")
             continue
         if total is None:
@@ -205,10 +208,10 @@ def _totals(
     say: Callable[[str], None],
     milliseconds: Callable[[Any], float],
 ) -> dict[Config, float] | None:
-    """Milliseconds of all launches of a row together, for each configuration that is right in every one of them.
+    """The milliseconds of all launches of a row together, for each configuration that is right in all of them.
 
-    None where the time is over before all were tried: a row that serves several must not be chosen by some. Raises
-    OutOfMemoryError where the device cannot hold what a launch is compared with.
+    Returns None if the time ends before all launches were tried, since a configuration for several launches must not be
+    chosen by some of them. Raises OutOfMemoryError where the device cannot hold what a launch is compared with.
     """
     total = dict.fromkeys(candidates(group[0].kernel), 0.0)
     for ready in group:
@@ -229,7 +232,7 @@ def _outcome(config: Config | None, total: dict[Config, float], launches: int) -
 
 
 def merged(old: Rows, found: dict[Key, Config | None]) -> Rows:
-    """The table with what was found in it: a row that nothing is right for goes, one that was not reached stays."""
+    """The old table, updated by what was found. Rows without a right configuration go; rows not reached stay."""
     kept = {key: config for key, config in old.items() if key not in found}
     return kept | {key: config for key, config in found.items() if config is not None}
 

@@ -1,4 +1,4 @@
-"""The launches of a network, as meta tensors: what is compiled before the first tile, checked and measured."""
+"""All launches of a network with meta tensors. They are compiled before the first tile, checked and measured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from deeplight.kernels.upsample import entry as upsample_entry
 
 
 class Widths(Protocol):
-    """What decides a network's launches; deeplight.engine.network.config.ModelConfig is one."""
+    """The fields of deeplight.engine.network.config.ModelConfig on which launches depend."""
 
     @property
     def main(self) -> Sequence[int]:
@@ -52,17 +52,20 @@ RASTERS = (
     (torch.int16, 1, 1),
     (torch.float32, 1, 1),
 )
-"""Raw pixels that `align` is compiled for: element type, bands in memory (8 make 16-byte reads), bands used."""
+"""Raw pixels for which `align` is compiled: element type, bands in memory (8 allow reads of 16 bytes), bands used."""
 
 STORED_STEP = 0.1
-"""Of uint16 in the engine's outputs."""
+"""Step of uint16 pixels in the engine's outputs."""
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def variants(widths: Widths, dtype: torch.dtype, *, side: int = 64) -> Iterator[Launch]:
-    """Every launch of one network in one element type; of `align`, uint16, int16 and float32 pixels through a mesh, and
-    normalised float32 on the HR grid; of `finish`, both pixel types. side: pixels of a side, a multiple of 8."""
+    """Every launch of one network in one element type.
+
+    `align` comes with uint16, int16 and float32 pixels that go through a mesh, and with normalised float32 pixels on
+    the HR grid; `finish` comes with both types of output pixels. side: HR pixels of a tile's side, a multiple of 8.
+    """
     main = widths.main
     for c, a in zip(main, widths.aux, strict=False):
         yield _fuse_launch(c, a, dtype, side)
@@ -130,7 +133,7 @@ def _finish_launches(side: int) -> Iterator[Launch]:
 
 
 def _agree_launches(side: int) -> Iterator[Launch]:
-    """In float32, whatever the features are: with a power and without."""
+    """Launches with a power and without one, in float32 whatever the element type of the features."""
     radiance = torch.empty(1, 1, side, side, device="meta")
     image = torch.empty(1, 1, side // 8, side // 8, device="meta")
     weights, number = torch.empty(1, 7, 8, device="meta"), torch.empty(1, device="meta")
@@ -141,11 +144,12 @@ def _agree_launches(side: int) -> Iterator[Launch]:
 
 
 WINDOW, SHIFT_RADIUS, SURE, IMPERVIOUS = 15, 2, 16, 32
-"""Of the offset's estimate: pixels of its window, reach of its shifts, channels of its certainty and of its share."""
+"""Sizes in the estimate of the offset: the window's side, the reach of the shifts, the channels of the certainty's and
+of the impervious share's layers."""
 
 
 def _suggest_launch(width: int, side: int) -> Launch:
-    """In float32, whatever the features are."""
+    """The launch, in float32 whatever the element type of the features."""
     low = max(1, side // 8)
     aux, out = _meta(1, 10, 4 * low, 4 * low, dtype=torch.float32), torch.empty(1, 1, low, low, device="meta")
 
@@ -157,7 +161,7 @@ def _suggest_launch(width: int, side: int) -> Launch:
 
 
 def _locate_launches(hidden: int, side: int) -> Iterator[Launch]:
-    """In float32, whatever the features are."""
+    """Both launches, in float32 whatever the element type of the features."""
     low = max(1, side // 8)
     image = torch.empty(1, 1, low, low, device="meta")
     shifts = half_pixel_shifts(SHIFT_RADIUS)[0].to("meta")

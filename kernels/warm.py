@@ -1,6 +1,6 @@
-"""Fill Triton's cache on all cores, in processes that need no GPU, so that the JIT finds what it would compile.
+"""Compile kernels on all CPU cores into Triton's cache, where the JIT finds them later. No GPU is needed.
 
-Processes, since Triton's compiler holds Python's lock most of the time.
+The work is divided among processes, since Triton's compiler holds Python's global lock most of the time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Value = torch.dtype | int | float
 
 @dataclass(frozen=True)
 class _Order:
-    """One program: the kernel's run-time arguments in its order, tensors as element types, and its options."""
+    """One program to compile: a kernel, its run-time arguments in order (tensors as element types), and its options."""
 
     kernel: str
     arguments: tuple[Value, ...]
@@ -31,17 +31,17 @@ class _Order:
 
 
 class Driver:
-    """What Triton asks of a GPU's driver before it compiles, for a compute capability of arch / 10."""
+    """Stands for a GPU's driver, which Triton asks before it compiles. Its compute capability is arch / 10."""
 
     def __init__(self, arch: int) -> None:
         self._arch = arch
 
     def get_current_device(self) -> int:
-        """The first."""
+        """The first device."""
         return 0
 
     def get_current_stream(self, device: int) -> int:
-        """The default one."""
+        """The default stream."""
         return 0
 
     def get_current_target(self) -> Any:
@@ -52,10 +52,11 @@ class Driver:
 
 
 def compile_all(launches: Iterable[Launch], arch: int, jobs: int | None = None) -> list[str]:
-    """Compile launches, on meta tensors or others, for compute capability arch / 10 into Triton's cache.
+    """Compile launches for compute capability arch / 10 into Triton's cache. Their tensors may be meta tensors.
 
-    Assumes memory on 16-byte boundaries. jobs: processes, by default one a core. Returns a line for each program that
-    does not compile. Nothing happens in the interpreter and without Triton.
+    The memory of all arguments is assumed to start on 16-byte boundaries. jobs: number of processes, by default one for
+    each core. Returns a line for each program that does not compile. Where Triton is missing, or its interpreter is
+    switched on, nothing is done.
     """
     if launching.interpreting() or not launching.TRITON:
         return []
@@ -73,7 +74,7 @@ def _order(launch: Launch) -> _Order:
 
 
 def _like(value: int | float) -> int | float:
-    """A number for which Triton makes the same code: it looks at 1 and at divisibility by 16 alone."""
+    """A number for which Triton makes the same code: it only distinguishes 1 and multiples of 16 from others."""
     if isinstance(value, float):
         return 0.0
     return value if value == 1 else 16 if value % 16 == 0 else 3
@@ -85,7 +86,7 @@ def _compile(order: _Order, arch: int) -> str:
     driver.set_active(Driver(arch))
     try:
         device_function(order.kernel).warmup(*order.arguments, grid=(1,), **dict(order.options))
-    except Exception as error:  # Triton raises whatever its passes raise
+    except Exception as error:  # the passes of the compiler raise exceptions of any class
         return (
             f"{order.kernel} {dict(order.options)}: {(str(error).splitlines() or [type(error).__name__])[0]}"
         )

@@ -1,1 +1,1 @@
-"""Radiance made to agree with what the sensor saw."""
+"""One step that makes radiance agree with what the sensor saw."""

@@ -1,4 +1,4 @@
-"""Agreement with the sensor: plans of both launches, custom op, checked entry point. Without a gradient."""
+"""Agreement with the sensor: plans of both launches, custom operator, checked entry point. There is no gradient."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from deeplight.kernels.launch import Launch, arch_of, ceil_div, next_power, read
 from deeplight.kernels.table import Config, configuration
 
 ROWS = 16
-"""LR rows of a program: of the 22 that it reads, six are read by others too."""
+"""LR rows of a program. It reads 22, six of which other programs read too."""
 
 
 def plan_observe(
     radiance: Tensor, sensor: Sensor, power: Tensor | None, out: Tensor, config: Config | None = None
 ) -> Launch:
-    """The launch for contiguous float32; noise: (B,), power: (1,)."""
+    """The launch for contiguous float32 tensors. The sensor's noise: (B,). power: (1,)."""
     b, _, h, w = out.shape
     config = config or configuration("observe", arch_of(radiance.device), 0, w, 2)
     return Launch(
@@ -45,12 +45,12 @@ def plan_observe(
 
 
 def columns_of(block: int) -> int:
-    """LR columns of a program that reads `block` HR pixels of a row."""
+    """How many LR columns a program computes that reads `block` HR pixels of a row."""
     return block // SCALE - 2 * BLUR_REACH
 
 
 def plan_rescale(radiance: Tensor, change: Tensor, out: Tensor, config: Config | None = None) -> Launch:
-    """The launch for contiguous float32."""
+    """The launch for contiguous float32 tensors."""
     b, _, h, w = change.shape
     config = config or configuration("rescale", arch_of(radiance.device), 0, w, 2)
     return Launch(
@@ -112,17 +112,19 @@ def agree(
     *,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """One step of radiance towards one that the sensor would have seen as it did.
+    """Move the radiance x one step towards a radiance of which the sensor would have seen y.
 
         ratio = clip(((y + noise) / (A x + noise)) ^ power, ¼, 4)
-        change = known · (ratio − 1), where saturated only above 0;  result = x · (1 + change, interpolated linearly)
+        change = known · (ratio − 1), where y is saturated at least 0
+        result = x · (1 + change, interpolated linearly)
 
-    A: blur by `rows` and `columns`, and the 8×8 area mean; beyond the edge the outermost blocks are repeated.
+    A is the blur by `rows` and `columns`, followed by the 8×8 area mean; beyond the edge the outermost blocks are
+    repeated.
 
     x: (B, 1, 8h, 8w), float32, radiance ≥ 0. sensor: see Sensor, float32. linear: (8, 3),
     `interpolation_line(SCALE, "linear")`. power: a number or a tensor (). The reference takes float64 too.
 
-    Returns (B, 1, 8h, 8w) in the unit of x. The kernel, which reads x twice and writes it once, has no gradient: where
+    Returns (B, 1, 8h, 8w) in the unit of x. The kernels read x twice and write it once. They have no gradient: where
     one is needed, and in exported graphs, "auto" takes the reference.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.

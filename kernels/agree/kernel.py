@@ -1,4 +1,4 @@
-"""One step towards what the sensor saw: blur and area mean in one pass over the radiance, the change in another."""
+"""One step towards what the sensor saw: a pass over the radiance for blur and area mean, and one for the change."""
 
 import triton
 import triton.language as tl
@@ -23,9 +23,11 @@ def observe(
     POWERED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """By what share each LR pixel asks the radiance to grow. One program: ROWS × (BLOCK / 8 − 2·REACH) LR pixels.
+    """The share by which the radiance should grow at each LR pixel. A program computes ROWS × (BLOCK / 8 − 2·REACH) of
+    them.
 
-    HR rows are added into the sums of the LR rows that see them as they come in; the columns follow as one product.
+    Each HR row that is read is added to the sums of those LR rows whose blur reaches it. Then one matrix product blurs
+    along the columns.
     """
     taps: tl.constexpr = 2 * REACH + 1
     count: tl.constexpr = BLOCK // 8 - 2 * REACH
@@ -37,7 +39,7 @@ def observe(
     image = pid // blocks // strips
     q = tl.arange(0, BLOCK)
     r = tl.arange(0, ROWS)
-    # blocks beyond the edge are those at it
+    # beyond the edge the outermost block is repeated
     block = tl.minimum(tl.maximum(first_col - REACH + q // 8, 0), width - 1)
     at = radiance + image.to(tl.int64) * 64 * height * width + (8 * block + q % 8)
     line_weights = rows + image * (taps * 8)
@@ -70,7 +72,7 @@ def observe(
 
 @triton.jit
 def _along(change, row, width, q0, q1, share):
-    """An LR row between its pixels q0 and q1."""
+    """Values of an LR row, interpolated between its pixels q0 and q1."""
     start = change + row.to(tl.int64) * width
     a = tl.load(start + q0)
     return a + (tl.load(start + q1) - a) * share
@@ -85,11 +87,11 @@ def rescale(
     width,
     BLOCK: tl.constexpr,
 ):
-    """radiance · (1 + change, interpolated linearly). One program: BLOCK columns of the eight HR rows of an LR row.
+    """radiance · (1 + change, interpolated linearly). A program computes BLOCK columns of the 8 HR rows of an LR row.
 
-    Three LR rows are interpolated along the row once, and serve all eight.
+    Three LR rows of the change are interpolated along the row once, and used for all eight HR rows.
     """
-    wide = 8 * width  # so that the compiler knows that rows begin at multiples of 8 pixels
+    wide = 8 * width  # this form tells the compiler that rows begin at multiples of 8 pixels
     blocks = tl.cdiv(wide, BLOCK)
     row = tl.program_id(0) // blocks  # of all images
     i = row % height
@@ -97,7 +99,7 @@ def rescale(
     left = (j % 8 < 4).to(tl.int32)
     share = (j % 8).to(tl.float32) * 0.125 + (left.to(tl.float32) - 0.4375)
     q = j // 8 - left
-    # pixels beyond the row are computed of its last cell and not stored
+    # for pixels beyond the row, its last cell is used and nothing is stored
     q0 = tl.minimum(tl.maximum(q, 0), width - 1)
     q1 = tl.minimum(q + 1, width - 1)
     above = _along(change, row - tl.minimum(i, 1), width, q0, q1, share)

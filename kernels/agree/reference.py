@@ -11,15 +11,16 @@ from torch import Tensor
 from deeplight.kernels.interpolation import SCALE
 
 BLUR_REACH = 3
-"""LR pixels to each side of an LR pixel from which the sensor model gathers light. At a FWHM of 2.5 LR pixels 0.3 % of
-the light lies beyond, which the weights take over."""
+"""How many LR pixels to each side of an LR pixel the sensor model gathers light from. At a FWHM of 2.5 LR pixels 0.3 %
+of the light comes from farther away; since the weights sum to 1, it is added to them."""
 RATIO_LIMIT = 4.0
 
 
 class Sensor(NamedTuple):
-    """What the sensor saw and how. y: radiance (B,1,h,w) ≥ 0, holes filled. known: (B,1,h,w), 1 where y was measured.
+    """What the sensor saw, and its properties. y: radiance (B,1,h,w) ≥ 0 with holes filled. known: (B,1,h,w), 1 where y
+    was measured.
 
-    saturated: (B,1,h,w), 1 where y is a lower bound only. rows, columns: weights of the blur, (B,7,8) each.
+    saturated: (B,1,h,w), 1 where y is only a lower bound. rows, columns: weights of the blur, (B,7,8) each.
     noise: (B,1,1,1), in the unit of y.
     """
 
@@ -46,7 +47,7 @@ def seen(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _gathered(parts: Tensor) -> Tensor:
-    """parts: (B,n,7,m), what block i gives to the block k − 3 before it. Returns the sums (B,n,m)."""
+    """Sum what blocks receive: (B,n,m). parts: (B,n,7,m); [:, i, k] is what block i gives to block i − (k − 3)."""
     b, n, size, m = parts.shape
     flat = parts.reshape(b, 1, n, size * m)
     padded = F.pad(flat, (0, 0, BLUR_REACH, BLUR_REACH), mode="replicate").reshape(
@@ -71,7 +72,7 @@ def enlarged(x: Tensor, line: Tensor) -> Tensor:
 
 
 def change(x: Tensor, sensor: Sensor, power: float | Tensor) -> Tensor:
-    """By what share each LR pixel (B,1,h,w) asks x to grow. Unknown ones ask for nothing, saturated only for more."""
+    """The share (B,1,h,w) by which x should grow: 0 where y is unknown, at least 0 where it is saturated."""
     ratio = (sensor.y + sensor.noise) / (seen(x, sensor.rows, sensor.columns) + sensor.noise)
     ratio = torch.exp(torch.log(ratio) * power).clamp(1.0 / RATIO_LIMIT, RATIO_LIMIT)
     asked = ratio - 1.0
@@ -79,5 +80,5 @@ def change(x: Tensor, sensor: Sensor, power: float | Tensor) -> Tensor:
 
 
 def agree(x: Tensor, sensor: Sensor, linear: Tensor, power: float | Tensor = 1.0) -> Tensor:
-    """x · (1 + enlarged change). linear: `interpolation_line(SCALE, "linear")`."""
+    """x · (1 + change on the HR grid). linear: `interpolation_line(SCALE, "linear")`."""
     return x * (1.0 + enlarged(change(x, sensor, power), linear))

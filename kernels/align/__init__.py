@@ -1,1 +1,1 @@
-"""Raw pixels on their own grid → normalised features on the HR grid, moved by the offset field."""
+"""Alignment: raw pixels on their own grid become normalised features on the HR grid, moved by the offset field."""

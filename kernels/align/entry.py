@@ -1,4 +1,4 @@
-"""Alignment: plan of the launch, custom op, checked entry point. Without a gradient: training uses the reference."""
+"""Alignment: plan of the launch, custom operator, checked entry point. No gradient: training uses the reference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from deeplight.kernels.launch import (
 from deeplight.kernels.table import Config, configuration
 
 MAX_BANDS = 31
-"""A thread keeps all bands of its pixels, and the validity."""
+"""A thread keeps all bands of its pixels and their validity in registers, which limits the bands."""
 
 
 def plan(
@@ -40,11 +40,11 @@ def plan(
     out: Tensor,
     config: Config | None = None,
 ) -> Launch:
-    """The launch for channels-last `raw` and `out` and contiguous others; without gain and bias `raw` is only moved."""
+    """The launch. raw, out: channels-last; others: contiguous. Without gain and bias `raw` is moved but not scaled."""
     (_, bands, src_h, src_w), (b, channels, h, w) = raw.shape, out.shape
     cp = next_power(channels, least=2)
     config = config or configuration("align", arch_of(raw.device), cp, w, out.itemsize)
-    # what a launch does not use still needs a pointer
+    # Triton needs a pointer even for arguments that this launch does not use
     nothing = torch.empty(0, device=raw.device)
     return Launch(
         "align",
@@ -166,28 +166,29 @@ def align(
 ) -> Tensor:
     """Raw pixels on their own grid → normalised features on the HR grid, moved by the network's offset field.
 
-        r(q), v(q) = raw and mask at HR pixel q: of the same pixel, or through `mesh` Σ w m raw / Σ w m over the four
-                     neighbours and (Σ w m ≥ ½), v = 0 outside the raster
+        r(q), v(q) = raw and mask at HR pixel q. Without `mesh`: of the same pixel. With it: Σ w m raw / Σ w m over the
+                     four neighbours, and whether Σ w m ≥ ½; outside the raster v = 0
         n(q) = clip(gain·r(q) + bias, bounds) · v(q)
         out(p) = bilinear sample of [n, v] at p + 8·(offset, interpolated linearly), taps clamped to the tile
 
-    The same function as resampling to the HR grid (`deeplight.engine.raster.warp.Warper`), normalising, and sampling
-    at the offset, evaluated lazily: the kernel reads up to 16 taps and writes nothing in between. A constant factor and
-    summand commute with the interpolation, so a file's scale and offset and the network's standardisation are one
-    gain and bias.
+    This is the same as resampling to the HR grid (`deeplight.engine.raster.warp.Warper`), normalising, and sampling at
+    the offset, one after the other; but the kernel reads up to 16 taps for each result and stores nothing in between.
+    Multiplying by a constant and adding one commute with the interpolation, so a file's scale and offset and the
+    network's standardisation together become one gain and one bias.
 
-    raw: (B, R, h, w), float32, float16, bfloat16, uint16 or int16 in file units, window of a raster on its own grid
-    (with `mesh`) or on the HR grid; channels-last with R·itemsize a multiple of 16 gives 16-byte reads. gain, bias:
-    (B, C) with C ≤ R, float32, file units → normalised units; 0 and 0 for an absent band; None and None where
-    all R bands are normalised already and stay as they are, unbounded. mask: (B, 1, h, w), nonzero
-    = valid; whatever lies under it has no influence. offset: (B, 2, H/8, W/8), floating, (x, y) in LR pixels.
-    mesh: see TileMesh; it covers the tile. size: (H, W) of the tile in HR pixels, by default (h, w), which it must be
-    without a mesh. bounds: of normalised values, around 0. dtype: of the result, float32, float16 or bfloat16, by
-    default raw's where that is floating, else float32. The reference takes float64 too.
+    raw: (B, R, h, w), float32, float16, bfloat16, uint16 or int16 in the file's units: a window of a raster on its own
+    grid (with `mesh`) or on the HR grid. It is read 16 bytes at a time if it is channels-last and R·itemsize is a
+    multiple of 16. gain, bias: (B, C) with C ≤ R, float32, from the file's units to normalised ones; both 0 for an
+    absent band. Both None: all R bands are normalised already and stay as they are, without bounds.
+    mask: (B, 1, h, w), valid where it is not 0; values of raw where it is 0 have no influence.
+    offset: (B, 2, H/8, W/8), of a floating type, (x, y) in LR pixels. mesh: see TileMesh; it covers the tile.
+    size: (H, W) of the tile in HR pixels; the default is (h, w), which is required without a mesh. bounds: lower and
+    upper limit of normalised values, with 0 between them. dtype: of the result: float32, float16 or bfloat16; the
+    default is raw's dtype if that is a floating type, else float32. The reference takes float64 too.
 
-    Returns (B, C + 1, H, W), the last channel being v; without mask and mesh (B, C, H, W). A pixel has the same bits
-    in whatever tile and source window it lies. The kernel takes at most 31 bands and has no gradient: elsewhere
-    "auto" takes the reference.
+    Returns (B, C + 1, H, W), whose last channel is v; without mask and mesh (B, C, H, W). A pixel has the same bits in
+    every tile and every source window. The kernel takes at most 31 bands and has no gradient: beyond that "auto" takes
+    the reference.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """
@@ -207,7 +208,7 @@ def align(
     dispatch.check_dtype("align", "raw", raw, (*dispatch.ACTIVATIONS, torch.uint16, torch.int16))
     low, high = bounds
     whole, fraction, row, col, step = mesh or (None, None, 0, 0, 1)
-    # an exported operator keeps its input's type, and the cast is a node of its own
+    # an exported operator keeps the type of its input; the cast is a node of its own
     kept = raw.dtype if dispatch.exporting() and raw.dtype.is_floating_point else dtype
     result: Tensor = _op(
         raw, gain, bias, mask, offset, whole, fraction, row, col, step, height, width, low, high, kept
@@ -269,7 +270,7 @@ def _check_mesh(mesh: TileMesh, batch: int, size: tuple[int, int]) -> None:
             f"align: the mesh must start at or before the tile with a step of at least 1, "
             f"not at {(mesh.row, mesh.col)} with step {mesh.step}"
         )
-    # the last pixel's cell needs a node beyond it
+    # the cell of the last pixel ends at a node beyond it
     rows = (size[0] - 1 - mesh.row) // mesh.step + 2
     cols = (size[1] - 1 - mesh.col) // mesh.step + 2
     dispatch.check_shape("align", "mesh.whole", mesh.whole, (batch, 2, None, None))

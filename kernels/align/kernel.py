@@ -6,14 +6,14 @@ import triton.language as tl
 
 @triton.jit
 def _node(whole, fraction, at, base, known):
-    """Coordinate of a mesh node relative to the integer `base`."""
+    """The coordinate of a mesh node relative to the integer `base`."""
     k = tl.load(whole + at, mask=known, other=0)
     return (k - base).to(tl.float32) + tl.load(fraction + at, mask=known, other=0.0)
 
 
 @triton.jit
 def _place(whole, fraction, at, nodes_w, u, v, live):
-    """Whole and fractional source coordinate; (NaN where unknown)."""
+    """Whole and fraction of a source coordinate, and whether it is known."""
     base = tl.load(whole + at, mask=live, other=0)
     upper_left = _node(whole, fraction, at, base, live)
     lower_left = _node(whole, fraction, at + nodes_w, base, live)
@@ -29,21 +29,22 @@ def _place(whole, fraction, at, nodes_w, u, v, live):
 
 @triton.jit
 def _pixel(raw, mask, image, r, q, live, src_h, src_w, c, R: tl.constexpr, MASKED: tl.constexpr):
-    """Raw values [BLOCK, CP] and validity [BLOCK] of source pixels (r, q); 0 where not live."""
+    """Raw values [BLOCK, CP] and validity [BLOCK] of the source pixels (r, q); 0 where `live` is not set."""
     at = (image * src_h + r).to(tl.int64) * src_w + q
     valid = live
     if MASKED:
         valid = live & (tl.load(mask + at, mask=live, other=0) != 0)
-    # all R bands, though C are used: a mask on whole pixels alone leaves 8 bands one wide load
+    # All R bands are read, although C are used: 8 bands are one wide load if the mask is the same for the whole pixel.
     values = tl.load(raw + at[:, None] * R + c[None, :], mask=valid[:, None] & (c < R)[None, :], other=0)
     return values.to(tl.float32), valid
 
 
 @triton.jit
 def _cell(at, step, inverse):
-    """Cell of a pixel `at` ≥ 0 behind the first node, and where in it, as a share: without a division of integers.
+    """The cell of the mesh that holds a pixel `at` ≥ 0 pixels behind the first node, and the pixel's place in the cell
+    as a share of `step`. No integers are divided.
 
-    (at + ½) / step is off a whole number by at least 1 / (2·step), far more than what it is rounded by.
+    (at + ½) / step differs from any whole number by at least 1 / (2·step), which is far more than its rounding error.
     """
     cell = ((at.to(tl.float32) + 0.5) * inverse).to(tl.int32)
     return cell, (at - cell * step).to(tl.float32) * inverse
@@ -55,7 +56,7 @@ def _hr_pixel(
     gain, bias, low, high, c, C: tl.constexpr, R: tl.constexpr, CP: tl.constexpr, BLOCK: tl.constexpr,
     MASKED: tl.constexpr, MESH: tl.constexpr,
 ):  # fmt: skip
-    """n and v of HR pixels (i, j): the same source pixel, or four of them through the mesh."""
+    """n and v of HR pixels (i, j), from the same source pixel or, through the mesh, from four of them."""
     if MESH:
         inverse = 1.0 / step
         cell_row, u = _cell(i - mesh_row, step, inverse)
@@ -90,7 +91,7 @@ def _hr_pixel(
 
 @triton.jit
 def _offset(offset, image, axis, i, j, lr_h, lr_w):
-    """8 × the LR offset, interpolated linearly at HR pixels j of row i, edges repeated; the row's share is a scalar."""
+    """8 × the LR offset, interpolated linearly at HR pixels j of row i; edges are repeated. i is a scalar."""
     up = (i % 8 < 4).to(tl.int32)
     left = (j % 8 < 4).to(tl.int32)
     fy = (i % 8).to(tl.float32) * 0.125 + (up.to(tl.float32) - 0.4375)
@@ -142,9 +143,9 @@ def align(
     PLAIN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """[n, v] at p + 8·offset(p). One program: BLOCK pixels of an output row. OUT: C, and 1 more where there is v.
+    """[n, v] at p + 8·offset(p). One program computes BLOCK pixels of an output row. OUT: C, or C + 1 if v is written.
 
-    PLAIN: raw is normalised already, on the HR grid and without a mask, so that it is only moved.
+    PLAIN: raw is normalised already, lies on the HR grid and has no mask, so that it is only moved.
     """
     blocks = tl.cdiv(width, BLOCK)
     first = (tl.program_id(0) % blocks) * BLOCK
@@ -153,7 +154,7 @@ def align(
     p = tl.arange(0, BLOCK)
     c = tl.arange(0, CP)
     live = first + p < width
-    # what lies beyond the row is computed of its last pixel and not stored
+    # for places beyond the row, its last pixel is computed and not stored
     j = tl.minimum(first + p, width - 1)
     i = row % height
     if PLAIN:
@@ -165,7 +166,7 @@ def align(
     if OFFSET:
         dx = _offset(offset, image, 0, i, j, height // 8, width // 8)
         dy = _offset(offset, image, 1, i, j, height // 8, width // 8)
-        # whole and fraction before the position is added: the fraction's bits do not depend on the tile
+        # split before the position is added, so that the bits of the fraction do not depend on the tile
         x_whole = tl.floor(dx)
         y_whole = tl.floor(dy)
         fx = dx - x_whole

@@ -1,6 +1,6 @@
 """Plain PyTorch definition of the alignment. Everything faster is tested against it. All tensors are NCHW.
 
-Nothing here depends on where a tile lies in its scene: positions enter as integers only.
+Results do not depend on where a tile lies in its scene, since positions are integers only.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from torch import Tensor
 from deeplight.kernels.interpolation import sample
 
 HALF = 0.499999
-"""Sum of weights from which a resampled pixel is valid: one half, less the rounding of four float32 weights."""
+"""The least sum of weights of a valid resampled pixel: one half, less the rounding of four float32 weights."""
 
 
 class TileMesh(NamedTuple):
-    """Where the HR pixels of a tile lie in a raster on its own grid: nodes every `step` HR pixels, bilinear between.
+    """Where the HR pixels of a tile lie in a raster on its own grid. Nodes are `step` HR pixels apart; between them
+    coordinates are interpolated bilinearly.
 
-    whole: (B, 2, N, M) int32 and fraction: (B, 2, N, M) float32: [:, 0] rows and [:, 1] columns of the nodes; their
-    sum k.0 is the centre of source pixel k. Integer and fraction are apart, so that a pixel's coordinate has the
-    same bits in every tile and source window. A fraction of NaN marks a place that the projection does not know.
-    row, col: HR pixel (relative to the tile, ≤ 0) of the first node. step: HR pixels between nodes.
+    whole: (B, 2, N, M) int32 and fraction: (B, 2, N, M) float32, whose sums are the rows [:, 0] and columns [:, 1] of
+    the nodes; k.0 is the centre of source pixel k. Integer and fraction are kept apart, so that a pixel's coordinate
+    has the same bits in every tile and source window. A fraction of NaN marks a place outside the projection.
+    row, col: HR pixel of the first node, relative to the tile, ≤ 0. step: HR pixels between nodes.
     """
 
     whole: Tensor
@@ -33,8 +34,10 @@ class TileMesh(NamedTuple):
 
 
 def split_nodes(nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """float64 coordinates → (int32 whole, float32 fraction in [0, 1]), 0 and NaN where they are not finite or beyond
-    2³⁰, so that differences of wholes stay in 32 bits."""
+    """Split float64 coordinates into int32 wholes and float32 fractions in [0, 1].
+
+    Coordinates that are not finite or lie beyond 2³⁰ become 0 and NaN, so that differences of wholes fit 32 bits.
+    """
     known = nodes.abs() < 2.0**30
     whole = torch.floor(torch.where(known, nodes, 0.0))
     return whole.to(torch.int32), torch.where(known, nodes - whole, torch.nan).to(torch.float32)
@@ -51,20 +54,20 @@ def align(
     bounds: tuple[float, float] = (-4.0, 8.0),
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Raw pixels → normalised features on the HR grid, moved by the offset field.
+    """Turn raw pixels into normalised features on the HR grid, moved by the offset field.
 
-    raw: (B, R, h, w), any real dtype, of which the first C ≤ R bands are used. gain, bias: (B, C), file units to
-    normalised units; None: all bands are normalised already and stay as they are. mask: (B, 1, h, w), nonzero =
-    valid. offset: (B, 2, H/8, W/8), (x, y) in LR pixels.
-    size: (H, W), by default (h, w). bounds: the range of normalised values, with 0 in it.
+    raw: (B, R, h, w), any real dtype; its first C ≤ R bands are used. gain, bias: (B, C), from the file's units to
+    normalised ones; None: all bands are normalised already and stay as they are. mask: (B, 1, h, w), valid where it is
+    not 0. offset: (B, 2, H/8, W/8), (x, y) in LR pixels.
+    size: (H, W), by default (h, w). bounds: lower and upper limit of normalised values, with 0 between them.
 
-        r(q), v(q) = raw and mask at HR pixel q: of the same pixel, or through `mesh` Σ w m raw / Σ w m over the four
-                     neighbours and (Σ w m ≥ ½), v = 0 outside the raster
+        r(q), v(q) = raw and mask at HR pixel q. Without `mesh`: of the same pixel. With it: Σ w m raw / Σ w m over the
+                     four neighbours, and whether Σ w m ≥ ½; outside the raster v = 0
         n(q) = clip(gain·r(q) + bias, bounds) · v(q)
         out(p) = bilinear sample of [n, v] at p + 8·(offset, interpolated linearly), taps clamped to the tile
 
-    Returns (B, C + 1, H, W), the last channel being v; without mask and mesh (B, C, H, W). Computed in raw's dtype
-    where that is floating, else in float32, and returned in `dtype`, by default the same.
+    Returns (B, C + 1, H, W), whose last channel is v; without mask and mesh (B, C, H, W). It is computed in raw's dtype
+    if that is a floating type, else in float32, and returned in `dtype`, by default the same.
     """
     c = raw.shape[1] if gain is None else gain.shape[1]
     work = raw.dtype if raw.dtype.is_floating_point else torch.float32
@@ -87,7 +90,8 @@ def align(
 def _through_mesh(
     values: Tensor, valid: Tensor, mesh: TileMesh, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Masked bilinear at the mesh's coordinates: (B, C, H, W), 0 where invalid, and (B, 1, H, W)."""
+    """Masked bilinear interpolation at the mesh's coordinates. Returns values (B, C, H, W), 0 where invalid, and
+    validity (B, 1, H, W)."""
     b, _, h, w = values.shape
     row, row_fraction = _place(mesh, 0, size)
     col, col_fraction = _place(mesh, 1, size)
@@ -113,7 +117,7 @@ def _through_mesh(
 
 
 def _place(mesh: TileMesh, axis: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Source coordinates of every HR pixel along one axis: (B, H, W) whole and fraction (NaN where unknown)."""
+    """The source coordinate of every HR pixel along one axis: whole and fraction, (B, H, W) each; NaN where unknown."""
     device = mesh.whole.device
     cells = [
         torch.arange(length, device=device) - first

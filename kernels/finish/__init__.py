@@ -1,1 +1,1 @@
-"""Output pixels: halo cut off, steps of uint16, nodata."""
+"""Output pixels made of radiance: the halo is cut off, values become steps of uint16 or nodata."""

@@ -1,1 +1,1 @@
-"""Auxiliary-to-main fusion of the modalities' features."""
+"""Auxiliary-to-main fusion: the features of the modalities modulate those of the lights."""

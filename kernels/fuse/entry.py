@@ -1,4 +1,4 @@
-"""Auxiliary-to-main fusion: plan of the launch, custom op, gradient, checked entry point."""
+"""Auxiliary-to-main fusion: plan of the launch, custom operator, gradient, checked entry point."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from deeplight.kernels.launch import (
 from deeplight.kernels.table import Config, configuration
 
 REPEAT, PROGRAMS = 8, 2048
-"""Most blocks that a program computes one after the other, as long as so many programs are left for all processors."""
+"""A program computes at most REPEAT blocks one after the other, and only so many that PROGRAMS programs are left for
+all multiprocessors."""
 
 HELD = 64
-"""Channels whose weights a program keeps; more leave too few registers."""
+"""Most channels for which a program keeps all weights in registers; with more, too few registers are left."""
 
 MAX_CHANNELS = 128
-"""Of `main` and of each modality: a program keeps all channels of its pixels, and the weights of one product."""
+"""Most channels of `main` and of a modality: a program holds all channels of its pixels and one product's weights."""
 
 
 def plan(
@@ -42,7 +43,7 @@ def plan(
     out: Tensor,
     config: Config | None = None,
 ) -> Launch:
-    """The launch for channels-last `main`, `aux` and `out`; masks as `pixel_stride` accepts them."""
+    """The launch for channels-last `main`, `aux` and `out`, and masks for which `pixel_stride` is a number."""
     (b, c, h, w), a = main.shape, aux[0].shape[1]
     pixels = b * h * w
     cp, ap = next_power(c), next_power(a)
@@ -81,19 +82,19 @@ def plan(
 
 
 def holds(main: Tensor) -> bool:
-    """Whether a program keeps all weights: narrow ones of two bytes."""
+    """Whether a program keeps all weights: it does for few channels of two bytes."""
     return main.itemsize == 2 and main.shape[1] <= HELD
 
 
 def repeats(pixels: int, block: int) -> int:
-    """Blocks that one program computes."""
+    """How many blocks one program computes."""
     return max(1, min(REPEAT, pixels // (block * PROGRAMS)))
 
 
 def pixel_stride(mask: Tensor) -> int | None:
-    """Elements from a pixel of (B, 1, H, W) to the next, None where that is not one number.
+    """The distance in elements from each pixel of a mask (B, 1, H, W) to the next, None where it varies.
 
-    A channel of a channels-last tensor has one, so that it needs no copy.
+    A channel of a channels-last tensor has such a distance and needs no copy.
     """
     b, _, h, w = mask.shape
     step = mask.stride(3) if w > 1 else mask.stride(2) if h > 1 else mask.stride(0) if b > 1 else 1
@@ -151,9 +152,9 @@ def gradients(
     film_weight: Tensor,
     film_bias: Tensor,
 ) -> tuple[Any, ...]:
-    """Gradients of `reference.fuse` for all its arguments, the softmax computed again instead of kept.
+    """Gradients of `reference.fuse` for all its arguments. The softmax is computed again instead of being kept.
 
-    Sums run in float32 at least; each gradient has its argument's dtype.
+    Sums are computed in float32 or wider; each gradient has the dtype of its argument.
     """
     work = torch.promote_types(main.dtype, torch.float32)
     x, g = (t.permute(0, 2, 3, 1).to(work) for t in (main, grad))
@@ -208,7 +209,7 @@ def fuse(
     *,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """Auxiliary-to-main fusion: masked softmax over the modalities, mixing, pointwise γ and β, modulation.
+    """Auxiliary-to-main fusion: a masked softmax mixes the modalities, whose mixture gives γ and β to modulate `main`.
 
         l_m = 4·tanh((query_aux_m · aux_m + query_main_m · main + query_bias_m) / 4)
         w_m = mask_m·exp(l_m) / (Σ_k mask_k·exp(l_k) + ε),  ε = 1e-3
@@ -218,12 +219,12 @@ def fuse(
     main: (B, C, H, W), float32, float16 or bfloat16. aux: M tensors (B, A, H, W) of main's dtype. masks: M tensors
     (B, 1, H, W) in [0, 1], of main's dtype; a missing modality (mask 0) has weight exactly 0. query_aux: (M, A),
     query_main: (M, C), query_bias: (M,), film_weight: (2C, A), film_bias: (2C,), of main's dtype or float32.
-    The reference takes float64 too. No units: features.
+    The reference takes float64 too. Features have no units.
 
-    Returns (B, C, H, W) of main's dtype; from the kernel in channels-last memory. The kernel takes one or two
-    modalities of at most 128 channels (beyond that "auto" takes the reference), reads each channels-last tensor once
-    (others are copied first) and computes in float32, with products of film_weight in main's dtype (float32: three
-    TF32 products).
+    Returns (B, C, H, W) of main's dtype; the kernel's result is in channels-last memory. The kernel takes one or two
+    modalities of at most 128 channels; beyond that "auto" takes the reference. It reads each channels-last tensor once
+    and copies others first. It computes in float32, except that products with film_weight have main's dtype (for
+    float32 they are three TF32 products).
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """

@@ -8,7 +8,7 @@ from deeplight.kernels.dot import dot
 
 @triton.jit
 def _query(aux, main, bias, a, c, M: tl.constexpr, A: tl.constexpr, C: tl.constexpr):
-    """The weights and the bias of modality M in float32, 0 beyond its channels."""
+    """The query weights and the bias of modality M in float32; weights beyond its channels are 0."""
     qa = tl.load(aux + M * A + a, mask=a < A, other=0.0).to(tl.float32)
     qc = tl.load(main + M * C + c, mask=c < C, other=0.0).to(tl.float32)
     return qa, qc, tl.load(bias + M).to(tl.float32)
@@ -16,7 +16,7 @@ def _query(aux, main, bias, a, c, M: tl.constexpr, A: tl.constexpr, C: tl.conste
 
 @triton.jit
 def _film(weight, bias, main, a, c, HALF: tl.constexpr, A: tl.constexpr, C: tl.constexpr):
-    """Weights [AP, CP] in the type of `main` and bias [CP] of γ (HALF 0) or β (1)."""
+    """Weights [AP, CP] in the type of `main` and bias [CP], of γ for HALF 0 and of β for HALF 1."""
     at = c[None, :] * A + a[:, None]
     inside = (c < C)[None, :] & (a < A)[:, None]
     shift = tl.load(bias + HALF * C + c, mask=c < C, other=0.0).to(tl.float32)
@@ -27,7 +27,7 @@ def _film(weight, bias, main, a, c, HALF: tl.constexpr, A: tl.constexpr, C: tl.c
 def _gate(e, x, mask, qa, qc, bias):
     """mask · exp(4·tanh(logit / 4)) of a modality."""
     logit = tl.sum(e.to(tl.float32) * qa[None, :], 1) + tl.sum(x * qc[None, :], 1) + bias
-    # tanh through exp: 1 − 2/(exp(2z) + 1) stays finite where exp overflows
+    # tanh as 1 − 2/(exp(2z) + 1), which stays finite where exp overflows
     bounded = 1.0 - 2.0 / (tl.exp(0.5 * logit) + 1.0)
     return mask.to(tl.float32) * tl.exp(4.0 * bounded)
 
@@ -62,7 +62,7 @@ def _block(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """BLOCK pixels. held0, held1, gain, beta: with HOLD, what `_query` and `_film` loaded; else they load it here."""
+    """Compute BLOCK pixels. held0, held1, gain, beta: weights; with HOLD the caller has loaded them, else this does."""
     p = tl.arange(0, BLOCK)
     a = tl.arange(0, AP)
     c = tl.arange(0, CP)
@@ -127,10 +127,10 @@ def fuse(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out = main·(1 + γ) + β, with γ, β = film_weight · Σ w_m·aux_m + film_bias. CP, AP: C, A as powers of two ≥ 16.
+    """out = main·(1 + γ) + β, with γ, β = film_weight · Σ w_m·aux_m + film_bias.
 
-    One program: BLOCK pixels, or with HOLD `repeat` times as many with weights that it loads once, while the compiler
-    has the next pixels on their way.
+    CP, AP: the smallest powers of two that are at least C, A and 16. One program computes BLOCK pixels. With HOLD it
+    computes `repeat` times as many with weights that it loads once, and loads the next pixels while it computes.
     """
     first = tl.program_id(0).to(tl.int64) * BLOCK
     if HOLD:

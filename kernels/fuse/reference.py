@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOGIT_BOUND = 4.0
-"""Modality logits are bounded softly to ±4, so that exp() needs no running maximum and stays inside fp16."""
+"""The logits of the modalities are bounded smoothly to ±4, so that exp() needs no maximum subtracted and fits fp16."""
 
 
 MASK_EPSILON = 1e-3
-"""Added to the softmax's denominator: weights fade to 0, continuously, where every modality is missing."""
+"""Added to the softmax's denominator, so that the weights go continuously to 0 where every modality is missing."""
 
 
 def fuse(
@@ -27,7 +27,7 @@ def fuse(
     film_weight: Tensor,
     film_bias: Tensor,
 ) -> Tensor:
-    """Auxiliary-to-main fusion: masked softmax over the modalities, mixing, pointwise γ and β, modulation.
+    """Auxiliary-to-main fusion: a masked softmax mixes the modalities, whose mixture gives γ and β to modulate `main`.
 
     main: (B, C, H, W). aux: M tensors (B, A, H, W). masks: M tensors (B, 1, H, W) in [0, 1].
     query_aux: (M, A), query_main: (M, C), query_bias: (M,). film_weight: (2C, A), film_bias: (2C,).

@@ -1,1 +1,1 @@
-"""How far suggested lights lie from those that are seen: window sums over shifts, and the mean shift."""
+"""The offset between suggested and observed lights, estimated from window sums of all shifts."""

@@ -1,4 +1,4 @@
-"""The offset's estimate: plans of both launches, custom op, checked entry point. Without a gradient."""
+"""The estimate of the offset: plans of both launches, custom operator, checked entry point. There is no gradient."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from deeplight.kernels.locate.reference import Layer, Weights
 from deeplight.kernels.table import Config, configuration
 
 LAYERS = (2, 3)
-"""Of `certainty` and of `correct`, as the kernel has them."""
+"""How many layers `certainty` and `correct` must have for the kernel."""
 MAX_WINDOW, MAX_HIDDEN = 17, 128
-"""A program keeps 32 × 32 pixels of a window sum, and all of a layer's channels of its pixels."""
+"""Limits of the kernels: a program holds 32 × 32 pixels of a window sum, and all channels of a layer for its pixels."""
 
 
 def plan_residuals(
@@ -30,7 +30,7 @@ def plan_residuals(
     out: Tensor,
     config: Config | None = None,
 ) -> Launch:
-    """The launch for contiguous float32; lattice: from `half_pixels`, out: (B, n², h, w)."""
+    """The launch for contiguous float32 tensors. lattice: from `half_pixels`. out: (B, n², h, w)."""
     b, shifts, h, w = out.shape
     config = config or configuration("residuals", arch_of(ntl.device), 0, w, 2)
     side, taps = round(shifts**0.5), window.shape[0]
@@ -68,7 +68,7 @@ def plan_posterior(
     d_max: float,
     config: Config | None = None,
 ) -> Launch:
-    """The launch for contiguous float32; certainty, correct: weights and biases in turn, flat but for their axes."""
+    """The launch for contiguous float32 tensors. certainty, correct: alternately weights (O, I) and biases (O,)."""
     b, shifts, h, w = residual.shape
     sure, hidden = certainty[1].shape[0], correct[1].shape[0]
     hp = next_power(hidden)
@@ -120,7 +120,7 @@ def _op(
         weights = Weights(sharpness, prior, _layers(certainty), _layers(correct))
         return reference.locate(ntl, lights, window, shifts, shift_xy, weights, d_max).contiguous()
     ntl, lights = ready(ntl), ready(lights)
-    # three narrow maps; all that is as wide as the shifts is the kernels' business
+    # PyTorch computes three maps of one channel; everything with a channel for each shift is left to the kernels
     sums = reference.window_mean(torch.cat([ntl, ntl * ntl, lights], dim=1).contiguous(), window)
     mean = ready(sums[:, :1])
     variance = ready((sums[:, 1:2] - mean * mean).clamp(min=0.0))
@@ -136,11 +136,11 @@ def _op(
 
 
 def half_pixels(x: Tensor, radius: int) -> Tensor:
-    """x (B,C,h,w) at every half pixel up to `radius` beyond the image, (B, C, 2h + 4·radius − 1, 2w + …)."""
+    """x (B,C,h,w) at every half pixel up to `radius` pixels beyond the image: (B, C, 2h + 4·radius − 1, 2w + …)."""
     h, w = x.shape[-2:]
     padded = F.pad(x, (radius,) * 4, mode="replicate")
     size = 2 * (h + 2 * radius) - 1, 2 * (w + 2 * radius) - 1
-    # aligned corners: every second place is a pixel, so that both weights are exactly ½ or 1
+    # with aligned corners every second place is a pixel, so that all weights are exactly ½ or 1
     return F.interpolate(padded, size=size, mode="bilinear", align_corners=True)
 
 
@@ -180,24 +180,25 @@ def locate(
     *,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """How far `lights` must be moved to lie on `ntl`: the mean of a lattice of shifts, weighted by what each leaves.
+    """Estimate how far `lights` must be moved to lie on `ntl`, as the mean of a lattice of shifts, each weighted by how
+    well it fits.
 
-        m_s = lights at p + s, linear between pixels, edges repeated, for every shift s of `shift_xy`
+        m_s = lights at p + s, interpolated linearly with repeated edges, for every shift s of `shift_xy`
         r_s = var(ntl) + g·(g·var(m_s) − 2·cov(ntl, m_s)),  g = clip(cov / (var(m_s) + 1e-3), 0, 3)
         state = log(var(ntl) + 1e-3), log(min r_s + 1e-3), mean(ntl)
         share_s ∝ exp(−exp(sharpness + 2·tanh(certainty(state)))·r_s − exp(prior)·|s|²)
         offset = Σ share_s·s + correct(5·share, state);  result = d_max·tanh(offset / d_max)
 
-    Means, variances and covariances are over the separable window; the window mean of m_s is that of `lights`, moved.
-    The kernel keeps everything but r_s on the chip.
+    Means, variances and covariances are taken over the separable window; the window mean of m_s is the moved window
+    mean of `lights`. Of all values with a channel for each shift, the kernels store only r_s in memory.
 
-    ntl, lights: (B, 1, h, w), float32, log radiance. window: (W,), W odd, sums to 1. shifts: (n², 1, K, K) and
-    shift_xy: (2, n², 1, 1), (x, y) in pixels, both from `half_pixel_shifts`. weights: see Weights, float32. d_max: in
-    pixels, above 0. The reference takes float64 too.
+    ntl, lights: (B, 1, h, w), float32, log radiance. window: (W,), W odd, with the sum 1. shifts: (n², 1, K, K) and
+    shift_xy: (2, n², 1, 1), (x, y) in pixels, both from `half_pixel_shifts`. weights: see Weights, float32. d_max:
+    bound of the result in pixels, above 0. The reference takes float64 too.
 
-    Returns (B, 2, h, w), (x, y) in pixels, |·| ≤ d_max. The kernel takes two layers of `certainty` and three of
-    `correct` with at most 128 channels, windows up to 17, and has no gradient: elsewhere, and in exported graphs,
-    "auto" takes the reference.
+    Returns (B, 2, h, w), (x, y) in pixels, |·| ≤ d_max. The kernel takes two layers of `certainty`, three of `correct`
+    with at most 128 channels, and windows of at most 17 pixels, and it has no gradient. Beyond that, and in exported
+    graphs, "auto" takes the reference.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """

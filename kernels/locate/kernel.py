@@ -1,4 +1,5 @@
-"""The offset's estimate: window sums of every shift as banded matrix products, then one pass over the shifts."""
+"""The estimate of the offset: one kernel computes window sums of every shift as products with banded matrices, another
+combines the shifts in one pass."""
 
 import triton
 import triton.language as tl
@@ -12,7 +13,7 @@ def _clamped(at, size):
 @triton.jit
 def residuals(
     ntl,  # [B, h, w]
-    lattice,  # [B, 2, 2h + N − 2, 2w + N − 2], the lights and their window mean at half pixels, edges repeated
+    lattice,  # [B, 2, 2h + N − 2, 2w + N − 2], the lights and their window mean at half pixels, with repeated edges
     mean,  # [B, h, w], window mean of ntl
     variance,  # [B, h, w], window variance of ntl
     window,  # [WINDOW]
@@ -24,11 +25,12 @@ def residuals(
     SPAN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Residual variance of the shifts of one row of the lattice. One program: BLOCK × BLOCK pixels, N shifts.
+    """Residual variance of the shifts of one row of the lattice. One program computes N shifts of BLOCK × BLOCK pixels.
 
-    A window sum is rows · values · columns, with the window along the diagonals of `rows` and `columns`: nothing as
-    wide as the shifts is in memory but the result. Products are float32, since three of TF32 take more instructions for
-    so narrow ones. SPAN: pixels with their surroundings, a power of two.
+    A window sum is the product rows · values · columns, where the window stands along the diagonals of the matrices
+    `rows` and `columns`. So only the result has a channel for each shift in memory. Products are computed in float32,
+    since for such small matrices three TF32 products take more instructions. SPAN: side of a block with the pixels
+    around it, a power of two.
     """
     reach: tl.constexpr = WINDOW // 2
     wide = tl.cdiv(width, BLOCK)
@@ -48,7 +50,7 @@ def residuals(
     band = (lag >= 0) & (lag < WINDOW)
     columns = tl.load(window + lag, mask=band, other=0.0)
 
-    # around the block, edges repeated; pixels of the block, of which those beyond the image are not stored
+    # i, j: the block and its surroundings, with repeated edges; pi, pj: the block, stored only inside the image
     i = _clamped(first_row - reach + s, height)
     j = _clamped(first_col - reach + s, width)
     pi = _clamped(first_row + p, height)
@@ -57,7 +59,7 @@ def residuals(
     inner = plane + pi[:, None] * width + pj[None, :]
     own_mean = tl.load(mean + inner)
     own_variance = tl.load(variance + inner)
-    # the shift's values lie every second place of the lattice
+    # the values of one shift are every second place of the lattice
     lattice_w = 2 * width + N - 2
     places = (2 * height + N - 2) * lattice_w
     points = lattice + image * 2 * places + shift_row * lattice_w
@@ -83,7 +85,7 @@ def residuals(
 
 @triton.jit
 def _tanh(x):
-    """Through exp: 1 − 2/(exp(2x) + 1) stays finite where exp overflows."""
+    """tanh as 1 − 2/(exp(2x) + 1), which stays finite where exp overflows."""
     return 1.0 - 2.0 / (tl.exp(2.0 * x) + 1.0)
 
 
@@ -115,14 +117,14 @@ def posterior(
     HP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The mean shift and its correction. One program: BLOCK pixels of an image, with all of their shifts."""
+    """The mean shift and its correction. One program computes BLOCK pixels of an image from all of their shifts."""
     blocks = tl.cdiv(pixels, BLOCK)
     image = (tl.program_id(0) // blocks).to(tl.int64)
     p = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     live = p < pixels
     s = tl.arange(0, SP)
     shown = (s < S)[:, None] & live[None, :]
-    # what is not there is far off, and not the smallest
+    # where there is no shift, a huge residual: it is not the smallest and gets no weight
     at = residual + image * S * pixels + s[:, None] * pixels + p[None, :]
     value = tl.load(at, mask=shown, other=1e30)
     level = tl.load(mean + image * pixels + p, mask=live, other=0.0)

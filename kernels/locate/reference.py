@@ -10,17 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 VARIANCE_FLOOR = 1e-3
-"""Added to variances of log radiance before dividing or taking logs: noise in the dark is no structure."""
+"""Added to variances of log radiance before divisions and logarithms, so that noise in the dark is not taken for
+structure."""
 GAIN_LIMIT = 3.0
 SHARE_SCALE = 5.0
-"""What the shares are multiplied by before the correction's layers read them."""
+"""Factor of the shares that the correction's layers read."""
 
 Layer = tuple[Tensor, Tensor]
 """Weight (O, I, 1, 1) and bias (O,) of a pointwise layer."""
 
 
 class Weights(NamedTuple):
-    """What the estimate has learnt. sharpness, prior: logarithms, (). certainty, correct: layers, ReLU between them.
+    """Learnt parameters of the estimate. sharpness, prior: logarithms, (). certainty, correct: layers joined by ReLU.
 
     certainty: 3 → 1 channels. correct: n² + 3 → 2.
     """
@@ -32,7 +33,7 @@ class Weights(NamedTuple):
 
 
 def half_pixel_shifts(radius: int) -> tuple[Tensor, Tensor]:
-    """Shifts (2, n², 1, 1) as (x, y) within ±radius in steps of ½, and the kernels (n², 1, K, K) that sample there.
+    """Shifts (2, n², 1, 1), (x, y) within ±radius in steps of ½, and kernels (n², 1, K, K) that sample an image there.
 
     n = 4·radius + 1, K = 2·radius + 1.
     """
@@ -54,9 +55,9 @@ def locate(
     weights: Weights,
     d_max: float,
 ) -> Tensor:
-    """The shift (B, 2, h, w), (x, y) in pixels and |·| ≤ d_max, that moves `lights` onto `ntl`; both (B, 1, h, w).
+    """The shift (B, 2, h, w), (x, y) in pixels and |·| ≤ d_max, that moves `lights` onto `ntl`; both are (B, 1, h, w).
 
-    window: (W,), W odd, the line of the separable window. shift_xy, shifts: from `half_pixel_shifts`.
+    window: (W,), W odd: weights of the separable window along one axis. shift_xy, shifts: from `half_pixel_shifts`.
     """
     moved = move(lights, shifts)
     mean, moved_mean = window_mean(ntl, window), move(window_mean(lights, window), shifts)
@@ -68,9 +69,11 @@ def locate(
 def residuals(
     ntl: Tensor, moved: Tensor, mean: Tensor, variance: Tensor, moved_mean: Tensor, window: Tensor
 ) -> Tensor:
-    """Variance (B,n²,h,w) that each shift leaves, with the best gain and level of its window.
+    """The variance of ntl (B,n²,h,w) that the lights at each shift do not explain, with the best gain and level in each
+    window.
 
-    ntl: (B,1,h,w), mean and variance: its window's. moved: (B,n²,h,w), moved_mean: the moved window mean.
+    ntl: (B,1,h,w). mean, variance: of ntl in the window. moved: lights at each shift (B,n²,h,w). moved_mean: the window
+    mean of the lights, moved.
     """
     moved_variance = (window_mean(moved * moved, window) - moved_mean * moved_mean).clamp(min=0.0)
     covariance = window_mean(ntl * moved, window) - mean * moved_mean
@@ -81,8 +84,8 @@ def residuals(
 def posterior(
     residual: Tensor, mean: Tensor, variance: Tensor, shift_xy: Tensor, weights: Weights, d_max: float
 ) -> Tensor:
-    """The mean shift under exp(−sharpness · residual − prior · |shift|²), corrected. residual: (B,n²,h,w)."""
-    # the smallest as −max(−x): exporters know a maximum over channels
+    """The mean shift weighted by exp(−sharpness · residual − prior · |shift|²), corrected. residual: (B,n²,h,w)."""
+    # the smallest is −max(−x), since exporters know a maximum over channels
     best = -torch.amax(-residual, dim=1, keepdim=True)
     logs = [torch.log(v.clamp(min=0.0) + VARIANCE_FLOOR) for v in (variance, best)]
     state = torch.cat([*logs, mean], dim=1)
@@ -92,18 +95,18 @@ def posterior(
     offset = F.conv2d(share, shift_xy) + pointwise(
         weights.correct, torch.cat([share * SHARE_SCALE, state], dim=1)
     )
-    # scaled tanh: the identity near 0, never beyond d_max
+    # the scaled tanh is nearly the identity around 0 and never exceeds d_max
     return d_max * torch.tanh(offset * (1.0 / d_max))
 
 
 def move(x: Tensor, shifts: Tensor) -> Tensor:
-    """(B,1,h,w) → (B,n²,h,w): x(p + shift) for every shift, linear between pixels, edges repeated."""
+    """x(p + shift) for every shift: (B,1,h,w) → (B,n²,h,w), interpolated linearly with repeated edges."""
     radius = shifts.shape[-1] // 2
     return F.conv2d(F.pad(x, (radius,) * 4, mode="replicate"), shifts)
 
 
 def window_mean(x: Tensor, window: Tensor) -> Tensor:
-    """Mean of each channel over the tapered window, edges repeated."""
+    """Mean of each channel over the tapered window; edges are repeated."""
     c, n = x.shape[1], window.shape[0]
     padded = F.pad(x, (n // 2,) * 4, mode="replicate")
     rows = F.conv2d(padded, window.reshape(1, 1, n, 1).repeat(c, 1, 1, 1), groups=c)
@@ -111,13 +114,13 @@ def window_mean(x: Tensor, window: Tensor) -> Tensor:
 
 
 def pointwise(layers: Sequence[Layer], x: Tensor) -> Tensor:
-    """1×1 convolutions with ReLU between them."""
+    """Apply 1×1 convolutions with ReLU between them."""
     for weight, bias in layers[:-1]:
         x = F.relu(F.conv2d(x, weight, bias))
     return F.conv2d(x, *layers[-1])
 
 
 def _softmax(x: Tensor) -> Tensor:
-    """Over the channels, written out: runtimes transpose twice for theirs."""
+    """Softmax over the channels. It is written out, because the softmax of runtimes transposes its input twice."""
     grown = torch.exp(x - torch.amax(x, dim=1, keepdim=True))
     return grown / grown.sum(dim=1, keepdim=True)

@@ -1,1 +1,1 @@
-"""The last refinement: ISP head, residual on the base, radiance."""
+"""The last refinement: the ISP head, the residual on the base, and the radiance."""

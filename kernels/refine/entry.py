@@ -1,4 +1,4 @@
-"""The last refinement: plan of the launch, custom op, checked entry point. Without a gradient: it is for inference."""
+"""The last refinement: plan of the launch, custom operator, checked entry point. No gradient: it is for inference."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from deeplight.kernels.refine.reference import Radiance
 from deeplight.kernels.table import Config, configuration
 
 MAX_CHANNELS = {2: 128, 4: 64}
-"""By bytes of a feature: a program keeps one tap's weights, of all channels to all, in shared memory."""
+"""Most channels by the bytes of a feature: a program keeps one tap's weights, of all channels, in shared memory."""
 NARROW = 16
-"""Most channels of which one kernel does everything: a program keeps a pixel's channels of three rows."""
+"""Most channels for which one kernel computes everything: a program keeps all channels of pixels of three rows."""
 ROWS = 4
-"""Of a program of that kernel: of six rows that it reads, two are read by others too."""
+"""Rows that a program of that kernel computes. It reads six, two of which other programs read too."""
 
 
 def plan(
@@ -40,8 +40,8 @@ def plan(
     radiance: Tensor,
     config: Config | None = None,
 ) -> Launch:
-    """The launch of the last block for channels-last, embedded x. weight: (9, C, C). vectors: its bias, residual weight
-    and bias, flat."""
+    """The launch of the last block for channels-last x with the embedding added. weight: (9, C, C). vectors: the
+    block's bias, the residual's weight and bias, one axis each."""
     b, c, h, w = x.shape
     cp = next_power(c)
     config = config or configuration("refine", arch_of(x.device), cp, w, x.itemsize)
@@ -71,8 +71,8 @@ def plan_narrow(
     isp: Tensor,
     config: Config | None = None,
 ) -> Launch:
-    """The launch of everything for channels-last x of at most NARROW channels. weight: (9, C, C). vectors: bias, ISP
-    weight and bias, embed, residual weight and bias, flat."""
+    """The launch that computes everything, for channels-last x of at most NARROW channels. weight: (9, C, C). vectors:
+    bias, the ISP head's weight and bias, embed, the residual's weight and bias, one axis each."""
     b, c, h, w = x.shape
     cp = next_power(c, least=8)
     config = config or configuration("refine_narrow", arch_of(x.device), cp, w, x.itemsize)
@@ -95,7 +95,7 @@ def plan_narrow(
 
 
 RIM = 2
-"""Pixels of a block whose results another program writes."""
+"""How many pixels of a block are only read: other programs write their results."""
 
 
 def _scalars(x: Tensor, range: Radiance) -> dict[str, int | float]:
@@ -109,7 +109,7 @@ def _scalars(x: Tensor, range: Radiance) -> dict[str, int | float]:
 
 
 def gemm_weight(weight: Tensor) -> Tensor:
-    """(C, C, 3, 3), output first → (9, C, C), input first."""
+    """Weights (C, C, 3, 3), output channels first → (9, C, C), input channels first."""
     return weight.permute(2, 3, 1, 0).flatten(0, 1).contiguous()
 
 
@@ -156,7 +156,7 @@ def _reference(
     biases: Sequence[Tensor],
     range: Radiance,
 ) -> tuple[Tensor, Tensor]:
-    """The definition with all weights in the dtype of x."""
+    """Compute the definition with all weights in the dtype of x."""
     isp_weight, isp_bias, embed, residual_weight, residual_bias = (t.to(x.dtype) for t in heads)
     blocks = [t.to(x.dtype) for t in weights], [t.to(x.dtype) for t in biases]
     return reference.refine(
@@ -202,7 +202,8 @@ def refine(
     range: Radiance | None = None,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """The last refinement: ISP head and embedding, residual blocks, NTL residual on its base, radiance.
+    """The last refinement: ISP head with embedding, residual blocks, the NTL residual that is added to its base, and
+    the radiance.
 
         s = sigmoid(isp_weight · x + isp_bias);  y = x + s·embed;  y ← y + ReLU(conv3×3(y)) for each block
         n = level + residual_weight · y + residual_bias
@@ -210,12 +211,13 @@ def refine(
 
     x: (B, C, H, W), float32, float16 or bfloat16. level: (B, 1, H, W), float32 or x's dtype, the base in the normalised
     domain. isp_weight, residual_weight: (1, C, 1, 1). isp_bias, residual_bias: (1,). embed: (C,). weights: (C, C, 3, 3)
-    each and biases: (C,) each. All weights in x's dtype or float32. range: unit, gain and ceiling, by default the
-    presets'. The reference takes float64 too. Radiance and `ceiling` in the input's unit.
+    each and biases: (C,) each. All weights have x's dtype or float32. range: unit, gain and ceiling, by default those
+    of the presets. Radiance and `ceiling` are in the input's unit. The reference takes float64 too.
 
     Returns radiance and s, both float32 (B, 1, H, W); `finish` makes output pixels of the radiance. With one block of
-    at most 16 channels the kernel does all of it and reads x once from memory; else it does the last block. It needs at
-    least one, takes at most 128 channels (64 of float32) and has no gradient: elsewhere "auto" takes the reference.
+    at most 16 channels one kernel computes everything and reads x once from memory; else a kernel computes the last
+    block. The kernels need at least one block, take at most 128 channels (64 of float32) and have no gradient; beyond
+    that "auto" takes the reference.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """

@@ -1,4 +1,4 @@
-"""The last refinement: narrow features in one kernel with the ISP head, wide ones as the last block alone."""
+"""The last refinement: one kernel for few channels, which includes the ISP head, and one of the last block for many."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ from deeplight.kernels.dot import dot
 
 @triton.jit
 def _expm1(v):
-    """exp(v) − 1 for v ≥ 0 without cancellation near 0 (Taylor to v⁶ below ¼: 4e-9 relative)."""
+    """exp(v) − 1 for v ≥ 0 without cancellation near 0: below ¼ by Taylor's series to v⁶, relative error 4e-9."""
     series = 1.0 + v * (1.0 / 6.0)
     series = 1.0 + v * (1.0 / 5.0) * series
     series = 1.0 + v * (1.0 / 4.0) * series
@@ -19,13 +19,13 @@ def _expm1(v):
 
 @triton.jit
 def _radiance(value, unit, gain, top):
-    """unit · expm1(gain · value), clamped."""
+    """unit · expm1(gain · value), where gain · value is clamped."""
     return _expm1(tl.minimum(tl.maximum(value * gain, 0.0), top)) * unit
 
 
 @triton.jit
 def refine(
-    x,  # [B, H, W, C], embedded
+    x,  # [B, H, W, C], with the embedding added
     level,  # [B, H, W]
     weight,  # [9, C, C]
     bias,  # [C]
@@ -42,7 +42,8 @@ def refine(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Last residual block, NTL residual on its base, inverse transform. One program: BLOCK pixels of a row."""
+    """The last residual block, the NTL residual added to its base, and the radiance. One program computes BLOCK pixels
+    of a row."""
     blocks = tl.cdiv(width, BLOCK)
     row = tl.program_id(0) // blocks
     first = (tl.program_id(0) % blocks) * BLOCK
@@ -79,7 +80,7 @@ def refine(
 
 @triton.jit
 def _share(x, row, i, height, width, first, p, c, query, query_bias, C: tl.constexpr):
-    """ISP probability of pixels first + p of a row, 0 outside the image; their features."""
+    """The ISP probability of pixels first + p of a row, 0 outside the image, and their features."""
     inside = (first + p >= 0) & (first + p < width) & (i >= 0) & (i < height)
     start = (row.to(tl.int64) * width + first) * C
     at = p[:, None] * C + c[None, :]
@@ -90,7 +91,7 @@ def _share(x, row, i, height, width, first, p, c, query, query_bias, C: tl.const
 
 @triton.jit
 def _triples(x, row, i, height, width, first, p, k, C: tl.constexpr):
-    """The channels of pixels first + p − 1 to first + p + 1 of a row, which lie beside each other; [BLOCK, KP]."""
+    """The channels [BLOCK, KP] of pixels first + p − 1 to first + p + 1 of a row, which are contiguous in memory."""
     start = (row.to(tl.int64) * width + first - 1) * C
     at = p[:, None] * C + k[None, :]
     inside = ((first - 1) * C + at >= 0) & ((first - 1) * C + at < width * C) & (k < 3 * C)[None, :]
@@ -99,9 +100,10 @@ def _triples(x, row, i, height, width, first, p, k, C: tl.constexpr):
 
 @triton.jit
 def _spread(embed, row_weight, DY: tl.constexpr, C: tl.constexpr, KP: tl.constexpr, PRECISION: tl.constexpr):
-    """What the probabilities of row DY add to a result, [16, CP]: embedding and weights multiplied once a program.
+    """How the probabilities of row DY enter a result, [16, CP]: the product of embedding and weights, made once in a
+    program.
 
-    Their order is that of `_around`: tap t stands at twice the number with its three bits reversed, tap 8 at 1.
+    The taps are in the order of `_around`: tap t < 8 is at 2·r, where r is t with three bits reversed; tap 8 is at 1.
     """
     n = tl.arange(0, 16)
     k = tl.arange(0, KP)
@@ -115,13 +117,13 @@ def _spread(embed, row_weight, DY: tl.constexpr, C: tl.constexpr, KP: tl.constex
 
 @triton.jit
 def _neighbours(share, p, BLOCK: tl.constexpr):
-    """The probabilities of the pixels before and after, from the program's own."""
+    """The probabilities of the pixels before and after each pixel, taken from this program's pixels."""
     return tl.gather(share, tl.maximum(p - 1, 0), 0), tl.gather(share, tl.minimum(p + 1, BLOCK - 1), 0)
 
 
 @triton.jit
 def _around(l0, s0, r0, l1, s1, r1, l2, s2, r2, BLOCK: tl.constexpr):
-    """The probabilities at the nine taps as [BLOCK, 16]; r2 stands at every odd place, of which `_spread` uses one."""
+    """The probabilities at the nine taps as [BLOCK, 16]. r2 is at every odd place, of which `_spread` uses one."""
     first = tl.join(tl.join(l0, s0), tl.join(r0, l1))
     second = tl.join(tl.join(s1, r1), tl.join(l2, s2))
     eight = tl.reshape(tl.join(first, second), (BLOCK, 8))
@@ -154,11 +156,12 @@ def refine_narrow(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """All of the last refinement. One program: ROWS rows of BLOCK − 2 pixels, with one sigmoid a pixel and its rim.
+    """All of the last refinement. One program computes ROWS rows of BLOCK − 2 pixels, with one sigmoid for each of them
+    and for each pixel of the rim around them.
 
-    conv(x + s·embed) = conv(x) + conv(s·embed): features go into products as they are in memory, three pixels at once,
-    and the probabilities, one a pixel, through a product of their own. A program takes a pixel's neighbours from its
-    own pixels, which is why the first and the last of them only help.
+    conv(x + s·embed) = conv(x) + conv(s·embed). So features are multiplied as they are in memory, three pixels at once,
+    and the probabilities, one for each pixel, in a product of their own. A program takes the neighbours of a pixel from
+    its own pixels; therefore the first and the last pixel of its block only serve as neighbours.
     """
     columns: tl.constexpr = BLOCK - 2
     blocks = tl.cdiv(width, columns)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Radiance:
-    """How normalised NTL n becomes radiance: unit·expm1(gain·n), clamped to [0, ceiling].
+    """How normalised NTL n becomes radiance: as unit·expm1(gain·n), clamped to [0, ceiling].
 
-    unit and ceiling are in the input's unit, gain has none.
+    unit and ceiling are in the input's unit; gain has no unit.
     """
 
     unit: float = 1.0
@@ -28,7 +28,7 @@ class Radiance:
 
     @property
     def top(self) -> float:
-        """log1p of the ceiling in units: where the argument of expm1 is clamped."""
+        """The largest argument of expm1: log1p(ceiling / unit)."""
         return math.log1p(self.ceiling / self.unit)
 
 
@@ -38,7 +38,7 @@ def residual_block(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def embed_isp(x: Tensor, weight: Tensor, bias: Tensor, embed: Tensor) -> tuple[Tensor, Tensor]:
-    """ISP logits (B, 1, H, W), and x + sigmoid(logits)·embed. weight: (1, C, 1, 1). bias: (1,). embed: (C,)."""
+    """Return ISP logits (B, 1, H, W) and x + sigmoid(logits)·embed. weight: (1, C, 1, 1). bias: (1,). embed: (C,)."""
     logits = F.conv2d(x, weight, bias)
     return logits, x + torch.sigmoid(logits) * embed[None, :, None, None]
 
@@ -55,9 +55,10 @@ def refine(
     residual_bias: Tensor,
     range: Radiance,
 ) -> tuple[Tensor, Tensor]:
-    """The last refinement: ISP head and embedding, residual blocks, NTL residual on its base, radiance.
+    """The last refinement: ISP head with embedding, residual blocks, the NTL residual that is added to its base, and
+    the radiance.
 
-    x: (B, C, H, W). level: (B, 1, H, W), the base, normalised. isp_weight, residual_weight: (1, C, 1, 1). isp_bias,
+    x: (B, C, H, W). level: (B, 1, H, W), the normalised base. isp_weight, residual_weight: (1, C, 1, 1). isp_bias,
     residual_bias: (1,). embed: (C,). weights: (C, C, 3, 3) each, biases: (C,) each.
 
         s = sigmoid(isp_weight · x + isp_bias);  y = x + s·embed;  y ← y + ReLU(conv(y)) for each block

@@ -1,1 +1,1 @@
-"""The lights that the auxiliary suggests, pixel by pixel."""
+"""The lights that the auxiliary layers suggest, computed pixel by pixel."""

@@ -1,4 +1,4 @@
-"""The suggested lights: plan of the launch, custom op, checked entry point. Without a gradient."""
+"""The suggested lights: plan of the launch, custom operator, checked entry point. There is no gradient."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from deeplight.kernels.suggest.reference import CELL
 from deeplight.kernels.table import Config, configuration
 
 LAYERS = 3
-"""Of `impervious` and of `lights` each, as the kernel has them."""
+"""How many layers `impervious` and `lights` must have for the kernel."""
 MAX_CHANNELS = 64
-"""A program keeps all channels of 128 pixels."""
+"""The most channels of a layer: a program keeps all channels of 128 pixels."""
 
 
 def plan(
@@ -37,7 +37,7 @@ def plan(
     out: Tensor,
     config: Config | None = None,
 ) -> Launch:
-    """The launch for channels-last aux; impervious, lights: weights (O, I) and biases in turn, heads (1, I)."""
+    """The launch for channels-last aux. impervious, lights: weights and biases in turn, (O, I) and (O,) each."""
     (b, c, _, _), (_, _, h, w) = aux.shape, out.shape
     hidden, width = impervious[1].shape[0], lights[1].shape[0]
     config = config or configuration("suggest", arch_of(aux.device), next_power(width), w, 2)
@@ -96,7 +96,7 @@ def suggest(
     *,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """The lights that the auxiliary suggests, each layer a pointwise one with ReLU between them:
+    """The lights that the auxiliary layers suggest. Both networks are pointwise layers with ReLU between them:
 
         share = mean of sigmoid(impervious(aux)) over 4×4 pixels,  bands = mean of aux over them
         result = log1p(softplus(lights(share, bands))) / 2
@@ -104,8 +104,8 @@ def suggest(
     aux: (B, C, 4h, 4w), float32, normalised. impervious: layers C → 1, lights: layers C + 1 → 1, each (weight
     (O, I, 1, 1), bias (O,)), float32. The reference takes float64 too.
 
-    Returns (B, 1, h, w), log radiance. The kernel, which writes nothing in between, takes three layers each of at most
-    64 channels, of which the first two are equally wide, and has no gradient: elsewhere, and in exported graphs, "auto"
+    Returns (B, 1, h, w), log radiance. The kernel stores nothing in between. It takes three layers in each network, the
+    first two equally wide with at most 64 channels, and has no gradient. Beyond that, and in exported graphs, "auto"
     takes the reference.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.

@@ -1,4 +1,4 @@
-"""Pointwise layers at ×4, their area means and pointwise layers at ×1 in one pass."""
+"""Pointwise layers at ×4, area means, and pointwise layers at ×1, all in one pass."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def _layers(x, w1, b1, w2, b2, head, PRECISION: tl.constexpr):
-    """[M, CP] through two layers with ReLU and a head of one channel, [M], before its bias."""
+    """Two layers with ReLU and a head of one channel, whose bias is not added yet: x [M, CP] → [M]."""
     y = tl.dot(x, w1, input_precision=PRECISION)
     y = tl.maximum(y + b1[None, :], 0.0)
     y = tl.dot(y, w2, input_precision=PRECISION)
@@ -41,9 +41,9 @@ def suggest(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """log1p(softplus(lights([mean σ(impervious(aux)), mean aux]))) / 2. One program: BLOCK results of a row.
+    """log1p(softplus(lights([mean σ(impervious(aux)), mean aux]))) / 2. One program computes BLOCK results of a row.
 
-    The sixteen pixels of a result follow each other, so that its mean is a sum over an axis.
+    The sixteen pixels behind a result are loaded one after the other, so that a mean is a sum over one axis.
     """
     pixels: tl.constexpr = 16 * BLOCK
     blocks = tl.cdiv(width, BLOCK)
@@ -51,7 +51,7 @@ def suggest(
     row = tl.program_id(0) // blocks  # of all images
     m = tl.arange(0, pixels)
     c = tl.arange(0, CP)
-    # what lies beyond the row is computed of its last pixel and not stored
+    # for results beyond the row, its last pixels are used and nothing is stored
     col = 4 * tl.minimum(first + m // 16, width - 1) + m % 4
     down = m // 4 % 4
     start = row.to(tl.int64) * 16 * width * C

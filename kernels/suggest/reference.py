@@ -11,13 +11,14 @@ from torch import Tensor
 from deeplight.kernels.locate.reference import Layer, pointwise
 
 CELL = 4
-"""Pixels of the auxiliary along each axis of a result."""
+"""How many auxiliary pixels along each axis make one result."""
 
 
 def suggest(aux: Tensor, impervious: Sequence[Layer], lights: Sequence[Layer]) -> tuple[Tensor, Tensor]:
-    """aux: (B, C, 4h, 4w). Returns the lights it suggests (B, 1, h, w), log radiance, and ISP logits (B, 1, 4h, 4w).
+    """aux: (B, C, 4h, 4w). Returns the suggested lights (B, 1, h, w), log radiance, and ISP logits (B, 1, 4h, 4w).
 
-    impervious: layers C → 1, pointwise at ×4. lights: layers C + 1 → 1 on the means of the impervious share and aux.
+    impervious: pointwise layers C → 1, applied at ×4. lights: pointwise layers C + 1 → 1, applied at ×1 to the means of
+    the impervious share and of aux.
     """
     logits = pointwise(impervious, aux)
     both = F.avg_pool2d(torch.cat([torch.sigmoid(logits), aux], dim=1), CELL)
@@ -26,5 +27,5 @@ def suggest(aux: Tensor, impervious: Sequence[Layer], lights: Sequence[Layer]) -
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + eˣ) written out, since exporters turn torch's into a selection; 80 keeps the exponential finite."""
+    """log(1 + eˣ), written out because exporters turn PyTorch's softplus into a selection. Up to 80 eˣ is finite."""
     return torch.log1p(torch.exp(x.clamp(max=80.0)))

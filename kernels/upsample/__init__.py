@@ -1,1 +1,1 @@
-"""×2 upsampling with its convolution."""
+"""Upsampling by 2, including its convolution."""

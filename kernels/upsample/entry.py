@@ -1,4 +1,4 @@
-"""×2 upsampling: plans of both kernels, custom op, gradient, checked entry point."""
+"""×2 upsampling: plans of both kernels, custom operator, gradient, checked entry point."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ from deeplight.kernels.table import Config, configuration
 from deeplight.kernels.upsample import reference
 
 GEMM_INPUTS, GEMM_OUTPUTS = 64, 64
-"""Widest K and 4C for which the convolution is ours: there it is memory-bound, and its output would be written and
-read once more. Wider ones are compute-bound, where the library's convolution is hard to beat (docs/kernels.md)."""
+"""The largest K and 4C for which our own kernel computes the convolution. Such a convolution is limited by memory, and
+our kernel does not write and read its output in between. Larger ones are limited by computation, for which the
+library's convolution is hard to beat (docs/kernels.md)."""
 
 
 def phase_order(t: Tensor) -> Tensor:
-    """Axis 0 from PixelShuffle's order c·4 + s to s·C + c, in which a pixel's four phases are contiguous runs."""
+    """Reorder axis 0 from PixelShuffle's c·4 + s to s·C + c (phase order), where each of four phases is contiguous."""
     return ready(t.reshape(-1, 4, *t.shape[1:]).transpose(0, 1).flatten(0, 1))
 
 
 def plan_epilogue(
     y: Tensor, bias: Tensor, skip: Tensor | None, out: Tensor, config: Config | None = None
 ) -> Launch:
-    """The launch on the convolution's output y (B, 4C, H, W), channels-last; y and bias in phase order."""
+    """The launch for the convolution's output y, (B, 4C, H, W) in channels-last memory. y, bias: in phase order."""
     (b, _, h, w), c = y.shape, y.shape[1] // 4
     config = config or configuration("upsample_epilogue", arch_of(y.device), 0, w, y.itemsize)
     return Launch(
@@ -52,7 +53,7 @@ def plan_epilogue(
 def plan_conv(
     x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None, out: Tensor, config: Config | None = None
 ) -> Launch:
-    """The launch for x (B, K, H, W), channels-last; weight (9, K, 4C) and bias (4C,) in phase order."""
+    """The launch for x, (B, K, H, W) in channels-last memory. weight (9, K, 4C), bias (4C,): in phase order."""
     (b, k, h, w), c4 = x.shape, weight.shape[2]
     block_n = min(64, next_power(c4))
     config = config or configuration("upsample_conv", arch_of(x.device), next_power(k), w, x.itemsize)
@@ -81,7 +82,7 @@ def plan_conv(
 
 
 def gemm_weight(weight: Tensor) -> Tensor:
-    """(4C, K, 3, 3) → (9, K, 4C) in phase order."""
+    """Weights (4C, K, 3, 3) → (9, K, 4C) in phase order."""
     return phase_order(weight).permute(2, 3, 1, 0).flatten(0, 1).contiguous()
 
 
@@ -94,7 +95,7 @@ def _op(x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None) -> Tensor:
 
 
 def prefers_gemm(k: int, c4: int) -> bool:
-    """Whether the convolution runs as our implicit GEMM; else by PyTorch, followed by the epilogue kernel."""
+    """Whether our implicit GEMM computes the convolution; if not, PyTorch does, followed by the epilogue kernel."""
     return k <= GEMM_INPUTS and c4 <= GEMM_OUTPUTS
 
 
@@ -126,7 +127,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     x, weight, bias, *kept = ctx.saved_tensors
-    # the output shows where ReLU was at work, but not under a skip
+    # the output shows where ReLU was active, but not if a skip was added
     activated = kept[0] if kept else reference.upsample(x, weight.to(x.dtype), bias.to(x.dtype))
     g = F.pixel_unshuffle(torch.where(activated > 0, grad, torch.zeros_like(grad)), 2)
     g_x, g_weight, g_bias = torch.ops.aten.convolution_backward(
@@ -150,10 +151,10 @@ def upsample(
 
     x: (B, K, H, W), float32, float16 or bfloat16. weight: (4C, K, 3, 3) and bias: (4C,), in PixelShuffle's channel
     order, of x's dtype or float32 (then used in x's dtype, the bias in float32). skip: (B, C, 2H, 2W) of x's dtype.
-    Zero padding. The reference takes float64 too. No units: features.
+    The padding is zero. The reference takes float64 too. Features have no units.
 
-    Returns (B, C, 2H, 2W) of x's dtype; from the kernels in channels-last memory. Narrow convolutions run as one
-    kernel that never writes the 4C channels; wide ones by PyTorch's convolution and one epilogue kernel.
+    Returns (B, C, 2H, 2W) of x's dtype; results of the kernels are in channels-last memory. For few channels one kernel
+    computes everything and never writes the 4C channels; for many, PyTorch's convolution and an epilogue kernel run.
 
     Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
     """

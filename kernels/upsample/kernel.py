@@ -1,6 +1,6 @@
 """×2 upsampling: the epilogue of a convolution, and the convolution with that epilogue as an implicit GEMM.
 
-Both take the 4C output channels in *phase order*, (2·dy + dx)·C + c, in which PixelShuffle moves contiguous runs.
+Both take the 4C output channels in *phase order*, (2·dy + dx)·C + c, so that PixelShuffle moves contiguous runs.
 """
 
 import triton
@@ -20,13 +20,13 @@ def upsample_epilogue(
     HAS_SKIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out = PixelShuffle(ReLU(y + bias)) (+ skip). One program: BLOCK values of the two output rows of an input row."""
+    """out = PixelShuffle(ReLU(y + bias)) (+ skip). A program computes BLOCK values of the two rows of an input row."""
     run: tl.constexpr = 2 * C
     blocks = tl.cdiv(width * run, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     f = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     live = f < width * run
-    # a pixel of y holds the run of both output rows
+    # a pixel of y holds the runs of both output rows, one after the other
     source = f + (f // run) * run
     for dy in tl.static_range(2):
         value = tl.load(y + row * width * (2 * run) + source + dy * run, mask=live, other=0.0)
@@ -55,7 +55,7 @@ def upsample_conv(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out = PixelShuffle(ReLU(conv3×3(x) + bias)) (+ skip). One program: BLOCK pixels of a row × BLOCK_N channels."""
+    """out = PixelShuffle(ReLU(conv3×3(x) + bias)) (+ skip). A program: BLOCK pixels of a row × BLOCK_N channels."""
     parts: tl.constexpr = (4 * C + BLOCK_N - 1) // BLOCK_N
     blocks = tl.cdiv(width, BLOCK)
     pid = tl.program_id(0)

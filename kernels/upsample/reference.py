@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def upsample(x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None = None) -> Tensor:
-    """×2: 3×3 convolution to 4·C channels, ReLU, PixelShuffle, then + skip.
+    """Upsample by 2: a 3×3 convolution to 4·C channels, ReLU, PixelShuffle, then the addition of `skip`.
 
     x: (B, K, H, W). weight: (4C, K, 3, 3). bias: (4C,). skip: (B, C, 2H, 2W). Returns (B, C, 2H, 2W).
     """
