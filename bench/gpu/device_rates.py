@@ -1,7 +1,7 @@
 """What the parts of the way to the device and back can do alone, in HR Mpix/s of tiles' cores and GB/s.
 
 The path is the shortest there is: raw pixels as they are stored → pinned memory → device → the network in a CUDA
-graph → core cut and steps of uint16 on the device → pinned memory.
+graph → the core as steps of uint16, and the first overview (`kernels.finish`) → pinned memory.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bench.gpu.network import built
 from bench.gpu.stage import StageSettings
+from deeplight import kernels
 from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.network.compiled import compiled
 from deeplight.kernels.dispatch import never_interpreted
@@ -137,10 +138,13 @@ class _InTurn:
     ) -> None:
         self.network, self.inputs, self.settings = network, inputs, settings
         pixels = SCALE * settings.side
-        self.core = SCALE * core_of(settings)
-        self.cut = (pixels - self.core) // 2
+        core = core_of(settings)
+        self.corner, self.core = (settings.side - core) // 2, SCALE * core
+        self.valid = torch.ones(settings.side, settings.side, device=settings.device)
         steps = np.random.default_rng(0).integers(300, 5000, (BANDS, pixels, pixels), dtype=np.int16)
-        self.host, self.result = torch.from_numpy(steps), torch.empty(self.core, self.core, dtype=torch.int16)
+        self.host = torch.from_numpy(steps)
+        # steps of 2 bytes, and a quarter as many float32
+        self.result = torch.empty(self.core**2 * 3 // 2, dtype=torch.int16)
 
     def convert(self, raw: Tensor) -> None:
         self.inputs["dmo"][0].copy_(raw.to(torch.float32) * 1e-4)
@@ -149,14 +153,23 @@ class _InTurn:
         radiance: Tensor = self.network(*self.inputs.values())[0]
         return radiance
 
-    def quantised(self, radiance: Tensor) -> Tensor:
-        inner = radiance[0, 0, self.cut : self.cut + self.core, self.cut : self.cut + self.core]
-        return (inner * 10).clamp(0, 30_000).to(torch.int16)
+    def finish(self, radiance: Tensor, result: Tensor) -> None:
+        """What is written of a tile."""
+        parts = result[: self.core * self.core], result[self.core * self.core :].view(torch.float32)
+        kernels.finish(
+            radiance[0].float(),
+            self.valid,
+            parts[0].view(torch.uint16).view(1, self.core, self.core),
+            parts[1].view(1, self.core // 2, self.core // 2),
+            corner=(self.corner, self.corner),
+            scale=0.1,
+            nodata=65535,
+        )
 
     def run(self, tiles: int) -> None:
         for _ in range(tiles):
             self.convert(self.host)
-            self.result.copy_(self.quantised(self.compute()))
+            self.finish(self.compute(), self.result)
 
 
 class _Overlapped(_InTurn):
@@ -197,7 +210,7 @@ class _Overlapped(_InTurn):
                 self.work.wait_event(self.arrived[k])
                 self.convert(self.raws[k])
                 self.graph.replay()
-                self.quants[k].copy_(self.quantised(self.radiance))
+                self.finish(self.radiance, self.quants[k])
                 self.computed[k].record(self.work)
             with torch.cuda.stream(self.down):
                 self.down.wait_event(self.computed[k])

@@ -134,13 +134,19 @@ def _engine(rows: list[Row]) -> list[str]:
     """One line for each row, with its numbers and those of its parts."""
     lines = []
     for r in rows:
-        parts = {
-            f"{part} of {key}": n for key, of in r.items() if isinstance(of, dict) for part, n in of.items()
-        }
-        numbers = [f"{key} {n:.4g}" for key, n in (r | parts).items() if isinstance(n, float | int)]
+        numbers = [f"{key} {n:.4g}" for key, n in _parts(r).items()]
         if numbers:
             lines.append(f"- {_name(r)}: {', '.join(numbers)}")
     return lines
+
+
+def _parts(row: Row) -> dict[str, float]:
+    """The numbers of a row, those of its parts after the row's own."""
+    own = {key: n for key, n in row.items() if isinstance(n, float | int)}
+    for key, of in row.items():
+        if isinstance(of, dict):
+            own |= {f"{part} of {key}": n for part, n in _parts(of).items()}
+    return own
 
 
 def _first_tile(rows: list[Row]) -> list[str]:
