@@ -72,7 +72,10 @@ def test_the_line_that_cuts_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("case", "added"),
-    [("Sentinel-2 digital numbers as ESA delivers", 1000), ("Sentinel-2 digital numbers before 2022", 0)],
+    [
+        ("Sentinel-2 digital numbers as ESA has delivered", 1000),
+        ("Sentinel-2 digital numbers from before", 0),
+    ],
 )
 def test_the_recipes_for_sentinel_2(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, case: str, added: int
