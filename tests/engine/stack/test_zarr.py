@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import re
 import warnings
 from dataclasses import replace
@@ -66,20 +65,18 @@ def test_values_are_those_of_the_maps(months: Months, finished: Path, tmp_path: 
 
 
 def test_uint16_and_deflate_keep_their_steps(months: Months, tmp_path: Path) -> None:
-    changes = {"dtype": "uint16", "compression": "deflate"}
-    months.run(tmp_path / "out", **changes)
-    months.run(tmp_path / "x.zarr", **changes)
-    with opened(tmp_path / "x.zarr", mask_and_scale=False) as raw, opened(tmp_path / "x.zarr") as physical:
-        for at, month in enumerate(months.with_data):
-            with rasterio.open(tmp_path / "out" / f"{name(month)}.tif") as map:
-                steps = map.read(1)
-            assert raw.ntl.dtype == np.uint16
-            np.testing.assert_array_equal(raw.ntl[at].values, steps)
-            # xarray scales in float32
-            np.testing.assert_allclose(
-                physical.ntl[at].values, np.where(steps == 65535, np.nan, steps * 0.1), rtol=1e-6
-            )
-        assert raw.ntl.attrs["valid_range"] == [0, 65534]
+    """Of one date, which a group may be of."""
+    month, changes = months.folder / f"ntl-{name(2)}.tif", {"dtype": "uint16", "compression": "deflate"}
+    months.run(tmp_path / "map.tif", month, **changes)
+    months.run(tmp_path / "x.zarr", month, **changes)
+    with rasterio.open(tmp_path / "map.tif") as map:
+        steps = map.read(1)
+    with opened(tmp_path / "x.zarr", mask_and_scale=False) as raw:
+        assert raw.ntl.dtype == np.uint16 and raw.ntl.attrs["valid_range"] == [0, 65534]
+        np.testing.assert_array_equal(raw.ntl.values, steps[None])
+    with opened(tmp_path / "x.zarr") as physical:
+        wanted = np.where(steps == 65535, np.nan, steps * 0.1)
+        np.testing.assert_allclose(physical.ntl[0].values, wanted, rtol=1e-6)  # xarray scales in float32
 
 
 def test_xarray_finds_time_and_place(months: Months, finished: Path) -> None:
@@ -175,17 +172,20 @@ def test_a_stopped_run_goes_on(months: Months, finished: Path, tmp_path: Path, s
 
 def test_a_page_has_all_dates(months: Months, tmp_path: Path) -> None:
     """Those that the group has, too; it shows what the page of a folder shows."""
-    for out in ("x.zarr", "maps"):
-        months.run(tmp_path / out, page=tmp_path / f"{out}.html")
-    page = (tmp_path / "x.zarr.html").read_text()
-    shown = [json.loads(text) for text in re.findall(r'"hr":(\[.*?\])', page)]
-    assert shown and shown == [
-        json.loads(text) for text in re.findall(r'"hr":(\[.*?\])', (tmp_path / "maps.html").read_text())
-    ]
-    months.run(tmp_path / "x.zarr", page=tmp_path / "x.zarr.html", mode=Mode.RESUME)
-    again = re.findall(r'"hr":(\[.*?\])', (tmp_path / "x.zarr.html").read_text())
-    assert [json.loads(text) for text in again] == shown
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["maps", "maps.html", "x.zarr", "x.zarr.html"]
+    files, page = [months.folder / f"ntl-{name(m)}.tif" for m in (1, 2)], tmp_path / "p.html"
+
+    def shown() -> list[str]:
+        return re.findall(r'"hr":\[.*?\]', page.read_text())
+
+    months.run(tmp_path / "maps", *files, page=page)
+    wanted = shown()
+    page.unlink()
+    months.run(tmp_path / "x.zarr", *files, page=page)
+    assert shown() == wanted and len(wanted) == 2
+    page.unlink()
+    months.run(tmp_path / "x.zarr", *files, page=page, mode=Mode.RESUME)
+    assert shown() == wanted
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["maps", "p.html", "x.zarr"]
 
 
 def test_dates_that_come_later_are_added_in_their_order(
