@@ -32,6 +32,7 @@ from deeplight.engine.core.windows import Window, split
 from deeplight.engine.output.acquired import Span, parse_date, shown_span
 from deeplight.engine.output.zarr_attributes import (
     DATES,
+    FLAGS_FILL,
     array_name,
     axes,
     band_attributes,
@@ -273,7 +274,7 @@ def _stored(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Pixels of a map as an array holds them: flags are whole numbers there."""
     if dtype != "uint8":
         return values
-    return np.where(np.isnan(values), 255, values).astype(np.uint8)
+    return np.where(np.isnan(values), FLAGS_FILL, values).astype(np.uint8)
 
 
 def _told(array: tuple[tuple[int, ...], str] | None) -> str:

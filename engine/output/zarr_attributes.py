@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DATES = "deeplight_dates"
 """Attribute of the group: date → tags of its map, or null where it is waiting."""
 FLAGS_FILL = 255
+"""Of bit flags, which stay below it."""
 _CF_UNITS = {RADIANCE_UNIT: "nW cm-2 sr-1", "probability": "1", "LR px": "1", "DN": "1", "": ""}
 """As UDUNITS spells them; other units stay."""
 _NAMES = {"ntl": "nighttime lights"}

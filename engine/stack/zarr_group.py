@@ -89,6 +89,8 @@ def claimed_group(out: Path, mode: Mode) -> Iterator[None]:
                 f"{parts} holds an unfinished run: use `resume=True` to continue it or `overwrite=True` to start again"
             )
         _remove_doomed(out)
+        if mode is Mode.NEW:
+            _drop(parts)
         try:
             yield
         except BaseException:
@@ -107,7 +109,7 @@ def _begun(parts: Path) -> bool:
 
 
 def _remove(parts: Path) -> None:
-    """The name goes first, so that no half-empty parts are found."""
+    """Remove the parts. Their name goes first, so that no half-empty ones are found."""
     doomed = temporary_name(parts, REMOVED)
     DISK.replace(parts, doomed)
     DISK.sync_folder(parts.parent)
@@ -115,7 +117,7 @@ def _remove(parts: Path) -> None:
 
 
 def _drop(parts: Path) -> None:
-    """What a stopped run left."""
+    """Remove what a stopped run left."""
     with disk_errors(parts):
         for path in parts.iterdir():
             if path.is_dir():
@@ -125,7 +127,7 @@ def _drop(parts: Path) -> None:
 
 
 def _remove_doomed(out: Path) -> None:
-    """What killed runs were about to remove."""
+    """Remove what killed runs were about to."""
     starts = tuple(f".{path.name}." for path in (out, parts_folder(out)))
     for path in out.parent.iterdir():
         if path.name.startswith(starts) and path.name.endswith(REMOVED):

@@ -244,6 +244,13 @@ def test_what_is_refused(months: Months, finished: Path, tmp_path: Path) -> None
     assert "begin on one day" in refused(months, out, *both, dates="2020,2020-01")
 
 
+def test_parts_in_which_nothing_is_finished_are_begun_anew(months: Months, tmp_path: Path) -> None:
+    """A process that was killed in its first pack."""
+    (tmp_path / "x.zarr.parts" / f"{name(1)}.tif.parts").mkdir(parents=True)
+    months.run(tmp_path / "x.zarr", months.folder / f"ntl-{name(1)}.tif")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.zarr"]
+
+
 def test_parts_of_others_are_not_taken_over(months: Months, tmp_path: Path) -> None:
     (tmp_path / "x.zarr.parts").mkdir()
     (tmp_path / "x.zarr.parts" / "thesis.txt").write_text("mine")
