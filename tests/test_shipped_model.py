@@ -76,6 +76,14 @@ def test_tiled_equals_whole(
     assert np.nanmax(np.abs(tiled - lights)) <= 1e-5 * span
 
 
+def test_lights_alone_give_the_map_that_the_whole_network_gives(scene: SceneOptions, tmp_path: Path) -> None:
+    """Who asks for the offset, which the graph for lights alone lacks, has the whole network run."""
+    lights = SceneOptions(scene.ntl)
+    alone = run(lights, tmp_path / "alone.tif", 64, bands=("isp", "interval"))
+    whole = run(lights, tmp_path / "whole.tif", 64, bands=("isp", "interval", "offset"))
+    np.testing.assert_array_equal(alone, whole[: len(alone)])
+
+
 def inputs_of(sample: CountrySample, *layers: str, psf: float = CountryConfig.psf_fwhm_lr) -> Inputs:
     """Inputs with only the named layers of "dmo" and "dem", and the sensor that made the lights."""
 

@@ -44,10 +44,10 @@ class Engine:
     begun: Callable[[], None] = lambda: None
     core: int | None = None
     told: Callable[[RunResult], RunResult] = lambda result: result
-    _split: tuple[int, tuple[str, ...]] | None = None
+    _split: tuple[int, tuple[str, ...], bool] | None = None
 
-    def split(self, streams: int, outputs: Sequence[str]) -> None:
+    def split(self, streams: int, outputs: Sequence[str], *, layers: bool) -> None:
         """Open so many streams, as Backend.split; dates that ask for the same share what it opens."""
-        if self._split != (streams, tuple(outputs)):
-            self.backend.split(streams, self.threads, outputs)
-            self._split = streams, tuple(outputs)
+        if self._split != (streams, tuple(outputs), layers):
+            self.backend.split(streams, self.threads, outputs, layers=layers)
+            self._split = streams, tuple(outputs), layers

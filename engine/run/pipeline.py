@@ -167,7 +167,8 @@ class Run:
     def __init__(self, options: RunOptions, planned: PlannedRun, store: PackStore, engine: Engine) -> None:
         self.options, self.work, self.plan, self.store = options, planned.work, planned.plan, store
         self.threads, self.progress, self.events = engine.threads, engine.progress, engine.events
-        engine.split(self.plan.streams, self.work.products.model_outputs)
+        layers = bool(self.work.scene.auxiliary)
+        engine.split(self.plan.streams, self.work.products.model_outputs, layers=layers)
         self.tally = Tally()
         self.seams: VerifiedSeams | None = None
         self.seconds = {"stream": 0.0, "assemble": 0.0}

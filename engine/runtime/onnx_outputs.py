@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator
 from deeplight.engine.runtime.protobuf import fields_of, message_field
 
 # Field numbers of ModelProto, GraphProto, ValueInfoProto, NodeProto and AttributeProto: onnx.proto3.
-_GRAPH = 7
-_NODE, _OUTPUT = 1, 12
-_NAME = 1
-_READS, _MAKES, _ATTRIBUTE = 1, 2, 5
+GRAPH = 7
+NODE, _OUTPUT = 1, 12
+NAME = 1
+READS, MAKES, ATTRIBUTE = 1, 2, 5
 _SUBGRAPHS = (6, 11)
 
 
@@ -22,8 +22,8 @@ def with_outputs(model: bytes, names: Collection[str]) -> bytes:
     """
     parts = []
     for number, value, whole in fields_of(memoryview(model)):
-        if number == _GRAPH and isinstance(value, memoryview):
-            parts.append(message_field(_GRAPH, _graph_with(value, names)))
+        if number == GRAPH and isinstance(value, memoryview):
+            parts.append(message_field(GRAPH, _graph_with(value, names)))
         else:
             parts.append(bytes(whole))
     return b"".join(parts)
@@ -31,16 +31,16 @@ def with_outputs(model: bytes, names: Collection[str]) -> bytes:
 
 def _graph_with(graph: memoryview, names: Collection[str]) -> bytes:
     fields = list(fields_of(graph))
-    nodes = [value for number, value, _ in fields if number == _NODE and isinstance(value, memoryview)]
+    nodes = [value for number, value, _ in fields if number == NODE and isinstance(value, memoryview)]
     needed = iter(_needed(nodes, names))
     return b"".join(bytes(whole) for number, value, whole in fields if _stays(number, value, needed, names))
 
 
 def _stays(number: int, value: int | memoryview, needed: Iterator[bool], names: Collection[str]) -> bool:
-    if number == _NODE:
+    if number == NODE:
         return next(needed)
     if number == _OUTPUT and isinstance(value, memoryview):
-        return next(_texts(value, _NAME), "") in names
+        return next(texts(value, NAME), "") in names
     return True
 
 
@@ -50,23 +50,23 @@ def _needed(nodes: list[memoryview], names: Collection[str]) -> list[bool]:
         return [True] * len(nodes)
     wanted, found = set(names), []
     for node in reversed(nodes):
-        leads = not wanted.isdisjoint(_texts(node, _MAKES))
+        leads = not wanted.isdisjoint(texts(node, MAKES))
         found.append(leads)
         if leads:
-            wanted.update(_texts(node, _READS))
+            wanted.update(texts(node, READS))
     return found[::-1]
 
 
 def _has_subgraph(node: memoryview) -> bool:
     return any(
-        number == _ATTRIBUTE
+        number == ATTRIBUTE
         and isinstance(value, memoryview)
         and any(n in _SUBGRAPHS for n, _, _ in fields_of(value))
         for number, value, _ in fields_of(node)
     )
 
 
-def _texts(message: memoryview, field: int) -> Iterator[str]:
+def texts(message: memoryview, field: int) -> Iterator[str]:
     """The values of a field of texts."""
     for number, value, _ in fields_of(message):
         if number == field and isinstance(value, memoryview):

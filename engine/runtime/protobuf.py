@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 
@@ -34,6 +35,16 @@ def fields_of(data: memoryview) -> Iterator[tuple[int, int | memoryview, memoryv
 def message_field(number: int, content: bytes) -> bytes:
     """A length-delimited field."""
     return _varint_bytes(number << 3 | 2) + _varint_bytes(len(content)) + content
+
+
+def integer_field(number: int, value: int) -> bytes:
+    """A field of an integer ≥ 0."""
+    return _varint_bytes(number << 3) + _varint_bytes(value)
+
+
+def float_field(number: int, value: float) -> bytes:
+    """A field of a float32."""
+    return _varint_bytes(number << 3 | 5) + struct.pack("<f", value)
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, OUTPUTS
 from deeplight.engine.network.receptive import halo
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.manifest import WEIGHTS
+from deeplight.engine.runtime.onnx_alone import lights_alone
 from deeplight.export import to_onnx
 from deeplight.export.build import Exported
 from deeplight.export.to_tensorrt import prepared
@@ -44,6 +45,18 @@ def test_custom_operators_are_nodes_with_bodies(exported: Exported) -> None:
     assert {f.name for f in proto.functions} == {n.op_type for n in nodes}
     for node in nodes:
         assert [a.s for a in node.attribute if a.name == "plugin_namespace"] == [b"deeplight"]
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx"])
+def test_what_scenes_without_layers_need_can_be_cut_out_of_it(exported: Exported, file: str) -> None:
+    """Where the exporter began to write another graph, the engine would run the whole network and only be slower."""
+    left = lights_alone((exported.path / file).read_bytes(), ["ntl_hr", "isp", "interval"])
+    assert left is not None
+    proto = onnx.load_from_string(left)
+    onnx.checker.check_model(proto, full_check=True)
+    assert [v.name for v in proto.graph.input] == ["ntl", "ntl_valid", "psf", "limits"]
+    assert not {"fuse", "align"} & {node.op_type for node in proto.graph.node}
+    assert lights_alone((exported.path / file).read_bytes(), ["ntl_hr", "offset"]) is None
 
 
 def test_the_graph_has_no_grid_sample_and_no_resize(exported: Exported) -> None:

@@ -77,10 +77,13 @@ class Backend(ABC):
                 )
         return results
 
-    def split(self, streams: int, threads: int, outputs: Sequence[str] | None = None) -> None:
+    def split(
+        self, streams: int, threads: int, outputs: Sequence[str] | None = None, *, layers: bool = True
+    ) -> None:
         """From now on run `streams` tiles at a time with `threads` threads in all. No run may be in progress.
 
-        outputs: all that will be asked for from now on, so that others need not be computed; None: any.
+        outputs: all that will be asked for from now on, so that others need not be computed; None: any. layers: whether
+        any tile will have DMO or DEM; where none has, what belongs to them need not be computed either.
 
         Raises ValueError where there is more than one and the backend has no streams (`splits`), DeepLightError where
         there is no memory for them.

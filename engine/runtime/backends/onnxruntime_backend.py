@@ -14,6 +14,7 @@ from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputErr
 from deeplight.engine.core.spec import INPUTS
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.base import Backend
+from deeplight.engine.runtime.onnx_alone import lights_alone
 from deeplight.engine.runtime.onnx_notes import check_origin
 from deeplight.engine.runtime.onnx_outputs import with_outputs
 
@@ -22,7 +23,11 @@ _LOG_FATAL = 4
 
 
 class OnnxRuntimeBackend(Backend):
-    """Runs the artifact's ONNX file with the CPU execution provider, one session a stream."""
+    """Runs the artifact's ONNX file with the CPU execution provider, one session a stream.
+
+    Where no tile has daytime bands or elevation, it runs what is left of the file then (`onnx_alone`), which gives the
+    same bits.
+    """
 
     name: ClassVar[str] = "onnxruntime"
     splits: ClassVar[bool] = True
@@ -56,7 +61,9 @@ class OnnxRuntimeBackend(Backend):
         _check_signature(session, artifact)
         return cls(model, session)
 
-    def split(self, streams: int, threads: int, outputs: Sequence[str] | None = None) -> None:
+    def split(
+        self, streams: int, threads: int, outputs: Sequence[str] | None = None, *, layers: bool = True
+    ) -> None:
         """From now on run so many tiles at a time, see Backend.split.
 
         Threads of one call wait for each other; calls of one thread each never do.
@@ -66,6 +73,8 @@ class OnnxRuntimeBackend(Backend):
         shares = [threads // streams + (i < threads % streams) for i in range(streams)]
         try:
             model = self._model if outputs is None else with_outputs(self._model, outputs)
+            if outputs is not None and not layers:
+                model = lights_alone(self._model, outputs) or model
             sessions = [open_session(model, max(1, share)) for share in shares]
         except Exception as e:  # the runtime's exceptions share no public base class
             raise DeepLightError(
@@ -81,7 +90,8 @@ class OnnxRuntimeBackend(Backend):
             raise ValueError("the backend is closed")
         session = self._idle.get()
         try:
-            results = session.run(list(outputs), dict(inputs), self._options)
+            wanted = {i.name: inputs[i.name] for i in session.get_inputs()}
+            results = session.run(list(outputs), wanted, self._options)
         except Exception as e:  # the runtime's exceptions share no public base class
             h, w = inputs["ntl"].shape[-2:]
             remedy = "; use smaller `tiles`" if "alloc" in str(e).lower() else ""

@@ -26,6 +26,7 @@ from deeplight.engine.runtime.backends import (
 )
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.backends.onnxruntime_backend import open_session
+from deeplight.engine.runtime.onnx_alone import lights_alone
 from deeplight.engine.runtime.onnx_outputs import with_outputs
 from tests.engine.analytic import expected, onnx_bytes, write_analytic, write_model
 
@@ -81,6 +82,33 @@ def test_outputs_that_nobody_asks_for_are_not_computed(tmp_path: Path) -> None:
         backend.split(1, 1, ["ntl_hr", "offset"])
         out = backend.run(inputs, ["ntl_hr", "offset"])
         np.testing.assert_allclose(out["ntl_hr"][0, 0], expected(inputs), atol=2e-5)
+
+
+def test_lights_alone_run_their_own_graph_with_the_same_bits() -> None:
+    """The shipped model: where no tile has daytime bands or elevation, the engine runs the smaller file."""
+    model = load_artifact("deeplight-tiny")
+    inputs = {name: np.abs(values) for name, values in random_inputs(13, 9).items()}
+    for name in ("dmo", "dmo_valid", "dmo_bands", "dem", "dem_valid"):
+        inputs[name][:] = 0
+    outputs = ["ntl_hr", "isp", "interval"]
+    with open_backend("onnxruntime", model) as backend:
+        whole = backend.run(inputs, outputs)
+        backend.split(1, 1, outputs, layers=False)
+        alone = backend.run(inputs, outputs)
+        for name in outputs:
+            np.testing.assert_array_equal(alone[name], whole[name])
+        assert set(used_by(backend)) == {"ntl", "ntl_valid", "psf", "limits"}
+        assert lights_alone(onnx_bytes(), outputs) is None  # a graph that needs its layers
+        backend.split(1, 1, [*outputs, "offset"], layers=False)  # which it does not have
+        assert set(used_by(backend)) == {spec.name for spec in INPUTS}
+
+
+def used_by(backend: Backend) -> list[str]:
+    """Names of what an open session takes."""
+    assert isinstance(backend, onnxruntime_backend.OnnxRuntimeBackend)
+    session = backend._idle.get()
+    backend._idle.put(session)
+    return [given.name for given in session.get_inputs()]
 
 
 def test_a_model_with_some_outputs_is_else_the_same() -> None:

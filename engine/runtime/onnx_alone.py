@@ -1,0 +1,159 @@
+"""An ONNX model cut down to lights alone: what is left of it where no pixel has daytime bands or elevation.
+
+With masks of 0 everywhere the gates of `deeplight::fuse` are exactly 0, so that it changes each channel of the features
+of the lights by constants, film_bias (kernels/fuse/reference.py). Alignment, encoders and everything else that only
+leads there need not be computed, and the result keeps every bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from deeplight.engine.core.spec import SCALE
+from deeplight.engine.runtime.onnx_outputs import (
+    ATTRIBUTE,
+    GRAPH,
+    MAKES,
+    NAME,
+    NODE,
+    READS,
+    texts,
+    with_outputs,
+)
+from deeplight.engine.runtime.protobuf import fields_of, float_field, integer_field, message_field
+
+# Field numbers of GraphProto, NodeProto and AttributeProto: onnx.proto3.
+_INPUT = 11
+_NODE_NAME, _OPERATOR, _DOMAIN = 3, 4, 7
+_INTEGER, _KIND = 3, 20
+
+LAYERS = frozenset({"dmo", "dmo_valid", "dmo_bands", "dem", "dem_valid"})
+"""Inputs that belong to daytime bands and elevation."""
+OUTPUTS = frozenset({"ntl_hr", "isp", "interval"})
+"""Outputs that there are without them. The offset is one of layers that are not there."""
+
+
+def lights_alone(model: bytes, outputs: Collection[str]) -> bytes | None:
+    """The serialised ModelProto with these outputs and without the inputs of LAYERS; None where it has no such form.
+
+    Right where every `dmo_valid` and `dem_valid` is 0. Raises ValueError where `model` is not well-formed protobuf.
+    """
+    if not OUTPUTS.issuperset(outputs):
+        return None
+    parts, possible = [], False
+    for number, value, whole in fields_of(memoryview(with_outputs(_freed(model), outputs))):
+        if number == GRAPH and isinstance(value, memoryview):
+            graph, possible = _without_layers(value)
+            parts.append(message_field(GRAPH, graph))
+        else:
+            parts.append(bytes(whole))
+    return b"".join(parts) if possible else None
+
+
+def _freed(model: bytes) -> bytes:
+    """The model with constants in the place of every fusion, and with sides of tiles taken from the lights."""
+    parts = []
+    for number, value, whole in fields_of(memoryview(model)):
+        if number == GRAPH and isinstance(value, memoryview):
+            fields = (
+                _in_place_of(field, bytes(all_))
+                if kind == NODE and isinstance(field, memoryview)
+                else bytes(all_)
+                for kind, field, all_ in fields_of(value)
+            )
+            parts.append(message_field(GRAPH, b"".join(fields)))
+        else:
+            parts.append(bytes(whole))
+    return b"".join(parts)
+
+
+def _in_place_of(node: memoryview, whole: bytes) -> bytes:
+    """Fields of a graph that hold a node, or what takes its place."""
+    operator = next(texts(node, _OPERATOR), "")
+    if operator == "fuse" and next(texts(node, _DOMAIN), "") == "deeplight":
+        return _constants(node)
+    side = _side(node) if operator == "Shape" else None
+    if side is None:
+        return whole
+    (out,) = texts(node, MAKES)
+    coarse, times = f"{out}/alone/lr", f"{out}/alone/scale"
+    ends = message_field(ATTRIBUTE, _integer("start", side)) + message_field(
+        ATTRIBUTE, _integer("end", side + 1)
+    )
+    nodes = (
+        _node("Shape", ["ntl"], [coarse]) + ends,
+        _node("Constant", [], [times], _integers("value_ints", [SCALE])),
+        _node("Mul", [coarse, times], [out]),
+    )
+    return b"".join(message_field(NODE, text) for text in nodes)
+
+
+def _side(node: memoryview) -> int | None:
+    """Which axis of a layer on the HR grid, 2 or 3, this node alone asks the length of; None where it does not."""
+    ends = {}
+    for number, value, _ in fields_of(node):
+        if number == ATTRIBUTE and isinstance(value, memoryview):
+            held = {n: v for n, v, _ in fields_of(value) if isinstance(v, int)}
+            ends[next(texts(value, NAME), "")] = held.get(_INTEGER, 0)
+    start = ends.get("start", 0)
+    asked = start in (2, 3) and ends.get("end") == start + 1
+    return start if asked and next(texts(node, READS), "") in LAYERS else None
+
+
+def _without_layers(graph: memoryview) -> tuple[bytes, bool]:
+    """The graph without the inputs of LAYERS, and whether no node reads one of them."""
+    fields = list(fields_of(graph))
+    read = {
+        name
+        for number, value, _ in fields
+        if number == NODE and isinstance(value, memoryview)
+        for name in texts(value, READS)
+    }
+    kept = [
+        bytes(whole)
+        for number, value, whole in fields
+        if not (number == _INPUT and isinstance(value, memoryview) and next(texts(value, NAME), "") in LAYERS)
+    ]
+    return b"".join(kept), read.isdisjoint(LAYERS)
+
+
+def _constants(node: memoryview) -> bytes:
+    """Nodes of a graph that give main · (1 + γ) + β with γ and β from film_bias, in the place of a fusion."""
+    reads, (out,) = list(texts(node, READS)), texts(node, MAKES)
+    main, film_bias = reads[0], reads[-1]
+    parts = ("gamma", "beta", "unity", "one", "gain", "plane", "factor", "shift", "modulated")
+    gamma, beta, unity, one, gain, plane, factor, shift, modulated = (f"{out}/alone/{part}" for part in parts)
+    nodes = (
+        _node("Split", [film_bias], [gamma, beta], _integer("num_outputs", 2)),
+        _node("Constant", [], [unity], _float("value_float", 1.0)),
+        _node("CastLike", [unity, gamma], [one]),
+        _node("Add", [gamma, one], [gain]),
+        _node("Constant", [], [plane], _integers("value_ints", [1, 2])),
+        _node("Unsqueeze", [gain, plane], [factor]),
+        _node("Unsqueeze", [beta, plane], [shift]),
+        _node("Mul", [main, factor], [modulated]),
+        _node("Add", [modulated, shift], [out]),
+    )
+    return b"".join(message_field(NODE, text) for text in nodes)
+
+
+def _node(operator: str, reads: Sequence[str], makes: Sequence[str], attribute: bytes = b"") -> bytes:
+    """A NodeProto, named by what it makes."""
+    fields = [*((READS, name) for name in reads), *((MAKES, name) for name in makes)]
+    fields += [(_NODE_NAME, makes[0]), (_OPERATOR, operator)]
+    text = b"".join(message_field(number, name.encode()) for number, name in fields)
+    return text + (message_field(ATTRIBUTE, attribute) if attribute else b"")
+
+
+def _integer(name: str, value: int) -> bytes:
+    """An AttributeProto, as the two below."""
+    return message_field(NAME, name.encode()) + integer_field(_INTEGER, value) + integer_field(_KIND, 2)
+
+
+def _float(name: str, value: float) -> bytes:
+    return message_field(NAME, name.encode()) + float_field(2, value) + integer_field(_KIND, 1)
+
+
+def _integers(name: str, values: Sequence[int]) -> bytes:
+    held = b"".join(integer_field(8, value) for value in values)
+    return message_field(NAME, name.encode()) + held + integer_field(_KIND, 7)
