@@ -1,8 +1,8 @@
-"""Several processes, on one host or many, that compute packs of one output into its folder; a later run assembles it.
+"""Several processes, on one host or many, compute packs of one output into its folder; a later run assembles them.
 
-The folder is shared by hosts whose locks may not meet, so nothing rests on a lock. A pack is published by a link, the
-first stays, and equal pixels are equal bytes; packs lie in a folder named by the record of what they depend on, and the
-first record stays. Locks only spare work that is done twice.
+Hosts that share the folder may not see each other's locks, so nothing depends on locks; they only avoid that work is
+done twice. A pack is published by a link. If two processes publish the same pack, the first one stays, and equal pixels
+have equal bytes. The folder of the packs is named by the record of what they depend on, whose first copy stays too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Shard:
-    """Number `index`, from 0, of `count` shares of the packs."""
+    """Share number `index`, counted from 0, of `count` shares of the packs."""
 
     index: int
     count: int
@@ -42,22 +42,22 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def share(self, items: Sequence[_Item]) -> Sequence[_Item]:
-        """Its share of items that are in order: neighbours, since these share source blocks."""
+        """The share of ordered items. It consists of neighbours, since these share blocks of the sources."""
         start, end = (len(items) * n // self.count for n in (self.index, self.index + 1))
         return items[start:end]
 
 
 class AnotherPlan(InputError):
-    """A process with other memory was first and has cut the scene into other tiles."""
+    """Another process with more or less memory was first and has chosen other tiles for the scene."""
 
 
 @contextlib.contextmanager
 def joined_parts(out: Path, record: Record, shard: Shard, *, disk: Disk = DISK) -> Iterator[Path]:
-    """The folder for packs, held together with other shards while the block runs. It stays.
+    """The folder for packs, which this process uses together with other shards while the block runs. It stays.
 
-    Raises InputError where a run that is no shard, or the same shard, is at work, where the parts belong to another
-    run or were finished just now; AnotherPlan where only the tiles differ; DeepLightError where they are removed
-    meanwhile.
+    Raises InputError where a run that is no shard, or the same shard, is at work, and where the folder belongs to
+    another run or the output has just been finished; AnotherPlan where only the tiles differ; DeepLightError where the
+    folder is removed meanwhile.
     """
     parts = parts_folder(out)
     check_ours(parts)
@@ -82,7 +82,7 @@ def joined_parts(out: Path, record: Record, shard: Shard, *, disk: Disk = DISK) 
 
 
 def _join(out: Path, record: Record, disk: Disk) -> None:
-    """Begin the parts, or check that they were begun for the same."""
+    """Begin the folder, or check that it was begun by a run with the same record."""
     if stored_record(out) is None:
         if exists(out):
             raise InputError(f"{out} was finished by another run just now: there is nothing to do")
@@ -94,7 +94,7 @@ def _join(out: Path, record: Record, disk: Disk) -> None:
         try:
             replace(record, core=first.core).check_same(first, out, shard=True)
         except InputError:
-            pass  # something else differs as well, which the next check names
+            pass  # something besides the tiles differs, which the next check names
         else:
             raise AnotherPlan(
                 f"another shard cut {out} into tiles of {first.core} LR pixels and here it would be {record.core}: "

@@ -1,4 +1,4 @@
-"""What a run's inputs are, each on a line that changes with its files: for tags, and to compare in a resumed run."""
+"""Descriptions of a run's inputs. Each is a line that changes with its files, for tags and for resumed runs."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 _SAMPLES, _SAMPLE_BYTES, _END_BYTES = 16, 4096, 1 << 16
 MOST_READ = 1 << 30
-"""Bytes of a layer up to which all of it is read for `Compared.HOSTS`: about a second (1.1 GB/s measured on a core)."""
+"""Layers of up to so many bytes are read completely for `Compared.HOSTS`: in about a second (1.1 GB/s on one core)."""
 _UNKNOWN = "of unknown version"
 
 
 class Compared(Enum):
-    """Who compares a file.
+    """Where files are compared, which decides what is compared.
 
-    ANYWHERE: size and samples, for tags: equal for equal files. ONE_HOST: and the modification time, since samples do
-    not see every change. HOSTS: all bytes in place of the time, which a copy on another host does not keep; of a layer
-    above MOST_READ size, samples and time.
+    ANYWHERE: size and samples, for tags, which are equal for equal files. ONE_HOST: the modification time too, since
+    samples do not show every change. HOSTS: all bytes in place of the time, which a copy on another host does not keep;
+    of layers above MOST_READ bytes size, samples and time.
     """
 
     ANYWHERE = "anywhere"
@@ -39,13 +39,13 @@ class Compared(Enum):
 
 
 def described(options: RunOptions, compared: Compared) -> dict[str, str]:
-    """Option → one line that changes with its files."""
+    """From each option to a line that changes with the option's files."""
     scene = options.scene
     return {k: _layer(v, scene.allow_remote, compared) for k, v in scene.files().items()}
 
 
 def parameter(option: str) -> str:
-    """As a parameter: "dmo-band blue" → dmo["blue"]."""
+    """The name as a parameter of the Python interface: "dmo-band blue" → dmo["blue"]."""
     name, _, slot = option.partition(" ")
     return f'{name.removesuffix("-band")}["{slot}"]' if slot else name.replace("-", "_")
 
@@ -56,9 +56,9 @@ def field_of(option: str) -> str:
 
 
 def versions_unknown(lines: Mapping[str, str]) -> str | None:
-    """What there is to say against resuming over remote files without a version; None where all have one.
+    """A sentence about remote files without a version, over which a run cannot be resumed; None where all have one.
 
-    lines: of `described`.
+    lines: from `described`.
     """
     nameless = [parameter(option) for option, line in lines.items() if line.endswith(_UNKNOWN)]
     if not nameless:
@@ -70,15 +70,15 @@ def versions_unknown(lines: Mapping[str, str]) -> str | None:
 
 
 def has_remote(options: RunOptions) -> bool:
-    """Whether an input, or what it names, is on a server."""
+    """Whether an input, or a file that it names, is on a server."""
     scene = options.scene
     return scene.allow_remote and any(locate(n, n, True).remote for n in scene.files().values())
 
 
 def check_unchanged(options: RunOptions, record: Record) -> None:
-    """Raises DeepLightError, naming the file, where a remote one is another than at the beginning.
+    """Raise DeepLightError, naming the file, where a remote file has changed since the beginning of the run.
 
-    record: that was made then. Local files are not looked at.
+    record: made at the beginning. Local files are not compared.
     """
     scene, fields = options.scene, record.fields
     for option, name in scene.files().items():
@@ -94,7 +94,7 @@ def check_unchanged(options: RunOptions, record: Record) -> None:
 
 
 def _layer(name: str, allow_remote: bool, compared: Compared) -> str:
-    """One line that changes when any file behind a dataset name does."""
+    """A line that changes when any file behind a dataset name changes."""
     located = locate(name, name, allow_remote)
     compared = _affordable(located.pieces, compared)
     if located.pieces:
@@ -108,7 +108,7 @@ def _layer(name: str, allow_remote: bool, compared: Compared) -> str:
 
 
 def _versions(located: Located) -> str:
-    """The end of a layer's line: which versions of remote files there are; "" where all are local."""
+    """The end of a layer's line: the versions of its remote files; "" where all files are local."""
     if not located.remote:
         return ""
     if located.pieces or located.path is not None:
@@ -116,7 +116,7 @@ def _versions(located: Located) -> str:
         if None in versions:
             return f", with remote files {_UNKNOWN}"
         return f", with {len(versions)} remote files of {_digest(f'{v}' for v in versions)}"
-    # a remote VRT names further files, which nobody has looked at
+    # a remote VRT names further files, whose versions are not known
     version = (
         None if _opened(located, lambda dataset: dataset.driver) == "VRT" else object_version(located.dataset)
     )
@@ -127,7 +127,7 @@ def _local(located: Located, path: Path, compared: Compared) -> str:
     others = sorted({Path(f) for f in _opened(located, lambda dataset: dataset.files)} - {path})
     compared = _affordable([path, *others], compared)
     line = file_fingerprint(path, compared)
-    if located.dataset != str(path):  # one of several datasets in the file
+    if located.dataset != str(path):  # the name is that of one of several datasets in the file
         before, _, after = located.dataset.rpartition(path.name)
         line += f", dataset {before.rpartition(':')[0]} {after}".rstrip()
     if not others:
@@ -137,14 +137,14 @@ def _local(located: Located, path: Path, compared: Compared) -> str:
 
 
 def _affordable(paths: Iterable[Path], compared: Compared) -> Compared:
-    """How these files together are compared."""
+    """How the files of one layer are compared."""
     if compared is Compared.HOSTS and sum(p.stat().st_size for p in paths if p.is_file()) > MOST_READ:
         return Compared.ONE_HOST
     return compared
 
 
 def _opened(located: Located, told: Callable[[DatasetReader], Any]) -> Any:
-    """What `told` says of a dataset."""
+    """What the function `told` returns for the opened dataset."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import DatasetReader

@@ -1,4 +1,4 @@
-"""The facts of a run, for people: what the page shows beside the map."""
+"""The facts of a run that the page shows beside the map."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def facts_of(scene: Scene, spec: OutputSpec, report: RunReport | None) -> list[tuple[str, str]]:
-    """(name, text) in the order of what most people ask first. report: None where the output was complete already; what
-    only the run itself counted is left out then."""
+    """Pairs (name, text), those that most people ask for first. report: None where the output was complete already;
+    facts that only the run itself counted are left out then."""
     return [*_map(scene, spec), *(_counted(scene, report) if report is not None else ()), *_made(spec.tags)]
 
 
@@ -46,7 +46,7 @@ def _counted(scene: Scene, report: RunReport) -> Iterator[tuple[str, str]]:
 
 
 def _number(value: float) -> str:
-    """Four digits at least, and thousands apart."""
+    """A number with at least four significant digits, and commas between thousands."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def with_counts(nights: Sequence[Night], options: SceneOptions, dates: Sequence[Span] | None) -> list[Night]:
-    """The dates, each with its own count where `ntl_valid` has several; one alone holds for all dates.
+    """Return the dates with their counts: each has its own where `ntl_valid` has several; a single one is used for all.
 
-    dates: what the user says of the lights, and so of their counts, in the same order. Raises InputError where a date
-    has no count, and for what `find_nights` refuses.
+    dates: the dates that the user gave for the lights; they are those of the counts too, in the same order. Raises
+    InputError where a date has no count, and for what `find_nights` refuses.
     """
     if options.ntl_valid is None or len(nights) == 1:
         return list(nights)

@@ -1,4 +1,4 @@
-"""Which dates the given lights are of: files on one grid are dates, files side by side are pieces of one date."""
+"""Find the dates of the given lights: files on one grid are dates, files side by side are pieces of one date."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _EXAMPLE = '`dates=("2019", "2020-03", "2021-06-30")` (one for each date, in ord
 
 @dataclass(frozen=True)
 class Night:
-    """One date of the lights. scene: what its own single run is given. when: None where nothing says it. told: `when`
-    is what the user said, in place of what the files say."""
+    """One date of the lights. scene: the options of a run over this date alone. when: None where it is not known. told:
+    whether `when` was given by the user, which counts more than what the files say."""
 
     scene: SceneOptions
     when: Span | None
@@ -34,13 +34,14 @@ class Night:
 
     @property
     def name(self) -> str:
-        """The date, as part of a file name; "" where it is not known."""
+        """The date as it is written in file names; "" where it is not known."""
         return "" if self.when is None else shown_span(self.when, "_")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A file, or a band of one that has a date a band. bands: of lights in the file, where none was chosen."""
+    """A file, or one band of a file whose bands are dates. bands: how many bands of lights the file has if none was
+    chosen."""
 
     file: str
     band: int | None
@@ -50,15 +51,14 @@ class Piece:
 
     @property
     def what(self) -> str:
-        """For messages."""
+        """What messages call it."""
         return self.file if self.band is None else f"band {self.band} of {self.file}"
 
 
 def read_pieces(names: Sequence[str], options: SceneOptions, dates: int, role: str = "NTL") -> list[Piece]:
-    """The files behind names, patterns and dataset names, those of a pattern sorted; of a file with a date a band its
-    bands.
+    """Return the files behind names, patterns (sorted) and dataset names; of a file whose bands are dates, its bands.
 
-    options: of the scene, whose `ntl` is not looked at. dates: how many the user says. role: "NTL", or "NTL-valid" for
+    options: of the scene; their `ntl` is not used. dates: how many dates the user gave. role: "NTL", or "NTL-valid" for
     counts of observations. Raises InputError where a file is given twice or cannot be opened.
     """
     files = [file for name in names for file in matching(name) or [name]]
@@ -71,11 +71,11 @@ def read_pieces(names: Sequence[str], options: SceneOptions, dates: int, role: s
 def find_nights(
     pieces: Sequence[Piece], names: Sequence[str], options: SceneOptions, dates: Sequence[Span] | None
 ) -> list[Night]:
-    """The dates of the lights in their order; one where the files are one raster, or pieces of one.
+    """Return the dates of the lights in order; a single one where the files are one raster or pieces of one.
 
-    pieces: of `read_pieces` with the same names and options. dates: what the user says, one for each piece in their
-    order, or one for all where they lie side by side.
-    Raises InputError where dates are not known or occur twice, and where the files can be read in two ways.
+    pieces: from `read_pieces` with the same names and options. dates: given by the user, one for each piece in their
+    order, or one for all pieces that lie side by side.
+    Raises InputError where dates are not known or occur twice, and where the files can be understood in two ways.
     """
     told = dates is not None
     if dates is not None:
@@ -93,7 +93,7 @@ def find_nights(
 
 
 def _pieces_of(file: str, options: SceneOptions, dates: int, role: str) -> list[Piece]:
-    """A file, or its bands where they are dates: each says its own, or as many dates are told."""
+    """The file as one piece, or its bands if they are dates: if each names a date, or the user gave as many dates."""
     with open_raster(file, role, options.allow_remote, options.placement("ntl")) as raster:
         if options.ntl_band is not None or raster.count == 1:
             band = options.ntl_band if options.ntl_band in raster.bands else None
@@ -107,7 +107,7 @@ def _pieces_of(file: str, options: SceneOptions, dates: int, role: str) -> list[
 
 
 def check_dated_bands(pieces: Sequence[Piece]) -> None:
-    """For a folder of maps: raises InputError where a file has several bands whose dates are not known."""
+    """Raise InputError where a file has several bands whose dates are not known, since each map needs a name."""
     piece = next((piece for piece in pieces if piece.bands > 1), None)
     if piece is not None:
         raise InputError(
@@ -117,7 +117,7 @@ def check_dated_bands(pieces: Sequence[Piece]) -> None:
 
 
 def _dated(pieces: Sequence[Piece], dates: Sequence[Span]) -> list[Piece]:
-    """The pieces with the dates that the user says."""
+    """Return the pieces with the dates that the user gave."""
     if len(dates) == 1 and len(set(_places(pieces))) == len(pieces):
         return [replace(piece, when=dates[0]) for piece in pieces]
     if len(pieces) == 1 and pieces[0].bands > 1:
@@ -135,7 +135,7 @@ def _dated(pieces: Sequence[Piece], dates: Sequence[Span]) -> list[Piece]:
 
 
 def _places(pieces: Sequence[Piece]) -> list[int]:
-    """Each piece's place: the number of the first piece on the same grid."""
+    """The place of each piece, as the number of the first piece on the same grid."""
     places: list[int] = []
     for k, piece in enumerate(pieces):
         firsts = (j for j in range(k) if places[j] == j)
@@ -144,12 +144,12 @@ def _places(pieces: Sequence[Piece]) -> list[int]:
 
 
 def _undated_pieces(pieces: Sequence[Piece], places: Sequence[int]) -> bool:
-    """Whether nothing speaks for dates: no two files at one place, and not all say a date."""
+    """Whether all files are pieces of one date: no two lie at one place, and not all of them name a date."""
     return len(set(places)) == len(pieces) and any(piece.when is None for piece in pieces)
 
 
 def _check_known(pieces: Sequence[Piece]) -> None:
-    """Raises InputError where a date is not known, or occurs twice at one place."""
+    """Raise InputError where a date is not known, or occurs twice at one place."""
     unknown = next((piece for piece in pieces if piece.when is None), None)
     if unknown is not None:
         raise InputError(
@@ -171,7 +171,7 @@ def _shown(piece: Piece) -> str:
 
 
 def _mosaics(pieces: Sequence[Piece], places: Sequence[int]) -> list[list[Piece]]:
-    """The pieces of each date, which must be at the same places on every date."""
+    """Return the pieces of each date. Raise InputError unless they lie at the same places on every date."""
     _check_known([piece for piece in pieces if piece.when is None][:1])
     by_place: dict[int, list[Piece]] = defaultdict(list)
     by_date: dict[Span | None, dict[int, Piece]] = defaultdict(dict)
@@ -190,7 +190,7 @@ def _mosaics(pieces: Sequence[Piece], places: Sequence[int]) -> list[list[Piece]
 def _two_readings(
     by_place: dict[int, list[Piece]], dates: int, there: dict[int, Piece], missing: Piece
 ) -> str:
-    """The sentence for files at several places of several dates that do not fill a table of both."""
+    """The message for files of several places and dates in which a place lacks some of the dates."""
     date = _shown(next(iter(there.values())))
     one = f"pieces of one raster (then say one date for all: {mention(dates=date[:4])})"
     if any(len(group) > 1 for group in by_place.values()):
@@ -203,7 +203,7 @@ def _two_readings(
 
 
 def _night(pieces: Sequence[Piece], names: Sequence[str], options: SceneOptions, told: bool) -> Night:
-    """What a single run of one date is given."""
+    """The date that these pieces make, with the options of a run over it alone."""
     files = [piece.file for piece in pieces]
     band = pieces[0].band if pieces[0].band is not None else options.ntl_band
     when = pieces[0].when if len({piece.when for piece in pieces}) == 1 else None

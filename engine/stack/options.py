@@ -1,4 +1,4 @@
-"""What a stack is asked to do, and what its folder holds. Standard library only."""
+"""The options of a stack, and the names of files in its folder. Only the standard library is imported."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from deeplight.engine.stack.nights import Night
 
 VRT, REPORT = "lights.vrt", "run.json"
-"""Names in the folder, beside {date}.tif and what is asked for."""
+"""Names of files in the folder, beside {date}.tif and what is asked for."""
 _MAPS, _GROUP = (".tif", ".tiff"), ".zarr"
 
 
 @dataclass(frozen=True)
 class StackOptions:
-    """A run over one date or several. ntl: files, patterns or dataset names of the lights. dates: what the user says,
-    in place of what the files do. run: everything else; its `scene.ntl` is the first of `ntl`, and its `out` a folder
-    or a Zarr group where there are several dates."""
+    """A run over one date or several. ntl: files, patterns or dataset names of the lights. dates: given by the user;
+    they replace those in the files. run: all other options; its `scene.ntl` is the first of `ntl`, and its `out` is a
+    folder or a Zarr group if there are several dates."""
 
     ntl: tuple[str, ...]
     run: RunOptions
@@ -31,16 +31,16 @@ class StackOptions:
 
     @property
     def folder(self) -> Path:
-        """Where the maps of several dates go; those of a Zarr group until they are in it."""
+        """The folder for the maps of several dates; if they go into a Zarr group, until they are in it."""
         return parts_folder(self.run.out) if is_group(self.run.out) else self.run.out
 
     @property
     def report(self) -> Path:
-        """Where the report of several dates goes."""
+        """The file of the report on several dates."""
         return self.run.report or self.folder / REPORT
 
     def written(self) -> list[Path]:
-        """Files, or the folder, that a finished run has written and a person would look at."""
+        """The files, or the folder, that a finished run leaves for people to look at."""
         from deeplight.engine.output.stac import COLLECTION, item_path
 
         run = self.run
@@ -49,11 +49,11 @@ class StackOptions:
         return [path for path in asked if path is not None and path.exists()]
 
     def single(self, night: Night) -> RunOptions:
-        """One date as its own run."""
+        """The options of a run over the single date."""
         return replace(self.run, scene=night.scene, when=night.when if night.told else None)
 
     def of(self, night: Night) -> RunOptions:
-        """One date of several: its map in the folder, all else written by the stack."""
+        """The options of the run over one of several dates: it writes the map, and the stack writes everything else."""
         out = self.folder / f"{night.name}.tif"
         return replace(self.single(night), out=out, report=None, events=None, page=None, stac=False)
 

@@ -1,4 +1,4 @@
-"""What is made of several dates together: a VRT, a STAC collection, a page."""
+"""Files about all dates together: a VRT, a STAC collection and a page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Outputs:
-    """Takes finished dates one after the other, after `begin`; `write` at the end."""
+    """Receives finished dates one after the other. `begin` is called before the first and `write` after the last."""
 
     def __init__(self, options: StackOptions) -> None:
         self._options = options
@@ -33,20 +33,20 @@ class Outputs:
 
     @property
     def folder(self) -> Path:
-        """Where the maps are."""
+        """The folder of the maps."""
         return self._options.folder
 
     def begin(self, dates: Sequence[tuple[Night, OutputSpec]], model: Manifest) -> None:
-        """All dates that will come, before the first, and what makes them."""
+        """Tell, before the first date, which dates will come, and the model that makes the maps."""
         self._model, page = model, self._options.run.page
         self._page = None if page is None else DatesPage(page, len(dates))
 
     def has(self, night: Night) -> bool:
-        """Whether a date needs no run: never, since a finished map is looked at by its own."""
+        """Whether a date needs no run. Here each date gets its run, which itself finds a map that is finished."""
         return False
 
     def add(self, night: Night, scene: Scene, spec: OutputSpec, report: RunReport | None) -> None:
-        """A date's map is finished. report: None where an earlier run did it."""
+        """Tell that the map of a date is finished. report: None if an earlier run finished it."""
         options = self._options.of(night)
         assert self._model is not None, "begin comes first"
         self._maps.append((options.out, spec))
@@ -62,7 +62,7 @@ class Outputs:
             self._page.add(scene, options.out, spec, report)
 
     def write(self) -> None:
-        """Write what shows all dates. Raises DeepLightError where the disk refuses."""
+        """Write the files about all dates. Raises DeepLightError if they cannot be written."""
         spec = self._maps[0][1]
         assert self._model is not None
         remove_leftovers(self.folder, (VRT, COLLECTION, REPORT))

@@ -1,4 +1,4 @@
-"""The page of several dates, gathered as they are finished."""
+"""The page of several dates, for which each date is added when it is finished."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class DatesPage:
-    """What a page shows of each date, which is small. out: the page. dates: how many share it."""
+    """Collects what the page shows of each date. out: the file of the page. dates: how many dates share it."""
 
     def __init__(self, out: Path, dates: int) -> None:
         self._out, self._dates = out, dates
         self._nights: list[PageNight] = []
 
     def add(self, scene: Scene, result: Path, spec: OutputSpec, report: RunReport | None) -> None:
-        """A date's finished map `result`. report: None where an earlier run did it."""
+        """Add the finished map `result` of a date. report: None if an earlier run finished it."""
         from deeplight.engine.output.page.write import night_of
 
         when, facts = acquired("", spec.tags), facts_of(scene, spec, report)
@@ -31,7 +31,7 @@ class DatesPage:
         self._unit, self._grid = scene.unit, spec.grid
 
     def write(self, title: str) -> None:
-        """Write the page. Raises DeepLightError where the disk refuses."""
+        """Write the page. Raises DeepLightError if it cannot be written."""
         from deeplight.engine.output.page.write import write_page
 
         write_page(self._out, title, self._unit, self._grid, self._nights)

@@ -1,4 +1,4 @@
-"""Before any raster of a stack is surveyed: what is refused."""
+"""Checks that refuse a stack before any of its rasters is surveyed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Date:
-    """One date, ready to be computed. options: of its own run. complete: a resumed run finds its map finished."""
+    """One date, ready to be computed. options: of its own run. complete: a resumed run has found its map finished."""
 
     night: Night
     lights: OpenLights
@@ -45,8 +45,8 @@ class Date:
 
 
 def is_stack(options: StackOptions, nights: Sequence[Night]) -> bool:
-    """Whether a folder is written: for several dates, or where a folder is named for one whose date is known. Raises
-    InputError where several dates are to go into one file."""
+    """Whether the output is a folder: for several dates, and for one whose date is known if `out` names a folder.
+    Raises InputError where several dates should go into one file."""
     out = options.run.out
     if is_group(out):
         if not nights[0].name:
@@ -71,8 +71,8 @@ def is_stack(options: StackOptions, nights: Sequence[Night]) -> bool:
 
 
 def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
-    """What can be refused before a raster is surveyed, for all dates. Returns which of them a resumed run finds
-    finished. The folder is there. Raises InputError."""
+    """Refuse, with InputError, what can be refused before a raster is surveyed. Returns the dates that a resumed run
+    finds finished. The folder must exist."""
     run = options.run
     group = is_group(run.out)
     if run.quicklook is not None:
@@ -99,7 +99,7 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
     made = [options.folder / VRT, options.report] if not group else [run.report] if run.report else []
     made += [options.folder / COLLECTION] if run.stac else []
     made += [item_path(options.of(night).out) for night in nights if run.stac]
-    # what a resumed run finds is its own where the report is that of a stack
+    # maps that a resumed run finds are its own if the report there is that of a stack
     reports = (options.report, options.folder / REPORT)
     begun = run.mode is Mode.RESUME and any(earlier_report(path) is not None for path in reports)
     for path in made:
@@ -109,7 +109,7 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
 
 
 def check_same(date: Date, engine: Engine) -> None:
-    """Raises InputError where a finished map, or packs of one, are of another run."""
+    """Raise InputError where a finished map, or packs of one, belong to another run."""
     options = date.options
     if date.complete:
         check_complete(options.out, date.spec)
@@ -123,9 +123,9 @@ def check_same(date: Date, engine: Engine) -> None:
 
 
 def check_all_space(options: StackOptions, dates: Sequence[Date]) -> None:
-    """Refuse dates whose maps do not fit on the disk together. What is there of them counts as space.
+    """Raise InputError where the maps of all dates do not fit on the disk together.
 
-    dates: those that are to be computed. Raises InputError.
+    dates: the dates to be computed. Files that their maps replace count as free space.
     """
     group, folder = is_group(options.run.out), options.folder
     waiting = [date for date in dates if not date.complete]
@@ -144,5 +144,5 @@ def check_all_space(options: StackOptions, dates: Sequence[Date]) -> None:
 
 
 def _files(out: Path) -> Iterator[Path]:
-    """A map that is to be replaced, and packs of a stopped run."""
+    """Files that count as free space: a map that is to be replaced, and the packs of a stopped run."""
     yield from (path for path in (out, *parts_folder(out).rglob("*")) if path.is_file())

@@ -6,7 +6,7 @@ from deeplight.engine.core.progress import PIXELS, Progress
 
 
 class DateProgress(Progress):
-    """What is told of one date of several, through the progress of all. name: the date, and which of how many."""
+    """Shows the progress of one of several dates. name: the date with its number, which stands before each line."""
 
     def __init__(self, inner: Progress) -> None:
         self._inner = inner
@@ -21,9 +21,9 @@ class DateProgress(Progress):
         self._inner.start(total, unit, ": ".join(part for part in (self.name, what) if part))
 
     def advance(self, done: int = 1) -> None:
-        """So many more are finished."""
+        """Tell that so many more are finished."""
         self._inner.advance(done)
 
     def stop(self) -> None:
-        """The counted part ends, well or not."""
+        """End the counted part, whether it succeeded or not."""
         self._inner.stop()

@@ -1,4 +1,4 @@
-"""run.json of a folder: what became of each date, written anew after each, so that a resumed run knows the rest."""
+"""run.json of a folder: what became of each date. It is written anew after each date; a resumed run reads it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Status = Literal["waiting", "complete", "no data"]
 
 @dataclass
 class DateReport:
-    """One date. status: "no data" where the lights have no valid pixel, so that nothing was written. run: what its own
-    run.json would hold, of the run that finished it; None where that is not known."""
+    """One date. status: "no data" where the lights have no valid pixel, so that nothing was written. run: the report of
+    the run that finished the date; None where it is not known."""
 
     date: str
     output: str
@@ -31,11 +31,11 @@ class DateReport:
 
 @dataclass
 class StackReport:
-    """Everything that run.json of a folder holds.
+    """The content of run.json in a folder.
 
     status: "incomplete" until all files of the folder are written. mode: how its maps were begun ("new" or
-    "overwrite"), kept by runs that resume. seconds: "opening" of all layers and the model, "dates", "total", of this
-    run. bytes_read: of the dates that this run computed, None where the system does not count.
+    "overwrite"); runs that resume keep it. seconds: of this run: "opening" of all layers and the model, "dates",
+    "total". bytes_read: for the dates that this run computed; None where the system does not count them.
     """
 
     output: str
@@ -49,7 +49,7 @@ class StackReport:
 
     @classmethod
     def begin(cls, out: Path, mode: str, outputs: Mapping[str, Path]) -> StackReport:
-        """Of a run that has done nothing yet. outputs: date → where it will be."""
+        """The report of a run that has done nothing yet. outputs: from each date to the file of its map."""
         return cls(str(out), mode, [DateReport(name, str(output)) for name, output in outputs.items()])
 
     def of(self, date: str) -> DateReport:
@@ -57,7 +57,7 @@ class StackReport:
         return next(report for report in self.dates if report.date == date)
 
     def finished(self, name: str, report: RunReport) -> None:
-        """A date was computed."""
+        """Record that a date was computed."""
         date = self.of(name)
         date.status, date.run = "complete", {**json.loads(report.to_json()), "output": date.output}
         self.computed += 1
@@ -68,7 +68,7 @@ class StackReport:
         )
 
     def remember(self, earlier: StackReport | None) -> None:
-        """Take over what an earlier run of the same folder wrote, which this one resumes."""
+        """Take over the report of the earlier run that this one resumes."""
         if earlier is None:
             return
         self.mode = earlier.mode
@@ -76,13 +76,13 @@ class StackReport:
         self.dates = [known.get(date.date, date) for date in self.dates]
 
     def write(self, path: Path) -> None:
-        """Write it durably. Raises DeepLightError where the disk refuses."""
+        """Write the file durably. Raises DeepLightError if it cannot be written."""
         self.peak_memory_bytes = peak_memory()
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
         write_file(path, [text.encode()])
 
     def headline(self) -> str:
-        """The run in one line."""
+        """A summary of the run in one line."""
         done = sum(date.status == "complete" for date in self.dates)
         empty = sum(date.status == "no data" for date in self.dates)
         before = f", {done - self.computed} of them complete before" if done > self.computed else ""
@@ -94,8 +94,8 @@ class StackReport:
 
 
 def earlier_report(path: Path) -> StackReport | None:
-    """What an earlier run wrote; None where there is nothing that can be read: then only its times and counts are
-    lost."""
+    """Read the report of an earlier run; None where there is none that can be read. Then only its times and counts
+    are lost."""
     try:
         content = json.loads(path.read_bytes())
         dates = [DateReport(**date) for date in content.pop("dates")]

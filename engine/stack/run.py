@@ -1,4 +1,4 @@
-"""Lights in, maps out: one run, or a folder with a map a date, all through the same open model and layers."""
+"""The run over one date, or over several into one folder, for which model and layers are opened once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _KEPT_SHARE = 0.15
-"""Of the free memory, for resampled tiles of the layers that dates share; a run plans with 0.7 of it."""
+"""Share of the free memory for resampled tiles of the layers that dates share; a run itself plans with 0.7 of it."""
 
 
 def infer_dates(options: StackOptions, progress: Progress | None = None) -> RunReport | StackReport | None:
@@ -63,7 +63,7 @@ def infer_dates(options: StackOptions, progress: Progress | None = None) -> RunR
 
 
 def _nights(options: StackOptions) -> list[Night]:
-    """The dates. A name that cannot be opened is left to a single run to refuse, after what can be refused before."""
+    """Find the dates. A single name that cannot be opened counts as one date; its run refuses it after other checks."""
     scene = options.run.scene
     try:
         pieces = read_pieces(options.ntl, scene, len(options.dates or ()))
@@ -77,7 +77,7 @@ def _nights(options: StackOptions) -> list[Night]:
 
 
 def _place(options: StackOptions, nights: Sequence[Night]) -> contextlib.AbstractContextManager[None]:
-    """Where the maps go, while they are made."""
+    """The folder to which maps are written, while the block runs."""
     if not is_group(options.run.out):
         return _folder(options.folder)
     check_group(options, nights)
@@ -86,7 +86,7 @@ def _place(options: StackOptions, nights: Sequence[Night]) -> contextlib.Abstrac
 
 @contextlib.contextmanager
 def _folder(folder: Path) -> Iterator[None]:
-    """The folder, made where it is not there, and removed again where nothing came into it."""
+    """The folder, which is made if it does not exist, and removed again if nothing was written into it."""
     made = not folder.exists()
     if made and not folder.parent.is_dir():
         what = "is a file" if folder.parent.exists() else "is not there; create it first"
@@ -106,7 +106,7 @@ def _folder(folder: Path) -> Iterator[None]:
 
 
 class Stack:
-    """Everything that the dates share, open. A context manager."""
+    """Everything that the dates share, opened once. A context manager."""
 
     def __init__(
         self, options: StackOptions, nights: Sequence[Night], complete: Sequence[bool], progress: Progress
@@ -129,7 +129,7 @@ class Stack:
         self._stack.close()
 
     def run(self) -> StackReport:
-        """All dates, then what is made of them together."""
+        """Compute all dates, then write the files about all of them."""
         run = self.options.run
         if run.mode is Mode.RESUME:
             self.report.remember(earlier_report(self.options.report))
@@ -159,7 +159,7 @@ class Stack:
         return self.report
 
     def _dates(self, scenes: list[tuple[Night, bool, OpenLights]], engine: Engine) -> list[Date]:
-        """All dates, ready to be computed. Raises InputError where one of them could not be finished."""
+        """Prepare all dates. Raises InputError where one of them could not be finished."""
         dates = []
         for night, complete, lights in scenes:
             own, scene = self._options(night), self._scene(night, lights)
@@ -176,7 +176,7 @@ class Stack:
         return dates
 
     def _compute(self, date: Date, engine: Engine) -> None:
-        """A date's map, and what is made of it."""
+        """Compute the map of a date, and add it to the files about all dates."""
         night, report = date.night, None
         if self.outputs.has(night):
             self.progress.log(f"it is complete already in {self.options.run.out}")
@@ -191,7 +191,7 @@ class Stack:
         self.report.write(self.options.report)
 
     def _counted(self, what: str) -> Iterator[tuple[Night, bool]]:
-        """The dates, with progress."""
+        """Go through all dates and show progress."""
         with self.progress:
             self.progress.start(len(self.nights), "dates", what)
             for night in self.nights:
@@ -199,11 +199,11 @@ class Stack:
                 self.progress.advance()
 
     def _begun(self) -> None:
-        """Before the first tile of a date: from here on it is known which maps are to be replaced."""
+        """Write the report before the first tile, so that a resumed run knows which maps are to be replaced."""
         self.report.write(self.options.report)
 
     def _options(self, night: Night) -> RunOptions:
-        """Of one date. A resumed run that was to replace maps replaces those that it had not come to."""
+        """The options of a date's run. A resumed run that replaces maps also replaces those not reached before."""
         own = self.options.of(night)
         waiting = self.report.mode == Mode.OVERWRITE.value and self.report.of(night.name).status == "waiting"
         if own.mode is Mode.RESUME and waiting and not parts_folder(own.out).exists():
@@ -211,7 +211,7 @@ class Stack:
         return own
 
     def _scenes(self) -> list[tuple[Night, bool, OpenLights]]:
-        """The dates whose lights have data, open and checked before anything is written."""
+        """Open and check all dates before anything is written, and return those whose lights have data."""
         from deeplight.engine.raster.lights import OpenLights
         from deeplight.engine.raster.radiance import NoLight
 
@@ -237,7 +237,7 @@ class Stack:
         return found
 
     def _scene(self, night: Night, lights: OpenLights) -> Scene:
-        """One date's scene. Dates on one grid share the layers beside the lights."""
+        """Open the scene of one date. Dates on one grid share the layers beside the lights."""
         from deeplight.engine.raster.auxiliary import Beside
         from deeplight.engine.raster.scene import Scene
 
@@ -250,7 +250,7 @@ class Stack:
 
 
 def _check_units(found: Sequence[tuple[Night, OpenLights]]) -> None:
-    """Raises InputError where the lights of two dates are in different units, which are no series."""
+    """Raise InputError where the lights of two dates have different units, since such dates are not a series."""
     (first, lights), *others = found
     for night, other in others:
         if other.unit != lights.unit:
@@ -263,7 +263,7 @@ def _check_units(found: Sequence[tuple[Night, OpenLights]]) -> None:
 
 @contextlib.contextmanager
 def _naming(night: Night) -> Iterator[None]:
-    """Errors of a date's run say which it was."""
+    """Name the date in errors of its run."""
     try:
         yield
     except DeepLightError as error:

@@ -1,7 +1,7 @@
-"""A Zarr group in place of a folder of maps: what is refused, where it is begun, how it gets its name.
+"""A Zarr group in place of a folder of maps: its checks, its temporary folder, and its final name.
 
-Each date is computed as for a folder, into OUT.zarr.parts; its finished map is written into the group that is begun
-there, and removed. The group gets its name when all dates are in it.
+Each date is computed as for a folder, into OUT.zarr.parts. Its finished map is copied into the group in that folder and
+then removed. The group gets its final name when all dates are in it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MODEL = "DEEPLIGHT_MODEL_SHA256"
 
 
 def check_group(options: StackOptions, nights: Sequence[Night]) -> None:
-    """What can be refused before a file is opened. Raises InputError."""
+    """Raise InputError for what can be refused before a file is opened."""
     require_zarr()
     run = options.run
     if run.stac:
@@ -58,7 +58,7 @@ def check_group(options: StackOptions, nights: Sequence[Night]) -> None:
 
 
 def check_ours(out: Path) -> None:
-    """Refuse to take over what no run of ours made: it would be removed."""
+    """Refuse a folder that no run of DeepLight made, since it would be removed."""
     if exists(out) and (out.is_symlink() or DatesZarr.open(out) is None):
         what = "a file" if out.is_file() else "not a Zarr group of deeplight-infer"
         raise InputError(f"{out} is {what}, and would be removed: move it away, or choose another name")
@@ -76,10 +76,10 @@ def check_ours(out: Path) -> None:
 
 @contextlib.contextmanager
 def claimed_group(out: Path, mode: Mode) -> Iterator[None]:
-    """The parts of the group, held by this run alone while the block runs.
+    """The temporary folder of the group, which belongs to this run alone while the block runs.
 
-    They are removed when it ends well, or fails with nothing finished; else they stay for the resumed run. Raises
-    InputError where another run holds them, or left some that this one does not ask for.
+    It is removed if the block succeeds, or fails before anything was finished; else it stays for a resumed run. Raises
+    InputError where another run uses the folder, or has left one and this run is not to resume or replace it.
     """
     parts = parts_folder(out)
     make_folder(parts)
@@ -102,14 +102,14 @@ def claimed_group(out: Path, mode: Mode) -> Iterator[None]:
 
 
 def _begun(parts: Path) -> bool:
-    """Whether something is finished in it."""
+    """Whether anything in the folder is finished."""
     store = DatesZarr.open(parts / _STORE)
     dates = store is not None and any(store.tags(key) is not None for key in store.keys)
     return dates or any(p.suffix in (".tif", ".pack") and p.is_file() for p in parts.rglob("*.*"))
 
 
 def _remove(parts: Path) -> None:
-    """Remove the parts. Their name goes first, so that no half-empty ones are found."""
+    """Remove the folder. It is renamed first, so that no partly removed one is ever found."""
     doomed = temporary_name(parts, REMOVED)
     DISK.replace(parts, doomed)
     DISK.sync_folder(parts.parent)
@@ -127,7 +127,7 @@ def _drop(parts: Path) -> None:
 
 
 def _remove_doomed(out: Path) -> None:
-    """Remove what killed runs were about to."""
+    """Remove what killed runs were about to remove."""
     starts = tuple(f".{path.name}." for path in (out, parts_folder(out)))
     for path in out.parent.iterdir():
         if path.name.startswith(starts) and path.name.endswith(REMOVED):
@@ -135,7 +135,7 @@ def _remove_doomed(out: Path) -> None:
 
 
 class ZarrGroup:
-    """Takes finished dates one after the other; `write` at the end."""
+    """Receives finished dates one after the other; `write` is called after the last."""
 
     def __init__(self, options: StackOptions) -> None:
         self._options = options
@@ -149,8 +149,8 @@ class ZarrGroup:
         return self._begun
 
     def begin(self, dates: Sequence[tuple[Night, OutputSpec]], model: Manifest) -> None:
-        """Make the group, or find that of an earlier run, whose dates stay. model: not looked at. Raises InputError
-        where it is another's."""
+        """Make the group, or take that of an earlier run, whose dates stay. model: not used. Raises InputError where
+        the group belongs to another run."""
         out, mode, page = self._options.run.out, self._options.run.mode, self._options.run.page
         self._page = None if page is None else DatesPage(page, len(dates))
         place = parts_folder(out) / _STORE
@@ -184,7 +184,7 @@ class ZarrGroup:
         return self._store.tags(_key(night)) is not None
 
     def add(self, night: Night, scene: Scene, spec: OutputSpec, report: RunReport | None) -> None:
-        """A date's map is finished: it goes into the group, or is there from an earlier run. report: None then."""
+        """Copy the finished map of a date into the group. report: None if an earlier run has done it."""
         result = self._options.of(night).out
         if not self.has(night):
             self._store.put(_key(night), result, spec)
@@ -196,7 +196,7 @@ class ZarrGroup:
             DISK.remove(result)
 
     def write(self) -> None:
-        """Give the group its name. Raises DeepLightError where the disk refuses."""
+        """Give the group its final name. Raises DeepLightError if that is not possible."""
         if self._fresh:
             self._store.finish()
             old = publish(self._store.path, self._options.run.out)
@@ -212,7 +212,7 @@ def _key(night: Night) -> str:
 
 
 def _check_same(earlier: DatesZarr, wanted: dict[str, OutputSpec], out: Path) -> None:
-    """Raises InputError where dates of an earlier run are not what this one would make of them, or beside them."""
+    """Raise InputError where dates of an earlier run differ from what this run would compute, or do not fit to it."""
     spec = next(iter(wanted.values()))
     difference = earlier.difference(spec)
     for key in earlier.keys:
