@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.progress import Progress
-from deeplight.engine.output.parts import Mode, claimed_parts, stored_record
+from deeplight.engine.output.parts import Mode, Record, claimed_parts, exists, parts_folder, stored_record
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.options import RunOptions, check_workers
 from deeplight.engine.run.preparation import check_request, remove_beside_leftovers
@@ -73,9 +74,18 @@ class Lead:
         self.progress, self.events, self.voice = progress, events, Voice(progress, events)
         self.stop = threading.Event()
         self.began = time.perf_counter()
+        self.record: Record | None = None
 
     def run(self) -> RunReport | None:
         """All of it."""
+        try:
+            return self._run()
+        except BaseException:
+            if self.record is not None:
+                self._tidy(self.record)
+            raise
+
+    def _run(self) -> RunReport | None:
         with RayPool(self.workers, self._like_before(), self.voice, self.stop) as pool:
             self.progress.log(
                 f"{self.workers}: starting {pool.share.count} workers of {pool.share.threads} threads"
@@ -93,7 +103,16 @@ class Lead:
                 remove_beside_leftovers(self.options)
                 pool.begin(record)
                 done, ready = self._compute(pool, proposal, folder.iterdir() if folder.is_dir() else ())
+            self.record = record
             return self._finish(pool, done, ready)
+
+    def _tidy(self, record: Record) -> None:
+        """Remove what a worker leaves that was stopped while it assembled the output; the packs stay."""
+        with (
+            contextlib.suppress(DeepLightError),
+            claimed_parts(self.options.out, record, Mode.RESUME, stay=True),
+        ):
+            pass
 
     def _like_before(self) -> RunOptions:
         """The options, with as many threads as made the packs that a resumed run goes on from."""
@@ -151,7 +170,7 @@ class Lead:
             f"all others are kept for `resume=True`; the first reason: {dispatch.given_up[0].reason}"
         )
 
-    def _finish(self, pool: RayPool, done: Done, ready: list[int]) -> RunReport | None:
+    def _finish(self, pool: RayPool, done: Done | None, ready: list[int]) -> RunReport | None:
         """Let a worker assemble the output."""
         for _ in range(_FINISHERS):
             worker = ready.pop(0) if ready else pool.first()[0]
@@ -163,6 +182,9 @@ class Lead:
             except Gone as gone:
                 self.voice.log(f"warning: the worker that assembled the output was lost: {gone}")
                 pool.dismiss(worker)
+                pool.hire()
+                if exists(self.options.out) and not parts_folder(self.options.out).exists():
+                    done = None  # nothing is left to do but what stands beside it
         raise DeepLightError(
             f"{_FINISHERS} workers were lost while they assembled the output: make the same call with `resume=True`"
         )

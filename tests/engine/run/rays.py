@@ -19,8 +19,21 @@ from tests.engine.processes import arguments
 from tests.engine.run.wholes import Whole
 
 PATIENCE_S = 120.0
-FAULTS = """
+FAULTS = '''
 import importlib.util, os, signal, sys, time
+
+class Hook:
+    """Changes a module when it is imported."""
+    def __init__(self, name, change):
+        self.name, self.change = name, change
+    def find_spec(self, name, path=None, target=None):
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (execute(module), self.change(module))
+        return spec
 
 def took(ticket):
     try:
@@ -29,33 +42,37 @@ def took(ticket):
         return False
     return True
 
-class Hook:
-    def find_spec(self, name, path=None, target=None):
-        if name != "deeplight.engine.output.packs":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        execute = spec.loader.exec_module
-        def patched(module):
-            execute(module)
-            write = module.PackStore.write
-            def slow(store, key, *given):
-                if os.environ.get("POISON") == "%d,%d" % tuple(key):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                gate, tickets = os.environ["GATE"], range(int(os.environ["TICKETS"]))
-                if os.path.exists(gate) and not any(took(f"{gate}-ticket{number}") for number in tickets):
-                    open(f"{gate}-{os.getpid()}", "w").close()
-                    while os.path.exists(gate):
-                        time.sleep(0.02)
-                return write(store, key, *given)
-            module.PackStore.write = slow
-        spec.loader.exec_module = patched
-        return spec
+def change_packs(module):
+    write = module.PackStore.write
+    def at_gate(store, key, *given):
+        if os.environ["POISON"] == "%d,%d" % tuple(key):
+            os.kill(os.getpid(), signal.SIGKILL)
+        gate, tickets = os.environ["GATE"], range(int(os.environ["TICKETS"]))
+        if os.path.exists(gate) and not any(took(f"{gate}-ticket{number}") for number in tickets):
+            open(f"{gate}-{os.getpid()}", "w").close()
+            while os.path.exists(gate):
+                time.sleep(0.02)
+        return write(store, key, *given)
+    module.PackStore.write = at_gate
 
-sys.meta_path.insert(0, Hook())
-"""
-"""For Python's sitecustomize: a gate that so many packs pass on their way to the disk before all others wait, and one
-pack that kills who computes it."""
+def change_cog(module):
+    stored = module._stored
+    def held(*given):
+        path = os.environ["HELD"]
+        if path and took(path + "-ticket"):
+            with open(path + "-", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename(path + "-", path)
+            time.sleep(600)
+        yield from stored(*given)
+    module._stored = held
+
+sys.meta_path[:0] = [
+    Hook("deeplight.engine.output.packs", change_packs), Hook("deeplight.engine.output.cog", change_cog)
+]
+'''
+"""For Python's sitecustomize: a gate that so many packs pass on their way to the disk before all others wait, one pack
+that kills who computes it, and a place in the output at which the first that assembles it stays."""
 
 
 @dataclass
@@ -143,10 +160,13 @@ def lead(
     workers: str = "local:2",
     gate_at: int | None = None,
     poison: str = "",
+    hold: bool = False,
 ) -> Led:
     """Start a run by workers. folder: for files that hold them up. gate_at: packs that are stored before all others
-    wait until `Led.open_gate`. poison: row and column of a pack."""
+    wait until `Led.open_gate`. poison: row and column of a pack. hold: stay where the output is assembled; the file
+    `held` says who does."""
     environment = {**os.environ, **faults(folder, gate_at, poison)}
+    environment["HELD"] = str(folder / "held") if hold else ""
     line = [sys.executable, "-m", "deeplight.engine.cli"]
     line += arguments(whole.request, "--workers", workers, *more)
     process = subprocess.Popen(
@@ -174,6 +194,7 @@ def faults(folder: Path, gate_at: int | None, poison: str = "") -> dict[str, str
         "GATE": str(gate),
         "TICKETS": str(gate_at or 0),
         "POISON": poison,
+        "HELD": "",
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from deeplight.engine.output.parts import parts_folder
+from deeplight.engine.run.pipeline import infer
 from tests.engine.run.rays import Led, alive, faults, lead, sites, wait_for
 from tests.engine.run.wholes import Whole
 
@@ -98,32 +100,56 @@ def test_all_hosts_lost_and_one_comes_later(whole: Whole, hosts: Hosts) -> None:
     finished(led, whole)
 
 
-def test_a_frozen_host_is_done_without_and_changes_nothing_when_it_thaws(whole: Whole, hosts: Hosts) -> None:
-    frozen = [hosts.add(), hosts.add()][0]
-    led = hosts.lead(whole, gate_at=1)
-    led.wait_at_gate(1, 2)
-    processes = hosts.processes(frozen)
+@contextlib.contextmanager
+def frozen(processes: list[psutil.Process]) -> Iterator[None]:
+    """Processes that do nothing until the block is over."""
     for process in processes:
         process.suspend()
     try:
-        led.open_gate()
-        finished(led, whole)
+        yield
     finally:
         for process in processes:
             process.resume()
-    workers = sites(processes)
-    wait_for(lambda: not any(map(alive, workers)), 60)
+
+
+def test_a_frozen_host_is_done_without_and_changes_nothing_when_it_thaws(whole: Whole, hosts: Hosts) -> None:
+    nodes = [hosts.add(), hosts.add()]
+    led = hosts.lead(whole, gate_at=1)
+    led.wait_at_gate(1, 2)
+    processes = hosts.processes(nodes[0])
+    with frozen(processes):
+        led.open_gate()
+        finished(led, whole)
+    wait_for(lambda: not any(map(alive, sites(processes))))
     assert whole.request.out.read_bytes() == whole.expected
     assert not parts_folder(whole.request.out).exists()
 
 
-def test_a_cluster_that_outlives_the_leading_process(whole: Whole, hosts: Hosts) -> None:
-    hosts.add(), hosts.add()
+@pytest.mark.parametrize(
+    "changes", [(), ("--overwrite", "--dtype", "uint16")], ids=["resumed", "other options"]
+)
+def test_the_leading_process_killed_while_old_workers_live(
+    whole: Whole, hosts: Hosts, changes: tuple[str, ...]
+) -> None:
+    """A frozen host has one of them, which goes on to store its packs when the new run is at work."""
+    nodes = [hosts.add(), hosts.add()]
     old = hosts.lead(whole, gate_at=1)
     old.wait_at_gate(1, 2)
-    old.process.send_signal(signal.SIGKILL)
-    old.process.communicate()
-    led = hosts.lead(whole, "--resume")
-    led.open_gate()
-    finished(led, whole)
-    wait_for(lambda: not hosts.workers(), 30)
+    processes = hosts.processes(nodes[0])
+    (worker,) = sites(processes)
+    with frozen(processes):
+        old.process.kill()
+        old.process.communicate()
+        led = hosts.lead(whole, *(changes or ("--resume",)), gate_at=0)
+        led.wait_at_gate(0, 1)
+        assert alive(worker)
+        led.open_gate()
+    if not changes:
+        finished(led, whole)
+    else:
+        led.end()
+        calm = dataclasses.replace(whole.request, out=hosts.folder / "calm.tif", dtype="uint16")
+        infer(calm)
+        assert whole.request.out.read_bytes() == calm.out.read_bytes()
+        assert not parts_folder(whole.request.out).exists()
+    wait_for(lambda: not hosts.workers())

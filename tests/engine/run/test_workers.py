@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -19,14 +19,19 @@ from tests.engine.run.rays import Led, alive, kill, lead, wait_for
 from tests.engine.run.wholes import PACKS, Whole
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+SOCKETS = Path("/tmp")
+"""Where Ray's are."""
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
+    before = set(SOCKETS.glob("deeplight-*"))
     yield
     for process in psutil.Process().children(recursive=True):
         kill(process)
+    for folder in set(SOCKETS.glob("deeplight-*")) - before:  # of a leading process that was killed
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def finished(led: Led, whole: Whole) -> str:
@@ -68,33 +73,15 @@ def test_all_workers_killed(whole: Whole, tmp_path: Path) -> None:
     assert finished(led, whole).count("was lost") >= 2
 
 
-def test_the_leading_process_killed_and_the_run_resumed_while_old_workers_live(
-    whole: Whole, tmp_path: Path
-) -> None:
+def test_the_leading_process_killed_and_the_run_resumed_at_once(whole: Whole, tmp_path: Path) -> None:
     old = lead(whole, tmp_path, gate_at=1)
     workers = old.wait_at_gate(1, 2)
     old.process.kill()
     old.process.communicate()
     led = lead(whole, tmp_path, "--resume")
-    assert any(map(alive, workers))
     led.open_gate()
     finished(led, whole)
-    wait_for(lambda: not any(map(alive, workers)), 30)
-
-
-def test_a_run_with_other_options_takes_over_while_old_workers_live(whole: Whole, tmp_path: Path) -> None:
-    old = lead(whole, tmp_path, gate_at=1)
-    workers = old.wait_at_gate(1, 2)
-    old.process.kill()
-    old.process.communicate()
-    led = lead(whole, tmp_path, "--overwrite", "--dtype", "uint16", workers="local:1")
-    assert any(map(alive, workers))
-    led.open_gate()
-    led.end()
-    assert not parts_folder(whole.request.out).exists()
-    calm = dataclasses.replace(whole.request, out=tmp_path / "calm.tif", dtype="uint16")
-    infer(calm)
-    assert whole.request.out.read_bytes() == calm.out.read_bytes()
+    wait_for(lambda: not any(map(alive, workers)))
 
 
 def test_a_pack_that_kills_its_worker_is_given_up_alone(whole: Whole, tmp_path: Path) -> None:
@@ -131,3 +118,23 @@ def test_a_second_run_on_the_same_output_is_refused(whole: Whole, tmp_path: Path
     assert "another run is writing" in lead(whole, tmp_path, "--resume").end(2)
     led.open_gate()
     finished(led, whole)
+
+
+@pytest.mark.parametrize("fault", ["worker", "command"])
+def test_stopped_while_the_output_is_assembled(whole: Whole, tmp_path: Path, fault: str) -> None:
+    """Its worker is killed: another assembles. The command is interrupted: nothing but the packs is left."""
+    led = lead(whole, tmp_path, hold=True)
+    held = tmp_path / "held"
+    led.wait(held.exists)
+    assert list(tmp_path.glob(".o.tif.*.tmp"))
+    worker = psutil.Process(int(held.read_text()))
+    if fault == "worker":
+        kill(worker)
+        assert "the worker that assembled the output was lost" in finished(led, whole)
+        return
+    led.process.send_signal(signal.SIGTERM)
+    led.end(128 + signal.SIGTERM)
+    led.check_alone()
+    assert not list(tmp_path.glob(".o.tif.*")) and len(led.packs()) == PACKS
+    infer(whole.last)
+    assert whole.request.out.read_bytes() == whole.expected
