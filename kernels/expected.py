@@ -238,7 +238,8 @@ def _refine(ready: Launch) -> Outputs:
 def _finish(ready: Launch) -> Outputs:
     a, c = ready.arguments, ready.constants
     dtype = "uint16" if c["STEPS"] else "float32"
-    pixels = Pixels(dtype, float(c["SCALE"]), float(c["OFFSET"]), float(a["nodata"]))
+    nodata = c["NODATA"] if c["STEPS"] else a["nodata"]
+    pixels = Pixels(dtype, float(c["SCALE"]), float(c["OFFSET"]), float(nodata))
     radiance, valid = _tensor(ready, "radiance"), _tensor(ready, "valid")
     found = {name: torch.empty_like(_tensor(ready, name)) for name in results_of(ready)}
     corner = (int(a["row"]), int(a["col"]))

@@ -53,6 +53,7 @@ def plan(
             "OFFSET": float(pixels.offset) if pixels.integer else 0.0,
             "LOW": low,
             "HIGH": highest,
+            "NODATA": int(pixels.nodata) if pixels.integer else 0,
         },
         config,
     )

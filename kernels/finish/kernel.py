@@ -6,17 +6,26 @@ import triton.language as tl
 
 @triton.jit
 def _steps(
-    value, known, nodata, SCALE: tl.constexpr, OFFSET: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr
+    value,
+    known,
+    SCALE: tl.constexpr,
+    OFFSET: tl.constexpr,
+    LOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    NODATA: tl.constexpr,
 ):
-    """uint16 of round((value − OFFSET) / SCALE) in float64, clamped; nodata where it is not known."""
+    """uint16 of round((value − OFFSET) / SCALE) in float64, clamped; NODATA where it is not known."""
+    # far beyond the steps that there are: whole numbers of int32 are clamped to these in the end
+    value = tl.minimum(tl.maximum(value, OFFSET + (LOW - 65536) * SCALE), OFFSET + (HIGH + 65536) * SCALE)
+    step = value.to(tl.float64)
     # a Python number would become float32, and 0.1 another number
-    scale = tl.full((), SCALE, tl.float64)
-    offset = tl.full((), OFFSET, tl.float64)
-    step = (value.to(tl.float64) - offset) / scale
-    step = tl.minimum(tl.maximum(step, LOW), HIGH)
+    if OFFSET != 0.0:
+        step -= tl.full((), OFFSET, tl.float64)
+    step /= tl.full((), SCALE, tl.float64)
     # adding 1.5 · 2⁵² rounds half to even
     step = (step + 6755399441055744.0) - 6755399441055744.0
-    return tl.where(known, step.to(tl.float32), nodata).to(tl.int32).to(tl.uint16)
+    whole = tl.minimum(tl.maximum(step.to(tl.int32), LOW), HIGH)
+    return tl.where(known, whole, NODATA).to(tl.uint16)
 
 
 @triton.jit(do_not_specialize=["high", "wide", "row", "col", "rows", "cols"])
@@ -31,12 +40,13 @@ def finish(
     col,
     rows,
     cols,
-    nodata,
+    nodata,  # of float32
     STEPS: tl.constexpr,
     SCALE: tl.constexpr,
     OFFSET: tl.constexpr,
     LOW: tl.constexpr,
     HIGH: tl.constexpr,
+    NODATA: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Cut, mask, and with STEPS rounded and halved. One program: BLOCK pixels of two output rows.
@@ -62,12 +72,12 @@ def finish(
     if STEPS:
         tl.store(
             target + at,
-            _steps(first, known[:, None] & (first == first), nodata, SCALE, OFFSET, LOW, HIGH),
+            _steps(first, known[:, None] & (first == first), SCALE, OFFSET, LOW, HIGH, NODATA),
             mask=inside,
         )
         tl.store(
             target + cols * 8 + at,
-            _steps(second, known[:, None] & (second == second), nodata, SCALE, OFFSET, LOW, HIGH),
+            _steps(second, known[:, None] & (second == second), SCALE, OFFSET, LOW, HIGH, NODATA),
             mask=inside,
         )
         # as NumPy adds them: rows first
