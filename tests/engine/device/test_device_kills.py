@@ -44,7 +44,7 @@ def compute(inputs):
 paths.open_model = lambda *_: OnDevice(analytic, StandIn(seed), compute)
 report = pipeline.infer(RunOptions(
     scene=SceneOptions(ntl=str(folder / "ntl.tif")), out=folder / "o.tif", model=str(folder / "analytic"),
-    tiles=TileRequest(16), threads=2, mode=Mode.RESUME,
+    tiles=TileRequest(16), threads=2, mode=Mode.RESUME, dtype="uint16",
 ))
 (folder / "packs.json").write_text(json.dumps(report.packs))
 """
