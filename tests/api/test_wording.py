@@ -110,7 +110,8 @@ def test_the_api_offers_every_option_of_the_library() -> None:
     run = set(signature(dl.load_model).parameters) | set(signature(dl.refine).parameters)
     of_run = {field.name for field in fields(RunOptions)}
     assert "dates" in signature(dl.refine_dates).parameters  # which become `when`
-    assert of_run - {"mode", "when"} == run - {
+    # `beside` is told to processes of Ray by the one that starts them
+    assert of_run - {"mode", "when", "beside"} == run - {
         "resume",
         "overwrite",
         "progress",
