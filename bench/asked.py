@@ -1,6 +1,6 @@
-"""The report's first table, what users ask: how fast with which runtime, and how long a large scene takes.
+"""The first table of the report, for what users ask: the rate of each runtime, and how long a large scene takes.
 
-A row for every runtime of the run, and for every GPU whose stages lie in a folder of bench/results.
+It has a row for every runtime that was measured, and for every GPU whose stages are in a folder of bench/results.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bench.tables import Table, number
 from deeplight.engine.runtime.backends import BACKENDS
 
 SCENE_HR_MPIX = 2500.0
-"""A large scene, a country."""
+"""The size of a large scene, which is a country."""
 HEADER = (
     "machine",
     "runtime",
@@ -29,19 +29,19 @@ NOTE = (
     "engine's rate (computed); “–” is not measured."
 )
 _GPU_WAY = "both"
-"""The network as the engine runs it there, see bench.gpu.network.WAYS."""
+"""How the engine runs the network on a GPU, see bench.gpu.network.WAYS."""
 _ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def table(run: BenchRun, stored: Path) -> Table:
-    """stored: the folder whose gpu-* folders hold the stages of `bench/gpu.sh`."""
+    """stored: a folder with the results of `bench/gpu.sh` in its folders gpu-*."""
     return Table(
         HEADER, [*_of_run(run), *(row for folder in sorted(stored.glob("gpu-*")) for row in _of_gpu(folder))]
     )
 
 
 def _of_run(run: BenchRun) -> Iterator[list[str]]:
-    """Runtimes in the order in which they were measured, those of the network first."""
+    """The runtimes in the order in which they were measured; those of the network alone come first."""
     found = dict.fromkeys(r.variant for stage in ("model", "engine") for r in run.rows if r.stage == stage)
     for variant in found:
         of_variant = [r for r in run.rows if r.variant == variant]
@@ -58,14 +58,14 @@ def _of_run(run: BenchRun) -> Iterator[list[str]]:
 
 
 def _machine(run: BenchRun, variant: str) -> str:
-    """What a runtime ran on: the GPU where it has no other device."""
+    """The device on which a runtime ran; the GPU, if no other device is named."""
     cpu, gpu = (str(run.machine.get(name)) for name in ("cpu", "gpu"))
     on_gpu = BACKENDS[variant.split()[0]].devices[0] == "cuda"
     return f"{gpu if on_gpu else cpu}, {run.machine.get('cpus')} CPUs"
 
 
 def _of_gpu(folder: Path) -> Iterator[list[str]]:
-    """`tiny` in every precision; the engine's rate is that of its slower scene, in the precision in which it ran."""
+    """Rows of `tiny` in every precision. The engine's rate is that of its slower scene, in the precision used."""
     # they import PyTorch, which a report without a GPU does not need
     from bench.gpu.table import load
     from bench.traffic import network_bytes

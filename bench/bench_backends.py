@@ -30,9 +30,9 @@ SHAPES = [(1, side) for side in TILES] + [(batch, TILES[0]) for batch in BATCHES
 MEASURED = [(*shape, variant) for shape in SHAPES for variant in VARIANTS] + [
     (1, TILES[1], "torch compiled fp32")
 ]
-"""(batch, side, variant); torch.compile takes a minute a shape, so it is measured on one."""
+"""(batch, side, variant). torch.compile takes a minute for each shape, so only one is measured."""
 RANGE_OF_BF16 = 0.05
-"""Of the range, for random weights; export's parity holds trained ones to their own limit."""
+"""Allowed difference as a share of the range, for random weights; the export compares trained ones more strictly."""
 
 
 def tile_inputs(batch: int, side: int) -> Inputs:
@@ -51,7 +51,7 @@ def tile_inputs(batch: int, side: int) -> Inputs:
 
 @pytest.fixture(scope="session")
 def eager(network: Network) -> torch.nn.Module:
-    """The network that all variants are compared with."""
+    """The network with which all variants are compared."""
     return channels_last(load_checkpoint(network.run)[0])
 
 
@@ -71,7 +71,7 @@ def in_torch(model: Any) -> Run:
 
 @pytest.fixture(scope="session")
 def runs(network: Network, eager: torch.nn.Module) -> Callable[[str], Run]:
-    """Variant → what runs it, opened once; skips where the runtime or the device is not there."""
+    """The opened runtime of each variant. The benchmark is skipped where the runtime or the device is missing."""
     opened: dict[str, Run] = {}
 
     def get(variant: str) -> Run:
@@ -130,7 +130,7 @@ def test_backend(
         np.testing.assert_allclose(got, want, rtol=0, atol=share * float(want.max()))
 
     mpix = hr_mpix(batch, side)
-    # what torch.compile would move is taken for all: no runtime on a CPU has the kernels
+    # the bytes of torch.compile are taken for all variants, since no runtime on a CPU has the kernels
     moved = network_bytes("tiny", 2 if "bf16" in variant else 4, "compiled") * mpix * 1e6
     limit = "matmul_bf16" if "bf16" in variant else "matmul"
     threads = available_cpus()

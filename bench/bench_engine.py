@@ -1,4 +1,4 @@
-"""The whole engine: a strip of a synthetic country from GeoTIFF to GeoTIFF, and memory against the scene's size."""
+"""The whole engine on a strip of a synthetic country, from GeoTIFF to GeoTIFF, and its memory by scene size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CALLS = 3
 
 @pytest.fixture(scope="session")
 def strip() -> SceneOptions:
-    """The strip's rasters, kept for the next time."""
+    """The rasters of the strip, which are kept for the next run."""
     return layers_in(make_strip(STRIP, OUT))
 
 
@@ -62,7 +62,7 @@ def bare_call(request: RunOptions, core: int, halo: int) -> tuple[float, float, 
 
 
 def same_as_bare(out: Path, core: int, want: np.ndarray) -> None:
-    """The second tile of the output is what the model alone gives; float32 sums in another order."""
+    """Check that the second tile of the output is what the model alone gives, except for the order of float32 sums."""
     with rasterio.open(out) as d:
         got = d.read(1, window=((0, want.shape[0]), (SCALE * core, SCALE * core + want.shape[1])))
     valid = np.isfinite(got)
@@ -100,13 +100,13 @@ def test_strip(
 
     before = time.process_time()
     report = measure(lambda: infer(request), check, work, rounds=1)
-    # both runs and the bare calls between them; see CALLS
+    # this includes both runs and the calls of the model alone between them; see CALLS
     cpu_s = (time.process_time() - before - (CALLS + 1) * bare["cpu"]) / 2
     tiles = report.tiles["computed"]
     benchmark.extra_info.update(
         wall_over_bare=report.seconds["stream"] / (tiles * bare["wall"]),
         with_assembly=report.seconds["total"] / (tiles * bare["wall"]),
-        # on a busy machine the calls alone and those of the run get different shares of it; CPU time is fairer
+        # CPU time is fairer: on a busy machine the calls alone and the run get different shares of the CPU
         cpu_over_bare=cpu_s / (tiles * bare["cpu"]),
         bare_call_s=bare["wall"],
         core_share=report.tiles["core_share"],
@@ -124,7 +124,7 @@ test_strip.laps = 2  # type: ignore[attr-defined]
 
 
 def run_apart(scene: SceneOptions, model: str, folder: Path) -> dict[str, Any]:
-    """run.json of a run in a process of its own, so that its peak memory is its own."""
+    """run.json of a run in a process of its own, whose peak memory includes nothing else."""
     command = [sys.executable, "-m", "deeplight.engine.cli", "--ntl", scene.ntl, "--dmo", str(scene.dmo)]
     command += ["--dem", str(scene.dem), "--model", model, "--tiles", "128", "--out", str(folder / "o.tif")]
     command += ["--report", str(folder / "run.json"), "--overwrite"]
@@ -136,7 +136,7 @@ def run_apart(scene: SceneOptions, model: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.benchmark(group="memory")
 @pytest.mark.parametrize("name", ["small", "middle", "four times"])
 def test_memory(benchmark: BenchmarkFixture, tmp_path: Path, name: str) -> None:
-    """With a model that takes next to no memory itself, so that none of it hides what grows."""
+    """The model takes hardly any memory here, so that it does not hide other memory that grows."""
     model = str(write_analytic(tmp_path / "model"))
     case = CASES[name]
     files = write_case(tmp_path / "scene", case)

@@ -1,4 +1,4 @@
-"""What the CPU does beside the model: decode, normalise, align, compress, assemble. One thread each, as in a run."""
+"""The work of the CPU beside the model: decode, normalise, align, compress, assemble. One thread each, as in a run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CODECS = ("none", "zstd", "lzw", "deflate")
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory, rasters: SceneOptions) -> Callable[[str], str]:
-    """The DMO file in a codec, written when it is asked for."""
+    """The DMO file in a codec, which is written when it is first needed."""
     written = {"zstd": str(rasters.dmo)}
 
     def get(codec: str) -> str:
@@ -52,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, rasters: SceneOptions) -> Ca
 
 
 def read(path: str, window: Window) -> NDArray[np.uint16]:
-    """All bands of a window; the file is opened anew, so that no decoded block is at hand."""
+    """Read all bands of a window. The file is opened anew, so that no block is decoded already."""
     with rasterio.open(path) as d:
         pixels: NDArray[np.uint16] = d.read(
             window=RasterWindow(window.col, window.row, window.width, window.height)
@@ -62,7 +62,7 @@ def read(path: str, window: Window) -> NDArray[np.uint16]:
 
 @pytest.fixture(scope="session")
 def raw(files: Callable[[str], str]) -> NDArray[np.uint16]:
-    """A window of the DMO as the file holds it."""
+    """A window of the DMO with the numbers that the file stores."""
     return read(files("none"), Window(0, 0, SIDE, SIDE))
 
 
@@ -93,7 +93,7 @@ def test_normalise(measure: Measure, raw: NDArray[np.uint16]) -> None:
 
 @pytest.mark.benchmark(group="host")
 def test_align(measure: Measure, rasters: SceneOptions) -> None:
-    """Seven bands from Mercator onto the HR grid, pixels decoded and in physical units."""
+    """Resampling of seven bands from Mercator to the HR grid, from decoded pixels in physical units."""
     aux = grid_of(str(rasters.dmo))
     warper = Warper(HR, aux)
     source = warper.source_window(WINDOW)
@@ -103,8 +103,8 @@ def test_align(measure: Measure, rasters: SceneOptions) -> None:
 
     def check(got: tuple[Floats, NDArray[np.uint8]]) -> None:
         assert got[1].all()
-        # The mesh may be off by an eighth of a pixel and GDAL rounds to whole numbers: that times the noise's steps.
-        # GDAL is asked for exact places here.
+        # The mesh may be wrong by an eighth of a pixel, and GDAL rounds to whole numbers; steep noise enlarges both.
+        # GDAL computes exact places here.
         assert np.abs(got[0] - want).mean() < 0.02 * want.std()
 
     moved = float(values.nbytes + mask.nbytes + want.nbytes)
@@ -137,13 +137,13 @@ def test_read_a_tile(measure: Measure, rasters: SceneOptions, variant: str) -> N
 
 
 def grid_of(path: str) -> Grid:
-    """Of a file."""
+    """The grid of a file."""
     with rasterio.open(path) as d:
         return Grid(d.crs, d.transform, d.height, d.width)
 
 
 def by_vrt(path: str, tolerance: float = 0.001) -> Floats:
-    """The window by GDAL's warper, physical; tolerance: of places, in pixels."""
+    """The window in physical units, resampled by GDAL's warper. tolerance: error of places in pixels."""
     grid = {"crs": HR.crs, "transform": HR.transform, "height": HR.height, "width": HR.width}
     at = RasterWindow(WINDOW.col, WINDOW.row, WINDOW.width, WINDOW.height)
     with (
@@ -154,7 +154,7 @@ def by_vrt(path: str, tolerance: float = 0.001) -> Floats:
 
 
 def lights() -> Floats:
-    """(1, SIDE, SIDE); rounded, since whole noise would not compress at all."""
+    """Pixels (1, SIDE, SIDE), rounded because noise in all digits would not compress at all."""
     values = np.random.default_rng(1).gamma(0.5, 20, (1, SIDE, SIDE))
     return np.round(values, 1).astype(np.float32)
 
@@ -169,7 +169,7 @@ def store_of(folder: Path, dtype: str, packs: int) -> PackStore:
 
 
 def stored_alike(path: Path, want: Floats, dtype: str) -> None:
-    """The first pack of a finished file holds `want`; half a step of the encoding."""
+    """Check that the first pack of a finished file holds `want`, within half a step of its encoding."""
     with rasterio.open(path) as d:
         got = d.read(1, window=RasterWindow(0, 0, SIDE, SIDE)) * d.scales[0]
     np.testing.assert_allclose(got, want[0], rtol=0, atol=0 if dtype == "float32" else 0.0501)
@@ -178,7 +178,7 @@ def stored_alike(path: Path, want: Floats, dtype: str) -> None:
 @pytest.mark.benchmark(group="host")
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])
 def test_compress(measure: Measure, tmp_path: Path, dtype: str) -> None:
-    """A pack: blocks and overviews encoded, written and synced."""
+    """A pack whose blocks and overviews are encoded, written and synced."""
     pixels = lights()
     store = store_of(tmp_path / "packs", dtype, 1)
 
@@ -193,7 +193,7 @@ def test_compress(measure: Measure, tmp_path: Path, dtype: str) -> None:
 @pytest.mark.benchmark(group="host")
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])
 def test_assemble(measure: Measure, benchmark: BenchmarkFixture, tmp_path: Path, dtype: str) -> None:
-    """Four packs of 2048² → one Cloud-Optimized GeoTIFF."""
+    """Assembly of four packs of 2048² pixels into one Cloud-Optimized GeoTIFF."""
     pixels = lights()
     store = store_of(tmp_path / "packs", dtype, 2)
     for key in store.keys():  # noqa: SIM118

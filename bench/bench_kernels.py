@@ -1,4 +1,4 @@
-"""Each operation of the network: plain PyTorch, torch.compile, and the Triton kernel where there is a GPU."""
+"""Each operation of the network in plain PyTorch, with torch.compile and, if there is a GPU, as a Triton kernel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def flops_per_hr_px(op: str) -> float:
-    """From the table of docs/kernels.md."""
+    """Numbers from the table of docs/kernels.md."""
     config = PRESETS[PRESET]
     main, aux = config.main, config.aux
     costs = {
@@ -42,14 +42,14 @@ def flops_per_hr_px(op: str) -> float:
 
 @pytest.fixture(scope="session")
 def cases() -> dict[str, Case]:
-    """The operations with the same arguments in every variant and lap."""
+    """The operations, with arguments that are the same for all variants and laps."""
     torch.manual_seed(0)
     return {case[0]: case for case in op_cases(PRESET, torch.float32, SIDE, DEVICE)}
 
 
 @pytest.fixture(scope="session")
 def compiled() -> Callable[[Case], Callable[[], Any]]:
-    """The reference through torch.compile, compiled once."""
+    """The reference, compiled once by torch.compile."""
     made: dict[str, Callable[[], Any]] = {}
 
     def of(case: Case) -> Callable[[], Any]:
@@ -62,7 +62,7 @@ def compiled() -> Callable[[Case], Callable[[], Any]]:
 
 
 def synchronised(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The call, and the wait for a GPU to finish it."""
+    """Make the call and wait until a GPU has finished it."""
 
     def run() -> Any:
         with torch.inference_mode():
@@ -75,7 +75,7 @@ def synchronised(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def first(result: Any) -> Tensor:
-    """An operation's main output."""
+    """The main output of an operation."""
     return result if isinstance(result, Tensor) else result[0]
 
 
@@ -100,7 +100,7 @@ def test_kernel(
     want = first(synchronised(lambda: call(*args, implementation="reference"))())
 
     def check(result: Any) -> None:
-        # other orders of float32 sums; three TF32 products on a GPU
+        # float32 sums have other orders, and on a GPU products are three TF32 products
         torch.testing.assert_close(
             first(result), want, rtol=1e-4, atol=1e-4 * float(want.float().abs().max())
         )

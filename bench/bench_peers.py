@@ -1,4 +1,4 @@
-"""The same job through the tools that a user would pick instead. Their environment: `make bench-peers-env`."""
+"""The same job with the tools that a user might choose instead. `make bench-peers-env` makes their environment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_peer(benchmark: BenchmarkFixture, job: Path, tool: str, lap: int) -> No
     took = benchmark.pedantic(run_tool, args=(tool, job, out), rounds=1)
     halo = json.loads((job / "job.json").read_text())["halo"]
     far = difference(out, job / f"{WHOLE.replace(' ', '-')}.tif", halo)
-    if tool not in NEEDS:  # windows with a halo; the others blend, or pad in their own way
+    if tool not in NEEDS:  # windows with a halo; other tools blend windows, or pad in their own way
         assert far <= DIFFERENCE
     benchmark.extra_info.update(peer={**took, "difference": far, "size": JOB.size, "core": JOB.core}, lap=lap)
 

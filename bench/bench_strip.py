@@ -1,4 +1,4 @@
-"""Minutes of work: memory stays flat and throughput constant along a strip of a country. Run with -m soak."""
+"""Memory stays flat and throughput constant along a strip of a country. It takes minutes; run it with -m soak."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
 
 def test_strip(benchmark: BenchmarkFixture, model: str, tmp_path: Path) -> None:
-    """128 tiles of 64 LR pixels, through the width of a country of 8192."""
+    """A strip of 128 tiles of 64 LR pixels, across the whole width of a country of 8192."""
     strip = Strip(rows=64)
     rasters = make_strip(strip, tmp_path)
     result = benchmark.pedantic(run_strip, args=(rasters, tmp_path, model, "64"), rounds=1)

@@ -21,7 +21,7 @@ from deeplight.train.fit.losses import ObjectiveConfig, Truth, objective
 
 BATCH, CROP = 4, 44
 FORWARD_AND_BACKWARD = 3
-"""Products of a step over those of the forward pass: one for the result, two for the gradients."""
+"""How many times the products of the forward pass a step takes: one for the result and two for the gradients."""
 
 
 @pytest.mark.benchmark(group="training")

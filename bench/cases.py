@@ -26,7 +26,7 @@ _PATCH = 2048
 
 @dataclass(frozen=True)
 class Case:
-    """A scene in LR pixels."""
+    """The size of a scene in LR pixels."""
 
     height: int
     width: int
@@ -45,9 +45,9 @@ CASES = {
 }
 
 TILES = (68, 100, 164)
-"""Tiles that backends are measured on, in LR pixels a side: cores of 32, 64 and 128 with the halo of `tiny`."""
+"""Sides in LR pixels of the tiles on which backends are measured: cores of 32, 64 and 128 with the halo of `tiny`."""
 BATCHES = (1, 2, 4)
-"""Batches of the smallest tile."""
+"""Batch sizes for the smallest tile."""
 
 
 def ntl_grid(case: Case) -> Grid:
@@ -58,10 +58,10 @@ def ntl_grid(case: Case) -> Grid:
 def write_case(
     folder: Path, case: Case, compress: str = "zstd", layers: tuple[str, ...] = ("ntl", "dmo", "dem")
 ) -> SceneOptions:
-    """NTL (15″, float32), DMO (Mercator, 58 m, 7 × uint16) and DEM (3″, int16) of any size, in flat memory.
+    """Write NTL (15″, float32), DMO (Mercator, 58 m, 7 × uint16) and DEM (3″, int16) of any size, in little memory.
 
-    The content is one patch of texture and noise, repeated; noise keeps the codecs from having it easy. compress: as
-    GDAL names it. layers: which of the files to write.
+    The content is one patch of texture and noise, which is repeated; the noise keeps it from compressing too well.
+    compress: the codec as GDAL names it. layers: which of the files are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if "ntl" in layers:
@@ -83,7 +83,7 @@ def layers_in(folder: Path) -> SceneOptions:
 
 
 def _dmo_grid(case: Case) -> Grid:
-    """Mercator, a little more than the case."""
+    """A grid in Mercator that covers slightly more than the case."""
     west, south, east, north = WEST, NORTH - case.height * ARC, WEST + case.width * ARC, NORTH
     x0, y0, x1, y1 = transform_bounds(ntl_grid(case).crs, MERCATOR, west, south, east, north)
     pixel = 57.9
@@ -92,7 +92,7 @@ def _dmo_grid(case: Case) -> Grid:
 
 
 def _dem_grid(case: Case) -> Grid:
-    """Five pixels per LR pixel and one more on each side."""
+    """A grid with five pixels along each LR pixel, and one LR pixel more on each side."""
     fine = ARC / 5
     transform = Affine(fine, 0, WEST - fine, 0, -fine, NORTH + fine)
     return Grid(ntl_grid(case).crs, transform, 5 * case.height + 2, 5 * case.width + 2)

@@ -1,7 +1,7 @@
-"""What all benchmarks share: laps, limits, the control, rates with units in every result.
+"""What all benchmarks share: laps, limits of the machine, the control, and rates with units in every result.
 
-Benchmarks that take `lap` or `measure` run LAPS times, lap by lap and not one after the other, so that a busy minute of
-the machine meets all of them alike; the report takes the median over the laps.
+Benchmarks that take `lap` or `measure` run LAPS times. All of them run once in each lap, so that a busy minute of the
+machine affects all in the same way. The report takes the median over the laps.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 LAPS = int(os.environ.get("DEEPLIGHT_BENCH_LAPS", "3"))
 OUT = Path(__file__).parent / "out"
 LOAD_BEFORE = os.getloadavg()[0]
-"""What else the machine did, before the benchmarks themselves load it."""
+"""Note the load of the machine before the benchmarks themselves cause any."""
 Measure = Callable[..., Any]
 _seen: dict[str, Any] = {"limits": Limits(), "control": [], "skipped": {}}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A parameter `lap` for every benchmark that takes it or `measure`."""
+    """Give a parameter `lap` to every benchmark that takes it or `measure`."""
     if "lap" in metafunc.fixturenames:
         laps = min(LAPS, getattr(metafunc.function, "laps", LAPS))
         metafunc.parametrize("lap", range(laps), indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All benchmarks of a lap before those of the next."""
+    """Put all benchmarks of a lap before those of the next."""
     items.sort(key=lambda item: item.callspec.params.get("lap", 0) if hasattr(item, "callspec") else 0)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep what was skipped and why, each reason once: the report says so."""
+    """Keep what was skipped and why, each reason once, for the report."""
     if report.skipped and isinstance(report.longrepr, tuple):
         why = report.longrepr[2].removeprefix("Skipped: ")
         if why not in _seen["skipped"].values():
@@ -62,7 +62,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]
 ) -> None:
-    """Hook of pytest-benchmark: limits, control and rates, which need the limits of the whole run."""
+    """Hook of pytest-benchmark: add limits, control and rates. Rates need the limits of the whole run."""
     limits, control = _seen["limits"], _seen["control"]
     output_json["deeplight"] = {
         "limits": asdict(limits),
@@ -80,7 +80,7 @@ def pytest_benchmark_update_json(
 
 @pytest.fixture
 def lap(request: pytest.FixtureRequest) -> int:
-    """Number of the pass over all benchmarks."""
+    """The number of the pass over all benchmarks."""
     return int(request.param)
 
 
@@ -101,7 +101,7 @@ def limits_of_lap() -> Callable[[int], None]:
 
 @pytest.fixture
 def measure(benchmark: BenchmarkFixture, lap: int, limits_of_lap: Callable[[int], None]) -> Measure:
-    """Checks what a call gives, then times it.
+    """Checks the result of a call, then times the call.
 
     measure(call, check, work, rounds=3, **facts): check(call()) raises AssertionError where the result is wrong; that
     first call also warms up. Returns the last call's result. facts go into the result as they are; they may be changed
@@ -125,7 +125,7 @@ def measure(benchmark: BenchmarkFixture, lap: int, limits_of_lap: Callable[[int]
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet() -> Iterator[None]:
-    """Timings beside other work mean little: say so."""
+    """Warn that timings beside other work mean little."""
     if available_cpus() / 2 < LOAD_BEFORE:
         print(f"\nthe machine is busy (load {LOAD_BEFORE:.1f}): trust ratios, not rates")
     yield
@@ -145,5 +145,5 @@ def network() -> Network:
 
 @pytest.fixture(scope="session")
 def rasters(tmp_path_factory: pytest.TempPathFactory) -> SceneOptions:
-    """NTL, DMO and DEM of the host's benchmarks, zstd."""
+    """NTL, DMO and DEM for the benchmarks of the host, compressed by zstd."""
     return write_case(tmp_path_factory.mktemp("rasters"), CASES["host"])

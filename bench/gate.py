@@ -1,10 +1,10 @@
-"""python -m bench.gate: have the stages become slower? For CI; under a minute on one core.
+"""python -m bench.gate tells whether a stage has become slower. It is for CI and takes under a minute on one core.
 
-Each stage is compared with a plain piece of work of the same kind in the same process (another implementation, the same
-library called directly, the same FLOPs as one matrix product): only that ratio is judged, never a time. Stage and
-reference take turns and both are timed in CPU seconds of one thread, so other work on the machine hardly shows. The
-ratios to expect are in gate.json; `--write` puts the present ones there. Exit status 1, naming the stage, where a ratio
-is more than 1.5 times what is expected, in three measurements.
+Each stage is compared with a plain piece of work of the same kind in the same process (another implementation, a direct
+call of the same library, or a matrix product of as many FLOPs). Only this ratio is judged, never a time. Stage and
+reference take turns, and both are timed in CPU seconds of one thread, so that other work on the machine hardly matters.
+The expected ratios are in gate.json; `--write` replaces them by the present ones. If a ratio is more than 1.5 times the
+expected one in three measurements, the stage is named and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Pair:
-    """A stage and what it is compared with. Both are called in turns."""
+    """A stage and the work with which it is compared. They are called in turn."""
 
     stage: str
     work: Work
@@ -47,7 +47,7 @@ class Measured:
 
     @property
     def drift(self) -> float:
-        """The slower half of the rounds over the faster half, by the control's medians."""
+        """The control's median in the slower half of the rounds, divided by that in the faster half."""
         half = len(self.control) // 2
         if not half:
             return 1.0
@@ -66,7 +66,7 @@ def measured(pairs: list[Pair], rounds: int = ROUNDS, clock: Clock = time.thread
     for number in range(rounds + 1):
         for pair in pairs:
             stage, reference = (_seconds(work, clock) for work in (pair.work, pair.reference))
-            if number:  # the first round warms up
+            if number:  # the first round only warms up
                 taken[pair.stage].append(stage / reference)
         if number:
             control.append(_seconds(lambda: zlib.crc32(block), clock))
@@ -80,15 +80,15 @@ def _seconds(work: Work, clock: Clock) -> float:
 
 
 def slower(ratios: Mapping[str, float], expected: Mapping[str, float]) -> list[str]:
-    """Return the stages beyond the limit, and those without an expectation."""
+    """Return the stages beyond the limit, and those without an expected ratio."""
     return [name for name, ratio in ratios.items() if ratio > LIMIT * expected.get(name, 0.0)]
 
 
 def judged(measure: Measure, expected: Mapping[str, float], say: Callable[[str], None] = print) -> bool:
     """Return whether no stage is slower than expected.
 
-    A stage beyond the limit is measured again, RETRIES times at most, and the best counts: other work on a machine
-    comes and goes, a regression stays. measure: the ratios of the stages named, of all for None.
+    A stage beyond the limit is measured again, at most RETRIES times, and the best result counts, since other work on a
+    machine ends and a regression does not. measure: gives the ratios of the named stages, or of all stages for None.
     """
     found = measure(None)
     ratios = dict(found.ratios)
@@ -129,7 +129,7 @@ def stage_pairs(folder: Path) -> list[Pair]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """The entry point. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.gate", description=__doc__)
     parser.add_argument("--write", action="store_true", help="expect the present ratios from now on")
     parser.add_argument("--rounds", type=int, default=ROUNDS)

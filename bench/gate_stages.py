@@ -1,4 +1,4 @@
-"""The stages that CI watches, each with its reference, on small arrays. One thread; results are checked once."""
+"""The stages that CI watches, each with its reference, on small arrays and one thread. Results are checked once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TILE = 36
 
 
 def pairs(folder: Path) -> list[Pair]:
-    """Decode, normalise, align, model, compress, assemble, train; raises DeepLightError without the native module."""
+    """Decode, normalise, align, model, compress, assemble, train. Raises DeepLightError without the native module."""
     if NATIVE is None:
         raise DeepLightError(
             "the native module is not built, so its speed cannot be judged: pip install -e ."
@@ -51,7 +51,7 @@ def pairs(folder: Path) -> list[Pair]:
 
 
 def _decode(folder: Path, raw: np.ndarray) -> Pair:
-    """A window through rasterio, and the same blocks through zstandard alone."""
+    """Reading a window with rasterio, compared with decoding the same blocks by zstandard alone."""
     grid = ntl_grid(Case(SIDE // SCALE, SIDE // SCALE)).finer()
     path = write_raster(folder / "decode.tif", grid, raw, "zstd")
     blocks = (
@@ -72,7 +72,7 @@ def _decode(folder: Path, raw: np.ndarray) -> Pair:
 
 
 def _normalise(raw: np.ndarray) -> Pair:
-    """The conversion to physical units, and one NumPy product of as many values."""
+    """The conversion to physical units, compared with one NumPy product of as many values."""
     scale, offset = np.full(BANDS, 1e-4), np.zeros(BANDS)
     out = np.empty(raw.shape, np.float32)
 
@@ -84,7 +84,7 @@ def _normalise(raw: np.ndarray) -> Pair:
 
 
 def _align(raw: np.ndarray) -> Pair:
-    """Seven bands from a turned lattice onto the HR grid, and as many plain sums of four shifted arrays."""
+    """Resampling seven bands from a rotated grid to the HR grid, compared with as many sums of four shifted arrays."""
     hr = ntl_grid(Case(SIDE // SCALE, SIDE // SCALE)).finer()
     aux = Grid(hr.crs, hr.transform @ Affine.translation(1.3, 2.6), SIDE, SIDE)
     values, mask = raw.astype(np.float32), np.ones((SIDE, SIDE), np.uint8)
@@ -110,7 +110,7 @@ def _align(raw: np.ndarray) -> Pair:
 
 
 def _model() -> Pair:
-    """A tile through ONNX Runtime, and as many FLOPs of one convolution of the network's kind through PyTorch."""
+    """A tile in ONNX Runtime, compared with as many FLOPs of one convolution of the network's kind in PyTorch."""
     import torch
 
     backend = open_backend("onnxruntime", load_artifact(DEFAULT_MODEL), threads=1)
@@ -143,7 +143,7 @@ def _lights() -> np.ndarray:
 
 
 def _compress(folder: Path) -> Pair:
-    """A pack written, and its pixels through zstandard alone."""
+    """Writing a pack, compared with compressing its pixels by zstandard alone."""
     pixels, store = _lights(), _store(folder / "compress", 1)
     compressor = zstandard.ZstdCompressor(level=1)
     tiles = (
@@ -158,7 +158,7 @@ def _compress(folder: Path) -> Pair:
 
 
 def _assemble(folder: Path) -> Pair:
-    """Sixteen packs → COG, and copying their files and compressing one of them."""
+    """Assembling 16 packs into a COG, compared with copying their files and compressing one of them."""
     pixels, store = _lights(), _store(folder / "assemble", 4)
     keys = list(store.keys())
     for key in keys:
@@ -179,7 +179,7 @@ def _assemble(folder: Path) -> Pair:
 
 
 def _train() -> Pair:
-    """Forward and backward of the network, and forward alone."""
+    """Forward and backward pass of the network, compared with the forward pass alone."""
     import torch
 
     model = channels_last(random_model())

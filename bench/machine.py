@@ -1,4 +1,4 @@
-"""The machine: facts, what it can do at best (measured, so that rates can be compared with it), and the control."""
+"""The machine: its facts, its limits (measured, so that rates can be compared with them), and the control."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CONTROL = np.arange(1 << 23, dtype=np.uint64).tobytes()
 
 @dataclass(frozen=True)
 class Limits:
-    """The best that was seen. `_one`: of one thread, the others of all.
+    """The best rates that were measured: with one thread for `_one`, else with all threads.
 
     matmul: FLOP/s of a large float32 product; matmul_bf16: of bfloat16, 0 where the CPU has none. copy: bytes/s of a
     large copy, read and written. decode: bytes/s of pixels that come out of zstandard.
@@ -50,13 +50,13 @@ class Limits:
     decode_one: float = 0.0
 
     def best(self, other: Limits) -> Limits:
-        """The larger of each: a limit is not lowered by a moment in which the machine was busy."""
+        """The larger of each two rates, so that a moment in which the machine was busy does not lower a limit."""
         mine, theirs = asdict(self), asdict(other)
         return Limits(**{name: max(value, theirs[name]) for name, value in mine.items()})
 
 
 def machine_facts() -> dict[str, Any]:
-    """CPU, GPU, counts, memory, load and the versions that decide speed."""
+    """CPU, GPU, their numbers, memory, load, and the versions that affect speed."""
     import rasterio
 
     return {
@@ -94,14 +94,14 @@ def _version(package: str) -> str:
 
 
 def control_s() -> float:
-    """Seconds of a fixed piece of work, one thread: a checksum of 64 MB. Whatever moves it moves every result."""
+    """Seconds of a fixed piece of work in one thread, a checksum of 64 MB. What changes them changes every result."""
     start = time.perf_counter()
     zlib.crc32(_CONTROL)
     return time.perf_counter() - start
 
 
 def measure_limits(encoded: bytes, decoded: int, tries: int = 3) -> Limits:
-    """The limits, each the best of some tries.
+    """Measure the limits, each as the best of several tries.
 
     encoded: a zstandard frame of pixels like those that the benchmarks decode. decoded: how many bytes come out.
     """
@@ -135,7 +135,7 @@ def measure_limits(encoded: bytes, decoded: int, tries: int = 3) -> Limits:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """PyTorch with that many threads inside."""
+    """Inside this context PyTorch uses that many threads."""
     import torch
 
     before = torch.get_num_threads()

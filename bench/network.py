@@ -1,4 +1,4 @@
-"""One set of weights in every form that is measured: a training run, an exported model.
+"""One set of weights in both forms that are measured: a training run and an exported model.
 
 Speed does not depend on what the weights are, so by default they are seeded random numbers; DEEPLIGHT_BENCH_CHECKPOINT
 names a run of deeplight-train to take instead.
@@ -61,13 +61,13 @@ def random_model(preset: str = "tiny") -> DeepLightSR:
         model = DeepLightSR(PRESETS[preset])
         with torch.no_grad():
             for parameter in model.parameters():
-                if not parameter.any():  # heads start at zero
+                if not parameter.any():  # heads are zero at first, so they are set to other values
                     parameter.normal_(0, 0.02)
     return model.eval()
 
 
 def _key(source: Path | None) -> str:
-    """Changes with the weights, and with what turns them into files."""
+    """A digest that changes with the weights and with the code that turns them into files."""
     from deeplight.engine.runtime.manifest import WEIGHTS
 
     root = Path(__file__).resolve().parent.parent
@@ -85,7 +85,7 @@ def _key(source: Path | None) -> str:
 
 
 def _export(model: DeepLightSR, out: Path) -> None:
-    """As deeplight-export writes it, without the comparison: every benchmark compares what it runs."""
+    """Write the model folder as deeplight-export does, but without its comparison, since every benchmark compares."""
     from deeplight.engine.network.weights import to_safetensors
     from deeplight.engine.runtime.artifact import write_artifact
     from deeplight.engine.runtime.manifest import WEIGHTS
@@ -106,14 +106,14 @@ def _export(model: DeepLightSR, out: Path) -> None:
 
 
 def _shipped_bytes_per_lr_px() -> int:
-    """Working memory of the shipped model, whose architecture this is, so that `--tiles auto` chooses alike."""
+    """The working memory of the shipped model, which has this architecture; `--tiles auto` then chooses as with it."""
     from deeplight.engine.runtime.artifact import DEFAULT_MODEL, load_artifact
 
     return load_artifact(DEFAULT_MODEL).manifest.bytes_per_lr_px
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """The layout in which PyTorch's convolutions are fastest on a CPU."""
+    """Bring a model or tensor into the memory layout in which PyTorch's convolutions are fastest on a CPU."""
     import torch
 
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -61,7 +61,7 @@ def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterato
 
 
 def stored(radiance: Tensor, valid: Tensor, *, implementation: kernels.Implementation) -> Tensor:
-    """Steps of uint16 and the first overview of a whole tile; returns the overview."""
+    """Make steps of uint16 and the first overview of a whole tile, and return the overview."""
     _, h, w = radiance.shape
     out = torch.empty(1, h, w, dtype=torch.uint16, device=radiance.device)
     halves = radiance.new_empty(1, h // 2, w // 2)
@@ -100,7 +100,7 @@ def located(side: int, width: int, device: str) -> tuple[Any, ...]:
 
 
 def raw_pixels(side: int, device: str) -> tuple[tuple[Tensor, ...], dict[str, kernels.TileMesh]]:
-    """Raw, gain, bias, mask and mesh of eight bands of uint16 on a grid of their own, turned by a tenth of a radian."""
+    """Raw pixels, gain, bias, mask and mesh: 8 bands of uint16 on their own grid, rotated by a tenth of a radian."""
     hr = 8 * side
     raw = torch.randint(0, 10000, (1, 8, hr, hr), device=device, dtype=torch.int32).to(torch.uint16)
     i = torch.arange(hr // 32 + 2, dtype=torch.float64) * 32

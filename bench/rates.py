@@ -1,4 +1,4 @@
-"""From the time of a call and what the call does to rates with units. Pure; no measuring here."""
+"""Rates with units from the time of a call and the work that it does. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from deeplight.engine.raster.geodesy import valid_area_km2
 class Work:
     """What one call of a benchmark does.
 
-    stage: of the pipeline, or "kernel …". variant: how it was done. hr_mpix: millions of HR pixels. flops: of the call.
-    bytes: read and written, or decoded. limit: the field of machine.Limits to compare with, of `amount` ("flops" or
-    "bytes"). threads: that take part. batch, tile: of the model's input, tile in LR pixels a side, 0 where it has none.
+    stage: of the pipeline, or "kernel …". variant: how it was done. hr_mpix: millions of HR pixels. flops: number of
+    operations. bytes: number of bytes that are read and written, or decoded. limit: the field of machine.Limits with
+    which `amount` ("flops" or "bytes") is compared. threads: how many take part. batch, tile: of the model's input; the
+    tile's side is in LR pixels, 0 where there is none.
     """
 
     stage: str
@@ -37,14 +38,14 @@ class Work:
 
 
 def km2_per_hr_mpix() -> float:
-    """Ground of a million HR pixels in the benchmarks' scenes (15″ grid at 20° north)."""
+    """Area on the ground of a million HR pixels in the scenes of the benchmarks (15″ grid at 20° north)."""
     case = CASES["host"]
     whole = Window(0, 0, case.height, case.width)
     return valid_area_km2(ntl_grid(case), whole, np.ones(whole.shape, np.uint8)) / case.hr_mpix
 
 
 def rates(work: Mapping[str, Any], seconds: float, limits: Limits) -> dict[str, float]:
-    """Rates of a call that took `seconds`; those that the work has no amount for are left out.
+    """Rates of a call that took `seconds`; rates of amounts that the work does not have are left out.
 
     hr_mpix_per_s, km2_per_s, bytes_per_hr_px, gb_per_s (10⁹ bytes/s), gflop_per_s and limit_fraction, the
     share of the machine's measured limit.

@@ -1,8 +1,8 @@
-"""python -m bench.report: a run of `make bench` as a page of Markdown.
+"""python -m bench.report turns a run of `make bench` into a page of Markdown.
 
-Run it from the repository's root. Without a file it takes the newest run in bench/out, and compares its rates with
-those of the run before it there on the same machine.
-`--readme README.md` also puts the summary between the marks in that file and keeps its data in bench/results.
+Run it from the root of the repository. Without a file it takes the newest run in bench/out and compares its rates with
+those of the previous run there on the same machine. `--readme README.md` also writes the summary between the marks in
+that file, and keeps its data in bench/results.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from deeplight.engine.core.terminal import run_cli
 HOME = Path(__file__).parent
 OUT = HOME / "out"
 STORED = HOME / "results"
-"""Results that are committed: of GPUs, and README's."""
+"""The folder of results that are committed: those of GPUs and those in README."""
 SUMMARY = STORED / "summary.json"
 """Data of README's table, committed with it."""
 BEGIN = "<!-- bench:begin, written by python -m bench.report --readme README.md -->"
 END = "<!-- bench:end -->"
 BUSY_LOAD = 0.75
-"""Load over CPUs when the benchmarks began, from which other work held them up."""
+"""From this load per CPU on, at the start of the benchmarks, other work is said to have held them up."""
 DRIFT = 1.3
-"""Slowest over median control from which a run was disturbed."""
+"""From this ratio of the slowest control to the median on, a run is said to have been disturbed."""
 NOISE = (
     "Laps are interleaved: everything is measured once, then everything again, and the median over the laps counts, so "
     "that a busy minute of the machine meets all alike. A control (a checksum of 64 MB on one thread) runs before each "
@@ -53,7 +53,7 @@ LIMIT_NOTE = (
 
 
 def noise(run: BenchRun) -> str:
-    """Say how noise was dealt with, and how much there was."""
+    """A paragraph about how noise is handled, and how much of it there was."""
     if not run.control:
         return NOISE.format(control="it was not measured in this run")
     c = run.control
@@ -81,12 +81,12 @@ def busy(run: BenchRun) -> str:
 
 
 def peers_note(run: BenchRun) -> str:
-    """What the comparison with other tools is; "" where it was not made."""
+    """A paragraph about the comparison with other tools; "" where it was not made."""
     return PEERS_NOTE.format(core=run.peers[0]["core"]) if run.peers else ""
 
 
 def markdown(run: BenchRun, before: BenchRun | None) -> str:
-    """Return the page. before: the run before on the same machine."""
+    """Return the page. before: the previous run on the same machine."""
     parts = [
         f"# DeepLight throughput, {run.date[:10]}",
         f"{run.machine_key}; laps: {run.laps}.",
@@ -112,7 +112,7 @@ def target_table(run: BenchRun) -> str:
 
 
 def readme_data(run: BenchRun) -> dict[str, Any]:
-    """Return the numbers that README's table is made of."""
+    """Return the numbers in the table of README."""
     return {
         "date": run.date[:10],
         "machine": run.machine_key,
@@ -124,13 +124,13 @@ def readme_data(run: BenchRun) -> dict[str, Any]:
 
 
 def readme_section(data: dict[str, Any] | None) -> str:
-    """README's section with its marks, from `readme_data`; None: nothing was measured yet."""
+    """The section of README with its marks, from `readme_data`; from None if nothing was measured yet."""
     if data is None:
         return "\n".join([BEGIN, "Not yet measured on a quiet machine.", END])
     lines = [BEGIN, f"Measured on {data['date']} ({data['machine']})."]
     if data["busy"]:
         lines[-1] += f" {data['busy']}"
-    if "asked" in data:  # runs stored before did not have it
+    if "asked" in data:  # older stored runs do not have it
         lines += ["", tables.Table(**data["asked"]).markdown(), "", asked.NOTE]
     lines += ["", tables.Table(**data["summary"]).markdown()]
     if data["peers"]:
@@ -139,7 +139,7 @@ def readme_section(data: dict[str, Any] | None) -> str:
 
 
 def with_section(text: str, section: str) -> str:
-    """`text` with what is between the marks replaced. Raises InputError where it has no marks."""
+    """Return `text` with a new section between its marks. Raises InputError where it has no marks."""
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if not pattern.search(text):
         raise InputError(f"the file has no marks: put the lines {BEGIN} and {END} where the table shall be")
@@ -147,13 +147,13 @@ def with_section(text: str, section: str) -> str:
 
 
 def stored_runs(folder: Path) -> list[Path]:
-    """The results of `make bench` there, oldest first: their names are dates."""
+    """The results of `make bench` in a folder, the oldest first. Their names are dates."""
     return sorted(folder.glob("bench-*.json"))
 
 
 def run_before(stored: Sequence[Path], path: Path, run: BenchRun) -> BenchRun | None:
-    """The newest stored run before `run`, which lies at `path`, on the same machine. What is not a run is named and
-    left out."""
+    """The newest stored run on the same machine that is older than `run`, whose file is `path`. Files that are not runs
+    are named and left out."""
     found = []
     for other in stored:
         if other.resolve() == path.resolve():
@@ -174,7 +174,7 @@ def _text(path: Path) -> str:
 
 
 def program(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line and writes the files. Raises InputError where there is nothing to report."""
+    """Read the command line and write the files. Raises InputError where there is nothing to report."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", help="JSON of a run; else the newest in bench/out")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of report.md [bench/out]")

@@ -1,4 +1,4 @@
-"""A stored run (pytest-benchmark's JSON) as rows: one for each thing that was measured, medians over the laps."""
+"""A stored run (JSON of pytest-benchmark) as rows with medians over the laps, one row for each measurement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Key = tuple[str, str, int, int]
 @dataclass(frozen=True)
 class Row:
     """seconds: median over the laps of each lap's median call. spread: (slowest − fastest lap) / median. facts: what
-    else the benchmark stored; of numbers the median over the laps, of other things the last."""
+    else the benchmark stored: the median over the laps for numbers, the last value for all else."""
 
     stage: str
     variant: str
@@ -63,7 +63,7 @@ class BenchRun:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, stage: str, variant: str = "", **shape: int) -> Row | None:
-        """The first row of a stage whose variant starts so; shape: batch, tile."""
+        """The first row of a stage whose variant starts with a text. shape: batch and tile."""
         for row in self.rows:
             named = row.stage == stage and row.variant.startswith(variant)
             if named and all(getattr(row, name) == value for name, value in shape.items()):
@@ -106,7 +106,7 @@ def load(path: Path) -> BenchRun:
 
 
 def _check(own: Mapping[str, Any], machine: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> None:
-    """Raise what `load` makes a sentence of where numbers that the report needs are not there."""
+    """Raise an error, of which `load` makes a sentence, where numbers are missing that the report needs."""
     needed = [machine["load"], machine["cpus"]]
     if own["control_s"]:
         needed += [own["control_s"][name] for name in ("median", "least", "most")]
@@ -133,7 +133,7 @@ def _rows(entries: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def _merged(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of numbers the median, of anything else the last."""
+    """The median of numbers; of anything else the last value."""
     merged = dict(each[-1])
     for name, value in each[-1].items():
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -149,7 +149,7 @@ def _peers(each: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def peer_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the cells of a tool: its name, wall time, that over ours, CPU time, peak memory, difference."""
+    """Return the cells of a tool: name, wall time, its ratio to ours, CPU time, peak memory, difference."""
     ours = next((r["seconds"] for r in rows if r["tool"].startswith("deeplight-infer")), None)
     cells = []
     for row in rows:
@@ -165,5 +165,5 @@ PEER_HEADER = ("tool", "wall, s", "over ours", "CPU, s", "peak, MB", "difference
 
 
 def peer_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The tools side by side; "over ours": wall time over that of deeplight-infer with the others' tile."""
+    """A table of all tools. "over ours": ratio of wall time to that of deeplight-infer with the tile of the others."""
     return markdown_table(PEER_HEADER, peer_cells(rows))

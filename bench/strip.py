@@ -1,8 +1,9 @@
-"""python -m bench.strip: a strip of a synthetic country, to see memory stay flat and throughput constant.
+"""python -m bench.strip runs over a strip of a synthetic country and tells whether memory and rate stay constant.
 
 `deeplight-data synth` writes the strip into --folder (kept there for the next time) and `deeplight-infer` runs over
-it in a process of its own. Its event stream says when each tile was done, /proc how large it was meanwhile. Prints
-both for each tenth of the pixels, the judgement, and the time that 2.5 billion HR pixels would take at that rate.
+it in a process of its own. The event stream says when each tile was done, and /proc how large the process was then.
+It prints both for each tenth of the pixels, the judgement, and the time that 2.5 billion HR pixels would take at this
+rate.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from deeplight.engine.core.spec import SCALE
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 
 COUNTRY_PIXELS = 2.5e9
-"""China's land at 62.5 m."""
+"""HR pixels of the land of China at 62.5 m."""
 TENTHS = 10
 LEAST_TILES = 4 * TENTHS
-"""Fewer say nothing: one tile more or less in a tenth would be the rate."""
+"""The fewest tiles for a judgement; with fewer, one tile more or less in a tenth would decide the rate."""
 RESIDENT_RATIO = 1.05
-"""Of the second half's largest size to the first half's. Queues, packs and the block cache are full by then; 5 % is
-what the allocators of ONNX Runtime and GDAL still move."""
+"""Allowed ratio of the largest size in the second half to that in the first half. By then queues, packs and the block
+cache are full; the allocators of ONNX Runtime and GDAL still change the size by 5 %."""
 DRIFT = 0.1
-"""Change of the rate along the run, in parts of its mean, that other work on the machine makes."""
+"""Allowed change of the rate along the run, divided by its mean: as much as other work on the machine causes."""
 _SAMPLE_S = 0.2
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of a country `country` LR pixels a side, through its whole width, from its middle: none is empty there."""
+    """Rows from the middle of a country with sides of `country` LR pixels, across its width. None is empty there."""
 
     country: int = 8192
     rows: int = 256
@@ -46,12 +47,12 @@ class Strip:
 
     @property
     def window(self) -> str:
-        """For deeplight-data synth --window."""
+        """The text for deeplight-data synth --window."""
         return f"{self.country // 2},0,{self.rows}x{self.country}"
 
 
 def make_strip(strip: Strip, folder: Path) -> Path:
-    """The folder with the strip's rasters, made if it is not there yet."""
+    """The folder with the rasters of the strip, which are made if they are not there yet."""
     out = folder / f"strip-{strip.seed}-{strip.country}-{strip.rows}"
     if not (out / "dem.tif").exists():
         command = [
@@ -69,7 +70,7 @@ def make_strip(strip: Strip, folder: Path) -> Path:
 
 
 def run_strip(rasters: Path, folder: Path, model: str = DEFAULT_MODEL, tiles: str = "auto") -> dict[str, Any]:
-    """deeplight-infer over the rasters: what it took in each tenth, and its own report."""
+    """Run deeplight-infer over the rasters. Returns what it took in each tenth, and its own report."""
     events, report = folder / "strip.jsonl", folder / "strip.json"
     command = [
         sys.executable,
@@ -122,7 +123,7 @@ def tenths(said: list[dict[str, Any]], sizes: list[tuple[float, int]]) -> list[d
     for part in np.array_split(np.array(tiles, np.float64), TENTHS):
         end, mpix = float(part[-1, 0]), float(part[:, 1].sum())
         resident = max((size for at, size in sizes if before <= at <= end), default=0)
-        took = max(end - before, 1e-3)  # the stream's times are milliseconds
+        took = max(end - before, 1e-3)  # times in the event stream are in milliseconds
         rate = {"hr_mpix_per_s": round(mpix / took, 4), "resident_mb": round(resident / 1e6, 1)}
         found.append({"hr_mpix": round(mpix, 4), "seconds": round(took, 3), **rate})
         before = end
@@ -134,7 +135,7 @@ def _seconds(event: dict[str, Any]) -> float:
 
 
 def drift(rates: list[float]) -> tuple[float, float]:
-    """Change of a rate from the first to the last, in parts of its mean, by a straight line; its standard error."""
+    """The change of a rate from first to last, divided by its mean, by a straight line; and its standard error."""
     y = np.array(rates, np.float64) / np.mean(rates)
     x = np.linspace(-0.5, 0.5, len(y))
     slope = float((x * y).sum() / (x * x).sum())
@@ -143,7 +144,7 @@ def drift(rates: list[float]) -> tuple[float, float]:
 
 
 def judged(result: dict[str, Any]) -> list[str]:
-    """Return what is wrong with a run, such as memory that grew or a rate that was not constant; empty where nothing
+    """Return what is wrong with a run, such as memory that grew or a rate that was not constant; empty if nothing
     is."""
     if result["tiles"] < LEAST_TILES:
         return [
@@ -154,7 +155,7 @@ def judged(result: dict[str, Any]) -> list[str]:
     first, second = max(sizes[: TENTHS // 2]), max(sizes[TENTHS // 2 :])
     if second > RESIDENT_RATIO * first:
         wrong.append(f"memory grew from {first} to {second} MB in the second half: {sizes}")
-    rates = [p["hr_mpix_per_s"] for p in result["tenths"]][1:]  # the first warms up
+    rates = [p["hr_mpix_per_s"] for p in result["tenths"]][1:]  # the first tenth warms up
     change, error = drift(rates)
     if abs(change) > DRIFT + 2 * error:
         wrong.append(f"the rate changed by {change:+.0%} ± {error:.0%} along the run: {rates}")
@@ -162,7 +163,7 @@ def judged(result: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point; exit status 1 where the judgement is bad."""
+    """The entry point. The exit status is 1 where the judgement is bad."""
     parser = argparse.ArgumentParser(description="Run the engine over a strip of a synthetic country.")
     parser.add_argument("--folder", type=Path, required=True, help="for rasters and results")
     parser.add_argument("--country", type=int, default=Strip.country, help="its side in LR pixels")

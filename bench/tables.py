@@ -17,7 +17,7 @@ MESH_OVER_WARPED_VRT, WALL_OVER_BARE, MEMORY_RATIO = 3.0, 1.15, 1.1
 
 @dataclass(frozen=True)
 class Table:
-    """header and rows of texts; the first column is a name."""
+    """A table of texts: its header and its rows. The first column is a name."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -29,7 +29,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Target:
-    """met: None where it was not measured."""
+    """A number to reach. met: whether it was reached; None where it was not measured."""
 
     name: str
     wanted: str
@@ -38,14 +38,14 @@ class Target:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Some digits, in plain notation; "–" for none."""
+    """A number with a few digits in plain notation; "–" for None."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def summary(run: BenchRun) -> Table:
-    """One row a stage: the way that deeplight-infer takes on this machine."""
+    """One row for each stage, measured in the way that deeplight-infer works on this machine."""
     chosen = [
         ("decode DMO (zstd, 7 × uint16)", run.find("decode", "zstd")),
         ("normalise", run.find("normalise")),
@@ -82,7 +82,7 @@ def _share(row: Row) -> str:
 
 
 def stages(run: BenchRun, before: BenchRun | None) -> Table:
-    """Everything that was measured; before: an earlier run on this machine, with which the rates are compared."""
+    """All measurements. before: an earlier run on this machine, with which the rates are compared."""
     header = ["stage", "how", "ms", "HR Mpix/s", "km²/s", "B/HR px", "GFLOP/s", "of the limit", "spread"]
     old = {row.key: row.seconds for row in before.rows} if before else {}
     rows = [
@@ -107,7 +107,7 @@ def stages(run: BenchRun, before: BenchRun | None) -> Table:
 
 
 def _change(before: float | None, now: float) -> str:
-    """Of a rate, from seconds."""
+    """The change of a rate in percent, from seconds before and now."""
     return f"{100 * (before / now - 1):+.0f} %" if before else "–"
 
 
@@ -142,12 +142,12 @@ def _at_most(name: str, limit: float, value: float | None, form: str = "{:.2f}")
 
 
 def peers(run: BenchRun) -> Table:
-    """The tools side by side."""
+    """A table of all tools."""
     return Table(PEER_HEADER, peer_cells(run.peers))
 
 
 def machine(run: BenchRun) -> Table:
-    """Facts and limits."""
+    """A table of the machine's facts and limits."""
     limits = run.limits
     rows = [[name.replace("_", " "), _fact(name, value)] for name, value in run.machine.items()]
     rows += [

@@ -1,6 +1,6 @@
-"""Bytes and FLOPs per HR pixel, on paper.
+"""Bytes and FLOPs per HR pixel, computed and not measured.
 
-python -m bench.traffic prints the tables; python -m bench.traffic docs/kernels.md puts them in place of those in it.
+python -m bench.traffic prints the tables; python -m bench.traffic docs/kernels.md replaces those in the document.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from deeplight.engine.network.config import PRESETS
 
 SHARE = (1 / 64, 1 / 16, 1 / 4, 1.0)
-"""Pixels at ×1, ×2, ×4, ×8 per HR pixel."""
+"""How many pixels at ×1, ×2, ×4 and ×8 there are per HR pixel."""
 COPY, MATRIX = 4.3e12, 790e12
-"""Measured on an H200: bytes/s of a copy, bf16 FLOP/s of a large product."""
+"""Limits measured on an H200: bytes/s of a copy, and FLOP/s of a large bf16 product."""
 
 FINISH_FLOPS = 7.0
-"""Of `finish`, a pixel: subtract, divide, two clamps, two additions that round, one for the mean of four. The network
-does not use it."""
+"""Operations of `finish` per pixel: a subtraction, a division, two clamps, two additions that round, and one for the
+mean of four. The network does not use it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def fuse(c: int, a: int) -> Cost:
 
 
 def upsample(k: int, c: int) -> Cost:
-    """Per input pixel."""
+    """Costs per input pixel."""
     from deeplight.kernels.upsample.entry import prefers_gemm  # imports PyTorch
 
     ours = k + 4 * c if prefers_gemm(k, 4 * c) else k + 12 * c
@@ -69,7 +69,7 @@ def head(c: int) -> Cost:
 
 
 def refine(c: int, depth: int) -> Cost:
-    """At ×8, with the inverse transform; a float32 level is two values, two float32 results are four."""
+    """The refinement at ×8 with the inverse transform. A float32 level counts as two values, two results as four."""
     tail = Cost(c + 26, c + 12, 0, 2 * c + 20)
     before = block(c) * (depth - 1) + (embedding(c) if depth > 1 else Cost())
     ours = before.fused + c + 6
@@ -81,31 +81,32 @@ def agreement() -> Cost:
     """One step towards what the sensor saw, in float32 (two values each).
 
     PyTorch's products read the image, write ⅞ of it, read that, write the enlarged change, and read it and the image
-    for the result; compilers leave products apart and fuse the rest. The kernels read the image twice, write it once.
+    for the result. Compilers do not fuse products; they fuse the rest. The kernels read the image twice and write it
+    once.
     """
     return Cost(17, 13.5, 6 + 2 * 6 * SHARE[0], 2 * 7 + 2 * 3 + 2)
 
 
 def interval() -> Cost:
-    """What is around the steps, in float32: the bicubic beginning, the level, the blend, the interval's two ends."""
+    """The float32 work around the steps: the bicubic start, the level, the blend, and both ends of the interval."""
     return Cost(40, 16, 16, 60)
 
 
 def inputs() -> Cost:
-    """Eight bands standardised, bounded, masked and joined with their masks; the area mean of the ten."""
+    """Standardising, bounding and masking eight bands, joining them with their masks, and the area mean of the ten."""
     return Cost(110, 30, 30, 8 * 6 + 10)
 
 
 def align() -> Cost:
-    """Ten float32 channels at an offset from the HR grid, written as features: four gathers and three interpolations.
+    """Reading ten float32 channels at an offset and writing them as features: four gathers and three interpolations.
 
-    A float32 value is two; offset maps are float32.
+    A float32 value counts as two values; offset maps are float32.
     """
     return Cost(2 * (4 * 20 + 3 * 80) + 40 + 30, 20 + 10 + 16, 20 + 10 + 0.1, 10 * 12)
 
 
 def pointwise(*channels: int) -> Cost:
-    """1×1 convolutions through these channel counts, ReLU between them; compilers leave convolutions apart."""
+    """1×1 convolutions through these channel counts with ReLU between them. Compilers do not fuse convolutions."""
     layers = list(pairwise(channels))
     moved = sum(a + b for a, b in layers) + sum(2 * b for _, b in layers[:-1])
     return Cost(moved, moved, moved, sum(2 * a * b for a, b in layers))
@@ -113,7 +114,7 @@ def pointwise(*channels: int) -> Cost:
 
 def suggested(width: int) -> Cost:
     """The lights that the bands suggest, in float32 (two values each): impervious share at ×4, its area mean, ×1."""
-    share = pointwise(10, 32, 32, 1) + Cost(35, 11)  # sigmoid, joined, area mean
+    share = pointwise(10, 32, 32, 1) + Cost(35, 11)  # sigmoid, concatenation, area mean
     both = share * SHARE[2] + pointwise(11, width, width, 1) * SHARE[0]
     ours = 10 * SHARE[2] + SHARE[0]
     return Cost(2 * both.eager, 2 * both.compiled, 2 * ours, both.flops)
@@ -122,9 +123,9 @@ def suggested(width: int) -> Cost:
 def locate(width: int) -> Cost:
     """The offset, in float32 (two values each), at ×1.
 
-    81 shifts of two maps by 25 taps; window means, 15 + 15 taps, of three maps and of twice 81; some 20 operations on
-    each of the 81 residuals, which move each map 60 times one by one and, means included, 26 times fused. The kernels
-    write the residuals and read them once; beside them lie some 40 values of narrow maps.
+    Two maps are shifted 81 times with 25 taps. Window means with 15 + 15 taps are taken of three maps and of twice 81.
+    Some 20 operations on each of the 81 residuals move each map 60 times without fusion and, means included, 26 times
+    with it. The kernels write the residuals and read them once, and move some 40 values of maps with few channels.
     """
     shifts, maps = 81, 3 + 2 * 81
     flops = 2 * 2 * shifts * 25 + maps * 2 * 2 * 15 + 20 * shifts + 2 * 2 * shifts
@@ -136,7 +137,7 @@ def locate(width: int) -> Cost:
 
 
 def encoders(a: tuple[int, ...]) -> Cost:
-    """Two modalities; their channels are cut from the ten by a copy, since a convolution takes dense pixels."""
+    """The encoders of two modalities. A copy cuts their channels from the ten, since convolutions need dense pixels."""
     first = Cost(30, 30, 30) + Cost(6 * a[2], 6 * a[2], 6 * a[2], 2 * 16 * 10 * a[2]) * SHARE[2]
     for s in (1, 0):
         moved = 2 * a[s + 1] * 4 + 6 * a[s]
@@ -170,7 +171,7 @@ def network(name: str) -> dict[str, Cost]:
 
 
 FLOAT32 = ("suggest", "locate", "agree, three steps", "base, blend, interval (PyTorch)")
-"""Rows that keep four bytes a value in every precision."""
+"""Rows whose values have four bytes in every precision."""
 
 
 def network_bytes(name: str, size: int, how: str = "fused") -> float:
@@ -196,7 +197,7 @@ def table(name: str) -> str:
 
 
 def updated(text: str) -> str:
-    """`text` with every preset's table replaced by the present one."""
+    """Return `text` with the present table of every preset in place of the old one."""
     for name in PRESETS:
         present = table(name)
         text = re.sub(rf"(?m)^\| {name}, 2-byte features.*\n(?:\|.*\n)+", lambda _, t=present: t + "\n", text)

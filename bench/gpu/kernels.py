@@ -1,7 +1,8 @@
-"""Every launch against its definition, then for time: all configurations of the first preset in fp16, else the table's.
+"""Every launch is compared with its definition and then timed: the first preset in fp16 with all configurations, others
+with those of the table.
 
 
-And each operation from Python beside its reference, eager and (with --max-autotune) compiled.
+Each operation is timed from Python too, beside its reference, eager and (with --max-autotune) compiled.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ def measure(settings: StageSettings) -> None:
 
 
 Work = tuple[str, str, Launch, list[Config]]
-"""Preset, type, meta launch, configurations."""
+"""A launch to measure: preset, element type, launch with meta tensors, configurations."""
 
 
 def _work(settings: StageSettings) -> Iterator[Work]:
-    """All launches in the order of importance, each once: some are the same in every type and preset."""
+    """All launches in the order of importance. Some are the same in every type and preset; each occurs once."""
     listed: set[str] = set()
     for dtype in settings.dtypes:
         for preset in settings.presets:
@@ -71,7 +72,7 @@ def _filled(ready: Launch, settings: StageSettings) -> Launch:
 
 def _launch_rows(ready: Launch, configs: list[Config], settings: StageSettings) -> Iterator[dict[str, Any]]:
     nbytes = moved(ready)
-    # each kernel alone: it must not find its inputs in the L2 cache
+    # each kernel is timed alone, so it must not find its inputs in the L2 cache
     timed = (
         tune.gpu_milliseconds if settings.device == "cuda" else lambda run: milliseconds(run, settings.device)
     )
@@ -87,12 +88,12 @@ def _launch_rows(ready: Launch, configs: list[Config], settings: StageSettings) 
 
 
 def _without_config(ready: Launch) -> str:
-    """The launch's key as it is in every configuration."""
+    """The part of a launch's key that is the same in every configuration."""
     return dataclasses.replace(ready, config=Config(0, 0)).key
 
 
 def moved(ready: Launch) -> int:
-    """Bytes of all memory that the launch reads or writes, each once."""
+    """Bytes of all memory that the launch reads or writes, each counted once."""
     constants = ready.constants
     flags = (("skip", "HAS_SKIP"), ("halves", "STEPS"))
     unused = {name for name, flag in flags if constants.get(flag) is False}

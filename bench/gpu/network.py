@@ -1,4 +1,4 @@
-"""The network on one tile, in a CUDA graph: references and kernels, each eager and compiled; where the time goes."""
+"""The network on one tile in a CUDA graph, with references and with kernels, eager and compiled; and a profile."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from deeplight.kernels.float32 import exact_float32
 
 Network = Callable[..., Any]
 WAYS = ("kernels", "both", "eager", "compiled", "free")
-"""kernels: with PyTorch's glue as it is. both: the glue compiled around them, as the engine does. eager, compiled: the
-references. free: as both, but Inductor may choose by timing (not deterministic); of the first preset and type alone."""
+"""Ways to run the network. kernels: without compiling what lies between the kernels. both: with compiling it, as the
+engine does. eager, compiled: the references. free: as "both", but Inductor may choose by timing, which is not
+deterministic; for the first preset and type only."""
 NAMES = 25
-"""Kernels that the profile names."""
+"""How many kernels the profile names."""
 
 
 def measure(settings: StageSettings) -> None:
@@ -55,7 +56,7 @@ def measure(settings: StageSettings) -> None:
 
 
 def built(preset: str, precision: str, settings: StageSettings) -> tuple[Network, list[Tensor]]:
-    """Random weights as the engine deploys them in a precision, and an input; channels-last on the device."""
+    """Random weights in the form that the engine uses in a precision, and inputs, both channels-last on the device."""
     model = in_precision(random_model(preset), precision).to(settings.device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     shapes = (input_shape(spec, 1, settings.side, settings.side) for spec in INPUTS)
@@ -77,7 +78,7 @@ def _compiled(network: Any, way: str, settings: StageSettings) -> Network:
     if settings.device == "cuda" and (settings.max_autotune or way == "free"):
         mode = "max-autotune-no-cudagraphs" if settings.max_autotune else "default"
         return torch.compile(network, mode=mode, fullgraph=True, dynamic=False)
-    # Inductor on a CPU is another compiler, and not what the stand-in is for
+    # Inductor on a CPU is another compiler, which the stand-in need not test
     return Compiled(network, "inductor" if settings.device == "cuda" else "aot_eager")
 
 

@@ -1,4 +1,4 @@
-"""What the stages share: the sizes, a file of rows that is whole at any time, and time on a device."""
+"""What the stages share: sizes, a file of rows that is complete at any time, and timing on a device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Run = Callable[[], Any]
 ROUNDS = 30
 SCRATCH = "scratch"
 BEGINS = 0.75
-"""Part of a stage's seconds after which it begins nothing more."""
+"""Share of a stage's seconds after which it begins nothing more."""
 MARGIN = 2.0
 """Seconds between the end of the last command and that of the stage."""
 
@@ -45,17 +45,17 @@ class StageSettings:
 
     @property
     def scratch(self) -> Path:
-        """A folder for gigabytes that goes when the stages have ended."""
+        """A folder for gigabytes of files, which is removed when the stages have ended."""
         return self.out / SCRATCH
 
     @property
     def left(self) -> float:
-        """Seconds that a command may still take, so that a row can say that it took too long."""
+        """Seconds that a command may still take, so that time is left to write in a row that it took too long."""
         return max(1.0, self.seconds - MARGIN - (time.monotonic() - self.started))
 
     @property
     def late(self) -> bool:
-        """Whether nothing more may begin; it is then left out with a word."""
+        """Whether nothing more may begin. Rows then say what was left out."""
         return time.monotonic() - self.started > BEGINS * self.seconds
 
 
@@ -73,10 +73,11 @@ class Rows:
 
 
 def attempt(rows: Rows, what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> bool:
-    """A row of what was measured, or of why it was not: one failure must not hide the rest. Returns whether it was."""
+    """Add a row of what was measured, or of why it was not, since one failure must not hide the rest. Returns whether
+    it was measured."""
     try:
         found = measure()
-    except Exception as error:  # whatever a compiler, a driver or a library raises
+    except Exception as error:  # compilers, drivers and libraries raise exceptions of any class
         found = {"error": first_line(error)}
     rows.add(**what, **found)
     return "error" not in found
@@ -89,16 +90,16 @@ def first_line(error: Exception) -> str:
 
 
 def milliseconds(run: Run, device: str, rounds: int = ROUNDS) -> float:
-    """Median time of a run: replays of a CUDA graph, so that the launches from Python do not count.
+    """Median time of a run as replays of a CUDA graph, so that the launches from Python do not count.
 
-    On a CPU, which is the stand-in, one call: the number means nothing.
+    On a CPU, which only stands in for a GPU, it is the time of one call, which means nothing.
     """
     if device == "cpu":
         return _wall(run)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):  # compiles, and lets libraries choose, which a capture must not contain
+        for _ in range(3):  # this compiles and lets libraries choose, which must not happen during a capture
             run()
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()

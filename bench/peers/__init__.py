@@ -1,1 +1,1 @@
-"""The same job through the tools that a user would pick instead; see docs/bench.md."""
+"""The same job with the tools that a user might choose instead; see docs/bench.md."""

@@ -1,4 +1,4 @@
-"""python -m bench.peers: one job through DeepLight and the tools that a user would pick instead, as a table."""
+"""python -m bench.peers: one job with DeepLight and with tools that a user might choose instead, as a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUT = Path(__file__).parent.parent / "out"
 def compared(
     job: PeerJob, folder: Path, laps: int, checkpoint: Path | None, tools: list[str]
 ) -> list[dict[str, Any]]:
-    """A row a tool: medians over the laps, in which the tools take turns."""
+    """A row for each tool with medians over the laps, in which the tools take turns."""
     home = make_job(job, folder / "job", OUT, checkpoint)
     halo = json.loads((home / "job.json").read_text())["halo"]
     present = [tool for tool in tools if interpreter(tool)]

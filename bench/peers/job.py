@@ -1,4 +1,4 @@
-"""The job that all tools do, the processes that do it, and how their results compare. No PyTorch in here."""
+"""The job that all tools do, the processes that do it, and the comparison of results. PyTorch is not imported here."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ HOME = Path(__file__).parent
 VARIABLE = "DEEPLIGHT_PEERS_PYTHON"
 WHOLE = "whole-image PyTorch"
 DIFFERENCE = 1e-5
-"""Of the range: what a tool may differ from whole-image PyTorch."""
+"""How much a tool may differ from whole-image PyTorch, as a share of the range."""
 
 
 @dataclass(frozen=True)
 class PeerJob:
-    """size: of the scene, core: of a tile, both in LR pixels a side."""
+    """size: side of the scene. core: side of a tile. Both are in LR pixels."""
 
     size: int = 256
     core: int = 128
 
     def tools(self) -> list[str]:
-        """In the order in which they are run; ours with the tile of the others, one and two at a time, and with the one
-        that it chooses."""
+        """The tools in the order in which they run. Ours runs with the tile of the others, one and two at a time, and
+        with the tile that it chooses."""
         ours = (f"--tiles {self.core}", f"--tiles {self.core} --streams 2", "--tiles auto")
         return [*TOOLS, *(f"{OURS} {options}" for options in ours)]
 
@@ -64,8 +64,8 @@ def make_job(job: PeerJob, folder: Path, networks: Path, checkpoint: Path | None
 
 
 def peers_python() -> Path | None:
-    """Return the interpreter of the peers' environment: DEEPLIGHT_PEERS_PYTHON, else .venv-peers; None where there is
-    none."""
+    """Return the interpreter of the peers' environment: DEEPLIGHT_PEERS_PYTHON, else that of .venv-peers; None if there
+    is none."""
     named = os.environ.get(VARIABLE)
     path = Path(named) if named else HOME.parent.parent / ".venv-peers/bin/python"
     return path if path.exists() else None
@@ -74,7 +74,7 @@ def peers_python() -> Path | None:
 def interpreter(tool: str) -> str:
     """Return the interpreter to run a tool with; "" where the peers' environment or the tool in it is absent.
 
-    Ours runs in this environment; the tools that need nothing else run here too where there is no other.
+    Our tool runs in this environment. Tools that need nothing else run here too if there is no other environment.
     """
     peers = peers_python()
     if tool.startswith(OURS):
@@ -87,7 +87,7 @@ def interpreter(tool: str) -> str:
 
 
 def run_tool(tool: str, job: Path, out: Path) -> dict[str, Any]:
-    """Run a tool; returns what it took, as bench/peers/tool.py writes it. Raises RuntimeError, with its words, where it
+    """Run a tool and return what it took, as bench/peers/tool.py writes it. Raises RuntimeError with its message if it
     fails."""
     root = HOME.parent.parent
     result = out.with_suffix(".json")
@@ -95,7 +95,7 @@ def run_tool(tool: str, job: Path, out: Path) -> dict[str, Any]:
         (Path(view) / "deeplight").mkdir()
         for name in ("kernels", "engine", "train", "export"):
             (Path(view) / "deeplight" / name).symlink_to(root / name)
-        # ours is installed; the peers' environment sees the network's source alone
+        # our package is installed here; the peers' environment only sees the source of the network
         paths = [str(root)] if tool.startswith(OURS) else [view, str(root)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "NO_ALBUMENTATIONS_UPDATE": "1"}
         command = [interpreter(tool), "-m", "bench.peers.tool", tool, str(job), str(out), str(result)]
@@ -109,7 +109,7 @@ def run_tool(tool: str, job: Path, out: Path) -> dict[str, Any]:
 def difference(out: Path, whole: Path, halo: int) -> float:
     """Return the largest difference from whole-image PyTorch over the largest value, `halo` LR pixels inside the scene.
 
-    Nearer to the edge each tool has its own idea of what lies beyond.
+    Nearer to the edge each tool makes its own assumption about what lies beyond.
     """
     rim = slice(SCALE * halo, -SCALE * halo)
     with rasterio.open(out) as a, rasterio.open(whole) as b:

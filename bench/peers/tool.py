@@ -1,8 +1,8 @@
 """One tool over one job, in a process of its own: python -m bench.peers.tool TOOL JOB OUT.tif RESULT.json.
 
-Every tool reads JOB's ntl.tif, dmo.tif and dem.tif, takes the weights in JOB/run and writes OUT.tif; what it took goes
-into RESULT.json: seconds and CPU seconds from the first read to the closed file (imports and loading of weights left
-out), the process's peak memory, versions. The tool's environment needs PyTorch, rasterio, safetensors and the tool.
+Every tool reads JOB's ntl.tif, dmo.tif and dem.tif, takes the weights in JOB/run and writes OUT.tif. RESULT.json then
+has the seconds and CPU seconds from the first read to the closed file (without imports and loading of weights), the
+peak memory of the process, and versions. The environment needs PyTorch, rasterio, safetensors and the tool.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Spot = tuple[int, int, int, int]
 
 
 def load_model(job: Path) -> nn.Module:
-    """The network in PyTorch, channels-last."""
+    """The network in PyTorch with channels-last weights."""
     import torch
 
     from deeplight.train.fit.checkpoint import load_checkpoint
@@ -37,11 +37,11 @@ def load_model(job: Path) -> nn.Module:
 
 
 PSF = 1.2
-"""FWHM of the blur, in LR pixels, that every tool tells the network."""
+"""FWHM of the blur in LR pixels, which every tool gives to the network."""
 
 
 def read_layers(job: Path, spot: Spot | None = None) -> list[Tensor]:
-    """NTL (1,1,h,w), reflectance (1,7,8h,8w) and metres (1,1,8h,8w) of a spot, None: of everything."""
+    """NTL (1,1,h,w), reflectance (1,7,8h,8w) and metres (1,1,8h,8w) of a spot; of the whole scene for None."""
     import rasterio
     import torch
     from rasterio.windows import Window
@@ -64,14 +64,14 @@ def radiance(model: nn.Module, ntl: Tensor, dmo: Tensor, dem: Tensor) -> Tensor:
     masks = [torch.ones_like(x[:, :1]) for x in (ntl, dmo, dem)]
     psf, limits = torch.full((len(ntl), 2), PSF), torch.full((len(ntl), 2), -1.0)
     ordered = (ntl, masks[0], dmo, masks[1], bands, dem, masks[2], psf, limits)
-    with torch.no_grad():  # inference mode would forbid MONAI's blending in place
+    with torch.no_grad():  # MONAI blends in place, which inference mode forbids
         result = model(*(x.contiguous(memory_format=layout) if x.ndim == 4 else x for x in ordered))
     first: Tensor = result[0]
     return first
 
 
 def stacked(job: Path) -> Tensor:
-    """All layers as one image (1,9,H,W) on the HR grid, as tiling tools want them: LR pixels are repeated."""
+    """All layers as one image (1,9,H,W) on the HR grid, which tiling tools need. LR pixels are repeated."""
     import torch
 
     ntl, dmo, dem = read_layers(job)
@@ -89,7 +89,7 @@ def of_stack(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def write_whole(job: Path, out: Path, pixels: Tensor) -> None:
-    """Write (1,1,H,W) as a tiled GeoTIFF."""
+    """Write an image (1,1,H,W) as a tiled GeoTIFF."""
     import rasterio
 
     with rasterio.open(out, "w", **_profile(job)) as file:
@@ -110,7 +110,7 @@ def whole_image(model: nn.Module, job: Path, out: Path, core: int, halo: int) ->
 
 
 def rasterio_loop(model: nn.Module, job: Path, out: Path, core: int, halo: int) -> None:
-    """Read a window with its halo, run it, write its core."""
+    """Read each window with its halo, run it, and write its core."""
     import rasterio
     from rasterio.windows import Window
 
@@ -179,12 +179,12 @@ TOOLS: dict[str, Callable[[Any, Path, Path, int, int], None]] = {
     "terratorch": terratorch,
 }
 NEEDS = {"MONAI": ("monai",), "terratorch": ("terratorch", "torchvision")}
-"""Packages beside PyTorch, rasterio and safetensors."""
+"""Packages that a tool needs beside PyTorch, rasterio and safetensors."""
 OURS = "deeplight-infer"
 
 
 def prepared(tool: str, job: Path) -> Callable[[Path, int, int], None]:
-    """The tool with its imports done and its weights loaded: a function of OUT, core and halo."""
+    """Import the tool and load its weights. Returns a function of OUT, core and halo."""
     if tool == "MONAI":
         import monai.inferers  # noqa: F401
     if tool == "terratorch":
@@ -209,7 +209,7 @@ def peak_memory() -> int:
 
 
 def versions(tool: str) -> dict[str, str]:
-    """Return the versions of what computed."""
+    """Return the versions of the packages that computed."""
     found = {}
     for name in ("deeplight", "onnxruntime") if tool.startswith(OURS) else ("torch", *NEEDS.get(tool, ())):
         try:
