@@ -20,6 +20,11 @@ _WARM_UPS = 3
 """Runs before a capture: they compile kernels and let libraries choose, which a capture must not contain."""
 
 
+def available() -> bool:
+    """Whether PyTorch can use a GPU here."""
+    return torch.cuda.is_available()
+
+
 def device_of(gpu: int) -> torch.device:
     """The GPU of this number."""
     return torch.device("cuda", gpu)

@@ -201,8 +201,12 @@ class EngineBackend(Backend):
 
 
 def has_device_path() -> bool:
-    """Whether PyTorch for GPUs and Triton are installed: what goes before and after the network on the device path."""
-    return installed("torch", "cuda") and find_spec("triton") is not None
+    """Whether PyTorch, which finds a GPU, and Triton are there: for what surrounds the network on the device path."""
+    if not installed("torch", "cuda") or find_spec("triton") is None:
+        return False
+    from deeplight.engine.runtime.cuda_device import available
+
+    return available()
 
 
 def path_versions(gpu: int) -> dict[str, str]:
