@@ -65,6 +65,16 @@ class TileProgram:
             for name, form in forms.items()
         }
         self._finished = fuse(Finished(wanted).to(device).eval(), device)
+        # bands that a file lacks stay 0; beside each other, as the network reads them
+        self._gathered = {
+            name: torch.empty(
+                (1, _CHANNELS[name], *(SCALE * n for n in shape)),
+                device=device,
+                memory_format=torch.channels_last,
+            ).zero_()
+            for name, form in forms.items()
+            if len(form.channels) < _CHANNELS[name]
+        }
 
         def vector(values: Sequence[float]) -> Tensor:
             return torch.tensor([list(values)], dtype=torch.float32, device=device)
@@ -95,9 +105,8 @@ class TileProgram:
         for name, channels in _CHANNELS.items():
             if name in self._layers:
                 values, valid = self._layers[name](self._parts, (high, wide))
-                if values.shape[1] < channels:  # bands that the file has, into their slots
-                    empty = values.new_zeros(1, channels, high, wide)
-                    values = empty.index_copy(1, self._layers[name].places, values)
+                if name in self._gathered:
+                    values = self._gathered[name].index_copy_(1, self._layers[name].places, values)
             else:
                 values = found["ntl"].new_zeros(1, channels, high, wide)
                 valid = values[:, :1]

@@ -151,7 +151,11 @@ class Computing:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    """The channels of a pixel beside each other; without a copy also where others lie between two pixels, as in what
+    `kernels.align` writes: values and validity together."""
+    if x.ndim != 4 or x.stride(1) == 1:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class _Graphs:

@@ -126,3 +126,21 @@ def test_blocks_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     report = run(monkeypatch, scene, DEFAULT_MODEL, tmp_path / "o.tif", StandIn(), core=12)
     assert report.tiles["computed"] == 4 * 6
     assert 0 < report.inputs["dem"]["bytes_read"] <= 1.2 * report.inputs["dem"]["bytes"]
+
+
+def test_the_network_takes_channels_that_lie_beside_others_without_a_copy() -> None:
+    """What `kernels.align` writes holds values and validity together; both go on as views."""
+    both = torch.rand(1, 8, 16, 16).contiguous(memory_format=torch.channels_last)
+    seen: list[torch.Tensor] = []
+    network = load_network(load_artifact(DEFAULT_MODEL))
+    computing = Computing(network, "fp32", torch.device("cpu"))
+    given = [torch.rand(input_shape(spec, 1, 2, 2)) for spec in INPUTS]
+    given[2], given[3] = both[:, :-1], (both[:, -1:] > 0.5).float()
+    want = computing([x.clone(memory_format=torch.contiguous_format) for x in given])
+    run = computing._run
+    computing._run = lambda *inputs: (seen.extend(inputs), run(*inputs))[1]
+    with torch.inference_mode():
+        got = computing(given)
+    assert seen[2].data_ptr() == both.data_ptr() and seen[2].stride(1) == 1
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
