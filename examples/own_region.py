@@ -1,11 +1,11 @@
 # %% [markdown]
 # # A model of your own region
 #
-# From rasters to clips, from clips to a model, from the model to a map. Training needs PyTorch:
+# This example turns rasters into clips, clips into a model, and uses the model for a map. Training needs PyTorch:
 # `pip install torch --index-url https://download.pytorch.org/whl/cpu`, then `pip install '.[train]'`.
 #
-# The rasters here are synthetic, with the finer lights that a better sensor would see (`ntl_hr.tif`). Where you have
-# none, leave `--ntl-hr` out and add `--protocol wald` to the training: it learns from lights made coarser.
+# The rasters here are synthetic and include the finer lights that a better sensor would see (`ntl_hr.tif`). If you have
+# no such lights, leave `--ntl-hr` out and add `--protocol wald` to the training, which then learns from coarser lights.
 
 # %%
 import subprocess
@@ -13,11 +13,11 @@ import sys
 
 import deeplight as dl
 
-STEPS = "30"  # far too few for a good model: docs/training.md says what is usual
+STEPS = "30"  # this is far too little for a good model; docs/training.md says what is usual
 
 
 def command(module, *arguments):
-    """One of DeepLight's command lines; in a terminal deeplight-data and deeplight-train."""
+    """Run one of DeepLight's command lines, in a terminal deeplight-data and deeplight-train."""
     subprocess.run([sys.executable, "-m", f"deeplight.train.{module}", *arguments], check=True)
 
 
@@ -26,7 +26,7 @@ command("data_cli", "synth", "--out", "region", "--lr-size", "128", "--seed", "3
 # %% [markdown]
 # ## Clips
 #
-# Every layer is brought onto one grid, and the place is cut into blocks for training and for validation that do not
+# Every layer is resampled to one grid, and the place is cut into blocks for training and for validation that do not
 # touch each other.
 
 # %%
@@ -38,8 +38,8 @@ command("data_cli", "clip", "--out", "region/clips", "--place", "here", *files, 
 # %% [markdown]
 # ## Training
 #
-# A small network and a few steps, so that this takes a minute. Leave out `--set` and `--steps` for a real one, or go
-# on from the built-in weights with `--start deeplight-tiny`.
+# The network is small and trained for a few steps, so that this takes a minute. For a real model leave out `--set` and
+# `--steps`, or start from the built-in weights with `--start deeplight-tiny`.
 
 # %%
 small = ["--set", "model.main=[8,8,8,8]", "--set", "model.aux=[8,8,8]", "--set", "training.crop=16"]

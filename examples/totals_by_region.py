@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Lights over time, by region
 #
-# How much light each region gives off, at several dates: refine each date, then make a table of the maps by region.
-# Needs `pip install 'deeplight[zonal]'`.
+# This example finds out how much light each region emits at several dates. It refines each date, then makes a table of
+# the maps by region. It needs `pip install 'deeplight[zonal]'`.
 
 # %%
 import json
@@ -21,8 +21,8 @@ subprocess.run([*synth, "--lr-size", "64", "--seed", "7", "--overwrite"], check=
 # %% [markdown]
 # ## Three dates
 #
-# One synthetic place whose west grows brighter. They are arrays, to show how those are given: a `Layer` says where
-# an array lies. With files of your own, `dates` would be {"2019": "viirs-2019.tif", …}.
+# The west of a synthetic place grows brighter. The lights are arrays here, to show how these are given: a `Layer` says
+# where an array lies. With files of your own, `dates` would be {"2019": "viirs-2019.tif", …}.
 
 # %%
 with rasterio.open("totals/ntl.tif") as file:
@@ -51,7 +51,7 @@ for year, lights in dates.items():
 # %% [markdown]
 # ## Regions
 #
-# A polygon for the west and one for the east. With a file of your own, any vector file does, in any CRS.
+# There is a polygon for the west and one for the east. Your own file may be any vector file, in any CRS.
 
 # %%
 west, south, east, north = grid.bounds_xy
@@ -71,8 +71,9 @@ Path("totals/regions.geojson").write_text(json.dumps({"type": "FeatureCollection
 # %% [markdown]
 # ## The table
 #
-# A row for each region and date. Sums over fine pixels are 64 times those over coarse ones, for a fine pixel is 1/64 of
-# a coarse one; the sum of radiance times km² depends on no pixel size. docs/zonal.md says what each column is.
+# The table has a row for each region and date. Sums over fine pixels are 64 times those over coarse ones, because a
+# fine pixel is 1/64 of a coarse one; the sum of radiance times km² does not depend on the size of pixels. docs/zonal.md
+# explains each column.
 
 # %%
 table = dl.zonal(maps, "totals/regions.geojson", by="name")

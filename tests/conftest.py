@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-# Before PyTorch is loaded, whose OpenMP reads it once: threads that wait for one another by spinning take many times
-# the work itself where other programs run too.
+# PyTorch's OpenMP reads this once, when PyTorch is loaded. By default its threads wait for each other by spinning. If
+# other programs run too, this takes many times the CPU time of the work itself.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
-# One thread for each process: what the tests compute is small. Tests of threads ask for their number.
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start
+# One thread for each process, since the computations of tests are small. Tests of threads set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for programs that tests start
 torch.set_num_threads(1)
 
 if not torch.cuda.is_available():
-    # before any test module imports Triton, which decides when a kernel is defined; only tests/kernels run kernels
+    # This must be set before a test module imports Triton, which reads it when a kernel is defined.
     os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(
     tryfirst=True
-)  # pytest-xdist's own hook, which looks at the marks, comes before others in its processes
+)  # in its processes pytest-xdist's own hook, which reads the marks, otherwise comes before others
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With pytest-xdist, a file stays in one process, and so do the tests of the export, which takes a minute."""
+    """With pytest-xdist, each file runs in one process, and so do all tests of the export, which share an export."""
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             folder = item.path.parent
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def power_that_stays() -> Iterator[None]:
-    """What this process syncs need not reach the disk, for which a run would wait as long as it computes: power losses
+    """Make fsync do nothing in this process, since small runs wait for the disk as long as they compute. Power losses
     are simulated (tests/engine/output/disks.py)."""
 
     def fsync(file: int) -> None:

@@ -1,7 +1,7 @@
 """Command lines as a user starts them, but in this process, where Python and its libraries are loaded already.
 
-A process of its own costs one to three seconds of imports. What does not depend on it is tested here; what does, such
-as variables of the environment, signals and which modules are loaded, needs a real one.
+A process of its own costs one to three seconds of imports. It is needed only for tests of what depends on the process,
+such as environment variables, signals, and which modules are loaded.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MAINS = {
 }
 Done = subprocess.CompletedProcess[str]
 _QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
-"""Warnings that Python does not show by itself."""
+"""Warnings that Python does not show by default."""
 
 
 def run_here(program: str, *arguments: object, cwd: Path) -> Done:
-    """What a program in the folder cwd returns and prints: by C libraries too, warnings and logs included."""
+    """Run a program in the folder cwd. Returns its exit status and all that it prints, also from C libraries."""
     command = [program, *map(str, arguments)]
     module, name = MAINS[program]
     main = getattr(import_module(module), name)
@@ -57,7 +57,7 @@ def _status(main: Callable[[], Any], command: list[str]) -> int:
 
 @contextlib.contextmanager
 def _redirected(number: int, file: IO[bytes]) -> Iterator[None]:
-    """A file descriptor of this process, and Python's stream on it, into a file."""
+    """Redirect a file descriptor of this process, and Python's stream on it, into a file."""
     kept = os.dup(number)
     redirect: Any = contextlib.redirect_stdout if number == 1 else contextlib.redirect_stderr
     os.dup2(file.fileno(), number)
@@ -71,7 +71,7 @@ def _redirected(number: int, file: IO[bytes]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_outside_of_pytest() -> Iterator[None]:
-    """Warnings and unhandled logs go to stderr, as in a program, and not to pytest."""
+    """Send warnings and unhandled logs to stderr, as in a program, and not to pytest."""
 
     def show(message: Warning | str, category: type[Warning], file: str, line: int, *_: object) -> None:
         sys.stderr.write(warnings.formatwarning(message, category, file, line))

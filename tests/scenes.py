@@ -1,4 +1,4 @@
-"""Small synthetic rasters for tests, on grids of their own, most from one field that is known everywhere."""
+"""Small synthetic rasters for tests, each on its own grid. Most are samples of one field that is known everywhere."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def write_scene(folder: Path, height: int = 21, width: int = 27, dmo_pixel: floa
     place = Affine(dmo_pixel, 0.0, min(xs) - 300.0, 0.0, -dmo_pixel, max(ys) + 200.0)
     rows, cols = int((place.f - min(ys)) / dmo_pixel) + 5, int((max(xs) - place.c) / dmo_pixel) + 5
     fields = np.stack([field_on(UTM, place, rows, cols, k) for k in range(7)])
-    dmo = (np.rint(fields * 10000) + 1000).astype(np.uint16)  # as Sentinel-2 since 2022
+    dmo = (np.rint(fields * 10000) + 1000).astype(np.uint16)  # encoded as Sentinel-2 has been since 2022
     dmo[:, rows // 2 : rows // 2 + 20, cols // 3 : cols // 3 + 25] = 0
     dem_place = north_up(3 / 3600, WEST - 0.002, NORTH + 0.003)
     dem = np.rint(field_on("EPSG:4326", dem_place, height * 5 + 8, width * 5 + 6) * 1000).astype(np.int16)
@@ -153,7 +153,7 @@ def options(files: SceneFiles, **changes: Any) -> SceneOptions:
 
 
 def open_error(request: SceneOptions) -> str:
-    """The message of the InputError that opening must raise; one sentence."""
+    """The message of the InputError that opening must raise, which must be one sentence."""
     with pytest.raises(InputError) as error:
         Scene.open(request).close()
     message = str(error.value)

@@ -1,4 +1,4 @@
-"""The project's own source files: what git tracks, whatever else lies in the folders."""
+"""The project's own source files: those that git tracks, without anything else that is in the folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 def tracked(*folders: str, suffix: str = ".py", root: Path = ROOT) -> tuple[Path, ...]:
     """Paths of the tracked files in folders of root that end with suffix, sorted.
 
-    Of sources that came without git's folder, as in an archive, these are all files.
+    If the sources have no git folder, as in an archive, all files are returned.
     """
     command = ["git", "-C", str(root), "ls-files", "-z", "--", *folders]
     if (root / ".git").exists():

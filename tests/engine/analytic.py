@@ -42,7 +42,7 @@ CONSTANTS = {
 }
 NEAREST = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
 Node = tuple[str, tuple[str, ...], str, dict[str, object]]
-"""Operator, inputs, output, attributes."""
+"""The nodes of the graph: operator, inputs, output, attributes."""
 RADIANCE: tuple[Node, ...] = (
     ("Max", ("ntl", "zero"), "light", {}),
     ("Mul", ("light", "ntl_valid"), "lit", {}),
@@ -106,7 +106,7 @@ def _graph() -> onnx.GraphProto:
 
 
 def manifest(**changes: object) -> Manifest:
-    """The analytic model's manifest; `changes` replace fields."""
+    """The manifest of the analytic model. changes: fields with other values."""
     fields: dict[str, object] = {
         "name": "analytic",
         "configuration": ModelConfig(preset="test").to_dict(),
@@ -119,12 +119,12 @@ def manifest(**changes: object) -> Manifest:
 
 
 def write_analytic(directory: Path) -> Path:
-    """The artifact on disk."""
+    """Write the model folder."""
     return write_model(directory, onnx_bytes())
 
 
 def write_model(directory: Path, model: bytes, **changes: object) -> Path:
-    """A model folder around an ONNX file, with weights that nobody could run. changes: of the manifest."""
+    """Write a model folder with an ONNX file and weights that cannot be run. changes: fields of the manifest."""
     files = {"model.onnx": model, WEIGHTS: weights()}
     return write_artifact(directory, manifest(**changes), files)
 

@@ -1,4 +1,4 @@
-"""deeplight-infer in a process of its own: the command line of a run, and a program that is slow between packs."""
+"""The command line of a run in a process of its own, and deeplight-infer with pauses between packs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from deeplight.engine.run.options import RunOptions
 
 
 def arguments(request: RunOptions, *more: str) -> list[str]:
-    """What asks a command line for `request`."""
+    """The arguments of deeplight-infer for `request`."""
     return [
         "--ntl", request.scene.ntl, "--out", str(request.out), "--model", request.model,
         "--tiles", "64", "--threads", "1", *more,
@@ -14,7 +14,7 @@ def arguments(request: RunOptions, *more: str) -> list[str]:
 
 
 def slow(seconds: float) -> str:
-    """A program that is deeplight-infer with a pause after each pack, so that others meet it at work."""
+    """A program that is deeplight-infer with a pause after each pack, so that other processes find it at work."""
     return f"""
 import time
 from deeplight.engine import cli

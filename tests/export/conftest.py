@@ -13,7 +13,7 @@ SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 
 
 def wild_model() -> DeepLightSR:
-    """A network whose every parameter is in use: fresh ones have zeros in the offset and residual heads."""
+    """A network in which every parameter has an effect; new networks have zeros in the offset and residual heads."""
     torch.manual_seed(0)
     model = DeepLightSR(SMALL).eval()
     for p in model.parameters():

@@ -1,7 +1,7 @@
 """A stand-in for what only a GPU can do: `cuda.bindings.runtime` and an engine of TensorRT.
 
-Host memory, calls in order, graphs that replay. Unless told otherwise the engine doubles: `ntl_hr` is NTL repeated 8×8
-and doubled, the other outputs are zero.
+It uses host memory, makes calls in order, and replays graphs. By default the engine doubles: `ntl_hr` is NTL repeated
+8×8 and doubled, the other outputs are zero.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Runtime(types.ModuleType):
         self.calls[name] = self.calls.get(name, 0) + 1
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Record while capturing, else do it: what a stream does."""
+        """What a stream does with a call: record it during a capture, else make it."""
         if self.recording is not None:
             self.recording.append(work)
         else:
@@ -147,7 +147,7 @@ def doubled(inputs: Arrays) -> Arrays:
 
 
 class Context:
-    """An execution context whose working memory the caller gives."""
+    """An execution context with working memory from the caller."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""What a converter does that knows nothing of the network: every float32 of a graph becomes float16."""
+"""A converter that knows nothing of the network: every float32 of a graph becomes float16."""
 
 from __future__ import annotations
 

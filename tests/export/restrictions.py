@@ -32,7 +32,7 @@ RELU = model_of(node("Relu", ["x"], ["y"]), inputs={"x": FLOAT})
 SCALES = {"s": np.array([1, 1, 2, 2], np.float32)}
 WEIGHT = {"w": np.zeros((8, 8, 3, 3), np.float32)}
 _BETWEEN = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Where", "Clip", "GridSample"}
-"""Operators of ONE_TYPE that take no two images alone, or are refused for more than their types."""
+"""Operators of ONE_TYPE that do not take just two images, or are refused for more than their types."""
 
 REFUSED: dict[str, tuple[bytes, str]] = {
     "antialiased Resize": (
@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         for kind in sorted(REFUSED_TYPES)
     },
 }
-"""Name → a model with one thing that is refused, and what our rules call it."""
+"""From a name to a model with one thing that is refused, and to the words of our rules."""
 
 TAKEN = {
     "Relu": RELU,

@@ -18,7 +18,7 @@ from tests.export.fake_cuda import Arrays, Context, Engine, Runtime
 
 
 def write_with_engines(folder: Path, model: bytes | None = None) -> Path:
-    """The analytic model's folder, or another ONNX file's, with both engines."""
+    """Write the folder of the analytic model, or of another ONNX file, with both engines."""
     described = manifest()
     with Draft(folder) as draft:
         draft.put(WEIGHTS, weights())
@@ -28,7 +28,7 @@ def write_with_engines(folder: Path, model: bytes | None = None) -> Path:
 
 
 def by_onnx(model: bytes) -> Any:
-    """What an engine of the ONNX file computes."""
+    """A function that computes what an engine of the ONNX file computes."""
     session = ort.InferenceSession(model)
 
     def compute(inputs: Arrays) -> Arrays:
@@ -39,7 +39,7 @@ def by_onnx(model: bytes) -> Any:
 
 
 class Kernels:
-    """Stands for IRuntimeCache: a shape's kernels are a byte."""
+    """Stands for IRuntimeCache; the kernels of a shape are one byte."""
 
     def __init__(self) -> None:
         self.content = b""
@@ -102,7 +102,7 @@ class RtxEngine(Engine):
 
 
 def zeros(inputs: Arrays) -> Arrays:
-    """What an engine computed that an older builder made for Turing."""
+    """The results of an engine for Turing that an older builder made."""
     b, _, h, w = inputs["ntl"].shape
     return {
         s.name: np.zeros((b, s.channels, *((8 * h, 8 * w) if s.hr else (h, w))), np.float32) for s in OUTPUTS

@@ -28,7 +28,7 @@ def lights(side: int = 48, seed: int = 1, cities: int = 14) -> Floats:
 
 
 def hole(side: int = 48) -> NDArray[np.bool_]:
-    """A gap of 120 pixels."""
+    """The mask of a gap of 120 pixels."""
     gap = np.zeros((side, side), bool)
     gap[10:20, 12:24] = True
     return gap
@@ -52,7 +52,7 @@ def infer(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 
 
 def refusal(capfd: pytest.CaptureFixture[str], folder: Path, *arguments: object) -> str:
-    """The one sentence with which a run of the arguments is refused, with nothing written."""
+    """The one sentence with which a run is refused, before anything is written."""
     before = sorted(folder.iterdir())
     status, said = infer(capfd, *arguments, "--out", folder / "refused.tif")
     errors = [line for line in said.splitlines() if line.startswith("error: ")]

@@ -12,13 +12,13 @@ from tests.in_process import MAINS, run_here
 
 FOLDER = Path(sys.executable).parent
 MODULES = {program: module for program, (module, _) in MAINS.items()}
-"""What Python runs as `-m`."""
+"""The module of each program, for `python -m`."""
 
 
 def run(
     program: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A program in a folder; in a process of its own where variables of the environment are to decide."""
+    """Run a program in a folder; with environment variables in a process of its own."""
     if environment is None:
         return run_here(program, *arguments, cwd=cwd)
     command = [sys.executable, "-m", MODULES[program], *map(str, arguments)]
@@ -44,7 +44,7 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
 def shell(
     command: str, cwd: Path, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A command as printed, in a shell that finds what `pip install` has put beside Python."""
+    """Run a command as printed, in a shell that finds the programs that `pip install` has put beside Python."""
     found = {"PATH": f"{FOLDER}:{os.environ['PATH']}"} | (environment or {})
     done = subprocess.run(
         ["bash", "-c", command],
@@ -59,7 +59,7 @@ def shell(
 
 
 def advised(message: str, start: str) -> str:
-    """The command in a message, which ends it."""
+    """The command at the end of a message."""
     assert start in message, message
     return message[message.index(start) :]
 

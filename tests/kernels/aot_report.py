@@ -15,7 +15,7 @@ from tests.kernels.compiling import compile_launch, instructions, loops
 
 
 def chosen(preset: str) -> list[Launch]:
-    """All variants, those of one kernel, or one of each kernel: at ×8, and of `align` the one that reads 8 bands."""
+    """All variants, those of one kernel, or one of each kernel: that at ×8, and for `align` that of 8 bands."""
     every = list(variants(PRESETS[preset], DTYPES[sys.argv[3]]))
     if sys.argv[4] == "all":
         return every

@@ -1,6 +1,6 @@
 """What the compiler makes of a kernel for any GPU, on a machine without one: registers, memory, widths of accesses.
 
-Not under TRITON_INTERPRET=1.
+It does not work with TRITON_INTERPRET=1.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SCRATCH_POINTERS = 2
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """A kernel for one architecture. registers: a thread. stack, local: bytes a thread in local memory, where spills
-    go. shared: bytes a program. widths: bytes of a global access → (loads, stores) in the PTX."""
+    """A kernel for one architecture. registers: of a thread. stack, local: bytes of a thread in local memory, which
+    spills use. shared: bytes of a program. widths: bytes of a global access → (loads, stores) in the PTX."""
 
     launch: Launch
     arch: int
@@ -83,7 +83,7 @@ def compile_launch(launch: Launch, arch: int) -> CompiledKernel:
 
 
 def _resource_usage(cubin: bytes) -> dict[str, int]:
-    """REG, STACK, LOCAL … of the only kernel."""
+    """REG, STACK, LOCAL … of the only kernel in a cubin."""
     text = _tool("cuobjdump", "-res-usage", cubin)
     return {name: int(value) for name, value in re.findall(r"\b([A-Z]+):(\d+)", text)}
 
@@ -113,7 +113,7 @@ def loops(cubin: bytes) -> list[int]:
 
 
 def _tool(name: str, option: str, cubin: bytes) -> str:
-    """What a tool in Triton's wheel prints of a cubin."""
+    """The output of a tool in Triton's wheel for a cubin."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name

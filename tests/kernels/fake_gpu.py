@@ -1,4 +1,4 @@
-"""A network on "cuda" where there is no GPU: fake tensors, and of CUDA the one thing that a build for CPUs lacks."""
+"""A network on "cuda" without a GPU: fake tensors, and the only part of CUDA that is missing in a build for CPUs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch._subclasses import FakeTensorMode
 
 DEVICE = "cuda:0"
 _CUDA, _META = 1, 14
-"""Places of devices in PyTorch's list of device guards."""
+"""Indices of devices in PyTorch's list of device guards."""
 
 
 @contextlib.contextmanager
 def fake_cuda() -> Iterator[FakeTensorMode]:
-    """Inside, tensors are fake and may be on "cuda": they have shapes and layouts, and no values.
+    """Inside this context tensors are fake and may be on "cuda". They have shapes and layouts, but no values.
 
-    A build for CPUs has no guard that makes a CUDA device the current one, which slicing asks for even of fake tensors;
-    a build with CUDA gives fake tensors one that does nothing. The one of "meta" does nothing either.
+    Slicing needs a guard that makes a CUDA device the current one, even for fake tensors. A build for CPUs has none,
+    while that of a build with CUDA does nothing for fake tensors. The guard of "meta", which does nothing, is used.
     """
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
     try:

@@ -1,4 +1,4 @@
-"""Whole runs with a stand-in for the device and a model of few operations, beside the same run on the host's path."""
+"""Whole runs with a stand-in for the device and a small model, to compare with the same runs on the host's path."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def analytic(inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 class OnDevice(TorchBackend):
-    """The model for both paths; without a stand-in there is only the host's. on_device: another one there."""
+    """The model for both paths; without a stand-in only the host has one. on_device: another model for the device."""
 
     def __init__(self, compute: Compute, device: StandIn | None, on_device: Compute | None = None) -> None:
         super().__init__(compute, torch.device("cpu"))
@@ -64,7 +64,7 @@ def run(
     on_device: Compute | None = None,
     **more: Any,
 ) -> pipeline.RunReport:
-    """One run. device: None for the host's path. core: 0 for automatic tiles."""
+    """Make one run. device: None for the host's path. core: 0 for automatic tiles."""
     monkeypatch.setattr(paths, "open_model", lambda *_: OnDevice(compute, device, on_device))
     tiles = TileRequest(core or None)
     options = RunOptions(scene=scene, out=out, model=model, tiles=tiles, threads=2, **more)
@@ -74,6 +74,6 @@ def run(
 
 
 def pixels(path: Path) -> np.ndarray:
-    """All bands, NaN = nodata."""
+    """All bands of the output; NaN is nodata."""
     with rasterio.open(path) as file:
         return np.asarray(file.read(masked=True).astype(np.float64).filled(np.nan))

@@ -1,8 +1,8 @@
-"""A device made of CPU tensors that is as late as a real one may be, and fails where memory is touched too early.
+"""A device made of CPU tensors. It works as late as a real one may, and fails where memory is used too early.
 
-What is put on a stream waits until a host thread waits for an event; then streams are worked off in an order drawn
-from a seed. Beside that, clocks say of every two uses of a piece of memory, one of them a write, whether an event
-orders them, whatever order was drawn.
+Work on a stream is not done before a host thread waits for an event; then the streams are processed in an order drawn
+from a seed. In addition, clocks tell of every two uses of a piece of memory, of which at least one writes, whether an
+event orders them, independently of the order that was drawn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOST = -1
 
 
 class TouchedTooEarly(AssertionError):
-    """Nothing orders two uses of a piece of memory."""
+    """No event orders two uses of a piece of memory."""
 
 
 class Memory:
@@ -61,7 +61,8 @@ class Event:
 
 @dataclass
 class Step:
-    """Something on a stream. after: what must be done before, on another one. at: its place in the device's order."""
+    """A piece of work on a stream. after: work on another stream that must be done before. at: its place in the order
+    of the device."""
 
     work: Callable[[], None] | None = None
     after: Step | None = None
@@ -71,7 +72,7 @@ class Step:
 
 @dataclass
 class Graph:
-    """A program, and what it touches."""
+    """A program, and the memory that it uses."""
 
     program: Callable[[], None]
     reads: Sequence[Memory]
@@ -208,14 +209,14 @@ class StandIn:
             self.check(memory, self.known, writes=writes)
 
     def release(self) -> None:
-        """Memory is counted again from nothing: only what fails to fit lets go of everything."""
+        """Count memory from zero again. Only a failed allocation frees everything."""
         self.allocated = 0
 
     def out_of_memory(self, error: BaseException) -> bool:
         return "out of memory" in str(error)
 
     def check(self, memory: Memory, clock: Clock, *, writes: bool) -> None:
-        """Raise where a use of `memory` that `clock` does not know of may still be going on."""
+        """Raise if a use of `memory` may still be going on that `clock` does not know to be finished."""
         uses = dict(memory.read) if writes else {}
         if memory.written is not None:
             stream, tick = memory.written
@@ -225,12 +226,12 @@ class StandIn:
                 raise TouchedTooEarly(f"memory of {len(memory.bytes)} bytes, in use by stream {stream}")
 
     def alive(self) -> None:
-        """Raise what broke the device, as every later call does."""
+        """Raise the error that broke the device, as every later call does."""
         if self.broken is not None:
             raise RuntimeError(self.broken)
 
     def reach(self, event: Event) -> None:
-        """Work until an event's point is done, and on whatever comes first by the seed."""
+        """Process work, in the order of the seed, until that before an event is done."""
         with self.lock:
             self.waits += 1
             self.alive()

@@ -1,4 +1,4 @@
-"""A real browser for tests: Chromium, spoken to over its debugging pipe (the Chrome DevTools Protocol)."""
+"""A real browser for tests: Chromium, controlled through its debugging pipe (the Chrome DevTools Protocol)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 PATIENCE_S = 120
-"""A loaded machine is slow; a browser that hangs is found all the same."""
+"""Long enough for a busy machine; a browser that hangs is still found."""
 
 
 def chromium() -> str:
-    """Its program; the test is skipped, saying so, where there is none."""
+    """The browser's program. The test is skipped with a message where there is none."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("no Chromium, so no page was looked at: apt-get install chromium")
@@ -40,7 +40,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **given: Any) -> Any:
-        """One command and its answer; events on the way are noted."""
+        """Send a command and return its answer. Events that come before are noted."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": given}
         if self._session is not None:
@@ -69,7 +69,7 @@ class Browser:
             self.errors.append(str(event["params"]["exceptionDetails"]))
 
     def look(self, script: str) -> Any:
-        """What an expression of the page is."""
+        """The value of an expression in the page."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -82,7 +82,7 @@ class Browser:
             time.sleep(0.05)
 
     def open(self, page: Path, width: int, height: int, touch: bool = False) -> None:
-        """A page in a window of this size, drawn."""
+        """Open a page in a window of this size and wait until it is drawn."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
@@ -101,7 +101,7 @@ class Browser:
         self.mouse("Released", *end, button="left", clickCount=1)
 
     def touch(self, *places: list[tuple[float, float]]) -> None:
-        """Fingers that go from place to place, all at once, and leave."""
+        """Move several fingers from place to place at once, then lift them."""
         kinds = ["touchStart"] + ["touchMove"] * (len(places) - 1)
         for kind, fingers in zip(kinds, places, strict=True):
             points = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(fingers)]
@@ -118,7 +118,7 @@ class Browser:
 
 @contextmanager
 def browsing(folder: Path) -> Iterator[Browser]:
-    """A browser whose files lie in a folder. It ends with the block."""
+    """A browser that keeps its files in a folder. It ends with the block."""
     from_us, to_it = os.pipe()
     from_it, to_us = os.pipe()
 

@@ -53,7 +53,7 @@ def interrupt(*_: object, **__: object) -> None:
 
 @pytest.fixture
 def stopped(stopped_once: Stopped, tmp_path: Path) -> Stopped:
-    """A copy to spoil; files keep their times."""
+    """A copy that tests may damage. Its files keep their times."""
     folder = tmp_path / "copy"
     shutil.copytree(stopped_once.request.out.parent, folder)
     old = stopped_once.request

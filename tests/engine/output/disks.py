@@ -29,12 +29,12 @@ METHODS = (
     "remove_tree",
 )
 State = dict[PurePosixPath, bytes | None]
-"""What a folder holds: path → bytes, or None for a folder."""
+"""The content of a folder: from each path to its bytes, or to None for a folder."""
 
 
 @contextlib.contextmanager
 def installed(disk: Disk) -> Iterator[None]:
-    """Every part of the engine that was given no disk of its own works on `disk`."""
+    """Inside this context all parts of the engine without a disk of their own use `disk`."""
     for name in METHODS:
         setattr(DISK, name, getattr(disk, name))
     try:
@@ -164,7 +164,7 @@ class RecordingDisk(Disk):
 
 @dataclass
 class _Change:
-    """Names of a folder that change together: name → node, None where it goes."""
+    """Names in a folder that change together: from each name to its node, or to None if it is removed."""
 
     names: dict[str, _Node | None]
     durable: bool = False
@@ -192,7 +192,7 @@ class _Node:
 
 
 class PowerLoss:
-    """A file system that keeps what is synced, and of the rest any subset.
+    """A file system that keeps everything that is synced, and any subset of the rest.
 
     A file's bytes are safe after its sync, the names in a folder after the folder's.
     """
@@ -230,7 +230,7 @@ class PowerLoss:
             folder.changes.append(_Change({op.path.name: _Node(op.what == "make folder")}))
 
     def states(self, limit: int, rng: random.Random) -> Iterator[State]:
-        """What may be found after a crash now: all of it, or `limit` random ones where there are more."""
+        """The states that a crash may leave now: all of them, or `limit` random ones if there are more."""
         nodes = list(self._all(self.root))
         pending = [change for node in nodes for change in node.changes if not change.durable]
         torn = [node for node in nodes if not node.is_folder and node.content != node.unsynced is not None]

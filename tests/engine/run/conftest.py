@@ -35,7 +35,7 @@ def whole_once(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 @pytest.fixture
 def whole(whole_once: Whole, tmp_path: Path) -> Whole:
-    """The same into a folder of its own."""
+    """The same run, with an output folder of its own."""
     return dataclasses.replace(
         whole_once, request=dataclasses.replace(whole_once.request, out=tmp_path / "o.tif")
     )

@@ -1,4 +1,4 @@
-"""A run by one process, for tests of those that share it."""
+"""A run by one process, for tests of runs that several processes share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A run by one process, and its bytes."""
+    """A run by one process, and the bytes of its output."""
 
     request: RunOptions
     expected: bytes
@@ -24,14 +24,14 @@ class Whole:
 
     @property
     def last(self) -> RunOptions:
-        """The run that finishes."""
+        """The options of the last run, which finishes the output."""
         return dataclasses.replace(self.request, mode=Mode.RESUME)
 
     def packs(self) -> dict[str, bytes]:
         return {p.name: p.read_bytes() for p in parts_folder(self.request.out).rglob("*.pack")}
 
     def check_finished(self, kept: int) -> None:
-        """The run that finishes computes only what is missing, and leaves the output alone."""
+        """Check that the last run computes only what is missing, and leaves nothing but the output."""
         report = infer(self.last)
         assert report is not None and report.packs["kept_from_earlier_run"] == kept
         assert self.request.out.read_bytes() == self.expected

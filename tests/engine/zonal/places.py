@@ -24,7 +24,7 @@ SHAPE = (23, 31)
 
 
 def light(seed: int = 0, shape: tuple[int, int] = SHAPE) -> np.ndarray:
-    """Radiances of two decades, with holes."""
+    """Radiances over two orders of magnitude, with holes."""
     rng = np.random.default_rng(seed)
     values = np.exp(rng.normal(0.5, 1.2, shape)).astype(np.float32)
     values[3:6, 8:12] = np.nan
@@ -34,7 +34,7 @@ def light(seed: int = 0, shape: tuple[int, int] = SHAPE) -> np.ndarray:
 def write_map(
     path: Path, place: tuple[str, Affine] = LATLON, values: np.ndarray | None = None, **more: Any
 ) -> Path:
-    """A map of one band, as deeplight-infer writes them, or with `names` of several."""
+    """Write a map with one band as deeplight-infer does, or with several bands for `names`."""
     pixels = light() if values is None else values
     count = 1 if pixels.ndim == 2 else len(pixels)
     given = {"nodata": float("nan"), "units": [UNIT] * count, **more}
@@ -44,7 +44,7 @@ def write_map(
 def write_regions(
     path: Path, shapes: Mapping[Any, Any], crs: str | None = "EPSG:4326", column: str = "name", **more: Any
 ) -> Path:
-    """A vector file with the names in a column."""
+    """Write a vector file with the names in a column."""
     warnings.filterwarnings("ignore", "'crs' was not provided")
     kinds = {shape.geom_type for shape in shapes.values()}
     pyogrio.raw.write(
@@ -66,7 +66,7 @@ def on_pixels(place: tuple[str, Affine], *corners: tuple[float, float]) -> Any:
 
 @dataclass(frozen=True)
 class Counted:
-    """What a region holds. area_km2: all of it that lies in the map, data_km2: with data."""
+    """The content of a region. area_km2: its area within the map. data_km2: its area with data."""
 
     area_km2: float
     data_km2: float
@@ -77,7 +77,7 @@ class Counted:
 
 
 def counted(file: Path, shape: Any, crs: str, points: int, threshold: float = 1.0) -> Counted:
-    """The reference: points × points in every pixel, each in the region or not; areas of pixels on the ellipsoid."""
+    """The reference: points × points of every pixel lie in the region or not; areas of pixels are on the ellipsoid."""
     with rasterio.open(file) as raster:
         values, place, target = raster.read(1), raster.transform, raster.crs
     (height, width), within = values.shape, (np.arange(points) + 0.5) / points

@@ -1,4 +1,4 @@
-"""Small clip trees for tests: a known scene, and what is cut from it."""
+"""Small trees of clips for tests, cut from a known scene."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deeplight.train.clips.plan import ClipPlanOptions
 from tests.scenes import ARC, NORTH, WEST, SceneFiles, north_up, write_raster, write_scene
 
 ANY = Rules(min_valid=0.0, max_cloud=1.0, min_lit=0.0)
-"""Every clip is good enough."""
+"""Rules for which every clip is good enough."""
 
 
 def write_truth(folder: Path, height: int, width: int, seed: int = 5) -> tuple[Path, Path]:
