@@ -62,7 +62,7 @@ class Finished(nn.Module):
                 bands += [torch.minimum(ends[:, :1], radiance), torch.maximum(ends[:, 1:], radiance)]
             elif band == "quality":
                 bands.append(self._quality(offset, ntl, ntl_valid, dmo_valid, dem_valid))
-        made = torch.cat(bands, dim=1)
+        made = torch.cat(bands, dim=1) if len(bands) > 1 else radiance  # without a copy
         counts = self._counts(made, _repeated(own) != 0, dmo_valid != 0, dem_valid != 0)
         return made[0], seen(radiance, sensor.rows, sensor.columns)[0, 0], counts
 

@@ -86,7 +86,8 @@ def finish(
     """
     pixels = Pixels("uint16" if out.dtype == torch.uint16 else "float32", scale, offset, nodata)
     _check(radiance, valid, out, halves, corner)
-    if not dispatch.use_kernel("finish", implementation, [radiance, valid], differentiable=False):
+    tensors = [radiance, valid]
+    if not dispatch.use_kernel("finish", implementation, tensors, differentiable=False, exported=False):
         reference.finish(radiance, valid, out, halves, corner, pixels)
     else:
         run(plan(radiance, valid, out, halves, corner, pixels))

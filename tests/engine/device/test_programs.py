@@ -26,14 +26,17 @@ BANDS = ("isp", "offset", "quality", "interval")
 
 
 @pytest.mark.parametrize(
-    "conserving",
+    ("bands", "conserving"),
     [
-        pytest.param(None, marks=pytest.mark.slow, id="plain"),
-        pytest.param(Conserving((4.68, 1.01), 4, 1e-3), id="conserving"),
+        pytest.param(BANDS, None, marks=pytest.mark.slow, id="plain"),
+        pytest.param(BANDS, Conserving((4.68, 1.01), 4, 1e-3), id="conserving"),
+        pytest.param((), None, id="radiance alone"),
     ],
 )
-def test_what_follows_the_network_is_one_graph(conserving: Conserving | None) -> None:
-    wanted = Wanted(BANDS, 7, None, conserving, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (0.0, 1.0))
+def test_what_follows_the_network_is_one_graph(bands: tuple[str, ...], conserving: Conserving | None) -> None:
+    wanted = Wanted(
+        bands, 7 if bands else 1, None, conserving, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (0.0, 1.0)
+    )
     finished, draw = Finished(wanted).eval(), torch.Generator().manual_seed(0)
     inputs = [torch.rand(input_shape(spec, 1, 9, 11), generator=draw) for spec in INPUTS]
     outputs = [torch.rand(1, n, 9 * s, 11 * s, generator=draw) for n, s in ((1, 8), (1, 8), (2, 1), (2, 8))]
