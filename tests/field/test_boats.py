@@ -43,8 +43,8 @@ def country(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def told(country: Path, *arguments: str) -> str:
-    done = run("deeplight-infer", *arguments, "--out", "o.tif", "--overwrite", "--tiles", "64", cwd=country)
+def told(country: Path, *arguments: object) -> str:
+    done = run("deeplight-infer", *arguments, "--out", "o.tif", "--overwrite", "--tiles", SIDE, cwd=country)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
