@@ -162,7 +162,6 @@ class Dispatch:
         """A worker is gone: its packs are tried again, another comes in its place."""
         if lost.fatal:
             raise DeepLightError(lost.reason)
-        self._segments.leave(lost.worker)
         hands = self._hands.pop(lost.worker, None)
         self._coming -= hands is None
         self.lost.append(lost.reason)
@@ -181,18 +180,21 @@ class Dispatch:
         """Try a pack again, alone in its worker: if it is at fault, nothing else is lost with that."""
         failed = self._failed.setdefault(key, [])
         failed.append(worker)
-        if any(key in hands.keys for hands in self._hands.values()):
-            return  # another has it as well
-        if final or len(failed) >= TRIES:
-            self._left.discard(key)
-            self.given_up.append(GivenUp(key, reason, tuple(failed)))
-            self._said(f"warning: pack {key[0]},{key[1]} is given up: {reason}")
-            if len(self.given_up) > MOST_QUARANTINED:
-                raise DeepLightError(
-                    f"more than {MOST_QUARANTINED} packs failed, so the run was stopped: {reason}"
-                )
-        elif key not in self._again:
-            self._again.append(key)
+        if not final and len(failed) < TRIES:
+            if key not in self._again:
+                self._again.append(key)
+        elif not any(key in hands.keys for hands in self._hands.values()):  # else another may still make it
+            self._give_up(GivenUp(key, reason, tuple(failed)))
+
+    def _give_up(self, pack: GivenUp) -> None:
+        """Put a pack into quarantine. Raises DeepLightError where there are too many."""
+        self._left.discard(pack.key)
+        self.given_up.append(pack)
+        self._said(f"warning: pack {pack.key[0]},{pack.key[1]} is given up: {pack.reason}")
+        if len(self.given_up) > MOST_QUARANTINED:
+            raise DeepLightError(
+                f"more than {MOST_QUARANTINED} packs failed, so the run was stopped: {pack.reason}"
+            )
 
     def _count_failure(self, reason: str) -> None:
         self._in_a_row += 1
@@ -232,7 +234,7 @@ class Dispatch:
         """A pack that failed, on another worker where there is one."""
         others = {other.name for other in self._hands.values() if other is not idle}
         for key in self._again:
-            if idle.name not in self._failed[key] or others <= set(self._failed[key]):
+            if key in self._left and (idle.name not in self._failed[key] or others <= set(self._failed[key])):
                 self._again.remove(key)
                 return key
         return None
@@ -245,7 +247,7 @@ class Dispatch:
         for hands in self._hands.values():
             if hands is not idle and now - hands.since > limit:
                 for key in hands.keys:
-                    if copies[key] == 1 and key in self._left and key not in self._failed:
+                    if copies[key] == 1 and key in self._left:
                         self.duplicates += 1
                         return key
         return None

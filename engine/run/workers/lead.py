@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -58,10 +59,18 @@ def _in_a_thread(work: Callable[[], Any], stop: threading.Event) -> Any:
     try:
         while not found.done():
             wait([found], _POLL_S)
+            _keep_handlers()
     finally:
         stop.set()
         wait([found])
     return found.result()
+
+
+def _keep_handlers() -> None:
+    """Ray takes SIGTERM over when it starts, to write its stack to the terminal: Python's own handlers are put back."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.getsignal(number))
 
 
 class Lead:

@@ -19,20 +19,12 @@ class PackSegments:
         self._free = deque(deque(keys[a:b]) for a, b in itertools.pairwise(ends) if a < b)
         self._own: dict[int, deque[Key]] = {}
 
-    def __bool__(self) -> bool:
-        return any(self._free) or any(self._own.values())
-
     def next(self, worker: int) -> Key | None:
         """The next pack for a worker; None where all are given out."""
         own = self._own.get(worker)
         if not own:
             own = self._own[worker] = self._more()
         return own.popleft() if own else None
-
-    def leave(self, worker: int) -> None:
-        """A worker is gone: its run is free for others."""
-        if own := self._own.pop(worker, None):
-            self._free.append(own)
 
     def _more(self) -> deque[Key]:
         """A run that nobody has, or the later half of the longest, which is the one that lasts longest."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,11 @@ class Led:
         with contextlib.suppress(psutil.NoSuchProcess):
             self.seen |= set(psutil.Process(self.process.pid).children(recursive=True))
         return [p for p in self.seen if alive(p)]
+
+    def ray_folder(self) -> Path:
+        """Where Ray's sockets are."""
+        lines = [" ".join(process.cmdline()) for process in self.look()]
+        return next(Path(found[0]) for line in lines if (found := re.search(r"/tmp/deeplight-\w+", line)))
 
     def wait(self, ready: Callable[[], bool]) -> None:
         wait_for(lambda: self.look() is not None and (ready() or self.process.poll() is not None))

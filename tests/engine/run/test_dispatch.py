@@ -70,7 +70,10 @@ class Crew:
             self.now += 0.2
             return []
         self.now, _, worker = heapq.heappop(self._events)
-        if worker in self.gone | self.frozen:
+        if worker in self.gone:
+            return []
+        if worker in self.frozen:
+            self._at(1.0, worker)
             return []
         if not self.hands[worker]:
             return [Ready(worker, f"worker {worker}")]
@@ -80,6 +83,7 @@ class Crew:
             self.gone.add(worker)
             return [event]
         if worker in self.frozen:
+            self._at(1.0, worker)
             return []
         self.hands[worker].pop(0)
         if self.hands[worker]:
@@ -118,11 +122,10 @@ def test_runs_of_neighbours_halved_for_who_has_none() -> None:
     assert segments.next(2) == KEYS[15]
     taken = segments.next(1)
     assert taken == KEYS[23], "the later half of what the other has"
-    segments.leave(2)
     rest = []
     while (key := segments.next(1)) is not None:
         rest.append(key)
-    assert sorted([*first, KEYS[15], taken, *rest]) == KEYS and not segments
+    assert sorted([*first, KEYS[15], taken, *rest]) == KEYS
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -200,25 +203,51 @@ def test_a_frozen_worker_costs_no_more_than_three_packs_and_thaws_in_peace() -> 
     assert crew.now - calm.now <= 3 * PACK_S + 1
 
 
-def test_a_thawed_worker_that_answers_for_a_pack_that_is_done() -> None:
-    thawed = []
+def test_a_thawed_worker_that_answers_for_packs_that_others_have_stored() -> None:
+    """Two freeze; the third has computed the packs of one when that thaws, and those of the other still to do."""
+    thawed: list[float] = []
 
-    def slow(crew: Crew, worker: int, key: Key) -> None:
-        if key == (0, 1) and not thawed:  # answers long after another was given its packs
-            thawed.append(key)
-            crew.hands[worker].insert(0, key)
+    def freeze(crew: Crew, worker: int, key: Key) -> None:
+        if worker in (1, 2) and not thawed:
             crew.frozen.add(worker)
-            crew._at(6 * PACK_S, worker)
 
     class Thawing(Crew):
         def wait(self) -> Sequence[Ready | Verdict | Lost]:
-            if thawed and self.now > 12 * PACK_S:
-                self.frozen.clear()
+            if max(self.given.values(), default=0) == 2 and not thawed:
+                thawed.append(self.now + 2 * PACK_S + 1)
+            if thawed and self.now > thawed[0]:
+                self.frozen.discard(1)
             return super().wait()
 
-    crew = Thawing(slow)
+    crew = Thawing(freeze)
     dispatch, stored = dispatched(crew, 3)
-    assert thawed and len(stored) == len(KEYS) and not dispatch.given_up
+    assert thawed and crew.frozen == {2} and dispatch.duplicates >= DEPTH
+    assert len(stored) == len(KEYS) and not dispatch.given_up and not dispatch.lost
+
+
+def test_a_worker_killed_while_it_does_the_work_of_a_frozen_one() -> None:
+    def fault(crew: Crew, worker: int, key: Key) -> Lost | None:
+        if worker == 1:
+            crew.frozen.add(worker)
+        return Lost(worker, "killed") if worker == 2 and crew.given[key] == 2 else None
+
+    crew = Crew(fault)
+    dispatch, _ = dispatched(crew)
+    assert dispatch.lost == ["killed"] and crew.frozen == {1} and not dispatch.given_up
+    assert crew.now < (len(KEYS) + 8) * PACK_S
+
+
+def test_losses_that_are_far_apart_end_no_run() -> None:
+    seen: set[Key] = set()
+
+    def fault(crew: Crew, worker: int, key: Key) -> Lost | None:
+        known = key in seen
+        seen.add(key)
+        return None if known or key[1] != 3 else Lost(worker, "killed")
+
+    keys = [(row, col) for row in range(MOST_QUARANTINED + 5) for col in range(6)]
+    dispatch, _ = dispatched(Crew(fault), 1, keys)
+    assert len(dispatch.lost) == MOST_QUARANTINED + 5 and not dispatch.given_up
 
 
 def test_the_stuck_are_replaced() -> None:

@@ -14,7 +14,9 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode, Record, claimed_parts, parts_folder
 from deeplight.engine.run import preparation, work
 from deeplight.engine.run.events import Events
+from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.tiling import TilePlan
+from deeplight.engine.run.workers.lead import Lead
 from deeplight.engine.run.workers.messages import Computed, Done, Proposal, Told, Trouble
 from deeplight.engine.run.workers.relay import Relay, Voice
 from deeplight.engine.run.workers.request import Workers
@@ -224,3 +226,18 @@ def test_half_of_the_pixels_are_nodata_somewhere(whole: Whole) -> None:
 
     with rasterio.open(whole.request.scene.ntl) as dataset:
         assert 0 < np.mean(dataset.read(1) == -1) < 0.5
+
+
+def test_a_resumed_run_takes_the_threads_of_its_packs(whole: Whole) -> None:
+    request = dataclasses.replace(whole.request, workers=Workers(True, None, 2), threads=None)
+    resumed = dataclasses.replace(request, mode=Mode.RESUME)
+    with Events(None) as events:
+
+        def threads(options: RunOptions) -> int | None:
+            return Lead(options, Workers(True, None, 2), Silent(), events, False)._like_before().threads
+
+        assert threads(resumed) is None
+        first = site(whole, threads=3)
+        begun(whole, proposed(first).record, first)
+        assert threads(request) is None and threads(resumed) == 3
+        assert threads(dataclasses.replace(resumed, threads=2)) == 2
