@@ -38,14 +38,14 @@ TYPICAL_BYTES = {"float32": 2.5, "uint16": 1.0}
 """Compressed bytes per pixel, measured with zstd level 1 on lights with texture."""
 
 _PATIENCE_S, _PAUSE_S = 60.0, 0.5
-"""How long names that are listed are waited for; NFS clients remember names for up to a minute."""
+"""How long to wait for files whose names are listed: NFS clients remember for up to a minute that a name was absent."""
 
 
 @dataclass(frozen=True)
 class BandSpec:
     """One output band: its description and its unit ("" for none).
 
-    flags: its values are bit flags; overviews hold the union of those of their pixels instead of a mean.
+    flags: whether its values are bit flags, of which overviews hold the union instead of the mean.
     """
 
     name: str
@@ -60,11 +60,11 @@ class OutputSpec:
     grid: the HR grid.
     dtype: "float32" holds physical values; "uint16" holds round((value − offset) / scale).
     nodata: NaN or a number for float32, 0 or 65535 for uint16.
-    tags: metadata items of the file. Equal runs must give equal ones.
+    tags: metadata items of the file, which must be equal for equal runs.
     block: side of a TIFF tile in pixels, a multiple of 16.
     compression, zstd_level: "zstd" at that level, or "deflate" (level 6).
 
-    Raises InputError where a field is not as said.
+    Raises InputError where a field has another value.
     """
 
     grid: Grid
@@ -113,9 +113,9 @@ class OutputSpec:
 
     @property
     def codec(self) -> BlockCodec:
-        """What turns pixels into the bytes of a tile."""
+        """The codec that turns pixels into the bytes of a tile."""
         level = self.zstd_level if self.compression == "zstd" else 6
-        # The header must name exactly the number that the pixels hold.
+        # the header must have exactly the number that the pixels hold
         nodata = float(np.float32(self.nodata))
         return BlockCodec(self.block, self.dtype, self.scale, self.offset, nodata, self.compression, level)
 
@@ -128,7 +128,7 @@ class OutputSpec:
 def required_bytes(spec: OutputSpec, side: int | None = None) -> tuple[int, int]:
     """Disk space that packs and the finished file take together: (upper bound, typical).
 
-    side: of a pack in pixels; smaller packs need more beside the blocks, so the default is the smallest.
+    side: of a pack in pixels. Smaller packs need more space beside the blocks, so the default is the smallest.
     """
     bands, item = len(spec.bands), np.dtype(spec.dtype).itemsize
     full = _doublings(spec, side or spec.block)
@@ -156,7 +156,7 @@ def pack_count(spec: OutputSpec, side: int) -> int:
 
 
 def _doublings(spec: OutputSpec, side: int) -> int:
-    """k where side = block · 2^k. Raises InputError where there is none."""
+    """The k for which side = block · 2^k. Raises InputError where there is none."""
     doublings = (side // spec.block).bit_length() - 1
     if doublings < 0 or spec.block << doublings != side:
         raise InputError(
@@ -169,7 +169,7 @@ def _doublings(spec: OutputSpec, side: int) -> int:
 class PackStore:
     """Packs of one output in one folder, each `side` × `side` HR pixels (smaller only at the scene's edge).
 
-    side: block · 2^k. The finished file does not depend on it, bit for bit.
+    side: block · 2^k. No bit of the finished file depends on it.
     Different packs may be written by different threads or processes at the same time.
     Raises InputError for another side, DeepLightError where the folder cannot be made (needs its parent).
     """
@@ -215,15 +215,15 @@ class PackStore:
         return window
 
     def path(self, key: PackKey) -> Path:
-        """Where a pack is kept."""
+        """The file of a pack."""
         return self.folder / pack_name(key)
 
     def write(self, key: PackKey, pixels: Floats | Encoded, facts: Mapping[str, float] | None = None) -> int:
-        """Store a pack durably and return its bytes; one that is there stays, since equal pixels are equal bytes.
+        """Store a pack durably and return its bytes. An existing pack stays, since equal pixels have equal bytes.
 
         pixels: float32 (bands, height, width) of `window(key)`, physical values, NaN = nodata, or what the codec's
-        `encoded` makes of them, which gives the same bytes. facts: to be kept with it, see `index`; the output does
-        not hold them.
+        `encoded` makes of them, which gives the same bytes. facts: are stored with the pack, see `index`, and not in
+        the output.
         Raises ValueError for another shape, dtype or an infinite value, DeepLightError if the disk is full.
         """
         self._check_pixels(key, pixels)
@@ -250,7 +250,7 @@ class PackStore:
         return halve(level, self.spec.flag_bands) if half is None else half
 
     def write_empty(self, key: PackKey) -> int:
-        """Store a pack in which everything is nodata, durably, and return its bytes."""
+        """Store durably a pack in which everything is nodata, and return its size in bytes."""
         self.window(key)
         chunks = pack_chunks(self._fingerprint, key, [], None, {})
         return write_file(self.path(key), chunks, first_stays=True, disk=self.disk)
@@ -268,7 +268,7 @@ class PackStore:
         return found
 
     def index(self, key: PackKey) -> PackIndex:
-        """What a pack holds; its blocks are not read.
+        """The index of a pack, whose blocks are not read.
 
         Raises DamagedPack where it is missing, truncated or its index is damaged, InputError where it belongs
         to another output.
@@ -293,13 +293,13 @@ class PackStore:
             return read_rest(file, index, path.name)
 
     def present(self) -> set[PackKey]:
-        """The packs whose file is there, whatever is in it. By one listing: a name that was looked up too early seems
-        to be missing for up to a minute on a network disk."""
+        """The packs whose files exist, whatever they contain, from one listing of the folder: on a network disk a name
+        that was looked up too early seems to be missing for up to a minute."""
         names = {path.name for path in self.folder.iterdir()}
         return {key for key in self.keys() if self.path(key).name in names}
 
     def done(self, keys: Collection[PackKey] | None = None) -> set[PackKey]:
-        """The packs (of `keys`) that are there with every byte as written; damaged ones are removed.
+        """The packs (of `keys`) that exist with every byte as it was written. Damaged packs are removed.
 
         Reads all of them. Raises InputError where the folder holds packs of another output.
         """
@@ -308,13 +308,13 @@ class PackStore:
         until = time.monotonic() + _PATIENCE_S
         while unseen := self._sort_out(unseen & self.present(), good):
             if time.monotonic() > until:
-                break  # computed again, which gives the same
+                break  # it is computed again, which gives the same pack
             time.sleep(_PAUSE_S)
         return good
 
     def _sort_out(self, keys: Collection[PackKey], good: set[PackKey]) -> set[PackKey]:
-        """Add those packs to `good` that are as written, remove damaged ones. Returns those whose files are listed and
-        not found: a network disk's client has remembered their names as absent."""
+        """Add packs that are as they were written to `good`, and remove damaged ones. Returns those whose files are
+        listed but not found, because the client of a network disk has remembered their names as absent."""
         unseen = set()
         for key in sorted(keys):
             try:
@@ -341,5 +341,5 @@ class PackStore:
             self.disk.remove(self.path(key))
 
     def remove_leftovers(self) -> None:
-        """Remove temporary files of killed writers. Only where no other writer is at work."""
+        """Remove temporary files of killed writers. No other writer may be at work."""
         remove_leftovers(self.folder, {self.path(key).name for key in self.keys()}, disk=self.disk)
