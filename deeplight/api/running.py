@@ -109,7 +109,12 @@ def _run(
         )
     with arrays_named(scene.arrays):
         from deeplight.engine.run.pipeline import infer
+        from deeplight.engine.stack.options import is_group
 
+        if is_group(arguments.path("out", given["out"])):
+            raise InputError(
+                f"refine writes one map and out={str(given['out'])!r} is the name of a Zarr group: use refine_dates"
+            )
         told = progress_of(progress)
         _ = scene.rasters  # refuses a scene that is closed: arrays of it are gone
         loading = loading_of(model)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Dates:
     """Finished maps of several dates. folder: where they are, with lights.vrt, or the Zarr group. maps: date →
-    Cloud-Optimized GeoTIFF, as `zonal` takes them; empty for a group. report: what deeplight-infer writes as run.json
+    Cloud-Optimized GeoTIFF; empty for a group. report: what deeplight-infer writes as run.json
     of the folder."""
 
     folder: Path
@@ -34,7 +34,7 @@ class Dates:
 
     def __repr__(self) -> str:
         dates = sum(date["status"] == "complete" for date in self.report["dates"])
-        return f"Dates: {dates} maps in {self.folder}"
+        return f"Dates: {dates} {'maps' if self.maps else 'dates'} in {self.folder}"
 
 
 def refine_dates(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeplight.api import arguments
 from deeplight.api.running import Run
+from deeplight.api.stacks import Dates
 from deeplight.api.telling import Teller, progress_of
 from deeplight.api.wording import arrays_named
 from deeplight.engine.core.errors import InputError
@@ -21,7 +22,7 @@ Map = str | Path | Run
 
 
 def zonal(
-    maps: Map | Sequence[Map] | Mapping[str, Map],
+    maps: Map | Dates | Sequence[Map] | Mapping[str, Map],
     regions: str | Path,
     *,
     by: str | None = None,
@@ -39,7 +40,8 @@ def zonal(
     """Sums, means and lit area of maps, by region and date. Needs the packages of `pip install deeplight[zonal]`.
 
     Args:
-        maps: What `refine` wrote or any raster of lights: one, several of different dates, or {date: map}.
+        maps: What `refine` or `refine_dates` returned, or any raster of lights: one, several of different dates, or
+            {date: map}.
         regions: A vector file with polygons, in any CRS.
         by: Column with the regions' names, each of which occurs once; None: the features' numbers.
         layer: Of the vector file, where it has several.
@@ -64,7 +66,7 @@ def zonal(
 
 
 def _table(
-    maps: Map | Sequence[Map] | Mapping[str, Map],
+    maps: Map | Dates | Sequence[Map] | Mapping[str, Map],
     dates: Sequence[str] | None,
     progress: bool | Teller | None,
     given: dict[str, Any],
@@ -91,9 +93,11 @@ def _table(
 
 
 def _maps(
-    maps: Map | Sequence[Map] | Mapping[str, Map], dates: Sequence[str] | None
+    maps: Map | Dates | Sequence[Map] | Mapping[str, Map], dates: Sequence[str] | None
 ) -> tuple[list[str], list[Span] | None]:
     """Names of the maps, and the dates that are given."""
+    if isinstance(maps, Dates):
+        maps = _of_dates(maps)
     if isinstance(maps, Mapping):
         if dates is not None:
             raise InputError(
@@ -103,6 +107,15 @@ def _maps(
     several = [maps] if isinstance(maps, str | Path | Run) else list(maps)
     names = [str(m.path if isinstance(m, Run) else arguments.path("maps", m)) for m in several]
     return names, arguments.dates(dates)
+
+
+def _of_dates(dates: Dates) -> list[Map]:
+    if not dates.maps:
+        raise InputError(
+            f"{dates.folder} is a Zarr group and tables are made of maps: give `refine_dates` a folder as `out`, or "
+            'write dates of the group as GeoTIFFs, as in group.ntl.isel(time=0).rio.to_raster("date.tif")'
+        )
+    return list(dates.maps.values())
 
 
 def _parsed(parse: Any, text: str) -> Any:

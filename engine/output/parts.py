@@ -187,6 +187,11 @@ def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
         ) from None
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file")
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a name beside which no file can be written. Raises InputError."""
     folder = path.parent
     if not folder.is_dir():
         raise InputError(f"{path} cannot be written: there is no folder {folder}; create it first")

@@ -17,7 +17,7 @@ from deeplight.engine.core.files import DISK, disk_errors, make_folder, temporar
 from deeplight.engine.core.locks import exclusive
 from deeplight.engine.output.acquired import parse_date
 from deeplight.engine.output.dates_zarr import REMOVED, DatesZarr, date_key, publish, require_zarr
-from deeplight.engine.output.parts import LOCK, Mode, busy, check_writable, exists, parts_folder
+from deeplight.engine.output.parts import LOCK, Mode, busy, check_folder, check_writable, exists, parts_folder
 from deeplight.engine.run.provenance import differing_tag
 from deeplight.engine.stack.options import REPORT
 from deeplight.engine.stack.pages import DatesPage
@@ -51,7 +51,9 @@ def check_group(options: StackOptions, nights: Sequence[Night]) -> None:
                 "give a folder as `out`"
             )
     check_ours(run.out)
-    if not run.out.is_dir():
+    if run.out.is_dir():
+        check_folder(run.out)
+    else:
         check_writable(run.out, (".zarr",))
     if run.mode is Mode.NEW and exists(run.out):
         raise InputError(f"{run.out} exists: use `overwrite=True` to replace it, or choose another name")

@@ -125,6 +125,7 @@ USES: dict[str, tuple[Use, str]] = {
     "both": (lambda f, m, o: opened(f, m, o, resume=True, overwrite=True), "resume=True and overwrite=True exclude"),
     "there already": (finished_twice, "use overwrite=True to replace it"),
     "a picture": (lambda f, m, o: opened(f, m, o, out="lights.png"), "does not end in .tif or .tiff"),
+    "a group": (lambda f, m, o: opened(f, m, o, out="lights.zarr"), "is the name of a Zarr group: use refine_dates"),
     "no path": (lambda f, m, o: opened(f, m, o, out=None), "out=None is not a path"),
     "progress as text": (lambda f, m, o: opened(f, m, o, progress="bar"), "progress='bar' is not None, True or"),
     "many streams": (lambda f, m, o: opened(f, m, o, streams=64, tiles=9), "streams=64 needs a thread for each tile"),

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 
 import deeplight as dl
+from deeplight.api import tables
 from tests.scenes import SceneFiles, write_raster
 
 MONTHS = ("2020-01", "2020-02")
@@ -57,6 +58,7 @@ def test_maps_are_those_of_refine(
         with dl.open_scene(path, **given) as scene:
             single = dl.refine(scene, model, out=tmp_path / "s.tif", bands="quality", overwrite=True)
         assert found.maps[month].read_bytes() == single.path.read_bytes()
+    assert tables._maps(found, None)[0] == [str(path) for path in found.maps.values()]
     again = dl.refine_dates(paths, **given, out=tmp_path / "o", model=model, bands="quality", resume=True)
     assert again.maps == found.maps and again.report["computed"] == 0
 
@@ -67,9 +69,11 @@ def test_a_zarr_group(
     pytest.importorskip("zarr", reason="zarr is not installed")
     xarray = pytest.importorskip("xarray")
     found = dl.refine_dates(write_months(tmp_path, lights), out=tmp_path / "o.zarr", model=model)
-    assert found.maps == {} and found.folder == tmp_path / "o.zarr" and "2 maps in" in repr(found)
+    assert found.maps == {} and found.folder == tmp_path / "o.zarr" and "2 dates in" in repr(found)
     with xarray.open_zarr(found.folder, chunks=None) as group:
         assert [str(t)[:7] for t in group.time.values] == list(MONTHS)
+    with pytest.raises(dl.InputError, match=r"o\.zarr is a Zarr group and tables are made of maps: give "):
+        dl.zonal(found, "districts.gpkg")
 
 
 def test_arrays_by_date(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import warnings
 from dataclasses import replace
@@ -242,6 +243,14 @@ def test_what_is_refused(months: Months, finished: Path, tmp_path: Path) -> None
     assert "has a time axis, and nothing says when" in refused(months, out, undated)
     both = (months.folder / f"ntl-{name(1)}.tif", months.folder / f"ntl-{name(2)}.tif")
     assert "begin on one day" in refused(months, out, *both, dates="2020,2020-01")
+
+
+@pytest.mark.parametrize("mode", [Mode.RESUME, Mode.OVERWRITE])
+def test_a_group_in_a_folder_that_takes_no_files(
+    months: Months, finished: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "is not writable; choose another one" in refused(months, finished, bands=BANDS, mode=mode)
 
 
 def test_parts_in_which_nothing_is_finished_are_begun_anew(months: Months, tmp_path: Path) -> None:
