@@ -1,4 +1,4 @@
-"""A run over an open scene with an open model, as far as it goes before anything is written."""
+"""The part of a run over an open scene with an open model that comes before anything is written."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """How a run goes about a scene. A context manager.
+    """The plan of a run over a scene. A context manager.
 
-    record: what its packs depend on. plan: how the scene is cut. spec: the output. work: what decides pixels.
+    record: what its packs depend on. plan: how the scene is cut. spec: the output. work: what computes the pixels.
     """
 
     record: Record
@@ -37,11 +37,11 @@ class PlannedRun:
 
     @property
     def side(self) -> int:
-        """Of a pack, in HR pixels."""
+        """The side of a pack in HR pixels."""
         return self.plan.pack * SCALE
 
     def check_space(self, options: RunOptions) -> None:
-        """Raises InputError where packs and output do not fit on the disk."""
+        """Raise InputError where packs and output do not fit on the disk."""
         from deeplight.engine.output.packs import pack_count, required_bytes
 
         typical = int(required_bytes(self.spec, self.side)[1] * valid_share(self.work.scene))
@@ -55,8 +55,8 @@ class PlannedRun:
 
 
 def plan_scene(options: RunOptions, scene: Scene, engine: Engine) -> PlannedRun:
-    """How to go about a scene. Raises InputError where that cannot be done, DeepLightError where `check` finds that
-    the precision does not do."""
+    """Plan a run over a scene. Raises InputError where it cannot be done, DeepLightError where `check` finds that the
+    precision does not suffice."""
     artifact, backend, threads = engine.artifact, engine.backend, engine.threads
     record, plan = plan_run(options, scene, artifact, backend, threads, engine.core)
     spec = output_spec(options, scene, artifact, backend)
@@ -75,7 +75,7 @@ def plan_scene(options: RunOptions, scene: Scene, engine: Engine) -> PlannedRun:
 def compare_first(
     options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, threads: int, progress: Progress
 ) -> None:
-    """Some tiles compared with float32 before the run. Raises DeepLightError where they differ too much."""
+    """Compare some tiles with float32 before the run. Raises DeepLightError where they differ too much."""
     with progress:
         progress.start(options.check, "tiles", "comparing with fp32")
         count = options.check

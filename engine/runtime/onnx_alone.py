@@ -1,8 +1,8 @@
-"""An ONNX model cut down to lights alone: what is left of it where no pixel has daytime bands or elevation.
+"""An ONNX model reduced to lights alone, for scenes in which no pixel has daytime bands or elevation.
 
-With masks of 0 everywhere the gates of `deeplight::fuse` are exactly 0, so that it changes each channel of the features
-of the lights by constants, film_bias (kernels/fuse/reference.py). Alignment, encoders and everything else that only
-leads there need not be computed, and the result keeps every bit.
+Where all masks are 0, the gates of `deeplight::fuse` are exactly 0, so that it changes each channel of the features of
+the lights by constants, film_bias (kernels/fuse/reference.py). The alignment, the encoders and what only they
+need are not computed, and the result keeps every bit.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _INTEGER, _KIND = 3, 20
 LAYERS = frozenset({"dmo", "dmo_valid", "dmo_bands", "dem", "dem_valid"})
 """Inputs that belong to daytime bands and elevation."""
 OUTPUTS = frozenset({"ntl_hr", "isp", "interval"})
-"""Outputs that there are without them. The offset is one of layers that are not there."""
+"""Outputs that exist without these inputs; there is no offset of layers that are missing."""
 
 
 def lights_alone(model: bytes, outputs: Collection[str]) -> bytes | None:
-    """The serialised ModelProto with these outputs and without the inputs of LAYERS; None where it has no such form.
+    """Return the serialised ModelProto with these outputs and without the inputs of LAYERS; None if that is impossible.
 
-    Right where every `dmo_valid` and `dem_valid` is 0. Raises ValueError where `model` is not well-formed protobuf.
+    It is right where every `dmo_valid` and `dem_valid` is 0. Raises ValueError if `model` is not well-formed protobuf.
     """
     if not OUTPUTS.issuperset(outputs):
         return None
@@ -51,7 +51,7 @@ def lights_alone(model: bytes, outputs: Collection[str]) -> bytes | None:
 
 
 def _freed(model: bytes) -> bytes:
-    """The model with constants in the place of every fusion, and with sides of tiles taken from the lights."""
+    """The model with constants in place of every fusion, and with the sides of tiles taken from the lights."""
     parts = []
     for number, value, whole in fields_of(memoryview(model)):
         if number == GRAPH and isinstance(value, memoryview):
@@ -68,7 +68,7 @@ def _freed(model: bytes) -> bytes:
 
 
 def _in_place_of(node: memoryview, whole: bytes) -> bytes:
-    """Fields of a graph that hold a node, or what takes its place."""
+    """Fields of a graph that hold a node, or the nodes that replace it."""
     operator = next(texts(node, _OPERATOR), "")
     if operator == "fuse" and next(texts(node, _DOMAIN), "") == "deeplight":
         return _constants(node)
@@ -89,7 +89,7 @@ def _in_place_of(node: memoryview, whole: bytes) -> bytes:
 
 
 def _side(node: memoryview) -> int | None:
-    """Which axis of a layer on the HR grid, 2 or 3, this node alone asks the length of; None where it does not."""
+    """The axis, 2 or 3, of a layer on the HR grid whose length alone this node computes; None for other nodes."""
     ends = {}
     for number, value, _ in fields_of(node):
         if number == ATTRIBUTE and isinstance(value, memoryview):
@@ -118,7 +118,7 @@ def _without_layers(graph: memoryview) -> tuple[bytes, bool]:
 
 
 def _constants(node: memoryview) -> bytes:
-    """Nodes of a graph that give main · (1 + γ) + β with γ and β from film_bias, in the place of a fusion."""
+    """Nodes that compute main · (1 + γ) + β with γ and β from film_bias, in place of a fusion."""
     reads, (out,) = list(texts(node, READS)), texts(node, MAKES)
     main, film_bias = reads[0], reads[-1]
     parts = ("gamma", "beta", "unity", "one", "gain", "plane", "factor", "shift", "modulated")
@@ -138,7 +138,7 @@ def _constants(node: memoryview) -> bytes:
 
 
 def _node(operator: str, reads: Sequence[str], makes: Sequence[str], attribute: bytes = b"") -> bytes:
-    """A NodeProto, named by what it makes."""
+    """A NodeProto with the name of its output."""
     fields = [*((READS, name) for name in reads), *((MAKES, name) for name in makes)]
     fields += [(_NODE_NAME, makes[0]), (_OPERATOR, operator)]
     text = b"".join(message_field(number, name.encode()) for number, name in fields)

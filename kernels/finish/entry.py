@@ -1,4 +1,4 @@
-"""Output pixels: plan of the launch, checked entry point. Without a gradient: it ends inference."""
+"""Output pixels: plan of the launch, checked entry point. There is no gradient, since it ends inference."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def plan(
     pixels: Pixels,
     config: Config | None = None,
 ) -> Launch:
-    """The launch for contiguous tensors on 16-byte boundaries."""
+    """The launch for contiguous tensors that start on 16-byte boundaries."""
     (high, wide), (bands, tall, broad) = valid.shape, out.shape
     rows, cols = tall // SCALE, broad // SCALE
-    # 2: it reads no features, so a measured configuration holds for all
+    # itemsize 2: no features are read, so that a measured configuration is right for all types
     config = config or configuration("finish", arch_of(radiance.device), 0, broad, 2)
     low, highest = pixels.steps if pixels.integer else (0, 0)
     return Launch(
@@ -71,18 +71,20 @@ def finish(
     nodata: float = math.nan,
     implementation: Implementation = "auto",
 ) -> None:
-    """Output pixels of a part of a tile: cut out, nodata where the input has none, steps of uint16 where asked for.
+    """Write the output pixels of a part of a tile: nodata where the input has no data, and steps for uint16.
 
         step = clip(round((radiance − offset) / scale), the steps that are left beside nodata), in float64
 
     radiance: (bands, 8H, 8W), float32, in the input's unit. valid: (H, W), float32, 0 = nodata; NaN in `radiance`
-    becomes nodata too. corner: LR row and column where the part begins. All contiguous.
-    out: written, (bands, 8h, 8w); float32, which keeps the radiance, or uint16 with scale and offset in the input's
-    unit and `nodata` 0 or 65535. halves: written, (bands, 4h, 4w), float32: the radiance's means over 2 × 2 pixels,
-    NaN = nodata, of which overviews are made; given with uint16, whose steps no longer tell, and only then.
+    becomes nodata too. corner: LR row and column where the part begins. All tensors are contiguous.
+    out: is written, (bands, 8h, 8w): float32, which keeps the radiance, or uint16, with scale and offset in the
+    input's unit and `nodata` 0 or 65535. halves: is written, (bands, 4h, 4w), float32: means of the radiance over
+    2 × 2 pixels, NaN = nodata, from which overviews are made. It is given with uint16 and only then, since overviews
+    cannot be made from steps.
 
-    Not for torch.compile or export: a tile's place differs, and memory is the caller's. No gradient: where one is
-    needed, "auto" takes the reference. Raises ValueError, naming the argument, for what does not fit.
+    It is not for torch.compile or export, since the place in a tile varies and memory is the caller's. It has no
+    gradient: where one is needed, "auto" takes the reference. Raises ValueError, naming the argument, for what does
+    not fit.
     """
     pixels = Pixels("uint16" if out.dtype == torch.uint16 else "float32", scale, offset, nodata)
     _check(radiance, valid, out, halves, corner)

@@ -1,4 +1,4 @@
-"""Output pixels of radiance in one pass."""
+"""Output pixels from radiance in one pass."""
 
 import triton
 import triton.language as tl
@@ -15,14 +15,14 @@ def _steps(
     NODATA: tl.constexpr,
 ):
     """uint16 of round((value − OFFSET) / SCALE) in float64, clamped; NODATA where it is not known."""
-    # far beyond the steps that there are: whole numbers of int32 are clamped to these in the end
+    # clamped far beyond the steps, so that it fits int32, which is then clamped to the steps themselves
     value = tl.minimum(tl.maximum(value, OFFSET + (LOW - 65536) * SCALE), OFFSET + (HIGH + 65536) * SCALE)
     step = value.to(tl.float64)
-    # a Python number would become float32, and 0.1 another number
+    # a Python number would become float32, in which 0.1 is another number
     if OFFSET != 0.0:
         step -= tl.full((), OFFSET, tl.float64)
     step /= tl.full((), SCALE, tl.float64)
-    # adding 1.5 · 2⁵² rounds half to even
+    # adding and subtracting 1.5 · 2⁵² rounds half to even
     step = (step + 6755399441055744.0) - 6755399441055744.0
     whole = tl.minimum(tl.maximum(step.to(tl.int32), LOW), HIGH)
     return tl.where(known, whole, NODATA).to(tl.uint16)
@@ -40,7 +40,7 @@ def finish(
     col,
     rows,
     cols,
-    nodata,  # of float32
+    nodata,  # used for float32
     STEPS: tl.constexpr,
     SCALE: tl.constexpr,
     OFFSET: tl.constexpr,
@@ -49,9 +49,9 @@ def finish(
     NODATA: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Cut, mask, and with STEPS rounded and halved. One program: BLOCK pixels of two output rows.
+    """Pixels are cut out and masked, and with STEPS rounded and halved. One program: BLOCK pixels of two output rows.
 
-    Places are in LR pixels, so that the compiler sees that eight pixels begin at a multiple of 16 bytes; the same
+    Places are in LR pixels, so that the compiler sees that eight pixels begin at a multiple of 16 bytes. The same
     program serves every place.
     """
     groups: tl.constexpr = BLOCK // 8
@@ -80,7 +80,7 @@ def finish(
             _steps(second, known[:, None] & (second == second), SCALE, OFFSET, LOW, HIGH, NODATA),
             mask=inside,
         )
-        # as NumPy adds them: rows first
+        # in the order in which NumPy adds them: rows first
         left, right = tl.split(tl.reshape(first + second, (groups, 4, 2)))
         half = tl.where(known[:, None], (left + right) * 0.25, float("nan"))
         k = tl.arange(0, 4)

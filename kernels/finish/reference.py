@@ -15,8 +15,8 @@ from deeplight.kernels.interpolation import SCALE
 class Pixels:
     """How radiance is stored.
 
-    dtype: "float32", or "uint16" for round((radiance − offset) / scale), clamped to the steps that are left beside
-    `nodata` (0 or 65535). scale and offset are used by "uint16" alone.
+    dtype: "float32", or "uint16" for round((radiance − offset) / scale), clamped to all steps but `nodata` (0 or
+    65535). scale and offset are used only for "uint16".
     """
 
     dtype: str = "float32"
@@ -41,7 +41,7 @@ class Pixels:
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Lowest and highest uint16 value beside nodata."""
+        """The lowest and the highest uint16 value that are not nodata."""
         return (1, 65535) if self.nodata == 0 else (0, 65534)
 
 
@@ -53,7 +53,7 @@ def finish(
     corner: tuple[int, int],
     pixels: Pixels,
 ) -> None:
-    """Write output pixels to `out` (bands, 8h, 8w), of uint16 also means of 2 × 2 to `halves` (bands, 4h, 4w).
+    """Write output pixels to `out` (bands, 8h, 8w) and, for uint16, means of 2 × 2 to `halves` (bands, 4h, 4w).
 
     radiance: (bands, 8H, 8W), float32. valid: (H, W), 0 where the output is nodata. corner: of `out`, in LR pixels.
     """
@@ -66,7 +66,7 @@ def finish(
         out.copy_(torch.where(torch.isnan(own), pixels.nodata, own))
         return
     assert halves is not None
-    # in float64, as output.pack_format rounds: in float32 the largest steps would be off
+    # in float64, in which output.pack_format rounds; in float32 the largest steps would be wrong
     steps = ((own.double() - pixels.offset) / pixels.scale).round().clamp(*pixels.steps)
     out.copy_(torch.where(torch.isnan(own), pixels.nodata, steps).to(torch.int32).to(torch.uint16))
     pairs = own[:, 0::2] + own[:, 1::2]
