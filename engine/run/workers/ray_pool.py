@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -51,6 +52,8 @@ class Gone(Exception):
 
 def import_ray() -> Any:
     """Ray. Raises InputError where it is not installed."""
+    # it would write to the standard output of a command, whose lost workers are told of here
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         import ray
     except ImportError:
@@ -99,6 +102,18 @@ def _reachable(asked: Workers) -> str:
     if host and port.isdigit():
         socket.create_connection((host, int(port)), _CONNECT_S).close()
     return address
+
+
+def _reason(error: Exception) -> str:
+    """What Ray says of a worker that is gone, in short."""
+    text = " ".join(str(error).split())
+    missing = re.search(r"ModuleNotFoundError: .{1,100}", text)
+    if missing is not None:
+        return f"its host has not the same installed ({missing[0]})"
+    return {
+        "ActorDiedError": "its process or its host has ended",
+        "ActorUnavailableError": "it cannot be reached",
+    }.get(type(error).__name__, f"{type(error).__name__}: {text[:200]}")
 
 
 class RayPool:
@@ -326,7 +341,7 @@ class RayPool:
                 f"a worker failed: {' '.join(str(error.cause or error).split())[:300]}"
             ) from error
         except RayError as error:
-            raise Gone(" ".join(str(error).split())[:200]) from error
+            raise Gone(_reason(error)) from error
 
     def _check(self) -> None:
         if self._stop.is_set():

@@ -24,7 +24,7 @@ from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.workers.dispatch import DEPTH, Dispatch, Lost, Ready, Verdict
 from deeplight.engine.run.workers.lead import _in_a_thread
-from deeplight.engine.run.workers.ray_pool import Share, shares
+from deeplight.engine.run.workers.ray_pool import Share, _reason, shares
 from deeplight.engine.run.workers.request import Workers, parse_workers
 from deeplight.engine.run.workers.segments import Key, PackSegments
 
@@ -377,6 +377,23 @@ def test_without_ray_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"`workers` needs Ray, which is not installed: .*pip install"):
         infer(options(workers=Workers(True, None, 2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("ActorDiedError", "class_name: Site actor_id: 64", "its process or its host has ended"),
+        ("ActorUnavailableError", "", "it cannot be reached"),
+        (
+            "ActorDiedError",
+            "in its creation\nModuleNotFoundError: No module named 'deeplight'",
+            "its host has not the same installed (ModuleNotFoundError: No module named 'deeplight')",
+        ),
+        ("OtherError", "a\n  b", "OtherError: a b"),
+    ],
+)
+def test_what_is_said_of_a_lost_worker(name: str, text: str, told: str) -> None:
+    assert _reason(type(name, (Exception,), {})(text)) == told
 
 
 def test_what_runs_in_a_thread_ends_when_its_caller_is_interrupted() -> None:

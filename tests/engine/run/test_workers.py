@@ -60,7 +60,8 @@ def test_a_worker_killed_at_a_random_pack(whole: Whole, tmp_path: Path, seed: in
     led = lead(whole, tmp_path, gate_at=at)
     kill(rng.choice(led.wait_at_gate(at, 1)))
     led.open_gate()
-    assert "was lost" in finished(led, whole)
+    text = finished(led, whole)
+    assert "was lost: its process or its host has ended" in text and "raylet" not in text
 
 
 def test_all_workers_killed(whole: Whole, tmp_path: Path) -> None:
