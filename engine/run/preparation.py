@@ -139,7 +139,16 @@ def plan_run(
     streams = _streams(options, backend, threads)
     reach = REACH if options.conserve_radiance else 0
     plan = plan_tiles(
-        request, artifact.manifest, grid.height, grid.width, bands, memory, readers, streams, reach
+        request,
+        artifact.manifest,
+        grid.height,
+        grid.width,
+        bands,
+        memory,
+        readers,
+        streams,
+        reach,
+        options.beside,
     )
     fields = fingerprint(options, scene, artifact, backend, threads, files)
     return Record(fields, plan.core, plan.halo, shared), plan

@@ -120,13 +120,15 @@ def plan_tiles(
     readers: int = 1,
     streams: int | None = 1,
     reach: int = 0,
+    beside: int = 1,
 ) -> TilePlan:
     """Choose core, halo and pack for a scene of height × width LR pixels.
 
     request: None runs the scene in one piece. reach: LR pixels that the halo must have beyond the model's, for what is
     done with its output. memory: bytes available. streams: tiles computed at once; None: two where memory allows and
-    there is more than one tile. A CORE given is used as it is. Raises InputError for a HALO below what is needed, and
-    where not even the smallest choice fits the memory.
+    there is more than one tile. beside: workers that share the host's memory, of which `memory` is one's. A CORE given
+    is used as it is. Raises InputError for a HALO below what is needed, and where not even the smallest choice fits the
+    memory.
     """
     halo = manifest.halo_lr + reach
     if request is not None and request.halo is not None:
@@ -141,7 +143,7 @@ def plan_tiles(
     if request is None:
         return _whole_scene(manifest, height, width, halo, bands, usable)
     job = _Job(manifest, height, width, halo, bands, readers)
-    core = request.core or _auto_core(job, usable, streams or 1)
+    core = request.core or _auto_core(job, usable, streams or 1, beside)
     if streams is None:
         several = core < max(height, width) and job.tiled_bytes(core, _AUTO_STREAMS) <= usable
         streams = _AUTO_STREAMS if several else 1
@@ -278,7 +280,7 @@ def _whole_scene(manifest: Manifest, height: int, width: int, halo: int, bands: 
     return TilePlan(None, halo, _LEAST_PACK, estimate)
 
 
-def _auto_core(job: _Job, usable: int, streams: int) -> int:
+def _auto_core(job: _Job, usable: int, streams: int, beside: int) -> int:
     """The largest core that fits the memory and cuts a pack into equal parts, so that no tile is a sliver."""
     start = next((c for c in _AUTO_CORES if core_share(c, job.halo) >= LEAST_SHARE), _AUTO_CORES[-1])
     for parts in range(1, start // _LEAST_AUTO_CORE + 1):
@@ -287,6 +289,8 @@ def _auto_core(job: _Job, usable: int, streams: int) -> int:
         if need <= usable:
             return core
     remedy = "free memory or use a smaller model" if streams == 1 else f"use fewer `streams` than {streams}"
+    if beside > 1:
+        remedy = f"use fewer `workers` than {beside} a host"
     raise InputError(
         f"the smallest tile of {job.manifest.name} needs about {_gb(need)} and {_gb(usable)} can be used: {remedy}"
     )

@@ -175,12 +175,15 @@ class RayPool:
                 )
             else:
                 ray.init(_reachable(asked), **how)
-        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises any, where a part of it does not start the plain one
             where = "could not be started here" if asked.local else f"{asked} could not be joined"
+            remedy = (
+                "see that /tmp and /dev/shm take files and that memory is free"
+                if asked.local
+                else "see that it runs there in the same version"
+            )
             reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"Ray {where} ({reason}): see that it runs there in the same version, or use `shard`"
-            ) from error
+            raise InputError(f"Ray {where} ({reason}): {remedy}, or use `shard`") from error
         self._joined = True
 
     def __exit__(self, *_: object) -> None:
@@ -244,14 +247,14 @@ class RayPool:
         return [event for event in found if event is not None]
 
     def first(self) -> tuple[int, str]:
-        """A worker that is open, before the run has begun. Raises InputError where all were refused, DeepLightError
-        where they are lost again and again."""
+        """A worker that is open, before the run has begun. Raises InputError where all were refused, on this host where
+        one was, DeepLightError where they are lost again and again."""
         lost = 0
         while not self._names:
             for event in self.wait():
                 if not isinstance(event, Lost):
                     continue
-                if event.refused and not self._actors:
+                if event.refused and (self._asked.local or not self._actors):
                     raise InputError(event.reason)
                 self._voice.log(f"warning: {event.reason}")
                 lost += not event.refused

@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +25,7 @@ from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.workers.dispatch import DEPTH, Dispatch, Lost, Ready, Verdict
 from deeplight.engine.run.workers.lead import _in_a_thread
-from deeplight.engine.run.workers.ray_pool import Share, _reason, shares
+from deeplight.engine.run.workers.ray_pool import RayPool, Share, _reason, shares
 from deeplight.engine.run.workers.request import Workers, parse_workers
 from deeplight.engine.run.workers.segments import Key, PackSegments
 
@@ -394,6 +395,29 @@ def test_without_ray_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyP
 )
 def test_what_is_said_of_a_lost_worker(name: str, text: str, told: str) -> None:
     assert _reason(type(name, (Exception,), {})(text)) == told
+
+
+def pool_of(workers: Workers, events: Sequence[Lost]) -> RayPool:
+    """A pool of two workers that tells these events, without Ray."""
+    pool = RayPool.__new__(RayPool)
+    pool.__dict__.update(_asked=workers, _names={}, _actors={2: None}, wait=lambda: events)
+    return pool
+
+
+def test_what_one_worker_of_this_host_refuses_all_would() -> None:
+    with pytest.raises(InputError, match=r"^n\.tif does not exist$"):
+        pool_of(Workers(True, None, 2), [Lost(1, "n.tif does not exist", refused=True)]).first()
+
+
+def test_whatever_ray_raises_when_it_starts_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        monkeypatch.setenv(name, "")
+
+    def init(*_: object, **__: object) -> None:
+        raise Exception("The current node\ntimed out")
+
+    with pytest.raises(InputError, match=r"could not be joined \(The current node timed out\): see that it"):
+        pool_of(Workers(False), [])._start(SimpleNamespace(init=init))
 
 
 def test_what_runs_in_a_thread_ends_when_its_caller_is_interrupted() -> None:

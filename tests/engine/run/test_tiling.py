@@ -87,6 +87,8 @@ def test_auto_takes_less_where_memory_is_short_and_refuses_where_nothing_fits() 
     assert tight.core is not None and core_share(tight.core, tight.halo) < 0.6
     with pytest.raises(InputError, match="smallest tile of analytic needs about"):
         plan_tiles(TileRequest(), WIDE, 8192, 8192, 1, GB // 4)
+    with pytest.raises(InputError, match="can be used: use fewer `workers` than 64 a host"):
+        plan_tiles(TileRequest(), WIDE, 8192, 8192, 1, GB // 4, beside=64)
 
 
 @pytest.mark.parametrize(
