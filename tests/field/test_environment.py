@@ -21,8 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_analytic(tmp_path_factory.mktemp("model") / "analytic"))
 
 
-@pytest.mark.parametrize("variable", ["PROJ_LIB", "PROJ_DATA"])
-@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize(("variable", "old"), [("PROJ_LIB", True), ("PROJ_DATA", False)])
 def test_files_of_another_proj(tmp_path: Path, model: str, variable: str, old: bool) -> None:
     write_raster(tmp_path / "n.tif", NTL)
     other = tmp_path / "proj"
