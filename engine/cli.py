@@ -171,7 +171,7 @@ def command(context: click.Context, /, **given: Any) -> None:
 
     A file may be a path, a local GDAL dataset name, or a pattern in quotes, as 'ntl-*.tif': of pieces of one raster, or
     of dates, each of which becomes a map.
-    Exit status: 0 done, 1 failed, 2 bad usage or input, 130/143 interrupted (continue with --resume).
+    Exit status: 0 done, 1 failed, 2 bad usage or input, 129/130/143 interrupted (continue with --resume).
     """
     _no_more(context.args, [given["ntl"][-1], given["dmo"], given["dem"]])
     options = _options(given)

@@ -64,7 +64,7 @@ def _report(error: BaseException, go_on: str) -> int:
     if os.environ.get(DEBUG_VARIABLE) == "1":
         traceback.print_exception(error)
     message, status = explained(error)
-    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM) and go_on:
+    if status in {128 + number for number in _SIGNALS} and go_on:
         message = f"{message}: {go_on}"
     with contextlib.suppress(OSError):
         print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
@@ -90,6 +90,8 @@ def explained(error: BaseException) -> tuple[str, int]:
     return f"unexpected {type(error).__name__} ({error}): this is a defect, {hint}", 1
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What interrupts: a key, another process, and a terminal that is closed."""
 _AGAIN_S = 0.1
 """How long after an interruption, and how often, it is asked whether it is still on its way."""
 
@@ -103,7 +105,7 @@ class _Raising:
         self._restore: Callable[[], None] = lambda: None
 
     def first(self, number: int, _frame: FrameType | None) -> None:
-        """Handle SIGINT and SIGTERM."""
+        """Handle one of _SIGNALS."""
         if self._raised is None:
             self._number = number
             self._look_again()
@@ -136,13 +138,16 @@ class _Raising:
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted in the main thread, once: a second leaves cleaning up alone.
+    """SIGINT, SIGTERM and SIGHUP raise Interrupted in the main thread, once: a second leaves cleaning up alone. SIGHUP
+    stays ignored where it is, as under nohup.
 
     Code in C may clear an exception that comes within it (NumPy's Generator.choice does). One that nobody holds any
     more while the block goes on was lost, and is raised again.
     """
     raising = _Raising()
-    previous = {number: signal.signal(number, raising.first) for number in (signal.SIGINT, signal.SIGTERM)}
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    caught = [number for number in _SIGNALS if number != signal.SIGHUP or not ignored]
+    previous = {number: signal.signal(number, raising.first) for number in caught}
     try:
         yield
     finally:

@@ -200,6 +200,7 @@ def test_unwritable_folder(
         (InputError("bad file"), 2, "error: bad file"),
         (DeepLightError("it failed"), 1, "error: it failed"),
         (Interrupted(15), 143, "error: interrupted by SIGTERM: go on like this\n"),
+        (Interrupted(1), 129, "error: interrupted by SIGHUP: go on like this\n"),
         (KeyboardInterrupt(), 130, "error: interrupted by SIGINT: go on like this\n"),
         (OSError(28, "No space left on device", "x.tif"), 1, "error: No space left on device: x.tif"),
         (MemoryError(), 1, "error: the memory is full"),
@@ -235,6 +236,18 @@ def test_second_signal_does_not_disturb() -> None:
         time.sleep(0.3)
     assert stopped.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed_interrupts_unless_nohup_was_said(ignored: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        raised = contextlib.nullcontext() if ignored else pytest.raises(Interrupted, match="SIGHUP")
+        with raised, signals_raise():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0 if ignored else 1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_no_library_passes_over_a_signal() -> None:

@@ -128,8 +128,10 @@ def _collate(items: list[_Item]) -> Loaded:
 
 
 def _quiet_worker(_: int) -> None:
-    """A key that stops the run reaches its workers too: they end when the main process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A key that stops the run, and a terminal that is closed, reach its workers too: they end when the main process
+    does."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.excepthook = _no_word_of_partings
 

@@ -88,7 +88,7 @@ def build_pool(
     return [Sample.complete(**arrays) for arrays in made]
 
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -158,7 +159,10 @@ class RayPool:
 
     def _start(self, ray: Any) -> None:
         asked = self._asked
-        if asked.local:  # Ray's sockets need a short name
+        if asked.local:
+            # a terminal that is closed is for this process, as is a key: what Ray starts inherits that it is held back
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+            # Ray's sockets need a short name
             self._folder = tempfile.mkdtemp(prefix="deeplight-", dir="/tmp")
         for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")):
             os.environ.setdefault(name, value)

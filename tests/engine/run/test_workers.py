@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -95,14 +96,15 @@ def test_a_pack_that_kills_its_worker_is_given_up_alone(whole: Whole, tmp_path: 
     assert whole.request.out.read_bytes() == whole.expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_the_run_within_three_seconds(
     whole: Whole, tmp_path: Path, number: signal.Signals
 ) -> None:
     led = lead(whole, tmp_path, gate_at=1)
     led.wait_at_gate(1, 2)
     began = time.monotonic()
-    led.process.send_signal(number)
+    # a terminal that is closed tells all its processes
+    (os.killpg if number == signal.SIGHUP else os.kill)(led.process.pid, number)
     text = led.end(128 + number)
     took = time.monotonic() - began
     led.check_alone()
