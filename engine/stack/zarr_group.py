@@ -42,14 +42,7 @@ def check_group(options: StackOptions, nights: Sequence[Night]) -> None:
         raise InputError(
             f"`stac=True` describes maps and {run.out} is a Zarr group: leave it out, or give a folder as `out`"
         )
-    starts: dict[object, Night] = {}
-    for night in nights:
-        first = starts.setdefault(night.when and night.when[0], night)
-        if first is not night:
-            raise InputError(
-                f"{first.name} and {night.name} begin on one day, which a time axis cannot hold: leave one out, or "
-                "give a folder as `out`"
-            )
+    _check_starts([_key(night) for night in nights if night.when is not None])
     check_ours(run.out)
     if run.out.is_dir():
         check_folder(run.out)
@@ -57,6 +50,18 @@ def check_group(options: StackOptions, nights: Sequence[Night]) -> None:
         check_writable(run.out, (".zarr",))
     if run.mode is Mode.NEW and exists(run.out):
         raise InputError(f"{run.out} exists: use `overwrite=True` to replace it, or choose another name")
+
+
+def _check_starts(keys: Sequence[str]) -> None:
+    """Raise InputError where two of these dates begin on one day."""
+    first: dict[object, str] = {}
+    for key in keys:
+        other = first.setdefault(parse_date(key)[0], key)
+        if other is not key:
+            raise InputError(
+                f"{other} and {key} begin on one day, which a time axis cannot hold: leave one out, or give a folder "
+                "as `out`"
+            )
 
 
 def check_ours(out: Path) -> None:
@@ -166,6 +171,7 @@ class ZarrGroup:
             _check_same(earlier, wanted, out)
         whole = [key for key in earlier.keys if earlier.tags(key) is not None] if earlier is not None else []
         keys = sorted({*wanted, *whole}, key=parse_date)
+        _check_starts(keys)
         if earlier is not None and earlier.keys == keys and (earlier is begun or whole == keys):
             self._begun, self._fresh = earlier, earlier is begun
             return

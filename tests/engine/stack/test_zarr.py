@@ -198,6 +198,8 @@ def test_dates_that_come_later_are_added_in_their_order(
     report = months.run(out, files[0], bands=BANDS, mode=Mode.RESUME)
     assert isinstance(report, StackReport) and report.computed == 1
     assert content(out) == content(finished)
+    message = refused(months, out, files[0], bands=BANDS, mode=Mode.RESUME, dates=f"{name(1)}-01")
+    assert f"{name(1)}-01 and {name(1)} begin on one day" in message
 
 
 def test_a_group_is_replaced_when_the_new_one_is_whole(months: Months, tmp_path: Path, stopping: Any) -> None:
