@@ -133,13 +133,17 @@ def test_kernels_in_all_configurations(tmp_path: Path, monkeypatch: pytest.Monke
     assert {r["kernel"] for r in launches} == set(launch.MODULES) - {"refine"}
     assert all(r["bytes"] > 0 for r in launches)
     by_config = {
-        (r["block"], r["warps"]): r for r in launches if r["dtype"] == "fp16" and r["kernel"] == "fuse"
+        (r["block"], r["warps"], r["stages"]): r
+        for r in launches
+        if r["dtype"] == "fp16" and r["kernel"] == "fuse"
     }
-    assert len(by_config) == 8, "all configurations in fp16"
-    assert "does not run: out of resource" in by_config[32, 8]["problem"]
-    assert "wrong values" in by_config[64, 8]["problem"] and by_config[128, 4]["ms"] > 0
+    assert len(by_config) == 16, "all configurations in fp16"
+    for stages in {stages for _, _, stages in by_config}:
+        assert "does not run: out of resource" in by_config[32, 8, stages]["problem"]
+        assert "wrong values" in by_config[64, 8, stages]["problem"]
+        assert by_config[128, 4, stages]["ms"] > 0
     page = table(tmp_path)
-    assert re.search(r"\| fuse \| tiny \| fp16 \| .* \| 2 of 8 \|", page), page
+    assert re.search(r"\| fuse \| tiny \| fp16 \| .* \| 4 of 16 \|", page), page
 
 
 @pytest.mark.slow
