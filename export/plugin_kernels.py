@@ -36,10 +36,10 @@ def fuse_plugin(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """`fuse`: the arguments and the result are those of deeplight.kernels.fuse.kernel."""
+    """`fuse`: the arguments and the result are those of deeplight.kernels.fuse.kernel. One block a program."""
     fuse(
         main, aux0, aux1, mask0, mask1, query_aux, query_main, query_bias, film_weight, film_bias, out,
-        pixels, stride0, stride1, C, A, CP, AP, MODALITIES, PRECISION, BLOCK,
+        pixels, stride0, stride1, 1, C, A, CP, AP, MODALITIES, False, PRECISION, BLOCK,
     )  # fmt: skip
 
 
