@@ -1,4 +1,4 @@
-"""What one GPU does, in at most five minutes: stages in processes of their own, then a table of what they found.
+"""Measures one GPU in at most five minutes: stages that run in processes of their own, then a table of what they found.
 
 python -m bench.gpu --out DIR [--only STAGE,…] [--device cuda|cpu] [--side N] [--strip HxW] [--presets tiny,base]
                     [--dtypes fp16,bf16,fp32] [--default-configs] [--max-autotune]
@@ -89,7 +89,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def settings_of(given: argparse.Namespace, stage: str) -> StageSettings:
-    """What the stage is told."""
+    """The settings of a stage."""
     rows, cols = map(int, given.strip.split("x"))
     return StageSettings(
         out=given.out,

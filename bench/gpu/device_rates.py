@@ -1,4 +1,4 @@
-"""What the parts of the way to the device and back can do alone, in HR Mpix/s of tiles' cores and GB/s.
+"""The rates of the parts of the way to the device and back, each alone, in HR Mpix/s of the cores of tiles and in GB/s.
 
 The path is the shortest there is: raw pixels as they are stored → pinned memory → device → the network in a CUDA
 graph → the core as steps of uint16, and the first overview (`kernels.finish`) → pinned memory.
@@ -131,7 +131,7 @@ def device(settings: StageSettings, tiles: int = TILES) -> dict[str, float]:
 
 
 class _InTurn:
-    """Tile after tile, without streams: the stand-in, and what the overlapped way does in each of its steps."""
+    """Computes tile after tile without streams: the stand-in, and the steps that the overlapped way is made of."""
 
     def __init__(
         self, network: Callable[..., Any], inputs: dict[str, Tensor], settings: StageSettings
@@ -154,7 +154,7 @@ class _InTurn:
         return radiance
 
     def finish(self, radiance: Tensor, result: Tensor) -> None:
-        """What is written of a tile."""
+        """Make the pixels of the output from a tile."""
         parts = result[: self.core * self.core], result[self.core * self.core :].view(torch.float32)
         kernels.finish(
             radiance[0].float(),

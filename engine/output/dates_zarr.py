@@ -125,7 +125,7 @@ class DatesZarr:
         return None if found is None else dict(found)
 
     def difference(self, spec: OutputSpec) -> str | None:
-        """In what a map of `spec` does not fit beside those that are here, for a message; None where it fits."""
+        """Why a map of `spec` does not fit to those of the group, for a message; None where it fits."""
         import zarr
 
         group: Any = zarr.open_group(str(self.path), mode="r")
@@ -210,7 +210,7 @@ class DatesZarr:
                 yield path.parent.name
 
     def finish(self, *, disk: Disk = DISK) -> None:
-        """Gather all metadata in one file, which readers over a network need one request for."""
+        """Gather all metadata in one file, so that readers over a network need one request for it."""
         import zarr
 
         with disk_errors(self.path), warnings.catch_warnings():
@@ -224,7 +224,7 @@ class DatesZarr:
             disk.sync_folder(self.path)
 
     def _shards(self, array: str, at: int) -> Path:
-        """Where an array's shards of a date lie; not there where all is nodata."""
+        """The folder of an array's shards of a date; it does not exist where all pixels are nodata."""
         return self.path / array / "c" / str(at)
 
     def _sync_date(self, array: str, at: int, disk: Disk) -> None:
@@ -261,7 +261,7 @@ def _add_axes(group: Any, spec: OutputSpec, dates: Sequence[Span]) -> None:
 
 
 def _compressor(spec: OutputSpec) -> Any:
-    """As in the maps: zstd with a checksum, or deflate as gzip has it."""
+    """The compressor that the maps have: zstd with a checksum, or deflate in the form of gzip."""
     from zarr.codecs import GzipCodec, ZstdCodec
 
     if spec.compression == "zstd":

@@ -38,7 +38,7 @@ def array_name(band: BandSpec) -> str:
 
 
 def type_of(spec: OutputSpec, band: BandSpec) -> str:
-    """Of the array: that of the map, and bytes for bit flags, which CF wants to be whole numbers."""
+    """The data type of the array: that of the map, and bytes for bit flags, which must be integers by CF."""
     return "uint8" if band.flags else spec.dtype
 
 
@@ -50,7 +50,7 @@ def fill_of(spec: OutputSpec, band: BandSpec) -> float | int:
 
 
 def group_attributes(spec: OutputSpec) -> dict[str, Any]:
-    """Of the group, but for its dates."""
+    """The attributes of the group, without its dates."""
     return {
         "Conventions": "CF-1.8",
         "title": "Nighttime lights, refined 8×",
@@ -59,7 +59,7 @@ def group_attributes(spec: OutputSpec) -> dict[str, Any]:
 
 
 def band_attributes(spec: OutputSpec, band: BandSpec) -> dict[str, Any]:
-    """Of an array over time, y and x."""
+    """The attributes of an array over time, y and x."""
     found: dict[str, Any] = {
         "long_name": _NAMES.get(band.name, band.name),
         "units": _CF_UNITS.get(band.unit, band.unit),
@@ -104,7 +104,7 @@ def _seconds(at: datetime) -> int:
 
 
 def axes(grid: Grid) -> dict[str, Axis]:
-    """Centres of the pixels along y and x; nothing for a rotated grid, whose pixels have no y of their own."""
+    """The centres of the pixels along y and x; nothing for a rotated grid, where the pixels of a row differ in y."""
     t = grid.transform
     if t.b or t.d:
         return {}
@@ -125,7 +125,7 @@ def axes(grid: Grid) -> dict[str, Axis]:
 
 
 def place_attributes(grid: Grid) -> Mapping[str, Any]:
-    """Of the variable that says where the grid lies: GeoTransform as GDAL and rioxarray read it."""
+    """The attributes of the variable that says where the grid lies, with GeoTransform as GDAL and rioxarray read it."""
     wkt = grid.crs.to_wkt(version="WKT2_2019")  # which CF asks for
     name = {"grid_mapping_name": "latitude_longitude"} if grid.crs.is_geographic else {}
     place = " ".join(repr(float(value)) for value in grid.transform.to_gdal())

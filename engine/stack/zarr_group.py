@@ -109,7 +109,7 @@ def claimed_group(out: Path, mode: Mode) -> Iterator[None]:
 
 
 def _begun(parts: Path) -> bool:
-    """Whether anything in the folder is finished."""
+    """Whether the folder holds anything that is finished."""
     store = DatesZarr.open(parts / _STORE)
     dates = store is not None and any(store.tags(key) is not None for key in store.keys)
     return dates or any(p.suffix in (".tif", ".pack") and p.is_file() for p in parts.rglob("*.*"))

@@ -1,4 +1,4 @@
-"""Who computes which pack, and what is done when a worker dies, hangs or fails. Knows nothing of how workers run.
+"""Decides who computes which pack, and what to do when a worker dies, hangs or fails. It does not know how workers run.
 
 A pack is settled when a worker says that it is stored, or when it is given up. Since packs are stored under their own
 names and the first stays, the same pack may be computed twice, wherever it is not known to be done.
@@ -56,7 +56,7 @@ class Lost:
 
 
 class Pool(Protocol):
-    """Workers somewhere."""
+    """The workers of a run, wherever they are."""
 
     def hire(self) -> int:
         """Start one more worker. Returns its number; `wait` tells when it is ready."""
@@ -120,7 +120,7 @@ class Dispatch:
         self.duplicates = 0
 
     def run(self) -> None:
-        """Settle all packs. The workers are hired already. Raises DeepLightError where that cannot be done."""
+        """Settle all packs; the workers have been hired before. Raises DeepLightError where that cannot be done."""
         while self._left:
             for event in self._pool.wait():
                 self._take(event)
@@ -130,7 +130,7 @@ class Dispatch:
 
     @property
     def ready(self) -> list[int]:
-        """Workers that are ready, those with nothing in hand first."""
+        """The workers that are ready; those with nothing in hand come first."""
         return sorted(self._hands, key=lambda worker: len(self._hands[worker].keys))
 
     def _take(self, event: Ready | Verdict | Lost) -> None:
@@ -177,7 +177,7 @@ class Dispatch:
             raise InputError(f"no worker is left: {lost.reason}")
 
     def _fail(self, key: Key, worker: str, reason: str, final: bool) -> None:
-        """Try a pack again, alone in its worker: if it is at fault, nothing else is lost with that."""
+        """Have a pack tried again, alone in its worker, so that no other pack is lost if this one is at fault."""
         failed = self._failed.setdefault(key, [])
         failed.append(worker)
         if not final and len(failed) < TRIES:
@@ -222,8 +222,8 @@ class Dispatch:
                 self._pool.give(worker, key)
 
     def _next(self, worker: int, hands: _Hands) -> Key | None:
-        """What to give a worker: a pack of its run; when all runs are given out one that failed, alone; then one that
-        another is late with."""
+        """Choose the next pack of a worker: one of its own run; when all runs are given out, one that failed, which is
+        then computed alone; after those, one that another worker is late with."""
         if len(hands.keys) >= DEPTH or any(key in self._failed for key in hands.keys):
             return None
         if (key := self._segments.next(worker)) is not None:
@@ -231,7 +231,7 @@ class Dispatch:
         return (None if hands.keys else self._failed_before(hands)) or self._overdue(hands)
 
     def _failed_before(self, idle: _Hands) -> Key | None:
-        """A pack that failed, on another worker where there is one."""
+        """A pack that failed before, on another worker if there is one."""
         others = {other.name for other in self._hands.values() if other is not idle}
         for key in self._again:
             if key in self._left and (idle.name not in self._failed[key] or others <= set(self._failed[key])):
@@ -253,7 +253,7 @@ class Dispatch:
         return None
 
     def _usual(self) -> float:
-        """Seconds that a pack takes; 0 where none is known."""
+        """The seconds that a pack usually takes; 0 as long as no pack is finished."""
         return statistics.median(self._took) if self._took else 0.0
 
     def _say_if_quiet(self) -> None:

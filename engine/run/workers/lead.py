@@ -86,7 +86,7 @@ class Lead:
         self.record: Record | None = None
 
     def run(self) -> RunReport | None:
-        """All of it."""
+        """Run everything. Returns the report; None where the output was complete already."""
         try:
             return self._run()
         except BaseException:
@@ -116,7 +116,7 @@ class Lead:
             return self._finish(pool, done, ready)
 
     def _tidy(self, record: Record) -> None:
-        """Remove what a worker leaves that was stopped while it assembled the output; the packs stay."""
+        """Remove what a worker left behind when it was stopped while it assembled the output. The packs stay."""
         with (
             contextlib.suppress(DeepLightError),
             claimed_parts(self.options.out, record, Mode.RESUME, stay=True),
@@ -124,7 +124,7 @@ class Lead:
             pass
 
     def _like_before(self) -> RunOptions:
-        """The options, with as many threads as made the packs that a resumed run goes on from."""
+        """The options of the run; a resumed run takes the number of threads with which its packs were made."""
         earlier = stored_record(self.options.out) if self.options.mode is Mode.RESUME else None
         threads = earlier.fields.get("`threads`") if earlier is not None else None
         if self.options.threads or threads is None:
@@ -132,7 +132,7 @@ class Lead:
         return replace(self.options, threads=int(threads))
 
     def _proposal(self, pool: RayPool) -> Proposal:
-        """Of the first worker that has one."""
+        """The proposal of the first worker that answers."""
         for _ in range(_FINISHERS):
             worker, _name = pool.first()
             try:

@@ -1,4 +1,4 @@
-"""What travels between the process that leads a run and its workers, beside the names of packs."""
+"""The messages between the process that leads a run and its workers, besides the names of packs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Proposal:
-    """How the run is gone about. tiles: for people. areas: pack → its HR pixels, row by row."""
+    """How a worker would carry out the run. tiles: the plan of the tiles in words. areas: pack → its HR pixels, row by
+    row."""
 
     record: Record
     tiles: str

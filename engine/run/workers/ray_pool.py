@@ -1,4 +1,5 @@
-"""Workers as actors of Ray. One thread calls all of Ray, not the main one: what a signal raises does not survive it."""
+"""Workers as actors of Ray. One thread makes all calls to Ray. It is not the main thread,
+since an exception that a signal handler raises does not survive Ray."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ _REMOVALS = 10
 
 
 class RunStopped(BaseException):
-    """The run is to end: whoever leads it said so. No Exception, so that no worker's trouble is taken for it."""
+    """The process that leads the run has asked it to end. It is no Exception, so that it is not taken for a failure of
+    a worker."""
 
 
 class Gone(Exception):
@@ -52,7 +54,7 @@ class Gone(Exception):
 
 
 def import_ray() -> Any:
-    """Ray. Raises InputError where it is not installed."""
+    """The module of Ray. Raises InputError where it is not installed."""
     # it would write to the standard output of a command, whose lost workers are told of here
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
@@ -318,7 +320,7 @@ class RayPool:
         return [*first, *self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]]
 
     def _event(self, worker: int, method: str, key: Key | None, ref: Any) -> Ready | Verdict | Lost | None:
-        """What the end of a call means."""
+        """The event that the end of a call stands for."""
         try:
             found = self._got(ref)
         except Gone as gone:

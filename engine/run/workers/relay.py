@@ -17,7 +17,7 @@ _MOST = 10_000
 
 
 class Relay(Progress):
-    """Keeps what it is told, from any thread. counting: steps too, not lines alone."""
+    """Keeps messages, from any thread. counting: keep the steps of the progress as well as lines."""
 
     def __init__(self) -> None:
         self._messages: deque[Message] = deque(maxlen=_MOST)
@@ -34,12 +34,12 @@ class Relay(Progress):
             self.keep("start", total, unit, what)
 
     def advance(self, done: int = 1) -> None:
-        """So many more are finished."""
+        """Count so many more as finished."""
         if self.counting:
             self.keep("advance", done)
 
     def stop(self) -> None:
-        """End of the counted part."""
+        """End the counted part."""
         if self.counting:
             self.keep("stop")
 
@@ -48,7 +48,7 @@ class Relay(Progress):
         self._messages.append((name, given, named))
 
     def taken(self) -> list[Message]:
-        """What was kept since the last call."""
+        """The messages that were kept since the last call."""
         found = []
         while self._messages:
             found.append(self._messages.popleft())
@@ -63,7 +63,7 @@ class Relay(Progress):
 
 
 class _Events(Events):
-    """Events that are written where the run is led."""
+    """Events, which the process that leads the run writes."""
 
     def __init__(self, relay: Relay) -> None:
         super().__init__(None)
@@ -85,7 +85,7 @@ class _Forward(logging.Handler):
 
 
 class Voice:
-    """Says what workers have kept: lines once, however many say the same."""
+    """Passes on what workers have kept. A line that several workers say is passed on once."""
 
     def __init__(self, progress: Progress, events: Events) -> None:
         self._progress, self._events = progress, events

@@ -1,4 +1,7 @@
-"""Packs that nobody has yet, as runs of neighbours: those who compute neighbours decode few source blocks twice."""
+"""The packs that no worker has yet, as runs of neighbours.
+
+A worker that computes neighbours decodes few source blocks twice.
+"""
 
 from __future__ import annotations
 

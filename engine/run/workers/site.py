@@ -59,7 +59,7 @@ class Site:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name of the worker in messages."""
         return f"{socket.gethostname()}, process {os.getpid()}"
 
     def open(self) -> str | Trouble:
@@ -81,7 +81,7 @@ class Site:
         return self.name
 
     def propose(self) -> Proposal | Trouble:
-        """How this worker would go about the run, for all. The space on the disk is checked, and reduced precision."""
+        """Plan the run for all workers. Checks the space on the disk and, where it is asked for, reduced precision."""
         try:
             self.relay.counting = True
             with self._turn, plan_scene(self.options, self.scene, self.engine) as planned:
@@ -93,7 +93,7 @@ class Site:
             self.relay.counting = False
 
     def begin(self, record: Record) -> Trouble | None:
-        """Take part in the run of this record."""
+        """Take part in the run that this record describes."""
         try:
             with self._turn:
                 self._begin(record)
@@ -128,11 +128,11 @@ class Site:
         return Computed(reason, final, self.relay.taken())
 
     def heard(self) -> list[Message]:
-        """What there is to tell the user since the last call."""
+        """The messages for the user since the last call."""
         return self.relay.taken()
 
     def told(self) -> Told:
-        """What this worker has done. No more packs come."""
+        """Say what this worker has done. It is given no more packs after this."""
         assert self._packs is not None
         with self._turn:
             self._end_packs(_PATIENCE_S)
@@ -189,7 +189,7 @@ class Site:
             self._packs.planned.work.close()
 
     def _trouble(self, error: Exception) -> Trouble:
-        """What there is to say of an error. Where the packs' folder is gone, that is why."""
+        """The message for an error. Where the folder of the packs is gone, that is named as the reason."""
         sentence, status = explained(error)
         folder = self._packs.store.folder if self._packs is not None else None
         gone = folder is not None and not folder.is_dir()
@@ -236,7 +236,7 @@ class Packs(Run):
         return future
 
     def end(self) -> None:
-        """No more packs come."""
+        """Accept no more packs."""
         self._inbox.put(None)
 
     def serve(self) -> None:
@@ -250,7 +250,7 @@ class Packs(Run):
                     self._asked.pop(key).set_exception(error)
 
     def keys(self) -> list[Key]:
-        """None yet."""
+        """No packs: they come one by one."""
         return []
 
     def note(self, outcome: Outcome) -> None:
