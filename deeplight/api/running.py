@@ -98,7 +98,7 @@ def refine(
 def _run(
     scene: Scene, model: Model | str | Path, progress: bool | Teller | None, given: dict[str, Any]
 ) -> Run:
-    """See `refine`."""
+    """Do what `refine` does, with its options in `given`."""
     if not isinstance(scene, Scene):
         raise InputError(
             f"scene is {type(scene).__name__}: open one with deeplight.open_scene(ntl, dmo, dem)"

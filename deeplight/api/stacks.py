@@ -116,7 +116,7 @@ def _refined(
     given: Mapping[str, Any],
     model: Model | str | Path,
 ) -> Dates:
-    """See `refine_dates`."""
+    """Do what `refine_dates` does, with its options in `given`. files: those that stand for arrays."""
     from deeplight.engine.stack.options import StackOptions, is_group, is_map
     from deeplight.engine.stack.report import StackReport
     from deeplight.engine.stack.run import infer_dates

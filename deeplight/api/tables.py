@@ -71,7 +71,7 @@ def _table(
     progress: bool | Teller | None,
     given: dict[str, Any],
 ) -> DataFrame:
-    """See `zonal`."""
+    """Do what `zonal` does, with its options in `given`."""
     with arrays_named():
         from deeplight.engine.core.spec import Quality
         from deeplight.engine.raster.units import canonical

@@ -164,7 +164,7 @@ class Parsed(_ParamType):
         self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click.ParamType."""
+        """The value that a text stands for. Ends with a usage error where it stands for none."""
         if not isinstance(value, str):
             return value
         try:
@@ -177,7 +177,7 @@ class Real(click.FloatRange):
     """A number within limits; click lets "nan" through every limit, and "inf" through those that are open."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click.ParamType."""
+        """The number that a text stands for. Ends with a usage error where it is none that is finite and in range."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a number that can be used: give a finite one", param, ctx)
@@ -200,7 +200,7 @@ class Command(click.Command):
             raise
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """See click.Command; raises UsageError for an option that is repeated."""
+        """Read the command line. Raises UsageError for an option that is repeated."""
         _, _, order = self.make_parser(ctx).parse_args(list(args))
         for option in self.params:
             single = isinstance(option, click.Option) and not (

@@ -16,7 +16,7 @@ class Concatenation(nn.Module):
         nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
 
     def forward(self, main: Tensor, aux: list[Tensor], masks: list[Tensor]) -> Tensor:
-        """See model.Fusion."""
+        """main: (B,C,H,W), features of the lights. aux, masks: of each modality, (B,A,H,W) and (B,1,H,W)."""
         given = [a * mask for a, mask in zip(aux, masks, strict=True)]
         mixed: Tensor = self.mix(torch.cat([main, *given], dim=1))
         return main + mixed

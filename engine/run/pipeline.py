@@ -67,7 +67,7 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
 
 
 def _infer(options: RunOptions, progress: Progress) -> RunReport | None:
-    """See `infer`."""
+    """Do what `infer` does, in this process. Raises AnotherPlan as well."""
     from deeplight.engine.raster.scene import Scene
 
     if options.shard is not None:

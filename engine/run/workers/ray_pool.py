@@ -210,7 +210,8 @@ class RayPool:
         return self._options
 
     def hire(self) -> int:
-        """See `dispatch.Pool`. The worker opens its inputs and model, and begins where the run has begun."""
+        """Start one more worker and return its number. It opens its inputs and its model, and takes part if the run has
+        begun."""
         from deeplight.engine.run.workers.site import Site
 
         self._hired += 1
@@ -235,11 +236,11 @@ class RayPool:
             self._call(worker, "begin", record)
 
     def give(self, worker: int, key: Key) -> None:
-        """See `dispatch.Pool`."""
+        """Let a worker compute a pack, after those that it has."""
         self._call(worker, "compute", key)
 
     def dismiss(self, worker: int) -> None:
-        """See `dispatch.Pool`."""
+        """End a worker, whatever it does; `wait` tells nothing more of it."""
         actor = self._actors.pop(worker, None)
         self._names.pop(worker, None)
         self._calls = {ref: call for ref, call in self._calls.items() if call[0] != worker}
@@ -247,7 +248,7 @@ class RayPool:
             self._ray.kill(actor, no_restart=True)
 
     def wait(self) -> list[Ready | Verdict | Lost]:
-        """See `dispatch.Pool`. Raises RunStopped."""
+        """What has happened; empty after a moment in which nothing has. Raises RunStopped."""
         # the first call of a worker that is lost takes its others away
         found = [self._event(*self._calls.pop(ref), ref) for ref in self._ready() if ref in self._calls]
         return [event for event in found if event is not None]
