@@ -12,12 +12,12 @@ from collections.abc import Collection, Sequence
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.runtime.onnx_outputs import (
     ATTRIBUTE,
-    GRAPH,
     MAKES,
     NAME,
     NODE,
     READS,
     texts,
+    with_graph,
     with_outputs,
 )
 from deeplight.engine.runtime.protobuf import fields_of, float_field, integer_field, message_field
@@ -40,31 +40,22 @@ def lights_alone(model: bytes, outputs: Collection[str]) -> bytes | None:
     """
     if not OUTPUTS.issuperset(outputs):
         return None
-    parts, possible = [], False
-    for number, value, whole in fields_of(memoryview(with_outputs(_freed(model), outputs))):
-        if number == GRAPH and isinstance(value, memoryview):
-            graph, possible = _without_layers(value)
-            parts.append(message_field(GRAPH, graph))
-        else:
-            parts.append(bytes(whole))
-    return b"".join(parts) if possible else None
+    try:
+        return with_graph(with_outputs(with_graph(model, _freed), outputs), _without_layers)
+    except _LayersNeeded:
+        return None
 
 
-def _freed(model: bytes) -> bytes:
-    """The model with constants in place of every fusion, and with the sides of tiles taken from the lights."""
-    parts = []
-    for number, value, whole in fields_of(memoryview(model)):
-        if number == GRAPH and isinstance(value, memoryview):
-            fields = (
-                _in_place_of(field, bytes(all_))
-                if kind == NODE and isinstance(field, memoryview)
-                else bytes(all_)
-                for kind, field, all_ in fields_of(value)
-            )
-            parts.append(message_field(GRAPH, b"".join(fields)))
-        else:
-            parts.append(bytes(whole))
-    return b"".join(parts)
+class _LayersNeeded(Exception):
+    """A node of the graph reads a layer."""
+
+
+def _freed(graph: memoryview) -> bytes:
+    """The graph with constants in place of every fusion, and with the sides of tiles taken from the lights."""
+    return b"".join(
+        _in_place_of(field, bytes(whole)) if kind == NODE and isinstance(field, memoryview) else bytes(whole)
+        for kind, field, whole in fields_of(graph)
+    )
 
 
 def _in_place_of(node: memoryview, whole: bytes) -> bytes:
@@ -100,8 +91,8 @@ def _side(node: memoryview) -> int | None:
     return start if asked and next(texts(node, READS), "") in LAYERS else None
 
 
-def _without_layers(graph: memoryview) -> tuple[bytes, bool]:
-    """The graph without the inputs of LAYERS, and whether no node reads one of them."""
+def _without_layers(graph: memoryview) -> bytes:
+    """The graph without the inputs of LAYERS. Raises _LayersNeeded where a node reads one of them."""
     fields = list(fields_of(graph))
     read = {
         name
@@ -114,7 +105,9 @@ def _without_layers(graph: memoryview) -> tuple[bytes, bool]:
         for number, value, whole in fields
         if not (number == _INPUT and isinstance(value, memoryview) and next(texts(value, NAME), "") in LAYERS)
     ]
-    return b"".join(kept), read.isdisjoint(LAYERS)
+    if not read.isdisjoint(LAYERS):
+        raise _LayersNeeded
+    return b"".join(kept)
 
 
 def _constants(node: memoryview) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from deeplight.engine.runtime.protobuf import fields_of, message_field
 
@@ -20,10 +20,18 @@ def with_outputs(model: bytes, names: Collection[str]) -> bytes:
 
     Raises ValueError where `model` is not well-formed protobuf.
     """
+    return with_graph(model, lambda graph: _graph_with(graph, names))
+
+
+def with_graph(model: bytes, change: Callable[[memoryview], bytes]) -> bytes:
+    """The serialised ModelProto with what `change` makes of its graph; all else stays as it is.
+
+    Raises ValueError where `model` is not well-formed protobuf.
+    """
     parts = []
     for number, value, whole in fields_of(memoryview(model)):
         if number == GRAPH and isinstance(value, memoryview):
-            parts.append(message_field(GRAPH, _graph_with(value, names)))
+            parts.append(message_field(GRAPH, change(value)))
         else:
             parts.append(bytes(whole))
     return b"".join(parts)

@@ -81,7 +81,7 @@ def test_the_leading_process_killed_and_the_run_resumed_at_once(whole: Whole, tm
     old.process.communicate()
     led = lead(whole, tmp_path, "--resume")
     led.open_gate()
-    finished(led, whole)
+    assert "resuming: " in finished(led, whole)
     wait_for(lambda: not any(map(alive, workers)))
     shutil.rmtree(folder)
 
