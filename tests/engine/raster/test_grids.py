@@ -385,25 +385,3 @@ def test_netcdf_variable_by_its_gdal_name(model: str, tmp_path: Path) -> None:
     assert "name one: `ntl=" in open_error(SceneOptions(str(path)))
     got = run(tmp_path, model, f'NETCDF:"{path}":lights')
     np.testing.assert_allclose(got[40:48, 48:56], 16.0, rtol=1e-6)
-
-
-@pytest.mark.parametrize("order", [("lat", "lon", "time"), ("north", "time", "east")])
-def test_netcdf_with_time_last_is_told_what_to_do(tmp_path: Path, order: tuple[str, ...]) -> None:
-    """GDAL makes a band of each latitude; edges that are told would not help."""
-    h5py = pytest.importorskip("h5py")
-    path = tmp_path / "cf.nc"
-    with h5py.File(path, "w") as file:
-        for dimension, values in zip(
-            order, (50 - ARC * np.arange(4), np.arange(5.0), np.arange(6.0)), strict=True
-        ):
-            file[dimension] = values
-            file[dimension].make_scale(dimension)
-        file[order[0]].attrs["axis"] = np.bytes_("Y")
-        data = file.create_dataset("lights", data=np.ones((4, 5, 6), np.float32))
-        for number, dimension in enumerate(order):
-            data.dims[number].attach_scale(file[dimension])
-    name = f'NETCDF:"{path}":lights'
-    for told in ({}, {"ntl_crs": "EPSG:4326", "ntl_bounds": (6, 49, 7, 50)}):
-        message = open_error(SceneOptions(name, **told))
-        assert f"is stored with {order[0]} before its last two dimensions" in message
-        assert "time, y, x" in message

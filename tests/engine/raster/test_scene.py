@@ -324,3 +324,25 @@ def test_description_names_what_is_in_force(files: SceneFiles) -> None:
     assert facts["dmo"]["dtype"] == "uint16"
     assert facts["dem"]["share_of_scene"] == 1.0
     assert facts["dem"]["bytes"] == files.dem.stat().st_size
+
+
+@pytest.mark.parametrize("order", [("lat", "lon", "time"), ("north", "time", "east")])
+def test_netcdf_with_time_last_is_told_what_to_do(tmp_path: Path, order: tuple[str, ...]) -> None:
+    """GDAL makes a band of each latitude; edges that are told would not help."""
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "cf.nc"
+    with h5py.File(path, "w") as file:
+        for dimension, values in zip(
+            order, (50 - ARC * np.arange(4), np.arange(5.0), np.arange(6.0)), strict=True
+        ):
+            file[dimension] = values
+            file[dimension].make_scale(dimension)
+        file[order[0]].attrs["axis"] = np.bytes_("Y")
+        data = file.create_dataset("lights", data=np.ones((4, 5, 6), np.float32))
+        for number, dimension in enumerate(order):
+            data.dims[number].attach_scale(file[dimension])
+    name = f'NETCDF:"{path}":lights'
+    for told in ({}, {"ntl_crs": "EPSG:4326", "ntl_bounds": (6, 49, 7, 50)}):
+        message = open_error(SceneOptions(name, **told))
+        assert f"is stored with {order[0]} before its last two dimensions" in message
+        assert "time, y, x" in message
