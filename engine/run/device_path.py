@@ -41,6 +41,25 @@ class TileShape:
         """What goes up."""
         return sent(dict(self.forms), self.height, self.width)
 
+    @property
+    def lights(self) -> int:
+        """Bytes of it, at its beginning, that are not of layers."""
+        return sent({}, self.height, self.width).size
+
+    @property
+    def layers(self) -> int:
+        """Bytes of it behind those."""
+        return self.sent.size - self.lights
+
+
+@dataclass
+class SentLayers:
+    """The layers of one tile as they were sent, in memory of the device that stays. there: they have arrived in it."""
+
+    shape: TileShape
+    memory: Memory
+    there: bool = False
+
 
 @dataclass(frozen=True)
 class _Program:
@@ -56,7 +75,8 @@ class _Program:
 
 
 class DevicePath:
-    """Tiles of one scene through one device. `launch` is for one thread at a time; `landed` for several.
+    """Tiles of a scene through one device, or of dates that want the same, one after the other. `launch` is for one
+    thread at a time; `landed` for several.
 
     resident: the model on the device. wanted: see forms.Wanted. slots: 1 for each of spec.DMO_SLOTS that there is.
     """
@@ -64,7 +84,7 @@ class DevicePath:
     def __init__(self, resident: Resident, wanted: Wanted, slots: tuple[int, ...]) -> None:
         self.device, self.wanted = resident.device, wanted
         self.meter = Meter()
-        self._resident, self._slots = resident, slots
+        self.slots, self._resident = slots, resident
         self._up, self._compute, self._down = (self.device.stream() for _ in range(3))
         self._programs: dict[TileShape, _Program] = {}
 
@@ -95,19 +115,30 @@ class DevicePath:
         self.device.release()
 
     def launch(
-        self, slot: Slot, shape: TileShape, core: Window, window: Window, *, physical: bool = False
+        self,
+        slot: Slot,
+        shape: TileShape,
+        core: Window,
+        window: Window,
+        *,
+        physical: bool = False,
+        layers: SentLayers | None = None,
     ) -> None:
         """Put a tile whose pixels lie in `slot.host` on the streams. core, window: in LR pixels. physical: see
-        `returned`. Does not wait."""
+        `returned`. layers: of the tile; they are taken from there, or where they are not there yet, put there. Does not
+        wait."""
         with self.failing(core):
             program, events = self._program(shape), slot.events
-            size = shape.sent.size
+            kept = layers if layers is not None and layers.there else None
+            size = shape.sent.size if kept is None else shape.lights
             self._up.record(events["up"])
             self._up.copy(slot.there, slot.host, size)
             self._up.record(events["arrived"])
             self._compute.wait(events["arrived"])
             self._compute.record(events["started"])
-            self._work(program, slot, shape, core, window, physical=physical)
+            if layers is not None and kept is None:
+                self._compute.copy(layers.memory, slot.there, shape.layers, since=shape.lights)
+            self._work(program, slot, shape, core, window, physical=physical, kept=kept)
             self._compute.record(events["computed"])
             back = self.returned(*core.shape, physical=physical).size
             self._down.wait(events["computed"])
@@ -117,10 +148,20 @@ class DevicePath:
             self.meter.add(bytes_up=size, bytes_down=back)
 
     def _work(
-        self, program: _Program, slot: Slot, shape: TileShape, core: Window, window: Window, *, physical: bool
+        self,
+        program: _Program,
+        slot: Slot,
+        shape: TileShape,
+        core: Window,
+        window: Window,
+        *,
+        physical: bool,
+        kept: SentLayers | None = None,
     ) -> None:
-        """All that is computed of a tile, from `slot.there` to `slot.result`."""
-        self._compute.copy(program.memory, slot.there, shape.sent.size)
+        """All that is computed of a tile, from `slot.there` to `slot.result`. kept: its layers, which are not there."""
+        self._compute.copy(program.memory, slot.there, shape.sent.size if kept is None else shape.lights)
+        if kept is not None:
+            self._compute.copy(program.memory, kept.memory, shape.layers, to=shape.lights)
         if program.graph is not None:
             self._compute.replay(program.graph)
         else:
@@ -188,7 +229,7 @@ class DevicePath:
             model.compute,
             forms,
             self.wanted,
-            self._slots,
+            self.slots,
             size,
             memory.bytes,
             result.bytes,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.pack_format import Encoded
 from deeplight.engine.raster.unresampled import Unresampled, spread
-from deeplight.engine.run.device_path import DevicePath, TileShape
+from deeplight.engine.run.device_path import DevicePath, SentLayers, TileShape
 from deeplight.engine.run.device_tiles import FASTER, DeviceTiles, larger_cores, worth_trying
 from deeplight.engine.run.slots import Lease, Ring, page_locked
 from deeplight.engine.run.tiling import (
@@ -38,27 +38,38 @@ from deeplight.engine.run.work import Tile, TileWork
 from deeplight.engine.runtime.device import OutOfDeviceMemory
 
 if TYPE_CHECKING:
+    from deeplight.engine.run.device_dates import DatesOnDevice
     from deeplight.engine.run.meter import Meter
 
 
 @dataclass(frozen=True)
 class DeviceTile(Tile):
-    """A tile in a slot. shape: of its program. physical: it comes back in float32, whatever the output's type is."""
+    """A tile in a slot. shape: of its program. physical: it comes back in float32, whatever the output's type is.
+    stays: its layers on the device, for the next date or from an earlier one."""
 
     lease: Lease | None = None
     shape: TileShape | None = None
     physical: bool = False
+    stays: SentLayers | None = None
 
 
 class DeviceWork(TileWork):
     """Everything that decides a tile's pixels. `read`, `collected` and `finish` may be called from several threads.
 
     `fit` comes first: it decides how the scene is cut. host: the same model without a device path: for tiles whose
-    numbers were bad, which are tried in fp32, and for questions about single places. beside: see RunOptions.
+    numbers were bad, which are tried in fp32, and for questions about single places. beside: see RunOptions. dates:
+    what this scene shares with others, which then closes the path.
     """
 
-    def __init__(self, host: TileWork, path: DevicePath, threads: int, beside: int = 1) -> None:
-        self._host = host
+    def __init__(
+        self,
+        host: TileWork,
+        path: DevicePath,
+        threads: int,
+        beside: int = 1,
+        dates: DatesOnDevice | None = None,
+    ) -> None:
+        self._host, self._dates = host, dates
         self.scene, self.backend, self.manifest = host.scene, host.backend, host.manifest
         self.halo, self.products = host.halo, host.products
         self.path, self.threads = path, threads
@@ -102,6 +113,8 @@ class DeviceWork(TileWork):
             )
         if plan.chosen:
             fits = self._fastest(fits, plan)
+        if self._dates is not None:
+            self._dates.keep_layers(self.path.device)
         return replace(plan, core=fits.core, pack=pack_side(fits.core), estimate=fits.need)
 
     def _try(self, core: int, plan: TilePlan) -> DeviceTiles | str:
@@ -171,7 +184,8 @@ class DeviceWork(TileWork):
 
     def close(self) -> None:
         """Let go of the device's memory and of what the host's path holds. The model given stays open."""
-        self.path.forget()
+        if self._dates is None:
+            self.path.forget()
         self.host.close()
 
     def cancel(self) -> None:
@@ -197,15 +211,16 @@ class DeviceWork(TileWork):
         if not valid.any():
             return Tile(core, lr, valid)
         lease = self.ring.take()
+        kept = None if self._dates is None else self._dates.find(self._place(window))
         try:
             begin = time.perf_counter()
             back = self.path.returned(*core.shape, physical=physical).size
-            shape = self._fill(lease, window, inner, ntl, known, back)
+            shape = self._fill(lease, window, inner, ntl, known, back, kept)
             self.meter.add(decode=time.perf_counter() - begin)
         except BaseException:
             lease.end()
             raise
-        return DeviceTile(core, lr, valid, window, lease=lease, shape=shape, physical=physical)
+        return DeviceTile(core, lr, valid, window, lease=lease, shape=shape, physical=physical, stays=kept)
 
     def _fill(
         self,
@@ -215,9 +230,13 @@ class DeviceWork(TileWork):
         ntl: Floats,
         known: np.ndarray,
         back: int,
+        kept: SentLayers | None,
     ) -> TileShape:
-        slot, places = lease.slot, {name: layer.place(window) for name, layer in self._layers.items()}
-        shape = self._shape(window, places)
+        """Put what is to be sent into a slot: without the layers, where those are on the device."""
+        slot = lease.slot
+        layers = self._layers if kept is None else {}
+        places = {name: layer.place(window) for name, layer in layers.items()}
+        shape = self._shape(window, places) if kept is None else kept.shape
         layout = shape.sent
         with self.path.failing(None):
             slot.reserve(layout.size, back)
@@ -226,9 +245,13 @@ class DeviceWork(TileWork):
         arrays["ntl"][:], arrays["valid"][:] = ntl, known
         arrays["own"][:] = 0
         arrays["own"][inner] = known[inner]
-        for name, layer in self._layers.items():
+        for name, layer in layers.items():
             layer.fill(arrays, name, window, places[name])
         return shape
+
+    def _place(self, window: Window) -> Hashable:
+        """What decides the layers of a tile."""
+        return (*self.scene.auxiliary.values(), window)
 
     def _shape(self, window: Window, places: dict[str, Window | None]) -> TileShape:
         """The program that a tile fits into. One that needs more room makes it, for all that come after it."""
@@ -254,9 +277,11 @@ class DeviceWork(TileWork):
             if self._cancelled:
                 raise DeepLightError("the device path was asked to stop")
             if not self.host.was_bad(tile.core):
-                slot, shape = tile.lease.slot, tile.shape
-                self.path.launch(slot, shape, tile.core, tile.window, physical=tile.physical)
-                return tile
+                slot, shape, stays = tile.lease.slot, tile.shape, tile.stays
+                if stays is None and self._dates is not None:
+                    stays = self._dates.room(shape)
+                self.path.launch(slot, shape, tile.core, tile.window, physical=tile.physical, layers=stays)
+                return replace(tile, stays=stays)
         except BaseException:
             tile.lease.end()
             raise
@@ -271,6 +296,9 @@ class DeviceWork(TileWork):
             return
         try:
             found = self.path.landed(tile.lease.slot, tile.core, physical=tile.physical)
+            if self._dates is not None and tile.stays is not None:
+                assert tile.window is not None
+                self._dates.keep(self._place(tile.window), tile.stays)
             begin = time.perf_counter()
             counts = dict(zip(COUNTS, found["counts"].tolist(), strict=True))
             pixels = found["pixels"] if "pixels" in found else Encoded(found["steps"], found["halves"])

@@ -13,6 +13,7 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.runtime.artifact import Artifact
 
 if TYPE_CHECKING:
+    from deeplight.engine.run.device_dates import DatesOnDevice
     from deeplight.engine.run.result import RunResult
     from deeplight.engine.runtime.backends.base import Backend
 
@@ -34,7 +35,7 @@ class Began:
 class Engine:
     """What runs a scene, or the dates of a stack one after the other. begun: told before a scene's first tile. core:
     side of the tiles that the last date took, for the next; None: none yet. told: makes of a scene's result what is
-    reported."""
+    reported. dates: what the dates share on a device; None for a single scene."""
 
     artifact: Artifact
     backend: Backend
@@ -44,6 +45,7 @@ class Engine:
     begun: Callable[[], None] = lambda: None
     core: int | None = None
     told: Callable[[RunResult], RunResult] = lambda result: result
+    dates: DatesOnDevice | None = None
     _split: tuple[int, tuple[str, ...], bool] | None = None
 
     def split(self, streams: int, outputs: Sequence[str], *, layers: bool) -> None:

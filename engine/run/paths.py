@@ -20,6 +20,7 @@ from deeplight.engine.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.run.device_dates import DatesOnDevice
     from deeplight.engine.runtime.backends.base import Backend
 
 
@@ -32,10 +33,16 @@ def open_model(options: RunOptions, artifact: Artifact, precision: str, threads:
 
 
 def tile_work(
-    options: RunOptions, scene: Scene, artifact: Artifact, backend: Backend, plan: TilePlan, threads: int
+    options: RunOptions,
+    scene: Scene,
+    artifact: Artifact,
+    backend: Backend,
+    plan: TilePlan,
+    threads: int,
+    dates: DatesOnDevice | None = None,
 ) -> TileWork:
     """What decides pixels: on the device path where the backend has one and there are tiles, else on the host's. The
-    model in fp32 is opened when a tile needs it."""
+    model in fp32 is opened when a tile needs it. dates: what this scene shares with others on the device path."""
     manifest = artifact.manifest
     work = TileWork(
         scene,
@@ -53,9 +60,9 @@ def tile_work(
     from deeplight.engine.run.device_work import DeviceWork
 
     slots = tuple(int(slot in scene.dmo_slots) for slot in DMO_SLOTS)
-    return DeviceWork(
-        work, DevicePath(resident, wanted_of(options, scene, manifest), slots), threads, options.beside
-    )
+    make = DevicePath if dates is None else dates.path
+    path = make(resident, wanted_of(options, scene, manifest), slots)
+    return DeviceWork(work, path, threads, options.beside, dates)
 
 
 def wanted_of(options: RunOptions, scene: Scene, manifest: Manifest) -> Wanted:

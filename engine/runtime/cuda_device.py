@@ -79,10 +79,10 @@ class CudaStream:
     def __init__(self, device: torch.device) -> None:
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def copy(self, target: Memory, source: Memory, size: int) -> None:
+    def copy(self, target: Memory, source: Memory, size: int, *, to: int = 0, since: int = 0) -> None:
         """See device.DeviceStream."""
         with torch.cuda.stream(self.stream):
-            target.bytes[:size].copy_(source.bytes[:size], non_blocking=True)
+            target.bytes[to : to + size].copy_(source.bytes[since : since + size], non_blocking=True)
 
     def run(self, work: Callable[[], None], reads: Sequence[Memory], writes: Sequence[Memory]) -> None:
         """See device.DeviceStream."""
@@ -147,6 +147,11 @@ class CudaDevice:
 
     def host_uses(self, memory: Memory, *, writes: bool = False) -> None:
         """See device.Device."""
+
+    def free(self) -> int:
+        """See device.Device."""
+        free: int = torch.cuda.mem_get_info(self._device)[0]
+        return free
 
     def release(self) -> None:
         """See device.Device."""

@@ -52,8 +52,9 @@ class Graph(Protocol):
 class DeviceStream(Protocol):
     """Work in order. No method waits for it."""
 
-    def copy(self, target: Memory, source: Memory, size: int) -> None:
-        """The first `size` bytes, from pinned memory to the device, back, or on the device."""
+    def copy(self, target: Memory, source: Memory, size: int, *, to: int = 0, since: int = 0) -> None:
+        """`size` bytes, from pinned memory to the device, back, or on the device. to, since: the byte of `target` and
+        of `source` at which they begin."""
 
     def run(self, work: Callable[[], None], reads: Sequence[Memory], writes: Sequence[Memory]) -> None:
         """A program that touches these pieces of memory and no others that anything else may touch meanwhile."""
@@ -100,6 +101,9 @@ class Device(Protocol):
     def host_uses(self, memory: Memory, *, writes: bool = False) -> None:
         """The host is about to read pinned memory, or to write it. Free on a real device; a stand-in checks that
         nothing on the device may still touch it."""
+
+    def free(self) -> int:
+        """Bytes of the device's memory that nothing uses."""
 
     def release(self) -> None:
         """Give memory that nothing uses any more back to other programs."""

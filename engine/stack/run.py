@@ -16,6 +16,7 @@ from deeplight.engine.core.machine import available_cpus, available_memory, retu
 from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.output.parts import Mode, parts_folder
 from deeplight.engine.run import paths
+from deeplight.engine.run.device_dates import DatesOnDevice
 from deeplight.engine.run.engine import Began, Engine
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.pipeline import infer, run_scene
@@ -138,7 +139,9 @@ class Stack:
         events = self._stack.enter_context(Events(run.events, append=run.mode is Mode.RESUME))
         scenes = self._scenes()
         backend = self._stack.enter_context(paths.open_model(run, artifact, run.precision, threads))
-        engine = Engine(artifact, backend, threads, events, self.progress, begun=self._begun)
+        on_device = DatesOnDevice()
+        self._stack.callback(on_device.close)
+        engine = Engine(artifact, backend, threads, events, self.progress, begun=self._begun, dates=on_device)
         dates = self._dates(scenes, engine)
         opened = time.perf_counter()
         for number, date in enumerate(dates, 1):

@@ -87,9 +87,11 @@ class Stream:
         self.clock: Clock = {number: 0}
         self.steps: deque[Step] = deque()
 
-    def copy(self, target: Memory, source: Memory, size: int) -> None:
+    def copy(self, target: Memory, source: Memory, size: int, *, to: int = 0, since: int = 0) -> None:
+        assert to + size <= len(target.bytes) and since + size <= len(source.bytes)
+
         def work() -> None:
-            target.bytes[:size].copy_(source.bytes[:size])
+            target.bytes[to : to + size].copy_(source.bytes[since : since + size])
 
         self._add(work, [source], [target])
 
@@ -207,6 +209,9 @@ class StandIn:
         with self.lock:
             assert memory.pinned, "the host cannot reach memory of the device"
             self.check(memory, self.known, writes=writes)
+
+    def free(self) -> int:
+        return self.room - self.allocated
 
     def release(self) -> None:
         """Count memory from zero again. Only a failed allocation frees everything."""

@@ -16,6 +16,8 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.progress import Silent
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.output.shards import Shard
+from deeplight.engine.raster.auxiliary import Daytime
+from deeplight.engine.raster.layers import AuxLayer
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.run import paths
 from deeplight.engine.run.tiling import TileRequest
@@ -96,8 +98,20 @@ def test_layers_and_model_are_opened_once(
     assert max(handles) <= 2 and handles
 
 
-def test_layers_beside_the_lights_are_read_for_the_first_date_alone(months: Months, tmp_path: Path) -> None:
+def test_layers_beside_the_lights_are_read_for_the_first_date_alone(
+    months: Months, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aligned: Counter[tuple[int, Any]] = Counter()
+    for layer in (Daytime, AuxLayer):
+
+        def counting(self: Any, window: Any, *into: Any, align: Any = layer.read_into) -> None:
+            aligned[id(self), window] += 1
+            align(self, window, *into)
+
+        monkeypatch.setattr(layer, "read_into", counting)
     months.run(tmp_path / "out", tiles=TileRequest(9))
+    # daytime bands, their file, and elevation
+    assert set(aligned.values()) == {1} and len({layer for layer, _ in aligned}) == 3
     dates = json.loads((tmp_path / "out" / "run.json").read_text())["dates"]
     read = [d["run"]["inputs"] for d in dates if d["run"] is not None]
     assert [r["dmo"]["bytes_read"] > 0 for r in read] == [True, False, False]
