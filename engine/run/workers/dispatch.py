@@ -18,7 +18,13 @@ from deeplight.engine.run.executor import MOST_QUARANTINED, TILE_TIMEOUT_S, TRIE
 from deeplight.engine.run.workers.segments import Key, PackSegments
 
 DEPTH = 2
-"""Packs in a worker's hands, so that it never waits for the next."""
+"""Calls in a worker's hands, so that it never waits for the next. A call is one pack, or several fast ones."""
+CALL_S = 0.25
+"""A call has as many packs as take so long together: each costs the process that leads about a millisecond."""
+MOST_A_CALL = 8
+"""Packs of a call at most."""
+_SHARE = 4
+"""A call has at most this part of a worker's share of the packs that are left, so that all end together."""
 LATE = 2.0
 """A worker that takes so many times the usual for a pack is late: its packs are given to another that is idle, too."""
 _LEAST_LATE_S = 2.0
@@ -36,12 +42,14 @@ class Ready:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a pack. error: None where it is stored. final: another try would not help."""
+    """What became of a pack. error: None where it is stored. final: another try would not help. seconds: that it took;
+    None where it had no data."""
 
     worker: int
     key: Key
     error: str | None = None
     final: bool = False
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,8 @@ class Pool(Protocol):
     def hire(self) -> int:
         """Start one more worker. Returns its number; `wait` tells when it is ready."""
 
-    def give(self, worker: int, key: Key) -> None:
-        """Let a worker compute a pack, after those that it has."""
+    def give(self, worker: int, keys: Sequence[Key]) -> None:
+        """Let a worker compute packs, after those that it has. Their verdicts come together."""
 
     def dismiss(self, worker: int) -> None:
         """End a worker, whatever it does; `wait` tells nothing more of it."""
@@ -82,11 +90,23 @@ class GivenUp:
 
 @dataclass
 class _Hands:
-    """The packs that a worker has, in order, and since when it works on the first."""
+    """The packs that a worker has, call by call, and since when it works on the first."""
 
     name: str
-    keys: deque[Key] = field(default_factory=deque)
+    calls: list[list[Key]] = field(default_factory=list)
     since: float = 0.0
+
+    @property
+    def keys(self) -> list[Key]:
+        """All packs, in order."""
+        return [key for call in self.calls for key in call]
+
+    def remove(self, key: Key) -> None:
+        """Take a pack out, and its call with the last one."""
+        call = next(call for call in self.calls if key in call)
+        call.remove(key)
+        if not call:
+            self.calls.remove(call)
 
 
 class Dispatch:
@@ -113,6 +133,7 @@ class Dispatch:
         self._hands: dict[int, _Hands] = {}
         self._coming = workers
         self._took: deque[float] = deque(maxlen=50)
+        self._any_stored = False
         self._in_a_row = 0
         self._quiet_since = clock()
         self.given_up: list[GivenUp] = []
@@ -131,7 +152,7 @@ class Dispatch:
     @property
     def ready(self) -> list[int]:
         """The workers that are ready; those with nothing in hand come first."""
-        return sorted(self._hands, key=lambda worker: len(self._hands[worker].keys))
+        return sorted(self._hands, key=lambda worker: len(self._hands[worker].calls))
 
     def _take(self, event: Ready | Verdict | Lost) -> None:
         if isinstance(event, Ready):
@@ -144,14 +165,15 @@ class Dispatch:
 
     def _judge(self, verdict: Verdict) -> None:
         hands, now = self._hands[verdict.worker], self._clock()
-        if verdict.error is None:
-            self._took.append(now - hands.since)
-        hands.keys.remove(verdict.key)
+        if verdict.error is None and verdict.seconds is not None:
+            self._took.append(verdict.seconds)
+        hands.remove(verdict.key)
         hands.since = now
         if verdict.key not in self._left:  # another had it too and was first
             return
         if verdict.error is None:
             self._in_a_row = 0
+            self._any_stored = True
             self._left.discard(verdict.key)
             self._stored(verdict.key)
             return
@@ -215,20 +237,27 @@ class Dispatch:
 
     def _hand_out(self) -> None:
         for worker, hands in self._hands.items():
-            while (key := self._next(worker, hands)) is not None:
-                if not hands.keys:
+            while keys := self._next(worker, hands):
+                if not hands.calls:
                     hands.since = self._clock()
-                hands.keys.append(key)
-                self._pool.give(worker, key)
+                hands.calls.append(keys)
+                self._pool.give(worker, tuple(keys))
 
-    def _next(self, worker: int, hands: _Hands) -> Key | None:
-        """Choose the next pack of a worker: one of its own run; when all runs are given out, one that failed, which is
-        then computed alone; after those, one that another worker is late with."""
-        if len(hands.keys) >= DEPTH or any(key in self._failed for key in hands.keys):
-            return None
-        if (key := self._segments.next(worker)) is not None:
-            return key
-        return (None if hands.keys else self._failed_before(hands)) or self._overdue(hands)
+    def _next(self, worker: int, hands: _Hands) -> list[Key]:
+        """Choose the next call of a worker: packs of its own run; when all runs are given out, one that failed, which
+        is then computed alone; after those, one that another worker is late with."""
+        if len(hands.calls) >= DEPTH or any(key in self._failed for key in hands.keys):
+            return []
+        if keys := self._segments.next(worker, self._packs_a_call()):
+            return keys
+        key = (None if hands.calls else self._failed_before(hands)) or self._overdue(hands)
+        return [] if key is None else [key]
+
+    def _packs_a_call(self) -> int:
+        """One, until it is known that packs with data are fast: those without tell nothing of the next."""
+        slowest = max(self._took, default=CALL_S)
+        fair = len(self._left) // (_SHARE * max(1, len(self._hands)))
+        return max(1, min(MOST_A_CALL, fair, int(CALL_S / max(slowest, CALL_S / MOST_A_CALL))))
 
     def _failed_before(self, idle: _Hands) -> Key | None:
         """A pack that failed before, on another worker if there is one."""
@@ -240,7 +269,7 @@ class Dispatch:
         return None
 
     def _overdue(self, idle: _Hands) -> Key | None:
-        if not self._took:
+        if not self._any_stored:
             return None
         now, limit = self._clock(), max(_LEAST_LATE_S, LATE * self._usual())
         copies = Counter(key for hands in self._hands.values() for key in hands.keys)
@@ -253,7 +282,7 @@ class Dispatch:
         return None
 
     def _usual(self) -> float:
-        """The seconds that a pack usually takes; 0 as long as no pack is finished."""
+        """The seconds that a pack with data usually takes; 0 as long as none is finished."""
         return statistics.median(self._took) if self._took else 0.0
 
     def _say_if_quiet(self) -> None:

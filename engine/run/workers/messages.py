@@ -31,12 +31,20 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Computed:
-    """What became of a pack. error: None where it is stored. final: another try would not help. messages: for the
-    user, since the last ones."""
+class Made:
+    """What became of a pack. error: None where it is stored. final: another try would not help. seconds: from the pack
+    before it, or from when it was asked for; None where it had no data, or was there before."""
 
-    error: str | None
-    final: bool
+    error: str | None = None
+    final: bool = False
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What became of the packs of a call, in its order. messages: for the user, since the last ones."""
+
+    packs: Sequence[Made]
     messages: list[Message]
 
 

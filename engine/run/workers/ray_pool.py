@@ -132,7 +132,7 @@ class RayPool:
         self._record: Record | None = None
         self._actors: dict[int, Any] = {}
         self._names: dict[int, str] = {}
-        self._calls: dict[Any, tuple[int, str, Key | None]] = {}
+        self._calls: dict[Any, tuple[int, str, Sequence[Key]]] = {}
         self._hired = 0
         self._joined = False
         self._folder: str | None = None
@@ -235,9 +235,9 @@ class RayPool:
         for worker in self._names:
             self._call(worker, "begin", record)
 
-    def give(self, worker: int, key: Key) -> None:
-        """Let a worker compute a pack, after those that it has."""
-        self._call(worker, "compute", key)
+    def give(self, worker: int, keys: Sequence[Key]) -> None:
+        """Let a worker compute packs, after those that it has. Their verdicts come together."""
+        self._call(worker, "compute", keys)
 
     def dismiss(self, worker: int) -> None:
         """End a worker, whatever it does; `wait` tells nothing more of it."""
@@ -250,8 +250,8 @@ class RayPool:
     def wait(self) -> list[Ready | Verdict | Lost]:
         """What has happened; empty after a moment in which nothing has. Raises RunStopped."""
         # the first call of a worker that is lost takes its others away
-        found = [self._event(*self._calls.pop(ref), ref) for ref in self._ready() if ref in self._calls]
-        return [event for event in found if event is not None]
+        found = [self._events(*self._calls.pop(ref), ref) for ref in self._ready() if ref in self._calls]
+        return [event for events in found for event in events]
 
     def first(self) -> tuple[int, str]:
         """A worker that is open, before the run has begun. Raises InputError where all were refused, on this host where
@@ -307,7 +307,7 @@ class RayPool:
 
     def _call(self, worker: int, method: str, *given: Any) -> None:
         ref = getattr(self._actors[worker], method).remote(*given)
-        self._calls[ref] = (worker, method, given[0] if method == "compute" else None)
+        self._calls[ref] = (worker, method, given[0] if method == "compute" else ())
 
     def _ready(self) -> list[Any]:
         self._check()
@@ -320,26 +320,29 @@ class RayPool:
             return list(first)
         return [*first, *self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]]
 
-    def _event(self, worker: int, method: str, key: Key | None, ref: Any) -> Ready | Verdict | Lost | None:
-        """The event that the end of a call stands for."""
+    def _events(
+        self, worker: int, method: str, keys: Sequence[Key], ref: Any
+    ) -> Sequence[Ready | Verdict | Lost]:
+        """The events that the end of a call stands for."""
         try:
             found = self._got(ref)
         except Gone as gone:
             name = self._names.get(worker, "a worker that was starting")
             self.dismiss(worker)
-            return Lost(worker, f"{name} was lost: {gone}", refused="ModuleNotFoundError" in str(gone))
+            return [Lost(worker, f"{name} was lost: {gone}", refused="ModuleNotFoundError" in str(gone))]
         if isinstance(found, Trouble):
             self.dismiss(worker)
-            return Lost(worker, found.sentence, found.refused, found.fatal)
+            return [Lost(worker, found.sentence, found.refused, found.fatal)]
         if method == "open":
             self._names[worker] = found
             if self._record is not None:
                 self._call(worker, "begin", self._record)
-            return None
-        if key is None:
-            return Ready(worker, self._names[worker])
+            return []
+        if method == "begin":
+            return [Ready(worker, self._names[worker])]
         self._voice.say(found.messages)
-        return Verdict(worker, key, found.error, found.final)
+        made = zip(keys, found.packs, strict=True)
+        return [Verdict(worker, key, m.error, m.final, m.seconds) for key, m in made]
 
     def _got(self, ref: Any) -> Any:
         from ray.exceptions import RayError, RayTaskError

@@ -17,12 +17,13 @@ _MOST = 10_000
 
 
 class Relay(Progress):
-    """Keeps messages, from any thread. counting: keep the steps of the progress as well as lines."""
+    """Keeps messages, from any thread. counting: keep the steps of the progress as well as lines. events: keep events;
+    else nobody asks for them, and they would only travel."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: bool = True) -> None:
         self._messages: deque[Message] = deque(maxlen=_MOST)
         self.counting = False
-        self.events = _Events(self)
+        self.events = _Events(self) if events else Events(None)
 
     def log(self, message: str) -> None:
         """Say one line."""

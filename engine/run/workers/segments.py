@@ -22,12 +22,12 @@ class PackSegments:
         self._free = deque(deque(keys[a:b]) for a, b in itertools.pairwise(ends) if a < b)
         self._own: dict[int, deque[Key]] = {}
 
-    def next(self, worker: int) -> Key | None:
-        """The next pack for a worker; None where all are given out."""
+    def next(self, worker: int, most: int = 1) -> list[Key]:
+        """The next packs for a worker, `most` at most, all neighbours; none where all are given out."""
         own = self._own.get(worker)
         if not own:
             own = self._own[worker] = self._more()
-        return own.popleft() if own else None
+        return [own.popleft() for _ in range(min(most, len(own)))]
 
     def _more(self) -> deque[Key]:
         """A run that nobody has, or the later half of the longest, which is the one that lasts longest."""

@@ -8,7 +8,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,8 @@ from deeplight.engine.run.pipeline import Run, run_scene
 from deeplight.engine.run.planned import PlannedRun, plan_scene
 from deeplight.engine.run.report import RunReport, write_report
 from deeplight.engine.run.tiling import TilePlan, cores
-from deeplight.engine.run.workers.messages import Computed, Done, Proposal, Told, Trouble
+from deeplight.engine.run.work import Tile
+from deeplight.engine.run.workers.messages import Computed, Done, Made, Proposal, Told, Trouble
 from deeplight.engine.run.workers.relay import Message, Relay
 from deeplight.engine.run.workers.segments import Key
 from deeplight.engine.run.workers.told import with_workers
@@ -50,7 +51,7 @@ class Site:
     def __init__(self, options: RunOptions, folder: str) -> None:
         """options: of the run, threads among them. folder: where names are relative to."""
         self.options, self.folder = options, folder
-        self.relay = Relay()
+        self.relay = Relay(events=options.events is not None)
         self._open = contextlib.ExitStack()
         self._began = Began.now()
         self._packs: Packs | None = None
@@ -118,14 +119,15 @@ class Site:
         self._thread = threading.Thread(target=self._packs.serve, name="packs", daemon=True)
         self._thread.start()
 
-    def compute(self, key: Key) -> Computed | Trouble:
-        """Compute a pack and store it, after those that were asked for before."""
+    def compute(self, keys: Sequence[Key]) -> Computed | Trouble:
+        """Compute packs and store them, after those that were asked for before."""
         assert self._packs is not None
+        asked = [self._packs.ask(key) for key in keys]
         try:
-            reason, final = self._packs.ask(key).result()
+            made = [future.result() for future in asked]
         except Exception as error:
             return self._trouble(error)
-        return Computed(reason, final, self.relay.taken())
+        return Computed(made, self.relay.taken())
 
     def heard(self) -> list[Message]:
         """The messages for the user since the last call."""
@@ -215,7 +217,10 @@ class Packs(Run):
     def __init__(self, options: RunOptions, planned: PlannedRun, store: PackStore, engine: Engine) -> None:
         self.planned = planned
         self._inbox: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
-        self._asked: dict[Key, Future[tuple[str | None, bool]]] = {}
+        self._asked: dict[Key, Future[Made]] = {}
+        self._asked_at: dict[Key, float] = {}
+        self._answered_at = 0.0
+        self._with_data: set[Key] = set()
         self._done: set[Key] = set()
         self._broken: Exception | None = None
         self._looked_at = 0
@@ -223,15 +228,18 @@ class Packs(Run):
         self._lock = threading.Lock()
         super().__init__(options, planned, store, engine)
 
-    def ask(self, key: Key) -> Future[tuple[str | None, bool]]:
+    def ask(self, key: Key) -> Future[Made]:
         """Let a pack be computed."""
+        future: Future[Made] = Future()
         with self._lock:
-            future = self._asked.setdefault(key, Future())
             if self._broken is not None:
                 future.set_exception(self._broken)
             elif key in self._done:
-                future.set_result((None, False))
+                future.set_result(Made())
+            elif key in self._asked:
+                return self._asked[key]
             else:
+                self._asked[key], self._asked_at[key] = future, time.monotonic()
                 self._inbox.put(key)
         return future
 
@@ -266,6 +274,15 @@ class Packs(Run):
             self._done.add(key)
         self._answer(key, None, False)
 
+    def _store(self, tile: Tile) -> None:
+        if tile.pixels is not None:
+            self._with_data.add(self._key(tile.core))
+        super()._store(tile)
+
+    def _key(self, core: Window) -> Key:
+        """The pack that a core is in."""
+        return core.row // self.plan.pack, core.col // self.plan.pack
+
     def jobs(self) -> Iterator[Task | None]:
         """The tiles of the packs that are asked for; None where there is none while others are at work."""
         while True:
@@ -285,15 +302,16 @@ class Packs(Run):
         """Say which packs have tiles that were given up."""
         for given_up in self.quarantined[self._looked_at :]:
             self._looked_at += 1
-            side = self.plan.pack
-            key = (given_up.core.row // side, given_up.core.col // side)
-            self._answer(key, given_up.reason, given_up.core in self._hopeless)
+            self._answer(self._key(given_up.core), given_up.reason, given_up.core in self._hopeless)
 
     def _answer(self, key: Key, error: str | None, final: bool) -> None:
         with self._lock:
-            future = self._asked.pop(key, None)
-        if future is not None:
-            future.set_result((error, final))
+            future, now = self._asked.pop(key, None), time.monotonic()
+            if future is None:
+                return
+            took = now - max(self._answered_at, self._asked_at.pop(key))
+            self._answered_at = now
+        future.set_result(Made(error, final, took if key in self._with_data else None))
 
 
 def _shared_out(pack: Window, plan: TilePlan, readers: int) -> Iterator[Task]:

@@ -11,41 +11,57 @@ import pytest
 
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.run.executor import MOST_QUARANTINED, TRIES
-from deeplight.engine.run.workers.dispatch import DEPTH, Dispatch, Lost, Ready, Verdict
+from deeplight.engine.run.workers.dispatch import (
+    CALL_S,
+    DEPTH,
+    MOST_A_CALL,
+    Dispatch,
+    Lost,
+    Ready,
+    Verdict,
+)
 from deeplight.engine.run.workers.segments import Key, PackSegments
 
 KEYS = [(row, col) for row in range(5) for col in range(6)]
-PACK_S = 10.0
+PACK_S, EMPTY_S = 10.0, 0.1
 Fault = Callable[["Crew", int, Key], "Verdict | Lost | None"]
 
 
 class Crew:
-    """Workers that take PACK_S for a pack. fault: what comes of one in place of success; None: as usual. frozen: those
-    that do not answer."""
+    """Workers that take PACK_S for a pack. fault: what comes of one in place of success; None: as usual. pack_s: the
+    seconds that a pack takes; None for one without data, which takes EMPTY_S. frozen: those that do not answer."""
 
-    def __init__(self, fault: Fault = lambda *_: None, start_s: float = 1.0) -> None:
-        self.now, self.fault, self.start_s = 0.0, fault, start_s
+    def __init__(
+        self,
+        fault: Fault = lambda *_: None,
+        start_s: float = 1.0,
+        pack_s: Callable[[Key], float | None] = lambda _: PACK_S,
+    ) -> None:
+        self.now, self.fault, self.start_s, self.pack_s = 0.0, fault, start_s, pack_s
         self.hired = 0
         self.frozen: set[int] = set()
         self.gone: set[int] = set()
-        self.hands: dict[int, list[Key]] = {}
+        self.calls: dict[int, list[Sequence[Key]]] = {}
         self.given: Counter[Key] = Counter()
+        self.sizes: list[int] = []
         self.most_in_hand = 0
+        self._made: dict[int, list[Verdict]] = {}
         self._order = 0
         self._events: list[tuple[float, int, int]] = []
 
     def hire(self) -> int:
         self.hired += 1
-        self.hands[self.hired] = []
+        self.calls[self.hired], self._made[self.hired] = [], []
         self._at(self.start_s, self.hired)
         return self.hired
 
-    def give(self, worker: int, key: Key) -> None:
-        self.given[key] += 1
-        self.hands[worker].append(key)
-        self.most_in_hand = max(self.most_in_hand, len(self.hands[worker]))
-        if len(self.hands[worker]) == 1:
-            self._at(PACK_S, worker)
+    def give(self, worker: int, keys: Sequence[Key]) -> None:
+        self.given.update(keys)
+        self.calls[worker].append(keys)
+        self.sizes.append(len(keys))
+        self.most_in_hand = max(self.most_in_hand, sum(map(len, self.calls[worker])))
+        if len(self.calls[worker]) == 1:
+            self._begin(worker)
 
     def dismiss(self, worker: int) -> None:
         self.gone.add(worker)
@@ -61,20 +77,33 @@ class Crew:
         if worker in self.frozen:
             self._at(1.0, worker)
             return []
-        if not self.hands[worker]:
+        if not self.calls[worker]:
             return [Ready(worker, f"worker {worker}")]
-        key = self.hands[worker][0]
-        event = self.fault(self, worker, key) or Verdict(worker, key)
+        made, key = self._made[worker], self._at_work(worker)
+        event = self.fault(self, worker, key) or Verdict(worker, key, seconds=self.pack_s(key))
         if isinstance(event, Lost):
             self.gone.add(worker)
             return [event]
         if worker in self.frozen:
             self._at(1.0, worker)
             return []
-        self.hands[worker].pop(0)
-        if self.hands[worker]:
-            self._at(PACK_S, worker)
-        return [event]
+        made.append(event)
+        if len(made) < len(self.calls[worker][0]):
+            self._begin(worker)
+            return []
+        self.calls[worker].pop(0)
+        self._made[worker] = []
+        if self.calls[worker]:
+            self._begin(worker)
+        return made
+
+    def _at_work(self, worker: int) -> Key:
+        """The pack that a worker computes."""
+        return self.calls[worker][0][len(self._made[worker])]
+
+    def _begin(self, worker: int) -> None:
+        took = self.pack_s(self._at_work(worker))
+        self._at(EMPTY_S if took is None else took, worker)
 
     def _at(self, after: float, worker: int) -> None:
         self._order += 1
@@ -103,15 +132,15 @@ def test_every_pack_once(workers: int) -> None:
 
 def test_runs_of_neighbours_halved_for_who_has_none() -> None:
     segments = PackSegments(KEYS, 2)
-    first = [segments.next(1) for _ in range(15)]
-    assert first == KEYS[:15]
-    assert segments.next(2) == KEYS[15]
+    first = [key for most in (1, 6, 7, 5) for key in segments.next(1, most)]
+    assert first == KEYS[:15], "a run ends where it ends, whatever more is asked for"
+    assert segments.next(2) == [KEYS[15]]
     taken = segments.next(1)
-    assert taken == KEYS[23], "the later half of what the other has"
+    assert taken == [KEYS[23]], "the later half of what the other has"
     rest = []
-    while (key := segments.next(1)) is not None:
-        rest.append(key)
-    assert sorted([*first, KEYS[15], taken, *rest]) == KEYS
+    while keys := segments.next(1, 4):
+        rest += keys
+    assert sorted([*first, KEYS[15], *taken, *rest]) == KEYS
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -125,6 +154,55 @@ def test_a_worker_killed_at_any_pack(seed: int) -> None:
     dispatch, _ = dispatched(crew)
     assert crew.hired == 3 and dispatch.lost == ["killed"] and not dispatch.given_up
     assert sum(crew.given.values()) - len(KEYS) <= DEPTH, "no more is computed again than what it had in hand"
+
+
+FAST = [(row, col) for row in range(40) for col in range(10)]
+
+
+@pytest.mark.parametrize(("pack_s", "most"), [(0.01, MOST_A_CALL), (0.1, 2), (0.2, 1)])
+def test_fast_packs_go_several_a_call(pack_s: float, most: int) -> None:
+    crew = Crew(pack_s=lambda _: pack_s)
+    dispatched(crew, 2, FAST)
+    assert set(crew.given.values()) == {1}
+    assert max(crew.sizes) == most and crew.sizes[0] == crew.sizes[-1] == 1, (
+        "few at the end, so that all end together"
+    )
+    assert crew.most_in_hand <= max(DEPTH, 2 * CALL_S / pack_s)
+    assert len(crew.sizes) < 1.4 * len(FAST) / most + 10
+    assert crew.now <= 1 + pack_s * (len(FAST) / 2 + 2) + 0.2
+
+
+def test_packs_without_data_tell_nothing_of_how_fast_the_next_is() -> None:
+    sea = Crew(pack_s=lambda key: None if key[0] < 20 else PACK_S)
+    dispatched(sea, 1, FAST)
+    assert set(sea.sizes) == {1} and sea.most_in_hand == DEPTH
+
+
+def test_one_slow_pack_ends_calls_of_several_for_a_while() -> None:
+    crew = Crew(pack_s=lambda key: PACK_S if key == (20, 0) else 0.01)
+    dispatched(crew, 1, FAST)
+    slow = crew.sizes.index(1, 10)
+    assert set(crew.sizes[slow : slow + 40]) == {1} and MOST_A_CALL in crew.sizes[slow + 50 :]
+
+
+def test_a_fast_pack_that_kills_its_worker_is_given_up_alone() -> None:
+    poison = (17, 4)
+    crew = Crew(
+        lambda crew, worker, key: Lost(worker, "died") if key == poison else None, pack_s=lambda _: 0.01
+    )
+    dispatch, stored = dispatched(crew, 2, FAST)
+    assert [g.key for g in dispatch.given_up] == [poison] and len(stored) == len(FAST) - 1
+    assert crew.given[poison] == TRIES and sum(crew.given.values()) - len(FAST) <= DEPTH * MOST_A_CALL + TRIES
+
+
+def test_a_fast_pack_that_fails_leaves_those_of_its_call_alone() -> None:
+    bad = (17, 4)
+    crew = Crew(
+        lambda crew, worker, key: Verdict(worker, key, "bad") if key == bad else None, pack_s=lambda _: 0.01
+    )
+    dispatch, _ = dispatched(crew, 2, FAST)
+    assert [g.key for g in dispatch.given_up] == [bad] and crew.given[bad] == TRIES
+    assert sum(crew.given.values()) == len(FAST) + TRIES - 1 and not dispatch.lost
 
 
 def test_all_workers_killed_at_once() -> None:

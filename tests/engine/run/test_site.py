@@ -12,16 +12,18 @@ import pytest
 from deeplight.engine.core.progress import PIXELS, Silent
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode, Record, claimed_parts, parts_folder
+from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run import preparation, work
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.tiling import TilePlan
 from deeplight.engine.run.workers.lead import Lead
-from deeplight.engine.run.workers.messages import Computed, Done, Proposal, Told, Trouble
+from deeplight.engine.run.workers.messages import Computed, Done, Made, Proposal, Told, Trouble
 from deeplight.engine.run.workers.relay import Relay, Voice
 from deeplight.engine.run.workers.request import Workers
 from deeplight.engine.run.workers.site import Site, _shared_out
 from tests.engine.run.wholes import PACKS, Whole
+from tests.scenes import write_raster
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +54,8 @@ def begun(whole: Whole, record: Record, *workers: Site) -> None:
 
 
 def stored(worker: Site, key: tuple[int, int]) -> None:
-    found = worker.compute(key)
-    assert isinstance(found, Computed) and found.error is None
+    found = worker.compute([key])
+    assert isinstance(found, Computed) and [made.error for made in found.packs] == [None]
 
 
 def told(worker: Site) -> Told:
@@ -114,7 +116,7 @@ def test_a_worker_whose_run_was_finished_or_begun_anew_says_so(whole: Whole) -> 
     begun(whole, record, first, late)
     stored(first, (0, 0))
     whole.check_finished(kept=1)
-    found = late.compute((0, 1))
+    found = late.compute([(0, 1)])
     assert isinstance(found, Trouble) and found.fatal
     assert "was removed meanwhile: another run has finished" in found.sentence
 
@@ -132,15 +134,31 @@ def test_a_pack_that_fails_leaves_the_others_alone(whole: Whole, monkeypatch: py
     first = site(whole)
     record = proposed(first).record
     begun(whole, record, first)
-    found = first.compute((0, 0))
-    assert isinstance(found, Computed) and found.error == "the disk is away" and not found.final
+    found = first.compute([(0, 0), (0, 2)])
+    assert isinstance(found, Computed)
+    failed, other = found.packs
+    assert failed.error == "the disk is away" and not failed.final and other.error is None
     assert any("tile at row 0, column 64 failed" in str(message) for message in found.messages)
     stored(first, (0, 1))
     broken[0] = False
     stored(first, (0, 0))
     whole_again = told(first)
     assert len(whole_again.retried) == 2
-    whole.check_finished(kept=2)
+    whole.check_finished(kept=3)
+
+
+def test_how_long_packs_took_is_told_of_those_with_data(whole: Whole, tmp_path: Path) -> None:
+    sea = np.full((4, 256 * (PACKS - 1) + 8), 7, np.float32)
+    sea[:, 512:768] = -1
+    scene = SceneOptions(ntl=str(write_raster(tmp_path / "sea.tif", sea, nodata=-1)))
+    first = site(whole, scene=scene)
+    begun(whole, proposed(first).record, first)
+    found = first.compute([(0, 0), (0, 2), (0, 1)])
+    assert isinstance(found, Computed)
+    took = [made.seconds for made in found.packs]
+    assert took[1] is None and all(seconds is not None and seconds > 0 for seconds in took[::2])
+    for _ in range(2):  # which is there
+        assert first.compute([(0, 0)]) == Computed([Made()], [])
 
 
 def test_a_full_disk_ends_the_run(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,9 +171,9 @@ def test_a_full_disk_ends_the_run(whole: Whole, monkeypatch: pytest.MonkeyPatch)
     first = site(whole)
     begun(whole, proposed(first).record, first)
     monkeypatch.setattr(PackStore, "write", full)
-    found = first.compute((0, 0))
+    found = first.compute([(0, 0)])
     assert isinstance(found, Trouble) and found.fatal and found.sentence.startswith("the disk is full")
-    again = first.compute((0, 1))
+    again = first.compute([(0, 1)])
     assert isinstance(again, Trouble) and again.fatal
 
 
@@ -215,6 +233,9 @@ def test_what_workers_say_is_said_once(tmp_path: Path) -> None:
             relay.start(3, "places")
             voice.say(relay.taken())
             assert relay.taken() == []
+    silent = Relay(events=False)
+    silent.events.emit("tile", row=3)
+    assert silent.taken() == []
     assert heard.lines == ["a line", (3, "places", ""), (3, "places", "")]
     text = (tmp_path / "e.jsonl").read_text()
     assert text.count('"event": "tile", "row": 3') == 2 and "started" not in text
