@@ -28,6 +28,13 @@ class Disk:
         """Open a new file for writing; FileExistsError where the name is taken (a link is never followed)."""
         return path.open("xb", buffering=1 << 20)
 
+    def reopen(self, path: Path) -> BinaryIO:
+        """Open an existing file to write somewhere in it; what is there stays. FileNotFoundError where there is none.
+
+        It is not opened for reading: NFS would read pages before it writes parts of them.
+        """
+        return open(path, "wb", buffering=1 << 20, opener=_existing)
+
     def scratch(self, folder: Path) -> BinaryIO:
         """A file in `folder` for reading and writing that is gone when it is closed, or the process dies."""
         return cast(BinaryIO, tempfile.TemporaryFile(dir=folder))
@@ -63,6 +70,10 @@ class Disk:
     def remove_tree(self, folder: Path) -> None:
         """Remove a folder with all that is in it."""
         shutil.rmtree(folder)
+
+
+def _existing(name: str, _: int) -> int:
+    return os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 DISK = Disk()

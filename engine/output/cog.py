@@ -1,5 +1,7 @@
 """Packs → one Cloud-Optimized GeoTIFF, by copying compressed blocks.
 
+The place of every block is known before the first is written, so that several hands may copy (`copying.py`).
+
 File order: header, all IFDs, the smallest overview's blocks, …, the full resolution's. Bands are separate
 planes: one band is read without decoding the others, an all-nodata block of one band costs nothing, and
 neighbours in a plane compress better than different quantities side by side. GDAL and COG validators
@@ -12,8 +14,7 @@ import dataclasses
 import functools
 import io
 import itertools
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,11 +22,22 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import DISK, Disk, disk_errors, remove_leftovers, remove_sidecars, replacing
 from deeplight.engine.core.progress import BYTES, Progress, Silent
-from deeplight.engine.output.pack_format import DamagedPack, halve, level_shape, read_checked
+from deeplight.engine.output.copying import (
+    LEADER,
+    PLACED,
+    TRAILER_BYTES,
+    ByteRange,
+    CopyJob,
+    Hands,
+    Threads,
+    aligned,
+    cut,
+)
+from deeplight.engine.output.levels import Level, Overviews, blocks_per_side, pack_tables
+from deeplight.engine.output.pack_format import DamagedPack, level_shape
 from deeplight.engine.output.packs import OutputSpec, PackStore
 from deeplight.engine.raster.extents import same_crs
 from deeplight.engine.raster.grid import Grid
@@ -41,8 +53,6 @@ GHOST = (
 
 The trailing space leaves room for YES, written when GDAL edits the file.
 """
-LEADER = struct.Struct("<I")
-TRAILER_BYTES = 4
 
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 """Pixel scale, tie point, transformation, three GeoKey tags, GDAL_METADATA, GDAL_NODATA."""
@@ -65,25 +75,16 @@ class AssemblyStats:
 
 
 @dataclass(frozen=True)
-class _Level:
-    """Where the blocks of one overview level lie: int64 (bands, block rows, block columns), size 0 = sparse.
-
-    crc: of the blocks that packs hold.
-    source: offset in the block's pack, or in the spool of overviews that span packs.
-    """
-
-    size: npt.NDArray[np.int64]
-    crc: npt.NDArray[np.int64]
-    source: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class _Layout:
-    """Everything before the first block, the size of the whole file, whether it is a BigTIFF."""
+    """Everything before the first block, the size of the whole file, whether it is a BigTIFF.
+
+    places: of the blocks of each level, full resolution first, like Level.size; 0 = sparse.
+    """
 
     header: bytes
     size: int
     big: bool
+    places: list[npt.NDArray[np.int64]]
 
 
 def assemble(
@@ -93,12 +94,14 @@ def assemble(
     verify: Callable[[Path], None] | None = None,
     progress: Progress | None = None,
     disk: Disk = DISK,
+    hands: Hands | None = None,
 ) -> AssemblyStats:
     """Write the finished file as `out`, which appears whole, checked and synced, or stays as it was.
 
     What an earlier file of that name left beside it (see `sidecars`) goes just before the new one appears.
-    verify: looks at the finished file and raises to keep it from getting its name.
-    Equal packs give equal bytes. Memory does not grow with the scene, except for 24 bytes a block.
+    verify: looks at the finished file and raises to keep it from getting its name. hands: who copies; None: this
+    thread. Equal packs give equal bytes, whoever copies. Memory does not grow with the scene, except for 100 bytes a
+    block.
     Raises DeepLightError where packs are missing or damaged (those are removed, so that a resumed run
     computes them again), where the disk is full, or where the finished file does not read back.
     """
@@ -114,8 +117,8 @@ def assemble(
     remove_leftovers(out.parent, (out.name,), disk=disk)
     try:
         with disk_errors(out), disk.scratch(store.folder) as spool:
-            levels = _tables(store)
-            _Overviews(store, levels, spool).build()
+            levels = pack_tables(store)
+            Overviews(store, levels, spool).build()
             layout = _lay_out(store.spec, levels)
             check = functools.partial(_check, spec=store.spec, levels=levels, size=layout.size)
 
@@ -127,11 +130,10 @@ def assemble(
 
             with replacing(out, check=accept, disk=disk) as file, progress or Silent() as told:
                 told.start(layout.size, BYTES, "assembling")
-                file.write(layout.header)
-                for number in reversed(range(len(levels))):
-                    for data in _stored(store, number, levels[number], spool):
-                        file.writelines((LEADER.pack(len(data)), data, data[-TRAILER_BYTES:]))
-                        told.advance(LEADER.size + len(data) + TRAILER_BYTES)
+                start = _write_head(file, store, levels, layout, spool)
+                told.advance(start)
+                job = CopyJob(store, _placed(store, levels, layout), Path(file.name), told, disk)
+                _copy(job, file, ByteRange(start, layout.size), hands or Threads(1))
     except DamagedPack as error:
         store.discard(error.key)
         raise
@@ -159,111 +161,50 @@ def check_storable(spec: OutputSpec) -> None:
             )
 
 
-def _tables(store: PackStore) -> list[_Level]:
-    """The place of every block that packs hold, from their indices; larger overviews are still empty."""
-    bands = len(store.spec.bands)
-    levels = []
-    for number in range(store.spec.levels + 1):
-        shape = (bands, *store.spec.blocks(number))
-        levels.append(_Level(*(np.zeros(shape, dtype=np.int64) for _ in range(3))))
-    keys = store.keys()
-    for key in keys:
-        index = store.index(key)
-        source = index.start
-        for block in index.blocks:
-            per_side = _blocks_per_side(store, block.level)
-            place = (block.band, key[0] * per_side + block.row, key[1] * per_side + block.col)
-            level = levels[block.level]
-            level.size[place], level.crc[place], level.source[place] = block.size, block.crc, source
-            source += block.size
-    return levels
-
-
-def _blocks_per_side(store: PackStore, level: int) -> int:
-    return (store.side >> level) // store.spec.block
-
-
-class _Overviews:
-    """The overview levels whose blocks span several packs, built depth first into a spool file.
-
-    At most four blocks a level are in memory.
-    """
-
-    def __init__(self, store: PackStore, levels: list[_Level], spool: BinaryIO) -> None:
-        self.store = store
-        self.levels = levels
-        self.spool = spool
-        self.first = store.full_levels + 1
-        self.position = 0
-
-    def build(self) -> None:
-        """Fill the spool and the tables of these levels."""
-        if self.first <= self.store.spec.levels:
-            self._block(self.store.spec.levels, 0, 0)
-
-    def _block(self, level: int, row: int, col: int) -> Floats | None:
-        """One block, stored; (bands, height, width), None where it lies outside or is all nodata."""
-        spec = self.store.spec
-        height, width = level_shape(spec.grid.height, spec.grid.width, level)
-        shape = (min(spec.block, height - row * spec.block), min(spec.block, width - col * spec.block))
-        pixels: Floats = np.full((len(spec.bands), *shape), np.nan, dtype=np.float32)
-        found = False
-        half = spec.block // 2
-        for r, c in itertools.product((0, 1), (0, 1)):
-            part = self._part(level, 2 * row + r, 2 * col + c)
-            if part is not None:
-                found = True
-                _, h, w = part.shape
-                pixels[:, r * half : r * half + h, c * half : c * half + w] = part
-        if not found:
-            return None
-        self._keep(level, row, col, pixels)
-        return pixels
-
-    def _part(self, level: int, row: int, col: int) -> Floats | None:
-        """What the block (or pack) at `row`, `col` one level below adds to its parent at `level`."""
-        if level == self.first:
-            rows, cols = self.store.lattice
-            return self.store.rest((row, col)) if row < rows and col < cols else None
-        rows, cols = self.store.spec.blocks(level - 1)
-        below = self._block(level - 1, row, col) if row < rows and col < cols else None
-        return None if below is None else halve(below, self.store.spec.flag_bands)
-
-    def _keep(self, level: int, row: int, col: int, pixels: Floats) -> None:
-        codec, table = self.store.spec.codec, self.levels[level]
-        for band, plane in enumerate(pixels):
-            if data := codec.encode(plane):
-                place = (band, row, col)
-                table.size[place], table.source[place] = len(data), self.position
-                self.position += self.spool.write(data)
-
-
-def _stored(store: PackStore, number: int, level: _Level, spool: BinaryIO) -> Iterator[bytes]:
-    """The blocks of a level in file order: band by band, row by row. Checksums are verified on the way."""
-    bands, rows, cols = level.size.shape
-    if number > store.full_levels:
+def _write_head(
+    file: BinaryIO, store: PackStore, levels: list[Level], layout: _Layout, spool: BinaryIO
+) -> int:
+    """Write all that comes before blocks of packs, and return its bytes."""
+    size = file.write(layout.header)
+    for level in reversed(levels[store.full_levels + 1 :]):
         for place in zip(*np.nonzero(level.size), strict=True):
             spool.seek(int(level.source[place]))
-            yield spool.read(int(level.size[place]))
-        return
-    per_side = _blocks_per_side(store, number)
-    for band, row, first in itertools.product(range(bands), range(rows), range(0, cols, per_side)):
-        run = [
-            (band, row, col)
-            for col in range(first, min(first + per_side, cols))
-            if level.size[band, row, col]
-        ]
-        if not run:
-            continue
-        key = (row // per_side, first // per_side)
-        path = store.path(key)
-        with path.open("rb") as file:
-            file.seek(int(level.source[run[0]]))
-            for place in run:
-                yield read_checked(file, int(level.size[place]), int(level.crc[place]), path.name, key)
+            data = spool.read(int(level.size[place]))
+            file.writelines((LEADER.pack(len(data)), data, data[-TRAILER_BYTES:]))
+            size += LEADER.size + len(data) + TRAILER_BYTES
+    return size
 
 
-def _lay_out(spec: OutputSpec, levels: list[_Level]) -> _Layout:
+def _copy(job: CopyJob, file: BinaryIO, blocks: ByteRange, hands: Hands) -> None:
+    """Copy all blocks of packs. file: positioned at the first of them."""
+    others = min(
+        aligned(blocks.start), blocks.stop
+    )  # who writes the rest has no page in common with this process
+    job.copy_into(file, ByteRange(blocks.start, others))
+    if others < blocks.stop:
+        file.flush()
+        hands.copy(job, cut(others, blocks.stop, hands.count))
+
+
+def _placed(store: PackStore, levels: list[Level], layout: _Layout) -> npt.NDArray[Any]:
+    """The blocks of packs in the order of the file: PLACED (n,)."""
+    tables = []
+    for number in range(store.full_levels, -1, -1):
+        level, per_side = levels[number], blocks_per_side(store, number)
+        there = np.nonzero(level.size)
+        table = np.empty(there[0].size, PLACED)
+        table["at"] = layout.places[number][there] - LEADER.size
+        table["size"], table["source"], table["crc"] = (
+            level.size[there],
+            level.source[there],
+            level.crc[there],
+        )
+        table["pack"] = there[1] // per_side * store.lattice[1] + there[2] // per_side
+        tables.append(table)
+    return np.concatenate(tables)
+
+
+def _lay_out(spec: OutputSpec, levels: list[Level]) -> _Layout:
     """Give each block its place in the file: smallest level first, in a level band by band, row by row."""
     framed = [level.size + (level.size > 0) * (LEADER.size + TRAILER_BYTES) for level in levels]
     total = sum(int(size.sum()) for size in framed)
@@ -275,8 +216,8 @@ def _lay_out(spec: OutputSpec, levels: list[_Level]) -> _Layout:
     places: list[npt.NDArray[np.int64]] = []
     for level in levels:
         ends, own = np.split(ends, [ends.size - level.size.size])
-        places.append(np.where(level.size.ravel() > 0, own - TRAILER_BYTES - level.size.ravel(), 0))
-    return _Layout(_with_places(skeleton, places, levels), len(skeleton) + total, big)
+        places.append(np.where(level.size > 0, own.reshape(level.size.shape) - TRAILER_BYTES - level.size, 0))
+    return _Layout(_with_places(skeleton, places, levels), len(skeleton) + total, big, places)
 
 
 def _skeleton(spec: OutputSpec, big: bool) -> bytes:
@@ -308,14 +249,14 @@ def _skeleton(spec: OutputSpec, big: bool) -> bytes:
     return buffer.getvalue()
 
 
-def _with_places(skeleton: bytes, places: list[npt.NDArray[np.int64]], levels: list[_Level]) -> bytes:
+def _with_places(skeleton: bytes, places: list[npt.NDArray[np.int64]], levels: list[Level]) -> bytes:
     import tifffile
 
     buffer = io.BytesIO(skeleton)
     with tifffile.TiffFile(buffer) as tiff:
         pages = [page.aspage() for page in tiff.pages]
         for page, place, level in zip(pages, places, levels, strict=True):
-            page.tags[TILE_OFFSETS].overwrite(place.tolist())
+            page.tags[TILE_OFFSETS].overwrite(place.ravel().tolist())
             page.tags[TILE_BYTE_COUNTS].overwrite(level.size.ravel().tolist())
     return buffer.getvalue()
 
@@ -355,7 +296,7 @@ def _geo_tags(spec: OutputSpec) -> list[tuple[int, int, int, Any, bool]]:
     return tags
 
 
-def _check(path: Path, *, spec: OutputSpec, levels: list[_Level], size: int) -> None:
+def _check(path: Path, *, spec: OutputSpec, levels: list[Level], size: int) -> None:
     """Raise DeepLightError unless the file has its length, opens, and blocks spread over it decode."""
     import rasterio
     from rasterio.errors import RasterioError, RasterioIOError
@@ -374,7 +315,7 @@ def _check(path: Path, *, spec: OutputSpec, levels: list[_Level], size: int) -> 
         ) from error
 
 
-def _check_level(dataset: Any, spec: OutputSpec, number: int, level: _Level) -> None:
+def _check_level(dataset: Any, spec: OutputSpec, number: int, level: Level) -> None:
     shape = (len(spec.bands), *level_shape(spec.grid.height, spec.grid.width, number))
     if (dataset.count, dataset.height, dataset.width) != shape or dataset.dtypes[0] != spec.dtype:
         raise DeepLightError(f"level {number} has another shape or type")

@@ -13,6 +13,7 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.runtime.artifact import Artifact
 
 if TYPE_CHECKING:
+    from deeplight.engine.output.copying import Hands
     from deeplight.engine.run.device_dates import DatesOnDevice
     from deeplight.engine.run.result import RunResult
     from deeplight.engine.runtime.backends.base import Backend
@@ -35,7 +36,8 @@ class Began:
 class Engine:
     """What runs a scene, or the dates of a stack one after the other. begun: told before a scene's first tile. core:
     side of the tiles that the last date took, for the next; None: none yet. told: makes of a scene's result what is
-    reported. dates: what the dates share on a device; None for a single scene."""
+    reported. dates: what the dates share on a device; None for a single scene.
+    hands: who copies the output's blocks; None: threads of this process."""
 
     artifact: Artifact
     backend: Backend
@@ -46,6 +48,7 @@ class Engine:
     core: int | None = None
     told: Callable[[RunResult], RunResult] = lambda result: result
     dates: DatesOnDevice | None = None
+    hands: Hands | None = None
     _split: tuple[int, tuple[str, ...], bool] | None = None
 
     def split(self, streams: int, outputs: Sequence[str], *, layers: bool) -> None:

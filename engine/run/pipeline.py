@@ -167,6 +167,7 @@ class Run:
     def __init__(self, options: RunOptions, planned: PlannedRun, store: PackStore, engine: Engine) -> None:
         self.options, self.work, self.plan, self.store = options, planned.work, planned.plan, store
         self.threads, self.progress, self.events = engine.threads, engine.progress, engine.events
+        self.hands = engine.hands
         layers = bool(self.work.scene.auxiliary)
         engine.split(self.plan.streams, self.work.products.model_outputs, layers=layers)
         self.tally = Tally()
@@ -339,12 +340,14 @@ class Run:
     def assemble(self) -> None:
         """Make the output from the packs. Raises DeepLightError where `verify_seams` finds a difference."""
         from deeplight.engine.output.cog import assemble
+        from deeplight.engine.output.copying import Threads
 
         self.progress.log("assembling the output")
         self.events.emit("assembling")
         with self._timed("assemble"):
             verify = self.verify if self.options.verify_seams else None
-            assemble(self.store, self.options.out, verify=verify, progress=self.progress)
+            hands = self.hands or Threads(self.threads)
+            assemble(self.store, self.options.out, verify=verify, progress=self.progress, hands=hands)
         self.seconds["assemble"] -= self.seconds.get("verify", 0.0)
 
     def verify(self, path: Path) -> None:

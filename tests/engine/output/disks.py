@@ -20,6 +20,7 @@ from deeplight.engine.core.files import DISK, Disk
 METHODS = (
     "make_folder",
     "create",
+    "reopen",
     "scratch",
     "sync",
     "replace",
@@ -66,6 +67,10 @@ class FailingDisk(Disk):
         self.step("create")
         return self._counted(super().create(path), "write")
 
+    def reopen(self, path: Path) -> BinaryIO:
+        self.step("reopen")
+        return self._counted(super().reopen(path), "write part")
+
     def scratch(self, folder: Path) -> BinaryIO:
         self.step("scratch")
         return self._counted(super().scratch(folder), "write scratch")
@@ -78,9 +83,11 @@ class FailingDisk(Disk):
                 step(what)
                 return super().write(data) or 0
 
-        number = os.dup(file.fileno())
+        both, number = file.readable(), os.dup(file.fileno())
+        counted = Counted(number, "r+b" if both else "wb")
+        counted.name = file.name
         file.close()
-        return io.BufferedRandom(Counted(number, "r+b"), 1 << 12)
+        return io.BufferedRandom(counted, 1 << 12) if both else io.BufferedWriter(counted, 1 << 12)  # type: ignore
 
     def sync(self, file: BinaryIO) -> None:
         self.step("sync")
@@ -105,17 +112,43 @@ class Op:
     content: bytes | None = None
 
 
-class RecordingDisk(Disk):
-    """Notes all operations below `root`, one after the other."""
+class _Noted(io.BufferedWriter):
+    """A file that tells which bytes are written."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, file: BinaryIO, written: Callable[[int, int], None]) -> None:
+        number = os.dup(file.fileno())
+        os.lseek(number, 0, os.SEEK_SET)
+        raw = io.FileIO(number, "wb")
+        raw.name = file.name
+        file.close()
+        super().__init__(raw, 1 << 20)
+        self._written = written
+
+    def write(self, data: Any) -> int:
+        at = self.tell()
+        size = super().write(data)
+        self._written(at, at + size)
+        return size
+
+
+class RecordingDisk(Disk):
+    """Notes all operations below `root`, one after the other. A sync makes safe what this disk's files have written:
+    another host's page cache is not this one's. beside: the disk of another host, for the same root and log."""
+
+    def __init__(self, root: Path, beside: RecordingDisk | None = None) -> None:
         self.root = root
-        self.log: list[Op] = []
-        self._lock = threading.RLock()
+        self.log: list[Op] = beside.log if beside is not None else []
+        self._safe: dict[Path, bytearray] = beside._safe if beside is not None else {}
+        self._lock = beside._lock if beside is not None else threading.RLock()
+        self._unsafe: dict[Path, list[slice]] = {}
 
     def _note(self, what: str, path: Path, to: Path | None = None, content: bytes | None = None) -> None:
         target = None if to is None else PurePosixPath(to.relative_to(self.root))
         self.log.append(Op(what, PurePosixPath(path.relative_to(self.root)), target, content))
+
+    def _noted(self, file: BinaryIO) -> BinaryIO:
+        unsafe = self._unsafe.setdefault(Path(file.name), [])
+        return _Noted(file, lambda start, stop: unsafe.append(slice(start, stop)))  # type: ignore[return-value]
 
     def make_folder(self, folder: Path) -> None:
         with self._lock:
@@ -126,12 +159,22 @@ class RecordingDisk(Disk):
     def create(self, path: Path) -> BinaryIO:
         with self._lock:
             self._note("create", path)
-            return super().create(path)
+            return self._noted(super().create(path))
+
+    def reopen(self, path: Path) -> BinaryIO:
+        with self._lock:
+            return self._noted(super().reopen(path))
 
     def sync(self, file: BinaryIO) -> None:
         with self._lock:
             super().sync(file)
-            self._note("sync", Path(file.name), content=Path(file.name).read_bytes())
+            path = Path(file.name)
+            content, safe = path.read_bytes(), self._safe.setdefault(path, bytearray())
+            safe.extend(bytes(max(0, len(content) - len(safe))))
+            for written in self._unsafe[path]:
+                safe[written] = content[written]
+            self._unsafe[path].clear()
+            self._note("sync", path, content=bytes(safe))
 
     def replace(self, source: Path, target: Path) -> None:
         with self._lock:

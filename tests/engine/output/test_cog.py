@@ -21,7 +21,7 @@ from rasterio.crs import CRS
 from rio_cogeo import cog_validate
 
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.output import cog
+from deeplight.engine.output import cog, copying
 from deeplight.engine.output.cog import assemble
 from deeplight.engine.output.pack_format import DamagedPack, halve
 from deeplight.engine.output.packs import OutputSpec, PackStore, required_bytes
@@ -283,8 +283,9 @@ def test_a_full_disk_leaves_packs_and_no_file(tmp_path: Path) -> None:
 def test_a_file_that_does_not_read_back_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = output(300, 391)
     store = fill(PackStore(tmp_path / "parts", spec, 128), lights(spec))
-    stored = cog._stored
-    monkeypatch.setattr(cog, "_stored", lambda *args: (bytes(len(data)) for data in stored(*args)))
+    blocks = copying.placed_blocks
+    zeros = lambda *args: ((at, bytes(len(data))) for at, data in blocks(*args))  # noqa: E731
+    monkeypatch.setattr(copying, "placed_blocks", zeros)
     with pytest.raises(DeepLightError, match="does not read back"):
         assemble(store, tmp_path / "out.tif")
     assert [path.name for path in tmp_path.iterdir()] == ["parts"]

@@ -6,6 +6,7 @@ import errno
 import io
 import itertools
 import math
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,6 +69,12 @@ class FullDisk(Disk):
         self.room = room
 
     def create(self, path: Path) -> BinaryIO:
+        return self._limited(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), path)
+
+    def reopen(self, path: Path) -> BinaryIO:
+        return self._limited(os.open(path, os.O_WRONLY), path)
+
+    def _limited(self, number: int, path: Path) -> BinaryIO:
         disk = self
 
         class File(io.FileIO):
@@ -78,7 +85,9 @@ class FullDisk(Disk):
                 disk.room -= size
                 return super().write(data) or 0
 
-        return io.BufferedWriter(File(path, "xb"))  # type: ignore[return-value]
+        file = File(number, "wb")
+        file.name = str(path)
+        return io.BufferedWriter(file)  # type: ignore[return-value]
 
 
 def loop_halve(plane: Floats) -> Floats:

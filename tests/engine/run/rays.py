@@ -56,8 +56,8 @@ def change_packs(module):
         return write(store, key, *given)
     module.PackStore.write = at_gate
 
-def change_cog(module):
-    stored = module._stored
+def change_copying(module):
+    blocks = module.placed_blocks
     def held(*given):
         path = os.environ["HELD"]
         if path and took(path + "-ticket"):
@@ -65,11 +65,11 @@ def change_cog(module):
                 file.write(str(os.getpid()))
             os.rename(path + "-", path)
             time.sleep(600)
-        yield from stored(*given)
-    module._stored = held
+        yield from blocks(*given)
+    module.placed_blocks = held
 
 sys.meta_path[:0] = [
-    Hook("deeplight.engine.output.packs", change_packs), Hook("deeplight.engine.output.cog", change_cog)
+    Hook("deeplight.engine.output.packs", change_packs), Hook("deeplight.engine.output.copying", change_copying)
 ]
 '''
 """For Python's sitecustomize: a gate that so many packs pass on their way to the disk before all others wait, one pack

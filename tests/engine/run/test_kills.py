@@ -25,19 +25,19 @@ PLAIN = "from deeplight.engine import cli; cli.main()"
 SLOW = """
 import time
 from deeplight.engine import cli
-from deeplight.engine.output import cog, packs
+from deeplight.engine.output import copying, packs
 from deeplight.engine.core.files import DISK
-stored, write, remove_tree = cog._stored, packs.PackStore.write, DISK.remove_tree
+blocks, write, remove_tree = copying.placed_blocks, packs.PackStore.write, DISK.remove_tree
 def slowly(*a):
-    for data in stored(*a):
+    for placed in blocks(*a):
         time.sleep(0.02)
-        yield data
+        yield placed
 def remove(folder):
     for path in [p for p in folder.rglob("*") if p.is_file()]:
         path.unlink()
         time.sleep(0.1)
     remove_tree(folder)
-cog._stored, DISK.remove_tree = slowly, remove
+copying.placed_blocks, DISK.remove_tree = slowly, remove
 packs.PackStore.write = lambda *a: (write(*a), time.sleep(0.1))[0]
 cli.main()
 """
