@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.raster.dataset_names import Located, locate
 from deeplight.engine.raster.remote import object_version
+from deeplight.engine.run.contents import content_digest
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -163,9 +164,9 @@ def file_fingerprint(path: Path, compared: Compared) -> str:
     samples."""
     stat = path.stat()
     size = f"{stat.st_size} bytes"
+    if compared is Compared.HOSTS:
+        return f"{size}, all of sha256 {content_digest(path)[:32]}"
     with path.open("rb") as file:
-        if compared is Compared.HOSTS:
-            return f"{size}, all of sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
         digest = hashlib.sha256(file.read(_END_BYTES))
         for i in range(_SAMPLES):
             file.seek(stat.st_size * i // _SAMPLES)

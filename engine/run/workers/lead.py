@@ -110,7 +110,7 @@ class Lead:
             record, mode = proposal.record, self.options.mode
             with claimed_parts(self.options.out, record, mode, stay=True) as folder:
                 remove_beside_leftovers(self.options)
-                pool.begin(record)
+                pool.begin(record, proposal.digests)
                 done, ready = self._compute(pool, proposal, folder.iterdir() if folder.is_dir() else ())
             self.record = record
             return self._finish(pool, done, ready)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Record
+from deeplight.engine.run.contents import Seen
 from deeplight.engine.run.workers.relay import Message
 from deeplight.engine.run.workers.segments import Key
 
@@ -23,11 +24,12 @@ class Trouble:
 @dataclass(frozen=True)
 class Proposal:
     """How a worker would carry out the run. tiles: the plan of the tiles in words. areas: pack → its HR pixels, row by
-    row."""
+    row. digests: of inputs that the worker has read, for others on its host."""
 
     record: Record
     tiles: str
     areas: Mapping[Key, int]
+    digests: Mapping[Seen, str]
 
 
 @dataclass(frozen=True)

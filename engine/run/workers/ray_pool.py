@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.output.parts import Record
+from deeplight.engine.run.contents import Seen
 from deeplight.engine.run.executor import TRIES
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.workers.dispatch import Lost, Ready, Verdict
@@ -129,7 +130,7 @@ class RayPool:
         self._ray = import_ray()
         self._asked, self._voice, self._stop = asked, voice, stop
         self._options = options
-        self._record: Record | None = None
+        self._begun: tuple[Record, Mapping[Seen, str]] | None = None
         self._actors: dict[int, Any] = {}
         self._names: dict[int, str] = {}
         self._calls: dict[Any, tuple[int, str, Sequence[Key]]] = {}
@@ -229,11 +230,11 @@ class RayPool:
         self._call(worker, "open")
         return worker
 
-    def begin(self, record: Record) -> None:
-        """The run has begun: all workers take part, also those that come later."""
-        self._record = record
+    def begin(self, record: Record, digests: Mapping[Seen, str]) -> None:
+        """The run has begun: all workers take part, also those that come later. See Site.begin."""
+        self._begun = record, digests
         for worker in self._names:
-            self._call(worker, "begin", record)
+            self._call(worker, "begin", *self._begun)
 
     def give(self, worker: int, keys: Sequence[Key]) -> None:
         """Let a worker compute packs, after those that it has. Their verdicts come together."""
@@ -335,8 +336,8 @@ class RayPool:
             return [Lost(worker, found.sentence, found.refused, found.fatal)]
         if method == "open":
             self._names[worker] = found
-            if self._record is not None:
-                self._call(worker, "begin", self._record)
+            if self._begun is not None:
+                self._call(worker, "begin", *self._begun)
             return []
         if method == "begin":
             return [Ready(worker, self._names[worker])]

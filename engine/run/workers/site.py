@@ -8,7 +8,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,7 @@ from deeplight.engine.output.packs import PackStore
 from deeplight.engine.output.parts import Mode, Record, packs_folder, stored_record
 from deeplight.engine.raster.scene import Scene
 from deeplight.engine.run import paths
+from deeplight.engine.run.contents import Seen, known_digests, learn_digests
 from deeplight.engine.run.engine import Began, Engine
 from deeplight.engine.run.executor import Outcome, Task, TileFailed
 from deeplight.engine.run.options import RunOptions
@@ -87,15 +88,16 @@ class Site:
             self.relay.counting = True
             with self._turn, plan_scene(self.options, self.scene, self.engine) as planned:
                 planned.check_space(self.options)
-            return Proposal(planned.record, planned.plan.describe(), _areas(planned))
+            return Proposal(planned.record, planned.plan.describe(), _areas(planned), known_digests())
         except Exception as error:
             return self._trouble(error)
         finally:
             self.relay.counting = False
 
-    def begin(self, record: Record) -> Trouble | None:
-        """Take part in the run that this record describes."""
+    def begin(self, record: Record, digests: Mapping[Seen, str]) -> Trouble | None:
+        """Take part in the run that this record describes. digests: of inputs, where another process has read them."""
         try:
+            learn_digests(digests)
             with self._turn:
                 self._begin(record)
         except Exception as error:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from deeplight.engine.core.progress import PIXELS, Silent
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.parts import Mode, Record, claimed_parts, parts_folder
 from deeplight.engine.raster.scene import SceneOptions
-from deeplight.engine.run import preparation, work
+from deeplight.engine.run import contents, preparation, work
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.tiling import TilePlan
@@ -50,7 +54,7 @@ def proposed(worker: Site) -> Proposal:
 def begun(whole: Whole, record: Record, *workers: Site) -> None:
     with claimed_parts(whole.request.out, record, Mode.NEW, stay=True):
         for worker in workers:
-            assert worker.begin(record) is None
+            assert worker.begin(record, {}) is None
 
 
 def stored(worker: Site, key: tuple[int, int]) -> None:
@@ -93,12 +97,12 @@ def test_other_options_or_no_folder_are_refused_by_name(
 ) -> None:
     first, other = site(whole), site(whole, dtype="uint16")
     record = proposed(first).record
-    missing = first.begin(record)
+    missing = first.begin(record, {})
     assert isinstance(missing, Trouble) and missing.refused
     assert "was not begun where this worker looks: give all hosts the same folder" in missing.sentence
     begun(whole, record, first)
     stored(first, (0, 0))
-    differs = other.begin(record)
+    differs = other.begin(record, {})
     assert isinstance(differs, Trouble) and differs.refused and not differs.fatal
     assert (
         "the option dtype was float32 and is now uint16" in differs.sentence
@@ -106,8 +110,50 @@ def test_other_options_or_no_folder_are_refused_by_name(
     )
     with monkeypatch.context() as m:
         m.setattr("deeplight.engine.run.provenance.processor", lambda: "x86_64 Other avx")
-        host = site(whole).begin(record)
+        host = site(whole).begin(record, {})
     assert isinstance(host, Trouble) and host.refused and "the processor was" in host.sentence
+
+
+def test_all_bytes_of_an_input_are_read_once_on_a_host(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever plans reads them, and other workers on the host take its word as long as the file is the same."""
+    read: list[str] = []
+    digest = hashlib.file_digest
+
+    def reading(file: BinaryIO, name: str) -> object:
+        read.append(file.name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", reading)
+    known: dict[contents.Seen, str] = {}
+    monkeypatch.setattr(contents, "_KNOWN", known)
+    ntl = shutil.copy(whole.request.scene.ntl, tmp_path)
+    first, second, late = (site(whole, scene=SceneOptions(ntl=ntl)) for _ in range(3))
+    proposal = proposed(first)
+    begun(whole, proposal.record, first)
+    assert read == [ntl]
+    known.clear()  # as in another process
+    assert second.begin(proposal.record, proposal.digests) is None
+    assert read == [ntl]
+    monkeypatch.setattr(contents, "_host", lambda: "another")
+    assert late.begin(proposal.record, proposal.digests) is None
+    assert read == [ntl, ntl]
+
+
+def test_an_input_that_differs_on_a_host_is_refused_by_name(whole: Whole, tmp_path: Path) -> None:
+    ntl = shutil.copy(whole.request.scene.ntl, tmp_path)
+    first, other = (site(whole, scene=SceneOptions(ntl=ntl)) for _ in range(2))
+    proposal = proposed(first)
+    begun(whole, proposal.record, first)
+    with Path(ntl).open("r+b") as file:  # one bit, far from all samples
+        file.seek(file.seek(0, os.SEEK_END) // 32 * 3)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    differs = other.begin(proposal.record, proposal.digests)
+    assert isinstance(differs, Trouble) and differs.refused
+    assert "the file of `ntl` was" in differs.sentence and other.name in differs.sentence
 
 
 def test_a_worker_whose_run_was_finished_or_begun_anew_says_so(whole: Whole) -> None:
