@@ -40,8 +40,8 @@ def zonal(
     """Sums, means and lit area of maps, by region and date. Needs the packages of `pip install deeplight[zonal]`.
 
     Args:
-        maps: What `refine` or `refine_dates` returned, or any raster of lights: one, several of different dates, or
-            {date: map}.
+        maps: What `refine` or `refine_dates` returned, a Zarr group of the latter, or any raster of lights: one,
+            several of different dates, or {date: map}.
         regions: A vector file with polygons, in any CRS.
         by: Column with the regions' names, each of which occurs once; None: the features' numbers.
         layer: Of the vector file, where it has several.
@@ -97,7 +97,7 @@ def _maps(
 ) -> tuple[list[str], list[Span] | None]:
     """Names of the maps, and the dates that are given."""
     if isinstance(maps, Dates):
-        maps = _of_dates(maps)
+        maps = list(maps.maps.values()) or maps.folder  # which is a Zarr group
     if isinstance(maps, Mapping):
         if dates is not None:
             raise InputError(
@@ -107,15 +107,6 @@ def _maps(
     several = [maps] if isinstance(maps, str | Path | Run) else list(maps)
     names = [str(m.path if isinstance(m, Run) else arguments.path("maps", m)) for m in several]
     return names, arguments.dates(dates)
-
-
-def _of_dates(dates: Dates) -> list[Map]:
-    if not dates.maps:
-        raise InputError(
-            f"{dates.folder} is a Zarr group and tables are made of maps: give `refine_dates` a folder as `out`, or "
-            'write dates of the group as GeoTIFFs, as in group.ntl.isel(time=0).rio.to_raster("date.tif")'
-        )
-    return list(dates.maps.values())
 
 
 def _parsed(parse: Any, text: str) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from deeplight.engine.core.errors import InputError
@@ -42,6 +43,7 @@ from deeplight.engine.output.zarr_attributes import (
     time_axis,
     type_of,
 )
+from deeplight.engine.raster.grid import Grid
 
 if TYPE_CHECKING:
     from deeplight.engine.output.packs import OutputSpec
@@ -58,7 +60,7 @@ _PLACE, _METADATA, _DIMENSIONS = "spatial_ref", "zarr.json", ("time", "y", "x")
 def require_zarr() -> None:
     """Raises InputError where the library is missing."""
     if find_spec("zarr") is None:
-        raise InputError(f"a .zarr output needs zarr, which is not installed: {install_command('zarr')}")
+        raise InputError(f"a Zarr group needs zarr, which is not installed: {install_command('zarr')}")
 
 
 def date_key(when: Span) -> str:
@@ -124,6 +126,22 @@ class DatesZarr:
         found = self._attributes[DATES].get(key)
         return None if found is None else dict(found)
 
+    @property
+    def grid(self) -> Grid:
+        """The grid of all dates."""
+        from rasterio.crs import CRS
+
+        place = self.array(_PLACE).attrs
+        numbers = [float(number) for number in str(place["GeoTransform"]).split()]
+        shape = self.array(next(self.arrays())).shape
+        return Grid(CRS.from_wkt(place["crs_wkt"]), Affine.from_gdal(*numbers), *shape[1:])
+
+    def array(self, name: str) -> Any:
+        """An array of the group, to be read."""
+        import zarr
+
+        return zarr.open_array(str(self.path / name), mode="r")
+
     def difference(self, spec: OutputSpec) -> str | None:
         """Why a map of `spec` does not fit to those of the group, for a message; None where it fits."""
         import zarr
@@ -170,7 +188,6 @@ class DatesZarr:
     def extract(self, key: str, out: Path, spec: OutputSpec) -> None:
         """Write the lights of a whole date as a raster, for what is made of maps. Memory: one shard."""
         import rasterio
-        import zarr
 
         at, grid, lights = self.keys.index(key), spec.grid, array_name(spec.bands[0])
         profile = {
@@ -180,7 +197,7 @@ class DatesZarr:
             "dtype": spec.dtype,
         }
         with disk_errors(out):
-            array: Any = zarr.open_array(str(self.path / lights), mode="r")
+            array = self.array(lights)
             with rasterio.open(
                 out, "w", driver="GTiff", height=grid.height, width=grid.width, count=1, tiled=True, **profile
             ) as d:

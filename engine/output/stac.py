@@ -1,10 +1,11 @@
-"""A STAC item beside the output, so that catalogues find it."""
+"""A STAC item beside the output, so that catalogues find it: of a map, or of a Zarr group of several dates."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,13 +17,14 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.windows import Window
-from deeplight.engine.output.acquired import acquired
+from deeplight.engine.output.acquired import Span, acquired
 from deeplight.engine.output.model_item import link_model
 
 if TYPE_CHECKING:
-    from pystac import Asset, Item
+    from pystac import Item
+    from pystac.extensions.raster import RasterBand
 
-    from deeplight.engine.output.packs import OutputSpec
+    from deeplight.engine.output.packs import BandSpec, OutputSpec
     from deeplight.engine.raster.grid import Grid
     from deeplight.engine.raster.source import Raster
     from deeplight.engine.runtime.manifest import Manifest
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+
+ZARR = "application/vnd.zarr; version=3"
+"""The media type of a Zarr group."""
 
 COLLECTION = "collection.json"
 """Name of the collection of a folder's items."""
@@ -42,7 +47,7 @@ def require_pystac() -> None:
 
 
 def item_path(out: Path) -> Path:
-    """Where the item of an output lies: out.tif → out.stac.json."""
+    """Where the item of an output lies: out.tif → out.stac.json, as of out.zarr."""
     return out.with_suffix(".stac.json")
 
 
@@ -56,25 +61,59 @@ def write_item(out: Path, spec: OutputSpec, ntl: Raster, model: Manifest, collec
     require_pystac()
     import pystac
 
-    item = _item(out, spec, ntl)
-    link_model(item, model)
+    item = _item(out, spec, _time(spec, ntl))
+    bands = [_band(spec, band, spec.dtype, spec.nodata) for band in spec.bands]
+    _add_data(item, out, pystac.MediaType.COG, bands)
     if collection:
         item.collection_id = collection
         item.add_link(pystac.Link(pystac.RelType.COLLECTION, f"./{COLLECTION}", pystac.MediaType.JSON))
+    return _write(item, out, model)
+
+
+def write_group_item(out: Path, spec: OutputSpec, dates: Sequence[Span], model: Manifest) -> Path:
+    """Write the item of the Zarr group `out` and return its path; that of the model lies beside it.
+
+    It is of the time from the first date to the last, and says the group's dimensions and arrays. spec: of a map of any
+    date. dates: of the group, in order. The same group gives the same item. Raises as `write_item`.
+    """
+    require_pystac()
+    from pystac.extensions.datacube import DatacubeExtension, Dimension, Variable
+
+    from deeplight.engine.output.zarr_attributes import array_name, cube_dimensions, fill_of, type_of
+
+    item = _item(out, spec, (dates[0][0], dates[-1][1]))
+    bands = [_band(spec, band, type_of(spec, band), fill_of(spec, band)) for band in spec.bands]
+    _add_data(item, out, ZARR, bands)
+    dimensions = cube_dimensions(spec.grid, dates)
+    said: dict[str, dict[str, Any]] = {
+        array_name(band): {"dimensions": ["time", "y", "x"], "type": "data", "description": band.name}
+        | ({"unit": band.unit} if band.unit else {})
+        for band in spec.bands
+    }
+    DatacubeExtension.ext(item, add_if_missing=True).apply(
+        {name: Dimension.from_dict(about) for name, about in dimensions.items()},
+        {name: Variable(about) for name, about in said.items()},
+    )
+    return _write(item, out, model)
+
+
+def _write(item: Item, out: Path, model: Manifest) -> Path:
+    link_model(item, model)
     content = item.to_dict(include_self_link=False, transform_hrefs=False)
     path = item_path(out)
     write_file(path, [(json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()])
     return path
 
 
-def _item(out: Path, spec: OutputSpec, ntl: Raster) -> Item:
+def _item(out: Path, spec: OutputSpec, when: Span) -> Item:
+    """The item without assets."""
     import pystac
     from pystac.extensions.projection import ProjectionExtension
 
     from deeplight.engine.output.footprint import footprint
 
     geometry, bbox = footprint(spec.grid)
-    first, last = _time(spec, ntl)
+    first, last = when
     properties: dict[str, Any] = {
         "processing:software": {"deeplight": spec.tags["DEEPLIGHT_VERSION"]},
         "processing:lineage": f"NTL refined 8× by {spec.tags['DEEPLIGHT_MODEL']}",
@@ -98,34 +137,33 @@ def _item(out: Path, spec: OutputSpec, ntl: Raster) -> Item:
         shape=[spec.grid.height, spec.grid.width],
         transform=list(spec.grid.transform[:6]),
     )
-    item.add_asset("data", _asset(out, item, spec))
     return item
 
 
-def _asset(out: Path, item: Item, spec: OutputSpec) -> Asset:
+def _add_data(item: Item, out: Path, kind: str, bands: Sequence[RasterBand]) -> None:
+    """The asset of the output, a file or a group of this media type."""
     import pystac
-    from pystac.extensions.raster import DataType, RasterBand, RasterExtension
+    from pystac.extensions.raster import RasterExtension
 
-    asset = pystac.Asset(f"./{out.name}", "Nighttime lights", media_type=pystac.MediaType.COG, roles=["data"])
-    asset.set_owner(item)
-    packed = spec.dtype == "uint16"
-    nodata: Any = "nan" if math.isnan(spec.nodata) else spec.nodata
-    resolution = _resolution_m(spec.grid)
-    bands = [
-        RasterBand.create(
-            nodata=nodata,
-            data_type=DataType(spec.dtype),
-            unit=band.unit or None,
-            spatial_resolution=resolution,
-            scale=spec.scale if packed else None,
-            offset=spec.offset if packed else None,
-        )
-        for band in spec.bands
-    ]
-    RasterExtension.ext(asset, add_if_missing=True).apply(bands)
-    for written, band in zip(asset.extra_fields["raster:bands"], spec.bands, strict=True):
-        written["name"] = band.name
-    return asset
+    asset = pystac.Asset(f"./{out.name}", "Nighttime lights", media_type=kind, roles=["data"])
+    item.add_asset("data", asset)
+    RasterExtension.ext(asset, add_if_missing=True).apply(list(bands))
+
+
+def _band(spec: OutputSpec, band: BandSpec, dtype: str, nodata: float) -> RasterBand:
+    from pystac.extensions.raster import DataType, RasterBand
+
+    packed = dtype == "uint16"
+    written = RasterBand.create(
+        nodata="nan" if math.isnan(nodata) else nodata,  # type: ignore[arg-type]
+        data_type=DataType(dtype),
+        unit=band.unit or None,
+        spatial_resolution=_resolution_m(spec.grid),
+        scale=spec.scale if packed else None,
+        offset=spec.offset if packed else None,
+    )
+    written.properties["name"] = band.name
+    return written
 
 
 def _resolution_m(grid: Grid) -> float:
@@ -136,7 +174,7 @@ def _resolution_m(grid: Grid) -> float:
     return round(1000 * math.sqrt(valid_area_km2(grid, middle, np.ones((1, 1), np.uint8))), 2)
 
 
-def _time(spec: OutputSpec, ntl: Raster) -> tuple[datetime, datetime]:
+def _time(spec: OutputSpec, ntl: Raster) -> Span:
     """The time that the output's tags say; with a warning the date of change of the NTL's file, where nothing does."""
     found = acquired("", spec.tags)
     if found is not None:

@@ -23,7 +23,7 @@ DATES = "deeplight_dates"
 """Attribute of the group: date → tags of its map, or null where it is waiting."""
 FLAGS_FILL = 255
 """Of bit flags, which stay below it."""
-_CF_UNITS = {RADIANCE_UNIT: "nW cm-2 sr-1", "probability": "1", "LR px": "1", "DN": "1", "": ""}
+CF_UNITS = {RADIANCE_UNIT: "nW cm-2 sr-1", "probability": "1", "LR px": "1", "DN": "1", "": ""}
 """As UDUNITS spells them; other units stay."""
 _NAMES = {"ntl": "nighttime lights"}
 _RANGES = {"isp": (0.0, 1.0)}
@@ -62,7 +62,7 @@ def band_attributes(spec: OutputSpec, band: BandSpec) -> dict[str, Any]:
     """The attributes of an array over time, y and x."""
     found: dict[str, Any] = {
         "long_name": _NAMES.get(band.name, band.name),
-        "units": _CF_UNITS.get(band.unit, band.unit),
+        "units": CF_UNITS.get(band.unit, band.unit),
     }
     if band.flags:
         flags = list(Quality)
@@ -122,6 +122,23 @@ def axes(grid: Grid) -> dict[str, Axis]:
             {"standard_name": "projection_x_coordinate", "units": unit},
         )
     return {"y": (("y",), y, {**said[0], "axis": "Y"}), "x": (("x",), x, {**said[1], "axis": "X"})}
+
+
+def cube_dimensions(grid: Grid, dates: Sequence[Span]) -> dict[str, dict[str, Any]]:
+    """Time, y and x as the datacube extension of STAC says them. Those of a rotated grid have extents and no steps."""
+    west, south, east, north = grid.bounds_xy
+    steps, place = axes(grid), grid.crs.to_epsg() or grid.crs.to_wkt(version="WKT2_2019")
+
+    def along(axis: str, low: float, high: float, step: float) -> dict[str, Any]:
+        said = {"type": "spatial", "axis": axis, "extent": [low, high], "reference_system": place}
+        return {**said, "step": step if steps else None}
+
+    instants = [f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (*(first for first, _ in dates), dates[-1][1])]
+    return {
+        "time": {"type": "temporal", "values": instants[:-1], "extent": [instants[0], instants[-1]]},
+        "y": along("y", south, north, grid.transform.e),
+        "x": along("x", west, east, grid.transform.a),
+    }
 
 
 def place_attributes(grid: Grid) -> Mapping[str, Any]:

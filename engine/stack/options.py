@@ -44,7 +44,7 @@ class StackOptions:
         from deeplight.engine.output.stac import COLLECTION, item_path
 
         run = self.run
-        item = run.out / COLLECTION if run.out.is_dir() else item_path(run.out)
+        item = run.out / COLLECTION if run.out.is_dir() and not is_group(run.out) else item_path(run.out)
         asked = (run.out, run.quicklook, run.page, run.report, item if run.stac else None)
         return [path for path in asked if path is not None and path.exists()]
 
@@ -61,6 +61,11 @@ class StackOptions:
 def is_map(out: Path) -> bool:
     """Whether a name is that of one map."""
     return out.suffix.lower() in _MAPS
+
+
+def is_ending(out: Path) -> bool:
+    """Whether a name is nothing but the ending that a map or a group has, which counts as no ending."""
+    return out.name.lower() in (*_MAPS, _GROUP)
 
 
 def is_group(out: Path) -> bool:

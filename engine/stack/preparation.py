@@ -21,7 +21,7 @@ from deeplight.engine.run.preparation import (
     valid_share,
 )
 from deeplight.engine.stack.nights import Night
-from deeplight.engine.stack.options import REPORT, VRT, StackOptions, is_group, is_map
+from deeplight.engine.stack.options import REPORT, VRT, StackOptions, is_ending, is_group, is_map
 from deeplight.engine.stack.report import earlier_report
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ def is_stack(options: StackOptions, nights: Sequence[Night]) -> bool:
     """Whether the output is a folder: for several dates, and for one whose date is known if `out` names a folder.
     Raises InputError where several dates should go into one file."""
     out = options.run.out
+    if is_ending(out):
+        raise InputError(
+            f"{out} is an ending without a name: put a name before it, as in "
+            f"{mention(out=str(out.with_name('lights' + out.name)))}"
+        )
     if is_group(out):
         if not nights[0].name:
             raise InputError(
@@ -97,8 +102,10 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
         if complete[-1]:
             check_raster(own.out)
     made = [options.folder / VRT, options.report] if not group else [run.report] if run.report else []
-    made += [options.folder / COLLECTION] if run.stac else []
-    made += [item_path(options.of(night).out) for night in nights if run.stac]
+    if run.stac and not group:
+        made += [options.folder / COLLECTION, *(item_path(options.of(night).out) for night in nights)]
+    elif run.stac and not (run.mode is Mode.RESUME and run.out.exists()):
+        made.append(item_path(run.out))
     # maps that a resumed run finds are its own if the report there is that of a stack
     reports = (options.report, options.folder / REPORT)
     begun = run.mode is Mode.RESUME and any(earlier_report(path) is not None for path in reports)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.files import DISK, disk_errors, make_folder, temporary_name
+from deeplight.engine.core.files import DISK, disk_errors, make_folder, remove_leftovers, temporary_name
 from deeplight.engine.core.locks import exclusive
 from deeplight.engine.output.acquired import parse_date
 from deeplight.engine.output.dates_zarr import REMOVED, DatesZarr, date_key, publish, require_zarr
+from deeplight.engine.output.model_item import write_model_item
 from deeplight.engine.output.parts import LOCK, Mode, busy, check_folder, check_writable, exists, parts_folder
+from deeplight.engine.output.stac import item_path, require_pystac, write_group_item
 from deeplight.engine.run.provenance import differing_tag
 from deeplight.engine.stack.options import REPORT
 from deeplight.engine.stack.pages import DatesPage
@@ -39,9 +41,7 @@ def check_group(options: StackOptions, nights: Sequence[Night]) -> None:
     require_zarr()
     run = options.run
     if run.stac:
-        raise InputError(
-            f"`stac=True` describes maps and {run.out} is a Zarr group: leave it out, or give a folder as `out`"
-        )
+        require_pystac()
     _check_starts([_key(night) for night in nights if night.when is not None])
     check_ours(run.out)
     if run.out.is_dir():
@@ -147,6 +147,8 @@ class ZarrGroup:
     def __init__(self, options: StackOptions) -> None:
         self._options = options
         self._page: DatesPage | None = None
+        self._model: Manifest | None = None
+        self._spec: OutputSpec | None = None
         self._begun: DatesZarr | None = None
         self._fresh = True
 
@@ -156,8 +158,9 @@ class ZarrGroup:
         return self._begun
 
     def begin(self, dates: Sequence[tuple[Night, OutputSpec]], model: Manifest) -> None:
-        """Make the group, or take that of an earlier run, whose dates stay. model: not used. Raises InputError where
-        the group belongs to another run."""
+        """Make the group, or take that of an earlier run, whose dates stay. model: that makes the maps. Raises
+        InputError where the group belongs to another run."""
+        self._model, self._spec = model, dates[0][1]
         out, mode, page = self._options.run.out, self._options.run.mode, self._options.run.page
         self._page = None if page is None else DatesPage(page, len(dates))
         place = parts_folder(out) / _STORE
@@ -204,14 +207,21 @@ class ZarrGroup:
             DISK.remove(result)
 
     def write(self) -> None:
-        """Give the group its final name. Raises DeepLightError if that is not possible."""
+        """Give the group its final name, and write the files about it. Raises DeepLightError if that is not
+        possible."""
+        out = self._options.run.out
         if self._fresh:
             self._store.finish()
-            old = publish(self._store.path, self._options.run.out)
+            old = publish(self._store.path, out)
             if old is not None:
                 shutil.rmtree(old, ignore_errors=True)
+        if self._options.run.stac:
+            assert self._model is not None and self._spec is not None
+            remove_leftovers(out.parent, (item_path(out).name,))
+            write_model_item(out.parent, self._model)
+            write_group_item(out, self._spec, [parse_date(key) for key in self._store.keys], self._model)
         if self._page is not None:
-            self._page.write(self._options.run.out.resolve().name)
+            self._page.write(out.resolve().name)
 
 
 def _key(night: Night) -> str:

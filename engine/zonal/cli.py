@@ -60,7 +60,7 @@ OUTPUT = Parsed("path", parse_file)
 def command(**given: Any) -> None:
     """Add up maps of nighttime lights by region and date.
 
-    MAP is what deeplight-infer wrote, or any raster of lights; several are several dates.
+    MAP is what deeplight-infer wrote (a map or a Zarr group), or any raster of lights; several are several dates.
 
     Example: deeplight-zonal lights-2019.tif lights-2020.tif --regions districts.gpkg --by name --out table.csv
     """

@@ -1,19 +1,19 @@
-"""The maps of a table: which of their bands are read, in which unit, and when they were taken."""
+"""A map of a table: which of its bands are read, in which unit, and when it was taken."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Floats, Mask
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import Quality
 from deeplight.engine.core.windows import Window
-from deeplight.engine.core.wording import counted, mention
+from deeplight.engine.core.wording import mention
 from deeplight.engine.output.acquired import Span
 from deeplight.engine.output.taken import taken
 from deeplight.engine.raster.layers import Layer
@@ -44,6 +44,14 @@ class MapPixels:
     high: NDArray[np.float32] | None
 
 
+class Bands(Protocol):
+    """Bands of a map, as Layer and GroupBands."""
+
+    def read_native(self, window: Window) -> tuple[Floats, Mask]:
+        """Physical values (C, h, w), 0 where invalid, and mask (h, w) of a window in the map."""
+        ...
+
+
 @dataclass(frozen=True)
 class Map:
     """One open map of one date. unit: RADIANCE_UNIT or DN_UNIT. when: None where nothing says it."""
@@ -54,9 +62,9 @@ class Map:
     when: Span | None
     has_interval: bool
     without: Quality
-    _light: Layer
-    _interval: Layer | None
-    _quality: Layer | None
+    _light: Bands
+    _interval: Bands | None
+    _quality: Bands | None
 
     def read(self, window: Window) -> MapPixels:
         """The pixels of a window, which lies in the map."""
@@ -72,47 +80,8 @@ class Map:
         return MapPixels(values[0], known & ~left_out, left_out, low, high)
 
 
-def open_maps(options: ZonalOptions, stack: ExitStack) -> list[Map]:
-    """The maps in the order of their dates. Raises InputError for what is no map, and for dates that are not known
-    where there are several maps, or occur twice."""
-    if not options.maps:
-        raise InputError("no map is given: name the rasters, one for each date")
-    if options.dates is not None and len(options.dates) != len(options.maps):
-        raise InputError(
-            f"{counted(len(options.maps), 'maps')} and {counted(len(options.dates), 'dates')} are given: give "
-            "`dates` one for each map, in the same order"
-        )
-    dates: Sequence[Span | None] = options.dates or [None] * len(options.maps)
-    maps = [_open(options, name, when, stack) for name, when in zip(options.maps, dates, strict=True)]
-    units = sorted({m.unit for m in maps})
-    if len(units) > 1:
-        named = ", ".join(f"{next(m.name for m in maps if m.unit == unit)} in {unit}" for unit in units)
-        raise InputError(f"the maps are in different units ({named}): make a table of each")
-    _check_dates(maps)
-    return sorted(maps, key=lambda m: m.when[0].timestamp() if m.when else 0.0)
-
-
-def _check_dates(maps: Sequence[Map]) -> None:
-    example = '`dates=["2019", "2020-03", "2021-06-30"]` (one for each map, in order)'
-    unknown = [m.name for m in maps if m.when is None]
-    if unknown and len(maps) > 1:
-        raise InputError(
-            f"neither the name nor the metadata of {unknown[0]} says when it was taken: say it for all maps, as in "
-            f"{example}"
-        )
-    seen: dict[Span, str] = {}
-    for m in maps:
-        if m.when is None:
-            continue
-        if m.when in seen:
-            raise InputError(
-                f"{seen[m.when]} and {m.name} have the same date, {m.when[0]:%Y-%m-%d}: leave one out, or say other "
-                f"dates, as in {example}"
-            )
-        seen[m.when] = m.name
-
-
-def _open(options: ZonalOptions, name: str, when: Span | None, stack: ExitStack) -> Map:
+def open_map(options: ZonalOptions, name: str, stack: ExitStack) -> Map:
+    """A raster as a map. Raises InputError for what is none."""
     raster = stack.enter_context(open_raster(name, _ROLE, options.allow_remote))
     own = OWN in raster.tags
     lights = _band(raster, "ntl") if options.map_band is None else None
@@ -125,7 +94,7 @@ def _open(options: ZonalOptions, name: str, when: Span | None, stack: ExitStack)
         name=name,
         grid=raster.grid,
         unit=_unit(light, options, own),
-        when=when or taken(raster),
+        when=taken(raster),
         has_interval=interval is not None,
         without=options.without,
         _light=light,
@@ -167,10 +136,15 @@ def _unit(light: Layer, options: ZonalOptions, own: bool) -> str:
             )
         if check_ntl(light, told, options.map_unit is not None).digital:
             unit = unit or DN_UNIT
+    return known_unit(raster.what, unit)
+
+
+def known_unit(what: str, unit: str) -> str:
+    """The unit, which tables can be of. Raises InputError where they cannot."""
     if unit in (RADIANCE_UNIT, DN_UNIT):
         return unit
     says = f"is in {unit}" if unit else "does not say its unit"
     raise InputError(
-        f"{raster.what} {says}, and tables are of {RADIANCE_UNIT} or {DN_UNIT}: say which its values are, as in "
+        f"{what} {says}, and tables are of {RADIANCE_UNIT} or {DN_UNIT}: say which its values are, as in "
         f"{mention(map_unit=RADIANCE_UNIT)}"
     )

@@ -16,9 +16,10 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.raster.units import DN_UNIT, RADIANCE_UNIT
-from deeplight.engine.zonal.maps import Map, open_maps
+from deeplight.engine.zonal.maps import Map
 from deeplight.engine.zonal.options import ZonalOptions
 from deeplight.engine.zonal.regions import Regions, read_regions, require_packages
+from deeplight.engine.zonal.series import open_maps
 from deeplight.engine.zonal.sums import ENDS, Sums, add_up
 
 if TYPE_CHECKING:

@@ -72,8 +72,7 @@ def test_a_zarr_group(
     assert found.maps == {} and found.folder == tmp_path / "o.zarr" and "2 dates in" in repr(found)
     with xarray.open_zarr(found.folder, chunks=None) as group:
         assert [str(t)[:7] for t in group.time.values] == list(MONTHS)
-    with pytest.raises(dl.InputError, match=r"o\.zarr is a Zarr group and tables are made of maps: give "):
-        dl.zonal(found, "districts.gpkg")
+    assert tables._maps(found, None)[0] == [str(found.folder)]
 
 
 def test_arrays_by_date(

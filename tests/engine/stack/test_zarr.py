@@ -96,6 +96,44 @@ def test_xarray_finds_time_and_place(months: Months, finished: Path) -> None:
         assert place == list(hr.transform.to_gdal())
 
 
+def test_an_item_of_the_group(months: Months, tmp_path: Path) -> None:
+    """Read by pystac, links followed; its dimensions are those that xarray finds. Dates that come later are in it."""
+    pystac = pytest.importorskip("pystac")
+    from pystac.extensions.datacube import DatacubeExtension
+
+    out, path = tmp_path / "lights.zarr", tmp_path / "lights.stac.json"
+    files = [months.folder / f"ntl-{name(m)}.tif" for m in months.with_data]
+    bands = ("quality",)
+    months.run(out, *files[1:], bands=bands, stac=True)
+    assert pystac.Item.from_file(str(path)).properties["start_datetime"] == "2020-02-01T00:00:00Z"
+    months.run(out, *files, bands=bands, stac=True, mode=Mode.RESUME)
+    item = pystac.Item.from_file(str(path))
+    assert item.datetime is None and item.properties["start_datetime"] == "2020-01-01T00:00:00Z"
+    assert item.properties["end_datetime"] == "2020-04-30T23:59:59Z" and "proj:code" in item.properties
+    (link,) = item.get_links("derived_from")
+    assert pystac.Item.from_file(str(link.get_absolute_href())).properties["mlm:name"] == "analytic"
+    asset = item.assets["data"]
+    assert asset.media_type == "application/vnd.zarr; version=3"
+    assert [b["data_type"] for b in asset.extra_fields["raster:bands"]] == ["float32", "uint8"]
+    cube = DatacubeExtension.ext(item)
+    with opened(Path(str(asset.get_absolute_href()))) as group:
+        assert {n: tuple(v.dimensions) for n, v in cube.variables.items()} == {
+            n: group[n].dims for n in ("ntl", "quality")
+        }
+        times = [np.datetime64(at.rstrip("Z"), "ns") for at in cube.dimensions["time"].values]
+        assert times == list(group.time.values) and item.properties["proj:shape"] == list(group.ntl.shape[1:])
+        for axis in ("y", "x"):
+            steps, said = np.diff(group[axis].values), cube.dimensions[axis].to_dict()
+            np.testing.assert_allclose(steps, said["step"], rtol=1e-9)
+            ends = np.sort(group[axis].values[[0, -1]]) + np.array([-0.5, 0.5]) * abs(said["step"])
+            np.testing.assert_allclose(said["extent"], ends, rtol=1e-12)
+            assert said["reference_system"] == 4326
+    text = path.read_text()
+    assert str(tmp_path) not in text
+    months.run(out, *files, bands=bands, stac=True, mode=Mode.RESUME)
+    assert path.read_text() == text
+
+
 def test_rioxarray_finds_the_crs(finished: Path, months: Months) -> None:
     pytest.importorskip("rioxarray", reason="rioxarray is not installed")
     with opened(finished) as group, rasterio.open(months.files.ntl) as ntl:
@@ -240,7 +278,8 @@ def test_what_is_refused(months: Months, finished: Path, tmp_path: Path) -> None
     message = refused(months, finished, bands=BANDS, mode=Mode.RESUME, conserve_radiance=True)
     assert "x.zarr is of another run (2020-01: DEEPLIGHT_OPTION_CONSERVE_RADIANCE" in message
     out = tmp_path / "x.zarr"
-    assert "`stac=True` describes maps and" in refused(months, out, stac=True)
+    assert "is an ending without a name" in refused(months, tmp_path / ".zarr")
+    assert "is an ending without a name" in refused(months, tmp_path / ".tif")
     assert "`quicklook` is a picture of one map and" in refused(months, out, quicklook=tmp_path / "q.png")
     assert "there is no folder" in refused(months, tmp_path / "no" / "x.zarr")
     undated = tmp_path / "ntl.tif"
