@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.core.progress import Progress
 from deeplight.engine.output.parts import Mode, Record, claimed_parts, exists, parts_folder, stored_record
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.options import RunOptions, check_workers
 from deeplight.engine.run.preparation import check_request, remove_beside_leftovers
+from deeplight.engine.run.workers.beforehand import check_count, count_packs, narrowed
 from deeplight.engine.run.workers.dispatch import Dispatch
 from deeplight.engine.run.workers.messages import Done, Proposal, Trouble
 from deeplight.engine.run.workers.ray_pool import Gone, RayPool, import_ray
@@ -34,12 +36,19 @@ _FINISHERS = 3
 
 def infer_with_workers(options: RunOptions, progress: Progress) -> RunReport | None:
     """As `pipeline.infer`, computed by `options.workers`."""
-    assert options.workers is not None
+    workers = options.workers
+    assert workers is not None
     check_workers(options)
-    import_ray()
+    check_count(workers, available_cpus())
     complete = check_request(options)
     with Events(options.events, append=options.mode is Mode.RESUME) as events:
-        lead = Lead(options, options.workers, progress, events, complete)
+        voice = Voice(progress, events)
+        if workers.local:
+            with voice.hearing():
+                packs = count_packs(options)
+            workers = workers if complete else narrowed(workers, packs, progress)
+        import_ray()  # which takes longer than all before
+        lead = Lead(options, workers, voice, events, complete)
         report: RunReport | None = _in_a_thread(lead.run, lead.stop)
         return report
 
@@ -77,10 +86,10 @@ class Lead:
     """One run. stop: set where it is to end."""
 
     def __init__(
-        self, options: RunOptions, workers: Workers, progress: Progress, events: Events, complete: bool
+        self, options: RunOptions, workers: Workers, voice: Voice, events: Events, complete: bool
     ) -> None:
         self.options, self.workers, self.complete = options, workers, complete
-        self.progress, self.events, self.voice = progress, events, Voice(progress, events)
+        self.progress, self.events, self.voice = voice.progress, events, voice
         self.stop = threading.Event()
         self.began = time.perf_counter()
         self.record: Record | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from deeplight.engine.core.progress import PIXELS, Progress
@@ -58,7 +60,7 @@ class Relay(Progress):
     def listen(self) -> None:
         """Keep what the package logs in this process as well."""
         logger = logging.getLogger("deeplight")
-        logger.addHandler(_Forward(self))
+        logger.addHandler(_Forward(self.log))
         logger.setLevel(logging.INFO)
         logger.propagate = False
 
@@ -76,21 +78,31 @@ class _Events(Events):
 
 
 class _Forward(logging.Handler):
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
-        self._relay = relay
+        self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        self._relay.log(prefix + one_line(record.getMessage()))
+        self._say(prefix + one_line(record.getMessage()))
 
 
 class Voice:
     """Passes on what workers have kept. A line that several workers say is passed on once."""
 
     def __init__(self, progress: Progress, events: Events) -> None:
-        self._progress, self._events = progress, events
+        self.progress, self._events = progress, events
         self._said: set[str] = set()
+
+    @contextlib.contextmanager
+    def hearing(self) -> Iterator[None]:
+        """What the package logs in this process while the block runs is said by that."""
+        logger, handler = logging.getLogger("deeplight"), _Forward(self._said.add)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
 
     def say(self, messages: list[Message]) -> None:
         """Pass messages on, in their order."""
@@ -98,7 +110,7 @@ class Voice:
             if name == "emit" and given != ("started",):  # which is said once, where the run is led
                 self._events.emit(*given, **named)
             elif name not in ("emit", "log"):
-                getattr(self._progress, name)(*given, **named)
+                getattr(self.progress, name)(*given, **named)
             elif name == "log":
                 self.log(*given)
 
@@ -106,4 +118,4 @@ class Voice:
         """Say a line that was not said before."""
         if line not in self._said:
             self._said.add(line)
-            self._progress.log(line)
+            self.progress.log(line)

@@ -301,7 +301,11 @@ def test_a_resumed_run_takes_the_threads_of_its_packs(whole: Whole) -> None:
     with Events(None) as events:
 
         def threads(options: RunOptions) -> int | None:
-            return Lead(options, Workers(True, None, 2), Silent(), events, False)._like_before().threads
+            return (
+                Lead(options, Workers(True, None, 2), Voice(Silent(), events), events, False)
+                ._like_before()
+                .threads
+            )
 
         assert threads(resumed) is None
         first = site(whole, threads=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import os
 import re
 import signal
@@ -14,15 +16,21 @@ from types import SimpleNamespace
 import pytest
 
 from deeplight.engine.core.errors import DeepLightError, InputError, Interrupted
+from deeplight.engine.core.progress import Silent
 from deeplight.engine.core.terminal import signals_raise
 from deeplight.engine.output.shards import Shard
 from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.run.events import Events
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
+from deeplight.engine.run.tiling import TileRequest
+from deeplight.engine.run.workers.beforehand import check_count, count_packs, narrowed
 from deeplight.engine.run.workers.dispatch import Lost
 from deeplight.engine.run.workers.lead import _in_a_thread
 from deeplight.engine.run.workers.ray_pool import RayPool, Share, _reason, shares
+from deeplight.engine.run.workers.relay import Voice
 from deeplight.engine.run.workers.request import Workers, parse_workers
+from tests.engine.run.wholes import PACKS, Whole
 
 
 @pytest.mark.parametrize(
@@ -95,10 +103,71 @@ def test_what_workers_cannot_do(changes: dict[str, object], message: str) -> Non
         infer(options(workers=Workers(True, None, 2), **changes))
 
 
-def test_without_ray_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_a_sentence_says_what_to_install(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"`workers` needs Ray, which is not installed: .*pip install"):
-        infer(options(workers=Workers(True, None, 2)))
+        infer(dataclasses.replace(whole.request, workers=Workers(True, None, 2)))
+
+
+def test_more_processes_than_a_host_can_serve_are_refused() -> None:
+    with pytest.raises(
+        InputError,
+        match=re.escape('`workers="local:2000"` asks for 2000 processes on 2 CPUs: give local:8 or fewer, 4'),
+    ):
+        check_count(Workers(True, None, 2000), 2)
+    check_count(Workers(True, None, 8), 2)
+    check_count(Workers(False, None, 2000), 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scene": SceneOptions(ntl="n.tif")}, "n.tif does not exist"),
+        ({"model": "no-such-model"}, "no-such-model"),
+        ({"precision": "fp7"}, "fp7"),
+        ({"device": "cuda", "backend": "onnxruntime"}, "is not offered by backend onnxruntime"),
+    ],
+    ids=["input", "model", "precision", "device"],
+)
+def test_what_cannot_be_used_is_refused_before_ray_starts(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    request = dataclasses.replace(whole.request, workers=Workers(True, None, 2), **changes)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=message):
+        infer(request)
+    with pytest.raises(InputError, match=message):  # in the same words as without workers
+        infer(dataclasses.replace(request, workers=None))
+
+
+def test_no_more_workers_than_packs(whole: Whole) -> None:
+    said: list[str] = []
+
+    class Heard(Silent):
+        def log(self, message: str) -> None:
+            said.append(message)
+
+    assert count_packs(whole.request) == PACKS
+    assert count_packs(dataclasses.replace(whole.request, tiles=TileRequest(257))) == -(-PACKS // 2)
+    assert narrowed(Workers(True, None, 8), PACKS, Heard()) == Workers(True, None, PACKS)
+    assert narrowed(Workers(True, None, 2), PACKS, Heard()) == Workers(True, None, 2)
+    assert said == [f"local:8: the scene has {PACKS} packs, and no worker takes less than one"]
+
+
+def test_what_the_leading_process_has_said_its_workers_do_not_say_again() -> None:
+    said: list[str] = []
+
+    class Heard(Silent):
+        def log(self, message: str) -> None:
+            said.append(message)
+
+    with Events(None) as events:
+        voice = Voice(Heard(), events)
+        with voice.hearing():
+            logging.getLogger("deeplight.engine.raster.scene").warning("a band is %s", "dark")
+        voice.log("warning: a band is dark")
+        voice.log("another line")
+    assert said == ["another line"]
 
 
 @pytest.mark.parametrize(
