@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import math
@@ -81,6 +82,9 @@ def explained(error: BaseException) -> tuple[str, int]:
         return str(Interrupted(signal.SIGINT)), 128 + signal.SIGINT
     if isinstance(error, MemoryError):
         return "the memory is full: use smaller --tiles, or free some memory", 1
+    if isinstance(error, OSError) and error.errno == errno.EIO and error.filename is None:
+        # what a terminal that is closed says to who writes to it, perhaps before the signal arrives
+        return str(Interrupted(signal.SIGHUP)), 128 + signal.SIGHUP
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
     trouble = environment_trouble(error)

@@ -111,11 +111,14 @@ def packs_folder(out: Path, record: Record) -> Path:
 def check_output(out: Path, mode: Mode, shard: bool = False) -> bool:
     """Refuse an output that cannot or must not be written, before any work. shard: others may be at work beside it.
 
-    Returns True where a resumed run finds it complete already; what a finished run left is removed then, nothing
-    else is touched. Raises InputError.
+    Returns True where a resumed run finds it complete already; what a finished run left is removed then where that can
+    be, nothing else is touched. Raises InputError.
     """
-    check_writable(out, _SUFFIXES)
+    check_name(out, _SUFFIXES)
     parts = parts_folder(out)
+    complete = mode is Mode.RESUME and exists(out) and not parts.exists()
+    if not complete:
+        check_folder(out)
     if parts.exists() and is_held(parts / LOCK, alone=True):
         raise InputError(busy(out))
     if parts.exists() and not shard and is_held(parts / LOCK):
@@ -125,7 +128,6 @@ def check_output(out: Path, mode: Mode, shard: bool = False) -> bool:
     if mode is Mode.NEW:
         _check_new(out, parts.exists())
     check_ours(parts)
-    complete = mode is Mode.RESUME and exists(out) and not parts.exists()
     if complete and not out.is_file():
         raise InputError(f"{out} is not a file: use `overwrite=True` to replace it, or choose another name")
     if complete:
@@ -177,6 +179,12 @@ def check_ours(parts: Path) -> None:
 
 def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
     """Refuse a file name that cannot be written. Raises InputError."""
+    check_name(path, suffixes)
+    check_folder(path)
+
+
+def check_name(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse a name that is not that of a file of a kind. Raises InputError."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path} does not end in {' or '.join(suffixes)}: choose such a name")
     try:
@@ -187,7 +195,6 @@ def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
         ) from None
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file")
-    check_folder(path)
 
 
 def check_folder(path: Path) -> None:

@@ -11,7 +11,15 @@ from deeplight.engine.core.files import remove_leftovers, sidecars
 from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention
-from deeplight.engine.output.parts import Mode, Record, anew, check_output, check_writable, stored_record
+from deeplight.engine.output.parts import (
+    Mode,
+    Record,
+    anew,
+    check_folder,
+    check_output,
+    check_writable,
+    stored_record,
+)
 from deeplight.engine.output.stac import item_path, require_pystac
 from deeplight.engine.raster.auxiliary import check_auxiliary_options
 from deeplight.engine.raster.dataset_names import matching
@@ -56,6 +64,7 @@ def check_request(options: RunOptions) -> bool:
         )
     if options.stac:
         require_pystac()
+        check_folder(item_path(options.out))
     given = options.scene.files().values()
     inputs = [Path(file).resolve() for name in given for file in (matching(name) or [name])]
     for path, suffixes in (

@@ -202,6 +202,8 @@ def test_unwritable_folder(
         (Interrupted(15), 143, "error: interrupted by SIGTERM: go on like this\n"),
         (Interrupted(1), 129, "error: interrupted by SIGHUP: go on like this\n"),
         (KeyboardInterrupt(), 130, "error: interrupted by SIGINT: go on like this\n"),
+        (OSError(5, "Input/output error"), 129, "error: interrupted by SIGHUP: go on like this\n"),
+        (OSError(5, "Input/output error", "x.tif"), 1, "error: Input/output error: x.tif"),
         (OSError(28, "No space left on device", "x.tif"), 1, "error: No space left on device: x.tif"),
         (MemoryError(), 1, "error: the memory is full"),
         (ZeroDivisionError("oops"), 1, "error: unexpected ZeroDivisionError (oops)"),
@@ -248,6 +250,37 @@ def test_a_terminal_that_is_closed_interrupts_unless_nohup_was_said(ignored: boo
             time.sleep(0 if ignored else 1)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+_LOGGING = """
+import time
+from deeplight.engine.core.progress import terminal_progress
+from deeplight.engine.core.terminal import run_cli
+def run():
+    with terminal_progress() as progress:
+        progress.start(1)
+        while True:
+            progress.log("at work")
+            time.sleep(0.001)
+run_cli(run)
+"""
+
+
+def test_a_run_whose_terminal_is_closed_ends_as_interrupted() -> None:
+    """A real terminal: it refuses what is written to it before or after the signal arrives."""
+    ours, its = os.openpty()
+    command = [
+        sys.executable,
+        "-c",
+        f"import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{_LOGGING}",
+    ]
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, start_new_session=True) as process:
+        os.close(its)
+        said = b""
+        while b"at work" not in said:
+            said += os.read(ours, 1 << 16)
+        os.close(ours)
+        assert process.wait(30) == 129
 
 
 def test_no_library_passes_over_a_signal() -> None:

@@ -165,6 +165,21 @@ def test_a_finished_output_of_more_options_is_not_called_complete(
         infer(stopped.request)
 
 
+def test_a_finished_output_in_a_folder_that_takes_no_files_is_complete(
+    stopped: Stopped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to write, unless something beside it is asked for."""
+    infer(stopped.request)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    events = stopped.request.out.with_name("e.jsonl")
+    assert infer(stopped.request) is None
+    for more in ({"stac": True}, {"events": events}, {"mode": Mode.OVERWRITE}):
+        with pytest.raises(InputError, match="is not writable; choose another one"):
+            infer(dataclasses.replace(stopped.request, **more))  # type: ignore[arg-type]
+    monkeypatch.undo()
+    assert infer(dataclasses.replace(stopped.request, events=events)) is None and not events.exists()
+
+
 def test_a_file_that_is_no_raster_is_no_finished_output(stopped: Stopped) -> None:
     out = stopped.request.out.with_name("other.tif")
     out.write_text("mine")
