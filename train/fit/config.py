@@ -57,16 +57,18 @@ class AugmentConfig:
 class VarietyConfig:
     """Probabilities with which a window becomes one of another world, drawn per sample; see `variety.varied`.
 
-    sensor: another blur, noise and saturation. lights: other lights, of which the next five are the shares or
-    probabilities: texture (lights without fabric), night (nearly none), dark (built-up land without light), smooth (a
-    truth that is blurred itself), points (boats, flares, camps). colours: other daytime spectra. foreign: layers that
-    belong elsewhere. void: bands that say nothing. gaps: nodata as composites have it, for each of the three layers.
+    sensor: another blur, noise and saturation. lights: other lights, of which the next six are the shares or
+    probabilities: texture (lights without fabric), night (nearly none), even (one level), dark (built-up land without
+    light), smooth (a truth that is blurred itself), points (boats, flares, camps). colours: other daytime spectra.
+    foreign: layers that belong elsewhere. void: bands that say nothing. gaps: nodata as composites have it, for each of
+    the three layers.
     """
 
     sensor: float = field(default=1.0, metadata={"least": 0, "most": 1})
     lights: float = field(default=0.7, metadata={"least": 0, "most": 1})
     texture: float = field(default=0.2, metadata={"least": 0, "most": 1})
     night: float = field(default=0.06, metadata={"least": 0, "most": 1})
+    even: float = field(default=0.06, metadata={"least": 0, "most": 1})
     dark: float = field(default=0.2, metadata={"least": 0, "most": 1})
     smooth: float = field(default=0.6, metadata={"least": 0, "most": 1})
     points: float = field(default=0.3, metadata={"least": 0, "most": 1})

@@ -70,6 +70,8 @@ def _other_lights(truth: Tensor, config: VarietyConfig, rng: np.random.Generator
         truth = _texture(truth.shape[1:], rng)
     elif kind < config.texture + config.night:
         truth = truth * 0.01
+    elif kind < config.texture + config.night + config.even:
+        truth = _even(truth.shape[1:], rng)
     if rng.random() < config.dark:
         lit = _patches(truth.shape[1:], rng) > float(rng.uniform(-0.3, 0.8))
         truth = truth * torch.where(lit, float(rng.uniform(0.0, 0.15)), 1.0)
@@ -93,6 +95,14 @@ def _texture(shape: torch.Size, rng: np.random.Generator) -> Tensor:
     lights = torch.exp(float(rng.uniform(0.5, 2.2)) * field) * float(np.exp(rng.uniform(-2.0, 2.0)))
     floor = float(rng.uniform(0.0, 1.5)) * lights.median()
     return (lights - floor).clamp(min=0.0, max=2000.0)[None]
+
+
+def _even(shape: torch.Size, rng: np.random.Generator) -> Tensor:
+    """One level (1,H,W), half of the time with a gentle slope: where the truth has no detail, none is to be made up."""
+    level = float(np.exp(rng.uniform(math.log(0.3), math.log(100.0))))
+    slope = rng.uniform(-0.5, 0.5, 2) if rng.random() < 0.5 else np.zeros(2)
+    y, x = (torch.linspace(-1.0, 1.0, n) for n in shape)
+    return level * torch.exp(float(slope[0]) * y[:, None] + float(slope[1]) * x[None, :])[None]
 
 
 def _patches(shape: torch.Size, rng: np.random.Generator) -> Tensor:

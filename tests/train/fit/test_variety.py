@@ -126,6 +126,17 @@ def test_truth_with_holes_is_seen_through_the_sensor_as_the_degradation_has_it()
         assert (other["ntl_hr"] * (1 - other["ntl_hr_valid"]) == 0).all()
 
 
+def test_even_lights_have_no_detail() -> None:
+    """One level or a gentle slope: neighbouring pixels differ by less than a twentieth, whatever the truth was."""
+    levels = []
+    for seed in range(12):
+        light = varied(window(), replace(NONE, lights=1.0, even=1.0), rng(seed))["ntl_hr"].log()
+        assert light.diff(dim=1).abs().max() < 0.05
+        assert light.diff(dim=2).abs().max() < 0.05
+        levels.append(float(light.mean()))
+    assert np.ptp(levels) > 2.0, "dark and bright ones"
+
+
 def test_absent_layers_and_bands_stay_absent() -> None:
     for seed in range(10):
         parts = window()

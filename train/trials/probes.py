@@ -1,0 +1,235 @@
+"""Probes: scenes whose right answer is known, and what a model makes of them.
+
+python -m deeplight.train.trials.probes deeplight-tiny
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from deeplight.engine.core.markdown import markdown_table
+from deeplight.engine.core.spec import INPUTS, SCALE, input_shape
+from deeplight.engine.core.terminal import Command, Parsed, run_cli
+from deeplight.train.synth.degrade import sensor_matrix
+
+if TYPE_CHECKING:
+    import torch
+
+    from deeplight.engine.core.arrays import Doubles, Floats
+    from deeplight.engine.network.model import DeepLightSR
+    from deeplight.train.fit.batch import Batch
+
+SIDE = 25
+"""LR pixels along each side of a scene: beyond the network's reach around its middle."""
+BLURS, SIGMAS, LIGHTS, GROUNDS = (0.0, 1.0, 2.0), (0.0, 1.0, 3.0, 6.0), (640.0, 6400.0), (0.0, 0.3)
+"""FWHM in LR pixels; sizes of lone lights in HR pixels; their sums and the lights around them."""
+UNSEEN_WORLDS = range(950_000, 950_024)
+_NEAR = 5 * SCALE
+Say = Callable[[str], None]
+
+
+def predicted(
+    model: DeepLightSR, ntl: Floats, fwhm: float, noise: float, valid: Floats | None = None
+) -> Doubles:
+    """Return the radiance (8h,8w) from lights (h,w) alone, told the blur in LR pixels and the noise."""
+    import torch
+
+    h, w = ntl.shape
+    inputs = {spec.name: torch.zeros(input_shape(spec, 1, h, w)) for spec in INPUTS}
+    known = np.ones_like(ntl) if valid is None else valid
+    inputs["ntl"][0, 0] = torch.from_numpy(ntl * known)
+    inputs["ntl_valid"][0, 0] = torch.from_numpy(known)
+    inputs["psf"][:], inputs["limits"][:] = fwhm, torch.tensor([-1.0, noise])
+    with torch.no_grad():
+        out: Doubles = model(*inputs.values())[0][0, 0].double().numpy()
+    return out
+
+
+def lone_lights(model: DeepLightSR) -> list[list[str]]:
+    """Share of a lone light that stays within 5 LR pixels of it: mean, least and most over places, sums and grounds."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for fwhm in BLURS:
+        for sigma in SIGMAS:
+            shares = [_kept(model, rng, fwhm, sigma, light, ground) for light in LIGHTS for ground in GROUNDS]
+            cells = [f"{100 * v:.0f} %" for v in (np.mean(shares), min(shares), max(shares))]
+            rows.append([f"{fwhm:g}", f"{sigma:g}", *cells])
+    return rows
+
+
+def _kept(
+    model: DeepLightSR, rng: np.random.Generator, fwhm: float, sigma: float, light: float, ground: float
+) -> float:
+    """What stays of one light, a Gaussian that lies anywhere in the middle LR pixel."""
+    y, x = np.mgrid[: SIDE * SCALE, : SIDE * SCALE]
+    at = (SIDE * SCALE) // 2 + rng.integers(-4, 4, 2)
+    truth = np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * max(sigma, 1e-3) ** 2))
+    matrix = sensor_matrix(fwhm, SIDE)
+    lr = matrix @ (truth * light / truth.sum()).astype(np.float32) @ matrix.T + np.float32(ground)
+    lr = lr + rng.normal(0.0, 0.02, lr.shape).astype(np.float32)
+    near = np.hypot(y - at[0], x - at[1]) < _NEAR
+    return float((predicted(model, lr, fwhm, 0.02) - ground)[near].sum() / light)
+
+
+def pattern(model: DeepLightSR, level: float) -> float:
+    """Return the largest deviation from the mean of one of the 8×8 places within an LR pixel, on even lights."""
+    rng = np.random.default_rng(1)
+    lr = np.float32(level) + rng.normal(0.0, 0.0025 * level, (SIDE + 8, SIDE + 8)).astype(np.float32)
+    inner = predicted(model, lr, 1.0, 0.0025 * level)[8 * SCALE : -8 * SCALE, 8 * SCALE : -8 * SCALE]
+    places = inner.reshape(inner.shape[0] // SCALE, SCALE, -1, SCALE).mean(axis=(0, 2))
+    return float(np.abs(places / places.mean() - 1.0).max())
+
+
+def beside_nodata(model: DeepLightSR, sets: list[Batch]) -> float:
+    """Return the light beside single missing pixels, as a share of what is there without them."""
+    rng = np.random.default_rng(2)
+    light = whole = 0.0
+    for batch in sets:
+        for ntl, psf, limits in zip(batch.inputs[0], batch.inputs[-2], batch.inputs[-1], strict=True):
+            lr = ntl[0].numpy()
+            valid = (rng.random(lr.shape) > 0.06).astype(np.float32)
+            told = float(psf[0]), float(limits[1])
+            near = np.kron(_grown(1 - valid) * valid, np.ones((SCALE, SCALE))) > 0
+            light += float(predicted(model, lr, *told, valid)[near].sum())
+            whole += float(predicted(model, lr, *told)[near].sum())
+    return light / whole
+
+
+def _grown(mask: Floats) -> Floats:
+    """1 where one of the 3×3 pixels around is 1."""
+    padded = np.pad(mask, 1)
+    views = [padded[i : i + mask.shape[0], j : j + mask.shape[1]] for i in range(3) for j in range(3)]
+    return np.asarray(np.maximum.reduce(views))
+
+
+def foreign_layers(model: DeepLightSR, sets: list[Batch]) -> list[tuple[float, float]]:
+    """Return for each unseen country, beside the layers of another one: the gain in log1p and the sum of lights, less
+    those without any layers (dB, and a share)."""
+    found = []
+    for batch in sets:
+        ntl, valid, *layers, psf, limits = batch.inputs
+        none = [layer * 0 for layer in layers]
+        alone = _scored(model, replace(batch, inputs=(ntl, valid, *none, psf, limits)))
+        for step in range(1, len(ntl)):
+            others = [layer.roll(step, 0) for layer in layers]
+            given = _scored(model, replace(batch, inputs=(ntl, valid, *others, psf, limits)))
+            found += [
+                (float(10 * np.log10(a[0] / g[0])), g[1] / a[1] - 1.0)
+                for a, g in zip(alone, given, strict=True)
+            ]
+    return found
+
+
+def _scored(model: DeepLightSR, batch: Batch) -> list[tuple[float, float]]:
+    """Squared error of log1p and sum of lights of each window, where the loss counts."""
+    import torch
+
+    with torch.no_grad():
+        out = model(*batch.inputs)[0]
+    weight = _hr(batch.weight)
+    errors = (torch.log1p(out) - torch.log1p(batch.ntl_hr)).square() * weight
+    return list(zip(errors.sum((1, 2, 3)).tolist(), (out * weight).sum((1, 2, 3)).tolist(), strict=True))
+
+
+def coverage(model: DeepLightSR, sets: Iterator[Batch]) -> dict[str, float]:
+    """Return the share of pixels whose truth lies within the interval: of all, and by the LR light over its noise."""
+    import torch
+
+    counts = dict.fromkeys(("all", "below 3 noise", "3 to 20 noise", "above 20 noise"), (0.0, 0.0))
+    for batch in sets:
+        with torch.no_grad():
+            ends = model(*batch.inputs)[3]
+        weight = _hr(batch.weight) if batch.ntl_hr_valid is None else _hr(batch.weight) * batch.ntl_hr_valid
+        within = ((batch.ntl_hr >= ends[:, :1]) & (batch.ntl_hr <= ends[:, 1:])).float()
+        noise = batch.inputs[-1][:, 1].clamp(min=0.01)[:, None, None, None]
+        strength = _hr(batch.inputs[0] / noise)
+        masks = [weight > 0, strength < 3, (strength >= 3) & (strength < 20), strength >= 20]
+        for name, mask in zip(counts, masks, strict=True):
+            share = weight * mask
+            hits, n = counts[name]
+            counts[name] = (hits + float((within * share).sum()), n + float(share.sum()))
+    return {name: hits / n if n else float("nan") for name, (hits, n) in counts.items()}
+
+
+def _hr(x: torch.Tensor) -> torch.Tensor:
+    """(B,1,h,w), each pixel repeated 8 × 8 times."""
+    return x.repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
+
+
+def unseen_worlds(halo: int, count: int) -> Iterator[Batch]:
+    """Windows of countries of all styles that no training sees, each varied as training varies them."""
+    from deeplight.engine.core.windows import Window
+    from deeplight.train.fit.batch import CHECKED, collated
+    from deeplight.train.fit.config import VarietyConfig
+    from deeplight.train.fit.parts import window_parts
+    from deeplight.train.fit.pool import REGION, SyntheticSource, build_pool, training_config
+    from deeplight.train.fit.variety import varied
+
+    seeds = UNSEEN_WORLDS[:count]
+    source = SyntheticSource(build_pool(seeds, len(seeds), config=training_config), seeds)
+    side = min(CHECKED + 2 * halo, REGION)
+    for place in range(len(source)):
+        sample = source.read(place, Window(0, 0, side, side))
+        parts = window_parts(sample, source.size(place), side, halo)
+        yield collated([varied(parts, VarietyConfig(), np.random.default_rng(place))])
+
+
+def probe(run: str | Path, say: Say, countries: int = 12, worlds: int = 24) -> str:
+    """Probe the model `run`, and return what was found in Markdown. say: told what is being done."""
+    from deeplight.engine.core.machine import available_cpus
+    from deeplight.engine.network.receptive import halo
+    from deeplight.train.evaluation.scores import HELD_OUT_SEEDS
+    from deeplight.train.fit.batch import FixedBatches
+    from deeplight.train.fit.checkpoint import load_checkpoint
+    from deeplight.train.fit.pool import synthetic_source
+
+    model, _ = load_checkpoint(run)
+    model.eval()
+    say("lone lights")
+    lone = markdown_table(["blur, LR pixels", "σ, HR pixels", "kept", "least", "most"], lone_lights(model))
+    say("even lights")
+    levels = ", ".join(f"{100 * pattern(model, level):.1f} % at {level:g}" for level in (2.0, 20.0, 200.0))
+    say(f"making {countries} unseen countries")
+    source = synthetic_source(HELD_OUT_SEEDS[:countries], countries, available_cpus())
+    sets = list(FixedBatches(source, 4, halo(model.config)))
+    say("nodata and layers that belong elsewhere")
+    gains, sums = np.array(foreign_layers(model, sets)).T
+    rim = beside_nodata(model, sets)
+    say(f"making {worlds} unseen worlds")
+    shares = {"countries": coverage(model, iter(sets))}
+    shares["worlds"] = coverage(model, unseen_worlds(halo(model.config), worlds))
+    names = list(shares["worlds"])
+    rows = [[kind, *(f"{100 * found[name]:.1f} %" for name in names)] for kind, found in shares.items()]
+    return "\n\n".join(
+        [
+            f"**Lone lights**, share of the light that stays:\n\n{lone}",
+            f"**Pattern** with a period of 8 pixels, on even lights: {levels}.",
+            f"**Beside single missing pixels** is {100 * rim:.1f} % of the light that is there without the holes.",
+            f"**Layers of another country** ({len(gains)} pairings): log1p {gains.mean():+.2f} dB in the mean and "
+            f"{gains.min():+.2f} dB at worst, sum of lights {100 * sums.mean():+.1f} % in the mean and "
+            f"{100 * np.abs(sums).max():.1f} % at worst.",
+            f"**Interval of 90 %**, share of pixels within it:\n\n{markdown_table(['', *names], rows)}",
+        ]
+    )
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=Parsed("run", Path))
+def command(model: Path) -> None:
+    """Probe MODEL, a run's folder or deeplight-tiny, on scenes whose right answer is known."""
+    click.echo(probe(model, lambda text: click.echo(text, err=True)))
+
+
+def main() -> None:
+    """Run from the command line."""
+    run_cli(command)
+
+
+if __name__ == "__main__":
+    main()
