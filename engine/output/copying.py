@@ -155,6 +155,18 @@ def placed_blocks(store: PackStore, table: npt.NDArray[Any], part: ByteRange) ->
                 at_source = source + size
 
 
+@dataclass(frozen=True)
+class Copying:
+    """A job for other processes. table: the file of `published`. path: the file that is written."""
+
+    table: Path
+    path: Path
+
+    def job(self, store: PackStore) -> CopyJob:
+        """The job, in a process that has the packs. Raises DeepLightError where it is over."""
+        return CopyJob(store, read_table(self.table), self.path)
+
+
 class Hands(Protocol):
     """Who copies the parts of a file. count: how many can work at the same time."""
 

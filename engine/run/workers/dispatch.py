@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -111,6 +111,7 @@ class _Hands:
 
 class Dispatch:
     """Hands packs out until each is settled. stored: told of every pack that is; said: of what people should know.
+    ready: names of workers that are ready already. what: a pack is called; parts of the output are handed out, too.
 
     given_up: packs in quarantine. lost: reasons for which workers are gone. ready: workers, the last to answer at the
     end.
@@ -124,14 +125,17 @@ class Dispatch:
         stored: Callable[[Key], None],
         said: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        ready: Mapping[int, str] | None = None,
+        what: str = "pack",
     ) -> None:
         self._pool, self._stored, self._said, self._clock = pool, stored, said, clock
+        self._what = what
         self._left = set(keys)
         self._segments = PackSegments(keys, workers)
         self._again: deque[Key] = deque()
         self._failed: dict[Key, list[str]] = {}
-        self._hands: dict[int, _Hands] = {}
-        self._coming = workers
+        self._hands = {worker: _Hands(name) for worker, name in (ready or {}).items()}
+        self._coming = workers - len(self._hands)
         self._took: deque[float] = deque(maxlen=50)
         self._any_stored = False
         self._in_a_row = 0
@@ -148,6 +152,11 @@ class Dispatch:
             self._give_up_the_stuck()
             self._hand_out()
             self._say_if_quiet()
+
+    @property
+    def idle(self) -> dict[int, str]:
+        """The names of those workers that have nothing in hand."""
+        return {worker: hands.name for worker, hands in self._hands.items() if not hands.calls}
 
     @property
     def ready(self) -> list[int]:
@@ -212,10 +221,10 @@ class Dispatch:
         """Put a pack into quarantine. Raises DeepLightError where there are too many."""
         self._left.discard(pack.key)
         self.given_up.append(pack)
-        self._said(f"warning: pack {pack.key[0]},{pack.key[1]} is given up: {pack.reason}")
+        self._said(f"warning: {self._what} {pack.key[0]},{pack.key[1]} is given up: {pack.reason}")
         if len(self.given_up) > MOST_QUARANTINED:
             raise DeepLightError(
-                f"more than {MOST_QUARANTINED} packs failed, so the run was stopped: {pack.reason}"
+                f"more than {MOST_QUARANTINED} {self._what}s failed, so the run was stopped: {pack.reason}"
             )
 
     def _count_failure(self, reason: str) -> None:

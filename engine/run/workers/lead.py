@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.run.options import RunOptions, check_workers
 from deeplight.engine.run.preparation import check_request, remove_beside_leftovers
 from deeplight.engine.run.workers.beforehand import check_count, count_packs, narrowed
-from deeplight.engine.run.workers.dispatch import Dispatch
-from deeplight.engine.run.workers.messages import Done, Proposal, Trouble
+from deeplight.engine.run.workers.dispatch import Dispatch, Lost, Ready, Verdict
+from deeplight.engine.run.workers.messages import Done, Proposal, SharedWork, Trouble
 from deeplight.engine.run.workers.ray_pool import Gone, RayPool, import_ray
 from deeplight.engine.run.workers.relay import Voice
 from deeplight.engine.run.workers.request import Workers
@@ -82,6 +82,22 @@ def _keep_handlers() -> None:
             signal.signal(number, signal.getsignal(number))
 
 
+class _Crew:
+    """The workers of a pool while one of them assembles the output. `wait` raises Gone where that one is lost."""
+
+    def __init__(self, pool: RayPool, finisher: int) -> None:
+        self._pool, self._finisher = pool, finisher
+        self.hire, self.give, self.dismiss = pool.hire, pool.give, pool.dismiss
+
+    def wait(self) -> Sequence[Ready | Verdict | Lost]:
+        """What has happened."""
+        found = self._pool.wait()
+        for event in found:
+            if isinstance(event, Lost) and event.worker == self._finisher and not event.fatal:
+                raise Gone(event.reason)
+        return found
+
+
 class Lead:
     """One run. stop: set where it is to end."""
 
@@ -93,6 +109,7 @@ class Lead:
         self.stop = threading.Event()
         self.began = time.perf_counter()
         self.record: Record | None = None
+        self.idle: dict[int, str] = {}
 
     def run(self) -> RunReport | None:
         """Run everything. Returns the report; None where the output was complete already."""
@@ -175,6 +192,7 @@ class Lead:
             dispatch.run()
         self._check_all_done(dispatch)
         seconds = time.perf_counter() - began
+        self.idle = dispatch.idle
         return Done(pool.told(dispatch.ready), dispatch.lost, kept, seconds), dispatch.ready
 
     def _check_all_done(self, dispatch: Dispatch) -> None:
@@ -193,9 +211,12 @@ class Lead:
         for _ in range(_FINISHERS):
             worker = ready.pop(0) if ready else pool.first()[0]
             try:
-                report: RunReport | None = self._asked(
-                    pool, worker, "finish", done, time.perf_counter() - self.began
-                )
+                so_far = time.perf_counter() - self.began
+                found = self._asked(pool, worker, "finish", done, so_far, len(self.idle))
+                while isinstance(found, SharedWork):
+                    self._carry_out(pool, worker, found)
+                    found = self._asked(pool, worker, "go_on")
+                report: RunReport | None = found
                 return report
             except Gone as gone:
                 self.voice.log(f"warning: the worker that assembled the output was lost: {gone}")
@@ -206,6 +227,28 @@ class Lead:
         raise DeepLightError(
             f"{_FINISHERS} workers were lost while they assembled the output: make the same call with `resume=True`"
         )
+
+    def _carry_out(self, pool: RayPool, finisher: int, work: SharedWork) -> None:
+        """Let all idle workers, the one that assembles the output among them, do what it asks for. Raises Gone where
+        that one is lost."""
+
+        def done(piece: Key) -> None:
+            self.progress.advance(piece[1] - piece[0])
+
+        pool.assemble(work.job)
+        ready = {worker: name for worker, name in self.idle.items() if pool.has(worker)}
+        count = max(1, len(ready))
+        crew = _Crew(pool, finisher)
+        dispatch = Dispatch(crew, work.pieces, count, done, self.voice.log, ready=ready, what="part")
+        dispatch.run()
+        for worker in dispatch.ready:
+            if (
+                worker not in dispatch.idle and worker != finisher
+            ):  # what it writes late is the same, but why wait for it
+                pool.dismiss(worker)
+        self.idle = dispatch.idle
+        if dispatch.given_up:
+            raise DeepLightError(f"the output could not be assembled: {dispatch.given_up[0].reason}")
 
     def _asked(self, pool: RayPool, worker: int, method: str, *given: Any) -> Any:
         found = pool.ask(worker, method, *given)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deeplight.engine.core.windows import Window
+from deeplight.engine.output.copying import ByteRange, Copying
 from deeplight.engine.output.parts import Record
 from deeplight.engine.run.contents import Seen
 from deeplight.engine.run.workers.relay import Message
@@ -48,6 +49,14 @@ class Computed:
 
     packs: Sequence[Made]
     messages: list[Message]
+
+
+@dataclass(frozen=True)
+class SharedWork:
+    """What workers do for the one that assembles the output. pieces: of the job, done in any order, perhaps twice."""
+
+    job: Copying
+    pieces: Sequence[ByteRange]
 
 
 @dataclass(frozen=True)

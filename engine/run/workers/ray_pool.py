@@ -20,6 +20,7 @@ from typing import Any
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.machine import available_cpus
+from deeplight.engine.output.copying import Copying
 from deeplight.engine.output.parts import Record
 from deeplight.engine.run.contents import Seen
 from deeplight.engine.run.executor import TRIES
@@ -131,6 +132,7 @@ class RayPool:
         self._asked, self._voice, self._stop = asked, voice, stop
         self._options = options
         self._begun: tuple[Record, Mapping[Seen, str]] | None = None
+        self._job: Copying | None = None
         self._actors: dict[int, Any] = {}
         self._names: dict[int, str] = {}
         self._calls: dict[Any, tuple[int, str, Sequence[Key]]] = {}
@@ -236,9 +238,21 @@ class RayPool:
         for worker in self._names:
             self._call(worker, "begin", *self._begun)
 
+    def assemble(self, job: Copying) -> None:
+        """From now on pieces of this job are given. Nothing is heard any more of what was given before."""
+        self._job = job
+        self._calls = {ref: call for ref, call in self._calls.items() if not call[2]}
+
+    def has(self, worker: int) -> bool:
+        """Whether a worker is there, as far as is known."""
+        return worker in self._names
+
     def give(self, worker: int, keys: Sequence[Key]) -> None:
-        """Let a worker compute packs, after those that it has. Their verdicts come together."""
-        self._call(worker, "compute", keys)
+        """Let a worker compute packs, or do pieces of the job, after what it has. Their verdicts come together."""
+        if self._job is None:
+            self._call(worker, "compute", keys)
+        else:
+            self._call(worker, "copy", keys, self._job)
 
     def dismiss(self, worker: int) -> None:
         """End a worker, whatever it does; `wait` tells nothing more of it."""
@@ -308,7 +322,7 @@ class RayPool:
 
     def _call(self, worker: int, method: str, *given: Any) -> None:
         ref = getattr(self._actors[worker], method).remote(*given)
-        self._calls[ref] = (worker, method, given[0] if method == "compute" else ())
+        self._calls[ref] = (worker, method, given[0] if method in ("compute", "copy") else ())
 
     def _ready(self) -> list[Any]:
         self._check()

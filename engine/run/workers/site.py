@@ -19,6 +19,8 @@ from deeplight.engine.core.machine import bytes_moved, peak_memory
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.terminal import explained
 from deeplight.engine.core.windows import Window
+from deeplight.engine.output.copying import ByteRange, Copying, CopyJob
+from deeplight.engine.output.pack_format import DamagedPack
 from deeplight.engine.output.packs import PackStore
 from deeplight.engine.output.parts import Mode, Record, packs_folder, stored_record
 from deeplight.engine.raster.scene import Scene
@@ -32,7 +34,8 @@ from deeplight.engine.run.planned import PlannedRun, plan_scene
 from deeplight.engine.run.report import RunReport, write_report
 from deeplight.engine.run.tiling import TilePlan, cores
 from deeplight.engine.run.work import Tile
-from deeplight.engine.run.workers.messages import Computed, Done, Made, Proposal, Told, Trouble
+from deeplight.engine.run.workers.finishing import Finishing
+from deeplight.engine.run.workers.messages import Computed, Done, Made, Proposal, SharedWork, Told, Trouble
 from deeplight.engine.run.workers.relay import Message, Relay
 from deeplight.engine.run.workers.segments import Key
 from deeplight.engine.run.workers.told import with_workers
@@ -43,8 +46,8 @@ _PATIENCE_S = 2.0
 
 
 class Site:
-    """One worker, in a process of its own. Its methods may be called from any thread; `compute` and `heard` answer
-    while others run, which take turns.
+    """One worker, in a process of its own. Its methods may be called from any thread; `compute`, `copy` and `heard`
+    answer while others run, which take turns.
 
     Nothing is raised but what is a defect: what went wrong is returned as Trouble.
     """
@@ -58,6 +61,8 @@ class Site:
         self._packs: Packs | None = None
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._job: tuple[Copying, CopyJob] | None = None
+        self._finishing: Finishing | None = None
 
     @property
     def name(self) -> str:
@@ -155,17 +160,48 @@ class Site:
             ],
         )
 
-    def finish(self, done: Done | None, seconds: float) -> RunReport | Trouble | None:
+    def copy(self, parts: Sequence[ByteRange], copying: Copying) -> Computed | Trouble:
+        """Copy blocks into the output that another worker, or this one, assembles."""
+        assert self._packs is not None
+        store, made = self._packs.store, []
+        try:
+            if self._job is None or self._job[0] != copying:
+                self._job = copying, copying.job(store)
+            for part in parts:
+                began = time.monotonic()
+                self._job[1].copy(part, sync=True)
+                made.append(Made(seconds=time.monotonic() - began))
+        except DamagedPack as error:
+            store.discard(error.key)
+            return replace(self._trouble(error), fatal=True)
+        except Exception as error:
+            return self._trouble(error)
+        return Computed(made, self.relay.taken())
+
+    def finish(
+        self, done: Done | None, seconds: float, hands: int = 1
+    ) -> SharedWork | RunReport | Trouble | None:
         """Assemble the output from the packs, as a resumed run does, and write what stands beside it.
 
         done: what workers did; None where the output was complete, so that there is no report. seconds: that the run
-        took so far.
+        took so far. hands: workers that have nothing else to do. Shared work is theirs: when it is done, `go_on`.
         """
+        self._finishing = Finishing(hands, partial(self._finish, done, seconds))
+        return self._finishing.next()
+
+    def go_on(self) -> SharedWork | RunReport | Trouble | None:
+        """Go on after shared work; returns what `finish` does."""
+        assert self._finishing is not None
+        return self._finishing.go_on()
+
+    def _finish(self, done: Done | None, seconds: float, hands: Finishing) -> RunReport | Trouble | None:
         try:
             self.relay.counting = True
             now = Began.now()
             if done is not None:
                 self.engine.told = partial(with_workers, done=done)
+            if hands.count > 1:
+                self.engine.hands = hands
             options = replace(self.options, workers=None, mode=Mode.RESUME, check=0, events=None)
             began = Began(now.seconds - seconds, now.moved)
             with self._turn:

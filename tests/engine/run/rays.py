@@ -21,7 +21,7 @@ from tests.engine.run.wholes import Whole
 
 PATIENCE_S = 120.0
 FAULTS = '''
-import importlib.util, os, signal, sys, time
+import importlib.util, os, signal, sys, threading, time
 
 class Hook:
     """Changes a module when it is imported."""
@@ -57,10 +57,13 @@ def change_packs(module):
     module.PackStore.write = at_gate
 
 def change_copying(module):
-    blocks = module.placed_blocks
+    blocks, module.ALIGN = module.placed_blocks, 1024
     def held(*given):
-        path = os.environ["HELD"]
-        if path and took(path + "-ticket"):
+        path, where = os.environ["HELD"], os.environ["WHERE"]
+        assembles = any(thread.name == "finish" for thread in threading.enumerate())
+        part = given[2].start % module.ALIGN == 0
+        here = part and assembles == (where == "finisher") if where != "head" else not part
+        if path and here and took(path + "-ticket"):
             with open(path + "-", "w") as file:
                 file.write(str(os.getpid()))
             os.rename(path + "-", path)
@@ -73,7 +76,7 @@ sys.meta_path[:0] = [
 ]
 '''
 """For Python's sitecustomize: a gate that so many packs pass on their way to the disk before all others wait, one pack
-that kills who computes it, and a place in the output at which the first that assembles it stays."""
+that kills who computes it, small parts of the output, and one of them at which the first that copies it stays."""
 
 
 @dataclass
@@ -166,13 +169,13 @@ def lead(
     workers: str = "local:2",
     gate_at: int | None = None,
     poison: str = "",
-    hold: bool = False,
+    hold: str = "",
 ) -> Led:
     """Start a run by workers. folder: for files that hold them up. gate_at: packs that are stored before all others
-    wait until `Led.open_gate`. poison: row and column of a pack. hold: stay where the output is assembled; the file
-    `held` says who does."""
+    wait until `Led.open_gate`. poison: row and column of a pack. hold: stay where the output is assembled, at its
+    "head" or at a part, which the "finisher" or an "other" worker copies; the file `held` says who does."""
     environment = {**os.environ, **faults(folder, gate_at, poison)}
-    environment["HELD"] = str(folder / "held") if hold else ""
+    environment["HELD"], environment["WHERE"] = str(folder / "held") if hold else "", hold
     line = [sys.executable, "-m", "deeplight.engine.cli"]
     line += arguments(whole.request, "--workers", workers, *more)
     process = subprocess.Popen(
@@ -201,6 +204,7 @@ def faults(folder: Path, gate_at: int | None, poison: str = "") -> dict[str, str
         "TICKETS": str(gate_at or 0),
         "POISON": poison,
         "HELD": "",
+        "WHERE": "",
     }
 
 

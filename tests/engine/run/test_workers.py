@@ -128,17 +128,20 @@ def test_a_second_run_on_the_same_output_is_refused(whole: Whole, tmp_path: Path
     finished(led, whole)
 
 
+@pytest.mark.parametrize("hold", ["head", "finisher", "other"])
 @pytest.mark.parametrize("fault", ["worker", "command"])
-def test_stopped_while_the_output_is_assembled(whole: Whole, tmp_path: Path, fault: str) -> None:
-    """Its worker is killed: another assembles. The command is interrupted: nothing but the packs is left."""
-    led = lead(whole, tmp_path, hold=True)
+def test_stopped_while_the_output_is_assembled(whole: Whole, tmp_path: Path, fault: str, hold: str) -> None:
+    """A worker is killed: another assembles, or copies its part again. The command is interrupted: packs are left."""
+    led = lead(whole, tmp_path, hold=hold)
     held = tmp_path / "held"
     led.wait(held.exists)
     assert list(tmp_path.glob(".o.tif.*.tmp"))
     worker = psutil.Process(int(held.read_text()))
     if fault == "worker":
         kill(worker)
-        assert "the worker that assembled the output was lost" in finished(led, whole)
+        text = finished(led, whole)
+        assert ("the worker that assembled the output was lost" in text) == (hold != "other")
+        assert "was lost: its process or its host has ended" in text
         return
     led.process.send_signal(signal.SIGTERM)
     led.end(128 + signal.SIGTERM)
