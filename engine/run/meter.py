@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 STAGES = ("decode", "upload", "compute", "download", "encode")
@@ -15,7 +16,8 @@ class Meter:
 
     decode, encode: of threads, without waiting for slots or for the device. upload, compute, download: between events
     on the device. alone: HR pixels of a tile, halo included, and the seconds that it took before the run, with nothing
-    beside it. tried: side of a tile in LR pixels → HR Mpix/s of such tiles' cores, alone.
+    beside it. tried: side of a tile in LR pixels → HR Mpix/s of such tiles' cores, alone. devices: that it is of; the
+    others add up over them.
     """
 
     decode: float = 0.0
@@ -28,6 +30,7 @@ class Meter:
     alone_px: int = 0
     alone_s: float = 0.0
     tried: dict[int, float] = field(default_factory=dict)
+    devices: int = 1
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,15 +41,31 @@ class Meter:
             for name, value in more.items():
                 setattr(self, name, getattr(self, name) + value)
 
+    def numbers(self) -> dict[str, Any]:
+        """All fields by name, to send elsewhere."""
+        with self._lock:
+            return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def sum(cls, each: Sequence[Mapping[str, Any]]) -> Meter:
+        """Of several, as `numbers`; the rates of tiles that were tried are those of the last."""
+        total = cls(devices=0)
+        for numbers in each:
+            total.tried |= numbers["tried"]
+            total.add(**{name: value for name, value in numbers.items() if name != "tried"})
+        return total
+
     def seconds(self, readers: int, writers: int) -> dict[str, float]:
-        """Of each of STAGES, what an average one of its threads, or its stream, was busy."""
+        """Of each of STAGES, what an average one of its threads, or its stream, was busy. readers, writers: of each
+        device."""
         workers = {"decode": readers, "encode": writers}
-        return {name: getattr(self, name) / workers.get(name, 1) for name in STAGES}
+        return {name: getattr(self, name) / workers.get(name, 1) / self.devices for name in STAGES}
 
     def facts(self, stream_s: float) -> dict[str, Any]:
         """For the report. stream_s: wall time of the tiles."""
         return {
-            "busy": round(self.compute / stream_s, 4) if stream_s > 0 else 0.0,
+            "count": self.devices,
+            "busy": round(self.compute / stream_s / self.devices, 4) if stream_s > 0 else 0.0,
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "tiles_tried": dict(self.tried),

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 class RunReport:
     """Everything that run.json holds. Rates are over the wall time, busy seconds over a stage's workers.
 
-    status: "complete", or "incomplete" where tiles are in quarantine. retried: tries that failed and were
-    answered by another. device: of the device path, None on the host's: share of the wall time that the GPU computed,
-    bytes that went up and down, and HR Mpix/s of a tile alone, halo included. bytes_read of an input: by this run's
-    reads, so over its bytes the number of times that its blocks were decoded. lights, clamped_pixels and
-    share_of_output of an input are over the whole output, packs of earlier runs included; tiles, seconds, rates, load
-    and bytes are this run's. workers: what each process told that computed packs for it, of those that were lost that
-    they were; counts, busy seconds and bytes of the run include theirs, peak_memory_bytes is of the process that
-    assembled the output.
+    status: "complete", or "incomplete" where tiles are in quarantine. retried: tries that failed and were answered by
+    another. device: of the device path, None on the host's: how many GPUs, the share of the wall time that they
+    computed, bytes that went up and down, and HR Mpix/s of a tile alone, halo included; workers' own together.
+    bytes_read of an input: by this run's reads, so over its bytes the number of times that its blocks were decoded.
+    lights, clamped_pixels and share_of_output of an input are over the whole output, packs of earlier runs included;
+    tiles, seconds, rates, load and bytes are this run's. workers: what each process told that computed packs for it, of
+    those that were lost that they were; counts, busy seconds and bytes of the run include theirs, peak_memory_bytes is
+    of the process that assembled the output.
     """
 
     output: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.copying import ByteRange, Copying
@@ -61,13 +62,18 @@ class SharedWork:
 
 @dataclass(frozen=True)
 class Told:
-    """What a worker has done. packs, counts: as PackFiller.counts and Tally.counts. stages: name → (threads, busy
-    seconds). moved: bytes (read, written). cpu_s: of all its threads. retried: tiles that were tried again, and why."""
+    """What a worker has done. device: that computed, with its address on the PCI bus where that is known. cpus: that it
+    ran on; "" where the system chose. packs, counts: as PackFiller.counts and Tally.counts. stages: name → (threads,
+    busy seconds). meter: of the device path, as Meter.numbers; None on the host's. moved: bytes (read, written). cpu_s:
+    of all its threads. retried: tiles that were tried again, and why."""
 
     worker: str
+    device: str
+    cpus: str
     packs: Mapping[str, int]
     counts: Mapping[str, float]
     stages: Mapping[str, tuple[int, float]]
+    meter: Mapping[str, Any] | None
     moved: tuple[int, int] | None
     cpu_s: float
     peak_memory_bytes: int

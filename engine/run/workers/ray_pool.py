@@ -227,7 +227,7 @@ class RayPool:
             max_restarts=0,
             scheduling_strategy=strategy,
         )
-        worker, actor = self._hired, kind.remote(self._options, str(Path.cwd()))
+        worker, actor = self._hired, kind.remote(self._options, str(Path.cwd()), share.gpus > 0)
         self._actors[worker] = actor
         self._call(worker, "open")
         return worker

@@ -34,6 +34,7 @@ from deeplight.engine.run.planned import PlannedRun, plan_scene
 from deeplight.engine.run.report import RunReport, write_report
 from deeplight.engine.run.tiling import TilePlan, cores
 from deeplight.engine.run.work import Tile
+from deeplight.engine.run.workers.affinity import GpuPlace, bind, cpu_list, gpu_place
 from deeplight.engine.run.workers.finishing import Finishing
 from deeplight.engine.run.workers.messages import Computed, Done, Made, Proposal, SharedWork, Told, Trouble
 from deeplight.engine.run.workers.relay import Message, Relay
@@ -52,9 +53,11 @@ class Site:
     Nothing is raised but what is a defect: what went wrong is returned as Trouble.
     """
 
-    def __init__(self, options: RunOptions, folder: str) -> None:
-        """options: of the run, threads among them. folder: where names are relative to."""
-        self.options, self.folder = options, folder
+    def __init__(self, options: RunOptions, folder: str, gpu: bool = False) -> None:
+        """options: of the run, threads among them. folder: where names are relative to. gpu: CUDA_VISIBLE_DEVICES is
+        the worker's own GPU, by its number in the order of addresses."""
+        self.options, self.folder, self.gpu = options, folder, gpu
+        self.place: GpuPlace | None = None
         self.relay = Relay(events=options.events is not None)
         self._open = contextlib.ExitStack()
         self._began = Began.now()
@@ -75,6 +78,8 @@ class Site:
             self.relay.listen()
             os.chdir(self.folder)
             options = self.options
+            if self.gpu:
+                self._go_beside_gpu()
             scene = self._open.enter_context(Scene.open(options.scene))
             artifact = load_artifact(options.model, trust=options.trust)
             threads = options.threads or 1
@@ -86,6 +91,14 @@ class Site:
         except Exception as error:
             return self._trouble(error)
         return self.name
+
+    def _go_beside_gpu(self) -> None:
+        """Run on the CPUs beside the GPU, before memory is taken and threads are started."""
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as whoever chose the GPU has counted
+        visible, threads = os.environ.get("CUDA_VISIBLE_DEVICES", ""), self.options.threads or 1
+        self.place = gpu_place(visible, threads, self.options.beside, os.sched_getaffinity(0))
+        if self.place is not None and self.place.cpus:
+            bind(self.place.cpus)
 
     def propose(self) -> Proposal | Trouble:
         """Plan the run for all workers. Checks the space on the disk and, where it is asked for, reduced precision."""
@@ -147,11 +160,15 @@ class Site:
             self._end_packs(_PATIENCE_S)
         packs, moved, before = self._packs, bytes_moved(), self._began.moved
         stages = packs.executor.stages if packs.executor is not None else ()
+        meter, place = packs.work.meter, self.place
         return Told(
             worker=self.name,
+            device=self.engine.backend.device + (f" at {place.gpu}" if place is not None else ""),
+            cpus=cpu_list(place.cpus) if place is not None else "",
             packs=packs.filler.counts(),
             counts=packs.tally.counts(),
             stages={s.name: (s.workers, s.busy_s) for s in stages},
+            meter=None if meter is None else meter.numbers(),
             moved=(moved[0] - before[0], moved[1] - before[1]) if moved and before else None,
             cpu_s=time.process_time(),
             peak_memory_bytes=peak_memory(),

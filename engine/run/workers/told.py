@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from deeplight.engine.run.executor import Outcome, Task
+from deeplight.engine.run.meter import Meter
 from deeplight.engine.run.result import RunResult, Tally
 from deeplight.engine.run.stream import Stage
 from deeplight.engine.run.workers.messages import Done, Told
@@ -27,6 +28,7 @@ def with_workers(result: RunResult, done: Done) -> RunResult:
         for worker in told
         for core, why in worker.retried
     ]
+    meters = [worker.meter for worker in told if worker.meter is not None]
     before = result.moved_before
     if before is not None:
         moved = [worker.moved for worker in told if worker.moved is not None]
@@ -38,7 +40,7 @@ def with_workers(result: RunResult, done: Done) -> RunResult:
         stages=_stages(told),
         seconds={**result.seconds, "stream": done.stream_s},
         retried=[*result.retried, *retried],
-        meter=None,  # of this process alone
+        meter=Meter.sum(meters) if meters else None,  # in place of this process's own, which computed nothing
         moved_before=before,
         workers=workers,
     )
@@ -65,6 +67,8 @@ def _one(told: Told) -> dict[str, Any]:
     moved = told.moved or (None, None)
     return {
         "worker": told.worker,
+        "device": told.device,
+        **({"cpus": told.cpus} if told.cpus else {}),
         "packs": int(told.packs["written"] + told.packs["all_nodata"]),
         "tiles": int(told.counts["tiles"]),
         "busy": {name: round(busy, 3) for name, (_, busy) in told.stages.items()},

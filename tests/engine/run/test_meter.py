@@ -38,3 +38,19 @@ def test_threads_add_up() -> None:
     for thread in adding:
         thread.join()
     assert meter.compute == 2000.0
+
+
+def test_several_devices_together_are_busy_as_an_average_one() -> None:
+    one, other = Meter(tried={256: 90.0}), Meter()
+    one.add(decode=8.0, compute=4.0, bytes_up=5, alone_px=6e6, alone_s=2)
+    other.add(decode=4.0, compute=2.0, bytes_up=6, alone_px=6e6, alone_s=1)
+    both = Meter.sum([one.numbers(), other.numbers()])
+    assert both.facts(10.0) == {
+        "count": 2,
+        "busy": 0.3,
+        "bytes_up": 11,
+        "bytes_down": 0,
+        "tiles_tried": {256: 90.0},
+        "alone_hr_mpix_per_s": 4.0,
+    }
+    assert both.seconds(readers=2, writers=1)["decode"] == 3.0
