@@ -138,6 +138,7 @@ class Dispatch:
         self._coming = workers - len(self._hands)
         self._took: deque[float] = deque(maxlen=50)
         self._any_stored = False
+        self._late: list[tuple[_Hands, Key]] | None = None
         self._in_a_row = 0
         self._quiet_since = clock()
         self.given_up: list[GivenUp] = []
@@ -240,13 +241,14 @@ class Dispatch:
         limit = max(TILE_TIMEOUT_S, 10 * LATE * self._usual())
         now = self._clock()
         for worker, hands in list(self._hands.items()):
-            if hands.keys and now - hands.since > limit:
+            if hands.calls and now - hands.since > limit:
                 self._pool.dismiss(worker)
                 self._lose(Lost(worker, f"{hands.name} has not answered for {limit:.0f} s and was stopped"))
 
     def _hand_out(self) -> None:
+        self._late = None
         for worker, hands in self._hands.items():
-            while keys := self._next(worker, hands):
+            while len(hands.calls) < DEPTH and (keys := self._next(worker, hands)):
                 if not hands.calls:
                     hands.since = self._clock()
                 hands.calls.append(keys)
@@ -255,7 +257,7 @@ class Dispatch:
     def _next(self, worker: int, hands: _Hands) -> list[Key]:
         """Choose the next call of a worker: packs of its own run; when all runs are given out, one that failed, which
         is then computed alone; after those, one that another worker is late with."""
-        if len(hands.calls) >= DEPTH or any(key in self._failed for key in hands.keys):
+        if self._failed and any(key in self._failed for key in hands.keys):
             return []
         if keys := self._segments.next(worker, self._packs_a_call()):
             return keys
@@ -270,6 +272,8 @@ class Dispatch:
 
     def _failed_before(self, idle: _Hands) -> Key | None:
         """A pack that failed before, on another worker if there is one."""
+        if not self._again:
+            return None
         others = {other.name for other in self._hands.values() if other is not idle}
         for key in self._again:
             if key in self._left and (idle.name not in self._failed[key] or others <= set(self._failed[key])):
@@ -278,17 +282,23 @@ class Dispatch:
         return None
 
     def _overdue(self, idle: _Hands) -> Key | None:
-        if not self._any_stored:
-            return None
-        now, limit = self._clock(), max(_LEAST_LATE_S, LATE * self._usual())
-        copies = Counter(key for hands in self._hands.values() for key in hands.keys)
-        for hands in self._hands.values():
-            if hands is not idle and now - hands.since > limit:
-                for key in hands.keys:
-                    if copies[key] == 1 and key in self._left:
-                        self.duplicates += 1
-                        return key
+        """A pack that a late worker has, and no other."""
+        if self._late is None:  # looked for once for all that are idle
+            self._late = self._late_packs()
+        for number, (hands, key) in enumerate(self._late):
+            if hands is not idle:
+                self.duplicates += 1
+                del self._late[number]
+                return key
         return None
+
+    def _late_packs(self) -> list[tuple[_Hands, Key]]:
+        now, limit = self._clock(), max(_LEAST_LATE_S, LATE * self._usual())
+        late = [hands for hands in self._hands.values() if hands.calls and now - hands.since > limit]
+        if not late or not self._any_stored:
+            return []
+        copies = Counter(key for hands in self._hands.values() for key in hands.keys)
+        return [(h, key) for h in late for key in h.keys if copies[key] == 1 and key in self._left]
 
     def _usual(self) -> float:
         """The seconds that a pack with data usually takes; 0 as long as none is finished."""
