@@ -41,7 +41,11 @@ def measure(settings: StageSettings) -> None:
         attempt(rows, {"what": "decode", "scene": name}, lambda f=folder: device_rates.decode(f, settings))
         what = {"what": "deeplight-infer", "scene": name}
         attempt(rows, what, lambda f=folder, n=left: infer(f, settings, n))
-    for what, measured in (("link", device_rates.link), ("device", device_rates.device)):
+    for what, measured in (
+        ("link", device_rates.link),
+        ("device", device_rates.device),
+        ("further date", lambda settings: further_date(settings.scratch / name, settings)),
+    ):
         if settings.late:
             rows.add(left_out=f"no time for {what} and what follows")
             return
@@ -52,13 +56,8 @@ def infer(folder: Path, settings: StageSettings, scenes: int = 1) -> dict[str, A
     """Seconds of the process and to its first finished tile, and of its report the rate, seconds of each part and how
     busy they were. scenes: that share what is left of the stage's time."""
     report, events = folder / "run.json", folder / "events.jsonl"
-    command = [sys.executable, "-m", "deeplight.engine.cli", "--out", str(folder / "out.tif"), "--overwrite"]
-    for layer in ("ntl", "dmo", "dem"):
-        command += [f"--{layer}", str(folder / f"{layer}.tif")]
-    command += ["--tiles", "auto", "--dtype", "uint16", "--report", str(report)]
-    command += ["--events", str(events)]
-    on_gpu = ["--backend", "torch", "--device", "cuda", "--precision", "fp16"]
-    command += on_gpu if settings.device == "cuda" else ["--device", "cpu"]
+    command = _command(folder, settings, folder / "out.tif", folder / "ntl.tif")
+    command += ["--report", str(report), "--events", str(events)]
     begin = time.time()
     found = run(command, settings.left / scenes)
     if found["exit"] == 0:
@@ -71,3 +70,35 @@ def infer(folder: Path, settings: StageSettings, scenes: int = 1) -> dict[str, A
         first = next((datetime.fromisoformat(e["time"]) for e in told if e["event"] == "tile"), None)
         found["first_tile_s"] = None if first is None else round(first.timestamp() - begin, 2)
     return found
+
+
+def further_date(folder: Path, settings: StageSettings) -> dict[str, Any]:
+    """Two dates of the same lights as a stack: seconds and bytes of each, with what the second does not do again."""
+    for month in (1, 2):
+        (folder / f"dated-2020-0{month}.tif").hardlink_to(folder / "ntl.tif")
+    found = run(_command(folder, settings, folder / "lights", folder / "dated-*.tif"), settings.left)
+    if found["exit"] == 0:
+        dates = [date["run"] for date in json.loads((folder / "lights" / "run.json").read_text())["dates"]]
+        found["date_s"] = [round(date["seconds"]["total"], 2) for date in dates]
+        found["second_over_first"] = round(dates[1]["seconds"]["total"] / dates[0]["seconds"]["total"], 3)
+        found["bytes_read"] = [date["bytes_read"] for date in dates]
+        found["bytes_up"] = [(date["device"] or {}).get("bytes_up") for date in dates]
+    return found
+
+
+def _command(folder: Path, settings: StageSettings, out: Path, ntl: Path) -> list[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "deeplight.engine.cli",
+        "--out",
+        str(out),
+        "--overwrite",
+        "--ntl",
+        str(ntl),
+    ]
+    for layer in ("dmo", "dem"):
+        command += [f"--{layer}", str(folder / f"{layer}.tif")]
+    command += ["--tiles", "auto", "--dtype", "uint16"]
+    on_gpu = ["--backend", "torch", "--device", "cuda", "--precision", "fp16"]
+    return command + (on_gpu if settings.device == "cuda" else ["--device", "cpu"])

@@ -164,7 +164,8 @@ def test_engine_over_both_scenes(tmp_path: Path) -> None:
     assert all(r["exit"] == 0 and r["hr_mpix_per_s"] > 0 for r in runs.values()), runs
     assert all(r["seconds_by_part"]["stream"] > 0 and r["load"] for r in runs.values())
     assert "stream of seconds_by_part" in table(tmp_path)
-    assert [r["what"] for r in rows[-2:]] == ["link", "device"] and rows[-1]["hr_mpix_per_s"] > 0
+    assert [r["what"] for r in rows[-3:]] == ["link", "device", "further date"]
+    assert rows[-2]["hr_mpix_per_s"] > 0 and rows[-1]["exit"] == 0 and len(rows[-1]["date_s"]) == 2
     ratio = {r["scene"]: r["ratio"] for r in rows if r["what"] == "scene"}
     assert ratio["realistic"] > ratio["incompressible"]
 
