@@ -46,3 +46,12 @@ def test_twelve_maps_are_those_of_twelve_runs(shared_data: Path, tmp_path: Path)
         for layer in ("dmo", "dem"):
             read = date["run"]["inputs"][layer]["bytes_read"]
             assert read == 0 if number else read == pytest.approx(report.inputs[layer]["bytes_read"], rel=0.1)
+        took = {
+            "date": date["date"],
+            "seconds": date["run"]["seconds"]["total"],
+            "bytes": date["run"]["bytes_read"],
+        }
+        print({**took, "alone": (report.seconds["total"], report.bytes_read)})
+        assert took["seconds"] > 0 and (
+            took["bytes"] is None or took["bytes"] < report.bytes_read or not number
+        )
