@@ -25,18 +25,9 @@ import numpy.typing as npt
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import DISK, Disk, disk_errors, remove_leftovers, remove_sidecars, replacing
 from deeplight.engine.core.progress import BYTES, Progress, Silent
-from deeplight.engine.output.copying import (
-    LEADER,
-    PLACED,
-    TRAILER_BYTES,
-    ByteRange,
-    CopyJob,
-    Hands,
-    Threads,
-    aligned,
-    cut,
-)
-from deeplight.engine.output.levels import Level, Overviews, blocks_per_side, pack_tables
+from deeplight.engine.output.copying import LEADER, PLACED, TRAILER_BYTES, ByteRange, CopyJob, aligned, cut
+from deeplight.engine.output.hands import Hands, Threads
+from deeplight.engine.output.levels import Level, blocks_per_side, make_overviews, pack_tables
 from deeplight.engine.output.pack_format import DamagedPack, level_shape
 from deeplight.engine.output.packs import OutputSpec, PackStore
 from deeplight.engine.raster.extents import same_crs
@@ -99,9 +90,9 @@ def assemble(
     """Write the finished file as `out`, which appears whole, checked and synced, or stays as it was.
 
     What an earlier file of that name left beside it (see `sidecars`) goes just before the new one appears.
-    verify: looks at the finished file and raises to keep it from getting its name. hands: who copies; None: this
-    thread. Equal packs give equal bytes, whoever copies. Memory does not grow with the scene, except for 100 bytes a
-    block.
+    verify: looks at the finished file and raises to keep it from getting its name. hands: who does what can be
+    done side by side; None: this thread. Equal packs give equal bytes. Memory does not grow with the scene, except for
+    100 bytes a block.
     Raises DeepLightError where packs are missing or damaged (those are removed, so that a resumed run
     computes them again), where the disk is full, or where the finished file does not read back.
     """
@@ -118,7 +109,7 @@ def assemble(
     try:
         with disk_errors(out), disk.scratch(store.folder) as spool:
             levels = pack_tables(store)
-            Overviews(store, levels, spool).build()
+            make_overviews(store, levels, spool, hands or Threads(1), disk)
             layout = _lay_out(store.spec, levels)
             check = functools.partial(_check, spec=store.spec, levels=levels, size=layout.size)
 
@@ -183,7 +174,7 @@ def _copy(job: CopyJob, file: BinaryIO, blocks: ByteRange, hands: Hands) -> None
     job.copy_into(file, ByteRange(blocks.start, others))
     if others < blocks.stop:
         file.flush()
-        hands.copy(job, cut(others, blocks.stop, hands.count))
+        hands.do(job, cut(others, blocks.stop, hands.count))
 
 
 def _placed(store: PackStore, levels: list[Level], layout: _Layout) -> npt.NDArray[Any]:

@@ -14,11 +14,10 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ import numpy.typing as npt
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.files import DISK, Disk, disk_errors, write_file
 from deeplight.engine.core.progress import Progress, Silent
+from deeplight.engine.output.hands import Piece
 from deeplight.engine.output.pack_format import MissingPack, read_checked
 from deeplight.engine.output.packs import PackStore
 
@@ -41,8 +41,6 @@ LARGEST = 64 << 20
 """Bytes of a part, at most."""
 _EACH = 4
 """Parts for each hand, at least, where they are not too small, so that all end at about the same time."""
-MOST_THREADS = 8
-"""More do not make a disk faster."""
 LOOK_BYTES = 8 << 20
 """After so many bytes a part looks whether its file is still wanted."""
 _HEAD = struct.Struct("<8sIQ")
@@ -71,7 +69,8 @@ def cut(start: int, stop: int, hands: int) -> list[ByteRange]:
 class CopyJob:
     """What is to be copied into a file that exists.
 
-    table: PLACED (n,), in the order of the file, without gaps. path: the file, under its temporary name.
+    table: PLACED (n,), in the order of the file, without gaps. path: the file, under its temporary name. sync: a part
+    that is done is on the disk.
     """
 
     store: PackStore
@@ -79,18 +78,31 @@ class CopyJob:
     path: Path
     told: Progress = field(default_factory=Silent)
     disk: Disk = DISK
+    sync: bool = False
 
-    def copy(self, part: ByteRange, *, stop: threading.Event | None = None, sync: bool = False) -> None:
-        """Write a part, whose blocks' checksums are verified. sync: return when it is on the disk.
+    def do(self, piece: Piece, stop: threading.Event | None = None) -> None:
+        """Write a part, whose blocks' checksums are verified, or end early where `stop` is set.
 
         It may be written twice, also at the same time: the bytes are the same.
-        Raises DamagedPack, DeepLightError where the file is gone or the disk is full. Ends early where `stop` is set.
+        Raises DamagedPack, DeepLightError where the file is gone or the disk is full.
         """
         with disk_errors(self.path), self._opened() as file:
-            file.seek(part.start)
-            self.copy_into(file, part, stop)
-            if sync:
+            file.seek(piece[0])
+            self.copy_into(file, ByteRange(*piece), stop)
+            if self.sync:
                 self.disk.sync(file)
+
+    @contextlib.contextmanager
+    def published(self) -> Iterator[Copying]:
+        """The job for other processes: its table is in a file beside the packs while the block runs."""
+        path = self.store.folder / f".blocks-{secrets.token_hex(8)}"
+        raw = self.table.tobytes()
+        try:
+            write_file(path, [_HEAD.pack(_MAGIC, zlib.crc32(raw), len(self.table)), raw], disk=self.disk)
+            yield Copying(path, self.path)
+        finally:
+            with contextlib.suppress(OSError):
+                self.disk.remove(path)
 
     def copy_into(self, file: BinaryIO, part: ByteRange, stop: threading.Event | None = None) -> None:
         """Write a part at the position of an open file."""
@@ -157,64 +169,22 @@ def placed_blocks(store: PackStore, table: npt.NDArray[Any], part: ByteRange) ->
 
 @dataclass(frozen=True)
 class Copying:
-    """A job for other processes. table: the file of `published`. path: the file that is written."""
+    """A CopyJob for other processes. table: PLACED, in a file. path: the file that is written."""
 
     table: Path
     path: Path
 
     def job(self, store: PackStore) -> CopyJob:
         """The job, in a process that has the packs. Raises DeepLightError where it is over."""
-        return CopyJob(store, read_table(self.table), self.path)
+        return CopyJob(store, read_table(self.table), self.path, sync=True)
 
-
-class Hands(Protocol):
-    """Who copies the parts of a file. count: how many can work at the same time."""
-
-    count: int
-
-    def copy(self, job: CopyJob, parts: Sequence[ByteRange]) -> None:
-        """Return when all parts are written. Raises what CopyJob.copy does."""
-
-
-class Threads:
-    """Threads of this process. Reading, checksums and writing leave the interpreter's lock to the others."""
-
-    def __init__(self, count: int) -> None:
-        self.count = max(1, min(count, MOST_THREADS))
-
-    def copy(self, job: CopyJob, parts: Sequence[ByteRange]) -> None:
-        """Return when all parts are written. Raises what CopyJob.copy does."""
-        if self.count == 1 or len(parts) == 1:
-            for part in parts:
-                job.copy(part)
-            return
-        stop = threading.Event()
-        with ThreadPoolExecutor(self.count, "copy") as pool:
-            copies = [pool.submit(job.copy, part, stop=stop) for part in parts]
-            try:
-                for done in as_completed(copies):
-                    done.result()
-            except BaseException:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-
-
-@contextlib.contextmanager
-def published(job: CopyJob) -> Iterator[Path]:
-    """The job's table in a file, beside the packs, for other processes while the block runs."""
-    path = job.store.folder / f".blocks-{secrets.token_hex(8)}"
-    raw = job.table.tobytes()
-    try:
-        write_file(path, [_HEAD.pack(_MAGIC, zlib.crc32(raw), len(job.table)), raw], disk=job.disk)
-        yield path
-    finally:
-        with contextlib.suppress(OSError):
-            job.disk.remove(path)
+    def size(self, piece: Piece) -> int:
+        """Bytes of a part."""
+        return piece[1] - piece[0]
 
 
 def read_table(path: Path) -> npt.NDArray[Any]:
-    """The table of a file that `published` made. Raises DeepLightError where it is gone or has changed."""
+    """The table of a file that CopyJob.published made. Raises DeepLightError where it is gone or has changed."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.runtime.artifact import Artifact
 
 if TYPE_CHECKING:
-    from deeplight.engine.output.copying import Hands
+    from deeplight.engine.output.hands import Hands
     from deeplight.engine.run.device_dates import DatesOnDevice
     from deeplight.engine.run.result import RunResult
     from deeplight.engine.runtime.backends.base import Backend
@@ -37,7 +37,7 @@ class Engine:
     """What runs a scene, or the dates of a stack one after the other. begun: told before a scene's first tile. core:
     side of the tiles that the last date took, for the next; None: none yet. told: makes of a scene's result what is
     reported. dates: what the dates share on a device; None for a single scene.
-    hands: who copies the output's blocks; None: threads of this process."""
+    hands: who assembles the output; None: threads of this process."""
 
     artifact: Artifact
     backend: Backend

@@ -340,7 +340,7 @@ class Run:
     def assemble(self) -> None:
         """Make the output from the packs. Raises DeepLightError where `verify_seams` finds a difference."""
         from deeplight.engine.output.cog import assemble
-        from deeplight.engine.output.copying import Threads
+        from deeplight.engine.output.hands import Threads
 
         self.progress.log("assembling the output")
         self.events.emit("assembling")

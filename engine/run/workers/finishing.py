@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from deeplight.engine.output.copying import ByteRange, Copying, CopyJob, published
+from deeplight.engine.output.hands import Piece, SharedJob
 from deeplight.engine.run.workers.messages import SharedWork, Trouble
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Finishing:
-    """The end of a run, in a thread that waits while others work. They are its `copying.Hands`. count: of them."""
+    """The end of a run, in a thread that waits while others work. They are its `hands.Hands`. count: of them."""
 
     def __init__(self, count: int, finish: Callable[[Finishing], RunReport | Trouble | None]) -> None:
         self.count = count
@@ -32,8 +32,8 @@ class Finishing:
         self._carried_out.put(None)
         return self.next()
 
-    def copy(self, job: CopyJob, parts: Sequence[ByteRange]) -> None:
-        """Have others copy these parts."""
-        with published(job) as table:
-            self._said.put(SharedWork(Copying(table, job.path), tuple(parts)))
+    def do(self, job: SharedJob, pieces: Sequence[Piece]) -> None:
+        """Have others do these pieces."""
+        with job.published() as known:
+            self._said.put(SharedWork(known, tuple(pieces)))
             self._carried_out.get()

@@ -233,7 +233,7 @@ class Lead:
         that one is lost."""
 
         def done(piece: Key) -> None:
-            self.progress.advance(piece[1] - piece[0])
+            self.progress.advance(work.job.size(piece))
 
         pool.assemble(work.job)
         ready = {worker: name for worker, name in self.idle.items() if pool.has(worker)}

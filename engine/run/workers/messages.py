@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeplight.engine.core.windows import Window
-from deeplight.engine.output.copying import ByteRange, Copying
+from deeplight.engine.output.hands import Piece, Published
 from deeplight.engine.output.parts import Record
 from deeplight.engine.run.contents import Seen
 from deeplight.engine.run.workers.relay import Message
@@ -56,8 +56,8 @@ class Computed:
 class SharedWork:
     """What workers do for the one that assembles the output. pieces: of the job, done in any order, perhaps twice."""
 
-    job: Copying
-    pieces: Sequence[ByteRange]
+    job: Published
+    pieces: Sequence[Piece]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.extras import install_command
 from deeplight.engine.core.machine import available_cpus
-from deeplight.engine.output.copying import Copying
+from deeplight.engine.output.hands import Published
 from deeplight.engine.output.parts import Record
 from deeplight.engine.run.contents import Seen
 from deeplight.engine.run.executor import TRIES
@@ -132,7 +132,7 @@ class RayPool:
         self._asked, self._voice, self._stop = asked, voice, stop
         self._options = options
         self._begun: tuple[Record, Mapping[Seen, str]] | None = None
-        self._job: Copying | None = None
+        self._job: Published | None = None
         self._actors: dict[int, Any] = {}
         self._names: dict[int, str] = {}
         self._calls: dict[Any, tuple[int, str, Sequence[Key]]] = {}
@@ -238,7 +238,7 @@ class RayPool:
         for worker in self._names:
             self._call(worker, "begin", *self._begun)
 
-    def assemble(self, job: Copying) -> None:
+    def assemble(self, job: Published) -> None:
         """From now on pieces of this job are given. Nothing is heard any more of what was given before."""
         self._job = job
         self._calls = {ref: call for ref, call in self._calls.items() if not call[2]}
@@ -252,7 +252,7 @@ class RayPool:
         if self._job is None:
             self._call(worker, "compute", keys)
         else:
-            self._call(worker, "copy", keys, self._job)
+            self._call(worker, "assist", keys, self._job)
 
     def dismiss(self, worker: int) -> None:
         """End a worker, whatever it does; `wait` tells nothing more of it."""
@@ -322,7 +322,7 @@ class RayPool:
 
     def _call(self, worker: int, method: str, *given: Any) -> None:
         ref = getattr(self._actors[worker], method).remote(*given)
-        self._calls[ref] = (worker, method, given[0] if method in ("compute", "copy") else ())
+        self._calls[ref] = (worker, method, given[0] if method in ("compute", "assist") else ())
 
     def _ready(self) -> list[Any]:
         self._check()

@@ -19,7 +19,7 @@ from deeplight.engine.core.machine import bytes_moved, peak_memory
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.terminal import explained
 from deeplight.engine.core.windows import Window
-from deeplight.engine.output.copying import ByteRange, Copying, CopyJob
+from deeplight.engine.output.hands import Piece, Published, SharedJob
 from deeplight.engine.output.pack_format import DamagedPack
 from deeplight.engine.output.packs import PackStore
 from deeplight.engine.output.parts import Mode, Record, packs_folder, stored_record
@@ -47,7 +47,7 @@ _PATIENCE_S = 2.0
 
 
 class Site:
-    """One worker, in a process of its own. Its methods may be called from any thread; `compute`, `copy` and `heard`
+    """One worker, in a process of its own. Its methods may be called from any thread; `compute`, `assist` and `heard`
     answer while others run, which take turns.
 
     Nothing is raised but what is a defect: what went wrong is returned as Trouble.
@@ -64,7 +64,7 @@ class Site:
         self._packs: Packs | None = None
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._job: tuple[Copying, CopyJob] | None = None
+        self._job: tuple[Published, SharedJob] | None = None
         self._finishing: Finishing | None = None
 
     @property
@@ -177,16 +177,17 @@ class Site:
             ],
         )
 
-    def copy(self, parts: Sequence[ByteRange], copying: Copying) -> Computed | Trouble:
-        """Copy blocks into the output that another worker, or this one, assembles."""
+    def assist(self, pieces: Sequence[Piece], known: Published) -> Computed | Trouble:
+        """Do pieces of a job of the worker that assembles the output, which may be this one."""
         assert self._packs is not None
         store, made = self._packs.store, []
         try:
-            if self._job is None or self._job[0] != copying:
-                self._job = copying, copying.job(store)
-            for part in parts:
+            if self._job is None or self._job[0] != known:
+                self._job = known, known.job(store)
+            job = self._job[1]
+            for piece in pieces:
                 began = time.monotonic()
-                self._job[1].copy(part, sync=True)
+                job.do(piece)
                 made.append(Made(seconds=time.monotonic() - began))
         except DamagedPack as error:
             store.discard(error.key)

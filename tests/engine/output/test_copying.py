@@ -20,7 +20,9 @@ from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.files import DISK, Disk
 from deeplight.engine.output import copying
 from deeplight.engine.output.cog import assemble
-from deeplight.engine.output.copying import ByteRange, CopyJob, Threads, cut, published, read_table
+from deeplight.engine.output.copying import ByteRange, Copying, CopyJob, cut, read_table
+from deeplight.engine.output.hands import Hands, Piece, SharedJob, Threads
+from deeplight.engine.output.levels import Groups
 from deeplight.engine.output.pack_format import DamagedPack
 from deeplight.engine.output.packs import PackStore
 from tests.engine.output.disks import Op, PowerLoss, RecordingDisk
@@ -35,8 +37,9 @@ class Serial:
 
     count = 1
 
-    def copy(self, job: CopyJob, parts: Sequence[ByteRange]) -> None:
-        job.copy(ByteRange(parts[0].start, parts[-1].stop))
+    def do(self, job: SharedJob, pieces: Sequence[Piece]) -> None:
+        for piece in [(pieces[0][0], pieces[-1][1])] if isinstance(job, CopyJob) else pieces:
+            job.do(piece)
 
 
 class Shuffled:
@@ -44,13 +47,14 @@ class Shuffled:
 
     count = 5
 
-    def copy(self, job: CopyJob, parts: Sequence[ByteRange]) -> None:
-        assert len(parts) > self.count
-        again = random.Random(3).sample([*parts, *parts, *parts[::2]], k=2 * len(parts) + len(parts[::2]))
-        Threads(3).copy(job, again)
+    def do(self, job: SharedJob, pieces: Sequence[Piece]) -> None:
+        assert len(pieces) > self.count
+        again = [*pieces, *pieces, *pieces[::2]]
+        random.Random(3).shuffle(again)
+        Threads(3).do(job, again)
 
 
-def assembled(folder: Path, store: PackStore, hands: copying.Hands, disk: Disk = DISK) -> bytes:
+def assembled(folder: Path, store: PackStore, hands: Hands, disk: Disk = DISK) -> bytes:
     folder.mkdir()
     assemble(store, folder / "o.tif", hands=hands, disk=disk)
     assert [path.name for path in folder.iterdir()] == ["o.tif"]
@@ -68,6 +72,36 @@ def test_parts_in_any_order_make_the_same_file(
     monkeypatch.setattr(copying, "ALIGN", ALIGN)
     for number, hands in enumerate((Serial(), Threads(1), Threads(3), Shuffled())):
         assert assembled(tmp_path / str(number), store, hands) == serial
+
+
+@pytest.mark.parametrize(("options", "bands"), [({}, 1), ({**UINT16, "compression": "deflate"}, 2)])
+def test_overviews_made_in_groups_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], bands: int
+) -> None:
+    """Twenty groups of sixteen packs of one block, five levels; a group that is all nodata among them."""
+    spec = output(300, 203, bands=bands, block=16, **options)
+    pixels = lights(spec)
+    store = fill(PackStore(tmp_path / "packs", spec, 16), pixels)
+    assert len(Groups(store, "t").pieces()) == 20 and np.isnan(pixels[:, :64, :64]).all()
+    expected = assembled(tmp_path / "serial", store, Serial())
+    monkeypatch.setattr(copying, "ALIGN", ALIGN)
+    for number, hands in enumerate((Threads(3), Shuffled())):
+        assert assembled(tmp_path / str(number), store, hands) == expected
+    assert all(path.suffix == ".pack" for path in store.folder.iterdir())
+
+
+def test_a_damaged_group_is_no_damaged_pack(tmp_path: Path) -> None:
+    spec = output(300, 203, block=16)
+    store = fill(PackStore(tmp_path / "packs", spec, 16), lights(spec))
+    groups = Groups(store, "t")
+    groups.do((2, 1))
+    path = next(store.folder.glob(".overviews-*"))
+    raw = bytearray(path.read_bytes())
+    raw[-9] ^= 4
+    path.write_bytes(raw)
+    with pytest.raises(DeepLightError, match="overviews-t-2-1 is damaged: check the disk") as caught:
+        groups.take((2, 1), lambda *_: None)
+    assert not isinstance(caught.value, DamagedPack)
 
 
 def test_parts_cover_the_file_without_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +167,7 @@ COPIER = """
 import sys, time
 from pathlib import Path
 from deeplight.engine.output import copying
-from deeplight.engine.output.copying import CopyJob, ByteRange, read_table
+from deeplight.engine.output.copying import CopyJob, read_table
 from deeplight.engine.output.packs import PackStore
 from tests.engine.output.test_packs import output
 packs, table, path, hold = sys.argv[1:5]
@@ -147,10 +181,10 @@ def held(*given):
 copying.placed_blocks = held
 copying.LOOK_BYTES = 1
 store = PackStore(Path(packs), output(417, 391, bands=2), 128)
-job = CopyJob(store, read_table(Path(table)), Path(path))
+job = CopyJob(store, read_table(Path(table)), Path(path), sync=True)
 print("ready", flush=True)
 for line in sys.stdin:
-    job.copy(ByteRange(*map(int, line.split())), sync=True)
+    job.do(tuple(map(int, line.split())))
     print("done", flush=True)
 """
 
@@ -160,13 +194,15 @@ class Processes:
 
     count = 2
 
-    def copy(self, job: CopyJob, parts: Sequence[ByteRange]) -> None:
+    def do(self, job: SharedJob, pieces: Sequence[Piece]) -> None:
+        assert isinstance(job, CopyJob)
+        parts = [ByteRange(*piece) for piece in pieces]
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in sys.path if p),
         }
-        with published(job) as table:
-            argv = [sys.executable, "-c", COPIER, str(job.store.folder), str(table), str(job.path)]
+        with job.published() as known:
+            argv = [sys.executable, "-c", COPIER, str(job.store.folder), str(known.table), str(known.path)]
             doomed, other = (
                 subprocess.Popen(
                     [*argv, hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
@@ -203,9 +239,10 @@ def test_a_process_killed_in_the_middle_of_a_part(tmp_path: Path, monkeypatch: p
 class Late(Serial):
     """Keeps the job, for a worker that wakes up when the run is over."""
 
-    def copy(self, job: CopyJob, parts: Sequence[ByteRange]) -> None:
-        super().copy(job, parts)
-        self.job, self.part = job, parts[0]
+    def do(self, job: SharedJob, pieces: Sequence[Piece]) -> None:
+        super().do(job, pieces)
+        assert isinstance(job, CopyJob)
+        self.job, self.part = job, ByteRange(*pieces[0])
         self.file = DISK.reopen(job.path)
 
 
@@ -228,7 +265,7 @@ def test_who_wakes_late_writes_into_no_later_file(
     with pytest.raises(
         DeepLightError, match="is not there any more: another process has finished or stopped"
     ):
-        late.job.copy(late.part)
+        late.job.do(late.part)
     # it opened the file before it fell asleep
     with late.file as file, pytest.raises(DeepLightError, match="is not there any more"):
         file.seek(late.part.start)
@@ -240,7 +277,9 @@ def test_a_damaged_or_missing_table_is_refused(tmp_path: Path) -> None:
     store = PackStore(tmp_path / "packs", output(300, 391), 128)
     table = np.zeros(3, copying.PLACED)
     table["at"] = (5, 6, 7)
-    with published(CopyJob(store, table, tmp_path / "o.tif")) as path:
+    with CopyJob(store, table, tmp_path / "o.tif").published() as known:
+        path = known.table
+        assert known == Copying(path, tmp_path / "o.tif")
         np.testing.assert_array_equal(read_table(path), table)
         raw = path.read_bytes()
         for damaged in (b"", raw[:-1], raw[:30] + b"\x09" + raw[31:]):
@@ -252,18 +291,19 @@ def test_a_damaged_or_missing_table_is_refused(tmp_path: Path) -> None:
 
 
 class Hosts:
-    """Parts in turn on this host and on another, whose page cache is its own. sync: see CopyJob.copy."""
+    """Parts in turn on this host and on another, whose page cache is its own. sync: see CopyJob."""
 
     count = 2
 
     def __init__(self, other: Disk, sync: bool) -> None:
         self.other, self.sync = other, sync
 
-    def copy(self, job: CopyJob, parts: Sequence[ByteRange]) -> None:
-        with published(job) as table:
-            away = replace(job, table=read_table(table), disk=self.other)
-            for number, part in enumerate(parts):
-                (away if number % 2 else job).copy(part, sync=self.sync)
+    def do(self, job: SharedJob, pieces: Sequence[Piece]) -> None:
+        assert isinstance(job, CopyJob)
+        with job.published() as known:
+            away = replace(known.job(job.store), disk=self.other, sync=self.sync)
+            for number, part in enumerate(pieces):
+                (away if number % 2 else replace(job, sync=self.sync)).do(part)
 
 
 def ends(folder: Path, disk: RecordingDisk) -> list[object]:

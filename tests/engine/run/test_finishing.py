@@ -11,7 +11,9 @@ import pytest
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.progress import Silent
 from deeplight.engine.output import copying
-from deeplight.engine.output.copying import Copying, CopyJob
+from deeplight.engine.output.copying import Copying
+from deeplight.engine.output.hands import Piece, Published, SharedJob
+from deeplight.engine.output.levels import Grouping
 from deeplight.engine.output.parts import parts_folder
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.workers.dispatch import DEPTH, Lost, Ready, Verdict
@@ -26,6 +28,8 @@ from deeplight.engine.run.workers.site import Site
 from tests.engine.run.test_site import begun, proposed, site, stored, told
 from tests.engine.run.wholes import Whole
 
+GROUPS = [(0, 0), (0, 1)]
+"""Of four packs each, of which the overviews are made."""
 Fault = Callable[["Sites", int, Sequence[Key]], "Lost | None"]
 
 
@@ -47,9 +51,9 @@ class Sites:
         self.sites = dict(enumerate(sites))
         self.spare, self.fault = spare, fault
         self.calls: deque[tuple[int, Sequence[Key] | None]] = deque()
-        self.copied: dict[int, list[Key]] = {}
+        self.done: dict[int, list[Key]] = {}
         self.dismissed: list[int] = []
-        self.jobs: list[Copying] = []
+        self.jobs: list[Published] = []
 
     def hire(self) -> int:
         worker = max(self.sites, default=-1) + 1 + len(self.dismissed)
@@ -63,7 +67,7 @@ class Sites:
     def has(self, worker: int) -> bool:
         return worker in self.sites
 
-    def assemble(self, job: Copying) -> None:
+    def assemble(self, job: Published) -> None:
         self.jobs.append(job)
         self.calls = deque(call for call in self.calls if call[1] is None)
 
@@ -85,12 +89,12 @@ class Sites:
         if (lost := self.fault(self, worker, keys)) is not None:
             self.dismiss(worker)
             return [lost]
-        found = self.sites[worker].copy(keys, self.jobs[-1])  # type: ignore[arg-type]
+        found = self.sites[worker].assist(keys, self.jobs[-1])
         if isinstance(found, Trouble):
             self.dismiss(worker)
             return [Lost(worker, found.sentence, found.refused, found.fatal)]
         assert isinstance(found, Computed)
-        self.copied.setdefault(worker, []).extend(keys)
+        self.done.setdefault(worker, []).extend(keys)
         return [
             Verdict(worker, key, m.error, m.final, m.seconds)
             for key, m in zip(keys, found.packs, strict=True)
@@ -114,6 +118,11 @@ class Counted(Silent):
 
     def advance(self, done: int = 1) -> None:
         self.done += done
+
+
+def names(pool: Sites) -> list[Path]:
+    """The files that were copied into."""
+    return [job.path for job in pool.jobs if isinstance(job, Copying)]
 
 
 def computed(whole: Whole, count: int) -> tuple[list[Site], Done, Callable[[], Site]]:
@@ -149,8 +158,8 @@ def test_all_workers_copy_blocks(whole: Whole, count: int) -> None:
     sites, done, spare = computed(whole, count)
     pool = Sites(sites, spare)
     progress = finished(whole, pool, done)
-    assert sorted(pool.copied) == list(range(count)) and len(pool.jobs) == 1
-    parts = [part for parts in pool.copied.values() for part in parts]
+    assert sorted(pool.done) == list(range(count)) and [type(job) for job in pool.jobs] == [Grouping, Copying]
+    parts = [part for pieces in pool.done.values() for part in pieces if part not in GROUPS]
     assert len(set(parts)) == len(parts) >= 3 * count
     assert progress.done == sum(stop - start for start, stop in parts) > len(whole.expected) / 2
     assert not progress.lines and not pool.dismissed
@@ -164,12 +173,12 @@ def test_a_worker_alone_copies_by_itself(whole: Whole) -> None:
 
 
 def torn(pool: Sites, worker: int, parts: Sequence[Key], held: list[int]) -> Lost | None:
-    """The first call of a worker that is not the first ends in the middle of a part."""
-    if worker in held:
+    """The first call of a worker that is held ends in the middle of a part."""
+    if worker in held and isinstance(pool.jobs[-1], Copying):
         held.remove(worker)
         job = pool.jobs[-1].job(pool.sites[worker]._packs.store)  # type: ignore[union-attr]
         start, stop = parts[0]
-        job.copy(copying.ByteRange(start, (start + stop) // 2))
+        job.do((start, (start + stop) // 2))
         return Lost(worker, f"worker {worker} was lost")
     return None
 
@@ -180,7 +189,7 @@ def test_what_a_lost_worker_has_begun_another_writes_again(whole: Whole) -> None
     pool = Sites(sites, spare, lambda *call: torn(*call, held))
     progress = finished(whole, pool, done)
     assert not held and pool.dismissed == [1] and progress.lines == ["warning: worker 1 was lost"]
-    assert len(pool.jobs) == 1
+    assert len(names(pool)) == 1
 
 
 class Mortal(Finishing):
@@ -188,8 +197,8 @@ class Mortal(Finishing):
 
     dies = False
 
-    def copy(self, job: CopyJob, parts: Sequence[copying.ByteRange]) -> None:
-        super().copy(job, parts)
+    def do(self, job: SharedJob, pieces: Sequence[Piece]) -> None:
+        super().do(job, pieces)
         if self.dies:
             raise DeepLightError("this process is gone")
 
@@ -209,12 +218,12 @@ def test_who_assembles_is_lost_and_another_begins_a_file_of_its_own(
             finishing.dies = True
             # its lock is free then, as that of a process that ends
             assert isinstance(finishing.go_on(), Trouble)
-            pool.jobs[0].path.write_bytes(b"half of it")
+            names(pool)[0].write_bytes(b"half of it")
         return lost
 
     pool = Sites(sites, spare, fault)
     progress = finished(whole, pool, done)
-    assert len(pool.jobs) == 2 and pool.jobs[0].path != pool.jobs[1].path
+    assert len(names(pool)) == 2 and names(pool)[0] != names(pool)[1]
     assert progress.lines == ["warning: the worker that assembled the output was lost: worker 0 was lost"]
 
 
@@ -236,13 +245,16 @@ def test_a_damaged_pack_ends_the_run_and_is_removed(whole: Whole) -> None:
 def test_a_copy_into_a_run_that_has_ended_is_trouble(whole: Whole) -> None:
     sites, done, spare = computed(whole, 2)
     order = sites[0].finish(done, 1.0, 2)
+    assert isinstance(order, SharedWork) and isinstance(order.job, Grouping)
+    assert isinstance(sites[1].assist(order.pieces, order.job), Computed)
+    order = sites[0].go_on()
     assert isinstance(order, SharedWork) and len(order.pieces) >= 8
     for part in order.pieces:
-        assert isinstance(sites[1].copy([part], order.job), Computed)
+        assert isinstance(sites[1].assist([part], order.job), Computed)
     late = spare()
     report = sites[0].go_on()
     assert report is not None and not isinstance(report, Trouble | SharedWork)
     for worker in (late, sites[1]):
-        found = worker.copy(order.pieces[:1], order.job)
+        found = worker.assist(order.pieces[:1], order.job)
         assert isinstance(found, Trouble) and found.fatal and "another run has finished" in found.sentence
     assert whole.request.out.read_bytes() == whole.expected
