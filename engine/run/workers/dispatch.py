@@ -256,7 +256,11 @@ class Dispatch:
 
     def _next(self, worker: int, hands: _Hands) -> list[Key]:
         """Choose the next call of a worker: packs of its own run; when all runs are given out, one that failed, which
-        is then computed alone; after those, one that another worker is late with."""
+        is then computed alone; after those, one that another worker is late with. Who has work gets no more where there
+        is not enough for all."""
+        few = len(self._hands) + (0 if self._any_stored else self._coming)
+        if hands.calls and self._segments.left <= few:
+            return []
         if self._failed and any(key in self._failed for key in hands.keys):
             return []
         if keys := self._segments.next(worker, self._packs_a_call()):

@@ -21,17 +21,18 @@ class PackSegments:
         ends = [len(keys) * n // workers for n in range(workers + 1)]
         self._free = deque(deque(keys[a:b]) for a, b in itertools.pairwise(ends) if a < b)
         self._own: dict[int, deque[Key]] = {}
-        self._left = len(keys)
+        self.left = len(keys)
+        """How many are not given out."""
 
     def next(self, worker: int, most: int = 1) -> list[Key]:
         """The next packs for a worker, `most` at most, all neighbours; none where all are given out."""
-        if not self._left:
+        if not self.left:
             return []
         own = self._own.get(worker)
         if not own:
             own = self._own[worker] = self._more()
         taken = [own.popleft() for _ in range(min(most, len(own)))]
-        self._left -= len(taken)
+        self.left -= len(taken)
         return taken
 
     def _more(self) -> deque[Key]:
