@@ -237,8 +237,8 @@ RIM_HR = (slice(20 * SCALE, -20 * SCALE),) * 2
 
 def test_the_gain_over_bicubic_is_what_the_card_says(scores: dict[str, float]) -> None:
     # the card's countries are others: ten scenes scatter by about 0.5 dB around its means
-    assert scores["mean over scenes"] > 2.4
-    assert scores["pooled"] > 2.4
+    assert scores["mean over scenes"] > 2.7
+    assert scores["pooled"] > 2.7
 
 
 def test_two_fifths_of_the_misregistration_are_removed(scores: dict[str, float]) -> None:
@@ -250,11 +250,6 @@ PLACES = {
     "lesotho_maseru": {},
     "us_nyc": {"ntl_scale": (0.1, 0.0)},
 }
-
-
-LEAST_LIGHT = {"luxembourg": 0.6}
-"""Share of the lights that must stay, where it is not three quarters. Luxembourg's are DMSP's, its daytime bands no
-finer than they: with the right reflectance (1000 taken off) 62 % stay, without daytime bands 94 %."""
 
 
 @pytest.mark.parametrize(
@@ -286,6 +281,6 @@ def test_real_rasters(shared_data: Path, tmp_path: Path, place: str) -> None:
     assert np.nanmin(values) >= 0
     scale = given.get("ntl_scale", (1.0, 0.0))[0]  # type: ignore[index]
     light = float(np.maximum(raw.astype(float) * scale, 0).mean())
-    # The unit is the input's: the mean radiance stays within a quarter, although the model was never here.
-    assert LEAST_LIGHT.get(place, 0.75) * light < np.nanmean(values) < 1.25 * light
+    # the unit is the input's, and the mean radiance stays within a tenth, although the model was never here
+    assert 0.9 * light < np.nanmean(values) < 1.1 * light
     assert (tmp_path / "q.png").stat().st_size > 10_000

@@ -51,6 +51,11 @@ OUTPUTS: tuple[InputSpec, ...] = (
 """Network outputs: radiance in the input's unit (≥ 0), impervious probability, offset (x, y) in LR pixels, and the ends
 (low, high) of an interval that holds the true radiance of 90 % of the pixels."""
 
+LIGHTS_ALONE = ("ntl", "ntl_valid", "psf", "limits")
+"""Inputs that say something where no pixel has daytime bands or elevation."""
+OF_LIGHTS_ALONE = ("ntl_hr", "isp", "interval")
+"""Outputs that exist then; there is no offset of layers that are missing."""
+
 
 class Quality(IntFlag):
     """Flags of an HR pixel in the quality band; docs/nodata.md says when each is set."""

@@ -54,6 +54,12 @@ class Fusion(nn.Module):
             self.film_bias,
         )
 
+    def without(self, main: Tensor) -> Tensor:
+        """What `forward` gives where all masks are 0."""
+        gain, beta = self.film_bias.reshape(2, 1, -1, 1, 1)
+        out: Tensor = main * (gain + 1.0) + beta
+        return out
+
 
 class Refine(nn.Module):
     """Auxiliary-embedded refinement: ISP logit, its probability embedded back, then the NTL residual."""

@@ -7,6 +7,7 @@ image: the result at a pixel depends on a bounded neighbourhood (`receptive.py` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -26,6 +27,8 @@ from deeplight.kernels.interpolation import SCALE, interpolation_line
 from deeplight.kernels.suggest.reference import softplus
 
 FILL_RADIUS = 3
+LAST_NOISE = 0.2
+"""Of the noise: below this share of it the last step towards the given lights changes nothing."""
 
 
 class Prediction(NamedTuple):
@@ -135,13 +138,16 @@ class DeepLightSR(nn.Module):
         return base(sensor, self.cubic_line, self.linear_line, power)
 
     def _agreeing(self, refined: Tensor, start: Tensor, sensor: Sensor) -> Tensor:
-        """The refined radiance, and the base in place of it below three times the noise, made consistent.
+        """The refined radiance, with the base in place of it below the noise, made consistent.
 
         Without the latter a bias of a thousandth in the log domain, spread over a dark country, is a fifth of its sum.
+        The last step trusts the given lights farther into the dark than the base does: their noise has no bias, and
+        what the residual would lose there is put back.
         """
-        light, dark = sensor.y * sensor.y, 9.0 * sensor.noise * sensor.noise
+        light, dark = sensor.y * sensor.y, sensor.noise * sensor.noise
         share = enlarged(light / (light + dark), self.linear_line)
-        return kernels.agree(start + (refined - start) * share, sensor, self.linear_line)
+        trusted = sensor._replace(noise=LAST_NOISE * sensor.noise)
+        return kernels.agree(start + (refined - start) * share, trusted, self.linear_line)
 
     def _align(self, *inputs: Tensor, known_offset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset."""
@@ -189,20 +195,28 @@ class DeepLightSR(nn.Module):
                 pyramid.append(F.avg_pool2d(pyramid[-1], 2))
         dmo_masks, dem_masks = masks[0][::-1], masks[1][::-1]
 
+        def fused(x: Tensor, s: int) -> Tensor:
+            out: Tensor = self.fusions[s](x, [dmo_features[s], dem_features[s]], [dmo_masks[s], dem_masks[s]])
+            return out
+
+        return self._decoded(self._first(ntl, sensor, inputs[-2], aux.dtype), fused)
+
+    def _first(self, ntl: Tensor, sensor: Sensor, psf: Tensor, dtype: torch.dtype) -> Tensor:
+        """Features (B,C,h,w) of the lights, in the type of features."""
         # the cast comes behind the convolution: NTL rounded before it costs more than all other roundings together
         x = self.first(torch.cat([ntl, sensor.known, sensor.saturated], dim=1))
-        x = F.relu((x + self._sensor_bias(inputs[-2], sensor.noise)).to(aux.dtype))
-        x = self.fusions[0](x, [dmo_features[0], dem_features[0]], [dmo_masks[0], dem_masks[0]])
+        return F.relu((x + self._sensor_bias(psf, sensor.noise)).to(dtype))
+
+    def _decoded(self, x: Tensor, fused: Callable[[Tensor, int], Tensor]) -> Features:
+        """From the features of the lights up to ×8. fused: the features at ×1, ×2 or ×4 with those of the auxiliary."""
+        x = fused(x, 0)
         for layer in self.body:
             x = x + F.relu(layer(x))
         carried: Tensor | None = None
         residuals: list[Tensor] = []
         logits: list[Tensor] = []
         for s in (0, 1):
-            x = self._up(x, s)
-            x = self.fusions[s + 1](
-                x, [dmo_features[s + 1], dem_features[s + 1]], [dmo_masks[s + 1], dem_masks[s + 1]]
-            )
+            x = fused(self._up(x, s), s + 1)
             if carried is not None:
                 carried = kernels.resize_fixed(carried, self.cubic, 2)
             x, carried, isp = self.refines[s](x, carried)
@@ -245,6 +259,29 @@ class DeepLightSR(nn.Module):
         filled, aligned, offset = self._align(*inputs)
         sensor = self.sensor(filled, *inputs)
         found = self._reconstruct(filled, sensor, aligned, *inputs)
+        radiance, isp, interval = self._deployed(found, sensor)
+        return radiance, isp, offset, interval
+
+    def lights_alone(
+        self, ntl: Tensor, ntl_valid: Tensor, psf: Tensor, limits: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`forward` where no pixel has daytime bands or elevation: ntl_hr, isp and interval, without alignment and
+        encoders. Where all masks are 0, fusion changes each channel by constants."""
+        inputs = (ntl, ntl_valid, psf, limits)
+        filled = self._fill(self.normalise.ntl(ntl) * ntl_valid, ntl_valid)
+        sensor = self.sensor(filled, *inputs)
+        dtype = filled.dtype if self.features is None else self.features
+
+        def fused(x: Tensor, s: int) -> Tensor:
+            fusion = self.fusions[s]
+            assert isinstance(fusion, Fusion | Concatenation)
+            return fusion.without(x)
+
+        found = self._decoded(self._first(filled, sensor, psf, dtype), fused)
+        return self._deployed(found, sensor)
+
+    def _deployed(self, found: Features, sensor: Sensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Radiance, impervious probability and interval, in physical units."""
         start = self.base(sensor)
         level = self.normalise.ntl(start) + kernels.resize_fixed(found.carried, self.cubic, 2)
         last = self.refines[2]
@@ -258,4 +295,4 @@ class DeepLightSR(nn.Module):
         ]
         # rounding must not put an end on the wrong side
         interval = torch.cat([torch.minimum(ends[0], radiance), torch.maximum(ends[1], radiance)], dim=1)
-        return radiance, isp, offset, interval
+        return radiance, isp, interval

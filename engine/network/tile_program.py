@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deeplight import kernels
 from deeplight.engine.core.forms import LayerForm, Steps, Wanted, returned, sent
 from deeplight.engine.core.layout import Layout
-from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, SCALE
+from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, LIGHTS_ALONE, SCALE
 from deeplight.engine.network.compiled import Compiled, compiled
 from deeplight.engine.network.finished import Finished
 from deeplight.kernels.align.reference import TileMesh
@@ -54,8 +54,12 @@ class TileProgram:
         implementation: Implementation = "auto",
         *,
         compiling: bool = True,
+        alone: Compute | None = None,
     ) -> None:
+        """alone: the network without layers, as a function of the tensors of spec.LIGHTS_ALONE; it takes the place of
+        `compute` where there are no layers and nothing is wanted that comes from them."""
         self._compute, self._shape = compute, shape
+        self._alone = alone if not forms and not {"offset", "quality"}.intersection(wanted.bands) else None
         device = memory.device
         self._parts = tensors(sent(forms, *shape), memory)
         self._result = tensors(returned(wanted.count, *shape), result)
@@ -92,7 +96,11 @@ class TileProgram:
     def __call__(self) -> None:
         """One tile."""
         inputs = self.inputs()
-        outputs = self._compute([inputs[spec.name] for spec in INPUTS])
+        if self._alone is None:
+            outputs = self._compute([inputs[spec.name] for spec in INPUTS])
+        else:
+            radiance, isp, interval = self._alone([inputs[name] for name in LIGHTS_ALONE])
+            outputs = radiance, isp, radiance.new_zeros(1, 2, *self._shape), interval
         own = self._parts["own"][None, None]
         found = self._finished(*outputs, *(inputs[spec.name] for spec in INPUTS), own)
         for name, values in zip(("pixels", "seen", "counts"), found, strict=True):
@@ -108,7 +116,9 @@ class TileProgram:
                 if name in self._gathered:
                     values = self._gathered[name].index_copy_(1, self._layers[name].places, values)
             else:
-                values = found["ntl"].new_zeros(1, channels, high, wide)
+                # the network for lights alone reads none of it, so one number stands for all
+                side = (1, 1) if self._alone is not None else (high, wide)
+                values = found["ntl"].new_zeros(1, channels, *side).expand(1, channels, high, wide)
                 valid = values[:, :1]
             found[name], found[f"{name}_valid"] = values, valid
         return found | self._told

@@ -235,6 +235,7 @@ class DevicePath:
             result.bytes,
             implementation=model.implementation,
             compiling=model.compiling,
+            alone=model.alone,
         )
         graph = None
         if self._resident.captured:

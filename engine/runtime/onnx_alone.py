@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, OF_LIGHTS_ALONE, SCALE
 from deeplight.engine.runtime.onnx_outputs import (
     ATTRIBUTE,
     MAKES,
@@ -27,10 +27,8 @@ _INPUT = 11
 _NODE_NAME, _OPERATOR, _DOMAIN = 3, 4, 7
 _INTEGER, _KIND = 3, 20
 
-LAYERS = frozenset({"dmo", "dmo_valid", "dmo_bands", "dem", "dem_valid"})
+LAYERS = frozenset(spec.name for spec in INPUTS) - frozenset(LIGHTS_ALONE)
 """Inputs that belong to daytime bands and elevation."""
-OUTPUTS = frozenset({"ntl_hr", "isp", "interval"})
-"""Outputs that exist without these inputs; there is no offset of layers that are missing."""
 
 
 def lights_alone(model: bytes, outputs: Collection[str]) -> bytes | None:
@@ -38,7 +36,7 @@ def lights_alone(model: bytes, outputs: Collection[str]) -> bytes | None:
 
     It is right where every `dmo_valid` and `dem_valid` is 0. Raises ValueError if `model` is not well-formed protobuf.
     """
-    if not OUTPUTS.issuperset(outputs):
+    if not set(outputs) <= set(OF_LIGHTS_ALONE):
         return None
     try:
         return with_graph(with_outputs(with_graph(model, _freed), outputs), _without_layers)

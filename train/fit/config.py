@@ -15,6 +15,8 @@ class ObjectiveConfig:
     absolute error in the log domain alone would lower (it estimates a median).
     squared: weight of the mean squared error of the finest output, whose optimum is the mean (of log radiance) rather
     than the median: what reflectance does not tell, such as a block's lamps, is then spread evenly and PSNR rises.
+    linear: weight of each crop's squared error of the radiance itself, relative to its variance: an error in the log
+    domain alone lets the brightest pixels go astray.
     totals: weight of each crop's relative error in its sum of lights (physical units).
     interval: weight of the quantile loss that teaches the interval's ends.
     offset: weight of the offset's error where the true field is known (synthetic and degraded data).
@@ -26,6 +28,7 @@ class ObjectiveConfig:
     beta: tuple[float, float, float] = field(default=(0.25, 0.5, 1.0), metadata={"least": 0})
     consistency: float = field(default=0.2, metadata={"least": 0})
     squared: float = field(default=4.0, metadata={"least": 0})
+    linear: float = field(default=0.15, metadata={"least": 0})
     totals: float = field(default=0.0, metadata={"least": 0})
     interval: float = field(default=0.5, metadata={"least": 0})
     offset: float = field(default=0.1, metadata={"least": 0})

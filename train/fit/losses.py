@@ -91,6 +91,9 @@ def objective(
         target, weight = lights.at(8)
         parts["squared"] = weighted_mean((finest - model.normalise.ntl(target)) ** 2, weight, across)
         loss = loss + config.squared * parts["squared"]
+    if config.linear > 0:
+        parts["linear"] = _linear_error(model.normalise.radiance(finest), lights, across)
+        loss = loss + config.linear * parts["linear"]
     if config.interval > 0:
         target, weight = lights.at(8)
         parts["interval"] = _interval_error(model.normalise.ntl(target), prediction, weight, across)
@@ -168,6 +171,20 @@ def _interval_error(
     )
     loss = torch.maximum((1.0 - TAIL) * outside, -TAIL * outside)
     return weighted_mean(loss.sum(dim=1, keepdim=True), weight, across)
+
+
+def _linear_error(radiance: Tensor, lights: _Masked, across: MeanOverProcesses) -> Tensor:
+    """Mean over the crops of q / (1 + q), where q is the squared error of the radiance over its variance.
+
+    So each crop counts alike, however bright it is, and one of a few lone points, which no network can place, little.
+    A nearly dark crop's variance is floored at 0.01.
+    """
+    target, weight = lights.at(8)
+    count = weight.sum(dim=(1, 2, 3), keepdim=True) + 1e-6
+    mean = (target * weight).sum(dim=(1, 2, 3), keepdim=True) / count
+    variance = ((target - mean) ** 2 * weight).sum(dim=(1, 2, 3), keepdim=True) / count + 0.01
+    share = (((radiance - target) ** 2 * weight).sum(dim=(1, 2, 3), keepdim=True) / count) / variance
+    return weighted_mean(share / (1.0 + share), torch.ones_like(share), across)
 
 
 def _totals_error(radiance: Tensor, lights: _Masked, across: MeanOverProcesses) -> Tensor:

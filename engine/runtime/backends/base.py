@@ -24,7 +24,8 @@ class Resident:
 
     compute: the tensors of spec.INPUTS on the device, in order → those of spec.OUTPUTS. implementation: of the kernels
     around it. captured: whether a tile is captured in a graph with it; else it is launched anew for each. compiling: as
-    Backend.open was told, of what is around it.
+    Backend.open was told, of what is around it. alone: as `compute`, from spec.LIGHTS_ALONE to spec.OF_LIGHTS_ALONE;
+    None where the runtime has no such program.
     """
 
     device: Device
@@ -32,6 +33,7 @@ class Resident:
     implementation: Any = "auto"
     captured: bool = True
     compiling: bool = True
+    alone: Callable[[Sequence[Any]], Sequence[Any]] | None = None
 
 
 class Backend(ABC):

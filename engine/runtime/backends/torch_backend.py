@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.spec import INPUTS, OUTPUTS
+from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, OF_LIGHTS_ALONE, OUTPUTS
+from deeplight.engine.network.alone import LightsAlone
 from deeplight.engine.network.compiled import compiled
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
@@ -45,8 +46,12 @@ class TorchBackend(Backend):
         self._on_gpu = self.compiles = device.type == "cuda"
         self._threads_before = threads_before
         self._place, self._resident = device, compute
-        self._compute = _Graphs(compute, device) if self._on_gpu else compute
+        self._compute = self._in_graphs(compute)
+        self._alone: Compute | None = None
         self._cancelled = False
+
+    def _in_graphs(self, compute: Compute) -> Compute:
+        return _Graphs(compute, self._place) if self._on_gpu else compute
 
     @classmethod
     def open(
@@ -70,15 +75,27 @@ class TorchBackend(Backend):
             torch.set_num_threads(before)
             raise
 
+    def split(
+        self, streams: int, threads: int, outputs: Sequence[str] | None = None, *, layers: bool = True
+    ) -> None:
+        """One tile at a time, see Backend.split; without what belongs to layers where there are none."""
+        super().split(streams, threads, outputs, layers=layers)
+        alone = getattr(self._resident, "alone", None)
+        spared = not layers and outputs is not None and set(outputs) <= set(OF_LIGHTS_ALONE)
+        self._alone = self._in_graphs(alone) if spared and alone is not None else None
+
     def _run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
         if self._cancelled:
             raise DeepLightError("PyTorch was asked to stop")
         h, w = inputs["ntl"].shape[-2:]
+        compute, given, made = self._compute, tuple(s.name for s in INPUTS), tuple(s.name for s in OUTPUTS)
+        if self._alone is not None:
+            compute, given, made = self._alone, LIGHTS_ALONE, OF_LIGHTS_ALONE
         try:
             # also in a reduced precision: its islands are promised in float32
             with exact_float32(), torch.inference_mode():
-                results = self._compute([torch.from_numpy(inputs[s.name]) for s in INPUTS])
-            by_name = dict(zip((s.name for s in OUTPUTS), results, strict=True))
+                results = compute([torch.from_numpy(inputs[name]) for name in given])
+            by_name = dict(zip(made, results, strict=True))
             return [by_name[name].to("cpu", torch.float32).contiguous().numpy() for name in outputs]
         except RuntimeError as e:
             remedy = "; use smaller `tiles`" if "memory" in str(e).lower() else ""
@@ -105,7 +122,8 @@ class TorchBackend(Backend):
         """The model for the device path; None on a CPU."""
         if not self._on_gpu:
             return None
-        return Resident(CudaDevice(self._place), self._resident, compiling=self.compiling)
+        alone = getattr(self._resident, "alone", None)
+        return Resident(CudaDevice(self._place), self._resident, compiling=self.compiling, alone=alone)
 
     def cancel(self) -> None:
         """Refuse all further runs."""
@@ -136,18 +154,32 @@ class Computing:
     ) -> None:
         placed = in_precision(model, precision).to(device)
         placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._run = compiled(placed, device) if compiling else placed
+        fuse = compiled if compiling else _as_it_is
+        self._run = fuse(placed, device)
+        self._alone = fuse(LightsAlone(placed), device)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The network's outputs."""
-        with never_interpreted():
-            result: Sequence[Tensor] = self._run(*(_channels_last(x) for x in inputs))
-        return result
+        return _called(self._run, inputs)
+
+    def alone(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """OF_LIGHTS_ALONE from LIGHTS_ALONE, in order, for tiles without daytime bands and elevation."""
+        return _called(self._alone, inputs)
 
     @property
     def fallbacks(self) -> dict[str, str]:
         """Tile shapes that run uncompiled although a compiler was asked, as text, and why."""
-        return getattr(self._run, "fallbacks", {})
+        return {**getattr(self._run, "fallbacks", {}), **getattr(self._alone, "fallbacks", {})}
+
+
+def _called(run: Callable[..., Any], inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    with never_interpreted():
+        result: Sequence[Tensor] = run(*(_channels_last(x) for x in inputs))
+    return result
+
+
+def _as_it_is(network: nn.Module, device: torch.device) -> nn.Module:
+    return network
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -50,7 +50,9 @@ class OnDevice(TorchBackend):
         self._stand_in, self._on_device = device, on_device or compute
 
     def resident(self) -> Resident | None:
-        return None if self._stand_in is None else Resident(self._stand_in, self._on_device)
+        if self._stand_in is None:
+            return None
+        return Resident(self._stand_in, self._on_device, alone=getattr(self._on_device, "alone", None))
 
 
 def run(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from deeplight.engine.core.forms import Conserving, LayerForm, Wanted, returned, sent
 from deeplight.engine.core.spec import INPUTS, input_shape
@@ -114,6 +117,43 @@ def test_the_shipped_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for a, b in zip(got, want, strict=True):
         # inputs differ by rounding (see test_layers), which the network's gains raise
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-4 * np.nanmax(b))
+
+
+@pytest.mark.parametrize("bands", [("isp", "interval"), ("offset",)], ids=["spared", "needed"])
+def test_lights_alone_do_without_the_layers_part(
+    bands: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On both paths the network leaves out what belongs to layers, and gives the bits of the whole one. The offset
+    needs it."""
+    scene = SceneOptions(ntl=str(write_scene(tmp_path, 21, 27).ntl))
+    network = Computing(load_network(load_artifact(DEFAULT_MODEL)), "fp32", torch.device("cpu"))
+    whole: list[int] = []
+
+    def counted(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        whole.append(1)
+        return network(inputs)
+
+    maps = {}
+    for name, device, spared in (("whole", None, False), ("host", None, True), ("device", StandIn(3), True)):
+        compute = counted
+        if spared:
+            compute = partial(counted)  # a function of its own, which may hold the other program
+            compute.alone = network.alone  # type: ignore[attr-defined]
+        whole.clear()
+        run(
+            monkeypatch,
+            scene,
+            DEFAULT_MODEL,
+            tmp_path / f"{name}.tif",
+            device,
+            core=16,
+            compute=compute,
+            bands=bands,
+        )
+        assert bool(whole) == (not spared or bands == ("offset",))
+        maps[name] = pixels(tmp_path / f"{name}.tif")
+    np.testing.assert_array_equal(maps["host"], maps["whole"])
+    np.testing.assert_array_equal(maps["device"], maps["whole"])
 
 
 def test_blocks_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
+from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, OF_LIGHTS_ALONE, OUTPUTS, input_shape
 from deeplight.engine.network.config import PRESETS, ModelConfig, preset
-from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.network.model import LAST_NOISE, DeepLightSR
+from deeplight.engine.network.precision import in_precision
 from deeplight.engine.network.receptive import halo
 from deeplight.kernels import agree as consistent
 
@@ -57,7 +58,8 @@ def test_it_starts_as_the_consistent_base() -> None:
         got = model(*values.values())
         filled = model.normalise.ntl(values["ntl"])
         sensor = model.sensor(filled, *values.values())
-        want = consistent(model.base(sensor), sensor, model.linear_line)
+        trusted = sensor._replace(noise=LAST_NOISE * sensor.noise)
+        want = consistent(model.base(sensor), trusted, model.linear_line)
     assert torch.allclose(got[0], want, rtol=1e-4, atol=1e-4)
 
 
@@ -100,6 +102,23 @@ def test_missing_layers_do_not_matter_whatever_lies_under_the_mask() -> None:
     two["dmo"] = two["dmo"] * 3 + 1
     with torch.no_grad():
         assert torch.equal(model(*one.values())[0], model(*two.values())[0])
+
+
+@pytest.mark.parametrize("fusion", ["modulate", "concatenate"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_lights_alone_are_what_the_whole_network_gives_without_layers(fusion: str, precision: str) -> None:
+    model = in_precision(make(dataclasses.replace(SMALL, fusion=fusion), wild=0.3), precision)
+    values = inputs(2, 8, 9)
+    values["ntl_valid"][0, 0, 3, 4] = 0.0
+    for name in set(values) - set(LIGHTS_ALONE):
+        values[name] = torch.zeros_like(values[name])
+    with torch.no_grad():
+        whole = dict(zip((s.name for s in OUTPUTS), model(*values.values()), strict=True))
+        alone = model.lights_alone(*(values[name] for name in LIGHTS_ALONE))
+    # sums of fewer terms, where the whole network adds zeros, may be added in another order by concatenation
+    tolerance = 0.0 if fusion == "modulate" else {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}[precision]
+    for name, got in zip(OF_LIGHTS_ALONE, alone, strict=True):
+        torch.testing.assert_close(got, whole[name], rtol=tolerance, atol=tolerance)
 
 
 def test_an_absent_band_does_not_matter() -> None:

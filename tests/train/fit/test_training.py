@@ -220,12 +220,13 @@ def test_optional_terms_react() -> None:
     torch.manual_seed(0)
     model, batch = DeepLightSR(SMALL), toy_batch()
     p = model.predict(*batch.inputs)
-    none = ObjectiveConfig(consistency=0, offset=0, squared=0, interval=0)
+    none = ObjectiveConfig(consistency=0, offset=0, squared=0, linear=0, interval=0)
     plain = float(objective(model, p, batch, none)[0].detach())
     for config in (
         replace(none, consistency=1),
         replace(none, offset=1),
         replace(none, squared=1),
+        replace(none, linear=1),
         replace(none, totals=1),
         replace(none, interval=1),
         replace(none, literal_isp=True),
