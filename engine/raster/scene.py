@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -179,6 +179,16 @@ class Scene:
         count bytes read from here on."""
         for layer in self._layers:
             layer.raster.cache_mb, layer.raster.bytes_read = cache_mb, 0
+
+    @property
+    def bytes_read(self) -> tuple[int, ...]:
+        """Bytes read from each open file since `prepare_reading`."""
+        return tuple(layer.raster.bytes_read for layer in self._layers)
+
+    def count_read(self, others: Sequence[int]) -> None:
+        """Add what another process has read of the same files, as its `bytes_read`."""
+        for layer, more in zip(self._layers, others, strict=True):
+            layer.raster.bytes_read += more
 
     def any_valid(self, window: Window) -> bool:
         """Whether NTL is valid anywhere in `window`."""

@@ -64,8 +64,8 @@ class SharedWork:
 class Told:
     """What a worker has done. device: that computed, with its address on the PCI bus where that is known. cpus: that it
     ran on; "" where the system chose. packs, counts: as PackFiller.counts and Tally.counts. stages: name → (threads,
-    busy seconds). meter: of the device path, as Meter.numbers; None on the host's. moved: bytes (read, written). cpu_s:
-    of all its threads. retried: tiles that were tried again, and why."""
+    busy seconds). meter: of the device path, as Meter.numbers; None on the host's. read: as Scene.bytes_read. moved:
+    bytes (read, written). cpu_s: of all its threads. retried: tiles that were tried again, and why."""
 
     worker: str
     device: str
@@ -74,6 +74,7 @@ class Told:
     counts: Mapping[str, float]
     stages: Mapping[str, tuple[int, float]]
     meter: Mapping[str, Any] | None
+    read: Sequence[int]
     moved: tuple[int, int] | None
     cpu_s: float
     peak_memory_bytes: int

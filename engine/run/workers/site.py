@@ -32,6 +32,7 @@ from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import Run, run_scene
 from deeplight.engine.run.planned import PlannedRun, plan_scene
 from deeplight.engine.run.report import RunReport, write_report
+from deeplight.engine.run.result import RunResult
 from deeplight.engine.run.tiling import TilePlan, cores
 from deeplight.engine.run.work import Tile
 from deeplight.engine.run.workers.affinity import GpuPlace, bind, cpu_list, gpu_place
@@ -169,6 +170,7 @@ class Site:
             counts=packs.tally.counts(),
             stages={s.name: (s.workers, s.busy_s) for s in stages},
             meter=None if meter is None else meter.numbers(),
+            read=self.scene.bytes_read,
             moved=(moved[0] - before[0], moved[1] - before[1]) if moved and before else None,
             cpu_s=time.process_time(),
             peak_memory_bytes=peak_memory(),
@@ -217,7 +219,7 @@ class Site:
             self.relay.counting = True
             now = Began.now()
             if done is not None:
-                self.engine.told = partial(with_workers, done=done)
+                self.engine.told = partial(self._with_workers, done)
             if hands.count > 1:
                 self.engine.hands = hands
             options = replace(self.options, workers=None, mode=Mode.RESUME, check=0, events=None)
@@ -235,6 +237,12 @@ class Site:
             return self._trouble(error)
         finally:
             self.relay.counting = False
+
+    def _with_workers(self, done: Done, result: RunResult) -> RunResult:
+        """The result of the run, with what all workers did."""
+        for told in done.told:
+            self.scene.count_read(told.read)
+        return with_workers(result, done)
 
     def _end_packs(self, seconds: float | None = None) -> None:
         """Wait for the packs in work, which another may have finished meanwhile; not longer than so many seconds.

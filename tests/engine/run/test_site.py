@@ -78,7 +78,8 @@ def test_two_workers_make_the_file_of_one_process(whole: Whole, tmp_path: Path) 
         stored((first, second)[number % 2], key)
     stored(second, (0, 0))  # computed twice: the first stays
     stored(second, (0, 0))
-    done = Done([told(first), told(second)], ["worker 3 was lost"], kept=0, stream_s=1.0)
+    both = [told(first), told(second)]
+    done = Done(both, ["worker 3 was lost"], kept=0, stream_s=1.0)
     report = first.finish(done, 2.0)
     assert report is not None and not isinstance(report, Trouble)
     assert whole.request.out.read_bytes() == whole.expected and not parts_folder(whole.request.out).exists()
@@ -86,6 +87,8 @@ def test_two_workers_make_the_file_of_one_process(whole: Whole, tmp_path: Path) 
     assert [w.get("packs") for w in report.workers] == [3, 3, None] and report.workers[2] == {
         "lost": "worker 3 was lost"
     }
+    assert report.inputs["ntl"]["bytes_read"] == sum(each.read[0] for each in both)
+    assert all(each.read[0] > 0 for each in both)
     assert report.tiles["computed"] + report.tiles["skipped"] == 17 + 4  # those of the first pack twice
     assert (
         report.seconds["stream"] == 1.0 and report.seconds["total"] >= 2 and (tmp_path / "run.json").exists()
