@@ -138,6 +138,9 @@ def placement_options(command: _Command) -> _Command:
 @click.option(
     "--bands", type=Parsed("isp,offset,quality,interval", parse_extra_bands), help="Extra output bands"
 )
+@click.option(
+    "--offset", type=click.Choice(["own", "stack"]), default="own", help="stack: one alignment for all dates"
+)
 @click.option("--conserve-radiance", is_flag=True, help="Make the output, blurred, equal NTL")
 @click.option("--resume", is_flag=True, help="Continue a run that was stopped")
 @click.option("--overwrite", is_flag=True, help="Replace the output, drop parts of a stopped run")
@@ -189,7 +192,7 @@ def command(context: click.Context, /, **given: Any) -> None:
 
 def _options(given: dict[str, Any]) -> StackOptions:
     """The run that the command line asks for, over one date or several."""
-    ntl, dates = given["ntl"], given.pop("dates")
+    ntl, dates, offset = given["ntl"], given.pop("dates"), given.pop("offset")
     given["ntl"] = ntl[0]
     from deeplight.engine.raster.scene import SceneOptions
 
@@ -199,9 +202,9 @@ def _options(given: dict[str, Any]) -> StackOptions:
     given["compiling"] = given["compiling"] == "auto"
     mode = chosen_mode(given.pop("resume"), given.pop("overwrite"))
     given["dmo_files"] = band_files(given["dmo_files"])
-    scene = SceneOptions(**{field.name: given.pop(field.name) for field in fields(SceneOptions)})
+    scene = SceneOptions(**{f.name: given.pop(f.name) for f in fields(SceneOptions) if f.name in given})
     given["bands"] = given["bands"] or ()
-    return StackOptions(ntl, RunOptions(scene=scene, mode=mode, **given), dates)
+    return StackOptions(ntl, RunOptions(scene=scene, mode=mode, **given), dates, offset)
 
 
 def _no_more(more: list[str], layers: list[str | None]) -> None:

@@ -45,6 +45,7 @@ def refine_dates(
     out: str | Path,
     model: Model | str | Path = DEFAULT,
     dates: str | Sequence[str] | None = None,
+    offset: str = "own",
     **options: Any,
 ) -> Dates:
     """Refine the lights of several dates 8× into a folder with a map a date; each has the bytes of its own `refine`.
@@ -60,6 +61,8 @@ def refine_dates(
         model: From `load_model`, or what that takes.
         dates: Of the lights, in their order, as "2019", "2020-03", "2021-06-30" or "2020-01-01/2020-03-31"; None: from
             their metadata and names.
+        offset: How the layers lie against the lights: each date's "own", or one for all dates, estimated from the mean
+            of the "stack"; maps then differ from those of `refine`.
         options: Those of `open_scene`, as dmo_scale, and of `refine`, as bands or resume; no quicklook.
 
     Returns:
@@ -83,7 +86,8 @@ def refine_dates(
         with arrays_named(files.arrays):
             names = _names(ntl, files)
             layers = {**options, "dmo": dmo, "dem": dem, "ntl": names[0]}
-            return _refined(names, files, layers, dates, {**options, "out": out}, model)
+            given = {**options, "out": out, "offset": arguments.choice("offset", offset, ("own", "stack"))}
+            return _refined(names, files, layers, dates, given, model)
     finally:
         if files.folder is not None:
             shutil.rmtree(files.folder, ignore_errors=True)
@@ -130,7 +134,7 @@ def _refined(
     scene = scene_options({**_OF_SCENE, **{k: v for k, v in layers.items() if k in _OF_SCENE}}, files)
     chosen = {**_OF_RUN, **{k: v for k, v in given.items() if k in _OF_RUN}}
     run = run_options(scene, loading_of(model), chosen)
-    report = infer_dates(StackOptions(tuple(names), run, arguments.dates(dates)), told)
+    report = infer_dates(StackOptions(tuple(names), run, arguments.dates(dates), given["offset"]), told)
     assert isinstance(report, StackReport)
     told.log(report.headline())
     done = [] if is_group(out) else [date for date in report.dates if date.status == "complete"]

@@ -57,6 +57,10 @@ OF_LIGHTS_ALONE = ("ntl_hr", "isp", "interval")
 """Outputs that exist then; there is no offset of layers that are missing."""
 
 
+OFFSET = next(spec for spec in OUTPUTS if spec.name == "offset")
+"""The output that can be an input, too: where it is given, it stands in place of the network's own estimate."""
+
+
 class Quality(IntFlag):
     """Flags of an HR pixel in the quality band; docs/nodata.md says when each is set."""
 

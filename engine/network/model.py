@@ -107,7 +107,7 @@ class DeepLightSR(nn.Module):
     def predict(self, *inputs: Tensor, known_offset: Tensor | None = None) -> Prediction:
         """Inputs in the order of `deeplight.engine.core.spec.INPUTS`; outputs in the normalised domain.
 
-        known_offset: (B,2,h,w) in LR pixels, aligns the auxiliary in place of the estimate (for training). Reduced
+        known_offset: (B,2,h,w) in LR pixels, aligns the auxiliary in place of the estimate. Reduced
         precision (autocast) does not reach the alignment and the sensor model: they keep 32 bits.
         """
         with torch.autocast(inputs[0].device.type, enabled=False):
@@ -249,14 +249,15 @@ class DeepLightSR(nn.Module):
         dem_valid: Tensor,
         psf: Tensor,
         limits: Tensor,
+        known_offset: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The deployed outputs; inputs as `spec.INPUTS`.
+        """The deployed outputs; inputs as `spec.INPUTS`. known_offset: see `predict`.
 
         Returns ntl_hr (B,1,8h,8w) in the input's unit, isp (B,1,8h,8w) in [0, 1], offset (B,2,h,w) in LR px, and
         interval (B,2,8h,8w), its ends low and high, in the input's unit.
         """
         inputs = (ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid, psf, limits)
-        filled, aligned, offset = self._align(*inputs)
+        filled, aligned, offset = self._align(*inputs, known_offset=known_offset)
         sensor = self.sensor(filled, *inputs)
         found = self._reconstruct(filled, sensor, aligned, *inputs)
         radiance, isp, interval = self._deployed(found, sensor)

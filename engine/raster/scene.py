@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from deeplight.engine.core.arrays import Floats, Mask
-from deeplight.engine.core.spec import DMO_SLOTS, SCALE
+from deeplight.engine.core.spec import DMO_SLOTS, OFFSET, SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.accel import missing_module
 from deeplight.engine.raster.auxiliary import Beside, Daytime, check_auxiliary_options
@@ -20,6 +20,7 @@ from deeplight.engine.raster.layers import AuxLayer, Layer
 from deeplight.engine.raster.lights import OpenLights, check_light_options
 from deeplight.engine.raster.placement import Edges, Placement
 from deeplight.engine.raster.psf import Fwhm, shown_psf
+from deeplight.engine.raster.shared_offset import SharedOffset
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.units import shown
 
@@ -40,7 +41,8 @@ class SceneOptions:
     dmo_bands: slot name to 1-based band number. dmo_files: slot name to a file of one band, in place of dmo; dmo_scale,
     dmo_nodata, dmo_crs and dmo_bounds hold for all of them. *_crs, *_bounds: where a file does not say where it lies,
     see placement.Placement. allow_remote: URLs and /vsi names too. psf: FWHM in LR pixels along rows and columns of
-    the blur of the lights, "auto" to estimate it from them, or "unknown"; None: the product's.
+    the blur of the lights, "auto" to estimate it from them, or "unknown"; None: the product's. offset: the file of the
+    alignment that dates share (stack.alignment), which their tags name; the scene is given it open.
     """
 
     ntl: str
@@ -66,11 +68,13 @@ class SceneOptions:
     dem_bounds: Edges | None = None
     allow_remote: bool = False
     dmo_files: Mapping[str, str] | None = None
+    offset: str | None = None
     psf: Fwhm | str | None = None
 
     def files(self) -> dict[str, str]:
         """The rasters that are given, by the option that gives each, as in "dmo" and "dmo-band blue"."""
         given = {"ntl": self.ntl, "ntl-valid": self.ntl_valid, "dmo": self.dmo, "dem": self.dem}
+        given["offset"] = self.offset
         bands = {f"dmo-band {slot}": name for slot, name in (self.dmo_files or {}).items()}
         return {option: name for option, name in (given | bands).items() if name is not None}
 
@@ -85,10 +89,12 @@ class Scene:
     grid: the NTL grid (LR). hr_grid: it, subdivided 8×. unit: of the NTL after scaling, "" where nothing says which.
     ceiling: the NTL value from which the sensor or its product is saturated. doubtful: a warning said that the NTL may
     not be radiance. psf, limits: what the network is told of the sensor, see spec.INPUTS; the same for every window.
-    dmo_slots: slot name to 1-based band of its DMO file, in slot order, empty without DMO.
+    dmo_slots: slot name to 1-based band of its DMO file, in slot order, empty without DMO. offset: that is given; None
+    where each tile's is estimated.
     """
 
-    def __init__(self, lights: OpenLights, beside: Beside) -> None:
+    def __init__(self, lights: OpenLights, beside: Beside, offset: SharedOffset | None = None) -> None:
+        self.offset = offset
         self.grid = lights.layer.raster.grid
         self.hr_grid = self.grid.finer()
         self.unit, self.ceiling, self.doubtful = lights.unit, lights.ceiling, lights.doubtful
@@ -142,7 +148,8 @@ class Scene:
 
         Keys, shapes and channels as spec.INPUTS with a batch axis of 1, float32, physical units; invalid
         pixels hold 0. NTL outside its raster is invalid; DMO and DEM are there wherever their files are.
-        Radiance below 0 stays. inputs: tensors to fill and return, of any content.
+        Radiance below 0 stays. inputs: tensors to fill and return, of any content. An offset that is given is among
+        what is returned, as spec.OFFSET.
         """
         if inputs is None:
             _, inputs = InputPool().take(*window.shape)
@@ -157,6 +164,8 @@ class Scene:
                 self._kept.read_into(name, self.auxiliary[name], hr_window, values, mask)
             else:
                 values[:], mask[:] = 0, 0
+        if self.offset is not None:
+            inputs[OFFSET.name] = self.offset.read(window)
         return inputs
 
     def read_ntl(self, window: Window) -> tuple[Floats, Mask]:

@@ -49,10 +49,11 @@ class Engine:
     told: Callable[[RunResult], RunResult] = lambda result: result
     dates: DatesOnDevice | None = None
     hands: Hands | None = None
-    _split: tuple[int, tuple[str, ...], bool] | None = None
+    _split: tuple[int, tuple[str, ...], bool, bool] | None = None
 
-    def split(self, streams: int, outputs: Sequence[str], *, layers: bool) -> None:
+    def split(self, streams: int, outputs: Sequence[str], *, layers: bool, offset: bool = False) -> None:
         """Open so many streams, as Backend.split; dates that ask for the same share what it opens."""
-        if self._split != (streams, tuple(outputs), layers):
-            self.backend.split(streams, self.threads, outputs, layers=layers)
-            self._split = streams, tuple(outputs), layers
+        wanted = streams, tuple(outputs), layers, offset
+        if self._split != wanted:
+            self.backend.split(streams, self.threads, outputs, layers=layers, offset=offset)
+            self._split = wanted

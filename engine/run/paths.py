@@ -10,7 +10,7 @@ from deeplight.engine.core.forms import Conserving, Steps, Wanted
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.run.conserve import AROUND, EVEN_SHARE, POWERS
 from deeplight.engine.run.options import UINT16_NODATA, UINT16_SCALE, RunOptions, band_count
-from deeplight.engine.run.products import Products
+from deeplight.engine.run.products import Products, model_outputs
 from deeplight.engine.run.quality import extrapolated_from
 from deeplight.engine.run.tiling import TilePlan
 from deeplight.engine.run.work import TileWork
@@ -43,16 +43,19 @@ def tile_work(
 ) -> TileWork:
     """What decides pixels: on the device path where the backend has one and there are tiles, else on the host's. The
     model in fp32 is opened when a tile needs it. dates: what this scene shares with others on the device path."""
-    manifest = artifact.manifest
+    manifest, given = artifact.manifest, scene.offset is not None
     work = TileWork(
         scene,
         backend,
         manifest,
         plan.halo,
         Products(options.bands, manifest, scene.ceiling, options.conserve_radiance),
-        (lambda: open_in_fp32(options, artifact, threads)) if options.precision != "fp32" else None,
+        (lambda: open_in_fp32(options, artifact, threads, offset=given))
+        if options.precision != "fp32"
+        else None,
     )
-    resident = backend.resident() if plan.core is not None else None
+    # programs of a device estimate the offset
+    resident = backend.resident() if plan.core is not None and not given else None
     if resident is None:
         return work
     # read here, so that the host's path does without it
@@ -86,9 +89,13 @@ def wanted_of(options: RunOptions, scene: Scene, manifest: Manifest) -> Wanted:
     )
 
 
-def open_in_fp32(options: RunOptions, artifact: Artifact, threads: int) -> Backend:
-    """The model in fp32 where it is asked to run, or on the CPU where that has only the reduced precision."""
+def open_in_fp32(options: RunOptions, artifact: Artifact, threads: int, *, offset: bool = False) -> Backend:
+    """The model in fp32 where it is asked to run, or on the CPU where that has only the reduced precision. offset: see
+    Backend.split."""
     try:
-        return open_model(options, artifact, "fp32", threads)
+        found = open_model(options, artifact, "fp32", threads)
     except InputError:
-        return open_backend("auto", artifact, device="cpu", threads=threads)
+        found = open_backend("auto", artifact, device="cpu", threads=threads)
+    if offset:
+        found.split(1, threads, model_outputs(options.bands), offset=True)
+    return found

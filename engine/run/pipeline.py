@@ -168,8 +168,13 @@ class Run:
         self.options, self.work, self.plan, self.store = options, planned.work, planned.plan, store
         self.threads, self.progress, self.events = engine.threads, engine.progress, engine.events
         self.hands = engine.hands
-        layers = bool(self.work.scene.auxiliary)
-        engine.split(self.plan.streams, self.work.products.model_outputs, layers=layers)
+        scene = self.work.scene
+        engine.split(
+            self.plan.streams,
+            self.work.products.model_outputs,
+            layers=bool(scene.auxiliary),
+            offset=scene.offset is not None,
+        )
         self.tally = Tally()
         self.seams: VerifiedSeams | None = None
         self.seconds = {"stream": 0.0, "assemble": 0.0}

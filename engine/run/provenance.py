@@ -49,7 +49,7 @@ def deeplight_version() -> str:
 def pixel_options(options: RunOptions, scene: Scene, backend: Backend) -> dict[str, str]:
     """The options that decide pixels and their encoding: no paths, no thread counts, not how it was
     started; `compiling` only where the backend compiles. psf is the value that was taken, wherever it came from."""
-    files = ("ntl", "ntl_valid", "dmo", "dmo_files", "dem", "allow_remote")
+    files = ("ntl", "ntl_valid", "dmo", "dmo_files", "dem", "offset", "allow_remote")
     of_scene = {k: v for k, v in asdict(options.scene).items() if k not in files}
     chosen = {
         **of_scene,

@@ -8,7 +8,7 @@ from deeplight.engine.runtime.protobuf import fields_of, message_field
 
 # Field numbers of ModelProto, GraphProto, ValueInfoProto, NodeProto and AttributeProto: onnx.proto3.
 GRAPH = 7
-NODE, _OUTPUT = 1, 12
+NODE, OUTPUT = 1, 12
 NAME = 1
 READS, MAKES, ATTRIBUTE = 1, 2, 5
 _SUBGRAPHS = (6, 11)
@@ -47,7 +47,7 @@ def _graph_with(graph: memoryview, names: Collection[str]) -> bytes:
 def _stays(number: int, value: int | memoryview, needed: Iterator[bool], names: Collection[str]) -> bool:
     if number == NODE:
         return next(needed)
-    if number == _OUTPUT and isinstance(value, memoryview):
+    if number == OUTPUT and isinstance(value, memoryview):
         return next(texts(value, NAME), "") in names
     return True
 

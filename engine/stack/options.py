@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deeplight.engine.output.acquired import Span
 from deeplight.engine.output.parts import parts_folder
@@ -14,8 +14,9 @@ from deeplight.engine.run.options import RunOptions
 if TYPE_CHECKING:
     from deeplight.engine.stack.nights import Night
 
-VRT, REPORT = "lights.vrt", "run.json"
+VRT, REPORT, OFFSET_FILE = "lights.vrt", "run.json", "offset.tif"
 """Names of files in the folder, beside {date}.tif and what is asked for."""
+Offset = Literal["own", "stack"]
 _MAPS, _GROUP = (".tif", ".tiff"), ".zarr"
 
 
@@ -23,11 +24,13 @@ _MAPS, _GROUP = (".tif", ".tiff"), ".zarr"
 class StackOptions:
     """A run over one date or several. ntl: files, patterns or dataset names of the lights. dates: given by the user;
     they replace those in the files. run: all other options; its `scene.ntl` is the first of `ntl`, and its `out` is a
-    folder or a Zarr group if there are several dates."""
+    folder or a Zarr group if there are several dates. offset: of the layers, each date's "own" or, for all of them,
+    that of the "stack": see alignment."""
 
     ntl: tuple[str, ...]
     run: RunOptions
     dates: Sequence[Span] | None = None
+    offset: Offset = "own"
 
     @property
     def folder(self) -> Path:

@@ -21,7 +21,7 @@ from deeplight.engine.run.preparation import (
     valid_share,
 )
 from deeplight.engine.stack.nights import Night
-from deeplight.engine.stack.options import REPORT, VRT, StackOptions, is_ending, is_group, is_map
+from deeplight.engine.stack.options import OFFSET_FILE, REPORT, VRT, StackOptions, is_ending, is_group, is_map
 from deeplight.engine.stack.report import earlier_report
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.run.engine import Engine
     from deeplight.engine.run.options import RunOptions
+    from deeplight.engine.runtime.backends.base import Backend
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
         if complete[-1]:
             check_raster(own.out)
     made = [options.folder / VRT, options.report] if not group else [run.report] if run.report else []
+    if options.offset == "stack" and not group:
+        made.append(options.folder / OFFSET_FILE)
     if run.stac and not group:
         made += [options.folder / COLLECTION, *(item_path(options.of(night).out) for night in nights)]
     elif run.stac and not (run.mode is Mode.RESUME and run.out.exists()):
@@ -113,6 +116,28 @@ def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:
         if run.mode is not Mode.OVERWRITE and not begun and (path.exists() or path.is_symlink()):
             raise InputError(f"{path} exists: use `overwrite=True` to replace it, or choose another folder")
     return complete
+
+
+def check_offset(options: StackOptions, lights: Sequence[OpenLights], backend: Backend) -> None:
+    """Raise InputError where dates cannot share an alignment."""
+    scene = options.run.scene
+    if scene.dmo is None and not scene.dmo_files and scene.dem is None:
+        raise InputError(
+            '`offset="stack"` is how daytime bands and elevation lie against the lights and there are none: leave it '
+            "out, or give `dmo` or `dem`"
+        )
+    if not backend.takes_offset:
+        raise InputError(
+            f'backend {backend.name} estimates the alignment of each date by itself: leave out `offset="stack"`, or '
+            f"use {mention(backend='onnxruntime')} or {mention(backend='torch')}"
+        )
+    first, *others = (date.layer.raster for date in lights)
+    other = next((raster for raster in others if raster.grid != first.grid), None)
+    if other is not None:
+        raise InputError(
+            f'{first.what} and {other.what} are on different grids, and `offset="stack"` is one alignment for all '
+            "dates: leave it out, or give dates on one grid"
+        )
 
 
 def check_same(date: Date, engine: Engine) -> None:

@@ -14,6 +14,7 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import make_folder
 from deeplight.engine.core.machine import available_cpus, available_memory, return_memory
 from deeplight.engine.core.progress import Progress, Silent
+from deeplight.engine.core.spec import OFFSET
 from deeplight.engine.output.parts import Mode, parts_folder
 from deeplight.engine.run import paths
 from deeplight.engine.run.device_dates import DatesOnDevice
@@ -25,9 +26,16 @@ from deeplight.engine.run.report import RunReport
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.stack.counts import with_counts
 from deeplight.engine.stack.nights import Night, check_dated_bands, find_nights, read_pieces
-from deeplight.engine.stack.options import StackOptions, is_group, is_map
+from deeplight.engine.stack.options import OFFSET_FILE, StackOptions, is_group, is_map
 from deeplight.engine.stack.outputs import Outputs
-from deeplight.engine.stack.preparation import Date, check_all_space, check_same, check_stack, is_stack
+from deeplight.engine.stack.preparation import (
+    Date,
+    check_all_space,
+    check_offset,
+    check_same,
+    check_stack,
+    is_stack,
+)
 from deeplight.engine.stack.progress import DateProgress
 from deeplight.engine.stack.report import StackReport, earlier_report
 from deeplight.engine.stack.zarr_group import ZarrGroup, check_group, claimed_group
@@ -37,7 +45,10 @@ if TYPE_CHECKING:
     from deeplight.engine.raster.grid import Grid
     from deeplight.engine.raster.lights import OpenLights
     from deeplight.engine.raster.scene import Scene
+    from deeplight.engine.raster.shared_offset import SharedOffset
     from deeplight.engine.run.options import RunOptions
+
+    _Opened = tuple[Night, bool, OpenLights]
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +67,10 @@ def infer_dates(options: StackOptions, progress: Progress | None = None) -> RunR
     progress = progress or Silent()
     nights = _nights(options)
     if not is_stack(options, nights):
+        if options.offset == "stack":
+            raise InputError(
+                f'`offset="stack"` is one alignment for several dates and {options.run.out} is for one: leave it out'
+            )
         return infer(options.single(nights[0]), progress)
     with _place(options, nights):
         complete = check_stack(options, nights)
@@ -121,6 +136,7 @@ class Stack:
         self.began = time.perf_counter()
         self._stack = contextlib.ExitStack()
         self._beside: list[tuple[Grid, Beside]] = []
+        self._offset: SharedOffset | None = None
         self._keep = int(_KEPT_SHARE * available_memory()) if len(nights) > 1 else 0
 
     def __enter__(self) -> Stack:
@@ -142,7 +158,8 @@ class Stack:
         on_device = DatesOnDevice()
         self._stack.callback(on_device.close)
         engine = Engine(artifact, backend, threads, events, self.progress, begun=self._begun, dates=on_device)
-        dates = self._dates(scenes, engine)
+        with self._aligned(scenes, engine) as aligned:
+            dates = self._dates(aligned, engine)
         opened = time.perf_counter()
         for number, date in enumerate(dates, 1):
             self.progress.name = f"{date.night.name} ({number} of {len(dates)})"
@@ -161,7 +178,49 @@ class Stack:
         self.report.write(self.options.report)
         return self.report
 
-    def _dates(self, scenes: list[tuple[Night, bool, OpenLights]], engine: Engine) -> list[Date]:
+    @contextlib.contextmanager
+    def _aligned(self, scenes: list[_Opened], engine: Engine) -> Iterator[list[_Opened]]:
+        """The dates with the alignment that they share, if they are to share one. Its file is removed again if they are
+        refused."""
+        if self.options.offset == "own":
+            yield scenes
+            return
+        from deeplight.engine.raster.kept import KeptTiles
+        from deeplight.engine.raster.scene import Scene
+        from deeplight.engine.stack.alignment import estimated, mean_of, write_offset
+
+        lights = [date for _, _, date in scenes]
+        check_offset(self.options, lights, engine.backend)
+        mean = replace(lights[0], layer=mean_of([date.layer for date in lights]))
+        layers = self._layers(scenes[0][0], mean.layer.raster.grid)
+        scene = Scene(
+            mean, replace(layers, kept=KeptTiles(0))
+        )  # its tiles are others than those of the dates
+        engine.split(1, (OFFSET.name,), layers=True)
+        with self.progress:
+            self.progress.start(
+                scene.grid.height * scene.grid.width, "pixels", "aligning the mean of all dates"
+            )
+            self._offset = estimated(scene, engine.backend, engine.artifact.manifest, self.progress.advance)
+        for date in lights:
+            date.rest()
+        path = self.options.folder / OFFSET_FILE
+        made = not path.exists()
+        write_offset(path, self._offset, scene.grid, keep=self.options.run.mode is Mode.RESUME)
+        _log.warning(
+            "all dates have one alignment, that of their mean: maps differ from those of single runs"
+        )
+        try:
+            yield [
+                (replace(night, scene=replace(night.scene, offset=str(path))), complete, date)
+                for night, complete, date in scenes
+            ]
+        except InputError:
+            if made:
+                path.unlink()
+            raise
+
+    def _dates(self, scenes: list[_Opened], engine: Engine) -> list[Date]:
         """Prepare all dates. Raises InputError where one of them could not be finished."""
         dates = []
         for night, complete, lights in scenes:
@@ -213,7 +272,7 @@ class Stack:
             return replace(own, mode=Mode.OVERWRITE)
         return own
 
-    def _scenes(self) -> list[tuple[Night, bool, OpenLights]]:
+    def _scenes(self) -> list[_Opened]:
         """Open and check all dates before anything is written, and return those whose lights have data."""
         from deeplight.engine.raster.lights import OpenLights
         from deeplight.engine.raster.radiance import NoLight
@@ -240,16 +299,20 @@ class Stack:
         return found
 
     def _scene(self, night: Night, lights: OpenLights) -> Scene:
-        """Open the scene of one date. Dates on one grid share the layers beside the lights."""
-        from deeplight.engine.raster.auxiliary import Beside
+        """Open the scene of one date."""
         from deeplight.engine.raster.scene import Scene
 
-        grid = lights.layer.raster.grid
+        return Scene(lights, self._layers(night, lights.layer.raster.grid), self._offset)
+
+    def _layers(self, night: Night, grid: Grid) -> Beside:
+        """The layers beside the lights, which dates on one grid share."""
+        from deeplight.engine.raster.auxiliary import Beside
+
         beside = next((beside for known, beside in self._beside if known == grid), None)
         if beside is None:
             beside = Beside.open(night.scene, grid, self._stack, keep=self._keep)
             self._beside.append((grid, beside))
-        return Scene(lights, beside)
+        return beside
 
 
 def _check_units(found: Sequence[tuple[Night, OpenLights]]) -> None:

@@ -21,7 +21,7 @@ from deeplight.engine.output.model_item import write_model_item
 from deeplight.engine.output.parts import LOCK, Mode, busy, check_folder, check_writable, exists, parts_folder
 from deeplight.engine.output.stac import item_path, require_pystac, write_group_item
 from deeplight.engine.run.provenance import differing_tag
-from deeplight.engine.stack.options import REPORT
+from deeplight.engine.stack.options import OFFSET_FILE, REPORT
 from deeplight.engine.stack.pages import DatesPage
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _drop(parts: Path) -> None:
         for path in parts.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name not in (LOCK, REPORT):
+            elif path.name not in (LOCK, REPORT, OFFSET_FILE):
                 path.unlink()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from deeplight.engine.core.arrays import Floats
-from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
+from deeplight.engine.core.spec import INPUTS, OFFSET, OUTPUTS, input_shape
 
 if TYPE_CHECKING:
     from deeplight.engine.runtime.artifact import Artifact
@@ -42,6 +42,8 @@ class Backend(ABC):
     name: ClassVar[str]
     splits: ClassVar[bool] = False
     """Whether `split` can be asked for more than one stream."""
+    takes_offset: ClassVar[bool] = False
+    """Whether tiles may come with their offset, `spec.OFFSET`."""
     compiles: bool = False
     """Whether `compiling`, see `open`, made a difference to what it runs."""
     compiling: bool = True
@@ -66,12 +68,19 @@ class Backend(ABC):
     def run(self, inputs: Mapping[str, Floats], outputs: Sequence[str] = ("ntl_hr",)) -> dict[str, Floats]:
         """Outputs by name for one batch of tiles.
 
-        inputs: exactly the tensors of `spec.INPUTS`, float32, NCHW, of one batch and LR size.
+        inputs: exactly the tensors of `spec.INPUTS`, float32, NCHW, of one batch and LR size; and that of
+        `spec.OFFSET`, where it is given, after a `split` that said so.
         Returns float32 arrays with the shapes of `spec.OUTPUTS`. Raises ValueError naming the tensor that
         does not fit, DeepLightError where the runtime fails.
         """
         batch, h, w = check_inputs(inputs)
-        results = dict(zip(outputs, self._run(inputs, outputs), strict=True))
+        given = inputs.get(OFFSET.name)
+        if given is not None and not self.takes_offset:
+            raise ValueError(f"backend {self.name} estimates the offset and takes none")
+        made = [name for name in outputs if given is None or name != OFFSET.name]
+        results = dict(zip(made, self._run(inputs, made), strict=True))
+        if given is not None and OFFSET.name in outputs:
+            results[OFFSET.name] = given
         for spec in OUTPUTS:
             if spec.name in results and results[spec.name].shape != input_shape(spec, batch, h, w):
                 raise ValueError(
@@ -80,12 +89,19 @@ class Backend(ABC):
         return results
 
     def split(
-        self, streams: int, threads: int, outputs: Sequence[str] | None = None, *, layers: bool = True
+        self,
+        streams: int,
+        threads: int,
+        outputs: Sequence[str] | None = None,
+        *,
+        layers: bool = True,
+        offset: bool = False,
     ) -> None:
         """From now on run `streams` tiles at a time with `threads` threads in all. No run may be in progress.
 
         outputs: all that will be asked for from now on, so that others need not be computed; None: any. layers: whether
-        any tile will have DMO or DEM; where none has, what belongs to them need not be computed either.
+        any tile will have DMO or DEM; where none has, what belongs to them need not be computed either. offset: whether
+        all tiles come with their offset, which needs `outputs`.
 
         Raises ValueError where there is more than one and the backend has no streams (`splits`), DeepLightError where
         there is no memory for them.
@@ -126,7 +142,8 @@ class Backend(ABC):
 
 def check_inputs(inputs: Mapping[str, Floats]) -> tuple[int, int, int]:
     """(batch, h, w) in LR pixels. Raises ValueError naming the tensor, what it is and what it must be."""
-    names = [s.name for s in INPUTS]
+    specs = (*INPUTS, OFFSET) if OFFSET.name in inputs else INPUTS
+    names = [s.name for s in specs]
     if set(inputs) != set(names):
         raise ValueError(f"inputs are {sorted(inputs)}; they must be {sorted(names)}")
     if inputs["ntl"].ndim != 4:
@@ -134,7 +151,7 @@ def check_inputs(inputs: Mapping[str, Floats]) -> tuple[int, int, int]:
     batch, _, h, w = inputs["ntl"].shape
     if min(batch, h, w) < 1:
         raise ValueError(f"input ntl is empty: {inputs['ntl'].shape}")
-    for spec in INPUTS:
+    for spec in specs:
         array, want = inputs[spec.name], input_shape(spec, batch, h, w)
         if array.dtype != np.float32 or array.shape != want:
             raise ValueError(f"input {spec.name} is {array.dtype} {array.shape}; it must be float32 {want}")

@@ -11,11 +11,12 @@ import onnxruntime as ort
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
-from deeplight.engine.core.spec import INPUTS
+from deeplight.engine.core.spec import INPUTS, OFFSET
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.onnx_alone import lights_alone
 from deeplight.engine.runtime.onnx_notes import check_origin
+from deeplight.engine.runtime.onnx_offset import with_offset
 from deeplight.engine.runtime.onnx_outputs import with_outputs
 
 _LOG_FATAL = 4
@@ -31,6 +32,7 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     splits: ClassVar[bool] = True
+    takes_offset: ClassVar[bool] = True
 
     def __init__(self, model: bytes, session: ort.InferenceSession) -> None:
         self.device = "cpu"
@@ -62,7 +64,13 @@ class OnnxRuntimeBackend(Backend):
         return cls(model, session)
 
     def split(
-        self, streams: int, threads: int, outputs: Sequence[str] | None = None, *, layers: bool = True
+        self,
+        streams: int,
+        threads: int,
+        outputs: Sequence[str] | None = None,
+        *,
+        layers: bool = True,
+        offset: bool = False,
     ) -> None:
         """From now on run so many tiles at a time, see Backend.split.
 
@@ -71,10 +79,18 @@ class OnnxRuntimeBackend(Backend):
         if streams == self.streams and outputs is None:
             return
         shares = [threads // streams + (i < threads % streams) for i in range(streams)]
+        model = self._model
         try:
-            model = self._model if outputs is None else with_outputs(self._model, outputs)
-            if outputs is not None and not layers:
-                model = lights_alone(self._model, outputs) or model
+            if outputs is not None and offset:
+                model = with_offset(model)
+                outputs = [name for name in outputs if name != OFFSET.name]
+        except ValueError as e:
+            raise ArtifactError(
+                f"the model cannot be given an offset ({e}): use one that aligns layers"
+            ) from None
+        try:
+            if outputs is not None:
+                model = (None if layers else lights_alone(model, outputs)) or with_outputs(model, outputs)
             sessions = [open_session(model, max(1, share)) for share in shares]
         except Exception as e:  # the runtime's exceptions share no public base class
             raise DeepLightError(
@@ -91,6 +107,8 @@ class OnnxRuntimeBackend(Backend):
         session = self._idle.get()
         try:
             wanted = {i.name: inputs[i.name] for i in session.get_inputs()}
+            if OFFSET.name in inputs.keys() - wanted.keys():
+                raise ValueError("the session estimates the offset: say before that it is given")
             results = session.run(list(outputs), wanted, self._options)
         except Exception as e:  # the runtime's exceptions share no public base class
             h, w = inputs["ntl"].shape[-2:]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, OF_LIGHTS_ALONE, OUTPUTS
+from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, OF_LIGHTS_ALONE, OFFSET, OUTPUTS
 from deeplight.engine.network.alone import LightsAlone
 from deeplight.engine.network.compiled import compiled
 from deeplight.engine.network.model import DeepLightSR
@@ -39,6 +39,7 @@ class TorchBackend(Backend):
     """Runs the network of a model folder, a training run's too."""
 
     name: ClassVar[str] = "torch"
+    takes_offset: ClassVar[bool] = True
 
     def __init__(self, compute: Compute, device: torch.device, threads_before: int | None = None) -> None:
         """threads_before: PyTorch's number of threads, a setting of the whole process, that `close` restores."""
@@ -76,10 +77,16 @@ class TorchBackend(Backend):
             raise
 
     def split(
-        self, streams: int, threads: int, outputs: Sequence[str] | None = None, *, layers: bool = True
+        self,
+        streams: int,
+        threads: int,
+        outputs: Sequence[str] | None = None,
+        *,
+        layers: bool = True,
+        offset: bool = False,
     ) -> None:
         """One tile at a time, see Backend.split; without what belongs to layers where there are none."""
-        super().split(streams, threads, outputs, layers=layers)
+        super().split(streams, threads, outputs, layers=layers, offset=offset)
         alone = getattr(self._resident, "alone", None)
         spared = not layers and outputs is not None and set(outputs) <= set(OF_LIGHTS_ALONE)
         self._alone = self._in_graphs(alone) if spared and alone is not None else None
@@ -91,6 +98,8 @@ class TorchBackend(Backend):
         compute, given, made = self._compute, tuple(s.name for s in INPUTS), tuple(s.name for s in OUTPUTS)
         if self._alone is not None:
             compute, given, made = self._alone, LIGHTS_ALONE, OF_LIGHTS_ALONE
+        elif OFFSET.name in inputs:
+            given = (*given, OFFSET.name)
         try:
             # also in a reduced precision: its islands are promised in float32
             with exact_float32(), torch.inference_mode():
@@ -144,7 +153,8 @@ def cpu_has_bf16() -> bool:
 
 
 class Computing:
-    """The network in a precision, on a device, as a function of the tensors of `spec.INPUTS`.
+    """The network in a precision, on a device, as a function of the tensors of `spec.INPUTS`, and `spec.OFFSET` where
+    that is given.
 
     compiling: on CUDA, let Inductor fuse what is between the kernels (`network.compiled`).
     """
@@ -202,7 +212,7 @@ class _Graphs:
         self._captured: dict[tuple[int, ...], tuple[Any, list[Tensor], list[Tensor], Sequence[Tensor]]] = {}
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        key = tuple(inputs[0].shape)
+        key = (*inputs[0].shape, len(inputs))
         if key not in self._captured:
             if len(self._captured) >= _GRAPHS:
                 del self._captured[next(iter(self._captured))]
