@@ -124,7 +124,7 @@ def placement_options(command: _Command) -> _Command:
 @click.option("--ntl-unit", metavar="TEXT", help="Unit of NTL after scaling, in place of the file's")
 @click.option("--ntl-nodata", type=NUMBER, help="Raw value of NTL without data")
 @click.option("--ntl-valid", type=FILE, help="Coverage count or mask on NTL's grid: > 0 is valid")
-@click.option("--ntl-valid-band", type=BAND, metavar="N", help="Which band of it, where it has several")
+@click.option("--ntl-valid-band", type=BAND, hidden=True, help="Of a file with several bands")
 @click.option("--psf", type=PSF, help="FWHM of NTL's blur in LR pixels [the product's]")
 @click.option("--dmo-bands", type=Parsed("slot=band,…", parse_bands), help="As in blue=1,green=2,red=3")
 @click.option("--dmo-scale", type=SCALE, help="Reflectance = raw · F + OFFSET")
