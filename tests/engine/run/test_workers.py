@@ -41,7 +41,10 @@ def finished(led: Led, whole: Whole) -> str:
 @pytest.mark.parametrize("count", [1, 2])
 def test_workers_make_the_file_of_one_process(whole: Whole, tmp_path: Path, count: int) -> None:
     report, events = tmp_path / "run.json", tmp_path / "e.jsonl"
-    led = lead(whole, tmp_path, "--report", str(report), "--events", str(events), workers=f"local:{count}")
+    more = ("--report", str(report), "--events", str(events))
+    led = lead(whole, tmp_path, *more, workers=f"local:{count}", gate_at=0)
+    led.wait_at_gate(0, count)
+    led.open_gate()
     finished(led, whole)
     found = json.loads(report.read_text())
     assert found["packs"] == {"written": PACKS, "all_nodata": 0, "kept_from_earlier_run": 0}
@@ -132,7 +135,9 @@ def test_a_second_run_on_the_same_output_is_refused(whole: Whole, tmp_path: Path
 @pytest.mark.parametrize("fault", ["worker", "command"])
 def test_stopped_while_the_output_is_assembled(whole: Whole, tmp_path: Path, fault: str, hold: str) -> None:
     """A worker is killed: another assembles, or copies its part again. The command is interrupted: packs are left."""
-    led = lead(whole, tmp_path, hold=hold)
+    led = lead(whole, tmp_path, hold=hold, gate_at=1)
+    led.wait_at_gate(1, 2)  # both are there when the packs are done
+    led.open_gate()
     held = tmp_path / "held"
     led.wait(held.exists)
     assert list(tmp_path.glob(".o.tif.*.tmp"))
