@@ -43,7 +43,7 @@ RUNTIME_HOMES = {
     "ray": {"engine/run/workers/ray_pool.py"},
     "tensorrt_rtx": {"engine/runtime/backends/tensorrt_rtx_backend.py"},
 }
-CLICK_HOMES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real.py", "terminal.py"}
+CLICK_HOMES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real.py", "probes.py", "terminal.py"}
 
 
 @functools.cache
