@@ -43,21 +43,28 @@ class World:
 
 @dataclass(frozen=True)
 class Rates:
-    """mpix_per_s: of one worker. storage: bytes a second over all hosts, which is assumed; all others were measured."""
+    """What a run takes, in seconds and bytes. mpix_per_s: of one worker, in HR Mpix.
+
+    Measured on 2 CPUs (docs/scale.md): empty_s of a pack without data, start_s until workers begin, end_s from the last
+    pack to the end besides assembling, call_s of the process that leads for a call, bytes_written of an HR pixel,
+    indexed_per_s packs when the file is laid out, copied bytes a second by one worker. Assumed: bytes_read of an HR
+    pixel (seven bands in float32, a fifth of them twice), storage in bytes a second over all hosts, way_s to a worker,
+    noise of the packs' times (sigma of the logarithm).
+    """
 
     name: str
     mpix_per_s: float
+    empty_s: float = 0.008
+    start_s: float = 4.4
+    end_s: float = 5.5
+    call_s: float = 0.8e-3
+    bytes_written: float = 2.7
+    indexed_per_s: float = 3600.0
+    copied: float = 1.1e9
+    bytes_read: float = 28 * 1.2
     storage: float = 20e9
-    empty_s: float = 0.02
-    start_s: float = 6.0
-    end_s: float = 2.0
-    call_s: float = 0.9e-3
     way_s: float = 1e-3
     noise: float = 0.08
-    bytes_read: float = 28 * 1.2
-    bytes_written: float = 4.6
-    indexed_per_s: float = 3000.0
-    copied: float = 0.8e9
 
 
 class Timed:
@@ -116,7 +123,7 @@ def seconds(world: World, rates: Rates, workers: int) -> tuple[float, int]:
 
 
 WORLDS = (World("a country, 1200 packs", 30, 40, 0.5), World("all land, 44,278 packs", 131, 338, 0.29))
-RATES = (Rates("a CPU thread", 0.79), Rates("a GPU at 40 HR Mpix/s", 40.0))
+RATES = (Rates("a CPU thread", 0.94), Rates("a GPU at 40 HR Mpix/s", 40.0))
 
 
 def main() -> None:

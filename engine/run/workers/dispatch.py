@@ -23,6 +23,8 @@ CALL_S = 0.25
 """A call has as many packs as take so long together: each costs the process that leads about a millisecond."""
 MOST_A_CALL = 8
 """Packs of a call at most."""
+_REMEMBERED = 50
+"""So many packs tell how long one takes."""
 _SHARE = 4
 """A call has at most this part of a worker's share of the packs that are left, so that all end together."""
 LATE = 2.0
@@ -136,7 +138,7 @@ class Dispatch:
         self._failed: dict[Key, list[str]] = {}
         self._hands = {worker: _Hands(name) for worker, name in (ready or {}).items()}
         self._coming = workers - len(self._hands)
-        self._took: deque[float] = deque(maxlen=50)
+        self._took: deque[float] = deque(maxlen=_REMEMBERED)
         self._any_stored = False
         self._late: list[tuple[_Hands, Key]] | None = None
         self._in_a_row = 0
@@ -269,8 +271,11 @@ class Dispatch:
         return [] if key is None else [key]
 
     def _packs_a_call(self) -> int:
-        """One, until it is known that packs with data are fast: those without tell nothing of the next."""
-        slowest = max(self._took, default=CALL_S)
+        """One, until it is known that packs with data are fast: those without tell nothing of the next, and the first
+        to be finished are those with the least data."""
+        if len(self._took) < min(2 * len(self._hands), _REMEMBERED):
+            return 1
+        slowest = max(self._took)
         fair = len(self._left) // (_SHARE * max(1, len(self._hands)))
         return max(1, min(MOST_A_CALL, fair, int(CALL_S / max(slowest, CALL_S / MOST_A_CALL))))
 

@@ -178,6 +178,13 @@ def test_packs_without_data_tell_nothing_of_how_fast_the_next_is() -> None:
     assert set(sea.sizes) == {1} and sea.most_in_hand == DEPTH
 
 
+def test_the_first_pack_to_be_finished_is_no_measure_of_the_others() -> None:
+    """It is the one with the least data: the others are still at work."""
+    crew = Crew(pack_s=lambda key: 0.01 if key == (5, 0) else PACK_S)
+    dispatched(crew, 8, FAST)
+    assert set(crew.sizes) == {1} and crew.most_in_hand == DEPTH
+
+
 def test_one_slow_pack_ends_calls_of_several_for_a_while() -> None:
     crew = Crew(pack_s=lambda key: PACK_S if key == (20, 0) else 0.01)
     dispatched(crew, 1, FAST)
