@@ -19,7 +19,7 @@ from tests.api.test_wording import COPYING, OTHERS, templates
 from tests.conftest import ROOT
 from tests.sources import tracked
 
-COMMAND_LINES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real.py"}
+COMMAND_LINES = {"cli.py", "data_cli.py", "eval_cli.py", "ablation.py", "real.py", "probes.py"}
 DATA = [flags_of(each) for each in data_commands.commands.values()]
 COMMANDS = {
     "train/clips": [*DATA, flags_of(train_command), flags_of(eval_command)],

@@ -158,7 +158,7 @@ def test_objective_is_the_stated_sum() -> None:
     model, batch = DeepLightSR(SMALL), toy_batch()
     p = model.predict(*batch.inputs)
     config = ObjectiveConfig(
-        alpha=0.7, beta=(0.1, 0.2, 0.9), consistency=0.0, squared=0.0, interval=0.0, offset=0.0
+        alpha=0.7, beta=(0.1, 0.2, 0.9), consistency=0.0, squared=0.0, linear=0.0, interval=0.0, offset=0.0
     )
     loss, _ = objective(model, p, batch, config)
     want = 0.0
