@@ -168,9 +168,8 @@ def _write_head(
 
 def _copy(job: CopyJob, file: BinaryIO, blocks: ByteRange, hands: Hands) -> None:
     """Copy all blocks of packs. file: positioned at the first of them."""
-    others = min(
-        aligned(blocks.start), blocks.stop
-    )  # who writes the rest has no page in common with this process
+    # who writes the rest has no page in common with this process
+    others = min(aligned(blocks.start), blocks.stop)
     job.copy_into(file, ByteRange(blocks.start, others))
     if others < blocks.stop:
         file.flush()

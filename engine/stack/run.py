@@ -193,9 +193,8 @@ class Stack:
         check_offset(self.options, lights, engine.backend)
         mean = replace(lights[0], layer=mean_of([date.layer for date in lights]))
         layers = self._layers(scenes[0][0], mean.layer.raster.grid)
-        scene = Scene(
-            mean, replace(layers, kept=KeptTiles(0))
-        )  # its tiles are others than those of the dates
+        # its tiles are others than those of the dates
+        scene = Scene(mean, replace(layers, kept=KeptTiles(0)))
         engine.split(1, (OFFSET.name,), layers=True)
         with self.progress:
             self.progress.start(

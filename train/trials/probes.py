@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from deeplight.engine.core.arrays import to_hr
 from deeplight.engine.core.markdown import markdown_table
 from deeplight.engine.core.spec import INPUTS, SCALE, input_shape
 from deeplight.engine.core.terminal import Command, Parsed, run_cli
 from deeplight.train.synth.degrade import sensor_matrix
 
 if TYPE_CHECKING:
-    import torch
-
     from deeplight.engine.core.arrays import Doubles, Floats
     from deeplight.engine.network.model import DeepLightSR
     from deeplight.train.fit.batch import Batch
@@ -88,6 +87,9 @@ def pattern(model: DeepLightSR, level: float) -> float:
 
 def beside_nodata(model: DeepLightSR, sets: list[Batch]) -> float:
     """Return the light beside single missing pixels, as a share of what is there without them."""
+    import torch
+    import torch.nn.functional as F
+
     rng = np.random.default_rng(2)
     light = whole = 0.0
     for batch in sets:
@@ -95,17 +97,11 @@ def beside_nodata(model: DeepLightSR, sets: list[Batch]) -> float:
             lr = ntl[0].numpy()
             valid = (rng.random(lr.shape) > 0.06).astype(np.float32)
             told = float(psf[0]), float(limits[1])
-            near = np.kron(_grown(1 - valid) * valid, np.ones((SCALE, SCALE))) > 0
+            grown = F.max_pool2d(torch.from_numpy(1 - valid)[None], 3, 1, 1)[0].numpy()
+            near = to_hr(grown * valid > 0)
             light += float(predicted(model, lr, *told, valid)[near].sum())
             whole += float(predicted(model, lr, *told)[near].sum())
     return light / whole
-
-
-def _grown(mask: Floats) -> Floats:
-    """1 where one of the 3×3 pixels around is 1."""
-    padded = np.pad(mask, 1)
-    views = [padded[i : i + mask.shape[0], j : j + mask.shape[1]] for i in range(3) for j in range(3)]
-    return np.asarray(np.maximum.reduce(views))
 
 
 def foreign_layers(model: DeepLightSR, sets: list[Batch]) -> list[tuple[float, float]]:
@@ -129,10 +125,11 @@ def foreign_layers(model: DeepLightSR, sets: list[Batch]) -> list[tuple[float, f
 def _scored(model: DeepLightSR, batch: Batch) -> list[tuple[float, float]]:
     """Squared error of log1p and sum of lights of each window, where the loss counts."""
     import torch
+    import torch.nn.functional as F
 
     with torch.no_grad():
         out = model(*batch.inputs)[0]
-    weight = _hr(batch.weight)
+    weight = F.interpolate(batch.weight, scale_factor=SCALE)
     errors = (torch.log1p(out) - torch.log1p(batch.ntl_hr)).square() * weight
     return list(zip(errors.sum((1, 2, 3)).tolist(), (out * weight).sum((1, 2, 3)).tolist(), strict=True))
 
@@ -140,26 +137,24 @@ def _scored(model: DeepLightSR, batch: Batch) -> list[tuple[float, float]]:
 def coverage(model: DeepLightSR, sets: Iterator[Batch]) -> dict[str, float]:
     """Return the share of pixels whose truth lies within the interval: of all, and by the LR light over its noise."""
     import torch
+    import torch.nn.functional as F
 
     counts = dict.fromkeys(("all", "below 3 noise", "3 to 20 noise", "above 20 noise"), (0.0, 0.0))
     for batch in sets:
         with torch.no_grad():
             ends = model(*batch.inputs)[3]
-        weight = _hr(batch.weight) if batch.ntl_hr_valid is None else _hr(batch.weight) * batch.ntl_hr_valid
+        weight = F.interpolate(batch.weight, scale_factor=SCALE)
+        if batch.ntl_hr_valid is not None:
+            weight = weight * batch.ntl_hr_valid
         within = ((batch.ntl_hr >= ends[:, :1]) & (batch.ntl_hr <= ends[:, 1:])).float()
         noise = batch.inputs[-1][:, 1].clamp(min=0.01)[:, None, None, None]
-        strength = _hr(batch.inputs[0] / noise)
+        strength = F.interpolate(batch.inputs[0] / noise, scale_factor=SCALE)
         masks = [weight > 0, strength < 3, (strength >= 3) & (strength < 20), strength >= 20]
         for name, mask in zip(counts, masks, strict=True):
             share = weight * mask
             hits, n = counts[name]
             counts[name] = (hits + float((within * share).sum()), n + float(share.sum()))
     return {name: hits / n if n else float("nan") for name, (hits, n) in counts.items()}
-
-
-def _hr(x: torch.Tensor) -> torch.Tensor:
-    """(B,1,h,w), each pixel repeated 8 × 8 times."""
-    return x.repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
 
 
 def unseen_worlds(halo: int, count: int) -> Iterator[Batch]:

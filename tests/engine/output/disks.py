@@ -1,5 +1,5 @@
-"""Disks for tests: one that records what is done to it, one that fails at a chosen operation, and what power loss
-can make of a recorded run."""
+"""Disks for tests: one that records what is done to it, one that fails at a chosen operation, one that is full; and
+what power loss can make of a recorded run."""
 
 from __future__ import annotations
 
@@ -43,6 +43,34 @@ def installed(disk: Disk) -> Iterator[None]:
     finally:
         for name in METHODS:
             delattr(DISK, name)
+
+
+class FullDisk(Disk):
+    """Has room for `room` more bytes."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def create(self, path: Path) -> BinaryIO:
+        return self._limited(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), path)
+
+    def reopen(self, path: Path) -> BinaryIO:
+        return self._limited(os.open(path, os.O_WRONLY), path)
+
+    def _limited(self, number: int, path: Path) -> BinaryIO:
+        disk = self
+
+        class File(io.FileIO):
+            def write(self, data: Any) -> int:
+                size = memoryview(data).nbytes
+                if size > disk.room:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                disk.room -= size
+                return super().write(data) or 0
+
+        file = File(number, "wb")
+        file.name = str(path)
+        return io.BufferedWriter(file)  # type: ignore[return-value]
 
 
 class FailingDisk(Disk):

@@ -26,7 +26,8 @@ from deeplight.engine.output.cog import assemble
 from deeplight.engine.output.pack_format import DamagedPack, halve
 from deeplight.engine.output.packs import OutputSpec, PackStore, required_bytes
 from deeplight.engine.raster.grid import Grid
-from tests.engine.output.test_packs import FullDisk, fill, lights, loop_halve, output, part
+from tests.engine.output.disks import FullDisk
+from tests.engine.output.test_packs import fill, lights, loop_halve, output, part
 
 UINT16 = {"dtype": "uint16", "scale": 0.05, "offset": -1.0, "nodata": 65535}
 

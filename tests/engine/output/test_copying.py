@@ -25,8 +25,8 @@ from deeplight.engine.output.hands import Hands, Piece, SharedJob, Threads
 from deeplight.engine.output.levels import Groups
 from deeplight.engine.output.pack_format import DamagedPack
 from deeplight.engine.output.packs import PackStore
-from tests.engine.output.disks import Op, PowerLoss, RecordingDisk
-from tests.engine.output.test_packs import FullDisk, fill, lights, output
+from tests.engine.output.disks import FullDisk, Op, PowerLoss, RecordingDisk
+from tests.engine.output.test_packs import fill, lights, output
 
 ALIGN = 4096
 UINT16: dict[str, Any] = {"dtype": "uint16", "scale": 0.05, "offset": -1.0, "nodata": 65535}

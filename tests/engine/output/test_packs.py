@@ -6,9 +6,8 @@ import errno
 import io
 import itertools
 import math
-import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from deeplight.engine.output.filling import PackFiller
 from deeplight.engine.output.pack_format import DamagedPack, Encoded, halve, read_index
 from deeplight.engine.output.packs import BandSpec, OutputSpec, PackStore, required_bytes
 from deeplight.engine.raster.grid import Grid
+from tests.engine.output.disks import FullDisk
 
 BLOCK = 128
 
@@ -60,34 +60,6 @@ def fill(store: PackStore, pixels: Floats) -> PackStore:
     for key in keys:
         store.write(key, part(store, pixels, key))
     return store
-
-
-class FullDisk(Disk):
-    """Has room for `room` more bytes."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-
-    def create(self, path: Path) -> BinaryIO:
-        return self._limited(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), path)
-
-    def reopen(self, path: Path) -> BinaryIO:
-        return self._limited(os.open(path, os.O_WRONLY), path)
-
-    def _limited(self, number: int, path: Path) -> BinaryIO:
-        disk = self
-
-        class File(io.FileIO):
-            def write(self, data: Any) -> int:
-                size = memoryview(data).nbytes
-                if size > disk.room:
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                disk.room -= size
-                return super().write(data) or 0
-
-        file = File(number, "wb")
-        file.name = str(path)
-        return io.BufferedWriter(file)  # type: ignore[return-value]
 
 
 def loop_halve(plane: Floats) -> Floats:

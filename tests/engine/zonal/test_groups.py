@@ -77,6 +77,7 @@ def test_a_rotated_group_and_dates_that_are_said(months: Months, tmp_path: Path)
     where = regions(tmp_path, ntl)
     found = dl.zonal(tmp_path / "x.zarr", where, dates=["2019"])
     same(found, dl.zonal(tmp_path / "map.tif", where, dates=["2019"]))
+    assert {f"{d:%Y}" for d in found["date"]} == {"2019"}, "said, though the file's name says 2020"
 
 
 def test_what_is_refused_of_a_group(months: Months, tmp_path: Path) -> None:

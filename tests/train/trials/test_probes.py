@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from deeplight.engine.network.config import PRESETS
 from deeplight.engine.network.model import DeepLightSR
@@ -14,6 +15,10 @@ from deeplight.engine.network.receptive import halo
 from deeplight.train.fit.batch import Batch, FixedBatches
 from deeplight.train.fit.pool import synthetic_source
 from deeplight.train.trials import probes
+
+
+def _hr(x: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, scale_factor=8)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def sets(base: DeepLightSR) -> list[Batch]:
 @pytest.mark.parametrize("share", [1.0, 0.6])
 def test_lone_lights_that_a_model_dims_are_found_dimmed(share: float) -> None:
     def dims(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        return [probes._hr(inputs[0]) * share]
+        return [_hr(inputs[0]) * share]
 
     model = cast(DeepLightSR, dims)
     kept = [probes._kept(model, np.random.default_rng(0), f, 1.0, 6400.0, 0.0) for f in (0.0, 1.0, 2.0)]
@@ -73,8 +78,8 @@ def test_layers_do_something_to_a_model_that_copies_them(sets: list[Batch]) -> N
 def test_light_beside_holes_is_what_the_model_leaves_there(base: DeepLightSR, sets: list[Batch]) -> None:
     def forgets(*inputs: torch.Tensor) -> list[torch.Tensor]:
         """Half of the light within reach of a missing pixel is gone."""
-        missing = torch.nn.functional.max_pool2d(1.0 - inputs[1], 3, 1, 1)
-        return [probes._hr(inputs[0].clamp(min=0.0) * (1.0 - 0.5 * missing))]
+        missing = F.max_pool2d(1.0 - inputs[1], 3, 1, 1)
+        return [_hr(inputs[0].clamp(min=0.0) * (1.0 - 0.5 * missing))]
 
     assert 0.9 < probes.beside_nodata(base, sets) < 1.1
     assert probes.beside_nodata(cast(DeepLightSR, forgets), sets) == pytest.approx(0.5)
