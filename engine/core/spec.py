@@ -60,6 +60,9 @@ OF_LIGHTS_ALONE = ("ntl_hr", "isp", "interval")
 OFFSET = next(spec for spec in OUTPUTS if spec.name == "offset")
 """The output that can be an input, too: where it is given, it stands in place of the network's own estimate."""
 
+SUGGESTED = InputSpec("suggested", 1, hr=False)
+"""Lights that the layers suggest, from which the offset is estimated: where dates share layers, an input, too."""
+
 
 class Quality(IntFlag):
     """Flags of an HR pixel in the quality band; docs/nodata.md says when each is set."""

@@ -149,11 +149,21 @@ class DeepLightSR(nn.Module):
         trusted = sensor._replace(noise=LAST_NOISE * sensor.noise)
         return kernels.agree(start + (refined - start) * share, trusted, self.linear_line)
 
-    def _align(self, *inputs: Tensor, known_offset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def _align(
+        self, *inputs: Tensor, known_offset: Tensor | None = None, known_lights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset."""
         x, aux = self.layers(*inputs)
-        offset = self.localise(x, F.avg_pool2d(aux, 2)) if known_offset is None else known_offset
+        offset = known_offset
+        if offset is None:
+            offset = self.localise(x, F.avg_pool2d(aux, 2), known_lights)
         return self._fill(x, inputs[1]), kernels.align(aux, offset=offset, dtype=self.features), offset
+
+    def suggest(self, *inputs: Tensor) -> Tensor:
+        """Inputs as `forward`. The lights (B,1,h,w) that the layers suggest, normalised: `known_lights` for it."""
+        _, aux = self.layers(*inputs)
+        found: Tensor = self.localise.suggest(F.avg_pool2d(aux, 2))
+        return found
 
     def layers(
         self,
@@ -250,14 +260,16 @@ class DeepLightSR(nn.Module):
         psf: Tensor,
         limits: Tensor,
         known_offset: Tensor | None = None,
+        known_lights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The deployed outputs; inputs as `spec.INPUTS`. known_offset: see `predict`.
+        """The deployed outputs; inputs as `spec.INPUTS`. known_offset: see `predict`. known_lights: from `suggest`, for
+        tiles that have the same layers.
 
         Returns ntl_hr (B,1,8h,8w) in the input's unit, isp (B,1,8h,8w) in [0, 1], offset (B,2,h,w) in LR px, and
         interval (B,2,8h,8w), its ends low and high, in the input's unit.
         """
         inputs = (ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid, psf, limits)
-        filled, aligned, offset = self._align(*inputs, known_offset=known_offset)
+        filled, aligned, offset = self._align(*inputs, known_offset=known_offset, known_lights=known_lights)
         sensor = self.sensor(filled, *inputs)
         found = self._reconstruct(filled, sensor, aligned, *inputs)
         radiance, isp, interval = self._deployed(found, sensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 from deeplight.engine.core.errors import DeepLightError
@@ -52,11 +53,11 @@ def _lit(work: TileWork) -> Iterator[Window]:
 
 
 def _stripped(tile: Tile) -> Tile:
-    """As if the scene had no daytime bands."""
+    """As if the scene had no daytime bands. What dates share is not of such a tile."""
     for name in ("dmo", "dmo_valid", "dmo_bands"):
         if tile.inputs is not None:
             tile.inputs[name][:] = 0
-    return tile
+    return replace(tile, place=None)
 
 
 def _facts(work: TileWork, tile: Tile) -> Facts:

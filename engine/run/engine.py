@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from deeplight.engine.output.hands import Hands
     from deeplight.engine.run.device_dates import DatesOnDevice
     from deeplight.engine.run.result import RunResult
+    from deeplight.engine.run.suggested import SuggestedLights
     from deeplight.engine.runtime.backends.base import Backend
 
 
@@ -36,7 +37,8 @@ class Began:
 class Engine:
     """What runs a scene, or the dates of a stack one after the other. begun: told before a scene's first tile. core:
     side of the tiles that the last date took, for the next; None: none yet. told: makes of a scene's result what is
-    reported. dates: what the dates share on a device; None for a single scene.
+    reported. dates: what the dates share on a device; None for a single scene. suggested: what their layers suggest, on
+    the host; None where no dates share layers.
     hands: who assembles the output; None: threads of this process."""
 
     artifact: Artifact
@@ -49,11 +51,15 @@ class Engine:
     told: Callable[[RunResult], RunResult] = lambda result: result
     dates: DatesOnDevice | None = None
     hands: Hands | None = None
-    _split: tuple[int, tuple[str, ...], bool, bool] | None = None
+    suggested: SuggestedLights | None = None
+    _split: tuple[int, tuple[str, ...], bool, bool, bool] | None = None
 
     def split(self, streams: int, outputs: Sequence[str], *, layers: bool, offset: bool = False) -> None:
         """Open so many streams, as Backend.split; dates that ask for the same share what it opens."""
-        wanted = streams, tuple(outputs), layers, offset
+        suggested = self.suggested is not None and layers and not offset
+        wanted = streams, tuple(outputs), layers, offset, suggested
         if self._split != wanted:
-            self.backend.split(streams, self.threads, outputs, layers=layers, offset=offset)
+            self.backend.split(
+                streams, self.threads, outputs, layers=layers, offset=offset, suggested=suggested
+            )
             self._split = wanted

@@ -21,6 +21,7 @@ from deeplight.engine.runtime.manifest import Manifest
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.run.device_dates import DatesOnDevice
+    from deeplight.engine.run.suggested import SuggestedLights
     from deeplight.engine.runtime.backends.base import Backend
 
 
@@ -40,9 +41,11 @@ def tile_work(
     plan: TilePlan,
     threads: int,
     dates: DatesOnDevice | None = None,
+    suggested: SuggestedLights | None = None,
 ) -> TileWork:
     """What decides pixels: on the device path where the backend has one and there are tiles, else on the host's. The
-    model in fp32 is opened when a tile needs it. dates: what this scene shares with others on the device path."""
+    model in fp32 is opened when a tile needs it. dates, suggested: what this scene shares with others, on the device
+    path and on the host's."""
     manifest, given = artifact.manifest, scene.offset is not None
     work = TileWork(
         scene,
@@ -53,6 +56,7 @@ def tile_work(
         (lambda: open_in_fp32(options, artifact, threads, offset=given))
         if options.precision != "fp32"
         else None,
+        suggested,
     )
     # programs of a device estimate the offset
     resident = backend.resident() if plan.core is not None and not given else None

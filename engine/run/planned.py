@@ -62,7 +62,8 @@ def plan_scene(options: RunOptions, scene: Scene, engine: Engine) -> PlannedRun:
     spec = output_spec(options, scene, artifact, backend)
     if options.check:
         compare_first(options, scene, artifact, backend, threads, engine.progress)
-    work = paths.tile_work(options, scene, artifact, backend, plan, threads, engine.dates)
+    shared = engine.dates, engine.suggested
+    work = paths.tile_work(options, scene, artifact, backend, plan, threads, *shared)
     try:
         plan = work.fit(plan)
     except BaseException:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplight.engine.core.arrays import Floats, to_hr
+from deeplight.engine.core.spec import SUGGESTED
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention
 from deeplight.engine.output.facts import layers_present
@@ -25,6 +26,7 @@ from deeplight.engine.runtime.manifest import Manifest
 if TYPE_CHECKING:
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.run.meter import Meter
+    from deeplight.engine.run.suggested import SuggestedLights
     from deeplight.engine.run.tiling import TilePlan
     from deeplight.engine.runtime.backends.base import Backend
 
@@ -37,7 +39,7 @@ class Tile:
     is all nodata. memory: that holds the inputs, of TileWork's pool. pixels: the result, (bands, 8h, 8w), not masked
     yet; from a device masked, and of uint16 encoded. layers: which layers they were made from, as facts.layers_present.
     seen: what the sensor would see of the radiance, (h, w). counts: over the valid HR pixels, as forms.COUNTS, where
-    the device has made them.
+    the device has made them. place: what decides its layers, for dates that share them; None: they are its own.
     """
 
     core: Window
@@ -50,6 +52,7 @@ class Tile:
     layers: NDArray[np.uint8] | None = None
     seen: Floats | None = None
     counts: Mapping[str, float] | None = None
+    place: Hashable = None
 
 
 class BadPixels(TileFailed):
@@ -62,6 +65,7 @@ class TileWork:
 
     A core for which `finish` raised BadPixels is computed in fp32 when it is tried again.
     fp32: opens the same model in fp32, for tiles whose numbers were bad; None where the model has no fp32.
+    suggested: what the layers suggest, where dates share them.
     """
 
     def __init__(
@@ -72,10 +76,11 @@ class TileWork:
         halo: int,
         products: Products,
         fp32: Callable[[], Backend] | None = None,
+        suggested: SuggestedLights | None = None,
     ) -> None:
         self.scene, self.backend, self.manifest = scene, backend, manifest
         self.halo, self.products = halo, products
-        self._open_fp32 = fp32
+        self._open_fp32, self._suggested = fp32, suggested
         self._fp32: Backend | None = None
         self._pool = InputPool()
         self._bad: set[Window] = set()
@@ -129,7 +134,8 @@ class TileWork:
             return Tile(core, lr, valid)
         window = tile_window(core, self.halo, self.manifest, self.scene.grid.shape)
         memory, inputs = self._pool.take(*window.shape)
-        return Tile(core, lr, valid, window, self.scene.read_inputs(window, inputs), memory)
+        place = None if self._suggested is None else (*self.scene.auxiliary.values(), window)
+        return Tile(core, lr, valid, window, self.scene.read_inputs(window, inputs), memory, place=place)
 
     def compute(self, tile: Tile) -> Tile:
         """The bands of the core, the halo cut off."""
@@ -139,12 +145,22 @@ class TileWork:
             with self._again:
                 outputs = self._in_fp32().run(tile.inputs, self.products.model_outputs)
         else:
-            outputs = self.backend.run(tile.inputs, self.products.model_outputs)
+            outputs = self.backend.run(self._with_suggested(tile), self.products.model_outputs)
         pixels, seen = self.products.make(outputs, tile.inputs, tile.core, tile.window)
         layers = layers_present(tile.inputs, tile.core, tile.window)
         if tile.memory is not None:
             self._pool.give(tile.memory)
         return replace(tile, inputs=None, memory=None, pixels=pixels, layers=layers, seen=seen)
+
+    def _with_suggested(self, tile: Tile) -> dict[str, Floats]:
+        """The inputs of a tile, with what its layers suggest where an earlier date has computed it, or a later one will
+        look for it."""
+        inputs = tile.inputs
+        assert inputs is not None
+        if self._suggested is None or tile.place is None or not self.backend.suggests:
+            return inputs
+        lights = self._suggested.of(tile.place, lambda: self.backend.suggest(inputs))
+        return {**inputs, SUGGESTED.name: lights}
 
     def finish(self, tile: Tile) -> Floats | Encoded | None:
         """The pixels with NaN wherever NTL is nodata, or encoded with nodata there; None where all of them are.

@@ -24,7 +24,7 @@ from deeplight.engine.runtime.protobuf import fields_of, float_field, integer_fi
 
 # Field numbers of GraphProto, NodeProto and AttributeProto: onnx.proto3.
 _INPUT = 11
-_NODE_NAME, _OPERATOR, _DOMAIN = 3, 4, 7
+_NODE_NAME, OPERATOR, _DOMAIN = 3, 4, 7
 _INTEGER, _KIND = 3, 20
 
 LAYERS = frozenset(spec.name for spec in INPUTS) - frozenset(LIGHTS_ALONE)
@@ -58,7 +58,7 @@ def _freed(graph: memoryview) -> bytes:
 
 def _in_place_of(node: memoryview, whole: bytes) -> bytes:
     """Fields of a graph that hold a node, or the nodes that replace it."""
-    operator = next(texts(node, _OPERATOR), "")
+    operator = next(texts(node, OPERATOR), "")
     if operator == "fuse" and next(texts(node, _DOMAIN), "") == "deeplight":
         return _constants(node)
     side = _side(node) if operator == "Shape" else None
@@ -131,9 +131,14 @@ def _constants(node: memoryview) -> bytes:
 def _node(operator: str, reads: Sequence[str], makes: Sequence[str], attribute: bytes = b"") -> bytes:
     """A NodeProto with the name of its output."""
     fields = [*((READS, name) for name in reads), *((MAKES, name) for name in makes)]
-    fields += [(_NODE_NAME, makes[0]), (_OPERATOR, operator)]
+    fields += [(_NODE_NAME, makes[0]), (OPERATOR, operator)]
     text = b"".join(message_field(number, name.encode()) for number, name in fields)
     return text + (message_field(ATTRIBUTE, attribute) if attribute else b"")
+
+
+def identity(read: str, made: str) -> bytes:
+    """A NodeProto that gives a tensor a second name."""
+    return _node("Identity", [read], [made])
 
 
 def _integer(name: str, value: int) -> bytes:

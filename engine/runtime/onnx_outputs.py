@@ -37,6 +37,12 @@ def with_graph(model: bytes, change: Callable[[memoryview], bytes]) -> bytes:
     return b"".join(parts)
 
 
+def graph_of(model: bytes) -> memoryview:
+    """The GraphProto of a serialised ModelProto, empty where it has none. Raises ValueError as `with_graph`."""
+    graphs = [value for number, value, _ in fields_of(memoryview(model)) if number == GRAPH]
+    return graphs[-1] if graphs and isinstance(graphs[-1], memoryview) else memoryview(b"")
+
+
 def _graph_with(graph: memoryview, names: Collection[str]) -> bytes:
     fields = list(fields_of(graph))
     nodes = [value for number, value, _ in fields if number == NODE and isinstance(value, memoryview)]
@@ -54,7 +60,7 @@ def _stays(number: int, value: int | memoryview, needed: Iterator[bool], names: 
 
 def _needed(nodes: list[memoryview], names: Collection[str]) -> list[bool]:
     """Which of the nodes, each behind those that it reads from, lead to one of these names."""
-    if any(_has_subgraph(node) for node in nodes):  # which may read anything
+    if any(has_subgraph(node) for node in nodes):  # which may read anything
         return [True] * len(nodes)
     wanted, found = set(names), []
     for node in reversed(nodes):
@@ -65,7 +71,8 @@ def _needed(nodes: list[memoryview], names: Collection[str]) -> list[bool]:
     return found[::-1]
 
 
-def _has_subgraph(node: memoryview) -> bool:
+def has_subgraph(node: memoryview) -> bool:
+    """Whether a NodeProto holds graphs, which may read any tensor around them."""
     return any(
         number == ATTRIBUTE
         and isinstance(value, memoryview)

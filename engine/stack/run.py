@@ -23,6 +23,7 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.run.pipeline import infer, run_scene
 from deeplight.engine.run.preparation import output_spec
 from deeplight.engine.run.report import RunReport
+from deeplight.engine.run.suggested import SuggestedLights
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.stack.counts import with_counts
 from deeplight.engine.stack.nights import Night, check_dated_bands, find_nights, read_pieces
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     _Opened = tuple[Night, bool, OpenLights]
 
 _log = logging.getLogger(__name__)
+
+_SUGGESTED_SHARE = 0.01
+"""Share of the free memory for what the layers suggest: 4 bytes an LR pixel, so that it suffices for most countries."""
 
 _KEPT_SHARE = 0.15
 """Share of the free memory for resampled tiles of the layers that dates share; a run itself plans with 0.7 of it."""
@@ -157,7 +161,18 @@ class Stack:
         backend = self._stack.enter_context(paths.open_model(run, artifact, run.precision, threads))
         on_device = DatesOnDevice()
         self._stack.callback(on_device.close)
-        engine = Engine(artifact, backend, threads, events, self.progress, begun=self._begun, dates=on_device)
+        shares = self._keep > 0 and self.options.offset == "own"
+        suggested = SuggestedLights(int(_SUGGESTED_SHARE * available_memory())) if shares else None
+        engine = Engine(
+            artifact,
+            backend,
+            threads,
+            events,
+            self.progress,
+            begun=self._begun,
+            dates=on_device,
+            suggested=suggested,
+        )
         with self._aligned(scenes, engine) as aligned:
             dates = self._dates(aligned, engine)
         opened = time.perf_counter()

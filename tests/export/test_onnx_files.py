@@ -17,6 +17,7 @@ from deeplight.engine.network.receptive import halo
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.manifest import WEIGHTS
 from deeplight.engine.runtime.onnx_alone import lights_alone
+from deeplight.engine.runtime.onnx_suggested import in_parts
 from deeplight.export import to_onnx
 from deeplight.export.build import Exported
 from deeplight.export.to_tensorrt import prepared
@@ -57,6 +58,21 @@ def test_what_scenes_without_layers_need_can_be_cut_out_of_it(exported: Exported
     assert [v.name for v in proto.graph.input] == ["ntl", "ntl_valid", "psf", "limits"]
     assert not {"fuse", "align"} & {node.op_type for node in proto.graph.node}
     assert lights_alone((exported.path / file).read_bytes(), ["ntl_hr", "offset"]) is None
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx"])
+def test_what_layers_suggest_can_be_cut_out_of_it(exported: Exported, file: str) -> None:
+    """Where the exporter began to write another graph, stacks would compute it for every date and only be slower."""
+    parts = in_parts((exported.path / file).read_bytes(), ["ntl_hr"])
+    assert parts is not None
+    suggest, rest = (onnx.load_from_string(part) for part in parts)
+    for proto in (suggest, rest):
+        onnx.checker.check_model(proto, full_check=True)
+    assert [v.name for v in suggest.graph.output] == ["suggested"]
+    convolutions = [node for node in suggest.graph.node if node.op_type == "Conv"]
+    assert {node.input[1].split(".")[1] for node in convolutions} == {"impervious", "lights"}
+    left = {name for node in rest.graph.node for name in node.input}
+    assert "suggested" in left and not any(name.startswith("localise.lights") for name in left)
 
 
 def test_the_graph_has_no_grid_sample_and_no_resize(exported: Exported) -> None:

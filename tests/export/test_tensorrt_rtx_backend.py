@@ -28,8 +28,8 @@ from deeplight.engine.runtime import backends
 from deeplight.engine.runtime.artifact import Artifact, load_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.engine.runtime.backends.engine_compute import EngineCompute
-from deeplight.engine.runtime.first_use import trial_inputs
 from deeplight.engine.runtime.tensorrt_log import log_of
+from deeplight.engine.runtime.trial import trial_inputs
 from tests.engine.analytic import onnx_bytes
 from tests.export.fake_cuda import Context, Engine, Runtime
 from tests.export.rtx import Kernels, RtxEngine, RuntimeConfig, by_onnx, write_with_engines, zeros

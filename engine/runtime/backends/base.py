@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from deeplight.engine.core.arrays import Floats
-from deeplight.engine.core.spec import INPUTS, OFFSET, OUTPUTS, input_shape
+from deeplight.engine.core.spec import INPUTS, OFFSET, OUTPUTS, SUGGESTED, input_shape
 
 if TYPE_CHECKING:
     from deeplight.engine.runtime.artifact import Artifact
@@ -48,6 +48,8 @@ class Backend(ABC):
     """Whether `compiling`, see `open`, made a difference to what it runs."""
     compiling: bool = True
     """What `open` was told."""
+    suggests: bool = False
+    """Whether `suggest` can be called, and tiles may come with what it gave: after a `split` that asked for it."""
     device: str
     streams: int = 1
 
@@ -68,12 +70,15 @@ class Backend(ABC):
     def run(self, inputs: Mapping[str, Floats], outputs: Sequence[str] = ("ntl_hr",)) -> dict[str, Floats]:
         """Outputs by name for one batch of tiles.
 
-        inputs: exactly the tensors of `spec.INPUTS`, float32, NCHW, of one batch and LR size; and that of
-        `spec.OFFSET`, where it is given, after a `split` that said so.
+        inputs: exactly the tensors of `spec.INPUTS`, float32, NCHW, of one batch and LR size; that of
+        `spec.OFFSET`, where it is given, after a `split` that said so; and that of `spec.SUGGESTED`, where
+        `suggest` gave it.
         Returns float32 arrays with the shapes of `spec.OUTPUTS`. Raises ValueError naming the tensor that
         does not fit, DeepLightError where the runtime fails.
         """
         batch, h, w = check_inputs(inputs)
+        if SUGGESTED.name in inputs and not self.suggests:
+            raise ValueError(f"backend {self.name} computes what layers suggest by itself")
         given = inputs.get(OFFSET.name)
         if given is not None and not self.takes_offset:
             raise ValueError(f"backend {self.name} estimates the offset and takes none")
@@ -96,18 +101,26 @@ class Backend(ABC):
         *,
         layers: bool = True,
         offset: bool = False,
+        suggested: bool = False,
     ) -> None:
         """From now on run `streams` tiles at a time with `threads` threads in all. No run may be in progress.
 
         outputs: all that will be asked for from now on, so that others need not be computed; None: any. layers: whether
         any tile will have DMO or DEM; where none has, what belongs to them need not be computed either. offset: whether
-        all tiles come with their offset, which needs `outputs`.
+        all tiles come with their offset, which needs `outputs`. suggested: whether tiles may come with what their
+        layers suggest, which needs `outputs`, too; `suggests` stays False where the model cannot do that with the same
+        bits.
 
         Raises ValueError where there is more than one and the backend has no streams (`splits`), DeepLightError where
         there is no memory for them.
         """
         if streams != 1:
             raise ValueError(f"backend {self.name} computes one tile at a time, not {streams}")
+
+    def suggest(self, inputs: Mapping[str, Floats]) -> Floats:
+        """What the layers of a tile suggest, as `spec.SUGGESTED`, for all tiles that have the same layers. Only where
+        `suggests`. inputs: as `run` takes them; those of the lights are not looked at."""
+        raise ValueError(f"backend {self.name} computes what layers suggest by itself")
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
@@ -142,7 +155,7 @@ class Backend(ABC):
 
 def check_inputs(inputs: Mapping[str, Floats]) -> tuple[int, int, int]:
     """(batch, h, w) in LR pixels. Raises ValueError naming the tensor, what it is and what it must be."""
-    specs = (*INPUTS, OFFSET) if OFFSET.name in inputs else INPUTS
+    specs = (*INPUTS, *(spec for spec in (OFFSET, SUGGESTED) if spec.name in inputs))
     names = [s.name for s in specs]
     if set(inputs) != set(names):
         raise ValueError(f"inputs are {sorted(inputs)}; they must be {sorted(names)}")

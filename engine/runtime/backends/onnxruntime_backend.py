@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import queue
+import threading
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
@@ -11,13 +13,17 @@ import onnxruntime as ort
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
-from deeplight.engine.core.spec import INPUTS, OFFSET
+from deeplight.engine.core.spec import INPUTS, OFFSET, SUGGESTED, input_shape
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.onnx_alone import lights_alone
 from deeplight.engine.runtime.onnx_notes import check_origin
 from deeplight.engine.runtime.onnx_offset import with_offset
 from deeplight.engine.runtime.onnx_outputs import with_outputs
+from deeplight.engine.runtime.onnx_suggested import Parts, in_parts
+from deeplight.engine.runtime.trial import TILE, trial_inputs
+
+_log = logging.getLogger(__name__)
 
 _LOG_FATAL = 4
 """ONNX Runtime's log level: errors reach the user once, as exceptions, not also as log lines."""
@@ -27,7 +33,8 @@ class OnnxRuntimeBackend(Backend):
     """Runs the artifact's ONNX file with the CPU execution provider, one session a stream.
 
     Where no tile has daytime bands or elevation, it runs what is left of the file then (`onnx_alone`), which gives the
-    same bits.
+    same bits. Where tiles share their layers, it runs the file in two parts (`onnx_suggested`), once these have given
+    the same bits for a trial.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -39,6 +46,8 @@ class OnnxRuntimeBackend(Backend):
         self._model = model
         self._idle: queue.SimpleQueue[ort.InferenceSession] = queue.SimpleQueue()
         self._idle.put(session)
+        self._suggesting: ort.InferenceSession | None = None
+        self._one_at_a_time = threading.Lock()
         self._closed = False
         self._options = ort.RunOptions()
         self._options.log_severity_level = _LOG_FATAL
@@ -71,6 +80,7 @@ class OnnxRuntimeBackend(Backend):
         *,
         layers: bool = True,
         offset: bool = False,
+        suggested: bool = False,
     ) -> None:
         """From now on run so many tiles at a time, see Backend.split.
 
@@ -91,6 +101,9 @@ class OnnxRuntimeBackend(Backend):
         try:
             if outputs is not None:
                 model = (None if layers else lights_alone(model, outputs)) or with_outputs(model, outputs)
+            parts = _parts(model, outputs, threads) if suggested and outputs is not None else None
+            first = None if parts is None else open_session(parts.suggest, threads, keep_memory=False)
+            model = model if parts is None else parts.rest
             sessions = [open_session(model, max(1, share)) for share in shares]
         except Exception as e:  # the runtime's exceptions share no public base class
             raise DeepLightError(
@@ -99,12 +112,30 @@ class OnnxRuntimeBackend(Backend):
         self._drop()
         for session in sessions:
             self._idle.put(session)
-        self.streams = streams
+        self.streams, self._suggesting, self.suggests = streams, first, first is not None
+
+    def suggest(self, inputs: Mapping[str, Floats]) -> Floats:
+        """What the layers of a tile suggest, see Backend.suggest. For one tile at a time, so that it takes the memory
+        of one beside that of the streams."""
+        if self._suggesting is None:
+            raise ValueError("the backend is closed, or was not asked for what layers suggest")
+        with self._one_at_a_time:
+            return self._called(self._suggesting, inputs, [SUGGESTED.name])[0]
 
     def _run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
         if self._closed:
             raise ValueError("the backend is closed")
+        if self.suggests and SUGGESTED.name not in inputs:
+            inputs = {**inputs, SUGGESTED.name: self.suggest(inputs)}
         session = self._idle.get()
+        try:
+            return self._called(session, inputs, outputs)
+        finally:
+            self._idle.put(session)
+
+    def _called(
+        self, session: ort.InferenceSession, inputs: Mapping[str, Floats], outputs: Sequence[str]
+    ) -> list[Floats]:
         try:
             wanted = {i.name: inputs[i.name] for i in session.get_inputs()}
             if OFFSET.name in inputs.keys() - wanted.keys():
@@ -116,8 +147,6 @@ class OnnxRuntimeBackend(Backend):
             raise DeepLightError(
                 f"ONNX Runtime failed on a tile of {h}×{w} LR pixels: {_first_line(e)}{remedy}"
             ) from None
-        finally:
-            self._idle.put(session)
         return [np.asarray(r, np.float32) for r in results]
 
     def versions(self) -> dict[str, str]:
@@ -130,6 +159,7 @@ class OnnxRuntimeBackend(Backend):
         self._closed = True
 
     def _drop(self) -> None:
+        self._suggesting, self.suggests = None, False
         while not self._idle.empty():
             self._idle.get()
 
@@ -138,12 +168,34 @@ class OnnxRuntimeBackend(Backend):
         self._options.terminate = True
 
 
-def open_session(model: bytes, threads: int) -> ort.InferenceSession:
-    """A session on the CPU with `threads` threads. Raises what ONNX Runtime raises where it cannot load the model."""
+def _parts(model: bytes, outputs: Sequence[str], threads: int) -> Parts | None:
+    """The model in two parts, which give the same bits as the whole for a trial; None where there are no such parts."""
+    parts = in_parts(model, outputs)
+    if parts is None or not _same(with_outputs(model, outputs), parts, outputs, threads):
+        _log.debug("the model does not come apart: what the layers suggest is computed for each date again")
+        return None
+    return parts
+
+
+def _same(whole: bytes, parts: Parts, outputs: Sequence[str], threads: int) -> bool:
+    """Whether two parts give the bits of the whole."""
+    inputs, names = trial_inputs(), list(outputs)
+    wanted = open_session(whole, threads).run(names, inputs)
+    (lights,) = open_session(parts.suggest, threads).run([SUGGESTED.name], inputs)
+    if lights.shape != input_shape(SUGGESTED, *TILE):
+        return False
+    found = open_session(parts.rest, threads).run(names, {**inputs, SUGGESTED.name: lights})
+    return all(a.tobytes() == b.tobytes() for a, b in zip(wanted, found, strict=True))
+
+
+def open_session(model: bytes, threads: int, *, keep_memory: bool = True) -> ort.InferenceSession:
+    """A session on the CPU with `threads` threads. keep_memory: of its largest tile, for the next. Raises what ONNX
+    Runtime raises where it cannot load the model."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_FATAL
+    options.enable_cpu_mem_arena = keep_memory
     # Planned as one block, a run's tensors took 4.3 GB at a tile of 296²; allocated in turn 2.2 GB, at the same speed.
     options.enable_mem_pattern = False
     # Spinning threads would take the cores from readers and writers between two tiles.

@@ -7,15 +7,17 @@ CPU and the Triton kernels on CUDA.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, OF_LIGHTS_ALONE, OFFSET, OUTPUTS
+from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, OF_LIGHTS_ALONE, OFFSET, OUTPUTS, SUGGESTED
 from deeplight.engine.network.alone import LightsAlone
 from deeplight.engine.network.compiled import compiled
 from deeplight.engine.network.model import DeepLightSR
@@ -49,6 +51,7 @@ class TorchBackend(Backend):
         self._place, self._resident = device, compute
         self._compute = self._in_graphs(compute)
         self._alone: Compute | None = None
+        self._network: DeepLightSR | None = None
         self._cancelled = False
 
     def _in_graphs(self, compute: Compute) -> Compute:
@@ -84,9 +87,13 @@ class TorchBackend(Backend):
         *,
         layers: bool = True,
         offset: bool = False,
+        suggested: bool = False,
     ) -> None:
         """One tile at a time, see Backend.split; without what belongs to layers where there are none."""
-        super().split(streams, threads, outputs, layers=layers, offset=offset)
+        super().split(streams, threads, outputs, layers=layers, offset=offset, suggested=suggested)
+        # on a GPU they are made by one kernel, and kept graphs would have to be made with and without it
+        self._network = getattr(self._resident, "network", None) if suggested and not self._on_gpu else None
+        self.suggests = self._network is not None and self._network.config.align
         alone = getattr(self._resident, "alone", None)
         spared = not layers and outputs is not None and set(outputs) <= set(OF_LIGHTS_ALONE)
         self._alone = self._in_graphs(alone) if spared and alone is not None else None
@@ -103,7 +110,13 @@ class TorchBackend(Backend):
         try:
             # also in a reduced precision: its islands are promised in float32
             with exact_float32(), torch.inference_mode():
-                results = compute([torch.from_numpy(inputs[name]) for name in given])
+                tensors = [torch.from_numpy(inputs[name]) for name in given]
+                if SUGGESTED.name in inputs:
+                    assert self._network is not None
+                    lights = torch.from_numpy(inputs[SUGGESTED.name])
+                    results = _called(partial(self._network, known_lights=lights), tensors)
+                else:
+                    results = compute(tensors)
             by_name = dict(zip(made, results, strict=True))
             return [by_name[name].to("cpu", torch.float32).contiguous().numpy() for name in outputs]
         except RuntimeError as e:
@@ -111,6 +124,14 @@ class TorchBackend(Backend):
             raise DeepLightError(
                 f"PyTorch failed on a tile of {h}×{w} LR pixels: {_first_line(e)}{remedy}"
             ) from None
+
+    def suggest(self, inputs: Mapping[str, Floats]) -> Floats:
+        """See Backend.suggest."""
+        if self._network is None:
+            return super().suggest(inputs)
+        with exact_float32(), torch.inference_mode():
+            found = self._network.suggest(*(_channels_last(torch.from_numpy(inputs[s.name])) for s in INPUTS))
+        return np.ascontiguousarray(found.numpy())
 
     def versions(self) -> dict[str, str]:
         """PyTorch's version; on a GPU also Triton's and a digest of the kernels' configurations, which decide bits."""
@@ -164,6 +185,7 @@ class Computing:
     ) -> None:
         placed = in_precision(model, precision).to(device)
         placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = placed
         fuse = compiled if compiling else _as_it_is
         self._run = fuse(placed, device)
         self._alone = fuse(LightsAlone(placed), device)
