@@ -150,6 +150,9 @@ def placement_options(command: _Command) -> _Command:
     type=Parsed("local:N|ray…", parse_workers),
     help="Processes here, or of Ray: ray[:HOST:PORT][,N]",
 )
+@click.option(
+    "--split", type=click.IntRange(1), metavar="SIDE", help="Write regions of so many LR pixels, and a VRT"
+)
 @click.option("--report", type=OUTPUT, metavar="RUN.JSON", help="Write a run report")
 @click.option("--events", type=OUTPUT, metavar="E.JSONL", help="Write what happens as JSON lines")
 @click.option(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. path: the Cloud-Optimized GeoTIFF, not there yet after a shard. report: what deeplight-infer
-    writes as run.json; None where resume=True found the output complete."""
+    """A finished run. path: the Cloud-Optimized GeoTIFF, or the VRT over regions, not there yet after a shard. report:
+    what deeplight-infer writes as run.json; None where resume=True found the output complete."""
 
     path: Path
     report: dict[str, Any] | None
@@ -56,6 +56,7 @@ def refine(
     check: int = 0,
     shard: tuple[int, int] | None = None,
     workers: str | None = None,
+    split: int | None = None,
 ) -> Run:
     """Refine a whole scene 8× and write it as a Cloud-Optimized GeoTIFF; the memory need not hold it.
 
@@ -83,6 +84,8 @@ def refine(
             the same call is made with resume=True in place of it.
         workers: "local:N" for N processes on this host, "ray", "ray:HOST:PORT" or "ray:HOST:PORT,N" for those of a Ray
             cluster, which compute the parts and open scene and model themselves; None: this process does. Needs Ray.
+        split: Side in LR pixels of regions, a multiple of 256: `out` becomes a folder with a GeoTIFF for each region
+            that has data, and a VRT over all, lights.vrt; None: one GeoTIFF.
 
     Returns:
         The path and the report.
@@ -108,6 +111,7 @@ def _run(
             "refine writes whole scenes and this is a part: call the model with it, as model(part), or give the scene"
         )
     with arrays_named(scene.arrays):
+        from deeplight.engine.output.vrt import VRT
         from deeplight.engine.run.pipeline import infer
         from deeplight.engine.stack.options import is_group
 
@@ -122,7 +126,8 @@ def _run(
         found = infer(options, told)
         if found is not None:
             told.log(found.headline())
-        return Run(options.out, None if found is None else asdict(found))
+        path = options.out if options.split is None else options.out / VRT
+        return Run(path, None if found is None else asdict(found))
 
 
 def loading_of(model: Model | str | Path) -> Loading:
@@ -146,6 +151,7 @@ def run_options(scene: SceneOptions, loading: Loading, given: Mapping[str, Any])
         streams=arguments.count_or_none("streams", given["streams"]),
         shard=arguments.shard(given["shard"]),
         workers=arguments.workers(given["workers"]),
+        split=arguments.count_or_none("split", given["split"]),
         stac=bool(given["stac"]),
         **{
             name: arguments.path_or_none(name, given[name])

@@ -181,12 +181,7 @@ class Scene:
     @property
     def grid(self) -> Grid:
         """The LR grid of the scene or part; `grid.finer()` is that of results."""
-        from affine import Affine
-
-        from deeplight.engine.raster.grid import Grid
-
-        whole, w = self._rasters.grid, self.window
-        return Grid(whole.crs, whole.transform @ Affine.translation(w.col, w.row), w.height, w.width)
+        return self._rasters.grid.part(self.window)
 
     @property
     def unit(self) -> str:

@@ -107,15 +107,21 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(
-    path: Path, *, check: Callable[[Path], None] | None = None, first_stays: bool = False, disk: Disk = DISK
+    path: Path,
+    *,
+    check: Callable[[Path], None] | None = None,
+    first_stays: bool = False,
+    within: Path | None = None,
+    disk: Disk = DISK,
 ) -> Iterator[BinaryIO]:
     """A file to write that appears as `path` when the block ends, synced, and not at all if the block raises.
 
     check: looks at the finished temporary file and raises to keep it from getting the name. first_stays: a file that
     has the name stays, for several writers of the same bytes: whoever reads it keeps it whole, over a network too.
+    within: a folder on the same disk that has the file until then: when that is removed, the file never appears.
     Raises DeepLightError where the disk is full or does not let itself be written.
     """
-    temporary = temporary_name(path)
+    temporary = temporary_name(path if within is None else within / path.name)
     with disk_errors(path):
         try:
             with disk.create(temporary) as file:

@@ -96,6 +96,14 @@ def assemble(
     Raises DeepLightError where packs are missing or damaged (those are removed, so that a resumed run
     computes them again), where the disk is full, or where the finished file does not read back.
     """
+    check_packs(store)
+    check_storable(store.spec)
+    remove_leftovers(out.parent, (out.name,), disk=disk)
+    return write_cog(store, out, verify=verify, progress=progress, disk=disk, hands=hands)
+
+
+def check_packs(store: PackStore) -> None:
+    """Raise DeepLightError where not all packs are there."""
     keys = store.keys()
     present = store.present()
     missing = [key for key in keys if key not in present]
@@ -104,8 +112,20 @@ def assemble(
             f"{len(missing)} of {len(keys)} packs are not there yet, the first is {missing[0]}: "
             "make the same call with `resume=True`"
         )
-    check_storable(store.spec)
-    remove_leftovers(out.parent, (out.name,), disk=disk)
+
+
+def write_cog(
+    store: PackStore,
+    out: Path,
+    *,
+    verify: Callable[[Path], None] | None = None,
+    progress: Progress | None = None,
+    disk: Disk = DISK,
+    hands: Hands | None = None,
+    within: Path | None = None,
+) -> AssemblyStats:
+    """Do what `assemble` does, of packs that are known to be there; others may write `out`, too. within: see
+    `replacing`."""
     try:
         with disk_errors(out), disk.scratch(store.folder) as spool:
             levels = pack_tables(store)
@@ -119,7 +139,7 @@ def assemble(
                     verify(path)
                 remove_sidecars(out, disk=disk)
 
-            with replacing(out, check=accept, disk=disk) as file, progress or Silent() as told:
+            with replacing(out, check=accept, within=within, disk=disk) as file, progress or Silent() as told:
                 told.start(layout.size, BYTES, "assembling")
                 start = _write_head(file, store, levels, layout, spool)
                 told.advance(start)

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.core.files import write_file
-from deeplight.engine.core.wording import counted
 from deeplight.engine.output.stac import COLLECTION, require_pystac
 
 if TYPE_CHECKING:
     from deeplight.engine.output.packs import OutputSpec
 
 
-def write_collection(folder: Path, spec: OutputSpec, items: Sequence[Path]) -> Path:
-    """Write the collection of `items`, which lie in `folder`, and return its path. spec: of one of the outputs.
+def write_collection(folder: Path, spec: OutputSpec, items: Sequence[Path], what: str) -> Path:
+    """Write the collection of `items`, which lie in `folder`, and return its path. spec: with the grid of
+    all. what: they are, as "12 dates".
 
     The same items give the same bytes. Raises InputError where pystac is missing, DeepLightError where the disk
     refuses.
@@ -32,7 +32,7 @@ def write_collection(folder: Path, spec: OutputSpec, items: Sequence[Path]) -> P
     instants = [pystac.utils.str_to_datetime(at) for at in (first, last)]
     collection = pystac.Collection(
         folder.resolve().name,
-        f"Nighttime lights of {counted(len(items), 'dates')}, refined 8× by {spec.tags['DEEPLIGHT_MODEL']}",
+        f"Nighttime lights of {what}, refined 8× by {spec.tags['DEEPLIGHT_MODEL']}",
         pystac.Extent(pystac.SpatialExtent([bbox]), pystac.TemporalExtent([list(instants)])),
         license="other",  # that of the maps is that of the layers they were made from
     )

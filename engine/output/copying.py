@@ -152,7 +152,7 @@ def placed_blocks(store: PackStore, table: npt.NDArray[Any], part: ByteRange) ->
     last = int(np.searchsorted(table["at"], part.stop, side="left"))
     cols = store.lattice[1]
     for number, run in itertools.groupby(table[first:last].tolist(), key=lambda block: int(block[4])):
-        key = divmod(number, cols)
+        key = store.at(*divmod(number, cols))
         path = store.path(key)
         try:
             pack = path.open("rb")

@@ -50,13 +50,12 @@ def pack_tables(store: PackStore) -> list[Level]:
     for number in range(store.spec.levels + 1):
         shape = (bands, *store.spec.blocks(number))
         levels.append(Level(*(np.zeros(shape, dtype=np.int64) for _ in range(3))))
-    keys = store.keys()
-    for key in keys:
-        index = store.index(key)
+    for row, col in np.ndindex(store.lattice):
+        index = store.index(store.at(row, col))
         source = index.start
         for block in index.blocks:
             per_side = blocks_per_side(store, block.level)
-            place = (block.band, key[0] * per_side + block.row, key[1] * per_side + block.col)
+            place = (block.band, row * per_side + block.row, col * per_side + block.col)
             level = levels[block.level]
             level.size[place], level.crc[place], level.source[place] = block.size, block.crc, source
             source += block.size
@@ -107,7 +106,7 @@ class Overviews:
         """What the block (or pack) at `row`, `col` one level below adds to its parent at `level`."""
         if level == self.first:
             rows, cols = self.store.lattice
-            return self.store.rest((row, col)) if row < rows and col < cols else None
+            return self.store.rest(self.store.at(row, col)) if row < rows and col < cols else None
         rows, cols = self.store.spec.blocks(level - 1)
         if row >= rows or col >= cols:
             return None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ from deeplight.engine.raster.grid import Grid
 TYPICAL_BYTES = {"float32": 2.5, "uint16": 1.0}
 """Compressed bytes per pixel, measured with zstd level 1 on lights with texture."""
 
-_PATIENCE_S, _PAUSE_S = 60.0, 0.5
+PATIENCE_S, PAUSE_S = 60.0, 0.5
 """How long to wait for files whose names are listed: NFS clients remember for up to a minute that a name was absent."""
 
 
@@ -62,6 +63,7 @@ class OutputSpec:
     nodata: NaN or a number for float32, 0 or 65535 for uint16.
     tags: metadata items of the file, which must be equal for equal runs.
     block: side of a TIFF tile in pixels, a multiple of 16.
+    least_levels: overview levels that it has even where one block holds it.
     compression, zstd_level: "zstd" at that level, or "deflate" (level 6).
 
     Raises InputError where a field has another value.
@@ -77,6 +79,7 @@ class OutputSpec:
     block: int = 512
     zstd_level: int = 1
     compression: Literal["zstd", "deflate"] = "zstd"
+    least_levels: int = 0
 
     def __post_init__(self) -> None:
         if not self.bands or self.grid.height < 1 or self.grid.width < 1:
@@ -104,7 +107,7 @@ class OutputSpec:
     @property
     def levels(self) -> int:
         """Number of overview levels."""
-        return overview_levels(self.grid.height, self.grid.width, self.block)
+        return max(self.least_levels, overview_levels(self.grid.height, self.grid.width, self.block))
 
     @property
     def flag_bands(self) -> tuple[int, ...]:
@@ -178,6 +181,8 @@ class PackStore:
         self.folder = folder
         self.spec = spec
         self.side = side
+        self.first: PackKey = (0, 0)
+        """The pack in the upper left corner; another one in a `part`."""
         self.disk = disk
         self.full_levels = min(_doublings(spec, side), spec.levels)
         """Overview levels up to this one consist of whole blocks of single packs."""
@@ -201,16 +206,33 @@ class PackStore:
         """(rows, columns) of packs."""
         return -(-self.spec.grid.height // self.side), -(-self.spec.grid.width // self.side)
 
+    def part(self, packs: Window, levels: int) -> PackStore:
+        """A window, in packs, as an output of its own with so many overview levels, of which packs can be read.
+
+        They keep their keys.
+        """
+        spec, found = self.spec, copy.copy(self)
+        pixels = packs.scaled(self.side).clipped(spec.grid.height, spec.grid.width)
+        found.spec = replace(spec, grid=spec.grid.part(pixels), least_levels=levels)
+        found.first = self.at(packs.row, packs.col)
+        found.full_levels = min(_doublings(spec, self.side), found.spec.levels)
+        return found
+
+    def at(self, row: int, col: int) -> PackKey:
+        """The pack at a place in the lattice."""
+        return self.first[0] + row, self.first[1] + col
+
     def keys(self) -> list[PackKey]:
         """All packs of the output, row by row."""
         rows, cols = self.lattice
-        return [(row, col) for row in range(rows) for col in range(cols)]
+        return [self.at(row, col) for row in range(rows) for col in range(cols)]
 
     def window(self, key: PackKey) -> Window:
         """The HR pixels of a pack, inside the scene. Raises KeyError for a pack that the output lacks."""
-        full = Window(key[0] * self.side, key[1] * self.side, self.side, self.side)
+        row, col = key[0] - self.first[0], key[1] - self.first[1]
+        full = Window(row * self.side, col * self.side, self.side, self.side)
         window = full.clipped(self.spec.grid.height, self.spec.grid.width)
-        if min(key) < 0 or not window.height or not window.width:
+        if min(row, col) < 0 or not window.height or not window.width:
             raise KeyError(key)
         return window
 
@@ -305,11 +327,11 @@ class PackStore:
         """
         good: set[PackKey] = set()
         unseen = set(self.keys() if keys is None else keys)
-        until = time.monotonic() + _PATIENCE_S
+        until = time.monotonic() + PATIENCE_S
         while unseen := self._sort_out(unseen & self.present(), good):
             if time.monotonic() > until:
                 break  # it is computed again, which gives the same pack
-            time.sleep(_PAUSE_S)
+            time.sleep(PAUSE_S)
         return good
 
     def _sort_out(self, keys: Collection[PackKey], good: set[PackKey]) -> set[PackKey]:

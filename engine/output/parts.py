@@ -18,6 +18,7 @@ from pathlib import Path
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import (
     DISK,
+    TEMPORARY_SUFFIX,
     Disk,
     disk_errors,
     leftovers,
@@ -28,7 +29,8 @@ from deeplight.engine.core.files import (
 )
 from deeplight.engine.core.locks import exclusive, is_held
 
-_SUFFIXES = (".tif", ".tiff")
+MAPS = (".tif", ".tiff")
+"""The endings of a map's name."""
 RECORD, LOCK, _PACKS, _REMOVED = "record.json", "lock", "packs", ".removed"
 """Names in a folder of parts; _PACKS begins that of the folder of packs, see `packs_folder`."""
 _LONGEST_ADDITION = 64
@@ -108,13 +110,13 @@ def packs_folder(out: Path, record: Record) -> Path:
     return parts_folder(out) / f"{_PACKS}-{record.digest}"
 
 
-def check_output(out: Path, mode: Mode, shard: bool = False) -> bool:
+def check_output(out: Path, mode: Mode, shard: bool = False, suffixes: tuple[str, ...] = MAPS) -> bool:
     """Refuse an output that cannot or must not be written, before any work. shard: others may be at work beside it.
 
     Returns True where a resumed run finds it complete already; what a finished run left is removed then where that can
     be, nothing else is touched. Raises InputError.
     """
-    check_name(out, _SUFFIXES)
+    check_name(out, suffixes)
     parts = parts_folder(out)
     complete = mode is Mode.RESUME and exists(out) and not parts.exists()
     if not complete:
@@ -318,6 +320,8 @@ def claimed_parts(
 def _tidy(out: Path, disk: Disk) -> None:
     """Remove what killed runs left beside the parts, so that this run has the space."""
     remove_leftovers(out.parent, (out.name,), disk=disk)
+    for unfinished in parts_folder(out).glob(f"{_PACKS}*/.*.tif.*{TEMPORARY_SUFFIX}"):  # regions
+        disk.remove(unfinished)
     _remove_doomed(parts_folder(out), disk)
 
 

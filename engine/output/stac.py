@@ -58,10 +58,22 @@ def write_item(out: Path, spec: OutputSpec, ntl: Raster, model: Manifest, collec
     The same output of the same NTL raster gives the same item. Raises InputError where pystac is missing,
     DeepLightError where the disk refuses.
     """
+    return write_items([(out, spec)], ntl, model, collection)[0]
+
+
+def write_items(
+    maps: Sequence[tuple[Path, OutputSpec]], ntl: Raster, model: Manifest, collection: str
+) -> list[Path]:
+    """As `write_item`, of several outputs of one time."""
     require_pystac()
+    when = _time(maps[0][1], ntl) if maps else None
+    return [_write_item(out, spec, when, model, collection) for out, spec in maps if when is not None]
+
+
+def _write_item(out: Path, spec: OutputSpec, when: Span, model: Manifest, collection: str) -> Path:
     import pystac
 
-    item = _item(out, spec, _time(spec, ntl))
+    item = _item(out, spec, when)
     bands = [_band(spec, band, spec.dtype, spec.nodata) for band in spec.bands]
     _add_data(item, out, pystac.MediaType.COG, bands)
     if collection:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from affine import Affine
 
 from deeplight.engine.core.spec import SCALE
+from deeplight.engine.core.windows import Window
 
 if TYPE_CHECKING:
     from rasterio.crs import CRS
@@ -30,6 +31,11 @@ class Grid:
             self.height * factor,
             self.width * factor,
         )
+
+    def part(self, window: Window) -> Grid:
+        """The lattice of a window of pixels."""
+        corner = self.transform @ Affine.translation(window.col, window.row)
+        return Grid(self.crs, corner, window.height, window.width)
 
     @property
     def shape(self) -> tuple[int, int]:

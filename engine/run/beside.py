@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deeplight.engine.core.spec import SCALE
 from deeplight.engine.output.acquired import acquired
 from deeplight.engine.run.told import facts_of
 
@@ -28,10 +29,15 @@ def beside(
 
         when = acquired("", spec.tags)
         night = night_of(scene, options.out, when, facts_of(scene, spec, report))
-        write_page(options.page, options.out.name, scene.unit, spec.grid, [night])
+        title = (options.out if options.split is None else options.out.parent).resolve().name
+        write_page(options.page, title, scene.unit, spec.grid, [night])
     if options.stac:
         from deeplight.engine.output.model_item import write_model_item
+        from deeplight.engine.output.region_items import write_region_items
         from deeplight.engine.output.stac import write_item
 
         write_model_item(options.out.parent, model)
-        write_item(options.out, spec, scene.ntl_raster, model)
+        if options.split is None:
+            write_item(options.out, spec, scene.ntl_raster, model)
+        else:
+            write_region_items(options.out, spec, options.split * SCALE, scene.ntl_raster, model)

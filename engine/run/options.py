@@ -61,7 +61,8 @@ class RunOptions:
     bring the output, as the sensor would see it, into agreement with the NTL. when: the time that the NTL covers, in
     place of what its metadata or name says. shard: compute that share of
     the packs alone; None: all, and the output. workers: processes that compute packs; None: this one does. beside:
-    processes that compute on this host with its memory.
+    processes that compute on this host with its memory. split: write the output in regions of so many LR pixels a side
+    into the folder `out`.
     """
 
     scene: SceneOptions
@@ -91,6 +92,7 @@ class RunOptions:
     shard: Shard | None = None
     workers: Workers | None = None
     beside: int = 1
+    split: int | None = None
 
     @property
     def part(self) -> bool:

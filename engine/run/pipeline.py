@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.machine import available_cpus, available_memory
@@ -40,22 +40,32 @@ from deeplight.engine.run.preparation import (
 from deeplight.engine.run.report import RunReport, make_report, write_report
 from deeplight.engine.run.result import RunResult, Tally
 from deeplight.engine.run.seams import VerifiedSeams, verify_seams
+from deeplight.engine.run.split import in_folder
 from deeplight.engine.run.tiling import Crew
 from deeplight.engine.run.work import Tile
 from deeplight.engine.runtime.artifact import load_artifact
 
 if TYPE_CHECKING:
+    from deeplight.engine.output.hands import Piece
     from deeplight.engine.output.packs import PackStore
     from deeplight.engine.raster.scene import Scene
 
 
 def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | None:
-    """Run a model over a scene and write the Cloud-Optimized GeoTIFF `options.out`.
+    """Run a model over a scene and write the Cloud-Optimized GeoTIFF `options.out`, or a folder of them (`split`).
 
     Returns the report; None where a resumed run finds the output complete. Raises DeepLightError (InputError
     before anything is written). After an interruption, or where tiles had to be given up, the finished packs
     stay beside the output for `resume=True` and the output does not appear. A shard leaves its packs there, too.
     """
+    if options.split is not None:
+        with in_folder(options) as into:
+            return _infer_as_asked(into, progress)
+    return _infer_as_asked(options, progress)
+
+
+def _infer_as_asked(options: RunOptions, progress: Progress | None) -> RunReport | None:
+    """Do what `infer` does, by workers or in this process."""
     if options.workers is not None:
         from deeplight.engine.run.workers.lead import infer_with_workers
 
@@ -177,6 +187,7 @@ class Run:
         )
         self.tally = Tally()
         self.seams: VerifiedSeams | None = None
+        self.regions: Mapping[Piece, int] | None = None
         self.seconds = {"stream": 0.0, "assemble": 0.0}
         self.filler = PackFiller(
             store,
@@ -232,6 +243,7 @@ class Run:
             meter=self.work.meter,
             uncompiled=self.work.fallbacks(),
             moved_before=moved_before,
+            regions=self.regions,
         )
 
     def _order(self) -> Order:
@@ -346,13 +358,19 @@ class Run:
         """Make the output from the packs. Raises DeepLightError where `verify_seams` finds a difference."""
         from deeplight.engine.output.cog import assemble
         from deeplight.engine.output.hands import Threads
+        from deeplight.engine.output.regions import assemble_regions
 
         self.progress.log("assembling the output")
         self.events.emit("assembling")
         with self._timed("assemble"):
             verify = self.verify if self.options.verify_seams else None
             hands = self.hands or Threads(self.threads)
-            assemble(self.store, self.options.out, verify=verify, progress=self.progress, hands=hands)
+            how: Any = {"verify": verify, "progress": self.progress, "hands": hands}
+            if self.options.split is None:
+                assemble(self.store, self.options.out, **how)
+            else:
+                side = self.options.split // self.plan.pack
+                self.regions = assemble_regions(self.store, self.options.out, side, **how)
         self.seconds["assemble"] -= self.seconds.get("verify", 0.0)
 
     def verify(self, path: Path) -> None:

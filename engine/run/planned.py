@@ -13,6 +13,7 @@ from deeplight.engine.run.engine import Engine
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.precision import compare_scene
 from deeplight.engine.run.preparation import output_spec, plan_run, valid_share
+from deeplight.engine.run.split import check_side
 from deeplight.engine.run.tiling import TilePlan
 from deeplight.engine.run.work import TileWork
 from deeplight.engine.runtime.artifact import Artifact
@@ -66,6 +67,7 @@ def plan_scene(options: RunOptions, scene: Scene, engine: Engine) -> PlannedRun:
     work = paths.tile_work(options, scene, artifact, backend, plan, threads, *shared)
     try:
         plan = work.fit(plan)
+        check_side(options, plan.pack)
     except BaseException:
         work.close()
         raise

@@ -12,6 +12,7 @@ from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention
 from deeplight.engine.output.parts import (
+    MAPS,
     Mode,
     Record,
     anew,
@@ -20,7 +21,9 @@ from deeplight.engine.output.parts import (
     check_writable,
     stored_record,
 )
-from deeplight.engine.output.stac import item_path, require_pystac
+from deeplight.engine.output.region_items import check_collection
+from deeplight.engine.output.regions import check_folder_of_regions, files_of
+from deeplight.engine.output.stac import COLLECTION, item_path, require_pystac
 from deeplight.engine.raster.auxiliary import check_auxiliary_options
 from deeplight.engine.raster.dataset_names import matching
 from deeplight.engine.raster.lights import check_light_options
@@ -64,7 +67,7 @@ def check_request(options: RunOptions) -> bool:
         )
     if options.stac:
         require_pystac()
-        check_folder(item_path(options.out))
+        check_folder(_item(options))
     given = options.scene.files().values()
     inputs = [Path(file).resolve() for name in given for file in (matching(name) or [name])]
     for path, suffixes in (
@@ -78,7 +81,14 @@ def check_request(options: RunOptions) -> bool:
     for written in (options.out, options.report, options.quicklook, options.page, options.events):
         if written is not None and written.resolve() in inputs:
             raise InputError(f"{written} is also an input: choose another name for the output")
-    complete = check_output(options.out, options.mode, shard=options.shard is not None)
+    suffixes = MAPS if options.split is None else (".vrt",)
+    complete = check_output(options.out, options.mode, options.shard is not None, suffixes)
+    if options.split is not None and complete:
+        files_of(options.out)
+    elif options.split is not None:
+        check_folder_of_regions(options.out, options.mode)
+    if options.split is not None and options.stac and options.mode is not Mode.NEW:
+        check_collection(_item(options))
     beside = sidecars(options.out)
     if beside and options.mode is Mode.NEW:
         raise InputError(
@@ -93,8 +103,13 @@ def check_request(options: RunOptions) -> bool:
 
 def beside_output(options: RunOptions) -> list[Path]:
     """The files that a run writes once, beside the output."""
-    item = item_path(options.out) if options.stac else None
+    item = _item(options) if options.stac else None
     return [path for path in (options.report, options.quicklook, options.page, item) if path is not None]
+
+
+def _item(options: RunOptions) -> Path:
+    """The file of the STAC item, or of the collection of regions."""
+    return item_path(options.out) if options.split is None else options.out.with_name(COLLECTION)
 
 
 def remove_beside_leftovers(options: RunOptions) -> None:

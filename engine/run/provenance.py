@@ -59,6 +59,7 @@ def pixel_options(options: RunOptions, scene: Scene, backend: Backend) -> dict[s
         "conserve_radiance": "yes" if options.conserve_radiance else "",
         "bands": ",".join(options.bands),
         "precision": options.precision,
+        "split": options.split,
         "compile": "off" if backend.compiles and not options.compiling else "",
     }
     return {k: _text(v) for k, v in chosen.items() if v is not None and v != ""}

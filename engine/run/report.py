@@ -34,7 +34,8 @@ class RunReport:
     lights, clamped_pixels and share_of_output of an input are over the whole output, packs of earlier runs included;
     tiles, seconds, rates, load and bytes are this run's. workers: what each process told that computed packs for it, of
     those that were lost that they were; counts, busy seconds and bytes of the run include theirs, peak_memory_bytes is
-    of the process that assembled the output.
+    of the process that assembled the output. regions: None where the output is one file; their side in LR pixels, how
+    many have a file, and those (row, column) that have none because there is no data.
     """
 
     output: str
@@ -62,6 +63,7 @@ class RunReport:
     bytes_written: int | None
     versions: Mapping[str, str]
     workers: Sequence[Mapping[str, Any]] = ()
+    regions: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """The text of run.json."""
@@ -144,12 +146,18 @@ def make_report(
         bytes_written=now[1] - before[1] if now and before else None,
         versions=versions(backend),
         workers=result.workers,
+        regions=None if result.regions is None else _regions(options, result.regions),
     )
 
 
 def _model(artifact: Artifact, precision: str) -> dict[str, Any]:
     m = artifact.manifest
     return {"name": m.name, "preset": m.preset, "sha256": artifact.digest, "precision": precision}
+
+
+def _regions(options: RunOptions, found: Mapping[tuple[int, int], int]) -> dict[str, Any]:
+    empty = sorted(list(piece) for piece, size in found.items() if not size)
+    return {"side": options.split, "files": len(found) - len(empty), "without_data": empty}
 
 
 def _failure(core: Window, reason: str, workers: Sequence[str]) -> dict[str, Any]:

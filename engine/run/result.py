@@ -58,7 +58,8 @@ class RunResult:
     and "assemble" among them. retried: failures that were answered by another try; quarantined: tiles that were
     given up. seams: None unless they were verified. meter: of the device path; None on the host's. uncompiled: tile
     shapes that ran so although a compiler was asked, and why. moved_before: `bytes_moved` when the run began. workers:
-    what each process told that computed packs for the run.
+    what each process told that computed packs for the run. regions: of the output → bytes, 0 where there is no data;
+    None where it is one file.
     """
 
     plan: TilePlan
@@ -77,3 +78,4 @@ class RunResult:
     uncompiled: Mapping[str, str]
     moved_before: tuple[int, int] | None
     workers: Sequence[Mapping[str, Any]] = ()
+    regions: Mapping[tuple[int, int], int] | None = None

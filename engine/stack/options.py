@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 from deeplight.engine.output.acquired import Span
 from deeplight.engine.output.parts import parts_folder
+from deeplight.engine.output.vrt import VRT
 from deeplight.engine.run.options import RunOptions
 
 if TYPE_CHECKING:
     from deeplight.engine.stack.nights import Night
 
-VRT, REPORT, OFFSET_FILE = "lights.vrt", "run.json", "offset.tif"
+REPORT, OFFSET_FILE = "run.json", "offset.tif"
 """Names of files in the folder, beside {date}.tif and what is asked for."""
 Offset = Literal["own", "stack"]
 _MAPS, _GROUP = (".tif", ".tiff"), ".zarr"
@@ -48,7 +49,8 @@ class StackOptions:
 
         run = self.run
         item = run.out / COLLECTION if run.out.is_dir() and not is_group(run.out) else item_path(run.out)
-        asked = (run.out, run.quicklook, run.page, run.report, item if run.stac else None)
+        out = run.out if run.split is None else run.out / VRT
+        asked = (out, run.quicklook, run.page, run.report, item if run.stac else None)
         return [path for path in asked if path is not None and path.exists()]
 
     def single(self, night: Night) -> RunOptions:

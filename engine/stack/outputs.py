@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.files import remove_leftovers
+from deeplight.engine.core.wording import counted
 from deeplight.engine.output.dates_vrt import write_dates_vrt
 from deeplight.engine.output.stac import COLLECTION
-from deeplight.engine.stack.options import REPORT, VRT
+from deeplight.engine.output.vrt import VRT
+from deeplight.engine.stack.options import REPORT
 from deeplight.engine.stack.pages import DatesPage
 
 if TYPE_CHECKING:
@@ -72,6 +74,6 @@ class Outputs:
             from deeplight.engine.output.model_item import write_model_item
 
             write_model_item(self.folder, self._model)
-            write_collection(self.folder, spec, self._items)
+            write_collection(self.folder, spec, self._items, counted(len(self._items), "dates"))
         if self._page is not None:
             self._page.write(self.folder.resolve().name)

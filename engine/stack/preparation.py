@@ -13,6 +13,7 @@ from deeplight.engine.core.wording import counted, mention
 from deeplight.engine.output.packs import required_bytes
 from deeplight.engine.output.parts import Mode, check_writable, parts_folder, readable, stored_record
 from deeplight.engine.output.stac import COLLECTION, item_path
+from deeplight.engine.output.vrt import VRT
 from deeplight.engine.run.preparation import (
     check_complete,
     check_raster,
@@ -21,7 +22,7 @@ from deeplight.engine.run.preparation import (
     valid_share,
 )
 from deeplight.engine.stack.nights import Night
-from deeplight.engine.stack.options import OFFSET_FILE, REPORT, VRT, StackOptions, is_ending, is_group, is_map
+from deeplight.engine.stack.options import OFFSET_FILE, REPORT, StackOptions, is_ending, is_group, is_map
 from deeplight.engine.stack.report import earlier_report
 
 if TYPE_CHECKING:
@@ -74,6 +75,21 @@ def is_stack(options: StackOptions, nights: Sequence[Night]) -> bool:
             f"folder, as in {mention(out=str(out.with_suffix('')))}, or the lights of one date"
         )
     return True
+
+
+def check_split(options: StackOptions, nights: Sequence[Night]) -> None:
+    """Raise InputError where several dates, or a Zarr group, should be written in regions."""
+    out = options.run.out
+    if len(nights) > 1:
+        raise InputError(
+            f"`split` writes one map in regions and the lights are of {len(nights)} dates: run each date by itself, "
+            "into a folder of its own, or leave it out"
+        )
+    if is_group(out):
+        raise InputError(
+            f"`split` writes regions as GeoTIFFs and {out} is a Zarr group, which is stored in chunks anyway: leave it "
+            f"out, or give the name of a folder, as in {mention(out=str(out.with_suffix('')))}"
+        )
 
 
 def check_stack(options: StackOptions, nights: Sequence[Night]) -> list[bool]:

@@ -7,14 +7,13 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import DeepLightError, InputError
-from deeplight.engine.core.files import make_folder
 from deeplight.engine.core.machine import available_cpus, available_memory, return_memory
 from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.core.spec import OFFSET
+from deeplight.engine.output.folders import made_folder
 from deeplight.engine.output.parts import Mode, parts_folder
 from deeplight.engine.run import paths
 from deeplight.engine.run.device_dates import DatesOnDevice
@@ -34,6 +33,7 @@ from deeplight.engine.stack.preparation import (
     check_all_space,
     check_offset,
     check_same,
+    check_split,
     check_stack,
     is_stack,
 )
@@ -70,7 +70,9 @@ def infer_dates(options: StackOptions, progress: Progress | None = None) -> RunR
     """
     progress = progress or Silent()
     nights = _nights(options)
-    if not is_stack(options, nights):
+    if options.run.split is not None:
+        check_split(options, nights)
+    if options.run.split is not None or not is_stack(options, nights):
         if options.offset == "stack":
             raise InputError(
                 f'`offset="stack"` is one alignment for several dates and {options.run.out} is for one: leave it out'
@@ -84,14 +86,14 @@ def infer_dates(options: StackOptions, progress: Progress | None = None) -> RunR
 
 def _nights(options: StackOptions) -> list[Night]:
     """Find the dates. A single name that cannot be opened counts as one date; its run refuses it after other checks."""
-    scene = options.run.scene
+    scene, one = options.run.scene, is_map(options.run.out) or options.run.split is not None
     try:
         pieces = read_pieces(options.ntl, scene, len(options.dates or ()))
     except InputError:
-        if len(options.ntl) == 1 and options.dates is None and is_map(options.run.out):
+        if len(options.ntl) == 1 and options.dates is None and one:
             return [Night(scene, None, told=False)]
         raise
-    if options.dates is None and not is_map(options.run.out):
+    if options.dates is None and not one:
         check_dated_bands(pieces)
     return with_counts(find_nights(pieces, options.ntl, scene, options.dates), scene, options.dates)
 
@@ -99,30 +101,9 @@ def _nights(options: StackOptions) -> list[Night]:
 def _place(options: StackOptions, nights: Sequence[Night]) -> contextlib.AbstractContextManager[None]:
     """The folder to which maps are written, while the block runs."""
     if not is_group(options.run.out):
-        return _folder(options.folder)
+        return made_folder(options.folder)
     check_group(options, nights)
     return claimed_group(options.run.out, options.run.mode)
-
-
-@contextlib.contextmanager
-def _folder(folder: Path) -> Iterator[None]:
-    """The folder, which is made if it does not exist, and removed again if nothing was written into it."""
-    made = not folder.exists()
-    if made and not folder.parent.is_dir():
-        what = "is a file" if folder.parent.exists() else "is not there; create it first"
-        raise InputError(f"the folder {folder} cannot be made: {folder.parent} {what}")
-    try:
-        make_folder(folder)
-    except DeepLightError as error:
-        reason = getattr(error.__cause__, "strerror", None) or error
-        raise InputError(
-            f"the folder {folder} cannot be made ({reason}): choose one where you may write"
-        ) from None
-    try:
-        yield
-    finally:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 class Stack:

@@ -202,9 +202,9 @@ def test_names_that_a_network_disk_shows_late_are_waited_for(
     store = fill(PackStore(tmp_path / "parts", spec, 128), lights(spec))
     hidden = store.path((1, 0)).rename(tmp_path / "hidden")
     store.path((1, 0)).symlink_to(tmp_path / "late")
-    monkeypatch.setattr("deeplight.engine.output.packs._PATIENCE_S", 0.0)
+    monkeypatch.setattr("deeplight.engine.output.packs.PATIENCE_S", 0.0)
     assert store.done() == {(0, 0)} and store.path((1, 0)).is_symlink(), "it is not taken for damaged"
-    monkeypatch.setattr("deeplight.engine.output.packs._PATIENCE_S", 60.0)
+    monkeypatch.setattr("deeplight.engine.output.packs.PATIENCE_S", 60.0)
     monkeypatch.setattr("time.sleep", lambda _: hidden.rename(tmp_path / "late"))
     assert store.done() == {(0, 0), (1, 0)}
 
