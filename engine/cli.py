@@ -117,6 +117,7 @@ def placement_options(command: _Command) -> _Command:
     "compiling",
     type=click.Choice(["auto", "off"]),
     default="auto",
+    hidden=True,
     help="off: PyTorch on CUDA as it is",
 )
 @click.option("--ntl-band", type=BAND, metavar="N", help="Which band of NTL, where it has several")

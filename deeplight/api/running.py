@@ -60,8 +60,8 @@ def refine(
 ) -> Run:
     """Refine a whole scene 8× and write it as a Cloud-Optimized GeoTIFF; the memory need not hold it.
 
-    It installs no signal handlers. After KeyboardInterrupt, or any error on the way, the finished parts stay beside
-    `out`, and the same call with resume=True goes on from there. It may run in any thread.
+    It installs no signal handlers, and may run in any thread. After KeyboardInterrupt, or any error on the way, the
+    finished parts stay beside `out`, and the same call with resume=True goes on.
 
     Args:
         scene: From `open_scene`.
@@ -77,15 +77,13 @@ def refine(
         progress: True for a line of text every few seconds; or a function of share (0 to 1) and text.
         streams: Tiles at once; None: one, or with tiles="auto" two where the memory holds them.
         report, events, quicklook, page: Files (.json, .jsonl, .png, .html) to write beside the output.
-        stac: Write a STAC item beside the output.
+        stac: Write STAC items, too.
         verify_seams: Compute so many places at tile borders again; fail if they differ.
         check: First compare so many tiles with fp32.
-        shard: (I, N): compute share I of N, from 0, of the output's parts alone; `out` appears when, after all shards,
-            the same call is made with resume=True in place of it.
-        workers: "local:N" for N processes on this host, "ray", "ray:HOST:PORT" or "ray:HOST:PORT,N" for those of a Ray
-            cluster, which compute the parts and open scene and model themselves; None: this process does. Needs Ray.
-        split: Side in LR pixels of regions, a multiple of 256: `out` becomes a folder with a GeoTIFF for each region
-            that has data, and a VRT over all, lights.vrt; None: one GeoTIFF.
+        shard: (I, N): compute share I of N, from 0, of the parts alone; after all, resume=True in its place makes `out`.
+        workers: "local:N" for N processes on this host, "ray[:HOST:PORT][,N]" for those of a Ray cluster, which compute
+            the parts and open scene and model themselves; None: this process does. Needs Ray.
+        split: Side of regions in LR pixels: `out` is a folder of a GeoTIFF each, with a VRT over all; None: one file.
 
     Returns:
         The path and the report.

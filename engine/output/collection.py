@@ -1,4 +1,4 @@
-"""The STAC collection of a folder of dates, one item each."""
+"""The STAC collection of a folder of maps, of dates or of regions of one, one item each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def write_collection(folder: Path, spec: OutputSpec, items: Sequence[Path], what: str) -> Path:
     """Write the collection of `items`, which lie in `folder`, and return its path. spec: with the grid of
-    all. what: they are, as "12 dates".
+    all. what: they are, as "of 12 dates".
 
     The same items give the same bytes. Raises InputError where pystac is missing, DeepLightError where the disk
     refuses.
@@ -32,7 +32,7 @@ def write_collection(folder: Path, spec: OutputSpec, items: Sequence[Path], what
     instants = [pystac.utils.str_to_datetime(at) for at in (first, last)]
     collection = pystac.Collection(
         folder.resolve().name,
-        f"Nighttime lights of {what}, refined 8× by {spec.tags['DEEPLIGHT_MODEL']}",
+        f"Nighttime lights {what}, refined 8× by {spec.tags['DEEPLIGHT_MODEL']}",
         pystac.Extent(pystac.SpatialExtent([bbox]), pystac.TemporalExtent([list(instants)])),
         license="other",  # that of the maps is that of the layers they were made from
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.acquired import acquired, shown_span, time_tags
-from deeplight.engine.output.vrt import Source, vrt_band, vrt_text
+from deeplight.engine.output.vrt import VrtSource, vrt_band, vrt_text
 
 if TYPE_CHECKING:
     from deeplight.engine.output.packs import OutputSpec
@@ -29,4 +29,4 @@ def _band(number: int, out: Path, spec: OutputSpec) -> str:
     when = acquired("", spec.tags)
     name = out.stem if when is None else shown_span(when)
     whole = Window(0, 0, *spec.grid.shape)
-    return vrt_band(number, spec, name, spec.bands[0].unit, [Source(out.name, 1, whole)], time_tags(when))
+    return vrt_band(number, spec, name, spec.bands[0].unit, [VrtSource(out.name, 1, whole)], time_tags(when))

@@ -31,7 +31,7 @@ def write_region_items(vrt: Path, spec: OutputSpec, side: int, ntl: Raster, mode
     windows = [region_window(piece_of(path.name), side, spec) for path in files]
     maps = [(path, replace(spec, grid=spec.grid.part(w))) for path, w in zip(files, windows, strict=True)]
     items = write_items(maps, ntl, model, collection=folder.resolve().name)
-    return write_collection(folder, spec, items, counted(len(items), "regions"))
+    return write_collection(folder, spec, items, f"in {counted(len(items), 'regions')}")
 
 
 def check_collection(path: Path) -> None:

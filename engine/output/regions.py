@@ -35,7 +35,7 @@ from deeplight.engine.output.hands import Hands, Piece
 from deeplight.engine.output.pack_format import DamagedPack, overview_levels
 from deeplight.engine.output.packs import PATIENCE_S, PAUSE_S, OutputSpec, PackStore
 from deeplight.engine.output.parts import Mode
-from deeplight.engine.output.vrt import Source, vrt_band, vrt_text
+from deeplight.engine.output.vrt import VrtSource, vrt_band, vrt_text
 
 SPLIT_TAG = "DEEPLIGHT_OPTION_SPLIT"
 """A tag that regions and their VRT have, and no other file."""
@@ -70,7 +70,7 @@ def region_window(piece: Piece, side: int, spec: OutputSpec) -> Window:
 
 
 @dataclass(frozen=True)
-class Regions:
+class MapRegions:
     """The regions of an output: a job whose pieces are their rows and columns.
 
     folder: of the output. side: of a region, in packs. told: is advanced by each region.
@@ -171,17 +171,17 @@ class Regions:
 
 @dataclass(frozen=True)
 class RegionsToMake:
-    """Regions for other processes."""
+    """MapRegions for other processes."""
 
     folder: Path
     side: int
 
-    def job(self, store: PackStore) -> Regions:
+    def job(self, store: PackStore) -> MapRegions:
         """The job, in a process that has the packs."""
-        return Regions(store, self.folder, self.side)
+        return MapRegions(store, self.folder, self.side)
 
     def size(self, piece: Piece) -> int:
-        """Regions are counted, for they are not known by their bytes."""
+        """MapRegions are counted, for they are not known by their bytes."""
         return 1
 
 
@@ -206,7 +206,7 @@ def assemble_regions(
     check_storable(store.spec)
     remove_leftovers(vrt.parent, (vrt.name,), disk=disk)
     with progress or Silent() as told:
-        regions = Regions(store, vrt.parent, side, told, disk)
+        regions = MapRegions(store, vrt.parent, side, told, disk)
         waiting = [piece for piece in regions.pieces() if piece not in regions.made()]
         told.start(len(waiting), "regions", "assembling")
         if waiting:
@@ -236,7 +236,9 @@ def assemble_regions(
 def regions_vrt(spec: OutputSpec, files: Mapping[str, Window], levels: int) -> str:
     """The text of the VRT over regions. files: their names and HR pixels. levels: overviews that each of them has."""
     bands = (
-        vrt_band(n, spec, band.name, band.unit, [Source(name, n, window) for name, window in files.items()])
+        vrt_band(
+            n, spec, band.name, band.unit, [VrtSource(name, n, window) for name, window in files.items()]
+        )
         for n, band in enumerate(spec.bands, 1)
     )
     return vrt_text(spec.grid, bands, dict(sorted(spec.tags.items())), [2**k for k in range(1, levels + 1)])

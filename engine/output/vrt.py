@@ -20,7 +20,7 @@ _TYPES = {"float32": "Float32", "uint16": "UInt16"}
 
 
 @dataclass(frozen=True)
-class Source:
+class VrtSource:
     """A band of a map, which fills a window of the VRT pixel by pixel. name: of the map's file."""
 
     name: str
@@ -33,7 +33,8 @@ def vrt_text(
 ) -> str:
     """The whole VRT. bands: of `vrt_band`. overviews: factors of overviews, which are read from those of the maps."""
     place = ", ".join(repr(float(v)) for v in grid.transform.to_gdal())
-    levels = f'<OverviewList resampling="average">{" ".join(map(str, overviews))}</OverviewList>\n'
+    # with "average" GDAL would read the full resolution in place of the maps' overviews, which are means
+    levels = f'<OverviewList resampling="nearest">{" ".join(map(str, overviews))}</OverviewList>\n'
     return (
         f'<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">\n'
         f"<SRS>{escape(grid.crs.to_wkt())}</SRS>\n<GeoTransform>{place}</GeoTransform>\n{_metadata(tags or {})}"
@@ -46,7 +47,7 @@ def vrt_band(
     spec: OutputSpec,
     name: str,
     unit: str,
-    sources: Iterable[Source],
+    sources: Iterable[VrtSource],
     tags: Mapping[str, str] | None = None,
 ) -> str:
     """One band of a VRT over maps that are encoded as `spec` says; nodata where no source is."""
@@ -66,7 +67,7 @@ def _metadata(tags: Mapping[str, str]) -> str:
     return f"<Metadata>{items}</Metadata>\n" if items else ""
 
 
-def _source(source: Source, spec: OutputSpec) -> str:
+def _source(source: VrtSource, spec: OutputSpec) -> str:
     """With the size of the map, so that GDAL opens it when it reads it, and not before."""
     w = source.window
     size = f'xSize="{w.width}" ySize="{w.height}"'

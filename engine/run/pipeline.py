@@ -58,10 +58,8 @@ def infer(options: RunOptions, progress: Progress | None = None) -> RunReport | 
     before anything is written). After an interruption, or where tiles had to be given up, the finished packs
     stay beside the output for `resume=True` and the output does not appear. A shard leaves its packs there, too.
     """
-    if options.split is not None:
-        with in_folder(options) as into:
-            return _infer_as_asked(into, progress)
-    return _infer_as_asked(options, progress)
+    with in_folder(options) as into:
+        return _infer_as_asked(into, progress)
 
 
 def _infer_as_asked(options: RunOptions, progress: Progress | None) -> RunReport | None:

@@ -21,8 +21,11 @@ _FILES = (".tif", ".tiff", ".vrt", ".zarr")
 
 @contextlib.contextmanager
 def in_folder(options: RunOptions) -> Iterator[RunOptions]:
-    """The run into the VRT of the folder `options.out`, which is there while the block runs, and stays if something was
-    written into it. Raises InputError where it cannot be made."""
+    """The run, or, where it is to be split, that into the VRT of the folder `options.out`, which is there while the
+    block runs, and stays if something was written into it. Raises InputError where it cannot be made."""
+    if options.split is None:
+        yield options
+        return
     check_folder_name(options)
     check_side(options)
     with made_folder(options.out):

@@ -74,6 +74,6 @@ class Outputs:
             from deeplight.engine.output.model_item import write_model_item
 
             write_model_item(self.folder, self._model)
-            write_collection(self.folder, spec, self._items, counted(len(self._items), "dates"))
+            write_collection(self.folder, spec, self._items, f"of {counted(len(self._items), 'dates')}")
         if self._page is not None:
             self._page.write(self.folder.resolve().name)

@@ -289,12 +289,16 @@ class PowerLoss:
             node = self._node(op.path)
             node.content, node.unsynced = op.content, None
         elif op.what in ("replace", "link"):
-            assert op.to is not None and op.to.parent == op.path.parent
+            assert op.to is not None
             node = self._node(op.path)
             if op.content != node.content:
                 node.unsynced = op.content
             gone: dict[str, _Node | None] = {op.path.name: None} if op.what == "replace" else {}
-            folder.changes.append(_Change({op.to.name: node, **gone}))
+            if op.to.parent == op.path.parent:
+                folder.changes.append(_Change({op.to.name: node, **gone}))
+            else:  # either folder may be safe without the other
+                self._node(op.to.parent).changes.append(_Change({op.to.name: node}))
+                folder.changes.append(_Change(gone))
         elif op.what == "remove":
             folder.changes.append(_Change({op.path.name: None}))
         else:

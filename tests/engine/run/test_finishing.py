@@ -141,13 +141,19 @@ def computed(whole: Whole, count: int) -> tuple[list[Site], Done, Callable[[], S
     return sites, Done([told(worker) for worker in sites], [], kept=0, stream_s=1.0), spare
 
 
-def finished(whole: Whole, pool: Sites, done: Done) -> Counted:
+def led_to_its_end(whole: Whole, pool: Sites, done: Done) -> Counted:
+    """What the command was told while one of the pool assembled the output."""
     progress = Counted()
     with Events(None) as events:
         lead = Lead(whole.request, Workers(True, None, 2), Voice(progress, events), events, False)
         lead.idle = {worker: found.name for worker, found in pool.sites.items()}
         report = lead._finish(pool, done, list(pool.sites))  # type: ignore[arg-type]
     assert report is not None and report.packs["kept_from_earlier_run"] == 0
+    return progress
+
+
+def finished(whole: Whole, pool: Sites, done: Done) -> Counted:
+    progress = led_to_its_end(whole, pool, done)
     assert whole.request.out.read_bytes() == whole.expected and not parts_folder(whole.request.out).exists()
     assert not list(whole.request.out.parent.glob(".*.tmp"))
     return progress
