@@ -72,15 +72,14 @@ def refine(
         conserve_radiance: Make the output agree with the lights as their sensor saw them.
         dtype: "float32", or "uint16" in steps of 0.1.
         compression: "zstd" or "deflate".
-        resume: Continue a run that was stopped.
-        overwrite: Replace the output, drop parts of a stopped run.
+        resume, overwrite: Continue a run that was stopped; or replace the output, drop parts of a stopped run.
         progress: True for a line of text every few seconds; or a function of share (0 to 1) and text.
         streams: Tiles at once; None: one, or with tiles="auto" two where the memory holds them.
         report, events, quicklook, page: Files (.json, .jsonl, .png, .html) to write beside the output.
         stac: Write STAC items, too.
         verify_seams: Compute so many places at tile borders again; fail if they differ.
         check: First compare so many tiles with fp32.
-        shard: (I, N): compute share I of N, from 0, of the parts alone; after all, resume=True in its place makes `out`.
+        shard: (I, N): compute share I of N, from 0, of the parts alone; after all, resume=True instead makes `out`.
         workers: "local:N" for N processes on this host, "ray[:HOST:PORT][,N]" for those of a Ray cluster, which compute
             the parts and open scene and model themselves; None: this process does. Needs Ray.
         split: Side of regions in LR pixels: `out` is a folder of a GeoTIFF each, with a VRT over all; None: one file.
