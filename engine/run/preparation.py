@@ -81,8 +81,8 @@ def check_request(options: RunOptions) -> bool:
     for written in (options.out, options.report, options.quicklook, options.page, options.events):
         if written is not None and written.resolve() in inputs:
             raise InputError(f"{written} is also an input: choose another name for the output")
-    suffixes: tuple[str, ...] = MAPS if options.split is None else (".vrt",)
-    complete = check_output(options.out, options.mode, options.shard is not None, suffixes)
+    endings = MAPS if options.split is None else (".vrt",)
+    complete = check_output(options.out, options.mode, options.shard is not None, endings)
     if options.split is not None and complete:
         files_of(options.out)
     elif options.split is not None:
