@@ -36,17 +36,16 @@ class Parts(NamedTuple):
 
 
 def in_parts(model: bytes, outputs: Collection[str]) -> Parts | None:
-    """The serialised ModelProto, with these outputs, in two parts; None where no tensor can divide it.
+    """The serialised ModelProto in two parts; None where no tensor can divide it. outputs: all that it has.
 
     Whether that tensor has the shape of SUGGESTED is for the caller to see. Raises ValueError if `model` is not
     well-formed protobuf.
     """
-    whole = with_outputs(model, outputs)
-    tensor = _dividing(graph_of(whole), outputs)
+    tensor = _dividing(graph_of(model), outputs)
     if tensor is None:
         return None
-    first = with_graph(whole, lambda graph: _making(graph, tensor))
-    second = with_graph(whole, lambda graph: _given(graph, tensor))
+    first = with_graph(model, lambda graph: _making(graph, tensor))
+    second = with_graph(model, lambda graph: _given(graph, tensor))
     return Parts(with_outputs(first, {SUGGESTED.name}), with_outputs(second, outputs))
 
 

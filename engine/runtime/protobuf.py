@@ -49,6 +49,8 @@ def float_field(number: int, value: float) -> bytes:
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
     """The variable-length integer at `at` and the position behind it."""
+    if at < len(data) and data[at] < 0x80:  # as nearly all are
+        return data[at], at + 1
     value = 0
     for i in range(10):
         if at + i >= len(data):

@@ -20,7 +20,7 @@ from deeplight.engine.runtime.onnx_alone import lights_alone
 from deeplight.engine.runtime.onnx_notes import check_origin
 from deeplight.engine.runtime.onnx_offset import with_offset
 from deeplight.engine.runtime.onnx_outputs import with_outputs
-from deeplight.engine.runtime.onnx_suggested import Parts, in_parts
+from deeplight.engine.runtime.onnx_suggested import in_parts
 from deeplight.engine.runtime.trial import TILE, trial_inputs
 
 _log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class OnnxRuntimeBackend(Backend):
         self._model = model
         self._idle: queue.SimpleQueue[ort.InferenceSession] = queue.SimpleQueue()
         self._idle.put(session)
+        self._whole: ort.InferenceSession | None = session
         self._suggesting: ort.InferenceSession | None = None
         self._one_at_a_time = threading.Lock()
         self._closed = False
@@ -101,10 +102,8 @@ class OnnxRuntimeBackend(Backend):
         try:
             if outputs is not None:
                 model = (None if layers else lights_alone(model, outputs)) or with_outputs(model, outputs)
-            parts = _parts(model, outputs, threads) if suggested and outputs is not None else None
-            first = None if parts is None else open_session(parts.suggest, threads, keep_memory=False)
-            model = model if parts is None else parts.rest
-            sessions = [open_session(model, max(1, share)) for share in shares]
+            divided = self._divided(model, outputs, shares) if suggested and outputs is not None else None
+            sessions, first = divided or (_open_all(model, shares), None)
         except Exception as e:  # the runtime's exceptions share no public base class
             raise DeepLightError(
                 f"ONNX Runtime cannot open {streams} sessions ({_first_line(e)}); use fewer `streams`"
@@ -113,6 +112,24 @@ class OnnxRuntimeBackend(Backend):
         for session in sessions:
             self._idle.put(session)
         self.streams, self._suggesting, self.suggests = streams, first, first is not None
+
+    def _divided(
+        self, model: bytes, outputs: Sequence[str], shares: Sequence[int]
+    ) -> tuple[list[ort.InferenceSession], ort.InferenceSession] | None:
+        """Sessions of a model's rest, a stream each, and that of what its layers suggest, if they give the bits of the
+        whole for a trial; None if they do not, or where there are no such parts. outputs: all that the model has."""
+        parts = in_parts(model, outputs)
+        if parts is None:
+            return None
+        try:
+            first = open_session(parts.suggest, sum(shares), keep_memory=False)
+            sessions = _open_all(parts.rest, shares)
+            whole = self._whole or open_session(model, sum(shares))
+            same = _same(whole, first, sessions[0], list(outputs))
+        except Exception as e:  # the whole may run all the same
+            _log.debug("the model does not run in two parts: %s", _first_line(e))
+            return None
+        return (sessions, first) if same else None
 
     def suggest(self, inputs: Mapping[str, Floats]) -> Floats:
         """What the layers of a tile suggest, see Backend.suggest. For one tile at a time, so that it takes the memory
@@ -159,7 +176,7 @@ class OnnxRuntimeBackend(Backend):
         self._closed = True
 
     def _drop(self) -> None:
-        self._suggesting, self.suggests = None, False
+        self._whole, self._suggesting, self.suggests = None, None, False
         while not self._idle.empty():
             self._idle.get()
 
@@ -168,24 +185,22 @@ class OnnxRuntimeBackend(Backend):
         self._options.terminate = True
 
 
-def _parts(model: bytes, outputs: Sequence[str], threads: int) -> Parts | None:
-    """The model in two parts, which give the same bits as the whole for a trial; None where there are no such parts."""
-    parts = in_parts(model, outputs)
-    if parts is None or not _same(with_outputs(model, outputs), parts, outputs, threads):
-        _log.debug("the model does not come apart: what the layers suggest is computed for each date again")
-        return None
-    return parts
-
-
-def _same(whole: bytes, parts: Parts, outputs: Sequence[str], threads: int) -> bool:
-    """Whether two parts give the bits of the whole."""
-    inputs, names = trial_inputs(), list(outputs)
-    wanted = open_session(whole, threads).run(names, inputs)
-    (lights,) = open_session(parts.suggest, threads).run([SUGGESTED.name], inputs)
+def _same(
+    whole: ort.InferenceSession, first: ort.InferenceSession, rest: ort.InferenceSession, outputs: list[str]
+) -> bool:
+    """Whether two parts of a model give the bits of the whole."""
+    inputs = trial_inputs()
+    wanted = whole.run(outputs, inputs)
+    (lights,) = first.run([SUGGESTED.name], inputs)
     if lights.shape != input_shape(SUGGESTED, *TILE):
         return False
-    found = open_session(parts.rest, threads).run(names, {**inputs, SUGGESTED.name: lights})
+    found = rest.run(outputs, {**inputs, SUGGESTED.name: lights})
     return all(a.tobytes() == b.tobytes() for a, b in zip(wanted, found, strict=True))
+
+
+def _open_all(model: bytes, shares: Sequence[int]) -> list[ort.InferenceSession]:
+    """A session for each share of the threads."""
+    return [open_session(model, max(1, share)) for share in shares]
 
 
 def open_session(model: bytes, threads: int, *, keep_memory: bool = True) -> ort.InferenceSession:
