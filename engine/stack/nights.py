@@ -12,14 +12,19 @@ from deeplight.engine.core.wording import counted, mention, of_role
 from deeplight.engine.output.acquired import Span, shown_span
 from deeplight.engine.output.taken import band_date, taken
 from deeplight.engine.raster.dataset_names import common_pattern, matching
-from deeplight.engine.raster.extents import same_grid
+from deeplight.engine.raster.extents import overlap, same_grid
 from deeplight.engine.raster.names import is_coverage
+from deeplight.engine.raster.remedies import copied, quoted
 from deeplight.engine.raster.source import open_raster
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.grid import Grid
     from deeplight.engine.raster.scene import SceneOptions
 
+_ONE_PLACE = 0.5
+"""Share of a grid above which another one lies on its ground, and not beside it."""
+_LONG = 40
+"""Characters of a CRS that are too many for a message."""
 _EXAMPLE = '`dates=("2019", "2020-03", "2021-06-30")` (one for each date, in order)'
 
 
@@ -35,7 +40,7 @@ class Night:
     @property
     def name(self) -> str:
         """The date as it is written in file names; "" where it is not known."""
-        return "" if self.when is None else shown_span(self.when, "_")
+        return _named(self.when)
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,11 @@ def _check_known(pieces: Sequence[Piece]) -> None:
             )
 
 
+def _named(when: Span | None) -> str:
+    """A date as it is written in file names."""
+    return "" if when is None else shown_span(when, "_")
+
+
 def _shown(piece: Piece) -> str:
     return "" if piece.when is None else shown_span(piece.when)
 
@@ -183,8 +193,30 @@ def _mosaics(pieces: Sequence[Piece], places: Sequence[int]) -> list[list[Piece]
     for there in by_date.values():
         missing = next((place for place in by_place if place not in there), None)
         if missing is not None:
+            _check_apart(by_place[missing][0], list(there.values()))
             raise InputError(_two_readings(by_place, len(by_date), there, by_place[missing][0]))
     return [list(there.values()) for there in by_date.values()]
+
+
+def _check_apart(piece: Piece, others: Sequence[Piece]) -> None:
+    """Raise InputError where a piece covers the ground of one of the others, so that they are dates on two grids."""
+    for other in others:
+        met = overlap(other.grid, piece.grid), overlap(piece.grid, other.grid)
+        if max(0.0 if part is None else part.share for part in met) > _ONE_PLACE:
+            command = copied(piece.file, f"on_grid_{_named(piece.when)}.tif", f"--like {quoted(other.file)}")
+            raise InputError(
+                f"{piece.what} ({_told(piece)}) and {other.what} ({_told(other)}) show the same ground on two grids, "
+                f"and dates need one grid: bring it there first, as with {command}"
+            )
+
+
+def _told(piece: Piece) -> str:
+    """A grid in a few words."""
+    grid, crs = piece.grid, piece.grid.crs.to_string()
+    corner = f"{grid.transform.c:.8g}, {grid.transform.f:.8g}"
+    return (
+        f"{grid.height}×{grid.width} pixels from {corner}, {crs if len(crs) < _LONG else 'a CRS of its own'}"
+    )
 
 
 def _two_readings(

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+from affine import Affine
 
 from deeplight.engine.core.errors import InputError
+from deeplight.engine.core.progress import Silent
 from deeplight.engine.output.acquired import parse_dates
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.output.taken import on_axis, taken
@@ -21,6 +23,7 @@ from deeplight.engine.raster.source import open_raster
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.stack.nights import Night, find_nights, read_pieces
 from deeplight.engine.stack.run import infer_dates
+from deeplight.train.clips.copying import Change, copy_raster
 from tests.engine.stack.months import EMPTY, NODATA, Months, name
 from tests.scenes import ARC, NORTH, WEST, north_up, write_raster
 
@@ -187,6 +190,26 @@ def test_what_can_be_read_in_two_ways_is_refused_with_both(tmp_path: Path) -> No
     (tmp_path / "elsewhere").rename(a[0])
     c = write(tmp_path, "b-2020-02.tif", col=8)
     assert len(nights(*a, b, c)) == 2
+
+
+@pytest.mark.parametrize("how", ["another CRS", "shifted", "smaller"])
+def test_dates_on_two_grids_are_told_how_to_come_together(tmp_path: Path, how: str) -> None:
+    first = write(tmp_path, "ntl-2020-01.tif")
+    place, shape, crs = north_up(), SHAPE, "EPSG:4326"
+    if how == "another CRS":
+        # 15″ are 463 m of latitude; the corner lies at 6° east, 50° north
+        place, crs = Affine(463, 0, 285015, 0, -463, 5542944), "EPSG:32632"
+    elif how == "shifted":
+        place = north_up(west=WEST + 0.4 * ARC)
+    else:
+        shape = (4, 8)
+    other = write_raster(tmp_path / "ntl-2020-02.tif", np.ones(shape, np.float32), crs=crs, transform=place)
+    message = refused(first, other)
+    assert "show the same ground on two grids" in message and crs in message
+    command = f"deeplight-data copy '{other}' on_grid_2020-02.tif --like '{first}'"
+    assert message.endswith(command)
+    copy_raster(str(other), tmp_path / "on_grid_2020-02.tif", Change(like=str(first)), Silent())
+    assert [n.name for n in nights(first, tmp_path / "on_grid_2020-02.tif")] == ["2020-01", "2020-02"]
 
 
 @pytest.mark.parametrize(
