@@ -18,7 +18,7 @@ from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.filling import PackFiller
 from deeplight.engine.output.lights import light_warnings
 from deeplight.engine.output.pack_format import Encoded
-from deeplight.engine.output.parts import Mode, Record, claimed_parts
+from deeplight.engine.output.parts import Mode, Record, claimed_parts, lent_parts
 from deeplight.engine.output.shards import AnotherPlan, joined_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
 from deeplight.engine.run import paths
@@ -117,7 +117,7 @@ def run_scene(
     with plan_scene(options, scene, engine) as planned:
         spec = planned.spec
         planned.check_space(options)
-        with parts_of(options, planned.record) as folder:
+        with parts_of(options, planned.record, engine.led) as folder:
             remove_beside_leftovers(options)
             store = PackStore(folder, spec, planned.side)
             engine.begun()
@@ -135,8 +135,10 @@ def run_scene(
     return report
 
 
-def parts_of(options: RunOptions, record: Record) -> contextlib.AbstractContextManager[Path]:
-    """The folder for packs: of this run alone, or together with other shards."""
+def parts_of(options: RunOptions, record: Record, led: bool) -> contextlib.AbstractContextManager[Path]:
+    """The folder for packs: of this run alone, together with other shards, or lent by the process that leads."""
+    if led:
+        return lent_parts(options.out, record)
     if options.shard is not None:
         return joined_parts(options.out, record, options.shard)
     return claimed_parts(options.out, record, options.mode)

@@ -218,6 +218,7 @@ class Site:
         try:
             self.relay.counting = True
             now = Began.now()
+            self.engine.led = True
             if done is not None:
                 self.engine.told = partial(self._with_workers, done)
             if hands.count > 1:

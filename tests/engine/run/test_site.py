@@ -80,7 +80,8 @@ def test_two_workers_make_the_file_of_one_process(whole: Whole, tmp_path: Path) 
     stored(second, (0, 0))
     both = [told(first), told(second)]
     done = Done(both, ["worker 3 was lost"], kept=0, stream_s=1.0)
-    report = first.finish(done, 2.0)
+    with claimed_parts(whole.request.out, proposal.record, Mode.RESUME):
+        report = first.finish(done, 2.0)
     assert report is not None and not isinstance(report, Trouble)
     assert whole.request.out.read_bytes() == whole.expected and not parts_folder(whole.request.out).exists()
     assert sum(report.packs.values()) == PACKS and report.packs["kept_from_earlier_run"] == 0
