@@ -21,11 +21,12 @@ from deeplight.engine.run import contents, preparation, work
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.tiling import TilePlan
+from deeplight.engine.run.workers.asked import shared_out
 from deeplight.engine.run.workers.lead import Lead
 from deeplight.engine.run.workers.messages import Computed, Done, Made, Proposal, Told, Trouble
 from deeplight.engine.run.workers.relay import Relay, Voice
 from deeplight.engine.run.workers.request import Workers
-from deeplight.engine.run.workers.site import Site, _shared_out
+from deeplight.engine.run.workers.site import Site
 from tests.engine.run.wholes import PACKS, Whole
 from tests.scenes import write_raster
 
@@ -247,7 +248,7 @@ def test_workers_on_one_host_plan_with_their_share_of_its_memory(
 @pytest.mark.parametrize("readers", [1, 2, 3, 7])
 def test_readers_share_a_pack_by_rows(readers: int) -> None:
     pack = Window(256, 512, 256, 200)
-    found = list(_shared_out(pack, TilePlan(64, 2, 256, 0), readers))
+    found = list(shared_out(pack, TilePlan(64, 2, 256, 0), readers))
     assert sorted(task.core for task in found) == sorted({task.core for task in found})
     assert sum(task.core.height * task.core.width for task in found) == 256 * 200
     rows: dict[int, set[int]] = {}
