@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deeplight import kernels
 from deeplight.kernels import Sensor
-from deeplight.kernels.agree.reference import BLUR_REACH, enlarged
+from deeplight.kernels.agree.reference import BLUR_REACH, RATIO_LIMIT, enlarged, seen
 from deeplight.kernels.interpolation import SCALE
 
 STEP_REACH = BLUR_REACH + 1
@@ -27,6 +27,15 @@ SHARPEST_SIGMA = 0.1
 UNKNOWN_NOISE = 0.05
 """Of NTL whose noise is not known, in its unit: assumed, of the order of annual VIIRS composites' in nW/cm²/sr."""
 LEAST_NOISE = 1e-3
+LAST_NOISE = 0.2
+"""Of the noise: below this share of it the last step towards the given lights changes nothing. It trusts them farther
+into the dark than the base does: their noise has no bias, and what the residual would lose there is put back."""
+BELIEVED = 0.2
+"""Where the sensor would have seen a refined radiance this much, as a share, beside the given lights, half of it is
+believed."""
+NOISE_BELIEVED = 64.0
+"""The same for a difference of eight times the noise, whatever the share (in squares of the noise): in the dark the
+network knows better than one noisy look."""
 _SIGMA_PER_FWHM = SCALE / 2.354820045030949
 
 
@@ -62,3 +71,48 @@ def base(sensor: Sensor, cubic: Tensor, linear: Tensor, power: float | Tensor = 
     for _ in range(BASE_STEPS):
         x = kernels.agree(x, sensor, linear, power)
     return x
+
+
+def agreeing(refined: Tensor, start: Tensor, sensor: Sensor, linear: Tensor) -> Tensor:
+    """The refined radiance (B,1,8h,8w), with the base `start` in place of it below the noise, made consistent."""
+    refined = _lit(refined, start, sensor, linear)
+    return kernels.agree(refined, sensor._replace(noise=LAST_NOISE * sensor.noise), linear)
+
+
+def _lit(refined: Tensor, start: Tensor, sensor: Sensor, linear: Tensor) -> Tensor:
+    """The refined radiance, with the base in place of it below the noise: there a bias of a thousandth in the log
+    domain, spread over a dark country, would be a fifth of its sum."""
+    light, dark = sensor.y * sensor.y, sensor.noise * sensor.noise
+    return start + (refined - start) * enlarged(light / (light + dark), linear)
+
+
+def settled(refined: Tensor, start: Tensor, sensor: Sensor, psf: Tensor, linear: Tensor) -> Tensor:
+    """Radiance (B,1,8h,8w) as `agreeing`, with the share of `belief` of the refined one, and the rest of the base.
+
+    What the sensor would have seen of the mixture is taken to be the mixture of what it would have seen of each: so
+    this step sees no farther than that of `agreeing`.
+    """
+    refined = _lit(refined, start, sensor, linear)
+    of_refined, of_start = (seen(x, sensor.rows, sensor.columns) for x in (refined, start))
+    share = belief(of_refined, sensor, psf)
+    mixed = of_start + (of_refined - of_start) * share
+    noise = LAST_NOISE * sensor.noise
+    change = ((sensor.y + noise) / (mixed + noise)).clamp(1.0 / RATIO_LIMIT, RATIO_LIMIT) - 1.0
+    change = (change + (change.clamp(min=0.0) - change) * sensor.saturated) * sensor.known
+    mixture = start + (refined - start) * enlarged(share, linear)
+    return mixture * (1.0 + enlarged(change, linear))
+
+
+def belief(seen_as: Tensor, sensor: Sensor, psf: Tensor) -> Tensor:
+    """How far a refined radiance is believed, (B,1,h,w) within [0, 1]. seen_as: what the sensor would have seen of it.
+
+    1 where that is y, or where the blur `psf` (B,2) is not known; ½ where they differ by `BELIEVED` or, in the dark,
+    by some noise. A network that learns with this in its way learns to pass it, and not to be right: training goes
+    without.
+    """
+    y, noise = sensor.y, sensor.noise
+    told = (psf[:, :1] >= 0.0).to(psf.dtype)[:, :, None, None]
+    gap = (seen_as - y) * sensor.known * told
+    gap = gap + (gap.clamp(max=0.0) - gap) * sensor.saturated
+    spared = BELIEVED * BELIEVED * (seen_as + noise) * (y + noise) + NOISE_BELIEVED * noise * noise
+    return spared / (spared + gap * gap)

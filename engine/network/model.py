@@ -18,17 +18,14 @@ from deeplight import kernels
 from deeplight.engine.network.blocks import Encoder, Fusion, Refine
 from deeplight.engine.network.concatenation import Concatenation
 from deeplight.engine.network.config import ModelConfig
-from deeplight.engine.network.consistency import base, sensor_of
+from deeplight.engine.network.consistency import agreeing, base, sensor_of, settled
 from deeplight.engine.network.localise import Localise
 from deeplight.engine.network.normalise import Normalise
 from deeplight.kernels import Sensor
-from deeplight.kernels.agree.reference import enlarged
 from deeplight.kernels.interpolation import SCALE, interpolation_line
 from deeplight.kernels.suggest.reference import softplus
 
 FILL_RADIUS = 3
-LAST_NOISE = 0.2
-"""Of the noise: below this share of it the last step towards the given lights changes nothing."""
 
 
 class Prediction(NamedTuple):
@@ -120,7 +117,7 @@ class DeepLightSR(nn.Module):
         _, residual, isp = self.refines[2](found.x, kernels.resize_fixed(found.carried, self.cubic, 2))
         with torch.autocast(inputs[0].device.type, enabled=False):
             refined = self.normalise.radiance(self.normalise.ntl(start) + residual.float())
-            finest = self.normalise.ntl(self._agreeing(refined, start, sensor))
+            finest = self.normalise.ntl(agreeing(refined, start, sensor, self.linear_line))
         coarse = [
             self.normalise.ntl(F.avg_pool2d(start, SCALE // side)) + residual
             for side, residual in zip((2, 4), found.residuals, strict=True)
@@ -136,18 +133,6 @@ class DeepLightSR(nn.Module):
         """Radiance (B,1,8h,8w) from the lights and their sensor alone."""
         power = 1.0 + torch.sigmoid(self.base_power)
         return base(sensor, self.cubic_line, self.linear_line, power)
-
-    def _agreeing(self, refined: Tensor, start: Tensor, sensor: Sensor) -> Tensor:
-        """The refined radiance, with the base in place of it below the noise, made consistent.
-
-        Without the latter a bias of a thousandth in the log domain, spread over a dark country, is a fifth of its sum.
-        The last step trusts the given lights farther into the dark than the base does: their noise has no bias, and
-        what the residual would lose there is put back.
-        """
-        light, dark = sensor.y * sensor.y, sensor.noise * sensor.noise
-        share = enlarged(light / (light + dark), self.linear_line)
-        trusted = sensor._replace(noise=LAST_NOISE * sensor.noise)
-        return kernels.agree(start + (refined - start) * share, trusted, self.linear_line)
 
     def _align(
         self, *inputs: Tensor, known_offset: Tensor | None = None, known_lights: Tensor | None = None
@@ -272,7 +257,7 @@ class DeepLightSR(nn.Module):
         filled, aligned, offset = self._align(*inputs, known_offset=known_offset, known_lights=known_lights)
         sensor = self.sensor(filled, *inputs)
         found = self._reconstruct(filled, sensor, aligned, *inputs)
-        radiance, isp, interval = self._deployed(found, sensor)
+        radiance, isp, interval = self._deployed(found, sensor, psf)
         return radiance, isp, offset, interval
 
     def lights_alone(
@@ -291,16 +276,16 @@ class DeepLightSR(nn.Module):
             return fusion.without(x)
 
         found = self._decoded(self._first(filled, sensor, psf, dtype), fused)
-        return self._deployed(found, sensor)
+        return self._deployed(found, sensor, psf)
 
-    def _deployed(self, found: Features, sensor: Sensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _deployed(self, found: Features, sensor: Sensor, psf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Radiance, impervious probability and interval, in physical units."""
         start = self.base(sensor)
         level = self.normalise.ntl(start) + kernels.resize_fixed(found.carried, self.cubic, 2)
         last = self.refines[2]
         assert isinstance(last, Refine)
         refined, isp = last.finish(found.x, level, self.normalise)
-        radiance = self._agreeing(refined, start, sensor)
+        radiance = settled(refined, start, sensor, psf, self.linear_line)
         middle = self.normalise.ntl(radiance)
         ends = [
             self.normalise.radiance(middle - found.widths[:, :1]),

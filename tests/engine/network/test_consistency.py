@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from deeplight.engine.core.arrays import Doubles
-from deeplight.engine.network.consistency import base, blur_weights
+from deeplight.engine.network.consistency import BELIEVED, LAST_NOISE, base, belief, blur_weights, settled
 from deeplight.kernels import Sensor
 from deeplight.kernels.agree.reference import BLUR_REACH, enlarged, seen
 from deeplight.kernels.agree.reference import agree as consistent
 from deeplight.kernels.interpolation import SCALE, interpolation_line
 
+TOLD = torch.zeros(1, 2)
 CUBIC, LINEAR = interpolation_line(SCALE, "cubic"), interpolation_line(SCALE, "linear")
 
 
@@ -119,3 +120,58 @@ def test_a_step_never_changes_more_than_fourfold_and_keeps_the_dark() -> None:
     x[..., :8, :8] = 0.0
     out = consistent(x, sensor_of(y), LINEAR)
     assert (out <= 4.0 * x + 1e-6).all() and (out[..., :8, :8] == 0).all()
+
+
+def lights(seed: int = 0, h: int = 12, w: int = 13) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return F.avg_pool2d(60 * torch.rand(1, 1, h + 4, w + 4, generator=g) ** 4, 5, stride=1)
+
+
+@pytest.mark.parametrize("fwhm", [0.0, 1.0])
+def test_what_is_seen_as_given_is_believed(fwhm: float) -> None:
+    y = lights()
+    start = base(sensor_of(y, (fwhm, fwhm)), CUBIC, LINEAR)
+    sensor = sensor_of(seen(start, *sensor_of(y, (fwhm, fwhm))[3:5]), (fwhm, fwhm))
+    # a detail within each LR pixel that no sensor without blur can see: an even sum of eight, here of both axes
+    detail = torch.tensor([1.5, 0.5]).repeat(start.shape[-1] // 2)
+    refined = start * (detail if fwhm == 0 else 1.0)
+    got = settled(refined, start, sensor, TOLD, LINEAR)
+    # below the noise of 0.02 only the base counts, and the darkest lights here are some tenths
+    assert float(sensor.y.min()) > 0.2
+    assert torch.allclose(got, refined, rtol=0.02)
+
+
+def test_what_contradicts_the_lights_is_left_for_the_base() -> None:
+    y = lights(1)
+    sensor = sensor_of(y)
+    start = base(sensor, CUBIC, LINEAR)
+    plain = consistent(start, sensor._replace(noise=LAST_NOISE * sensor.noise), LINEAR)
+    for wrong in (0.01 * start, 50.0 * start):
+        assert float((settled(wrong, start, sensor, TOLD, LINEAR) / plain - 1).abs().max()) < 0.02
+
+
+def test_a_lone_pixel_keeps_what_the_base_keeps_of_it_although_the_network_sees_the_dark_only() -> None:
+    y = torch.zeros(1, 1, 11, 11)
+    y[..., 5, 5] = 100.0
+    sensor = sensor_of(y, (0.0, 0.0))
+    start = base(sensor, CUBIC, LINEAR)
+    # interpolation has spread a fifth over neighbours that saw nothing, and there it is taken back
+    assert float(settled(torch.zeros_like(start), start, sensor, TOLD, LINEAR).sum() / 6400) > 0.8
+
+
+def test_how_much_is_believed() -> None:
+    y = torch.tensor([100.0, 100.0, 100.0, 0.02, 0.0]).reshape(1, 1, 1, 5)
+    # the gap that halves it: g² = BELIEVED² · y (y + g), but for the noise
+    gap = BELIEVED * (BELIEVED / 2 + math.sqrt(1 + BELIEVED**2 / 4)) * 100.0
+    given = torch.tensor([100.0, 100.0 + gap, 1000.0, 0.06, 0.18]).reshape(1, 1, 1, 5)
+    sensor = sensor_of(y, noise=0.02)
+    got = belief(given, sensor, TOLD).flatten().tolist()
+    # of the noise the gaps are 0, ∞, ∞, 2 and 9
+    assert got[0] == pytest.approx(1.0) and got[1] == pytest.approx(0.5, abs=1e-3) and got[2] < 0.01
+    assert 0.9 < got[3] < 1.0 and 0.4 < got[4] < 0.6
+    nobody = belief(given, sensor._replace(known=torch.zeros_like(y)), TOLD).flatten()
+    more = belief(given, sensor._replace(saturated=torch.ones_like(y)), TOLD).flatten()
+    assert (belief(given, sensor, TOLD - 1) == 1).all(), "a blur that nobody knows shows nothing"
+    assert (nobody == 1).all() and (more == 1).all(), (
+        "what was not measured contradicts nothing, nor does a lower bound"
+    )

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, OF_LIGHTS_ALONE, OUTPUTS, input_shape
 from deeplight.engine.network.config import PRESETS, ModelConfig, preset
-from deeplight.engine.network.model import LAST_NOISE, DeepLightSR
+from deeplight.engine.network.consistency import LAST_NOISE
+from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
 from deeplight.engine.network.receptive import halo
 from deeplight.kernels import agree as consistent
@@ -58,8 +59,8 @@ def test_it_starts_as_the_consistent_base() -> None:
         got = model(*values.values())
         filled = model.normalise.ntl(values["ntl"])
         sensor = model.sensor(filled, *values.values())
-        trusted = sensor._replace(noise=LAST_NOISE * sensor.noise)
-        want = consistent(model.base(sensor), trusted, model.linear_line)
+        start = model.base(sensor)
+        want = consistent(start, sensor._replace(noise=LAST_NOISE * sensor.noise), model.linear_line)
     assert torch.allclose(got[0], want, rtol=1e-4, atol=1e-4)
 
 

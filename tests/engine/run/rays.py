@@ -63,7 +63,6 @@ def change_copying(module):
         assembles = any(thread.name == "finish" for thread in threading.enumerate())
         part = given[2].start % module.ALIGN == 0
         here = part and assembles == (where == "finisher") if where != "head" else not part
-        here = here and where != "region"
         if path and here and took(path + "-ticket"):
             with open(path + "-", "w") as file:
                 file.write(str(os.getpid()))
@@ -72,29 +71,12 @@ def change_copying(module):
         yield from blocks(*given)
     module.placed_blocks = held
 
-def change_regions(module):
-    write = module.write_cog
-    def held(store, out, **given):
-        path = os.environ["HELD"]
-        if path and os.environ["WHERE"] == "region" and took(path + "-ticket"):
-            with open(path + "-", "w") as file:
-                file.write(str(os.getpid()))
-            os.rename(path + "-", path)
-            time.sleep(600)
-        return write(store, out, **given)
-    module.write_cog = held
-
-def change_pool(module):
-    module._SILENT_S = float(os.environ["SILENT"] or module._SILENT_S)
-
 sys.meta_path[:0] = [
-    Hook("deeplight.engine.output.packs", change_packs), Hook("deeplight.engine.output.copying", change_copying),
-    Hook("deeplight.engine.output.regions", change_regions), Hook("deeplight.engine.run.workers.ray_pool", change_pool),
+    Hook("deeplight.engine.output.packs", change_packs), Hook("deeplight.engine.output.copying", change_copying)
 ]
 '''
 """For Python's sitecustomize: a gate that so many packs pass on their way to the disk before all others wait, one pack
-that kills who computes it, small parts of the output, one of them (or a region) at which the first that makes it stays,
-and how long a worker that assembles may say nothing."""
+that kills who computes it, small parts of the output, and one of them at which the first that copies it stays."""
 
 
 @dataclass
@@ -188,15 +170,12 @@ def lead(
     gate_at: int | None = None,
     poison: str = "",
     hold: str = "",
-    silent: float | None = None,
 ) -> Led:
     """Start a run by workers. folder: for files that hold them up. gate_at: packs that are stored before all others
     wait until `Led.open_gate`. poison: row and column of a pack. hold: stay where the output is assembled, at its
-    "head", at a "region", or at a part, which the "finisher" or an "other" worker copies; `held` says who does.
-    silent: seconds that a worker which assembles may say nothing."""
+    "head" or at a part, which the "finisher" or an "other" worker copies; the file `held` says who does."""
     environment = {**os.environ, **faults(folder, gate_at, poison)}
     environment["HELD"], environment["WHERE"] = str(folder / "held") if hold else "", hold
-    environment["SILENT"] = "" if silent is None else str(silent)
     line = [sys.executable, "-m", "deeplight.engine.cli"]
     line += arguments(whole.request, "--workers", workers, *more)
     process = subprocess.Popen(
@@ -226,7 +205,6 @@ def faults(folder: Path, gate_at: int | None, poison: str = "") -> dict[str, str
         "POISON": poison,
         "HELD": "",
         "WHERE": "",
-        "SILENT": "",
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,10 +11,10 @@ import pytest
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.progress import Silent
 from deeplight.engine.output import copying
-from deeplight.engine.output.copying import Copying, CopyJob
+from deeplight.engine.output.copying import Copying
 from deeplight.engine.output.hands import Piece, Published, SharedJob
 from deeplight.engine.output.levels import Grouping
-from deeplight.engine.output.parts import Mode, claimed_parts, parts_folder, stored_record
+from deeplight.engine.output.parts import parts_folder
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.workers.dispatch import DEPTH, Lost, Ready, Verdict
 from deeplight.engine.run.workers.finishing import Finishing
@@ -143,21 +141,13 @@ def computed(whole: Whole, count: int) -> tuple[list[Site], Done, Callable[[], S
     return sites, Done([told(worker) for worker in sites], [], kept=0, stream_s=1.0), spare
 
 
-def held(whole: Whole) -> contextlib.AbstractContextManager[Path]:
-    """What the command holds while its workers are at work."""
-    record = stored_record(whole.request.out)
-    assert record is not None
-    return claimed_parts(whole.request.out, record, Mode.RESUME)
-
-
 def led_to_its_end(whole: Whole, pool: Sites, done: Done) -> Counted:
     """What the command was told while one of the pool assembled the output."""
     progress = Counted()
     with Events(None) as events:
         lead = Lead(whole.request, Workers(True, None, 2), Voice(progress, events), events, False)
         lead.idle = {worker: found.name for worker, found in pool.sites.items()}
-        with held(whole):
-            report = lead._finish(pool, done, list(pool.sites))  # type: ignore[arg-type]
+        report = lead._finish(pool, done, list(pool.sites))  # type: ignore[arg-type]
     assert report is not None and report.packs["kept_from_earlier_run"] == 0
     return progress
 
@@ -232,6 +222,7 @@ def test_who_assembles_is_lost_and_another_begins_a_file_of_its_own(
             finishing = sites[0]._finishing
             assert isinstance(finishing, Mortal)
             finishing.dies = True
+            # its lock is free then, as that of a process that ends
             assert isinstance(finishing.go_on(), Trouble)
             names(pool)[0].write_bytes(b"half of it")
         return lost
@@ -259,54 +250,17 @@ def test_a_damaged_pack_ends_the_run_and_is_removed(whole: Whole) -> None:
 
 def test_a_copy_into_a_run_that_has_ended_is_trouble(whole: Whole) -> None:
     sites, done, spare = computed(whole, 2)
-    with held(whole):
-        order = sites[0].finish(done, 1.0, 2)
-        assert isinstance(order, SharedWork) and isinstance(order.job, Grouping)
-        assert isinstance(sites[1].assist(order.pieces, order.job), Computed)
-        order = sites[0].go_on()
-        assert isinstance(order, SharedWork) and len(order.pieces) >= 8
-        for part in order.pieces:
-            assert isinstance(sites[1].assist([part], order.job), Computed)
-        late = spare()
-        report = sites[0].go_on()
+    order = sites[0].finish(done, 1.0, 2)
+    assert isinstance(order, SharedWork) and isinstance(order.job, Grouping)
+    assert isinstance(sites[1].assist(order.pieces, order.job), Computed)
+    order = sites[0].go_on()
+    assert isinstance(order, SharedWork) and len(order.pieces) >= 8
+    for part in order.pieces:
+        assert isinstance(sites[1].assist([part], order.job), Computed)
+    late = spare()
+    report = sites[0].go_on()
     assert report is not None and not isinstance(report, Trouble | SharedWork)
     for worker in (late, sites[1]):
         found = worker.assist(order.pieces[:1], order.job)
         assert isinstance(found, Trouble) and found.fatal and "another run has finished" in found.sentence
     assert whole.request.out.read_bytes() == whole.expected
-
-
-def test_who_assembles_is_frozen_and_another_does(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says nothing any more, and goes on when the run is over: nothing of what is there changes."""
-    sites, done, spare = computed(whole, 2)
-    waits, wakes = threading.Event(), threading.Event()
-    do = Finishing.do
-
-    def frozen(self: Finishing, job: SharedJob, pieces: Sequence[Piece]) -> None:
-        if isinstance(job, CopyJob) and not waits.is_set():
-            waits.set()
-            wakes.wait(60)
-            for piece in pieces:
-                job.do(piece)
-            return
-        do(self, job, pieces)
-
-    monkeypatch.setattr(Finishing, "do", frozen)
-
-    class Silent(Sites):
-        def ask(self, worker: int, method: str, *given: object) -> object:
-            if worker == 0 and method == "go_on":  # after the overviews come the parts
-                threading.Thread(target=self.sites[worker].go_on, daemon=True).start()
-                assert waits.wait(60)
-                raise Gone("it says nothing")
-            return super().ask(worker, method, *given)
-
-    pool = Silent(sites, spare)
-    progress = finished(whole, pool, done)
-    assert progress.lines == ["warning: the worker that assembled the output was lost: it says nothing"]
-    sleeper = sites[0]._finishing
-    assert sleeper is not None
-    wakes.set()
-    sleeper.thread.join(60)
-    assert whole.request.out.read_bytes() == whole.expected
-    assert [path.name for path in whole.request.out.parent.iterdir()] == ["o.tif"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import random
@@ -155,45 +154,3 @@ def test_stopped_while_the_output_is_assembled(whole: Whole, tmp_path: Path, fau
     assert not list(tmp_path.glob(".o.tif.*")) and len(led.packs()) == PACKS
     infer(whole.last)
     assert whole.request.out.read_bytes() == whole.expected
-
-
-def test_a_worker_that_is_frozen_while_it_assembles(whole: Whole, tmp_path: Path) -> None:
-    """It says nothing, and another assembles, which it does not keep from that."""
-    led = lead(whole, tmp_path, hold="finisher", gate_at=1, silent=4.0)
-    led.wait_at_gate(1, 2)
-    led.open_gate()
-    held = tmp_path / "held"
-    led.wait(held.exists)
-    psutil.Process(int(held.read_text())).suspend()
-    text = finished(led, whole)
-    assert "the worker that assembled the output was lost" in text and "says nothing" in text
-    assert not list(tmp_path.glob(".o.tif.*"))
-
-
-@pytest.mark.parametrize("fault", ["none", "killed"])
-def test_workers_make_the_regions_of_one_process(whole: Whole, tmp_path: Path, fault: str) -> None:
-    calm, asked = (
-        dataclasses.replace(whole.request, out=tmp_path / name, split=256) for name in ("calm", "map")
-    )
-    infer(calm)
-    more = ("--split", "256", "--report", str(tmp_path / "run.json"))
-    led = lead(
-        dataclasses.replace(whole, request=asked),
-        tmp_path,
-        *more,
-        gate_at=1,
-        hold="region" * (fault == "killed"),
-    )
-    led.wait(lambda: len(led.at_gate()) == 2)
-    led.open_gate()
-    if fault == "killed":
-        led.wait((tmp_path / "held").exists)
-        kill(psutil.Process(int((tmp_path / "held").read_text())))
-    text = led.end()
-    assert ("was lost" in text) == (fault == "killed")
-    assert json.loads((tmp_path / "run.json").read_text())["regions"] == {
-        "side": 256, "files": PACKS, "without_data": [],
-    }  # fmt: skip
-    made, expected = ({path.name: path.read_bytes() for path in run.out.iterdir()} for run in (asked, calm))
-    assert made == expected
-    led.check_alone()
