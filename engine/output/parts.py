@@ -317,21 +317,6 @@ def claimed_parts(
     )  # over a network the lock's file kept its folder from going until it was closed
 
 
-@contextlib.contextmanager
-def lent_parts(out: Path, record: Record) -> Iterator[Path]:
-    """The folder for packs, of which another process of the run holds the claim, and removes it at the end.
-
-    Raises InputError where it belongs to another run, or is gone.
-    """
-    earlier = stored_record(out)
-    if earlier is None:
-        raise InputError(
-            f"{parts_folder(out)} was removed meanwhile: another run has finished {out}, or began anew"
-        )
-    record.check_same(earlier, out)
-    yield packs_folder(out, record)
-
-
 def _tidy(out: Path, disk: Disk) -> None:
     """Remove what killed runs left beside the parts, so that this run has the space."""
     remove_leftovers(out.parent, (out.name,), disk=disk)

@@ -39,8 +39,7 @@ class Engine:
     side of the tiles that the last date took, for the next; None: none yet. told: makes of a scene's result what is
     reported. dates: what the dates share on a device; None for a single scene. suggested: what their layers suggest, on
     the host; None where no dates share layers.
-    hands: who assembles the output; None: threads of this process. led: another process leads the run, and holds the
-    packs."""
+    hands: who assembles the output; None: threads of this process."""
 
     artifact: Artifact
     backend: Backend
@@ -52,7 +51,6 @@ class Engine:
     told: Callable[[RunResult], RunResult] = lambda result: result
     dates: DatesOnDevice | None = None
     hands: Hands | None = None
-    led: bool = False
     suggested: SuggestedLights | None = None
     _split: tuple[int, tuple[str, ...], bool, bool, bool] | None = None
 

@@ -18,8 +18,8 @@ from deeplight.engine.output.facts import Facts
 from deeplight.engine.output.filling import PackFiller
 from deeplight.engine.output.lights import light_warnings
 from deeplight.engine.output.pack_format import Encoded
-from deeplight.engine.output.parts import Mode
-from deeplight.engine.output.shards import AnotherPlan
+from deeplight.engine.output.parts import Mode, Record, claimed_parts
+from deeplight.engine.output.shards import AnotherPlan, joined_parts
 from deeplight.engine.raster.geodesy import valid_area_km2
 from deeplight.engine.run import paths
 from deeplight.engine.run.beside import beside
@@ -117,7 +117,7 @@ def run_scene(
     with plan_scene(options, scene, engine) as planned:
         spec = planned.spec
         planned.check_space(options)
-        with planned.parts(options, engine.led) as folder:
+        with parts_of(options, planned.record) as folder:
             remove_beside_leftovers(options)
             store = PackStore(folder, spec, planned.side)
             engine.begun()
@@ -133,6 +133,13 @@ def run_scene(
         beside(options, scene, spec, artifact.manifest, report)
         engine.events.emit("finished", **report.summary())
     return report
+
+
+def parts_of(options: RunOptions, record: Record) -> contextlib.AbstractContextManager[Path]:
+    """The folder for packs: of this run alone, or together with other shards."""
+    if options.shard is not None:
+        return joined_parts(options.out, record, options.shard)
+    return claimed_parts(options.out, record, options.mode)
 
 
 def counting(

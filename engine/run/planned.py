@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from deeplight.engine.core.progress import Progress
 from deeplight.engine.core.spec import SCALE
-from deeplight.engine.output.parts import Record, check_space, claimed_parts, lent_parts
-from deeplight.engine.output.shards import joined_parts
+from deeplight.engine.output.parts import Record, check_space
 from deeplight.engine.run import paths
 from deeplight.engine.run.engine import Engine
 from deeplight.engine.run.options import RunOptions
@@ -50,14 +47,6 @@ class PlannedRun:
 
         typical = int(required_bytes(self.spec, self.side)[1] * valid_share(self.work.scene))
         check_space(options.out, typical, pack_count(self.spec, self.side), options.mode)
-
-    def parts(self, options: RunOptions, led: bool) -> contextlib.AbstractContextManager[Path]:
-        """The folder for packs: of this run alone, together with other shards, or lent by the process that leads."""
-        if led:
-            return lent_parts(options.out, self.record)
-        if options.shard is not None:
-            return joined_parts(options.out, self.record, options.shard)
-        return claimed_parts(options.out, self.record, options.mode)
 
     def __enter__(self) -> Self:
         return self

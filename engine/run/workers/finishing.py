@@ -21,10 +21,7 @@ class Finishing:
         self.count = count
         self._said: queue.SimpleQueue[SharedWork | RunReport | Trouble | None] = queue.SimpleQueue()
         self._carried_out: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.thread = threading.Thread(
-            target=lambda: self._said.put(finish(self)), name="finish", daemon=True
-        )
-        self.thread.start()
+        threading.Thread(target=lambda: self._said.put(finish(self)), name="finish", daemon=True).start()
 
     def next(self) -> SharedWork | RunReport | Trouble | None:
         """What others are to do, or how it ended."""

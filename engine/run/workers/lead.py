@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.core.progress import Progress
-from deeplight.engine.output.parts import Mode, Record, claimed_parts, stored_record
+from deeplight.engine.output.parts import Mode, Record, claimed_parts, exists, parts_folder, stored_record
 from deeplight.engine.run.events import Events
 from deeplight.engine.run.options import RunOptions, check_workers
 from deeplight.engine.run.preparation import check_request, remove_beside_leftovers
@@ -134,13 +134,12 @@ class Lead:
             proposal = self._proposal(pool)
             self.options = pool.options
             record, mode = proposal.record, self.options.mode
-            # held to the end, for a worker that assembles the output and is frozen would not let go of it
-            with claimed_parts(self.options.out, record, mode) as folder:
+            with claimed_parts(self.options.out, record, mode, stay=True) as folder:
                 remove_beside_leftovers(self.options)
                 pool.begin(record, proposal.digests)
                 done, ready = self._compute(pool, proposal, folder.iterdir() if folder.is_dir() else ())
-                self.record = record
-                return self._finish(pool, done, ready)
+            self.record = record
+            return self._finish(pool, done, ready)
 
     def _tidy(self, record: Record) -> None:
         """Remove what a worker left behind when it was stopped while it assembled the output. The packs stay."""
@@ -207,7 +206,7 @@ class Lead:
             f"all others are kept for `resume=True`; the first reason: {dispatch.given_up[0].reason}"
         )
 
-    def _finish(self, pool: RayPool, done: Done, ready: list[int]) -> RunReport | None:
+    def _finish(self, pool: RayPool, done: Done | None, ready: list[int]) -> RunReport | None:
         """Let a worker assemble the output."""
         for _ in range(_FINISHERS):
             worker = ready.pop(0) if ready else pool.first()[0]
@@ -223,6 +222,8 @@ class Lead:
                 self.voice.log(f"warning: the worker that assembled the output was lost: {gone}")
                 pool.dismiss(worker)
                 pool.hire()
+                if exists(self.options.out) and not parts_folder(self.options.out).exists():
+                    done = None  # nothing is left to do but what stands beside it
         raise DeepLightError(
             f"{_FINISHERS} workers were lost while they assembled the output: make the same call with `resume=True`"
         )

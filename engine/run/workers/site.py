@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 
 from deeplight.engine.core.errors import DiskRefused, InputError
 from deeplight.engine.core.machine import bytes_moved, peak_memory
+from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.terminal import explained
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.hands import Piece, Published, SharedJob
@@ -23,13 +27,15 @@ from deeplight.engine.raster.scene import Scene
 from deeplight.engine.run import paths
 from deeplight.engine.run.contents import Seen, known_digests, learn_digests
 from deeplight.engine.run.engine import Began, Engine
+from deeplight.engine.run.executor import Outcome, Task, TileFailed
 from deeplight.engine.run.options import RunOptions
-from deeplight.engine.run.pipeline import run_scene
+from deeplight.engine.run.pipeline import Run, run_scene
 from deeplight.engine.run.planned import PlannedRun, plan_scene
 from deeplight.engine.run.report import RunReport, write_report
 from deeplight.engine.run.result import RunResult
+from deeplight.engine.run.tiling import TilePlan, cores
+from deeplight.engine.run.work import Tile
 from deeplight.engine.run.workers.affinity import GpuPlace, bind, cpu_list, gpu_place
-from deeplight.engine.run.workers.asked import AskedPacks
 from deeplight.engine.run.workers.finishing import Finishing
 from deeplight.engine.run.workers.messages import Computed, Done, Made, Proposal, SharedWork, Told, Trouble
 from deeplight.engine.run.workers.relay import Message, Relay
@@ -56,8 +62,9 @@ class Site:
         self.relay = Relay(events=options.events is not None)
         self._open = contextlib.ExitStack()
         self._began = Began.now()
-        self._packs: AskedPacks | None = None
+        self._packs: Packs | None = None
         self._turn = threading.Lock()
+        self._thread: threading.Thread | None = None
         self._job: tuple[Published, SharedJob] | None = None
         self._finishing: Finishing | None = None
 
@@ -129,8 +136,9 @@ class Site:
         if first.digest != record.digest:
             raise InputError(f"another run of {out} has begun")
         store = PackStore(packs_folder(out, planned.record), planned.spec, planned.side)
-        self._packs = AskedPacks(options, planned, store, self.engine)
-        self._packs.start()
+        self._packs = Packs(options, planned, store, self.engine)
+        self._thread = threading.Thread(target=self._packs.serve, name="packs", daemon=True)
+        self._thread.start()
 
     def compute(self, keys: Sequence[Key]) -> Computed | Trouble:
         """Compute packs and store them, after those that were asked for before."""
@@ -150,7 +158,7 @@ class Site:
         """Say what this worker has done. It is given no more packs after this."""
         assert self._packs is not None
         with self._turn:
-            self._packs.end(_PATIENCE_S)
+            self._end_packs(_PATIENCE_S)
         packs, moved, before = self._packs, bytes_moved(), self._began.moved
         stages = packs.executor.stages if packs.executor is not None else ()
         meter, place = packs.work.meter, self.place
@@ -210,7 +218,6 @@ class Site:
         try:
             self.relay.counting = True
             now = Began.now()
-            self.engine.led = True
             if done is not None:
                 self.engine.told = partial(self._with_workers, done)
             if hands.count > 1:
@@ -218,8 +225,7 @@ class Site:
             options = replace(self.options, workers=None, mode=Mode.RESUME, check=0, events=None)
             began = Began(now.seconds - seconds, now.moved)
             with self._turn:
-                if self._packs is not None:
-                    self._packs.end()
+                self._end_packs()
                 report = run_scene(options, self.scene, self.engine, done is None, began)
             if report is None:
                 return None
@@ -237,6 +243,16 @@ class Site:
         for told in done.told:
             self.scene.count_read(told.read)
         return with_workers(result, done)
+
+    def _end_packs(self, seconds: float | None = None) -> None:
+        """Wait for the packs in work, which another may have finished meanwhile; not longer than so many seconds.
+        Without a limit their memory is freed, too."""
+        if self._packs is None or self._thread is None:
+            return
+        self._packs.end()
+        self._thread.join(seconds)
+        if seconds is None:
+            self._packs.planned.work.close()
 
     def _trouble(self, error: Exception) -> Trouble:
         """The message for an error. Where the folder of the packs is gone, that is named as the reason."""
@@ -257,3 +273,117 @@ def _areas(planned: PlannedRun) -> dict[Key, int]:
     keys = [(row, col) for row in range(-(-height // side)) for col in range(-(-width // side))]
     windows = {(r, c): Window(r * side, c * side, side, side).clipped(height, width) for r, c in keys}
     return {key: window.height * window.width for key, window in windows.items()}
+
+
+class Packs(Run):
+    """The packs that a worker is given one after the other, through stages that stay open between them."""
+
+    def __init__(self, options: RunOptions, planned: PlannedRun, store: PackStore, engine: Engine) -> None:
+        self.planned = planned
+        self._inbox: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
+        self._asked: dict[Key, Future[Made]] = {}
+        self._asked_at: dict[Key, float] = {}
+        self._answered_at = 0.0
+        self._with_data: set[Key] = set()
+        self._done: set[Key] = set()
+        self._broken: Exception | None = None
+        self._looked_at = 0
+        self._hopeless: set[Window] = set()
+        self._lock = threading.Lock()
+        super().__init__(options, planned, store, engine)
+
+    def ask(self, key: Key) -> Future[Made]:
+        """Let a pack be computed."""
+        future: Future[Made] = Future()
+        with self._lock:
+            if self._broken is not None:
+                future.set_exception(self._broken)
+            elif key in self._done:
+                future.set_result(Made())
+            elif key in self._asked:
+                return self._asked[key]
+            else:
+                self._asked[key], self._asked_at[key] = future, time.monotonic()
+                self._inbox.put(key)
+        return future
+
+    def end(self) -> None:
+        """Accept no more packs."""
+        self._inbox.put(None)
+
+    def serve(self) -> None:
+        """Compute what is asked for until the end."""
+        try:
+            self.compute()
+        except Exception as error:
+            with self._lock:
+                self._broken = error
+                for key in list(self._asked):
+                    self._asked.pop(key).set_exception(error)
+
+    def keys(self) -> list[Key]:
+        """No packs: they come one by one."""
+        return []
+
+    def note(self, outcome: Outcome) -> None:
+        """Say what became of a tile."""
+        super().note(outcome)
+        if isinstance(outcome.error, TileFailed) and outcome.error.final:
+            self._hopeless.add(outcome.task.core)
+
+    def stored(self, key: Key, size: int) -> None:
+        """A pack is finished. size: its bytes."""
+        super().stored(key, size)
+        with self._lock:
+            self._done.add(key)
+        self._answer(key, None, False)
+
+    def _store(self, tile: Tile) -> None:
+        if tile.pixels is not None:
+            self._with_data.add(self._key(tile.core))
+        super()._store(tile)
+
+    def _key(self, core: Window) -> Key:
+        """The pack that a core is in."""
+        return core.row // self.plan.pack, core.col // self.plan.pack
+
+    def jobs(self) -> Iterator[Task | None]:
+        """The tiles of the packs that are asked for; None where there is none while others are at work."""
+        while True:
+            self._answer_for_failed()
+            try:
+                key = self._inbox.get(block=not self._asked)
+            except queue.Empty:
+                yield None
+                continue
+            if key is None:
+                return
+            hr = self.filler.expect(key)
+            lr = Window(hr.row // SCALE, hr.col // SCALE, hr.height // SCALE, hr.width // SCALE)
+            yield from _shared_out(lr, self.plan, self.crew.readers)
+
+    def _answer_for_failed(self) -> None:
+        """Say which packs have tiles that were given up."""
+        for given_up in self.quarantined[self._looked_at :]:
+            self._looked_at += 1
+            self._answer(self._key(given_up.core), given_up.reason, given_up.core in self._hopeless)
+
+    def _answer(self, key: Key, error: str | None, final: bool) -> None:
+        with self._lock:
+            future, now = self._asked.pop(key, None), time.monotonic()
+            if future is None:
+                return
+            took = now - max(self._answered_at, self._asked_at.pop(key))
+            self._answered_at = now
+        future.set_result(Made(error, final, took if key in self._with_data else None))
+
+
+def _shared_out(pack: Window, plan: TilePlan, readers: int) -> Iterator[Task]:
+    """The tiles of a pack for so many readers, each of which has the same rows of every pack: neighbours share source
+    blocks, and a pack keeps all readers busy."""
+    lanes: dict[int, list[Task]] = {}
+    for core in cores(pack, plan):
+        lane = (core.row - pack.row) * readers // pack.height
+        lanes.setdefault(lane, []).append(Task(core, lane))
+    for together in zip_longest(*lanes.values()):
+        yield from (task for task in together if task is not None)
