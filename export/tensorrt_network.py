@@ -15,11 +15,14 @@ import onnxscript.optimizer
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.runtime.tensorrt_log import log_of
-from deeplight.export.operators import DOMAIN
+from deeplight.export.operators import DOMAIN, apart
 from deeplight.export.tensorrt_rules import problems
 
 LARGEST_TILE = 512
 """LR pixels along a side of the dynamic profile's largest tile."""
+
+_LARGEST_WEIGHT = 1 << 22
+"""Numbers in a weight that is put into another order before the parser sees it; the optimiser's own limit is 8192."""
 
 _KEPT = "deeplight_plugins"
 """Domain of the operators that become plugins, while the bodies of the others are inlined."""
@@ -35,13 +38,14 @@ def prepared(model: bytes, *, plugins: bool) -> bytes:
     Raises DeepLightError listing everything that TensorRT would refuse.
     """
     proto = onnx.load_from_string(model)
+    apart(proto)
     names: frozenset[str] = frozenset()
     chosen: Collection[str] = ()
     if plugins:
         from deeplight.export.plugins import NAMES, pack
 
         names, chosen = frozenset(NAMES), pack(proto)
-    proto = onnxscript.optimizer.optimize(_inlined(proto, chosen))
+    proto = onnxscript.optimizer.optimize(_inlined(proto, chosen), input_size_limit=_LARGEST_WEIGHT)
     if found := problems(proto, names):
         raise DeepLightError("TensorRT would refuse this model: " + "; ".join(found))
     return bytes(proto.SerializeToString())

@@ -6,10 +6,15 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.inliner
+import onnx.numpy_helper
+import onnx.parser
+import onnxruntime as ort
 import pytest
 import torch
+from onnxscript import ir
 
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, OUTPUTS
@@ -41,8 +46,8 @@ def test_axes_are_dynamic_and_named_by_the_contract(exported: Exported) -> None:
 def test_custom_operators_are_nodes_with_bodies(exported: Exported) -> None:
     proto = onnx.load(exported.path / "model.onnx")
     nodes = [n for n in proto.graph.node if n.domain == "deeplight"]
-    assert [n.op_type for n in nodes].count("fuse") == 3 and [n.op_type for n in nodes].count("upsample") == 3
-    assert {n.op_type for n in nodes} == {"align", "fuse", "upsample", "refine"}
+    assert [n.op_type for n in nodes].count("fuse") == 3 and [n.op_type for n in nodes].count("upsample") == 2
+    assert {n.op_type for n in nodes} == {"align", "fuse", "upsample", "finest"}
     assert {f.name for f in proto.functions} == {n.op_type for n in nodes}
     for node in nodes:
         assert [a.s for a in node.attribute if a.name == "plugin_namespace"] == [b"deeplight"]
@@ -133,6 +138,25 @@ def test_tensorrt_would_refuse_nothing_of_a_whole_export(
     ours = {n.op_type for n in proto.graph.node if n.domain == "deeplight"}
     assert ours <= {"fuse", "upsample", "refine"} and bool(ours) == plugins, "those that have a plugin alone"
     assert len({n.name for n in proto.graph.node}) == len(proto.graph.node) and not proto.functions
+
+
+def test_a_map_spread_over_channels_is_a_convolution_of_the_same_numbers() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 20]> g (float[B,1,H,W] x) => (float[B,5,H,W] y)
+        { s = Sigmoid (x)  y = Mul (s, e) }"""
+    before = onnx.parser.parse_model(text)
+    weights = np.arange(5, dtype=np.float32).reshape(1, 5, 1, 1)
+    before.graph.initializer.append(onnx.numpy_helper.from_array(weights, "e"))
+    model = ir.serde.deserialize_model(before)
+    to_onnx.spread_by_convolution(model)
+    after = ir.serde.serialize_model(model)
+    onnx.checker.check_model(after, full_check=True)
+    assert [n.op_type for n in after.graph.node] == ["Sigmoid", "Conv"]
+    x = np.linspace(-4, 4, 24, dtype=np.float32).reshape(2, 1, 3, 4)
+    results = [
+        ort.InferenceSession(p.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        for p in (before, after)
+    ]
+    assert np.array_equal(*results)
 
 
 def damaged(proto: onnx.ModelProto, how: str) -> onnx.ModelProto:

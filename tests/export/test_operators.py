@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from deeplight.export.operators import OPSET, VERSION, attach, function, translations
+from deeplight.export.operators import OPSET, VERSION, apart, attach, function, translations
 from deeplight.kernels import refine, upsample
 from deeplight.kernels.align.reference import align as align_reference
 from deeplight.kernels.dispatch import emit_operators
@@ -19,12 +20,18 @@ from deeplight.kernels.refine.reference import refine as refine_reference
 from deeplight.kernels.upsample.reference import upsample as upsample_reference
 
 
-def run_body(
+def model_of_node(
     name: str, inputs: dict[str, np.ndarray], outputs: list[str], **attributes: float
-) -> list[np.ndarray]:
-    """One node of the operator, its inputs fed, through ONNX Runtime."""
+) -> onnx.ModelProto:
+    """A model of one node of the operator, with its body."""
     node = helper.make_node(
-        name, list(inputs), outputs, domain="deeplight", plugin_namespace="deeplight", **attributes
+        name,
+        list(inputs),
+        outputs,
+        name="n",
+        domain="deeplight",
+        plugin_namespace="deeplight",
+        **attributes,
     )
 
     def described(names: list[str]) -> list[onnx.ValueInfoProto]:
@@ -38,7 +45,14 @@ def run_body(
     kind = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
     graph = helper.make_graph([node], "g", described(list(inputs)), described(outputs))
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("deeplight", VERSION)]
-    proto = helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[function(name)])
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[function(name)])
+
+
+def run_body(
+    name: str, inputs: dict[str, np.ndarray], outputs: list[str], **attributes: float
+) -> list[np.ndarray]:
+    """One node of the operator, its inputs fed, through ONNX Runtime."""
+    proto = model_of_node(name, inputs, outputs, **attributes)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     return list(session.run(outputs, inputs))
 
@@ -83,12 +97,14 @@ def test_fuse_in_half_precision_keeps_its_exponentials_in_float32() -> None:
     assert min(exponentials) > min(cast) and max(exponentials) < min(back)
 
 
-def test_refine_adds_a_level_of_its_own_size() -> None:
+RANGE = Radiance(2.0, 1.5, 3.0)
+
+
+def refinement(c: int) -> dict[str, Tensor]:
+    """What refine takes behind x, by name."""
     g = torch.Generator().manual_seed(4)
-    c = 5
     shapes = {
-        "x": (2, c, 7, 9),
-        "level": (2, 1, 7, 9),
+        "level": (2, 1, 14, 18),
         "isp_weight": (1, c, 1, 1),
         "isp_bias": (1,),
         "embed": (c,),
@@ -97,18 +113,68 @@ def test_refine_adds_a_level_of_its_own_size() -> None:
         "residual_weight": (1, c, 1, 1),
         "residual_bias": (1,),
     }
-    t = {name: 0.3 * torch.randn(*shape, generator=g) for name, shape in shapes.items()}
-    range = Radiance(2.0, 1.5, 3.0)
-    settings = {"unit": range.unit, "gain": range.gain, "top": range.top}
-    got = run_body("refine", {n: v.numpy() for n, v in t.items()}, ["radiance", "isp"], **settings)
-    x, level, *heads = list(t.values())[:5]
+    return {name: 0.3 * torch.randn(*shape, generator=g) for name, shape in shapes.items()}
+
+
+def check_refined(name: str, before: dict[str, Tensor], x: Tensor, c: int) -> None:
+    """The operator of this name, given `before` and then what refine takes, against refine of x."""
+    t = refinement(c)
+    settings = {"unit": RANGE.unit, "gain": RANGE.gain, "top": RANGE.top}
+    feeds = {n: v.numpy() for n, v in (before | t).items()}
+    got = run_body(name, feeds, ["radiance", "isp"], **settings)
+    level, *heads = list(t.values())[:4]
     want = refine_reference(
-        x, level, *heads, [t["weight"]], [t["bias"]], t["residual_weight"], t["residual_bias"], range
+        x, level, *heads, [t["weight"]], [t["bias"]], t["residual_weight"], t["residual_bias"], RANGE
     )
     assert float(want[0].max()) > 2.9, "some of it reaches the ceiling"
     for a, b in zip(got, want, strict=True):
         # float32 sums of some tens of terms of order 1, then expm1
         assert np.abs(a - b.numpy()).max() <= 1e-5 * float(b.max())
+
+
+def test_refine_adds_a_level_of_its_own_size() -> None:
+    x = 0.3 * torch.randn(2, 5, 14, 18, generator=torch.Generator().manual_seed(5))
+    check_refined("refine", {"x": x}, x, 5)
+
+
+def upsampling(c: int) -> dict[str, Tensor]:
+    """x (2,6,7,9) and what upsample takes beside it."""
+    g = torch.Generator().manual_seed(6)
+    shapes = {"x": (2, 6, 7, 9), "up_weight": (4 * c, 6, 3, 3), "up_bias": (4 * c,)}
+    return {name: 0.3 * torch.randn(*shape, generator=g) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("c", [5, 8])
+def test_finest_is_the_refinement_of_the_upsampled(c: int) -> None:
+    """5 channels fill no block of a runtime's convolution, 8 do."""
+    given = upsampling(c)
+    check_refined("finest", given, upsample_reference(*given.values()), c)
+
+
+def test_upsample_puts_every_pixel_in_its_place() -> None:
+    given = upsampling(5)
+    feeds = dict(zip(("x", "weight", "bias"), (t.numpy() for t in given.values()), strict=True))
+    (got,) = run_body("upsample", feeds, ["out"])
+    want = upsample_reference(*given.values())
+    # float32 sums of 54 terms of order 0.1
+    assert np.abs(got - want.numpy()).max() <= 1e-5 * float(want.max())
+
+
+def test_finest_comes_apart_for_the_kernels_of_a_gpu() -> None:
+    given = upsampling(8)
+    tensors = {n: v.numpy() for n, v in (given | refinement(8)).items()}
+    whole = model_of_node("finest", tensors, ["radiance", "isp"], unit=2.0, gain=1.5, top=3.0)
+    parts = onnx.ModelProto.FromString(whole.SerializeToString())
+    apart(parts)
+    assert [n.op_type for n in parts.graph.node] == ["upsample", "refine"]
+    assert {f.name for f in parts.functions} == {"upsample", "refine"}
+    results = [
+        ort.InferenceSession(p.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, tensors)
+        for p in (whole, parts)
+    ]
+    for a, b in zip(*results, strict=True):
+        # the same sums in another order
+        assert np.abs(a - b).max() <= 1e-5 * float(b.max())
 
 
 class Tail(nn.Module):

@@ -49,7 +49,7 @@ def test_an_operator_with_a_plugin_is_not_listed() -> None:
     assert problems(onnx.load_from_string(fuse), frozenset({"fuse"})) == []
 
 
-@pytest.mark.parametrize("name", ["align", "fuse", "upsample", "refine", "refine_last"])
+@pytest.mark.parametrize("name", ["align", "fuse", "upsample", "refine", "refine_last", "finest"])
 def test_the_bodies_of_our_operators_are_accepted(name: str) -> None:
     proto = onnx.load_from_string(RELU)
     proto.functions.append(function(name))
