@@ -89,6 +89,6 @@ def refine_plugin(
 ):
     """`refine`: the arguments and the result are those of deeplight.kernels.refine.kernel."""
     refine_narrow(
-        x, level, weight, bias, isp_weight, isp_bias, embed, residual_weight, residual_bias, radiance, isp,
-        height, width, UNIT, GAIN, TOP, C, CP, KP, ROWS, PRECISION, BLOCK,
+        x, level, level, level, weight, bias, isp_weight, isp_bias, embed, residual_weight, residual_bias, radiance,
+        isp, height, width, UNIT, GAIN, TOP, TOP, C, CP, KP, ROWS, False, PRECISION, BLOCK,
     )  # fmt: skip

@@ -1,10 +1,10 @@
 """The operations that DeepLightSR is built from, as functions of tensors.
 
-`align`, `suggest`, `locate`, `fuse`, `upsample`, `refine`, `agree` and `finish` have Triton kernels and a plain-PyTorch
-reference each; the rest is PyTorch.
+`align`, `suggest`, `locate`, `fuse`, `upsample`, `base`, `refine`, `restore`, `agree` and `finish` have Triton kernels
+and a plain-PyTorch reference each; the rest is PyTorch.
 """
 
-from deeplight.kernels.agree.entry import agree
+from deeplight.kernels.agree.entry import agree, base
 from deeplight.kernels.agree.reference import Sensor
 from deeplight.kernels.align.entry import align
 from deeplight.kernels.align.reference import TileMesh, split_nodes
@@ -17,10 +17,13 @@ from deeplight.kernels.locate.reference import Weights as LocateWeights
 from deeplight.kernels.locate.reference import half_pixel_shifts
 from deeplight.kernels.refine.entry import refine
 from deeplight.kernels.refine.reference import Radiance
+from deeplight.kernels.restore.entry import restore
+from deeplight.kernels.restore.reference import Base
 from deeplight.kernels.suggest.entry import suggest
 from deeplight.kernels.upsample.entry import upsample
 
 __all__ = [
+    "Base",
     "Implementation",
     "LocateWeights",
     "Radiance",
@@ -28,6 +31,7 @@ __all__ = [
     "TileMesh",
     "agree",
     "align",
+    "base",
     "finish",
     "fuse",
     "half_pixel_shifts",
@@ -36,6 +40,7 @@ __all__ = [
     "refine",
     "resample_offset",
     "resize_fixed",
+    "restore",
     "sample",
     "split_nodes",
     "suggest",

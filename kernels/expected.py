@@ -23,11 +23,13 @@ from deeplight.kernels.finish import reference as finish_reference
 from deeplight.kernels.finish.reference import Pixels
 from deeplight.kernels.float32 import exact_float32
 from deeplight.kernels.fuse import reference as fuse_reference
-from deeplight.kernels.interpolation import SCALE, interpolation_line
+from deeplight.kernels.interpolation import SCALE, interpolation_kernel, interpolation_line
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.locate import reference as locate_reference
 from deeplight.kernels.refine import reference as refine_reference
 from deeplight.kernels.refine.reference import Radiance
+from deeplight.kernels.restore import reference as restore_reference
+from deeplight.kernels.restore.reference import Base
 from deeplight.kernels.suggest import reference as suggest_reference
 from deeplight.kernels.upsample import reference as upsample_reference
 
@@ -139,8 +141,11 @@ def _random(ready: Launch, name: str, like: Tensor, generator: torch.Generator) 
     elif name == "gain":
         raw = _tensor(ready, "raw")
         values = (torch.rand(shape, **where) + 0.5) * (1.0 if raw.dtype.is_floating_point else 1e-4)
-    elif name == "level":
-        values = torch.rand(shape, **where)
+    elif name in ("level", "trust"):
+        # the base's radiance, or the base in the normalised domain
+        values = torch.rand(shape, **where) * (100 if name == "level" and ready.constants["WHOLE"] else 1)
+    elif name in ("carried", "change", "second"):
+        values = torch.rand(shape, **where) - 0.5
     elif name in ("radiance", "y"):
         values = 1000 * torch.rand(shape, **where)
     elif name in ("residual", "variance"):
@@ -228,10 +233,17 @@ def _refine(ready: Launch) -> Outputs:
     bias, head, head_bias = (_tensor(ready, name).float() for name in names)
     weight = _tensor(ready, "weight").float().reshape(3, 3, c, c).permute(3, 2, 0, 1).contiguous()
     one = (1, c, 1, 1)
+    level, line = _tensor(ready, "level"), interpolation_line(SCALE, "linear").to(x.device)
+    base = Base(level, _tensor(ready, "carried"), _tensor(ready, "trust"))
+    if ready.constants["WHOLE"]:
+        cubic = interpolation_kernel(2, "cubic").to(x.device)
+        level = restore_reference.level(base, cubic, Radiance())
     radiance, isp = refine_reference.refine(
-        x, _tensor(ready, "level"), query.reshape(one), query_bias, embed, [weight], [bias], head.reshape(one),
+        x, level, query.reshape(one), query_bias, embed, [weight], [bias], head.reshape(one),
         head_bias, Radiance(),
     )  # fmt: skip
+    if ready.constants["WHOLE"]:
+        radiance = restore_reference.blended(radiance, base, line)
     return {"radiance": radiance, "isp": isp} if whole else {"radiance": radiance}
 
 
@@ -291,7 +303,18 @@ def _observe(ready: Launch) -> Outputs:
     maps = {name: _tensor(ready, name) for name in ("y", "known", "saturated", "rows", "columns")}
     sensor = Sensor(**maps, noise=_tensor(ready, "noise").reshape(-1, 1, 1, 1))
     power = _tensor(ready, "power") if ready.constants["POWERED"] else 1.0
-    return {"out": agree_reference.change(_tensor(ready, "radiance"), sensor, power)}
+    radiance = _tensor(ready, "radiance")
+    if ready.constants["MADE"] >= 0:
+        radiance = _start(sensor.y, [_tensor(ready, "change")][: ready.constants["MADE"]])
+    return {"out": agree_reference.change(radiance, sensor, power)}
+
+
+def _start(y: Tensor, changes: list[Tensor]) -> Tensor:
+    cubic, linear = (interpolation_line(SCALE, kind).to(y.device) for kind in ("cubic", "linear"))
+    x = agree_reference.enlarged(y, cubic).clamp(min=0.0)
+    for change in changes:
+        x = x * (1.0 + agree_reference.enlarged(change, linear))
+    return x
 
 
 def _rescale(ready: Launch) -> Outputs:
@@ -313,4 +336,7 @@ _DEFINITIONS: dict[str, Callable[[Launch], Outputs]] = {
     "suggest": _suggest,
     "observe": _observe,
     "rescale": _rescale,
+    "start": lambda ready: {
+        "out": _start(_tensor(ready, "y"), [_tensor(ready, name) for name in ("change", "second")])
+    },
 }

@@ -29,6 +29,7 @@ MODULES = {
     "suggest": "suggest",
     "observe": "agree",
     "rescale": "agree",
+    "start": "agree",
 }
 """The folder of each kernel in deeplight.kernels."""
 

@@ -58,6 +58,7 @@ REASONED: dict[tuple[str, int], Config] = {
     # The sums of 16 rows take 8 registers of a thread. Programs of ten LR columns are enough for all multiprocessors.
     ("observe", 0): Config(128, 8),
     ("rescale", 0): Config(512, 4),
+    ("start", 0): Config(512, 4),
     # a thread holds the 32 channels of one of 128 pixels
     ("suggest", 32): Config(8, 4),
     ("suggest", 64): Config(8, 4),

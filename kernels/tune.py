@@ -25,7 +25,7 @@ from deeplight.kernels.warm import compile_all
 
 BLOCKS, WARPS, STAGES = (32, 64, 128, 256), (4, 8), (2, 3)
 VALUE_BLOCKS = (512, 1024, 2048, 4096)
-"""Block sizes of upsample_epilogue, whose blocks consist of values, and of rescale, whose pixels are one value each."""
+"""Block sizes of upsample_epilogue, whose blocks consist of values, and of kernels whose pixels are one value each."""
 
 OWN_BLOCKS = {
     "residuals": (16,),
@@ -41,7 +41,7 @@ of sixteen pixels."""
 
 def candidates(kernel: str) -> list[Config]:
     """The configurations of a kernel that are tried."""
-    blocks = {**dict.fromkeys(("upsample_epilogue", "rescale"), VALUE_BLOCKS), **OWN_BLOCKS}.get(
+    blocks = {**dict.fromkeys(("upsample_epilogue", "rescale", "start"), VALUE_BLOCKS), **OWN_BLOCKS}.get(
         kernel, BLOCKS
     )
     stages = STAGES if kernel in ("fuse", "upsample_conv", "refine") else (2,)
@@ -81,7 +81,7 @@ def _row(ready: Launch) -> int:
     if ready.kernel == "finish":
         return SCALE * int(ready.arguments["cols"])
     width = int(ready.arguments["width"])
-    if ready.kernel == "rescale":
+    if ready.kernel in ("rescale", "start"):
         return SCALE * width
     if ready.kernel == "upsample_epilogue":
         return width * 2 * int(ready.constants["C"])

@@ -115,11 +115,12 @@ def _align_launches(dtype: torch.dtype, side: int) -> Iterator[Launch]:
 def _refine_launch(c: int, dtype: torch.dtype, side: int, *, blocks: int) -> Launch:
     pixels = torch.empty(1, 1, side, side, device="meta")
     x, weight = _meta(1, c, side, side, dtype=dtype), _meta(9, c, c, dtype=dtype)
+    coarse = _meta(1, 1, side // 2, side // 2, dtype=torch.float32), _lights(side)
     if blocks == 1 and c <= refine_entry.NARROW:
         vectors = [_meta(n, dtype=dtype) for n in (c, c, 1, c, c, 1)]
-        return refine_entry.plan_narrow(x, pixels, weight, vectors, Radiance(), pixels, pixels)
+        return refine_entry.plan_narrow(x, pixels, weight, vectors, Radiance(), pixels, pixels, coarse=coarse)
     vectors = [_meta(n, dtype=dtype) for n in (c, c, 1)]
-    return refine_entry.plan(x, pixels, weight, vectors, Radiance(), pixels)
+    return refine_entry.plan(x, pixels, weight, vectors, Radiance(), pixels, coarse=coarse)
 
 
 def _finish_launches(side: int) -> Iterator[Launch]:
@@ -132,14 +133,20 @@ def _finish_launches(side: int) -> Iterator[Launch]:
     yield finish_entry.plan(radiance, valid, radiance.to(torch.uint16), halves, (0, 0), pixels)
 
 
+def _lights(side: int) -> Tensor:
+    return torch.empty(1, 1, side // 8, side // 8, device="meta")
+
+
 def _agree_launches(side: int) -> Iterator[Launch]:
-    """Launches with a power and without one, in float32 whatever the element type of the features."""
+    """The base, and the step after the last refinement, in float32 whatever the element type of the features."""
     radiance = torch.empty(1, 1, side, side, device="meta")
-    image = torch.empty(1, 1, side // 8, side // 8, device="meta")
+    image = _lights(side)
     weights, number = torch.empty(1, 7, 8, device="meta"), torch.empty(1, device="meta")
     sensor = Sensor(image, image, image, weights, weights, number)
-    for power in (None, number):
-        yield agree_entry.plan_observe(radiance, sensor, power, image)
+    for changes in ([], [image]):
+        yield agree_entry.plan_observe(changes, sensor, number, image)
+    yield agree_entry.plan_start(image, [image, image], radiance)
+    yield agree_entry.plan_observe(radiance, sensor, None, image)
     yield agree_entry.plan_rescale(radiance, image, radiance)
 
 

@@ -88,17 +88,21 @@ class Refine(nn.Module):
         residual = self.residual(x).float()
         return x, residual if carried is None else carried + residual, logits
 
-    def finish(self, x: Tensor, level: Tensor, norm: Normalise) -> tuple[Tensor, Tensor]:
-        """x: (B,C,H,W); level: (B,1,H,W), normalised. Returns radiance and ISP probability, (B,1,H,W) each."""
+    def restore(
+        self, x: Tensor, base: kernels.Base, norm: Normalise, cubic: Tensor, linear: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """x: (B,C,H,W). cubic, linear: see `kernels.restore`. Returns radiance and ISP probability, (B,1,H,W) each."""
         blocks = [_parameters(layer) for layer in self.layers]
-        return kernels.refine(
+        return kernels.restore(
             x,
-            level,
+            base,
             *_parameters(self.isp),
             self.embed,
             [weight for weight, _ in blocks],
             [bias for _, bias in blocks],
             *_parameters(self.residual),
+            cubic=cubic,
+            linear=linear,
             range=kernels.Radiance(norm.unit, norm.gain, norm.ceiling),
         )
 

@@ -15,13 +15,15 @@ from torch import Tensor
 from deeplight import kernels
 from deeplight.kernels import Sensor
 from deeplight.kernels.agree.reference import BLUR_REACH, RATIO_LIMIT, enlarged, seen
+from deeplight.kernels.agree.reference import STEPS as BASE_STEPS
 from deeplight.kernels.interpolation import SCALE
+
+__all__ = ["BASE_STEPS", "STEP_REACH", "agreeing", "base", "blur_weights", "sensor_of", "settled", "trust"]
 
 STEP_REACH = BLUR_REACH + 1
 """LR pixels that one step sees: the blur and the linear interpolation."""
-BASE_STEPS = 2
 BASE_POWER = 2.0
-"""Over-relaxation: two steps with the squared ratio bring as much as four plain ones; an exponent of 2.5 diverges."""
+"""Over-relaxation: an exponent of 2.5 diverges."""
 SHARPEST_SIGMA = 0.1
 """HR pixels: below this the sampled Gaussian is a single 1 in float32."""
 UNKNOWN_NOISE = 0.05
@@ -67,32 +69,29 @@ def blur_weights(fwhm: Tensor) -> Tensor:
 
 def base(sensor: Sensor, cubic: Tensor, linear: Tensor, power: float | Tensor = BASE_POWER) -> Tensor:
     """Radiance (B,1,8h,8w) without any learnt detail: bicubic, made consistent with the sensor in two steps."""
-    x = enlarged(sensor.y, cubic).clamp(min=0.0)
-    for _ in range(BASE_STEPS):
-        x = kernels.agree(x, sensor, linear, power)
-    return x
+    return kernels.base(sensor, cubic, linear, power)
 
 
 def agreeing(refined: Tensor, start: Tensor, sensor: Sensor, linear: Tensor) -> Tensor:
     """The refined radiance (B,1,8h,8w), with the base `start` in place of it below the noise, made consistent."""
-    refined = _lit(refined, start, sensor, linear)
+    refined = start + (refined - start) * enlarged(trust(sensor), linear)
     return kernels.agree(refined, sensor._replace(noise=LAST_NOISE * sensor.noise), linear)
 
 
-def _lit(refined: Tensor, start: Tensor, sensor: Sensor, linear: Tensor) -> Tensor:
-    """The refined radiance, with the base in place of it below the noise: there a bias of a thousandth in the log
-    domain, spread over a dark country, would be a fifth of its sum."""
+def trust(sensor: Sensor) -> Tensor:
+    """How far a refined radiance may leave the base, (B,1,h,w) within [0, 1]: not at all below the noise. There a bias
+    of a thousandth in the log domain, spread over a dark country, would be a fifth of its sum."""
     light, dark = sensor.y * sensor.y, sensor.noise * sensor.noise
-    return start + (refined - start) * enlarged(light / (light + dark), linear)
+    return light / (light + dark)
 
 
 def settled(refined: Tensor, start: Tensor, sensor: Sensor, psf: Tensor, linear: Tensor) -> Tensor:
     """Radiance (B,1,8h,8w) as `agreeing`, with the share of `belief` of the refined one, and the rest of the base.
+    refined: with the base in place of it below the noise, as `kernels.restore` gives it.
 
     What the sensor would have seen of the mixture is taken to be the mixture of what it would have seen of each: so
     this step sees no farther than that of `agreeing`.
     """
-    refined = _lit(refined, start, sensor, linear)
     of_refined, of_start = (seen(x, sensor.rows, sensor.columns) for x in (refined, start))
     share = belief(of_refined, sensor, psf)
     mixed = of_start + (of_refined - of_start) * share

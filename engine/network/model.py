@@ -18,7 +18,7 @@ from deeplight import kernels
 from deeplight.engine.network.blocks import Encoder, Fusion, Refine
 from deeplight.engine.network.concatenation import Concatenation
 from deeplight.engine.network.config import ModelConfig
-from deeplight.engine.network.consistency import agreeing, base, sensor_of, settled
+from deeplight.engine.network.consistency import agreeing, base, sensor_of, settled, trust
 from deeplight.engine.network.localise import Localise
 from deeplight.engine.network.normalise import Normalise
 from deeplight.kernels import Sensor
@@ -281,11 +281,11 @@ class DeepLightSR(nn.Module):
     def _deployed(self, found: Features, sensor: Sensor, psf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Radiance, impervious probability and interval, in physical units."""
         start = self.base(sensor)
-        level = self.normalise.ntl(start) + kernels.resize_fixed(found.carried, self.cubic, 2)
+        under = kernels.Base(start, found.carried, trust(sensor))
         last = self.refines[2]
         assert isinstance(last, Refine)
-        refined, isp = last.finish(found.x, level, self.normalise)
-        radiance = settled(refined, start, sensor, psf, self.linear_line)
+        restored, isp = last.restore(found.x, under, self.normalise, self.cubic, self.linear_line)
+        radiance = settled(restored, start, sensor, psf, self.linear_line)
         middle = self.normalise.ntl(radiance)
         ends = [
             self.normalise.radiance(middle - found.widths[:, :1]),

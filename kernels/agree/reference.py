@@ -14,6 +14,8 @@ BLUR_REACH = 3
 """How many LR pixels to each side of an LR pixel the sensor model gathers light from. At a FWHM of 2.5 LR pixels 0.3 %
 of the light comes from farther away; since the weights sum to 1, it is added to them."""
 RATIO_LIMIT = 4.0
+STEPS = 2
+"""Of the base. Over-relaxed, two with the squared ratio bring as much as four plain ones."""
 
 
 class Sensor(NamedTuple):
@@ -82,3 +84,11 @@ def change(x: Tensor, sensor: Sensor, power: float | Tensor) -> Tensor:
 def agree(x: Tensor, sensor: Sensor, linear: Tensor, power: float | Tensor = 1.0) -> Tensor:
     """x · (1 + change on the HR grid). linear: `interpolation_line(SCALE, "linear")`."""
     return x * (1.0 + enlarged(change(x, sensor, power), linear))
+
+
+def base(sensor: Sensor, cubic: Tensor, linear: Tensor, power: float | Tensor) -> Tensor:
+    """y, enlarged and bounded below, after STEPS steps. cubic: `interpolation_line(SCALE, "cubic")`."""
+    x = enlarged(sensor.y, cubic).clamp(min=0.0)
+    for _ in range(STEPS):
+        x = agree(x, sensor, linear, power)
+    return x

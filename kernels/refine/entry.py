@@ -39,9 +39,10 @@ def plan(
     range: Radiance,
     radiance: Tensor,
     config: Config | None = None,
+    coarse: Coarse | None = None,
 ) -> Launch:
     """The launch of the last block for channels-last x with the embedding added. weight: (9, C, C). vectors: the
-    block's bias, the residual's weight and bias, one axis each."""
+    block's bias, the residual's weight and bias, one axis each. coarse: with it, `level` is the base's radiance."""
     b, c, h, w = x.shape
     cp = next_power(c)
     config = config or configuration("refine", arch_of(x.device), cp, w, x.itemsize)
@@ -50,13 +51,13 @@ def plan(
         b * h * ceil_div(w, config.block),
         {
             "x": x,
-            "level": level,
+            **_under(level, coarse),
             "weight": weight,
             **dict(zip(("bias", "residual_weight", "residual_bias"), vectors, strict=True)),
             "radiance": radiance,
             **_scalars(x, range),
         },
-        {"C": c, "CP": cp, "PRECISION": dot_precision(x.dtype)},
+        {"C": c, "CP": cp, "WHOLE": coarse is not None, "PRECISION": dot_precision(x.dtype)},
         config,
     )
 
@@ -70,9 +71,10 @@ def plan_narrow(
     radiance: Tensor,
     isp: Tensor,
     config: Config | None = None,
+    coarse: Coarse | None = None,
 ) -> Launch:
     """The launch that computes everything, for channels-last x of at most NARROW channels. weight: (9, C, C). vectors:
-    bias, the ISP head's weight and bias, embed, the residual's weight and bias, one axis each."""
+    bias, the ISP head's weight and bias, embed, the residual's weight and bias, one axis each. coarse: see `plan`."""
     b, c, h, w = x.shape
     cp = next_power(c, least=8)
     config = config or configuration("refine_narrow", arch_of(x.device), cp, w, x.itemsize)
@@ -82,20 +84,37 @@ def plan_narrow(
         b * ceil_div(h, ROWS) * ceil_div(w, config.block - RIM),
         {
             "x": x,
-            "level": level,
+            **_under(level, coarse),
             "weight": weight,
             **dict(zip(names, vectors, strict=True)),
             "radiance": radiance,
             "isp": isp,
             **_scalars(x, range),
         },
-        {"C": c, "CP": cp, "KP": next_power(3 * c), "ROWS": ROWS, "PRECISION": dot_precision(x.dtype)},
+        {
+            "C": c,
+            "CP": cp,
+            "KP": next_power(3 * c),
+            "ROWS": ROWS,
+            "WHOLE": coarse is not None,
+            "PRECISION": dot_precision(x.dtype),
+        },
         config,
     )
 
 
 RIM = 2
 """How many pixels of a block are only read: other programs write their results."""
+
+
+Coarse = tuple[Tensor, Tensor]
+"""What the kernels enlarge themselves: the residual of the coarser scales (B, 1, H/2, W/2) and the shares of the
+refined radiance on the lights' grid (B, 1, H/8, W/8), both float32."""
+
+
+def _under(level: Tensor, coarse: Coarse | None) -> dict[str, Tensor]:
+    carried, trust = coarse or (level, level)
+    return {"level": level, "carried": carried, "trust": trust}
 
 
 def _scalars(x: Tensor, range: Radiance) -> dict[str, int | float]:
@@ -105,6 +124,7 @@ def _scalars(x: Tensor, range: Radiance) -> dict[str, int | float]:
         "unit": float(range.unit),
         "gain": float(range.gain),
         "top": range.top,
+        "ceiling": float(range.ceiling),
     }
 
 
@@ -132,19 +152,35 @@ def _op(
     if not dispatch.operator_runs_kernel(x.device):
         heads = [isp_weight, isp_bias, embed, residual_weight, residual_bias]
         return _reference(x, level, heads, weights, biases, range)
+    heads = [isp_weight, isp_bias, embed]
+    return launched(x, ready(level.float()), heads, weights, biases, [residual_weight, residual_bias], range)
+
+
+def launched(
+    x: Tensor,
+    level: Tensor,
+    heads: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    tail: Sequence[Tensor],
+    range: Radiance,
+    coarse: Coarse | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Radiance and probabilities, by the kernels. level: contiguous, float32. heads: the ISP head's weight and bias and
+    its embedding. tail: the residual's weight and bias. coarse: see `plan`."""
     weights, biases = [t.to(x.dtype) for t in weights], [t.to(x.dtype) for t in biases]
-    radiance, isp = _outputs(x)
-    weight, base = gemm_weight(weights[-1]), ready(level.float())
-    tail = [biases[-1], residual_weight, residual_bias]
+    radiance, isp = outputs(x)
+    weight = gemm_weight(weights[-1])
     if len(weights) == 1 and x.shape[1] <= NARROW:
-        vectors = [ready(t.flatten()) for t in (tail[0], isp_weight, isp_bias, embed, *tail[1:])]
-        run(plan_narrow(channels_last(x), base, weight, vectors, range, radiance, isp))
+        vectors = [ready(t.flatten()) for t in (biases[0], *heads, *tail)]
+        run(plan_narrow(channels_last(x), level, weight, vectors, range, radiance, isp, coarse=coarse))
         return radiance, isp
-    logits, x = reference.embed_isp(x, *(t.to(x.dtype) for t in (isp_weight, isp_bias, embed)))
+    logits, x = reference.embed_isp(x, *(t.to(x.dtype) for t in heads))
     isp.copy_(torch.sigmoid(logits.float()))
     for last, bias in zip(weights[:-1], biases[:-1], strict=True):
         x = reference.residual_block(x, last, bias)
-    run(plan(channels_last(x), base, weight, [ready(t.flatten()) for t in tail], range, radiance))
+    vectors = [ready(t.flatten()) for t in (biases[-1], *tail)]
+    run(plan(channels_last(x), level, weight, vectors, range, radiance, coarse=coarse))
     return radiance, isp
 
 
@@ -164,7 +200,8 @@ def _reference(
     )
 
 
-def _outputs(x: Tensor) -> tuple[Tensor, Tensor]:
+def outputs(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Memory for radiance and probabilities."""
     b, _, h, w = x.shape
     radiance = torch.empty((b, 1, h, w), dtype=torch.float32, device=x.device)
     return radiance, torch.empty_like(radiance)
@@ -185,7 +222,7 @@ def _(
     gain: float,
     ceiling: float,
 ) -> tuple[Tensor, Tensor]:
-    return _outputs(x)
+    return outputs(x)
 
 
 def refine(
@@ -223,18 +260,13 @@ def refine(
     """
     range = range or Radiance()
     weights, biases = list(weights), list(biases)
-    heads = {
-        "isp_weight": isp_weight,
-        "isp_bias": isp_bias,
-        "embed": embed,
-        "residual_weight": residual_weight,
-        "residual_bias": residual_bias,
-    }
-    _check(x, level, heads, weights, biases)
-    tensors = [x, level, *heads.values(), *weights, *biases]
-    limit = _limit(x, weights)
+    heads = [isp_weight, isp_bias, embed, residual_weight, residual_bias]
+    check("refine", x, (isp_weight, isp_bias, embed, weights, biases, residual_weight, residual_bias))
+    _check_level(x, level)
+    tensors = [x, level, *heads, *weights, *biases]
+    limit = limit_of(x, weights)
     if not dispatch.use_kernel("refine", implementation, tensors, differentiable=False, limit=limit):
-        return _reference(x, level, list(heads.values()), weights, biases, range)
+        return _reference(x, level, heads, weights, biases, range)
     dispatch.check_dtype("refine", "x", x, dispatch.ACTIVATIONS)
     pair: tuple[Tensor, Tensor] = _op(
         x, level, isp_weight, isp_bias, embed, weights, biases, residual_weight, residual_bias,
@@ -243,39 +275,46 @@ def refine(
     return pair
 
 
-def _limit(x: Tensor, weights: list[Tensor]) -> str | None:
+def limit_of(x: Tensor, weights: Sequence[Tensor]) -> str | None:
+    """What the kernels require and these arguments do not meet, see dispatch.use_kernel."""
     c, most = x.shape[1], MAX_CHANNELS.get(x.itemsize)
     if most is not None and c > most:
         return f"the kernel takes at most {most} channels of {str(x.dtype).removeprefix('torch.')}, not {c}"
     return None if weights else "the kernel needs at least one residual block"
 
 
-def _check(
-    x: Tensor,
-    level: Tensor,
-    heads: dict[str, Tensor],
-    weights: list[Tensor],
-    biases: list[Tensor],
-) -> None:
-    dispatch.check_shape("refine", "x", x, (None, None, None, None))
-    b, c, h, w = x.shape
-    dispatch.check_shape("refine", "level", level, (b, 1, h, w))
+Parameters = tuple[Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor], Tensor, Tensor]
+"""The parameters in the order of `refine`, from isp_weight to residual_bias."""
+
+
+def check(op: str, x: Tensor, parameters: Parameters) -> None:
+    """Raise ValueError, naming the tensor, where x or a parameter of `op` does not fit."""
+    dispatch.check_shape(op, "x", x, (None, None, None, None))
+    c = x.shape[1]
+    isp_weight, isp_bias, embed, weights, biases, residual_weight, residual_bias = parameters
     if len(weights) != len(biases):
         raise ValueError(
-            f"refine: weights and biases must be equally many, not {len(weights)} and {len(biases)}"
+            f"{op}: weights and biases must be equally many, not {len(weights)} and {len(biases)}"
         )
-    shapes = {
-        "isp_weight": (1, c, 1, 1),
-        "isp_bias": (1,),
-        "embed": (c,),
-        "residual_weight": (1, c, 1, 1),
-        "residual_bias": (1,),
+    given: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "isp_weight": (isp_weight, (1, c, 1, 1)),
+        "isp_bias": (isp_bias, (1,)),
+        "embed": (embed, (c,)),
+        "residual_weight": (residual_weight, (1, c, 1, 1)),
+        "residual_bias": (residual_bias, (1,)),
     }
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        shapes |= {f"weights[{i}]": (c, c, 3, 3), f"biases[{i}]": (c,)}
-        heads = {**heads, f"weights[{i}]": weight, f"biases[{i}]": bias}
-    for name, tensor in heads.items():
-        dispatch.check_shape("refine", name, tensor, shapes[name])
-        dispatch.check_dtype("refine", name, tensor, (x.dtype, torch.float32))
+        given |= {f"weights[{i}]": (weight, (c, c, 3, 3)), f"biases[{i}]": (bias, (c,))}
+    for name, (tensor, shape) in given.items():
+        dispatch.check_shape(op, name, tensor, shape)
+        dispatch.check_dtype(op, name, tensor, (x.dtype, torch.float32))
+    dispatch.check_together(
+        op, {"x": x, **{name: tensor for name, (tensor, _) in given.items()}}, dtype=False
+    )
+
+
+def _check_level(x: Tensor, level: Tensor) -> None:
+    b, _, h, w = x.shape
+    dispatch.check_shape("refine", "level", level, (b, 1, h, w))
     dispatch.check_dtype("refine", "level", level, (x.dtype, torch.float32))
-    dispatch.check_together("refine", {"x": x, "level": level, **heads}, dtype=False)
+    dispatch.check_together("refine", {"x": x, "level": level}, dtype=False)

@@ -8,13 +8,13 @@ from deeplight.kernels.dot import dot
 
 @triton.jit
 def _expm1(v):
-    """exp(v) − 1 for v ≥ 0 without cancellation near 0: below ¼ by Taylor's series to v⁶, relative error 4e-9."""
+    """exp(v) − 1 without cancellation near 0: for |v| < ¼ by Taylor's series to v⁶, relative error 5e-8."""
     series = 1.0 + v * (1.0 / 6.0)
     series = 1.0 + v * (1.0 / 5.0) * series
     series = 1.0 + v * (1.0 / 4.0) * series
     series = 1.0 + v * (1.0 / 3.0) * series
     series = v * (1.0 + v * (1.0 / 2.0) * series)
-    return tl.where(v < 0.25, series, tl.exp(v) - 1.0)
+    return tl.where(tl.abs(v) < 0.25, series, tl.exp(v) - 1.0)
 
 
 @triton.jit
@@ -24,9 +24,66 @@ def _radiance(value, unit, gain, top):
 
 
 @triton.jit
+def _places(j, width):
+    """Where pixels j of a row find their neighbours. In the coarse residual: four columns, in the order of `_cubic`, to
+    the right for even pixels and to the left for odd ones. In the lights' grid: two columns and the share of the
+    second."""
+    m = j // 2
+    step = 1 - 2 * (j & 1)
+    last = width // 2 - 1
+    q0 = tl.minimum(tl.maximum(m - 2 * step, 0), last)
+    q1 = tl.minimum(tl.maximum(m - step, 0), last)
+    q2 = tl.minimum(tl.maximum(m, 0), last)
+    q3 = tl.minimum(tl.maximum(m + step, 0), last)
+    after = tl.maximum(j + 4, 0)
+    l0 = tl.minimum(tl.maximum(after // 8 - 1, 0), width // 8 - 1)
+    l1 = tl.minimum(after // 8, width // 8 - 1)
+    share = (after % 8).to(tl.float32) * 0.125 + 0.0625
+    return q0, q1, q2, q3, l0, l1, share
+
+
+@triton.jit
+def _cubic(a, b, c, d):
+    """Three quarters of the way from b to c, by the cubic convolution with a = −0.75."""
+    return b * 0.26171875 + c * 0.87890625 - a * 0.03515625 - d * 0.10546875
+
+
+@triton.jit
+def _coarse(carried, image, m, height, width, places):
+    """Row m of the coarse residual, interpolated along the row. Beyond the edge the outermost row is repeated."""
+    m = tl.minimum(tl.maximum(m, 0), height // 2 - 1)
+    row = carried + (image * (height // 2) + m).to(tl.int64) * (width // 2)
+    return _cubic(
+        tl.load(row + places[0]), tl.load(row + places[1]), tl.load(row + places[2]), tl.load(row + places[3])
+    )
+
+
+@triton.jit
+def _trusted(trust, image, k, height, width, places):
+    """Row k of the shares on the lights' grid, interpolated along the row."""
+    k = tl.minimum(tl.maximum(k, 0), height // 8 - 1)
+    row = trust + (image * (height // 8) + k).to(tl.int64) * (width // 8)
+    v0 = tl.load(row + places[4])
+    return v0 + (tl.load(row + places[5]) - v0) * places[6]
+
+
+@triton.jit
+def _restored(start, value, share, unit, gain, top, ceiling):
+    """The radiance `start`, moved by a share towards what the residual `value` makes of it.
+
+    unit · expm1(log1p(start / unit) + gain · value) = start + (start + unit) · expm1(gain · value)
+    """
+    held = tl.minimum(tl.maximum(start, 0.0), ceiling)
+    refined = held + (held + unit) * _expm1(tl.minimum(value * gain, top))
+    return start + (tl.minimum(tl.maximum(refined, 0.0), ceiling) - start) * share
+
+
+@triton.jit
 def refine(
     x,  # [B, H, W, C], with the embedding added
     level,  # [B, H, W]
+    carried,  # [B, H/2, W/2]; used with WHOLE
+    trust,  # [B, H/8, W/8]; used with WHOLE
     weight,  # [9, C, C]
     bias,  # [C]
     residual_weight,  # [C]
@@ -37,13 +94,15 @@ def refine(
     unit,
     gain,
     top,
+    ceiling,
     C: tl.constexpr,
     CP: tl.constexpr,
+    WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """The last residual block, the NTL residual added to its base, and the radiance. One program computes BLOCK pixels
-    of a row."""
+    of a row. WHOLE: `level` is the radiance of the base, see `_restored`."""
     blocks = tl.cdiv(width, BLOCK)
     row = tl.program_id(0) // blocks
     first = (tl.program_id(0) % blocks) * BLOCK
@@ -74,19 +133,42 @@ def refine(
     head = tl.load(residual_weight + c, mask=used, other=0.0).to(tl.float32)
     residual = tl.sum(y * head[None, :], 1) + tl.load(residual_bias).to(tl.float32)
     to = row.to(tl.int64) * width + j
-    value = tl.load(level + to, mask=live, other=0.0).to(tl.float32) + residual
-    tl.store(radiance + to, _radiance(value, unit, gain, top), mask=live)
+    below = tl.load(level + to, mask=live, other=0.0).to(tl.float32)
+    if WHOLE:
+        image = row // height
+        places = _places(j, width)
+        m = i // 2
+        step = 1 - 2 * (i % 2)
+        value = residual + _cubic(
+            _coarse(carried, image, m - 2 * step, height, width, places),
+            _coarse(carried, image, m - step, height, width, places),
+            _coarse(carried, image, m, height, width, places),
+            _coarse(carried, image, m + step, height, width, places),
+        )
+        t0 = _trusted(trust, image, (i + 4) // 8 - 1, height, width, places)
+        t1 = _trusted(trust, image, (i + 4) // 8, height, width, places)
+        share = t0 + (t1 - t0) * (((i + 4) % 8).to(tl.float32) * 0.125 + 0.0625)
+        result = _restored(below, value, share, unit, gain, top, ceiling)
+    else:
+        result = _radiance(below + residual, unit, gain, top)
+    tl.store(radiance + to, result, mask=live)
+
+
+@triton.jit
+def _pixels(x, row, i, height, width, first, p, c, C: tl.constexpr):
+    """The features of pixels first + p of a row, and which of them lie inside the image."""
+    inside = (first + p >= 0) & (first + p < width) & (i >= 0) & (i < height)
+    start = (row.to(tl.int64) * width + first) * C
+    at = p[:, None] * C + c[None, :]
+    found = tl.load(x + start + at, mask=inside[:, None] & (c < C)[None, :], other=0.0)
+    return found.to(tl.float32), inside
 
 
 @triton.jit
 def _share(x, row, i, height, width, first, p, c, query, query_bias, C: tl.constexpr):
-    """The ISP probability of pixels first + p of a row, 0 outside the image, and their features."""
-    inside = (first + p >= 0) & (first + p < width) & (i >= 0) & (i < height)
-    start = (row.to(tl.int64) * width + first) * C
-    at = p[:, None] * C + c[None, :]
-    features = tl.load(x + start + at, mask=inside[:, None] & (c < C)[None, :], other=0.0).to(tl.float32)
-    share = tl.sigmoid(tl.sum(features * query[None, :], 1) + query_bias)
-    return tl.where(inside, share, 0.0), features
+    """The ISP probability of pixels first + p of a row, 0 outside the image."""
+    features, inside = _pixels(x, row, i, height, width, first, p, c, C)
+    return tl.where(inside, tl.sigmoid(tl.sum(features * query[None, :], 1) + query_bias), 0.0)
 
 
 @triton.jit
@@ -135,6 +217,8 @@ def _around(l0, s0, r0, l1, s1, r1, l2, s2, r2, BLOCK: tl.constexpr):
 def refine_narrow(
     x,  # [B, H, W, C]
     level,  # [B, H, W]
+    carried,  # [B, H/2, W/2]; used with WHOLE
+    trust,  # [B, H/8, W/8]; used with WHOLE
     weight,  # [9, C, C]
     bias,  # [C]
     isp_weight,  # [C]
@@ -149,10 +233,12 @@ def refine_narrow(
     unit,
     gain,
     top,
+    ceiling,
     C: tl.constexpr,
     CP: tl.constexpr,
     KP: tl.constexpr,
     ROWS: tl.constexpr,
+    WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -162,6 +248,9 @@ def refine_narrow(
     conv(x + s·embed) = conv(x) + conv(s·embed). So features are multiplied as they are in memory, three pixels at once,
     and the probabilities, one for each pixel, in a product of their own. A program takes the neighbours of a pixel from
     its own pixels; therefore the first and the last pixel of its block only serve as neighbours.
+
+    WHOLE: `level` is the radiance of the base, see `_restored`. Each row of the coarse residual is interpolated along
+    the row once for all of a program's rows, four of which share six.
     """
     columns: tl.constexpr = BLOCK - 2
     blocks = tl.cdiv(width, columns)
@@ -179,7 +268,6 @@ def refine_narrow(
     own_embed = tl.load(embed + c, mask=used, other=0.0).to(tl.float32)
     shift = tl.load(bias + c, mask=used, other=0.0).to(tl.float32)
     head = tl.load(residual_weight + c, mask=used, other=0.0).to(tl.float32)
-    head_bias = tl.load(residual_bias).to(tl.float32)
     at = weight + k[:, None] * C + c[None, :]
     there = (k < 3 * C)[:, None] & used[None, :]
     w0 = tl.load(at, mask=there, other=0.0)
@@ -190,26 +278,55 @@ def refine_narrow(
     j = first + p
     a0 = _triples(x, row - 1, i - 1, height, width, first, p, k, C)
     a1 = _triples(x, row, i, height, width, first, p, k, C)
-    s0, _ = _share(x, row - 1, i - 1, height, width, first, p, c, query, query_bias, C)
-    s1, features = _share(x, row, i, height, width, first, p, c, query, query_bias, C)
+    s0 = _share(x, row - 1, i - 1, height, width, first, p, c, query, query_bias, C)
+    s1 = _share(x, row, i, height, width, first, p, c, query, query_bias, C)
     l0, r0 = _neighbours(s0, p, BLOCK)
     l1, r1 = _neighbours(s1, p, BLOCK)
+    if WHOLE:
+        tl.static_assert(
+            ROWS == 4, "rows begin at a multiple of 4, where the lights' grid has an edge or a middle"
+        )
+        image = pid // blocks // strips
+        places = _places(j, width)
+        m = i // 2
+        c0 = _coarse(carried, image, m - 2, height, width, places)
+        c1 = _coarse(carried, image, m - 1, height, width, places)
+        c2 = _coarse(carried, image, m, height, width, places)
+        c3 = _coarse(carried, image, m + 1, height, width, places)
+        t0 = _trusted(trust, image, (i + 4) // 8 - 1, height, width, places)
+        t1 = _trusted(trust, image, (i + 4) // 8, height, width, places)
+        t1 = (t1 - t0) * 0.125
+        t0 += t1 * (((i + 4) % 8).to(tl.float32) + 0.5)
     for r in tl.static_range(ROWS):
         a2 = _triples(x, row + r + 1, i + r + 1, height, width, first, p, k, C)
-        s2, below = _share(x, row + r + 1, i + r + 1, height, width, first, p, c, query, query_bias, C)
+        s2 = _share(x, row + r + 1, i + r + 1, height, width, first, p, c, query, query_bias, C)
         l2, r2 = _neighbours(s2, p, BLOCK)
         acc = dot(a0, w0, None, PRECISION)
         acc = dot(a1, w1, acc, PRECISION)
         acc = dot(a2, w2, acc, PRECISION)
         around = _around(l0, s0, r0, l1, s1, r1, l2, s2, r2, BLOCK)
         acc = dot(around.to(w0.dtype), spread, acc, PRECISION)
+        # again, from the cache: kept, they would take registers that are not there
+        features, _ = _pixels(x, row + r, i + r, height, width, first, p, c, C)
         y = features + s1[:, None] * own_embed[None, :] + tl.maximum(acc + shift[None, :], 0.0)
-        residual = tl.sum(y * head[None, :], 1) + head_bias
+        # loaded for each pixel, so that what follows is computed by the thread that loads and stores it, once
+        residual = tl.load(residual_bias + p * 0).to(tl.float32) + tl.sum(y * head[None, :], 1)
         live = (p > 0) & (p < BLOCK - 1) & (j < width) & (i + r < height)
         to = (row + r).to(tl.int64) * width + j
-        value = tl.load(level + to, mask=live, other=0.0).to(tl.float32) + residual
-        tl.store(radiance + to, _radiance(value, unit, gain, top), mask=live)
+        under = tl.load(level + to, mask=live, other=0.0).to(tl.float32)
+        if WHOLE:
+            if r % 2 == 1:
+                c0, c1, c2 = c1, c2, c3
+                c3 = _coarse(carried, image, m + r // 2 + 2, height, width, places)
+                value = _cubic(c3, c2, c1, c0) + residual
+            else:
+                value = _cubic(c0, c1, c2, c3) + residual
+            share = t0 + t1 * r
+            result = _restored(under, value, share, unit, gain, top, ceiling)
+        else:
+            result = _radiance(under + residual, unit, gain, top)
+        tl.store(radiance + to, result, mask=live)
         tl.store(isp + to, s1, mask=live)
-        a0, a1, features = a1, a2, below
+        a0, a1 = a1, a2
         s0, l0, r0 = s1, l1, r1
         s1, l1, r1 = s2, l2, r2

@@ -16,7 +16,7 @@ from deeplight.kernels.interpolation import SCALE, interpolation_line
 from deeplight.kernels.launch import Launch
 from tests.kernels.parity import assert_close
 
-LINEAR = interpolation_line(SCALE, "linear")
+CUBIC, LINEAR = interpolation_line(SCALE, "cubic"), interpolation_line(SCALE, "linear")
 
 
 def case(b: int = 1, h: int = 3, w: int = 4, power: float | None = 3.0) -> list[Any]:
@@ -148,3 +148,78 @@ def test_messages_name_the_tensor(index: int, change: Any, message: str) -> None
     args[index] = change(args[index])
     with pytest.raises(ValueError, match=message):
         kernels.agree(*args)
+
+
+def lights(device: str, args: list[Any]) -> tuple[Any, ...]:
+    """Arguments of `kernels.base`, of those of `agree`."""
+    _, sensor, linear, power = moved(args, lambda t: t.to(device))
+    return sensor, CUBIC.to(device), linear, power
+
+
+def assert_base(device: str, args: list[Any]) -> Tensor:
+    got = kernels.base(*lights(device, args), implementation="triton")
+    sensor, linear, power = moved(args[1:], lambda t: t.double())
+    want = reference.base(sensor, CUBIC.double(), linear, power)
+    # two steps, each with the power of a ratio of sums
+    assert_close("radiance", got, want, times=8)
+    return got
+
+
+@pytest.mark.parametrize(
+    ("b", "h", "w"), [(2, 3, 12), (1, 17, 2), (1, 1, 1)], ids=["two-blocks", "two-strips", "one-pixel"]
+)
+def test_the_base_is_its_definition(device: str, b: int, h: int, w: int) -> None:
+    assert_base(device, case(b, h, w))
+
+
+def test_the_base_is_bounded_below_beside_bright_pixels(device: str) -> None:
+    args = case(1, 5, 5)
+    y = torch.zeros_like(args[1].y)
+    y[..., 2, 2] = 100.0
+    args[1] = args[1]._replace(y=y)
+    got = assert_base(device, args)
+    assert (got >= 0).all() and (got[..., 4:12, 16:24] == 0).any(), "the cubic's negative lobes"
+
+
+def test_the_base_reads_maps_on_the_grid_of_lights_alone(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launches: list[Launch] = []
+    monkeypatch.setattr(agree_entry, "run", launches.append)
+    kernels.base(*lights(device, case(1, 3, 4)), implementation="triton")
+    wide = [
+        (ready.kernel, name)
+        for ready in launches
+        for name, t in ready.arguments.items()
+        if isinstance(t, Tensor) and t.numel() == 64 * 12
+    ]
+    assert [ready.kernel for ready in launches] == ["observe", "observe", "start"]
+    assert wide == [("start", "out")]
+
+
+def test_the_base_has_the_same_bits_wherever_a_pixel_lies(device: str) -> None:
+    args = case(1, 12, 14)
+    whole = kernels.base(*lights(device, args), implementation="triton")
+    cut = {name: getattr(args[1], name)[..., 1:, 2:] for name in ("y", "known", "saturated")}
+    part = kernels.base(
+        *lights(device, [args[0], args[1]._replace(**cut), *args[2:]]), implementation="triton"
+    )
+    # two steps of 3 and 1 LR pixels each, and two of the cubic
+    assert torch.equal(part[..., 80:, 80:], whole[..., 88:, 96:])
+
+
+def test_opcheck_of_the_base(device: str) -> None:
+    sensor, cubic, linear, power = lights(device, case(h=1, w=2))
+    utils = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.deeplight.base.default, (*sensor, cubic, linear, power), test_utils=utils)
+
+
+def test_the_base_names_the_tensor_that_does_not_fit() -> None:
+    sensor, cubic, linear, power = lights("cpu", case())
+    for given, message in (
+        ((sensor, cubic[:, 1:], linear, power), r"cubic must have shape \(8, 5\)"),
+        ((sensor._replace(known=sensor.known[..., 1:]), cubic, linear, power), "known must have shape"),
+        ((sensor, cubic, linear, power[None]), r"power must have shape \(\)"),
+    ):
+        with pytest.raises(ValueError, match=f"base: {message}"):
+            kernels.base(*given)
