@@ -55,8 +55,8 @@ REASONED: dict[tuple[str, int], Config] = {
     ("residuals", 0): Config(16, 4),
     ("posterior", 32): Config(16, 8),
     ("posterior", 64): Config(16, 8),
-    # The sums of 16 rows take 8 registers of a thread. Programs of ten LR columns are enough for all multiprocessors.
-    ("observe", 0): Config(128, 8),
+    # A thread has a column, with seven sums and 56 weights. Ten LR columns a program are enough for a large GPU.
+    ("observe", 0): Config(128, 4),
     ("rescale", 0): Config(512, 4),
     ("start", 0): Config(512, 4),
     # a thread holds the 32 channels of one of 128 pixels

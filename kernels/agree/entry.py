@@ -15,8 +15,9 @@ from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import Launch, arch_of, ceil_div, next_power, ready, run
 from deeplight.kernels.table import Config, configuration
 
-ROWS = 16
-"""LR rows of a program. It reads 22, six of which other programs read too."""
+ROWS, ROWS_READ = 16, 8
+"""LR rows of a program, where the radiance is made and where it is read: it computes or reads six more, of other
+programs. Reads take long to arrive, so there are twice as many programs that wait for them."""
 
 
 def plan_observe(
@@ -33,9 +34,10 @@ def plan_observe(
     made = -1 if isinstance(image, Tensor) else len(image)
     radiance = image if isinstance(image, Tensor) else sensor.y
     change = sensor.y if isinstance(image, Tensor) else next(iter(image), sensor.y)
+    rows = ROWS_READ if isinstance(image, Tensor) else ROWS
     return Launch(
         "observe",
-        b * ceil_div(h, ROWS) * ceil_div(w, columns_of(config.block)),
+        b * ceil_div(h, rows) * ceil_div(w, columns_of(config.block)),
         {
             "radiance": radiance,
             "change": change,
@@ -47,7 +49,7 @@ def plan_observe(
         },
         {
             "REACH": BLUR_REACH,
-            "ROWS": ROWS,
+            "ROWS": rows,
             "OUTP": next_power(columns_of(config.block)),
             "POWERED": power is not None,
             "MADE": made,

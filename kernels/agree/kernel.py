@@ -87,9 +87,66 @@ def _grown(value, rows, T: tl.constexpr):
 
 
 @triton.jit
+def _all_enlarged(rows):
+    """The eight HR rows of an LR row."""
+    return (
+        _enlarged(rows, 0),
+        _enlarged(rows, 1),
+        _enlarged(rows, 2),
+        _enlarged(rows, 3),
+        _enlarged(rows, 4),
+        _enlarged(rows, 5),
+        _enlarged(rows, 6),
+        _enlarged(rows, 7),
+    )
+
+
+@triton.jit
+def _all_grown(v, rows):
+    return (
+        _grown(v[0], rows, 0),
+        _grown(v[1], rows, 1),
+        _grown(v[2], rows, 2),
+        _grown(v[3], rows, 3),
+        _grown(v[4], rows, 4),
+        _grown(v[5], rows, 5),
+        _grown(v[6], rows, 6),
+        _grown(v[7], rows, 7),
+    )
+
+
+@triton.jit
+def _eight(at, step):
+    """Eight values, or rows of values, `step` apart."""
+    return (
+        tl.load(at),
+        tl.load(at + step),
+        tl.load(at + 2 * step),
+        tl.load(at + 3 * step),
+        tl.load(at + 4 * step),
+        tl.load(at + 5 * step),
+        tl.load(at + 6 * step),
+        tl.load(at + 7 * step),
+    )
+
+
+@triton.jit
+def _added(total, v, w):
+    """total + v · w, in this order."""
+    total += v[0] * w[0]
+    total += v[1] * w[1]
+    total += v[2] * w[2]
+    total += v[3] * w[3]
+    total += v[4] * w[4]
+    total += v[5] * w[5]
+    total += v[6] * w[6]
+    return total + v[7] * w[7]
+
+
+@triton.jit
 def observe(
     radiance,  # [B, 8h, 8w]; unused where it is MADE
-    change,  # [B, h, w]: used with MADE > 0
+    change,  # [B, h, w]; used with MADE > 0
     y,  # [B, h, w]
     known,  # [B, h, w]
     saturated,  # [B, h, w]
@@ -110,9 +167,11 @@ def observe(
     """The share by which the radiance should grow at each LR pixel. A program computes ROWS × (BLOCK / 8 − 2·REACH) of
     them.
 
-    Each HR row that is read is added to the sums of those LR rows whose blur reaches it. Then one matrix product blurs
-    along the columns. MADE: −1, the radiance is read; 0, it is y, enlarged; 1, it has grown by `change` since.
+    A row of LR pixels is seen in seven rows of the result, with other weights in each: seven sums run, of which one is
+    finished with each row. Then one matrix product blurs along the columns. MADE: −1, the radiance is read; 0, it is y,
+    enlarged; 1, it has grown by `change` since.
     """
+    tl.static_assert(REACH == 3, "seven sums")
     taps: tl.constexpr = 2 * REACH + 1
     count: tl.constexpr = BLOCK // 8 - 2 * REACH
     blocks = tl.cdiv(width, count)
@@ -122,31 +181,53 @@ def observe(
     first_row = (pid // blocks % strips) * ROWS
     image = pid // blocks // strips
     q = tl.arange(0, BLOCK)
-    r = tl.arange(0, ROWS)
+    # a product has at least 16 rows
+    r = tl.arange(0, 16)
     # beyond the edge the outermost block is repeated
-    block = tl.minimum(tl.maximum(first_col - REACH + q // 8, 0), width - 1)
-    at = radiance + image.to(tl.int64) * 64 * height * width + (8 * block + q % 8)
+    j = 8 * tl.minimum(tl.maximum(first_col - REACH + q // 8, 0), width - 1) + q % 8
+    at = radiance + image.to(tl.int64) * 64 * height * width + j
     here = image.to(tl.int64) * height * width
-    between = _columns(8 * block + q % 8, width)
-    line_weights = rows + image * (taps * 8)
-    total = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
+    line = rows + image * (taps * 8)
+    w0 = _eight(line, 1)
+    w1 = _eight(line + 8, 1)
+    w2 = _eight(line + 16, 1)
+    w3 = _eight(line + 24, 1)
+    w4 = _eight(line + 32, 1)
+    w5 = _eight(line + 40, 1)
+    w6 = _eight(line + 48, 1)
+    none = tl.zeros((BLOCK,), dtype=tl.float32)
+    s0, s1, s2, s3, s4, s5 = none, none, none, none, none, none
+    total = tl.zeros((16, BLOCK), dtype=tl.float32)
+    k = tl.minimum(tl.maximum(first_row - REACH, 0), height - 1)
+    if MADE >= 0:
+        between = _columns(j, width)
+        around = _five(y + here, k, height, width, between)
+    if MADE > 0:
+        grown = _three(change + here, k, height, width, between)
     for b in range(ROWS + 2 * REACH):
-        lr = tl.minimum(tl.maximum(first_row - REACH + b, 0), height - 1)
-        k = b - r
-        seeing = (k >= 0) & (k < taps)
         if MADE >= 0:
-            around = _five(y + here, lr, height, width, between)
+            v = _all_enlarged(around)
             if MADE > 0:
-                grown = _three(change + here, lr, height, width, between)
-        for t in tl.static_range(8):
-            weight = tl.load(line_weights + k * 8 + t, mask=seeing, other=0.0)
-            if MADE >= 0:
-                value = _enlarged(around, t)
-                if MADE > 0:
-                    value = _grown(value, grown, t)
-            else:
-                value = tl.load(at + (8 * lr + t).to(tl.int64) * (8 * width))
-            total += weight[:, None] * value[None, :]
+                v = _all_grown(v, grown)
+        else:
+            v = _eight(at + k.to(tl.int64) * 64 * width, 8 * width)
+        done = _added(s5, v, w6)
+        s5 = _added(s4, v, w5)
+        s4 = _added(s3, v, w4)
+        s3 = _added(s2, v, w3)
+        s2 = _added(s1, v, w2)
+        s1 = _added(s0, v, w1)
+        s0 = _added(none, v, w0)
+        total = tl.where((r == b - 2 * REACH)[:, None], done[None, :], total)
+        following = tl.minimum(tl.maximum(first_row - REACH + b + 1, 0), height - 1)
+        moves = following != k
+        k = following
+        if MADE >= 0:
+            last = _row(y + here, k + 2, height, width, between)
+            around = _moved(around, last, moves)
+        if MADE > 0:
+            last = _growth(change + here, k + 1, height, width, between)
+            grown = _moved_three(grown, last, moves)
     o = tl.arange(0, OUTP)
     k = (q // 8)[:, None] - o[None, :]
     across = tl.load(
@@ -154,8 +235,8 @@ def observe(
     )
     seen = tl.dot(total, across, input_precision="ieee")
 
-    live = (first_row + r < height)[:, None] & ((o < count) & (first_col + o < width))[None, :]
-    at = image.to(tl.int64) * height * width + (first_row + r)[:, None] * width + (first_col + o)[None, :]
+    live = ((r < ROWS) & (first_row + r < height))[:, None] & ((o < count) & (first_col + o < width))[None, :]
+    at = here + (first_row + r)[:, None] * width + (first_col + o)[None, :]
     least = tl.load(noise + image)
     ratio = (tl.load(y + at, mask=live, other=1.0) + least) / (tl.where(live, seen, 1.0) + least)
     if POWERED:
@@ -163,6 +244,24 @@ def observe(
     asked = tl.minimum(tl.maximum(ratio, 0.25), 4.0) - 1.0
     more = (tl.maximum(asked, 0.0) - asked) * tl.load(saturated + at, mask=live, other=0.0)
     tl.store(out + at, (asked + more) * tl.load(known + at, mask=live, other=0.0), mask=live)
+
+
+@triton.jit
+def _moved(rows, last, moves):
+    """Rows k − 2 to k + 2, of those of the row before; the same where the image ends, so that k stays."""
+    return (
+        tl.where(moves, rows[1], rows[0]),
+        tl.where(moves, rows[2], rows[1]),
+        tl.where(moves, rows[3], rows[2]),
+        tl.where(moves, rows[4], rows[3]),
+        last,
+    )
+
+
+@triton.jit
+def _moved_three(rows, last, moves):
+    """As `_moved`, rows k − 1 to k + 1."""
+    return tl.where(moves, rows[1], rows[0]), tl.where(moves, rows[2], rows[1]), last
 
 
 @triton.jit
