@@ -12,13 +12,13 @@ from torch import Tensor
 from bench.conftest import Measure
 from bench.ops import Case, op_cases
 from bench.rates import Work, hr_mpix
-from bench.traffic import FINISH_FLOPS, agreement, align, fuse, locate, refine, suggested, upsample
+from bench.traffic import FINISH_FLOPS, agreement, align, base, fuse, locate, restore, suggested, upsample
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.network.config import PRESETS
 
 PRESET = "tiny"
 SIDE = 64
-OPS = ("fuse", "upsample", "align", "align_raw", "refine", "finish", "suggest", "locate", "agree")
+OPS = ("fuse", "upsample", "align", "align_raw", "base", "restore", "finish", "suggest", "locate", "agree")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -31,7 +31,8 @@ def flops_per_hr_px(op: str) -> float:
         "upsample": upsample(main[2], main[3]).flops / 4,
         "align": align().flops,
         "align_raw": align().flops,
-        "refine": refine(main[3], config.refine[2]).flops,
+        "base": base().flops,
+        "restore": restore(main[3], config.refine[2]).flops,
         "finish": FINISH_FLOPS,
         "agree": agreement().flops,
         "suggest": suggested(config.localise_width).flops,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.traffic import agreement, fuse, locate, suggested, upsample
+from bench.traffic import agreement, base, fuse, locate, suggested, upsample
 from deeplight import kernels
 from deeplight.engine.network.config import PRESETS
 from deeplight.kernels.interpolation import interpolation_line
@@ -47,9 +47,12 @@ def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterato
     pixels_in, where = raw_pixels(side, device)
     raw_align = functools.partial(kernels.align, **where, size=(hr, hr), dtype=dtype)
     yield "align_raw", raw_align, (*pixels_in, offset), (8 * 2 + 1 + 8 * size) * pixels
-    level = r(1, 1, hr, hr).float()
+    yield "base", kernels.base, based(side, device), 2 * base().fused * pixels
+    under = kernels.Base(*(torch.rand(1, 1, hr // n, hr // n, device=device) for n in (1, 2, 8)))
     heads = (r(1, c, 1, 1), r(1), r(c), [r(c, c, 3, 3)], [r(c)], r(1, c, 1, 1), r(1))
-    yield "refine", kernels.refine, (r(1, c, hr, hr), level, *heads), (c * size + 12) * pixels
+    lines = {"cubic": kernels.interpolation_kernel(2, "cubic"), "linear": interpolation_line(8, "linear")}
+    restore = functools.partial(kernels.restore, **{name: line.to(device) for name, line in lines.items()})
+    yield "restore", restore, (r(1, c, hr, hr), under, *heads), (c * size + 13) * pixels
     radiance, valid = 100 * torch.rand(1, hr, hr, device=device), torch.ones(side, side, device=device)
     yield "finish", stored, (radiance, valid), (4 + 2 + 1) * pixels
     width = PRESETS[preset].localise_width
@@ -78,6 +81,13 @@ def agreeing(side: int, device: str) -> tuple[Any, ...]:
         y, torch.ones_like(y), torch.zeros_like(y), weights, weights, y.new_full((1, 1, 1, 1), 0.1)
     )
     return radiance, sensor, interpolation_line(8, "linear").to(device)
+
+
+def based(side: int, device: str) -> tuple[Any, ...]:
+    """Arguments of `kernels.base`."""
+    _, sensor, line = agreeing(side, device)
+    power = torch.tensor(2.0, device=device)
+    return sensor, interpolation_line(8, "cubic").to(device), line, power
 
 
 def _layers(device: str, *channels: int) -> list[tuple[Tensor, Tensor]]:

@@ -68,13 +68,31 @@ def head(c: int) -> Cost:
     return Cost(c + 7, c + 5, c + 5, 2 * c)
 
 
-def refine(c: int, depth: int) -> Cost:
-    """The refinement at ×8 with the inverse transform. A float32 level counts as two values, two results as four."""
+def restore(c: int, depth: int) -> Cost:
+    """The refinement at ×8 on its base, to radiance. A value of float32 counts as two.
+
+    PyTorch enlarges the coarse residual by a convolution (four values at a quarter of the pixels) and writes the level;
+    it enlarges the shares by two products, of which the second reads three eighths of a map and writes a whole one, and
+    blends. The kernels read features, base and the coarse residual, and write radiance and probability.
+    """
     tail = Cost(c + 26, c + 12, 0, 2 * c + 20)
+    around = Cost(29.5 + 22.5, 9.5 + 12, 0, 60)
     before = block(c) * (depth - 1) + (embedding(c) if depth > 1 else Cost())
-    ours = before.fused + c + 6
-    whole = embedding(c) + block(c) * depth + tail
+    ours = before.fused + c + 2 * (3 + SHARE[2] + SHARE[0])
+    whole = embedding(c) + block(c) * depth + tail + around
     return Cost(whole.eager, whole.compiled, ours, whole.flops)
+
+
+def base() -> Cost:
+    """The lights enlarged, and two steps, in float32 (two values each).
+
+    PyTorch's second product reads five eighths of a map and writes one, which is bounded in another pass. The kernels
+    read maps on the lights' grid, some ten in all, and write the result.
+    """
+    enlarged = Cost(10, 9, 0, 14)
+    ours = 2 + 2 * 10 * SHARE[0]
+    steps = agreement() * 2
+    return Cost(enlarged.eager + steps.eager, enlarged.compiled + steps.compiled, ours, 14 + steps.flops)
 
 
 def agreement() -> Cost:
@@ -87,9 +105,18 @@ def agreement() -> Cost:
     return Cost(17, 13.5, 6 + 2 * 6 * SHARE[0], 2 * 7 + 2 * 3 + 2)
 
 
+def last_step() -> Cost:
+    """The step that believes the refined radiance as far as the lights do, in float32 (two values each).
+
+    Two images are seen, each by products that read it, write ⅞ of it and read that; two maps are enlarged by products;
+    then both images and both maps are read and the result is written.
+    """
+    return Cost(56, 2 * 6 + 2 * 3.75 + 10, 2 * 6 + 2 * 3.75 + 10, 50)
+
+
 def interval() -> Cost:
-    """The float32 work around the steps: the bicubic start, the level, the blend, and both ends of the interval."""
-    return Cost(40, 16, 16, 60)
+    """Both ends of the interval, in float32: eager some twenty passes; fused, one that reads radiance and widths."""
+    return Cost(118, 8, 8, 40)
 
 
 def inputs() -> Cost:
@@ -156,9 +183,10 @@ def network(name: str) -> dict[str, Cost]:
         "fuse, ×1 to ×4": sum((fuse(c, a) * f for c, a, f in zip(main, aux, SHARE, strict=False)), Cost()),
         "upsample ×1 → ×4": upsample(main[0], main[1]) * SHARE[0] + upsample(main[1], main[2]) * SHARE[1],
         "upsample ×4 → ×8": upsample(main[2], main[3]) * SHARE[2],
-        "refine ×8": refine(main[3], config.refine[2]),
-        "agree, three steps": agreement() * 3,
-        "base, blend, interval (PyTorch)": interval(),
+        "base": base(),
+        "restore ×8": restore(main[3], config.refine[2]),
+        "last step (PyTorch)": last_step(),
+        "interval (PyTorch)": interval(),
         "encoders (PyTorch)": encoders(aux),
     }
     rest = Cost(4, 4, 4, 18 * 2 * main[0]) * SHARE[0] + block(main[0]) * config.body * SHARE[0]
@@ -170,7 +198,7 @@ def network(name: str) -> dict[str, Cost]:
     return rows
 
 
-FLOAT32 = ("suggest", "locate", "agree, three steps", "base, blend, interval (PyTorch)")
+FLOAT32 = ("suggest", "locate", "base", "last step (PyTorch)", "interval (PyTorch)")
 """Rows whose values have four bytes in every precision."""
 
 

@@ -30,7 +30,8 @@ def test_measured_cases_are_valid_calls(preset: str) -> None:
         "upsample",
         "align",
         "align_raw",
-        "refine",
+        "base",
+        "restore",
         "finish",
         "suggest",
         "locate",
@@ -90,6 +91,7 @@ sys.exit(pytest.main(sys.argv[1:]))
         "locate",
         "model",
         "refine",
+        "restore",
         "suggest",
         "upsample",
     ):

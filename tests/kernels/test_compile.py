@@ -29,6 +29,7 @@ KERNELS = {
     "suggest",
     "observe",
     "rescale",
+    "start",
 }
 WIDE = {"refine"}
 """Of `base` alone."""
@@ -112,6 +113,9 @@ def test_features_are_read_and_written_16_bytes_at_a_time(tiny_fp16: list[dict[s
             assert loads > 0 and stores > 0 and narrow_stores == 0, row
         elif row["kernel"] in ("residuals", "posterior", "observe"):
             continue  # bands of one value a pixel, whose rows may start anywhere
+        elif row["kernel"] == "start":
+            # maps on the lights' grid in, rows of pixels out
+            assert stores > 0 and narrow_stores == 0, row
         elif row["kernel"] == "suggest":
             # ten channels of float32
             assert row["widths"]["8"][0] > 0, row

@@ -43,7 +43,7 @@ def test_the_network_is_the_same_with_kernels(
         want = model(*values.values())
         monkeypatch.setattr(dispatch, "use_kernel", always)
         got = model(*values.values())
-    assert set(asked) == {"agree", "align", "suggest", "locate", "fuse", "upsample", "refine"}
+    assert set(asked) == {"align", "base", "suggest", "locate", "fuse", "upsample", "restore"}
     for name, g, w in zip(("ntl_hr", "isp", "offset", "interval"), got, want, strict=True):
         # float32 through some ten layers, then exp; offsets move the samples
         assert (g - w).abs().max() <= 1e-4 * max(1.0, float(w.abs().max())), name
@@ -82,12 +82,12 @@ def test_every_launch_of_the_network_is_among_the_variants(
         "posterior",
         "suggest",
         "observe",
-        "rescale",
+        "start",
         "fuse",
         "upsample_epilogue",
         "refine_narrow" if name == "tiny" else "refine",
     }
-    assert len(recorded) == 1 + 1 + 2 + 3 + 3 + 1 + 2 * 2
+    assert len(recorded) == 1 + 1 + 2 + 3 + 3 + 3 + 1
     # gathers through the offset keep float32 in every precision
     built = [*variants(config, DTYPES[dtype]), *variants(config, torch.float32)]
     assert {ready.key for ready in recorded} <= {v.key for v in built}
@@ -152,13 +152,13 @@ def test_on_cuda_the_whole_network_is_traced_with_the_operators_opaque(
         compiled, seen = compiled_whole(network, "aot_eager")
         radiance, isp, offset, interval = compiled(*given)
     assert Counter(seen) == {
-        "agree": 2,
+        "base": 1,
         "align": 1,
         "suggest": 1,
         "locate": 1,
         "fuse": 3,
         "upsample": 3,
-        "refine": 1,
+        "restore": 1,
     }
     assert radiance.shape == isp.shape == (1, 1, 24, 40) and offset.shape == (1, 2, 3, 5)
     assert interval.shape == (1, 2, 24, 40)
@@ -174,7 +174,8 @@ def test_compile_takes_the_whole_network(with_kernels: bool, monkeypatch: pytest
     compiled, seen = compiled_whole(model)
     with torch.no_grad():
         got, want = compiled(*values), model(*values)
-    ours = {"agree": 2, "align": 1, "suggest": 1, "locate": 1, "fuse": 3, "upsample": 3, "refine": 1}
+    once = dict.fromkeys(("align", "base", "suggest", "locate", "restore"), 1)
+    ours = {**once, "fuse": 3, "upsample": 3}
     assert Counter(seen) == (ours if with_kernels else {})
     assert all(map(torch.equal, got, want))
 
