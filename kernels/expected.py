@@ -304,8 +304,9 @@ def _observe(ready: Launch) -> Outputs:
     sensor = Sensor(**maps, noise=_tensor(ready, "noise").reshape(-1, 1, 1, 1))
     power = _tensor(ready, "power") if ready.constants["POWERED"] else 1.0
     radiance = _tensor(ready, "radiance")
-    if ready.constants["MADE"] >= 0:
-        radiance = _start(sensor.y, [_tensor(ready, "change")][: ready.constants["MADE"]])
+    made = int(ready.constants["MADE"])
+    if made >= 0:
+        radiance = _start(sensor.y, [_tensor(ready, "change")][:made])
     return {"out": agree_reference.change(radiance, sensor, power)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from bench.network import random_model
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network.compiled import Compiled
 from deeplight.engine.network.precision import in_precision
+from deeplight.engine.runtime.cuda_device import CudaDevice
 from deeplight.kernels import dispatch
 from deeplight.kernels.dispatch import never_interpreted
 from deeplight.kernels.float32 import exact_float32
@@ -40,6 +42,8 @@ def measure(settings: StageSettings) -> None:
             return
         network, inputs = built(preset, dtype, settings)
         with exact_float32(), torch.inference_mode(), never_interpreted():
+            if settings.device == "cuda" and (dtype, preset) == (first, settings.presets[0]):
+                attempt(rows, {"what": "capture", **what}, lambda n=network, x=inputs: captured(n, x))
             for way in WAYS if (dtype, preset) == (first, settings.presets[0]) else WAYS[:-1]:
                 if settings.late:
                     rows.add(left_out=f"no time for {way} of {preset} {dtype} and what follows")
@@ -61,6 +65,27 @@ def built(preset: str, precision: str, settings: StageSettings) -> tuple[Network
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     shapes = (input_shape(spec, 1, settings.side, settings.side) for spec in INPUTS)
     return model, [channels_last(shape, settings.device) for shape in shapes]
+
+
+def captured(network: Network, inputs: Sequence[Tensor]) -> dict[str, float]:
+    """Seconds in which the engine's device captures a tile. Raises RuntimeError where a replay gives other bits than a
+    call, because something in it is not part of the graph."""
+    device = CudaDevice(inputs[0].device)
+    stream = device.stream()
+    want = [result.clone() for result in network(*inputs)]
+    made: list[Tensor] = []
+
+    def tile() -> None:
+        made[:] = network(*inputs)
+
+    begin = time.perf_counter()
+    graph = device.capture(stream, tile, [], [])
+    seconds = time.perf_counter() - begin
+    stream.replay(graph)
+    torch.cuda.synchronize()
+    if not all(map(torch.equal, made, want)):
+        raise RuntimeError("a replayed graph gives other bits than a call")
+    return {"capture_s": seconds}
 
 
 def timed(network: Network, inputs: Sequence[Tensor], way: str, settings: StageSettings) -> dict[str, float]:

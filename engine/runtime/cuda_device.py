@@ -135,6 +135,8 @@ class CudaDevice:
     ) -> Any:
         """See device.Device."""
         with exact_float32(), torch.inference_mode():
+            # what was made on the default stream, on which new streams do not wait
+            stream.stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(stream.stream):
                 for _ in range(_WARM_UPS):
                     program()

@@ -259,7 +259,8 @@ class _Graphs:
                 self._compute(resident)
             self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream):
+            # other threads may pin memory and wait for events meanwhile: only this one is being recorded
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 results = self._compute(resident)
         return graph, pinned, resident, results
 
