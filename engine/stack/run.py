@@ -162,6 +162,7 @@ class Stack:
             events.common = {"date": date.night.name}
             self._compute(date, engine)
             date.lights.rest()
+            backend.rest()
             for _, beside in self._beside:
                 beside.rest()
             return_memory()

@@ -138,6 +138,9 @@ class Backend(ABC):
         """The model for the device path; None where the runtime takes tiles from the host alone."""
         return None
 
+    def rest(self) -> None:  # noqa: B027
+        """Let go of memory that the next tiles may do without, between two dates. No run may be in progress."""
+
     def cancel(self) -> None:  # noqa: B027
         """Ask a `run` in another thread to stop early; it then raises DeepLightError. May do nothing."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Self
 
 import numpy as np
@@ -48,6 +49,7 @@ class OnnxRuntimeBackend(Backend):
         self._idle.put(session)
         self._whole: ort.InferenceSession | None = session
         self._suggesting: ort.InferenceSession | None = None
+        self._open_suggesting: Callable[[], ort.InferenceSession] | None = None
         self._one_at_a_time = threading.Lock()
         self._closed = False
         self._options = ort.RunOptions()
@@ -103,7 +105,7 @@ class OnnxRuntimeBackend(Backend):
             if outputs is not None:
                 model = (None if layers else lights_alone(model, outputs)) or with_outputs(model, outputs)
             divided = self._divided(model, outputs, shares) if suggested and outputs is not None else None
-            sessions, first = divided or (_open_all(model, shares), None)
+            sessions, opener = divided or (_open_all(model, shares), None)
         except Exception as e:  # the runtime's exceptions share no public base class
             raise DeepLightError(
                 f"ONNX Runtime cannot open {streams} sessions ({_first_line(e)}); use fewer `streams`"
@@ -111,33 +113,38 @@ class OnnxRuntimeBackend(Backend):
         self._drop()
         for session in sessions:
             self._idle.put(session)
-        self.streams, self._suggesting, self.suggests = streams, first, first is not None
+        self.streams, self._open_suggesting, self.suggests = streams, opener, opener is not None
 
     def _divided(
         self, model: bytes, outputs: Sequence[str], shares: Sequence[int]
-    ) -> tuple[list[ort.InferenceSession], ort.InferenceSession] | None:
-        """Sessions of a model's rest, a stream each, and that of what its layers suggest, if they give the bits of the
-        whole for a trial; None if they do not, or where there are no such parts. outputs: all that the model has."""
+    ) -> tuple[list[ort.InferenceSession], Callable[[], ort.InferenceSession]] | None:
+        """Sessions of a model's rest, a stream each, and what opens that of what its layers suggest, if they give the
+        bits of the whole for a trial; None if they do not, or where there are no such parts. outputs: all of them."""
         parts = in_parts(model, outputs)
         if parts is None:
             return None
         try:
-            first = open_session(parts.suggest, sum(shares), keep_memory=False)
+            opener = partial(open_session, parts.suggest, sum(shares))
             sessions = _open_all(parts.rest, shares)
             whole = self._whole or open_session(model, sum(shares))
-            same = _same(whole, first, sessions[0], list(outputs))
+            same = _same(whole, opener(), sessions[0], list(outputs))
         except Exception as e:  # the whole may run all the same
             _log.debug("the model does not run in two parts: %s", _first_line(e))
             return None
-        return (sessions, first) if same else None
+        return (sessions, opener) if same else None
 
     def suggest(self, inputs: Mapping[str, Floats]) -> Floats:
         """What the layers of a tile suggest, see Backend.suggest. For one tile at a time, so that it takes the memory
         of one beside that of the streams."""
-        if self._suggesting is None:
+        if self._open_suggesting is None:
             raise ValueError("the backend is closed, or was not asked for what layers suggest")
         with self._one_at_a_time:
+            self._suggesting = self._suggesting or self._open_suggesting()
             return self._called(self._suggesting, inputs, [SUGGESTED.name])[0]
+
+    def rest(self) -> None:
+        """See Backend.rest. What suggests holds the memory of its largest tile, and opens within a few milliseconds."""
+        self._suggesting = None
 
     def _run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
         if self._closed:
@@ -176,7 +183,7 @@ class OnnxRuntimeBackend(Backend):
         self._closed = True
 
     def _drop(self) -> None:
-        self._whole, self._suggesting, self.suggests = None, None, False
+        self._whole, self._suggesting, self._open_suggesting, self.suggests = None, None, None, False
         while not self._idle.empty():
             self._idle.get()
 
@@ -203,14 +210,12 @@ def _open_all(model: bytes, shares: Sequence[int]) -> list[ort.InferenceSession]
     return [open_session(model, max(1, share)) for share in shares]
 
 
-def open_session(model: bytes, threads: int, *, keep_memory: bool = True) -> ort.InferenceSession:
-    """A session on the CPU with `threads` threads. keep_memory: of its largest tile, for the next. Raises what ONNX
-    Runtime raises where it cannot load the model."""
+def open_session(model: bytes, threads: int) -> ort.InferenceSession:
+    """A session on the CPU with `threads` threads. Raises what ONNX Runtime raises where it cannot load the model."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_FATAL
-    options.enable_cpu_mem_arena = keep_memory
     # Planned as one block, a run's tensors took 4.3 GB at a tile of 296²; allocated in turn 2.2 GB, at the same speed.
     options.enable_mem_pattern = False
     # Spinning threads would take the cores from readers and writers between two tiles.

@@ -52,6 +52,7 @@ def test_two_parts_give_the_bits_of_the_whole(backend: str, threads: int) -> Non
             lights = model.suggest(inputs)
             assert (lights.shape == inputs["ntl"].shape and np.ptp(lights) > 0) or lights.size == 1
             same(model.run({**inputs, SUGGESTED.name: lights}, ALL), whole)
+            model.rest()
             same(model.run(inputs, ALL), whole)
         model.split(1, threads, ALL)
         assert not model.suggests
