@@ -50,8 +50,8 @@ GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 NODATA_TAG = 42113
 TILE_OFFSETS, TILE_BYTE_COUNTS = 324, 325
 COMPRESSION_TAGS = {"zstd": 50000, "deflate": 8}
-SAMPLES = 16
-"""Blocks decoded in the check of a finished file."""
+SAMPLES, SAMPLED = 16, 8
+"""Blocks of each level decoded in the check of a finished file: so many, and not more than one of so many."""
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ def _check_level(dataset: Any, spec: OutputSpec, number: int, level: Level) -> N
     if (dataset.count, dataset.height, dataset.width) != shape or dataset.dtypes[0] != spec.dtype:
         raise DeepLightError(f"level {number} has another shape or type")
     stored = np.argwhere(level.size)
-    for band, row, col in stored[:: max(1, -(-len(stored) // SAMPLES))].tolist():
+    for band, row, col in stored[:: max(SAMPLED, -(-len(stored) // SAMPLES))].tolist():
         top, left = row * spec.block, col * spec.block
         window = (
             (top, min(top + spec.block, dataset.height)),
