@@ -10,11 +10,20 @@ import torch
 import torch.nn.functional as F
 
 from deeplight.engine.core.arrays import Doubles
-from deeplight.engine.network.consistency import BELIEVED, LAST_NOISE, base, belief, blur_weights, settled
-from deeplight.kernels import Sensor
+from deeplight.engine.network.consistency import (
+    BELIEVED,
+    LAST_NOISE,
+    base,
+    belief,
+    blur_weights,
+    settled,
+    trust,
+)
+from deeplight.kernels import Base, Sensor
 from deeplight.kernels.agree.reference import BLUR_REACH, enlarged, seen
 from deeplight.kernels.agree.reference import agree as consistent
 from deeplight.kernels.interpolation import SCALE, interpolation_line
+from deeplight.kernels.restore.reference import blended
 
 TOLD = torch.zeros(1, 2)
 CUBIC, LINEAR = interpolation_line(SCALE, "cubic"), interpolation_line(SCALE, "linear")
@@ -127,6 +136,12 @@ def lights(seed: int = 0, h: int = 12, w: int = 13) -> torch.Tensor:
     return F.avg_pool2d(60 * torch.rand(1, 1, h + 4, w + 4, generator=g) ** 4, 5, stride=1)
 
 
+def deployed(refined: torch.Tensor, start: torch.Tensor, sensor: Sensor) -> torch.Tensor:
+    """The last steps of a deployed network, from the refined radiance."""
+    restored = blended(refined, Base(start, start, trust(sensor)), LINEAR)
+    return settled(restored, start, sensor, TOLD, LINEAR)
+
+
 @pytest.mark.parametrize("fwhm", [0.0, 1.0])
 def test_what_is_seen_as_given_is_believed(fwhm: float) -> None:
     y = lights()
@@ -135,7 +150,7 @@ def test_what_is_seen_as_given_is_believed(fwhm: float) -> None:
     # a detail within each LR pixel that no sensor without blur can see: an even sum of eight, here of both axes
     detail = torch.tensor([1.5, 0.5]).repeat(start.shape[-1] // 2)
     refined = start * (detail if fwhm == 0 else 1.0)
-    got = settled(refined, start, sensor, TOLD, LINEAR)
+    got = deployed(refined, start, sensor)
     # below the noise of 0.02 only the base counts, and the darkest lights here are some tenths
     assert float(sensor.y.min()) > 0.2
     assert torch.allclose(got, refined, rtol=0.02)
@@ -147,7 +162,7 @@ def test_what_contradicts_the_lights_is_left_for_the_base() -> None:
     start = base(sensor, CUBIC, LINEAR)
     plain = consistent(start, sensor._replace(noise=LAST_NOISE * sensor.noise), LINEAR)
     for wrong in (0.01 * start, 50.0 * start):
-        assert float((settled(wrong, start, sensor, TOLD, LINEAR) / plain - 1).abs().max()) < 0.02
+        assert float((deployed(wrong, start, sensor) / plain - 1).abs().max()) < 0.02
 
 
 def test_a_lone_pixel_keeps_what_the_base_keeps_of_it_although_the_network_sees_the_dark_only() -> None:
@@ -156,7 +171,7 @@ def test_a_lone_pixel_keeps_what_the_base_keeps_of_it_although_the_network_sees_
     sensor = sensor_of(y, (0.0, 0.0))
     start = base(sensor, CUBIC, LINEAR)
     # interpolation has spread a fifth over neighbours that saw nothing, and there it is taken back
-    assert float(settled(torch.zeros_like(start), start, sensor, TOLD, LINEAR).sum() / 6400) > 0.8
+    assert float(deployed(torch.zeros_like(start), start, sensor).sum() / 6400) > 0.8
 
 
 def test_how_much_is_believed() -> None:
