@@ -21,7 +21,8 @@ _DAY = re.compile(
     r"(?<!\d)(?P<year>19[89]\d|20\d\d)(?P<sep>[-_.]?)(?P<month>0[1-9]|1[0-2])(?:(?P=sep)(?P<day>0[1-9]|[12]\d|3[01]))?(?!\d)"
 )
 """2020-03-15, 20200315, 2020-03, 202003; not the months of 2012-2020."""
-_YEAR = re.compile(r"(?<![\dA-Za-z])((?:19[89]|20[0-9])\d)(?!\d)")
+_YEAR = re.compile(r"(?<![\dA-Za-z])((?:19[89]|20[0-9])\d)(?!\d)(?![-_.]\d{1,2}(?!\d))")
+"""Not of 2020_1, which may be a month or a part."""
 
 
 def shown_span(when: Span, between: str = " – ") -> str:

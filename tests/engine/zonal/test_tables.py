@@ -263,6 +263,8 @@ def test_the_program_ends_with_2(tmp_path: Path) -> None:
         ("lights_20200229.tif", "2020-02-29", "2020-02-29"),
         ("avg_rad.202112.tif", "2021-12-01", "2021-12-31"),
         ("growth_2012-2020.tif", "2012-01-01", "2012-12-31"),
+        ("lights_2020_1.tif", None, None),
+        ("lights-2020-3-15.tif", None, None),
         ("tile_20201301.tif", None, None),
         ("lights_2019-02-30.tif", None, None),
     ],
