@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.files import make_folder
+from deeplight.engine.output.parts import check_utf8
 
 
 @contextlib.contextmanager
@@ -16,7 +18,10 @@ def made_folder(folder: Path) -> Iterator[None]:
 
     Raises InputError where it cannot be made.
     """
-    made = not folder.exists()
+    check_utf8(folder)
+    made = not os.path.lexists(folder)
+    if not made and not folder.is_dir():
+        raise InputError(f"{folder} is not a folder, and the output is one: choose another name")
     if made and not folder.parent.is_dir():
         what = "is a file" if folder.parent.exists() else "is not there; create it first"
         raise InputError(f"the folder {folder} cannot be made: {folder.parent} {what}")
@@ -24,9 +29,7 @@ def made_folder(folder: Path) -> Iterator[None]:
         make_folder(folder)
     except DeepLightError as error:
         reason = getattr(error.__cause__, "strerror", None) or error
-        raise InputError(
-            f"the folder {folder} cannot be made ({reason}): choose one where you may write"
-        ) from None
+        raise InputError(f"the folder {folder} cannot be made ({reason}): choose another one") from None
     try:
         yield
     finally:

@@ -189,14 +189,19 @@ def check_name(path: Path, suffixes: tuple[str, ...]) -> None:
     """Refuse a name that is not that of a file of a kind. Raises InputError."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path} does not end in {' or '.join(suffixes)}: choose such a name")
+    check_utf8(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file")
+
+
+def check_utf8(path: Path) -> None:
+    """Refuse a name, its folders included, that GDAL cannot take and no report can hold. Raises InputError."""
     try:
-        path.name.encode()
+        str(path).encode()
     except UnicodeEncodeError:
         raise InputError(
             f"the name {ascii(str(path))[1:-1]} is not UTF-8, which GDAL needs: give another one"
         ) from None
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file")
 
 
 def check_folder(path: Path) -> None:

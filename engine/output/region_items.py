@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import remove_leftovers
 from deeplight.engine.core.wording import counted
-from deeplight.engine.output.regions import files_of, is_name_of_region, piece_of, region_window
+from deeplight.engine.output.regions import files_of, is_collection_of_regions, piece_of, region_window
 from deeplight.engine.output.stac import COLLECTION, item_path
 
 if TYPE_CHECKING:
@@ -36,14 +34,7 @@ def write_region_items(vrt: Path, spec: OutputSpec, side: int, ntl: Raster, mode
 
 def check_collection(path: Path) -> None:
     """Raise InputError where there is a collection of anything but regions, which would be replaced."""
-    if not path.exists():
-        return
-    try:
-        links: Sequence[dict[str, str]] = json.loads(path.read_bytes())["links"]
-        own = all(is_name_of_region(Path(link["href"]).name) for link in links if link["rel"] == "item")
-    except (OSError, ValueError, KeyError, TypeError):
-        own = False
-    if not own:
+    if path.exists() and not is_collection_of_regions(path):
         raise InputError(
             f"{path} is not of a map in regions, and its name is needed for one: move it away, or choose another "
             "folder"

@@ -12,7 +12,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -34,7 +34,8 @@ from deeplight.engine.output.cog import check_packs, check_storable, write_cog
 from deeplight.engine.output.hands import Hands, Piece
 from deeplight.engine.output.pack_format import DamagedPack, overview_levels
 from deeplight.engine.output.packs import PATIENCE_S, PAUSE_S, OutputSpec, PackStore
-from deeplight.engine.output.parts import Mode
+from deeplight.engine.output.parts import Mode, parts_folder
+from deeplight.engine.output.stac import COLLECTION
 from deeplight.engine.output.vrt import VrtSource, vrt_band, vrt_text
 
 SPLIT_TAG = "DEEPLIGHT_OPTION_SPLIT"
@@ -56,11 +57,6 @@ def piece_of(name: str) -> Piece:
     if match is None:
         raise ValueError(f"{name} is no region")
     return int(match[1]), int(match[2])
-
-
-def is_name_of_region(name: str) -> bool:
-    """Whether a file of this name is, or belongs to, a region."""
-    return _NAME.fullmatch(name) is not None
 
 
 def region_window(piece: Piece, side: int, spec: OutputSpec) -> Window:
@@ -210,7 +206,7 @@ def assemble_regions(
         waiting = [piece for piece in regions.pieces() if piece not in regions.made()]
         told.start(len(waiting), "regions", "assembling")
         if waiting:
-            _remove_vrt(vrt, disk)
+            _remove_shown(vrt, disk)
             hands.do(regions, waiting)
     made = regions.all_made()
     files = [piece for piece in regions.pieces() if made[piece]]
@@ -245,8 +241,8 @@ def regions_vrt(spec: OutputSpec, files: Mapping[str, Window], levels: int) -> s
 
 
 def files_of(vrt: Path) -> list[Path]:
-    """The regions that a finished VRT shows, in its order. Raises InputError where one is missing or the VRT is
-    damaged."""
+    """The regions that a finished VRT shows, in its order. Raises InputError where one is missing, or no region,
+    or the VRT is damaged."""
     try:
         names = [
             e.text or "" for e in ElementTree.parse(vrt).iterfind("VRTRasterBand[@band='1']//SourceFilename")
@@ -254,10 +250,11 @@ def files_of(vrt: Path) -> list[Path]:
         found = [vrt.with_name(region_name(piece_of(name))) for name in names]
     except (OSError, ValueError, ElementTree.ParseError) as error:
         raise InputError(f"{vrt} cannot be read ({error}): use `overwrite=True` to start again") from None
-    missing = next((path for path in found if not path.is_file()), None)
+    missing = next((path for path in found if not _is_own(path)), None)
     if missing is not None:
+        what = "damaged" if missing.exists() else "missing"
         raise InputError(
-            f"{missing} is missing, which {vrt} shows: put it back, or use `overwrite=True` to start again"
+            f"{missing} is {what}, which {vrt} shows: put it back, or remove it and use `overwrite=True` to start again"
         )
     return found
 
@@ -268,10 +265,16 @@ def check_folder_of_regions(vrt: Path, mode: Mode) -> None:
     Raises InputError.
     """
     names = sorted(path for path in vrt.parent.iterdir() if _NAME.fullmatch(path.name))
+    for path in names[: 1 if mode is Mode.NEW else None]:
+        if path.suffix == ".tif" or path.is_dir():
+            check_replaceable(path)
     if names and mode is Mode.NEW:
         raise InputError(f"{names[0]} exists: use `overwrite=True` to replace it, or choose another folder")
-    for path in (vrt, *(path for path in names if path.suffix == ".tif")):
-        check_replaceable(path)
+    if names and mode is Mode.RESUME and not parts_folder(vrt).exists():
+        raise InputError(
+            f"{names[0]} is of a map without {vrt.name} and there is no unfinished run to continue: use "
+            "`overwrite=True` to replace it, or choose another folder"
+        )
 
 
 def check_replaceable(path: Path) -> None:
@@ -298,12 +301,30 @@ def _is_own(path: Path) -> bool:
         return False
 
 
-def _remove_vrt(vrt: Path, disk: Disk) -> None:
-    """Remove the VRT of an older output before its first region is replaced, so that it never shows two maps."""
+def _remove_shown(vrt: Path, disk: Disk) -> None:
+    """Remove the VRT of an older output before its first region is replaced, so that it never shows two maps, and the
+    STAC collection and items, which tell of files that go."""
     check_replaceable(vrt)
+    collection = vrt.with_name(COLLECTION)
+    stale = [collection] if is_collection_of_regions(collection) else []
+    stale += [
+        path for path in vrt.parent.iterdir() if (m := _NAME.fullmatch(path.name)) and m[3] == "stac.json"
+    ]
+    for path in (vrt, *stale):
+        with disk_errors(path):
+            disk.remove(path)
     with disk_errors(vrt):
-        disk.remove(vrt)
         disk.sync_folder(vrt.parent)
+
+
+def is_collection_of_regions(path: Path) -> bool:
+    """Whether a file is a STAC collection of nothing but regions."""
+    try:
+        links: Sequence[dict[str, str]] = json.loads(path.read_bytes())["links"]
+        items = [Path(link["href"]).name for link in links if link["rel"] == "item"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return all(_NAME.fullmatch(name) for name in items)
 
 
 def _remove_others(names: set[str], folder: Path, disk: Disk) -> None:

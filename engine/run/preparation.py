@@ -22,7 +22,7 @@ from deeplight.engine.output.parts import (
     stored_record,
 )
 from deeplight.engine.output.region_items import check_collection
-from deeplight.engine.output.regions import check_folder_of_regions, files_of
+from deeplight.engine.output.regions import check_folder_of_regions, check_replaceable, files_of
 from deeplight.engine.output.stac import COLLECTION, item_path, require_pystac
 from deeplight.engine.raster.auxiliary import check_auxiliary_options
 from deeplight.engine.raster.dataset_names import matching
@@ -82,6 +82,8 @@ def check_request(options: RunOptions) -> bool:
         if written is not None and written.resolve() in inputs:
             raise InputError(f"{written} is also an input: choose another name for the output")
     endings = MAPS if options.split is None else (".vrt",)
+    if options.split is not None:
+        check_replaceable(options.out)
     complete = check_output(options.out, options.mode, options.shard is not None, endings)
     if options.split is not None and complete:
         files_of(options.out)

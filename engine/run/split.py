@@ -49,7 +49,7 @@ def check_side(options: RunOptions, pack: int | None = None) -> None:
     side = pack_side(given or 1) if pack is None else pack
     if options.split is None or options.split % side == 0:
         return
-    nearest = max(side, round(options.split / side) * side)
+    nearest = max(side, (options.split + side // 2) // side * side)
     raise InputError(
         f"`split={options.split}` is not a multiple of {side}, the LR pixels of a pack's side with these tiles: give "
         f"one, such as {nearest}"

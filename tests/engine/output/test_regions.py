@@ -26,6 +26,7 @@ from deeplight.engine.output.regions import (
     MapRegions,
     assemble_regions,
     check_folder_of_regions,
+    check_replaceable,
     files_of,
     region_name,
 )
@@ -175,7 +176,7 @@ def test_a_foreign_vrt_stays(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "lights.vrt").write_text("<VRTDataset><Metadata/></VRTDataset>")
     with pytest.raises(InputError, match=r"lights\.vrt is not of a map in regions"):
-        check_folder_of_regions(folder / "lights.vrt", Mode.OVERWRITE)
+        check_replaceable(folder / "lights.vrt")
     with pytest.raises(InputError, match=r"lights\.vrt is not of a map in regions"):
         split(store, folder)
     assert [path.name for path in folder.iterdir()] == ["lights.vrt"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,6 +146,11 @@ REFUSED: dict[str, Refused] = {
     "a file": ({"out": Path("map.tif")}, r"map\.tif is the name of a file: give .* `out=.*map.`$"),
     "a group": ({"out": Path("map.zarr")}, r"map\.zarr is the name of a file"),
     "no folder": ({"out": Path("gone/map")}, r"gone is not there; create it first"),
+    "a long name": ({"out": Path("x" * 300)}, r"cannot be made \(File name too long\): choose another one$"),
+    "no UTF-8": (
+        {"out": Path("map\udcff/map")},
+        r"map\\udcff/map is not UTF-8, which GDAL needs: give another",
+    ),
 }
 
 
@@ -195,14 +201,58 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("what", ["file", "link that leads nowhere"])
+def test_a_name_that_is_taken_by_no_folder(regions: RunOptions, what: str) -> None:
+    if what == "file":
+        regions.out.write_text("mine")
+    else:
+        regions.out.symlink_to("nowhere")
+    for mode in Mode:
+        with pytest.raises(
+            InputError, match=r"map is not a folder, and the output is one: choose another name$"
+        ):
+            infer(dataclasses.replace(regions, mode=mode))
+    assert regions.out.is_symlink() or regions.out.read_text() == "mine"
+
+
+def test_a_damaged_vrt_is_to_be_moved_away(regions: RunOptions) -> None:
+    """In every mode the same advice, which helps."""
+    regions.out.mkdir()
+    (regions.out / "lights.vrt").write_text("<VRTData")
+    for mode in Mode:
+        with pytest.raises(InputError, match=r"lights\.vrt is not of a map in regions, .*: move it away"):
+            infer(dataclasses.replace(regions, mode=mode))
+
+
+def test_what_tells_of_old_regions_goes_with_them(regions: RunOptions) -> None:
+    """An old collection would link to items that are gone, and items give a shape that their region has no more."""
+    infer(dataclasses.replace(regions, stac=True))
+    (regions.out / "mine.stac.json").write_text("mine")
+    infer(dataclasses.replace(regions, mode=Mode.OVERWRITE, split=512))
+    names = set(files(regions.out))
+    assert "collection.json" not in names and not any(re.match(r"lights_.*json", name) for name in names)
+    assert "mine.stac.json" in names
+
+
 def test_another_split_does_not_go_on(regions: RunOptions) -> None:
     infer(regions)
     for changes in ({"split": 512}, {"dtype": "uint16"}):
         with pytest.raises(InputError, match=r"lights\.vrt is complete but of another run"):
             infer(dataclasses.replace(regions, mode=Mode.RESUME, **changes))  # type: ignore[arg-type]
-    (regions.out / "lights_r0000_c0002.tif").unlink()
+    region = regions.out / "lights_r0000_c0002.tif"
+    region.write_bytes(region.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"lights_r0000_c0002\.tif is damaged, .* or remove it and use"):
+        infer(dataclasses.replace(regions, mode=Mode.RESUME))
+    region.unlink()
     with pytest.raises(InputError, match=r"lights_r0000_c0002\.tif is missing"):
         infer(dataclasses.replace(regions, mode=Mode.RESUME))
+    (regions.out / "lights.vrt").unlink()
+    before = files(regions.out)
+    with pytest.raises(
+        InputError, match=r"c0000\.tif is of a map without lights\.vrt and there is no unfinished"
+    ):
+        infer(dataclasses.replace(regions, mode=Mode.RESUME, dtype="uint16"))
+    assert files(regions.out) == before
 
 
 def test_shards_compute_packs_and_the_last_run_makes_regions(
