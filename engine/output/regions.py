@@ -259,10 +259,10 @@ def files_of(vrt: Path) -> list[Path]:
     return found
 
 
-def check_folder_of_regions(vrt: Path, mode: Mode) -> None:
+def check_folder_of_regions(vrt: Path, mode: Mode, *, shard: bool = False) -> None:
     """Refuse a folder in which a run would replace files that are no regions, or regions without being told to.
 
-    Raises InputError.
+    shard: others may be at work beside it, and it makes no region. Raises InputError.
     """
     names = sorted(path for path in vrt.parent.iterdir() if _NAME.fullmatch(path.name))
     for path in names[: 1 if mode is Mode.NEW else None]:
@@ -270,7 +270,7 @@ def check_folder_of_regions(vrt: Path, mode: Mode) -> None:
             check_replaceable(path)
     if names and mode is Mode.NEW:
         raise InputError(f"{names[0]} exists: use `overwrite=True` to replace it, or choose another folder")
-    if names and mode is Mode.RESUME and not parts_folder(vrt).exists():
+    if names and mode is Mode.RESUME and not shard and not parts_folder(vrt).exists():
         raise InputError(
             f"{names[0]} is of a map without {vrt.name} and there is no unfinished run to continue: use "
             "`overwrite=True` to replace it, or choose another folder"

@@ -84,11 +84,15 @@ def check_request(options: RunOptions) -> bool:
     endings = MAPS if options.split is None else (".vrt",)
     if options.split is not None:
         check_replaceable(options.out)
+    elif options.out.is_dir():
+        raise InputError(
+            f"{options.out} is a folder: give the name of a file, or `split` and the side of the regions in it"
+        )
     complete = check_output(options.out, options.mode, options.shard is not None, endings)
     if options.split is not None and complete:
         files_of(options.out)
     elif options.split is not None:
-        check_folder_of_regions(options.out, options.mode)
+        check_folder_of_regions(options.out, options.mode, shard=options.shard is not None)
     if options.split is not None and options.stac and options.mode is not Mode.NEW:
         check_collection(_item(options))
     beside = sidecars(options.out)

@@ -215,6 +215,15 @@ def test_a_name_that_is_taken_by_no_folder(regions: RunOptions, what: str) -> No
     assert regions.out.is_symlink() or regions.out.read_text() == "mine"
 
 
+def test_a_folder_without_split(regions: RunOptions) -> None:
+    """As of who leaves `split` out when a run is to go on."""
+    regions.out.mkdir()
+    with pytest.raises(
+        InputError, match=r"map is a folder: give the name of a file, or `split` and the side"
+    ):
+        infer(dataclasses.replace(regions, split=None, mode=Mode.RESUME))
+
+
 def test_a_damaged_vrt_is_to_be_moved_away(regions: RunOptions) -> None:
     """In every mode the same advice, which helps."""
     regions.out.mkdir()
@@ -265,6 +274,10 @@ def test_shards_compute_packs_and_the_last_run_makes_regions(
     assert report is not None and report.packs["kept_from_earlier_run"] == PACKS
     assert files(regions.out) == expected
     assert infer(dataclasses.replace(regions, shard=Shard(0, 2))) is None
+    (regions.out / "lights.vrt").unlink()  # as shards advise where the old map is of another run
+    infer(dataclasses.replace(regions, shard=Shard(0, 2), split=512))
+    infer(dataclasses.replace(regions, mode=Mode.RESUME, split=512))
+    assert set(files(regions.out)) == {"lights.vrt", *(f"lights_r0000_c{col:04d}.tif" for col in range(3))}
 
 
 HELD = """
