@@ -12,13 +12,13 @@ from torch import Tensor
 from bench.conftest import Measure
 from bench.ops import Case, op_cases
 from bench.rates import Work, hr_mpix
-from bench.traffic import FINISH_FLOPS, agreement, align, base, fuse, locate, restore, suggested, upsample
+from bench.traffic import FINISH_FLOPS, align, base, fuse, last_step, locate, restore, suggested, upsample
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.network.config import PRESETS
 
 PRESET = "tiny"
 SIDE = 64
-OPS = ("fuse", "upsample", "align", "align_raw", "base", "restore", "finish", "suggest", "locate", "agree")
+OPS = ("fuse", "upsample", "align", "align_raw", "base", "restore", "finish", "suggest", "locate", "settle")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -34,9 +34,9 @@ def flops_per_hr_px(op: str) -> float:
         "base": base().flops,
         "restore": restore(main[3], config.refine[2]).flops,
         "finish": FINISH_FLOPS,
-        "agree": agreement().flops,
         "suggest": suggested(config.localise_width).flops,
         "locate": locate(config.localise_width).flops,
+        "settle": last_step().flops,
     }
     return costs[op]
 

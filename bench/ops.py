@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.traffic import agreement, base, fuse, locate, suggested, upsample
+from bench.traffic import base, fuse, last_step, locate, suggested, upsample
 from deeplight import kernels
 from deeplight.engine.network.config import PRESETS
+from deeplight.engine.network.consistency import BELIEF
 from deeplight.kernels.interpolation import interpolation_line
 
 Case = tuple[str, Callable[..., Any], tuple[Any, ...], float]
@@ -60,7 +61,7 @@ def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterato
     layers = _layers(device, 10, 32, 32, 1), _layers(device, 11, width, width, 1)
     yield "suggest", kernels.suggest, (aux, *layers), 2 * suggested(width).fused * pixels
     yield "locate", kernels.locate, located(side, width, device), 2 * locate(width).fused * pixels
-    yield "agree", kernels.agree, agreeing(side, device), 2 * agreement().fused * pixels
+    yield "settle", kernels.settle, settling(side, device), 2 * last_step().fused * pixels
 
 
 def stored(radiance: Tensor, valid: Tensor, *, implementation: kernels.Implementation) -> Tensor:
@@ -72,22 +73,25 @@ def stored(radiance: Tensor, valid: Tensor, *, implementation: kernels.Implement
     return halves
 
 
-def agreeing(side: int, device: str) -> tuple[Any, ...]:
-    """Arguments of `kernels.agree`, in float32 whatever the features are."""
-    radiance = 100 * torch.rand(1, 1, 8 * side, 8 * side, device=device)
+def settling(side: int, device: str) -> tuple[Any, ...]:
+    """Arguments of `kernels.settle`, in float32 whatever the features are."""
+    refined, start = (100 * torch.rand(1, 1, 8 * side, 8 * side, device=device) for _ in range(2))
+    psf = torch.ones(1, 2, device=device)
+    line = interpolation_line(8, "linear").to(device)
+    return refined, start, _sensor(side, device), psf, line, BELIEF
+
+
+def _sensor(side: int, device: str) -> kernels.Sensor:
     y = 100 * torch.rand(1, 1, side, side, device=device)
     weights = torch.full((1, 7, 8), 1 / 56, device=device)
-    sensor = kernels.Sensor(
-        y, torch.ones_like(y), torch.zeros_like(y), weights, weights, y.new_full((1, 1, 1, 1), 0.1)
-    )
-    return radiance, sensor, interpolation_line(8, "linear").to(device)
+    noise = y.new_full((1, 1, 1, 1), 0.1)
+    return kernels.Sensor(y, torch.ones_like(y), torch.zeros_like(y), weights, weights, noise)
 
 
 def based(side: int, device: str) -> tuple[Any, ...]:
     """Arguments of `kernels.base`."""
-    _, sensor, line = agreeing(side, device)
-    power = torch.tensor(2.0, device=device)
-    return sensor, interpolation_line(8, "cubic").to(device), line, power
+    cubic, linear = (interpolation_line(8, kind).to(device) for kind in ("cubic", "linear"))
+    return _sensor(side, device), cubic, linear, torch.tensor(2.0, device=device)
 
 
 def _layers(device: str, *channels: int) -> list[tuple[Tensor, Tensor]]:

@@ -96,22 +96,22 @@ def base() -> Cost:
 
 
 def agreement() -> Cost:
-    """One step towards what the sensor saw, in float32 (two values each).
+    """One step of the base towards what the sensor saw, in float32 (two values each), in PyTorch.
 
-    PyTorch's products read the image, write ⅞ of it, read that, write the enlarged change, and read it and the image
-    for the result. Compilers do not fuse products; they fuse the rest. The kernels read the image twice and write it
-    once.
+    Its products read the image, write ⅞ of it, read that, write the enlarged change, and read it and the image for the
+    result. Compilers do not fuse products; they fuse the rest.
     """
-    return Cost(17, 13.5, 6 + 2 * 6 * SHARE[0], 2 * 7 + 2 * 3 + 2)
+    return Cost(17, 13.5, 13.5, 2 * 7 + 2 * 3 + 2)
 
 
 def last_step() -> Cost:
     """The step that believes the refined radiance as far as the lights do, in float32 (two values each).
 
-    Two images are seen, each by products that read it, write ⅞ of it and read that; two maps are enlarged by products;
-    then both images and both maps are read and the result is written.
+    In PyTorch two images are seen, each by products that read it, write ⅞ of it and read that; two maps are enlarged by
+    products; then both images and both maps are read and the result is written. The kernels read both images twice,
+    write one, and move seven maps on the lights' grid.
     """
-    return Cost(56, 2 * 6 + 2 * 3.75 + 10, 2 * 6 + 2 * 3.75 + 10, 50)
+    return Cost(56, 2 * 6 + 2 * 3.75 + 10, 2 * 5 + 2 * 7 * SHARE[0], 50)
 
 
 def interval() -> Cost:
@@ -185,7 +185,7 @@ def network(name: str) -> dict[str, Cost]:
         "upsample ×4 → ×8": upsample(main[2], main[3]) * SHARE[2],
         "base": base(),
         "restore ×8": restore(main[3], config.refine[2]),
-        "last step (PyTorch)": last_step(),
+        "settle": last_step(),
         "interval (PyTorch)": interval(),
         "encoders (PyTorch)": encoders(aux),
     }
@@ -198,7 +198,7 @@ def network(name: str) -> dict[str, Cost]:
     return rows
 
 
-FLOAT32 = ("suggest", "locate", "base", "last step (PyTorch)", "interval (PyTorch)")
+FLOAT32 = ("suggest", "locate", "base", "settle", "interval (PyTorch)")
 """Rows whose values have four bytes in every precision."""
 
 

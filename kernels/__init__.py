@@ -1,10 +1,10 @@
 """The operations that DeepLightSR is built from, as functions of tensors.
 
-`align`, `suggest`, `locate`, `fuse`, `upsample`, `base`, `refine`, `restore`, `agree` and `finish` have Triton kernels
+`align`, `suggest`, `locate`, `fuse`, `upsample`, `base`, `refine`, `restore`, `settle` and `finish` have Triton kernels
 and a plain-PyTorch reference each; the rest is PyTorch.
 """
 
-from deeplight.kernels.agree.entry import agree, base
+from deeplight.kernels.agree.entry import base
 from deeplight.kernels.agree.reference import Sensor
 from deeplight.kernels.align.entry import align
 from deeplight.kernels.align.reference import TileMesh, split_nodes
@@ -19,17 +19,19 @@ from deeplight.kernels.refine.entry import refine
 from deeplight.kernels.refine.reference import Radiance
 from deeplight.kernels.restore.entry import restore
 from deeplight.kernels.restore.reference import Base
+from deeplight.kernels.settle.entry import settle
+from deeplight.kernels.settle.reference import Belief
 from deeplight.kernels.suggest.entry import suggest
 from deeplight.kernels.upsample.entry import upsample
 
 __all__ = [
     "Base",
+    "Belief",
     "Implementation",
     "LocateWeights",
     "Radiance",
     "Sensor",
     "TileMesh",
-    "agree",
     "align",
     "base",
     "finish",
@@ -42,6 +44,7 @@ __all__ = [
     "resize_fixed",
     "restore",
     "sample",
+    "settle",
     "split_nodes",
     "suggest",
     "upsample",

@@ -30,6 +30,8 @@ from deeplight.kernels.refine import reference as refine_reference
 from deeplight.kernels.refine.reference import Radiance
 from deeplight.kernels.restore import reference as restore_reference
 from deeplight.kernels.restore.reference import Base
+from deeplight.kernels.settle import reference as settle_reference
+from deeplight.kernels.settle.reference import Belief
 from deeplight.kernels.suggest import reference as suggest_reference
 from deeplight.kernels.upsample import reference as upsample_reference
 
@@ -45,11 +47,12 @@ TIMES = {
     "residuals": 4.0,
     "posterior": 16.0,
     "observe": 4.0,
+    "believe": 4.0,
 }
 """Factors of TOLERANCE. align: its coordinates are float32 numbers of up to some thousand pixels. refine: the radiance
 is an exponential, which multiplies errors by the gain and by the radiance. residuals: they are differences of squares,
 multiplied by a gain of up to 3. posterior: the residual, with its error, is multiplied by a sharpness of some tens in
-an exponent. observe: it raises a ratio to a power."""
+an exponent. observe: it raises a ratio to a power. believe: a difference of sums, beside a fifth of them."""
 
 _FEATURES = {"refine": "x", "refine_narrow": "x", "finish": "radiance"}
 """The argument whose element type selects TOLERANCE, for kernels where that is not the result."""
@@ -80,9 +83,13 @@ def filled(ready: Launch, device: str, seed: int = 0) -> Launch:
 def results_of(ready: Launch) -> tuple[str, ...]:
     """Return the names of the arguments that the kernel writes."""
     finished = ("pixels", "halves") if ready.constants.get("STEPS") else ("pixels",)
-    return {"refine": ("radiance",), "refine_narrow": ("radiance", "isp"), "finish": finished}.get(
-        ready.kernel, ("out",)
-    )
+    results = {
+        "refine": ("radiance",),
+        "refine_narrow": ("radiance", "isp"),
+        "finish": finished,
+        "believe": ("share", "change"),
+    }
+    return results.get(ready.kernel, ("out",))
 
 
 def run(ready: Launch) -> Outputs:
@@ -141,16 +148,16 @@ def _random(ready: Launch, name: str, like: Tensor, generator: torch.Generator) 
     elif name == "gain":
         raw = _tensor(ready, "raw")
         values = (torch.rand(shape, **where) + 0.5) * (1.0 if raw.dtype.is_floating_point else 1e-4)
-    elif name in ("level", "trust"):
-        # the base's radiance, or the base in the normalised domain
+    elif name in ("level", "trust", "share"):
+        # the base's radiance, or the base in the normalised domain; shares
         values = torch.rand(shape, **where) * (100 if name == "level" and ready.constants["WHOLE"] else 1)
     elif name in ("carried", "change", "second"):
         values = torch.rand(shape, **where) - 0.5
-    elif name in ("radiance", "y"):
+    elif name in ("radiance", "refined", "start", "y"):
         values = 1000 * torch.rand(shape, **where)
     elif name in ("residual", "variance"):
         values = 0.2 * torch.rand(shape, **where)
-    elif name in ("noise", "power"):
+    elif name in ("noise", "power", "psf"):
         values = 1.0 + torch.rand(shape, **where)
     elif name in ("window", "rows", "columns"):
         values = torch.rand(shape, **where)
@@ -300,14 +307,14 @@ def _suggest(ready: Launch) -> Outputs:
 
 
 def _observe(ready: Launch) -> Outputs:
+    sensor, made = _sensor(ready), int(ready.constants["MADE"])
+    radiance = _start(sensor.y, [_tensor(ready, "change")][:made])
+    return {"out": agree_reference.change(radiance, sensor, _tensor(ready, "power"))}
+
+
+def _sensor(ready: Launch) -> Sensor:
     maps = {name: _tensor(ready, name) for name in ("y", "known", "saturated", "rows", "columns")}
-    sensor = Sensor(**maps, noise=_tensor(ready, "noise").reshape(-1, 1, 1, 1))
-    power = _tensor(ready, "power") if ready.constants["POWERED"] else 1.0
-    radiance = _tensor(ready, "radiance")
-    made = int(ready.constants["MADE"])
-    if made >= 0:
-        radiance = _start(sensor.y, [_tensor(ready, "change")][:made])
-    return {"out": agree_reference.change(radiance, sensor, power)}
+    return Sensor(**maps, noise=_tensor(ready, "noise").reshape(-1, 1, 1, 1))
 
 
 def _start(y: Tensor, changes: list[Tensor]) -> Tensor:
@@ -318,10 +325,21 @@ def _start(y: Tensor, changes: list[Tensor]) -> Tensor:
     return x
 
 
-def _rescale(ready: Launch) -> Outputs:
-    radiance, change = _tensor(ready, "radiance"), _tensor(ready, "change")
-    line = interpolation_line(SCALE, "linear").to(radiance.device)
-    return {"out": radiance * (1.0 + agree_reference.enlarged(change, line))}
+def _believe(ready: Launch) -> Outputs:
+    sensor, psf = _sensor(ready), _tensor(ready, "psf")
+    belief = Belief(*(float(ready.arguments[name]) for name in Belief._fields))
+    images = (_tensor(ready, name) for name in ("refined", "start"))
+    of_refined, of_start = (agree_reference.seen(x, sensor.rows, sensor.columns) for x in images)
+    share = settle_reference.believed(of_refined, sensor, psf, belief)
+    mixed = of_start + (of_refined - of_start) * share
+    return {"share": share, "change": settle_reference.asked(mixed, sensor, belief)}
+
+
+def _settle(ready: Launch) -> Outputs:
+    refined, start = _tensor(ready, "refined"), _tensor(ready, "start")
+    line = interpolation_line(SCALE, "linear").to(refined.device)
+    share, change = (agree_reference.enlarged(_tensor(ready, name), line) for name in ("share", "change"))
+    return {"out": (start + (refined - start) * share) * (1.0 + change)}
 
 
 _DEFINITIONS: dict[str, Callable[[Launch], Outputs]] = {
@@ -336,8 +354,9 @@ _DEFINITIONS: dict[str, Callable[[Launch], Outputs]] = {
     "posterior": _posterior,
     "suggest": _suggest,
     "observe": _observe,
-    "rescale": _rescale,
     "start": lambda ready: {
         "out": _start(_tensor(ready, "y"), [_tensor(ready, name) for name in ("change", "second")])
     },
+    "believe": _believe,
+    "settle": _settle,
 }

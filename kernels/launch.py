@@ -28,8 +28,9 @@ MODULES = {
     "posterior": "locate",
     "suggest": "suggest",
     "observe": "agree",
-    "rescale": "agree",
     "start": "agree",
+    "believe": "settle",
+    "settle": "settle",
 }
 """The folder of each kernel in deeplight.kernels."""
 

@@ -57,8 +57,9 @@ REASONED: dict[tuple[str, int], Config] = {
     ("posterior", 64): Config(16, 8),
     # A thread has a column, with seven sums and 56 weights. Ten LR columns a program are enough for a large GPU.
     ("observe", 0): Config(128, 4),
-    ("rescale", 0): Config(512, 4),
     ("start", 0): Config(512, 4),
+    ("believe", 0): Config(128, 4),
+    ("settle", 0): Config(512, 4),
     # a thread holds the 32 channels of one of 128 pixels
     ("suggest", 32): Config(8, 4),
     ("suggest", 64): Config(8, 4),

@@ -32,16 +32,17 @@ OWN_BLOCKS = {
     "posterior": (16, 32, 64),
     "suggest": (8, 16),
     "observe": (128,),
+    "believe": (128,),
     "finish": (256, 512, 1024, 2048),
 }
-"""Block sizes of the other kernels with sizes of their own. finish: a block covers two rows. residuals, observe: other
-compile-time arguments depend on the block. posterior: registers hold all shifts of a pixel. suggest: a result is made
-of sixteen pixels."""
+"""Block sizes of the other kernels with sizes of their own. finish: a block covers two rows. residuals, observe,
+believe: other compile-time arguments depend on the block. posterior: registers hold all shifts of a pixel. suggest: a
+result is made of sixteen pixels."""
 
 
 def candidates(kernel: str) -> list[Config]:
     """The configurations of a kernel that are tried."""
-    blocks = {**dict.fromkeys(("upsample_epilogue", "rescale", "start"), VALUE_BLOCKS), **OWN_BLOCKS}.get(
+    blocks = {**dict.fromkeys(("upsample_epilogue", "start", "settle"), VALUE_BLOCKS), **OWN_BLOCKS}.get(
         kernel, BLOCKS
     )
     stages = STAGES if kernel in ("fuse", "upsample_conv", "refine") else (2,)
@@ -69,7 +70,7 @@ def programs(ready: Launch, block: int) -> int:
 
 def _results(kernel: str, block: int) -> int:
     """How many results a block writes: some kernels also read pixels whose results another program writes."""
-    if kernel == "observe":
+    if kernel in ("observe", "believe"):
         return columns_of(block)
     return block - RIM if kernel == "refine_narrow" else block
 
@@ -81,7 +82,7 @@ def _row(ready: Launch) -> int:
     if ready.kernel == "finish":
         return SCALE * int(ready.arguments["cols"])
     width = int(ready.arguments["width"])
-    if ready.kernel in ("rescale", "start"):
+    if ready.kernel in ("start", "settle"):
         return SCALE * width
     if ready.kernel == "upsample_epilogue":
         return width * 2 * int(ready.constants["C"])

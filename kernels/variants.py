@@ -21,6 +21,8 @@ from deeplight.kernels.locate import entry as locate_entry
 from deeplight.kernels.locate.reference import half_pixel_shifts
 from deeplight.kernels.refine import entry as refine_entry
 from deeplight.kernels.refine.reference import Radiance
+from deeplight.kernels.settle import entry as settle_entry
+from deeplight.kernels.settle.reference import Belief
 from deeplight.kernels.suggest import entry as suggest_entry
 from deeplight.kernels.upsample import entry as upsample_entry
 
@@ -57,6 +59,9 @@ RASTERS = (
 STORED_STEP = 0.1
 """Step of uint16 pixels in the engine's outputs."""
 
+BELIEF = Belief(0.2, 64.0, 0.2)
+"""The engine's, in `engine.network.consistency`; no launch depends on it."""
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -74,7 +79,8 @@ def variants(widths: Widths, dtype: torch.dtype, *, side: int = 64) -> Iterator[
     yield from _align_launches(dtype, side)
     yield _refine_launch(main[3], dtype, side, blocks=widths.refine[2])
     yield from _finish_launches(side)
-    yield from _agree_launches(side)
+    yield from _base_launches(side)
+    yield from _settle_launches(side)
     yield _suggest_launch(widths.localise_width, side)
     yield from _locate_launches(widths.localise_width, side)
 
@@ -137,17 +143,26 @@ def _lights(side: int) -> Tensor:
     return torch.empty(1, 1, side // 8, side // 8, device="meta")
 
 
-def _agree_launches(side: int) -> Iterator[Launch]:
-    """The base, and the step after the last refinement, in float32 whatever the element type of the features."""
-    radiance = torch.empty(1, 1, side, side, device="meta")
-    image = _lights(side)
-    weights, number = torch.empty(1, 7, 8, device="meta"), torch.empty(1, device="meta")
-    sensor = Sensor(image, image, image, weights, weights, number)
+def _base_launches(side: int) -> Iterator[Launch]:
+    """The base, in float32 whatever the element type of the features."""
+    radiance, image = torch.empty(1, 1, side, side, device="meta"), _lights(side)
+    sensor, number = _sensor(side), torch.empty(1, device="meta")
     for changes in ([], [image]):
         yield agree_entry.plan_observe(changes, sensor, number, image)
     yield agree_entry.plan_start(image, [image, image], radiance)
-    yield agree_entry.plan_observe(radiance, sensor, None, image)
-    yield agree_entry.plan_rescale(radiance, image, radiance)
+
+
+def _settle_launches(side: int) -> Iterator[Launch]:
+    """The step after the last refinement, in float32 whatever the element type of the features."""
+    radiance, image = torch.empty(1, 1, side, side, device="meta"), _lights(side)
+    psf = torch.empty(1, 2, device="meta")
+    yield settle_entry.plan_believe(radiance, radiance, _sensor(side), psf, BELIEF, image, image)
+    yield settle_entry.plan_settle(radiance, radiance, image, image, radiance)
+
+
+def _sensor(side: int) -> Sensor:
+    image, weights = _lights(side), torch.empty(1, 7, 8, device="meta")
+    return Sensor(image, image, image, weights, weights, torch.empty(1, device="meta"))
 
 
 WINDOW, SHIFT_RADIUS, SURE, IMPERVIOUS = 15, 2, 16, 32

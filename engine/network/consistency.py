@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from deeplight import kernels
-from deeplight.kernels import Sensor
-from deeplight.kernels.agree.reference import BLUR_REACH, RATIO_LIMIT, enlarged, seen
+from deeplight.kernels import Belief, Sensor
+from deeplight.kernels.agree.reference import BLUR_REACH, agree, enlarged
 from deeplight.kernels.agree.reference import STEPS as BASE_STEPS
 from deeplight.kernels.interpolation import SCALE
 
@@ -38,6 +38,7 @@ believed."""
 NOISE_BELIEVED = 64.0
 """The same for a difference of eight times the noise, whatever the share (in squares of the noise): in the dark the
 network knows better than one noisy look."""
+BELIEF = Belief(BELIEVED, NOISE_BELIEVED, LAST_NOISE)
 _SIGMA_PER_FWHM = SCALE / 2.354820045030949
 
 
@@ -75,7 +76,7 @@ def base(sensor: Sensor, cubic: Tensor, linear: Tensor, power: float | Tensor = 
 def agreeing(refined: Tensor, start: Tensor, sensor: Sensor, linear: Tensor) -> Tensor:
     """The refined radiance (B,1,8h,8w), with the base `start` in place of it below the noise, made consistent."""
     refined = start + (refined - start) * enlarged(trust(sensor), linear)
-    return kernels.agree(refined, sensor._replace(noise=LAST_NOISE * sensor.noise), linear)
+    return agree(refined, sensor._replace(noise=LAST_NOISE * sensor.noise), linear)
 
 
 def trust(sensor: Sensor) -> Tensor:
@@ -86,32 +87,13 @@ def trust(sensor: Sensor) -> Tensor:
 
 
 def settled(refined: Tensor, start: Tensor, sensor: Sensor, psf: Tensor, linear: Tensor) -> Tensor:
-    """Radiance (B,1,8h,8w) as `agreeing`, with the share of `belief` of the refined one, and the rest of the base.
+    """Radiance (B,1,8h,8w) as `agreeing`, with as much of the refined one as is believed, and the rest of the base.
     refined: with the base in place of it below the noise, as `kernels.restore` gives it.
 
     What the sensor would have seen of the mixture is taken to be the mixture of what it would have seen of each: so
     this step sees no farther than that of `agreeing`.
+
+    It is believed wholly where the sensor would have seen y, or where the blur `psf` (B,2) is not known. A network that
+    learns with this in its way learns to pass it, and not to be right: training goes without.
     """
-    of_refined, of_start = (seen(x, sensor.rows, sensor.columns) for x in (refined, start))
-    share = belief(of_refined, sensor, psf)
-    mixed = of_start + (of_refined - of_start) * share
-    noise = LAST_NOISE * sensor.noise
-    change = ((sensor.y + noise) / (mixed + noise)).clamp(1.0 / RATIO_LIMIT, RATIO_LIMIT) - 1.0
-    change = (change + (change.clamp(min=0.0) - change) * sensor.saturated) * sensor.known
-    mixture = start + (refined - start) * enlarged(share, linear)
-    return mixture * (1.0 + enlarged(change, linear))
-
-
-def belief(seen_as: Tensor, sensor: Sensor, psf: Tensor) -> Tensor:
-    """How far a refined radiance is believed, (B,1,h,w) within [0, 1]. seen_as: what the sensor would have seen of it.
-
-    1 where that is y, or where the blur `psf` (B,2) is not known; ½ where they differ by `BELIEVED` or, in the dark,
-    by some noise. A network that learns with this in its way learns to pass it, and not to be right: training goes
-    without.
-    """
-    y, noise = sensor.y, sensor.noise
-    told = (psf[:, :1] >= 0.0).to(psf.dtype)[:, :, None, None]
-    gap = (seen_as - y) * sensor.known * told
-    gap = gap + (gap.clamp(max=0.0) - gap) * sensor.saturated
-    spared = BELIEVED * BELIEVED * (seen_as + noise) * (y + noise) + NOISE_BELIEVED * noise * noise
-    return spared / (spared + gap * gap)
+    return kernels.settle(refined, start, sensor, psf, linear, BELIEF)

@@ -1,1 +1,1 @@
-"""One step that makes radiance agree with what the sensor saw."""
+"""What the sensor sees of radiance, and the base: the lights enlarged, after steps towards what it saw."""

@@ -1,4 +1,4 @@
-"""Agreement with the sensor: plans of both launches, custom operator, checked entry point. There is no gradient."""
+"""The base: plans of its launches, custom operator, checked entry point. There is no gradient."""
 
 from __future__ import annotations
 
@@ -15,44 +15,37 @@ from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import Launch, arch_of, ceil_div, next_power, ready, run
 from deeplight.kernels.table import Config, configuration
 
-ROWS, ROWS_READ = 16, 8
-"""LR rows of a program, where the radiance is made and where it is read: it computes or reads six more, of other
-programs. Reads take long to arrive, so there are twice as many programs that wait for them."""
+ROWS = 16
+"""LR rows of a program of `observe`; it makes six more, of other programs."""
 
 
 def plan_observe(
-    image: Tensor | Sequence[Tensor],
+    changes: Sequence[Tensor],
     sensor: Sensor,
-    power: Tensor | None,
+    power: Tensor,
     out: Tensor,
     config: Config | None = None,
 ) -> Launch:
-    """The launch for contiguous float32 tensors. image: radiance on the HR grid; or the changes, at most one, by which
-    y, enlarged, has grown, (B, 1, h, w) each. The sensor's noise: (B,). power: (1,)."""
+    """The launch for contiguous float32 tensors. changes: those, at most one, by which y, enlarged, has grown,
+    (B, 1, h, w) each. The sensor's noise: (B,). power: (1,)."""
     b, _, h, w = out.shape
     config = config or configuration("observe", arch_of(out.device), 0, w, 2)
-    made = -1 if isinstance(image, Tensor) else len(image)
-    radiance = image if isinstance(image, Tensor) else sensor.y
-    change = sensor.y if isinstance(image, Tensor) else next(iter(image), sensor.y)
-    rows = ROWS_READ if isinstance(image, Tensor) else ROWS
     return Launch(
         "observe",
-        b * ceil_div(h, rows) * ceil_div(w, columns_of(config.block)),
+        b * ceil_div(h, ROWS) * ceil_div(w, columns_of(config.block)),
         {
-            "radiance": radiance,
-            "change": change,
+            "change": next(iter(changes), sensor.y),
             **sensor._asdict(),
-            "power": sensor.noise if power is None else power,
+            "power": power,
             "out": out,
             "height": h,
             "width": w,
         },
         {
             "REACH": BLUR_REACH,
-            "ROWS": rows,
+            "ROWS": ROWS,
             "OUTP": next_power(columns_of(config.block)),
-            "POWERED": power is not None,
-            "MADE": made,
+            "MADE": len(changes),
         },
         config,
     )
@@ -61,19 +54,6 @@ def plan_observe(
 def columns_of(block: int) -> int:
     """How many LR columns a program computes that reads `block` HR pixels of a row."""
     return block // SCALE - 2 * BLUR_REACH
-
-
-def plan_rescale(radiance: Tensor, change: Tensor, out: Tensor, config: Config | None = None) -> Launch:
-    """The launch for contiguous float32 tensors."""
-    b, _, h, w = change.shape
-    config = config or configuration("rescale", arch_of(radiance.device), 0, w, 2)
-    return Launch(
-        "rescale",
-        b * h * ceil_div(SCALE * w, config.block),
-        {"radiance": radiance, "change": change, "out": out, "height": h, "width": w},
-        {},
-        config,
-    )
 
 
 def plan_start(y: Tensor, changes: Sequence[Tensor], out: Tensor, config: Config | None = None) -> Launch:
@@ -89,94 +69,9 @@ def plan_start(y: Tensor, changes: Sequence[Tensor], out: Tensor, config: Config
     )
 
 
-@torch.library.custom_op("deeplight::agree", mutates_args=())
-def _op(
-    x: Tensor,
-    y: Tensor,
-    known: Tensor,
-    saturated: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    noise: Tensor,
-    linear: Tensor,
-    power: Tensor | None,
-) -> Tensor:
-    if not dispatch.operator_runs_kernel(x.device):
-        sensor = Sensor(y, known, saturated, rows, columns, noise)
-        return reference.agree(x, sensor, linear, 1.0 if power is None else power).contiguous()
-    x, out = ready(x), _like(x)
-    sensor = _ready(Sensor(y, known, saturated, rows, columns, noise))
-    change = torch.empty(y.shape, device=x.device)
-    run(plan_observe(x, sensor, None if power is None else power.reshape(1), change))
-    run(plan_rescale(x, change, out))
-    return out
-
-
-def _ready(sensor: Sensor) -> Sensor:
+def sensor_ready(sensor: Sensor) -> Sensor:
+    """In the memory that the kernels read, the noise as (B,)."""
     return Sensor(*map(ready, sensor._replace(noise=sensor.noise.flatten())))
-
-
-def _like(x: Tensor) -> Tensor:
-    return torch.empty(x.shape, device=x.device)
-
-
-@_op.register_fake
-def _(
-    x: Tensor,
-    y: Tensor,
-    known: Tensor,
-    saturated: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    noise: Tensor,
-    linear: Tensor,
-    power: Tensor | None,
-) -> Tensor:
-    return _like(x)
-
-
-def agree(
-    x: Tensor,
-    sensor: Sensor,
-    linear: Tensor,
-    power: float | Tensor = 1.0,
-    *,
-    implementation: Implementation = "auto",
-) -> Tensor:
-    """Move the radiance x one step towards a radiance of which the sensor would have seen y.
-
-        ratio = clip(((y + noise) / (A x + noise)) ^ power, ¼, 4)
-        change = known · (ratio − 1), where y is saturated at least 0
-        result = x · (1 + change, interpolated linearly)
-
-    A is the blur by `rows` and `columns`, followed by the 8×8 area mean; beyond the edge the outermost blocks are
-    repeated.
-
-    x: (B, 1, 8h, 8w), float32, radiance ≥ 0. sensor: see Sensor, float32. linear: (8, 3),
-    `interpolation_line(SCALE, "linear")`. power: a number or a tensor (). The reference takes float64 too.
-
-    Returns (B, 1, 8h, 8w) in the unit of x. The kernels read x twice and write it once. They have no gradient: where
-    one is needed, and in exported graphs, "auto" takes the reference.
-
-    Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
-    """
-    dispatch.check_shape("agree", "x", x, (None, 1, None, None))
-    b, _, height, width = x.shape
-    if not dispatch.exporting() and (height % SCALE or width % SCALE):
-        raise ValueError(
-            f"agree: height and width of x must be multiples of {SCALE}, not {height} and {width}"
-        )
-    _check("agree", {"x": x}, sensor, (b, 1, height // SCALE, width // SCALE), linear, power)
-    scale = power if isinstance(power, Tensor) else None
-    tensors, limit = [x, *sensor, scale], _limit(x)
-    if not dispatch.use_kernel(
-        "agree", implementation, tensors, differentiable=False, limit=limit, exported=False
-    ):
-        return reference.agree(x, sensor, linear, power)
-    if scale is None and power != 1.0:
-        scale = x.new_tensor(power)
-    result: Tensor = _op(x, *sensor, linear, scale)
-    return result
 
 
 @torch.library.custom_op("deeplight::base", mutates_args=())
@@ -194,7 +89,7 @@ def _base_op(
     sensor = Sensor(y, known, saturated, rows, columns, noise)
     if not dispatch.operator_runs_kernel(y.device):
         return reference.base(sensor, cubic, linear, power).contiguous()
-    sensor = _ready(sensor)
+    sensor = sensor_ready(sensor)
     changes: list[Tensor] = []
     for _ in range(STEPS):
         change = torch.empty(y.shape, device=y.device)
@@ -233,11 +128,18 @@ def base(
     *,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """Radiance from what the sensor saw alone: y enlarged by cubic convolution, then two steps of `agree`.
+    """Radiance from what the sensor saw alone: y enlarged by cubic convolution, then two steps towards y.
 
-        x = max(y enlarged, 0);  x ← agree(x, sensor, power), STEPS times
+        x = max(y enlarged, 0);  STEPS times:
+        ratio = clip(((y + noise) / (A x + noise)) ^ power, ¼, 4)
+        change = known · (ratio − 1), where y is saturated at least 0
+        x ← x · (1 + change, interpolated linearly)
 
-    sensor, linear and power: as for `agree`. cubic: (8, 5), `interpolation_line(SCALE, "cubic")`.
+    A is the blur by `rows` and `columns`, followed by the 8×8 area mean; beyond the edge the outermost blocks are
+    repeated.
+
+    sensor: see Sensor, float32; y is (B, 1, h, w). cubic, linear: (8, 5) and (8, 3), `interpolation_line(SCALE, …)` of
+    "cubic" and "linear". power: a number or a tensor (). The reference takes float64 too.
 
     Returns (B, 1, 8h, 8w) in the unit of y. The kernels read maps on the lights' grid alone and write the result once.
     They have no gradient: where one is needed, and in exported graphs, "auto" takes the reference.
@@ -246,9 +148,13 @@ def base(
     """
     dispatch.check_shape("base", "y", sensor.y, (None, 1, None, None))
     dispatch.check_shape("base", "cubic", cubic, (SCALE, 5))
-    _check("base", {"cubic": cubic}, sensor, tuple(sensor.y.shape), linear, power)
+    given: dict[str, Tensor | None] = {"cubic": cubic}
+    if isinstance(power, Tensor):
+        dispatch.check_shape("base", "power", power, ())
+        given["power"] = power
+    check("base", given, sensor, tuple(sensor.y.shape), linear)
     tensors = [*sensor, power if isinstance(power, Tensor) else None]
-    limit = _limit(sensor.y)
+    limit = limit_of(sensor.y)
     if not dispatch.use_kernel(
         "base", implementation, tensors, differentiable=False, limit=limit, exported=False
     ):
@@ -258,19 +164,16 @@ def base(
     return result
 
 
-def _limit(x: Tensor) -> str | None:
+def limit_of(x: Tensor) -> str | None:
+    """What the kernels cannot compute, as `dispatch.use_kernel` takes it."""
     return None if x.dtype == torch.float32 else f"the kernel takes float32, not {str(x.dtype)[6:]}"
 
 
-def _check(
-    op: str,
-    given: dict[str, Tensor | None],
-    sensor: Sensor,
-    shape: tuple[int, ...],
-    linear: Tensor,
-    power: float | Tensor,
+def check(
+    op: str, given: dict[str, Tensor | None], sensor: Sensor, shape: tuple[int, ...], linear: Tensor
 ) -> None:
-    """shape: of the maps on the lights' grid. given: a tensor by name, of whose device and type all others are."""
+    """Raise ValueError unless the tensors fit. shape: of the maps on the lights' grid. given: tensors by name; all
+    others must be of the device and the element type of the first."""
     if not dispatch.exporting():
         for name in ("y", "known", "saturated"):
             dispatch.check_shape(op, name, getattr(sensor, name), shape)
@@ -278,8 +181,4 @@ def _check(
         dispatch.check_shape(op, name, getattr(sensor, name), (shape[0], 2 * BLUR_REACH + 1, SCALE))
     dispatch.check_shape(op, "noise", sensor.noise, (shape[0], 1, 1, 1))
     dispatch.check_shape(op, "linear", linear, (SCALE, 3))
-    given = {**given, "linear": linear, **sensor._asdict()}
-    if isinstance(power, Tensor):
-        dispatch.check_shape(op, "power", power, ())
-        given["power"] = power
-    dispatch.check_together(op, given)
+    dispatch.check_together(op, {**given, "linear": linear, **sensor._asdict()})

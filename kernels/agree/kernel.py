@@ -1,5 +1,5 @@
-"""One step towards what the sensor saw: a pass over the radiance for blur and area mean, and one for the change. The
-base, whose steps begin with the lights enlarged, is computed from maps on the lights' grid alone."""
+"""What the sensor sees of an image, and the base, whose steps begin with the lights enlarged: it is computed from maps
+on the lights' grid alone."""
 
 import triton
 import triton.language as tl
@@ -77,13 +77,19 @@ def _enlarged(rows, T: tl.constexpr):
 
 
 @triton.jit
+def _linear(rows, T: tl.constexpr):
+    """HR row T of an LR row, interpolated linearly from its three rows."""
+    if T < 4:
+        value = rows[0] + (rows[1] - rows[0]) * (T * 0.125 + 0.5625)
+    else:
+        value = rows[1] + (rows[2] - rows[1]) * (T * 0.125 - 0.4375)
+    return value
+
+
+@triton.jit
 def _grown(value, rows, T: tl.constexpr):
     """HR row T of an LR row, which grows by a change, from its three rows around it."""
-    if T < 4:
-        asked = rows[0] + (rows[1] - rows[0]) * (T * 0.125 + 0.5625)
-    else:
-        asked = rows[1] + (rows[2] - rows[1]) * (T * 0.125 - 0.4375)
-    return value * (1.0 + asked)
+    return value * (1.0 + _linear(rows, T))
 
 
 @triton.jit
@@ -144,44 +150,40 @@ def _added(total, v, w):
 
 
 @triton.jit
-def observe(
-    radiance,  # [B, 8h, 8w]; unused where it is MADE
-    change,  # [B, h, w]; used with MADE > 0
-    y,  # [B, h, w]
-    known,  # [B, h, w]
-    saturated,  # [B, h, w]
-    rows,  # [B, 7, 8]
-    columns,  # [B, 7, 8]
-    noise,  # [B]
-    power,  # [1]; unused without POWERED
-    out,  # [B, h, w]
-    height,  # LR pixels
-    width,
-    REACH: tl.constexpr,
-    ROWS: tl.constexpr,
-    OUTP: tl.constexpr,
-    POWERED: tl.constexpr,
-    MADE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """The share by which the radiance should grow at each LR pixel. A program computes ROWS × (BLOCK / 8 − 2·REACH) of
-    them.
-
-    A row of LR pixels is seen in seven rows of the result, with other weights in each: seven sums run, of which one is
-    finished with each row. Then one matrix product blurs along the columns. MADE: −1, the radiance is read; 0, it is y,
-    enlarged; 1, it has grown by `change` since.
-    """
-    tl.static_assert(REACH == 3, "seven sums")
-    taps: tl.constexpr = 2 * REACH + 1
+def _place(height, width, REACH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """The program's image, and its first row and column of LR pixels. It computes ROWS × (BLOCK / 8 − 2·REACH)."""
     count: tl.constexpr = BLOCK // 8 - 2 * REACH
     blocks = tl.cdiv(width, count)
     strips = tl.cdiv(height, ROWS)
     pid = tl.program_id(0)
-    first_col = (pid % blocks) * count
-    first_row = (pid // blocks % strips) * ROWS
-    image = pid // blocks // strips
+    return pid // blocks // strips, (pid // blocks % strips) * ROWS, (pid % blocks) * count
+
+
+@triton.jit
+def _down(
+    total,
+    radiance,
+    change,
+    y,
+    rows,
+    place,
+    height,
+    width,
+    FIRST: tl.constexpr,
+    REACH: tl.constexpr,
+    ROWS: tl.constexpr,
+    MADE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """`total`, [16, BLOCK], with the radiance as the sensor's blur along the rows sees it in rows FIRST and following.
+
+    A row of LR pixels is seen in seven rows of the result, with other weights in each: seven sums run, of which one is
+    finished with each row. MADE: −1, the radiance is read; 0, it is y, enlarged; 1, it has grown by `change` since.
+    """
+    tl.static_assert(REACH == 3, "seven sums")
+    taps: tl.constexpr = 2 * REACH + 1
+    image, first_row, first_col = place
     q = tl.arange(0, BLOCK)
-    # a product has at least 16 rows
     r = tl.arange(0, 16)
     # beyond the edge the outermost block is repeated
     j = 8 * tl.minimum(tl.maximum(first_col - REACH + q // 8, 0), width - 1) + q % 8
@@ -197,7 +199,6 @@ def observe(
     w6 = _eight(line + 48, 1)
     none = tl.zeros((BLOCK,), dtype=tl.float32)
     s0, s1, s2, s3, s4, s5 = none, none, none, none, none, none
-    total = tl.zeros((16, BLOCK), dtype=tl.float32)
     k = tl.minimum(tl.maximum(first_row - REACH, 0), height - 1)
     if MADE >= 0:
         between = _columns(j, width)
@@ -218,7 +219,8 @@ def observe(
         s2 = _added(s1, v, w2)
         s1 = _added(s0, v, w1)
         s0 = _added(none, v, w0)
-        total = tl.where((r == b - 2 * REACH)[:, None], done[None, :], total)
+        mine = (r >= FIRST) & (r - FIRST == b - 2 * REACH)
+        total = tl.where(mine[:, None], done[None, :], total)
         following = tl.minimum(tl.maximum(first_row - REACH + b + 1, 0), height - 1)
         moves = following != k
         k = following
@@ -228,22 +230,73 @@ def observe(
         if MADE > 0:
             last = _growth(change + here, k + 1, height, width, between)
             grown = _moved_three(grown, last, moves)
+    return total
+
+
+@triton.jit
+def _across(total, columns, image, REACH: tl.constexpr, OUTP: tl.constexpr, BLOCK: tl.constexpr):
+    """Rows of HR columns as the sensor's blur along the columns sees them, [16, OUTP], by one matrix product."""
+    taps: tl.constexpr = 2 * REACH + 1
+    q = tl.arange(0, BLOCK)
     o = tl.arange(0, OUTP)
     k = (q // 8)[:, None] - o[None, :]
-    across = tl.load(
+    weight = tl.load(
         columns + image * (taps * 8) + k * 8 + (q % 8)[:, None], mask=(k >= 0) & (k < taps), other=0.0
     )
-    seen = tl.dot(total, across, input_precision="ieee")
+    return tl.dot(total, weight, input_precision="ieee")
 
-    live = ((r < ROWS) & (first_row + r < height))[:, None] & ((o < count) & (first_col + o < width))[None, :]
-    at = here + (first_row + r)[:, None] * width + (first_col + o)[None, :]
-    least = tl.load(noise + image)
+
+@triton.jit
+def _here(
+    r, place, height, width, REACH: tl.constexpr, ROWS: tl.constexpr, OUTP: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Of the program's rows r: which LR pixels are its own and in the image, and where they are in a map."""
+    image, first_row, first_col = place
+    o = tl.arange(0, OUTP)
+    own = o < BLOCK // 8 - 2 * REACH
+    live = ((r < ROWS) & (first_row + r < height))[:, None] & (own & (first_col + o < width))[None, :]
+    row = image.to(tl.int64) * height * width + (first_row + r)[:, None] * width
+    return live, row + (first_col + o)[None, :]
+
+
+@triton.jit
+def observe(
+    change,  # [B, h, w]; used with MADE = 1
+    y,  # [B, h, w]
+    known,  # [B, h, w]
+    saturated,  # [B, h, w]
+    rows,  # [B, 7, 8]
+    columns,  # [B, 7, 8]
+    noise,  # [B]
+    power,  # [1]
+    out,  # [B, h, w]
+    height,  # LR pixels
+    width,
+    REACH: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTP: tl.constexpr,
+    MADE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The share by which the base should grow at each LR pixel. MADE: how often it has grown before, at most once."""
+    place = _place(height, width, REACH, ROWS, BLOCK)
+    # a product has at least 16 rows
+    total = tl.zeros((16, BLOCK), dtype=tl.float32)
+    total = _down(total, y, change, y, rows, place, height, width, 0, REACH, ROWS, MADE, BLOCK)
+    seen = _across(total, columns, place[0], REACH, OUTP, BLOCK)
+    live, at = _here(tl.arange(0, 16), place, height, width, REACH, ROWS, OUTP, BLOCK)
+    least = tl.load(noise + place[0])
     ratio = (tl.load(y + at, mask=live, other=1.0) + least) / (tl.where(live, seen, 1.0) + least)
-    if POWERED:
-        ratio = tl.exp(tl.log(ratio) * tl.load(power))
+    ratio = tl.exp(tl.log(ratio) * tl.load(power))
+    asked = _asked(ratio, tl.load(saturated + at, mask=live, other=0.0))
+    tl.store(out + at, asked * tl.load(known + at, mask=live, other=0.0), mask=live)
+
+
+@triton.jit
+def _asked(ratio, saturated):
+    """The change that a ratio asks for: bounded, and at least 0 where the lights are a lower bound."""
     asked = tl.minimum(tl.maximum(ratio, 0.25), 4.0) - 1.0
-    more = (tl.maximum(asked, 0.0) - asked) * tl.load(saturated + at, mask=live, other=0.0)
-    tl.store(out + at, (asked + more) * tl.load(known + at, mask=live, other=0.0), mask=live)
+    return asked + (tl.maximum(asked, 0.0) - asked) * saturated
 
 
 @triton.jit
@@ -262,33 +315,6 @@ def _moved(rows, last, moves):
 def _moved_three(rows, last, moves):
     """As `_moved`, rows k − 1 to k + 1."""
     return tl.where(moves, rows[1], rows[0]), tl.where(moves, rows[2], rows[1]), last
-
-
-@triton.jit
-def rescale(
-    radiance,  # [B, 8h, 8w]
-    change,  # [B, h, w]
-    out,  # [B, 8h, 8w]
-    height,  # LR pixels
-    width,
-    BLOCK: tl.constexpr,
-):
-    """radiance · (1 + change, interpolated linearly). A program computes BLOCK columns of the 8 HR rows of an LR row.
-
-    Three LR rows of the change are interpolated along the row once, and used for all eight HR rows.
-    """
-    wide = 8 * width  # this form tells the compiler that rows begin at multiples of 8 pixels
-    blocks = tl.cdiv(wide, BLOCK)
-    row = tl.program_id(0) // blocks  # of all images
-    i = row % height
-    j = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    # for pixels beyond the row, its last cell is used and nothing is stored
-    grown = _three(change + (row - i).to(tl.int64) * width, i, height, width, _columns(j, width))
-    live = j < wide
-    at = row.to(tl.int64) * 8 * wide + j
-    for phase in tl.static_range(8):
-        value = tl.load(radiance + at + phase * wide, mask=live, other=0.0)
-        tl.store(out + at + phase * wide, _grown(value, grown, phase), mask=live)
 
 
 @triton.jit

@@ -35,7 +35,7 @@ def test_measured_cases_are_valid_calls(preset: str) -> None:
         "finish",
         "suggest",
         "locate",
-        "agree",
+        "settle",
     ]
 
 
@@ -92,6 +92,7 @@ sys.exit(pytest.main(sys.argv[1:]))
         "model",
         "refine",
         "restore",
+        "settle",
         "suggest",
         "upsample",
     ):

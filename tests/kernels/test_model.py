@@ -43,7 +43,7 @@ def test_the_network_is_the_same_with_kernels(
         want = model(*values.values())
         monkeypatch.setattr(dispatch, "use_kernel", always)
         got = model(*values.values())
-    assert set(asked) == {"align", "base", "suggest", "locate", "fuse", "upsample", "restore"}
+    assert set(asked) == {"align", "base", "suggest", "locate", "fuse", "upsample", "restore", "settle"}
     for name, g, w in zip(("ntl_hr", "isp", "offset", "interval"), got, want, strict=True):
         # float32 through some ten layers, then exp; offsets move the samples
         assert (g - w).abs().max() <= 1e-4 * max(1.0, float(w.abs().max())), name
@@ -83,11 +83,13 @@ def test_every_launch_of_the_network_is_among_the_variants(
         "suggest",
         "observe",
         "start",
+        "believe",
+        "settle",
         "fuse",
         "upsample_epilogue",
         "refine_narrow" if name == "tiny" else "refine",
     }
-    assert len(recorded) == 1 + 1 + 2 + 3 + 3 + 3 + 1
+    assert len(recorded) == 1 + 1 + 2 + 3 + 3 + 3 + 1 + 2
     # gathers through the offset keep float32 in every precision
     built = [*variants(config, DTYPES[dtype]), *variants(config, torch.float32)]
     assert {ready.key for ready in recorded} <= {v.key for v in built}
@@ -159,6 +161,7 @@ def test_on_cuda_the_whole_network_is_traced_with_the_operators_opaque(
         "fuse": 3,
         "upsample": 3,
         "restore": 1,
+        "settle": 1,
     }
     assert radiance.shape == isp.shape == (1, 1, 24, 40) and offset.shape == (1, 2, 3, 5)
     assert interval.shape == (1, 2, 24, 40)
@@ -174,7 +177,7 @@ def test_compile_takes_the_whole_network(with_kernels: bool, monkeypatch: pytest
     compiled, seen = compiled_whole(model)
     with torch.no_grad():
         got, want = compiled(*values), model(*values)
-    once = dict.fromkeys(("align", "base", "suggest", "locate", "restore"), 1)
+    once = dict.fromkeys(("align", "base", "suggest", "locate", "restore", "settle"), 1)
     ours = {**once, "fuse": 3, "upsample": 3}
     assert Counter(seen) == (ours if with_kernels else {})
     assert all(map(torch.equal, got, want))

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.network.consistency import (
+    BELIEF,
     BELIEVED,
     LAST_NOISE,
     base,
-    belief,
     blur_weights,
     settled,
     trust,
@@ -24,6 +24,7 @@ from deeplight.kernels.agree.reference import BLUR_REACH, enlarged, seen
 from deeplight.kernels.agree.reference import agree as consistent
 from deeplight.kernels.interpolation import SCALE, interpolation_line
 from deeplight.kernels.restore.reference import blended
+from deeplight.kernels.settle.reference import believed
 
 TOLD = torch.zeros(1, 2)
 CUBIC, LINEAR = interpolation_line(SCALE, "cubic"), interpolation_line(SCALE, "linear")
@@ -180,13 +181,13 @@ def test_how_much_is_believed() -> None:
     gap = BELIEVED * (BELIEVED / 2 + math.sqrt(1 + BELIEVED**2 / 4)) * 100.0
     given = torch.tensor([100.0, 100.0 + gap, 1000.0, 0.06, 0.18]).reshape(1, 1, 1, 5)
     sensor = sensor_of(y, noise=0.02)
-    got = belief(given, sensor, TOLD).flatten().tolist()
+    got = believed(given, sensor, TOLD, BELIEF).flatten().tolist()
     # of the noise the gaps are 0, ∞, ∞, 2 and 9
     assert got[0] == pytest.approx(1.0) and got[1] == pytest.approx(0.5, abs=1e-3) and got[2] < 0.01
     assert 0.9 < got[3] < 1.0 and 0.4 < got[4] < 0.6
-    nobody = belief(given, sensor._replace(known=torch.zeros_like(y)), TOLD).flatten()
-    more = belief(given, sensor._replace(saturated=torch.ones_like(y)), TOLD).flatten()
-    assert (belief(given, sensor, TOLD - 1) == 1).all(), "a blur that nobody knows shows nothing"
+    nobody = believed(given, sensor._replace(known=torch.zeros_like(y)), TOLD, BELIEF).flatten()
+    more = believed(given, sensor._replace(saturated=torch.ones_like(y)), TOLD, BELIEF).flatten()
+    assert (believed(given, sensor, TOLD - 1, BELIEF) == 1).all(), "a blur that nobody knows shows nothing"
     assert (nobody == 1).all() and (more == 1).all(), (
         "what was not measured contradicts nothing, nor does a lower bound"
     )

@@ -1,0 +1,172 @@
+"""The last step: plans of both launches, custom operator, checked entry point. There is no gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deeplight.kernels import dispatch
+from deeplight.kernels.agree import entry as agree_entry
+from deeplight.kernels.agree.entry import columns_of
+from deeplight.kernels.agree.reference import BLUR_REACH, Sensor
+from deeplight.kernels.dispatch import Implementation
+from deeplight.kernels.interpolation import SCALE
+from deeplight.kernels.launch import Launch, arch_of, ceil_div, next_power, ready, run
+from deeplight.kernels.settle import reference
+from deeplight.kernels.settle.reference import Belief
+from deeplight.kernels.table import Config, configuration
+
+ROWS = 8
+"""LR rows of a program of `believe`; it reads six more, of other programs. Reads take long to arrive, so there are
+twice as many programs that wait for them as where the radiance is made."""
+
+
+def plan_believe(
+    refined: Tensor,
+    start: Tensor,
+    sensor: Sensor,
+    psf: Tensor,
+    belief: Belief,
+    share: Tensor,
+    change: Tensor,
+    config: Config | None = None,
+) -> Launch:
+    """The launch for contiguous float32 tensors. The sensor's noise: (B,)."""
+    b, _, h, w = share.shape
+    config = config or configuration("believe", arch_of(share.device), 0, w, 2)
+    return Launch(
+        "believe",
+        b * ceil_div(h, ROWS) * ceil_div(w, columns_of(config.block)),
+        {
+            "refined": refined,
+            "start": start,
+            **sensor._asdict(),
+            "psf": psf,
+            "share": share,
+            "change": change,
+            "height": h,
+            "width": w,
+            **belief._asdict(),
+        },
+        {"REACH": BLUR_REACH, "ROWS": ROWS, "OUTP": next_power(columns_of(config.block))},
+        config,
+    )
+
+
+def plan_settle(
+    refined: Tensor,
+    start: Tensor,
+    share: Tensor,
+    change: Tensor,
+    out: Tensor,
+    config: Config | None = None,
+) -> Launch:
+    """The launch for contiguous float32 tensors."""
+    b, _, h, w = share.shape
+    config = config or configuration("settle", arch_of(out.device), 0, w, 2)
+    images = {"refined": refined, "start": start, "share": share, "change": change, "out": out}
+    programs = b * h * ceil_div(SCALE * w, config.block)
+    return Launch("settle", programs, {**images, "height": h, "width": w}, {}, config)
+
+
+@torch.library.custom_op("deeplight::settle", mutates_args=())
+def _op(
+    refined: Tensor,
+    start: Tensor,
+    y: Tensor,
+    known: Tensor,
+    saturated: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    noise: Tensor,
+    psf: Tensor,
+    linear: Tensor,
+    gap: float,
+    noises: float,
+    last: float,
+) -> Tensor:
+    sensor, belief = Sensor(y, known, saturated, rows, columns, noise), Belief(gap, noises, last)
+    if not dispatch.operator_runs_kernel(refined.device):
+        return reference.settle(refined, start, sensor, psf, linear, belief).contiguous()
+    refined, start, out = ready(refined), ready(start), _like(refined)
+    share, change = (torch.empty(y.shape, device=y.device) for _ in range(2))
+    run(plan_believe(refined, start, agree_entry.sensor_ready(sensor), ready(psf), belief, share, change))
+    run(plan_settle(refined, start, share, change, out))
+    return out
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, device=x.device)
+
+
+@_op.register_fake
+def _(
+    refined: Tensor,
+    start: Tensor,
+    y: Tensor,
+    known: Tensor,
+    saturated: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    noise: Tensor,
+    psf: Tensor,
+    linear: Tensor,
+    gap: float,
+    noises: float,
+    last: float,
+) -> Tensor:
+    return _like(refined)
+
+
+def settle(
+    refined: Tensor,
+    start: Tensor,
+    sensor: Sensor,
+    psf: Tensor,
+    linear: Tensor,
+    belief: Belief,
+    *,
+    implementation: Implementation = "auto",
+) -> Tensor:
+    """Believe the refined radiance as far as the lights do, and move the mixture one step towards them.
+
+        share = spared / (spared + gap²), where gap = A refined − y where y is known, at most 0 where it is saturated
+        spared = belief.gap² · (A refined + noise) · (y + noise) + belief.noises · noise²
+        mixed = A start + (A refined − A start) · share
+        change = known · (clip((y + n) / (mixed + n), ¼, 4) − 1), where n = belief.last · noise; where y is saturated
+                 at least 0
+        result = (start + (refined − start) · share) · (1 + change), share and change interpolated linearly
+
+    A is the blur by `rows` and `columns`, followed by the 8×8 area mean; beyond the edge the outermost blocks are
+    repeated. Where the blur is not known (psf below 0), share is 1.
+
+    refined, start: (B, 1, 8h, 8w), float32, radiance ≥ 0. sensor: see Sensor, float32. psf: (B, 2), FWHM in LR pixels,
+    float32. linear: (8, 3), `interpolation_line(SCALE, "linear")`. belief: see Belief. The reference takes float64 too.
+
+    Returns (B, 1, 8h, 8w) in the unit of refined. The kernels read both images twice and write one. They have no
+    gradient: where one is needed, and in exported graphs, "auto" takes the reference.
+
+    Raises ValueError, naming the tensor, for shapes, dtypes or devices that do not fit.
+    """
+    _check(refined, start, sensor, psf, linear)
+    tensors, limit = [refined, start, *sensor, psf], agree_entry.limit_of(refined)
+    if not dispatch.use_kernel(
+        "settle", implementation, tensors, differentiable=False, limit=limit, exported=False
+    ):
+        return reference.settle(refined, start, sensor, psf, linear, belief)
+    result: Tensor = _op(refined, start, *sensor, psf, linear, *belief)
+    return result
+
+
+def _check(refined: Tensor, start: Tensor, sensor: Sensor, psf: Tensor, linear: Tensor) -> None:
+    dispatch.check_shape("settle", "refined", refined, (None, 1, None, None))
+    b, _, height, width = refined.shape
+    if not dispatch.exporting():
+        if height % SCALE or width % SCALE:
+            raise ValueError(
+                f"settle: height and width of refined must be multiples of {SCALE}, not {height} and {width}"
+            )
+        dispatch.check_shape("settle", "start", start, (b, 1, height, width))
+    dispatch.check_shape("settle", "psf", psf, (b, 2))
+    given: dict[str, Tensor | None] = {"refined": refined, "start": start, "psf": psf}
+    agree_entry.check("settle", given, sensor, (b, 1, height // SCALE, width // SCALE), linear)

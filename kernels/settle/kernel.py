@@ -1,0 +1,106 @@
+"""The last step in two passes over both images: what the sensor sees of them, and the mixture, which grows."""
+
+import triton
+import triton.language as tl
+
+from deeplight.kernels.agree.kernel import (
+    _across,
+    _asked,
+    _columns,
+    _down,
+    _grown,
+    _here,
+    _linear,
+    _place,
+    _three,
+)
+
+
+@triton.jit
+def believe(
+    refined,  # [B, 8h, 8w]
+    start,  # [B, 8h, 8w]
+    y,  # [B, h, w]
+    known,  # [B, h, w]
+    saturated,  # [B, h, w]
+    rows,  # [B, 7, 8]
+    columns,  # [B, 7, 8]
+    noise,  # [B]
+    psf,  # [B, 2]
+    share,  # [B, h, w]
+    change,  # [B, h, w]
+    height,  # LR pixels
+    width,
+    gap,
+    noises,
+    last,
+    REACH: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """How far `refined` is believed, and by which share the mixture should grow. A program computes eight rows of
+    BLOCK / 8 − 2·REACH LR pixels: what is seen of both images are the sixteen rows that a product has at least."""
+    tl.static_assert(ROWS == 8, "two images, sixteen rows")
+    place = _place(height, width, REACH, ROWS, BLOCK)
+    image = place[0]
+    total = tl.zeros((16, BLOCK), dtype=tl.float32)
+    total = _down(total, refined, y, y, rows, place, height, width, 0, REACH, ROWS, -1, BLOCK)
+    total = _down(total, start, y, y, rows, place, height, width, ROWS, REACH, ROWS, -1, BLOCK)
+    both = _across(total, columns, image, REACH, OUTP, BLOCK).reshape(2, ROWS, OUTP)
+    of_refined, of_start = tl.split(both.permute(1, 2, 0))
+    live, at = _here(tl.arange(0, ROWS), place, height, width, REACH, ROWS, OUTP, BLOCK)
+    lights = tl.load(y + at, mask=live, other=1.0)
+    bound = tl.load(saturated + at, mask=live, other=0.0)
+    measured = tl.load(known + at, mask=live, other=0.0)
+    least = tl.load(noise + image)
+    told = (tl.load(psf + 2 * image) >= 0.0).to(tl.float32)
+    # what lies beyond the image is not stored; 1 keeps it finite
+    of_refined = tl.where(live, of_refined, 1.0)
+    of_start = tl.where(live, of_start, 1.0)
+
+    off = (of_refined - lights) * measured * told
+    off += (tl.minimum(off, 0.0) - off) * bound
+    spared = gap * gap * (of_refined + least) * (lights + least) + noises * least * least
+    believed = spared / (spared + off * off)
+    tl.store(share + at, believed, mask=live)
+
+    mixed = of_start + (of_refined - of_start) * believed
+    least *= last
+    asked = _asked((lights + least) / (mixed + least), bound)
+    tl.store(change + at, asked * measured, mask=live)
+
+
+@triton.jit
+def settle(
+    refined,  # [B, 8h, 8w]
+    start,  # [B, 8h, 8w]
+    share,  # [B, h, w]
+    change,  # [B, h, w]
+    out,  # [B, 8h, 8w]
+    height,  # LR pixels
+    width,
+    BLOCK: tl.constexpr,
+):
+    """(start + (refined − start) · share) · (1 + change), both maps interpolated linearly. A program computes BLOCK
+    columns of the 8 HR rows of an LR row.
+
+    Three LR rows of each map are interpolated along the row once, and used for all eight HR rows.
+    """
+    wide = 8 * width  # this form tells the compiler that rows begin at multiples of 8 pixels
+    blocks = tl.cdiv(wide, BLOCK)
+    row = tl.program_id(0) // blocks  # of all images
+    i = row % height
+    j = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    # for pixels beyond the row, its last cell is used and nothing is stored
+    here = (row - i).to(tl.int64) * width
+    between = _columns(j, width)
+    believed = _three(share + here, i, height, width, between)
+    grown = _three(change + here, i, height, width, between)
+    live = j < wide
+    at = row.to(tl.int64) * 8 * wide + j
+    for phase in tl.static_range(8):
+        low = tl.load(start + at + phase * wide, mask=live, other=0.0)
+        high = tl.load(refined + at + phase * wide, mask=live, other=0.0)
+        mixed = low + (high - low) * _linear(believed, phase)
+        tl.store(out + at + phase * wide, _grown(mixed, grown, phase), mask=live)
