@@ -15,7 +15,7 @@ from deeplight.engine.network.consistency import LAST_NOISE
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
 from deeplight.engine.network.receptive import halo
-from deeplight.kernels import agree as consistent
+from deeplight.kernels.agree.reference import agree as consistent
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 
