@@ -59,8 +59,8 @@ RASTERS = (
 STORED_STEP = 0.1
 """Step of uint16 pixels in the engine's outputs."""
 
-BELIEF = Belief(0.2, 64.0, 0.2)
-"""The engine's, in `engine.network.consistency`; no launch depends on it."""
+BELIEF = Belief(0.1, 50.0, 0.2)
+"""Some numbers as large as the network's; what is compiled does not depend on them."""
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
