@@ -80,7 +80,7 @@ def refine(
         verify_seams: Compute so many places at tile borders again; fail if they differ.
         check: First compare so many tiles with fp32.
         shard: (I, N): compute share I of N, from 0, of the parts alone; after all, resume=True instead makes `out`.
-        workers: "local:N" for N processes on this host, "ray[:HOST:PORT][,N]" for those of a Ray cluster, which compute
+        workers: `local:N` for N processes on this host, `ray[:HOST:PORT][,N]` for those of a Ray cluster, which compute
             the parts and open scene and model themselves; None: this process does. Needs Ray.
         split: Side of regions in LR pixels: `out` is a folder of a GeoTIFF each, with a VRT over all; None: one file.
 
