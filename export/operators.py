@@ -25,6 +25,17 @@ DOMAIN, VERSION, OPSET = "deeplight", 2, 20
 NAMESPACE = "plugin_namespace"
 """Attribute by which TensorRT finds the plugin's creator; every node carries it."""
 
+_REFINED = (
+    "level",
+    "isp_weight",
+    "isp_bias",
+    "embed",
+    "weight",
+    "bias",
+    "residual_weight",
+    "residual_bias",
+)
+
 SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "align": (("x", "offset"), ("out",), ()),
     "fuse": (
@@ -44,43 +55,13 @@ SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] 
         (),
     ),
     "upsample": (("x", "weight", "bias"), ("out",), ()),
-    "refine": (
-        (
-            "x",
-            "level",
-            "isp_weight",
-            "isp_bias",
-            "embed",
-            "weight",
-            "bias",
-            "residual_weight",
-            "residual_bias",
-        ),
-        ("radiance", "isp"),
-        ("unit", "gain", "top"),
-    ),
+    "refine": (("x", *_REFINED), ("radiance", "isp"), ("unit", "gain", "top")),
     "refine_last": (
         ("y", "level", "weight", "bias", "residual_weight", "residual_bias"),
         ("radiance",),
         ("unit", "gain", "top"),
     ),
-    "finest": (
-        (
-            "x",
-            "up_weight",
-            "up_bias",
-            "level",
-            "isp_weight",
-            "isp_bias",
-            "embed",
-            "weight",
-            "bias",
-            "residual_weight",
-            "residual_bias",
-        ),
-        ("radiance", "isp"),
-        ("unit", "gain", "top"),
-    ),
+    "finest": (("x", "up_weight", "up_bias", *_REFINED), ("radiance", "isp"), ("unit", "gain", "top")),
 }
 """Operator → inputs, outputs, float attributes. finest: `refine` of what `upsample` makes of x."""
 

@@ -332,7 +332,7 @@ def _believe(ready: Launch) -> Outputs:
     of_refined, of_start = (agree_reference.seen(x, sensor.rows, sensor.columns) for x in images)
     share = settle_reference.believed(of_refined, sensor, psf, belief)
     mixed = of_start + (of_refined - of_start) * share
-    return {"share": share, "change": settle_reference.asked(mixed, sensor, belief)}
+    return {"share": share, "change": settle_reference.last_change(mixed, sensor, belief)}
 
 
 def _settle(ready: Launch) -> Outputs:

@@ -81,20 +81,7 @@ def check_request(options: RunOptions) -> bool:
     for written in (options.out, options.report, options.quicklook, options.page, options.events):
         if written is not None and written.resolve() in inputs:
             raise InputError(f"{written} is also an input: choose another name for the output")
-    endings = MAPS if options.split is None else (".vrt",)
-    if options.split is not None:
-        check_replaceable(options.out)
-    elif options.out.is_dir():
-        raise InputError(
-            f"{options.out} is a folder: give the name of a file, or `split` and the side of the regions in it"
-        )
-    complete = check_output(options.out, options.mode, options.shard is not None, endings)
-    if options.split is not None and complete:
-        files_of(options.out)
-    elif options.split is not None:
-        check_folder_of_regions(options.out, options.mode, shard=options.shard is not None)
-    if options.split is not None and options.stac and options.mode is not Mode.NEW:
-        check_collection(_item(options))
+    complete = _check_map(options) if options.split is None else _check_regions(options)
     beside = sidecars(options.out)
     if beside and options.mode is Mode.NEW:
         raise InputError(
@@ -104,6 +91,29 @@ def check_request(options: RunOptions) -> bool:
     for path in beside_output(options):
         if options.mode is Mode.NEW and (path.exists() or path.is_symlink()):
             raise InputError(f"{path} exists: use `overwrite=True` to replace it, or choose another name")
+    return complete
+
+
+def _check_map(options: RunOptions) -> bool:
+    """Whether the output is complete already. Raises InputError where it cannot be written."""
+    if options.out.is_dir():
+        raise InputError(
+            f"{options.out} is a folder: give the name of a file, or `split` and the side of the regions in it"
+        )
+    return check_output(options.out, options.mode, options.shard is not None, MAPS)
+
+
+def _check_regions(options: RunOptions) -> bool:
+    """As `_check_map`, of an output in regions."""
+    check_replaceable(options.out)
+    shard = options.shard is not None
+    complete = check_output(options.out, options.mode, shard, (".vrt",))
+    if complete:
+        files_of(options.out)
+    else:
+        check_folder_of_regions(options.out, options.mode, shard=shard)
+    if options.stac and options.mode is not Mode.NEW:
+        check_collection(_item(options))
     return complete
 
 

@@ -102,9 +102,8 @@ def _convolutions(nodes: list[_Node], outputs: Collection[str], given: str | Non
 
 def _making(graph: memoryview, tensor: str) -> bytes:
     """The graph with SUGGESTED, which is this tensor, as an output."""
-    kept = b"".join(bytes(whole) for _, _, whole in fields_of(graph))
     output = message_field(OUTPUT, _described(graph))
-    return kept + message_field(NODE, identity(tensor, SUGGESTED.name)) + output
+    return bytes(graph) + message_field(NODE, identity(tensor, SUGGESTED.name)) + output
 
 
 def _given(graph: memoryview, tensor: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,17 +107,7 @@ def _enlarged_like(y: Tensor) -> Tensor:
 
 
 @_base_op.register_fake
-def _(
-    y: Tensor,
-    known: Tensor,
-    saturated: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    noise: Tensor,
-    cubic: Tensor,
-    linear: Tensor,
-    power: Tensor,
-) -> Tensor:
+def _(y: Tensor, *_: Any) -> Tensor:
     return _enlarged_like(y)
 
 

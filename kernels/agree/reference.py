@@ -76,9 +76,18 @@ def enlarged(x: Tensor, line: Tensor) -> Tensor:
 def change(x: Tensor, sensor: Sensor, power: float | Tensor) -> Tensor:
     """The share (B,1,h,w) by which x should grow: 0 where y is unknown, at least 0 where it is saturated."""
     ratio = (sensor.y + sensor.noise) / (seen(x, sensor.rows, sensor.columns) + sensor.noise)
-    ratio = torch.exp(torch.log(ratio) * power).clamp(1.0 / RATIO_LIMIT, RATIO_LIMIT)
-    asked = ratio - 1.0
-    return (asked + (asked.clamp(min=0.0) - asked) * sensor.saturated) * sensor.known
+    return asked(torch.exp(torch.log(ratio) * power), sensor)
+
+
+def asked(ratio: Tensor, sensor: Sensor) -> Tensor:
+    """As `change`. ratio: of what the sensor saw to what it would have seen, (B,1,h,w)."""
+    more = ratio.clamp(1.0 / RATIO_LIMIT, RATIO_LIMIT) - 1.0
+    return (more + (more.clamp(min=0.0) - more) * sensor.saturated) * sensor.known
+
+
+def mixture(x: Tensor, start: Tensor, share: Tensor, linear: Tensor) -> Tensor:
+    """As much of x (B,1,8h,8w) as `share` (B,1,h,w) says, and the rest of `start`. linear: see `agree`."""
+    return start + (x - start) * enlarged(share, linear)
 
 
 def agree(x: Tensor, sensor: Sensor, linear: Tensor, power: float | Tensor = 1.0) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -154,18 +155,7 @@ def _offset(ntl: Tensor) -> Tensor:
 
 
 @_op.register_fake
-def _(
-    ntl: Tensor,
-    lights: Tensor,
-    window: Tensor,
-    shifts: Tensor,
-    shift_xy: Tensor,
-    sharpness: Tensor,
-    prior: Tensor,
-    certainty: list[Tensor],
-    correct: list[Tensor],
-    d_max: float,
-) -> Tensor:
+def _(ntl: Tensor, *_: Any) -> Tensor:
     return _offset(ntl)
 
 

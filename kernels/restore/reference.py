@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deeplight.kernels.agree.reference import enlarged
+from deeplight.kernels.agree.reference import mixture
 from deeplight.kernels.interpolation import resize_fixed
 from deeplight.kernels.refine.reference import Radiance
 
@@ -29,4 +29,4 @@ def level(base: Base, cubic: Tensor, range: Radiance) -> Tensor:
 
 def blended(refined: Tensor, base: Base, linear: Tensor) -> Tensor:
     """The refined radiance (B,1,H,W) where it is trusted, else the base. linear: `interpolation_line(8, "linear")`."""
-    return base.start + (refined - base.start) * enlarged(base.trust, linear)
+    return mixture(refined, base.start, base.trust, linear)

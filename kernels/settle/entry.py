@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -100,21 +102,7 @@ def _like(x: Tensor) -> Tensor:
 
 
 @_op.register_fake
-def _(
-    refined: Tensor,
-    start: Tensor,
-    y: Tensor,
-    known: Tensor,
-    saturated: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    noise: Tensor,
-    psf: Tensor,
-    linear: Tensor,
-    gap: float,
-    noises: float,
-    last: float,
-) -> Tensor:
+def _(refined: Tensor, *_: Any) -> Tensor:
     return _like(refined)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from deeplight.kernels.agree.reference import RATIO_LIMIT, Sensor, enlarged, seen
+from deeplight.kernels.agree.reference import Sensor, asked, enlarged, mixture, seen
 
 
 class Belief(NamedTuple):
@@ -27,9 +27,8 @@ def settle(
     """The mixture of both images after the step. linear: `interpolation_line(SCALE, "linear")`."""
     of_refined, of_start = (seen(x, sensor.rows, sensor.columns) for x in (refined, start))
     share = believed(of_refined, sensor, psf, belief)
-    change = asked(of_start + (of_refined - of_start) * share, sensor, belief)
-    mixture = start + (refined - start) * enlarged(share, linear)
-    return mixture * (1.0 + enlarged(change, linear))
+    change = last_change(of_start + (of_refined - of_start) * share, sensor, belief)
+    return mixture(refined, start, share, linear) * (1.0 + enlarged(change, linear))
 
 
 def believed(seen_as: Tensor, sensor: Sensor, psf: Tensor, belief: Belief) -> Tensor:
@@ -45,8 +44,7 @@ def believed(seen_as: Tensor, sensor: Sensor, psf: Tensor, belief: Belief) -> Te
     return spared / (spared + gap * gap)
 
 
-def asked(mixed: Tensor, sensor: Sensor, belief: Belief) -> Tensor:
+def last_change(mixed: Tensor, sensor: Sensor, belief: Belief) -> Tensor:
     """The share (B,1,h,w) by which a mixture should grow of which the sensor would have seen `mixed`."""
     noise = belief.last * sensor.noise
-    change = ((sensor.y + noise) / (mixed + noise)).clamp(1.0 / RATIO_LIMIT, RATIO_LIMIT) - 1.0
-    return (change + (change.clamp(min=0.0) - change) * sensor.saturated) * sensor.known
+    return asked((sensor.y + noise) / (mixed + noise), sensor)
