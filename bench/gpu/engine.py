@@ -73,7 +73,8 @@ def infer(folder: Path, settings: StageSettings, scenes: int = 1) -> dict[str, A
 
 
 def further_date(folder: Path, settings: StageSettings) -> dict[str, Any]:
-    """Two dates of the same lights as a stack: seconds and bytes of each, with what the second does not do again."""
+    """Two dates of the same lights as a stack: seconds and bytes of each, with what the second does not do again.
+    compute_s: in which a device computed tiles."""
     for month in (1, 2):
         (folder / f"dated-2020-0{month}.tif").hardlink_to(folder / "ntl.tif")
     found = run(_command(folder, settings, folder / "lights", folder / "dated-*.tif"), settings.left)
@@ -81,6 +82,7 @@ def further_date(folder: Path, settings: StageSettings) -> dict[str, Any]:
         dates = [date["run"] for date in json.loads((folder / "lights" / "run.json").read_text())["dates"]]
         found["date_s"] = [round(date["seconds"]["total"], 2) for date in dates]
         found["second_over_first"] = round(dates[1]["seconds"]["total"] / dates[0]["seconds"]["total"], 3)
+        found["compute_s"] = [date["seconds"].get("compute") for date in dates]
         found["bytes_read"] = [date["bytes_read"] for date in dates]
         found["bytes_up"] = [(date["device"] or {}).get("bytes_up") for date in dates]
     return found

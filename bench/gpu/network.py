@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from bench.gpu.stage import Rows, StageSettings, attempt, channels_last, milliseconds
 from bench.network import random_model
 from deeplight.engine.core.spec import INPUTS, input_shape
-from deeplight.engine.network.compiled import Compiled
+from deeplight.engine.network.compiled import Compiled, compiled
+from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.precision import in_precision
 from deeplight.engine.runtime.cuda_device import CudaDevice
 from deeplight.kernels import dispatch
@@ -24,9 +26,9 @@ from deeplight.kernels.float32 import exact_float32
 
 Network = Callable[..., Any]
 WAYS = ("kernels", "both", "eager", "compiled", "free")
-"""Ways to run the network. kernels: without compiling what lies between the kernels. both: with compiling it, as the
-engine does. eager, compiled: the references. free: as "both", but Inductor may choose by timing, which is not
-deterministic; for the first preset and type only."""
+"""Ways to run the network. kernels: without compiling what lies between the kernels. both: with compiling it. eager,
+compiled: the references. free: as "both", but Inductor may choose by timing, which is not deterministic; for the first
+preset and type only."""
 NAMES = 25
 """How many kernels the profile names."""
 
@@ -68,24 +70,39 @@ def built(preset: str, precision: str, settings: StageSettings) -> tuple[Network
 
 
 def captured(network: Network, inputs: Sequence[Tensor]) -> dict[str, float]:
-    """Seconds in which the engine's device captures a tile. Raises RuntimeError where a replay gives other bits than a
-    call, because something in it is not part of the graph."""
-    device = CudaDevice(inputs[0].device)
-    stream = device.stream()
-    want = [result.clone() for result in network(*inputs)]
-    made: list[Tensor] = []
+    """What a tile is to the engine's device: the network in its parts, compiled, with the lights that layers suggest,
+    and beside it without them, as for a further date. Seconds in which they are captured, and ms of a replay.
 
-    def tile() -> None:
-        made[:] = network(*inputs)
+    Raises RuntimeError where a replay gives other bits than a call, because something in it is not part of the graph.
+    """
+    device, found = CudaDevice(inputs[0].device), dict[str, float]()
+    stream, lights = device.stream(), inputs[0].clone(memory_format=torch.contiguous_format)
+    divided = Divided(network, lambda part: compiled(part, inputs[0].device))  # type: ignore[arg-type]
+    made = [result.clone() for result in divided(inputs, lights, known=False)]
+    want = [result.clone() for result in made]
 
-    begin = time.perf_counter()
-    graph = device.capture(stream, tile, [], [])
-    seconds = time.perf_counter() - begin
-    stream.replay(graph)
-    torch.cuda.synchronize()
-    if not all(map(torch.equal, made, want)):
-        raise RuntimeError("a replayed graph gives other bits than a call")
-    return {"capture_s": seconds}
+    def tile(known: bool) -> None:
+        for target, result in zip(made, divided(inputs, lights, known=known), strict=True):
+            target.copy_(result)
+
+    graphs: dict[str, Any] = {}
+    for name, known in (("date", False), ("further_date", True)):
+        begin = time.perf_counter()
+        graphs[name] = device.capture(stream, partial(tile, known), [], [], graphs.get("date"))
+        found[f"{name}_capture_s"] = time.perf_counter() - begin
+    for name in (*graphs, *graphs):
+        before, after = device.event(), device.event()
+        for target in made:
+            target.zero_()
+        torch.cuda.synchronize()
+        stream.record(before)
+        stream.replay(graphs[name])
+        stream.record(after)
+        after.wait()
+        if not all(map(torch.equal, made, want)):
+            raise RuntimeError("a replayed graph gives other bits than a call")
+        found[f"{name}_ms"] = 1e3 * after.seconds_since(before)
+    return found
 
 
 def timed(network: Network, inputs: Sequence[Tensor], way: str, settings: StageSettings) -> dict[str, float]:

@@ -92,13 +92,15 @@ def _kernels(rows: list[Row], copy: float) -> list[str]:
 
 
 def _network(rows: list[Row]) -> list[str]:
-    """ms and HR Mpix/s of each way; then the longest kernels of each profile."""
+    """ms and HR Mpix/s of each way; what was captured; then the longest kernels of each profile."""
     cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for r in rows:
         if _is(r, "network", "ms"):
             cells[r["preset"], r["dtype"]][r["way"]] = f"{r['ms']:.2f} ({r['hr_mpix_per_s']:.0f})"
     lines = [[*key, *(found.get(way, "") for way in WAYS)] for key, found in cells.items()]
     found = _grid(("preset", "type", *(f"{way}, ms (HR Mpix/s)" for way in WAYS)), lines)
+    captured = _engine([r for r in rows if _is(r, "capture")])
+    found += ["", *captured] if captured else []
     for r in rows:
         if _is(r, "profile", "kernels"):
             found += ["", f"{r['preset']} {r['dtype']}, {r['total_ms']:.2f} ms on the device:", ""]

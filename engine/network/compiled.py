@@ -101,6 +101,14 @@ def compiled(network: nn.Module, device: torch.device) -> nn.Module | Compiled:
     return Compiled(network) if device.type == "cuda" else network
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """The channels of a pixel beside each other; without a copy also where others lie between two pixels, as in what
+    `kernels.align` writes: values and validity together."""
+    if x.ndim != 4 or x.stride(1) == 1:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def use_cache_folder() -> None:
     """Let Inductor and Triton keep programs in $XDG_CACHE_HOME/deeplight (~/.cache/deeplight), for this user alone.
 

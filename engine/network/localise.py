@@ -50,17 +50,17 @@ class Localise(nn.Module):
         line = torch.hann_window(2 * WINDOW_RADIUS + 3, periodic=False)[1:-1].sqrt()
         self.register_buffer("window", line / line.sum())
 
-    def forward(self, ntl: Tensor, aux: Tensor, lights: Tensor | None = None) -> Tensor:
-        """ntl: (B,1,h,w); aux: (B,10,4h,4w), both normalised. lights: what `suggest` made of aux, where that is known.
-
-        Returns (B,2,h,w), (x, y) in LR px, |·| ≤ d_max.
-        """
+    def forward(self, ntl: Tensor, aux: Tensor) -> Tensor:
+        """ntl: (B,1,h,w); aux: (B,10,4h,4w), both normalised. Returns (B,2,h,w), (x, y) in LR px, |·| ≤ d_max."""
         if not self.align:
             return torch.zeros_like(ntl).repeat(1, 2, 1, 1)
+        return self.offset(ntl, self.suggest(aux))
+
+    def offset(self, ntl: Tensor, lights: Tensor) -> Tensor:
+        """The same from the lights (B,1,h,w) that `suggest` made of the auxiliary."""
         weights = kernels.LocateWeights(
             self.sharpness, self.prior, _layers(self.certainty), _layers(self.correct)
         )
-        lights = self.suggest(aux) if lights is None else lights
         return kernels.locate(ntl, lights, self.window, self.shifts, self.shift_xy, weights, self.d_max)
 
     def suggest(self, aux: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class DeepLightSR(nn.Module):
         precision (autocast) does not reach the alignment and the sensor model: they keep 32 bits.
         """
         with torch.autocast(inputs[0].device.type, enabled=False):
-            filled, aligned, offset = self._align(*inputs, known_offset=known_offset)
+            filled, aligned, offset = self._align(*self.layers(*inputs), inputs[1], offset=known_offset)
             sensor = self.sensor(filled, *inputs)
             start = self.base(sensor)
         if torch.is_autocast_enabled(aligned.device.type):
@@ -135,20 +135,24 @@ class DeepLightSR(nn.Module):
         return base(sensor, self.cubic_line, self.linear_line, power)
 
     def _align(
-        self, *inputs: Tensor, known_offset: Tensor | None = None, known_lights: Tensor | None = None
+        self,
+        x: Tensor,
+        aux: Tensor,
+        valid: Tensor,
+        *,
+        lights: Tensor | None = None,
+        offset: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset."""
-        x, aux = self.layers(*inputs)
-        offset = known_offset
+        """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset. x, aux: from
+        `layers`. lights: from `suggest`. lights and offset are found where they are not given."""
         if offset is None:
-            offset = self.localise(x, F.avg_pool2d(aux, 2), known_lights)
-        return self._fill(x, inputs[1]), kernels.align(aux, offset=offset, dtype=self.features), offset
+            found = self.localise
+            offset = found(x, F.avg_pool2d(aux, 2)) if lights is None else found.offset(x, lights)
+        return self._fill(x, valid), kernels.align(aux, offset=offset, dtype=self.features), offset
 
-    def suggest(self, *inputs: Tensor) -> Tensor:
-        """Inputs as `forward`. The lights (B,1,h,w) that the layers suggest, normalised: `known_lights` for it."""
-        _, aux = self.layers(*inputs)
-        found: Tensor = self.localise.suggest(F.avg_pool2d(aux, 2))
-        return found
+    def suggest(self, aux: Tensor) -> Tensor:
+        """The lights (B,1,h,w) that the auxiliary, from `layers`, suggests, normalised."""
+        return self.localise.suggest(F.avg_pool2d(aux, 2))
 
     def layers(
         self,
@@ -245,19 +249,29 @@ class DeepLightSR(nn.Module):
         psf: Tensor,
         limits: Tensor,
         known_offset: Tensor | None = None,
-        known_lights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The deployed outputs; inputs as `spec.INPUTS`. known_offset: see `predict`. known_lights: from `suggest`, for
-        tiles that have the same layers.
+        """The deployed outputs; inputs as `spec.INPUTS`. known_offset: see `predict`.
 
         Returns ntl_hr (B,1,8h,8w) in the input's unit, isp (B,1,8h,8w) in [0, 1], offset (B,2,h,w) in LR px, and
         interval (B,2,8h,8w), its ends low and high, in the input's unit.
         """
         inputs = (ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid, psf, limits)
-        filled, aligned, offset = self._align(*inputs, known_offset=known_offset, known_lights=known_lights)
+        return self._aligned(*self._align(*self.layers(*inputs), ntl_valid, offset=known_offset), *inputs)
+
+    def rest(
+        self, x: Tensor, aux: Tensor, lights: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`forward` behind `layers`, which gave x and aux, and `suggest`, which gave the lights, of these inputs or of
+        others with the same layers."""
+        return self._aligned(*self._align(x, aux, inputs[1], lights=lights), *inputs)
+
+    def _aligned(
+        self, filled: Tensor, aligned: Tensor, offset: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`forward` behind `_align`."""
         sensor = self.sensor(filled, *inputs)
         found = self._reconstruct(filled, sensor, aligned, *inputs)
-        radiance, isp, interval = self._deployed(found, sensor, psf)
+        radiance, isp, interval = self._deployed(found, sensor, inputs[-2])
         return radiance, isp, offset, interval
 
     def lights_alone(

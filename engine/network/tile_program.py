@@ -17,6 +17,7 @@ from deeplight.engine.core.forms import LayerForm, Steps, Wanted, returned, sent
 from deeplight.engine.core.layout import Layout
 from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, LIGHTS_ALONE, SCALE
 from deeplight.engine.network.compiled import Compiled, compiled
+from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.finished import Finished
 from deeplight.kernels.align.reference import TileMesh
 from deeplight.kernels.dispatch import Implementation
@@ -55,12 +56,16 @@ class TileProgram:
         *,
         compiling: bool = True,
         alone: Compute | None = None,
+        divided: Divided | None = None,
+        suggested: Tensor | None = None,
     ) -> None:
         """alone: the network without layers, as a function of the tensors of spec.LIGHTS_ALONE; it takes the place of
-        `compute` where there are no layers and nothing is wanted that comes from them."""
+        `compute` where there are no layers and nothing is wanted that comes from them. divided: the network in parts,
+        in place of `compute`; what the layers suggest then lies in `suggested`, (h, w) float32 as bytes."""
         self._compute, self._shape = compute, shape
         self._alone = alone if not forms and not {"offset", "quality"}.intersection(wanted.bands) else None
-        device = memory.device
+        self._divided, device = divided, memory.device
+        self._suggested = None if suggested is None else suggested.view(torch.float32).view(1, 1, *shape)
         self._parts = tensors(sent(forms, *shape), memory)
         self._result = tensors(returned(wanted.count, *shape), result)
         fuse = compiled if compiling else _as_it_is
@@ -95,14 +100,24 @@ class TileProgram:
 
     def __call__(self) -> None:
         """One tile."""
+        self._tile(known=False)
+
+    def known(self) -> None:
+        """One tile, of which `suggested` holds the lights that its layers suggest."""
+        self._tile(known=True)
+
+    def _tile(self, *, known: bool) -> None:
         inputs = self.inputs()
-        if self._alone is None:
-            outputs = self._compute([inputs[spec.name] for spec in INPUTS])
-        else:
+        given = [inputs[spec.name] for spec in INPUTS]
+        if self._alone is not None:
             radiance, isp, interval = self._alone([inputs[name] for name in LIGHTS_ALONE])
-            outputs = radiance, isp, radiance.new_zeros(1, 2, *self._shape), interval
+            outputs: Sequence[Tensor] = (radiance, isp, radiance.new_zeros(1, 2, *self._shape), interval)
+        elif self._divided is not None and self._suggested is not None:
+            outputs = self._divided(given, self._suggested, known=known)
+        else:
+            outputs = self._compute(given)
         own = self._parts["own"][None, None]
-        found = self._finished(*outputs, *(inputs[spec.name] for spec in INPUTS), own)
+        found = self._finished(*outputs, *given, own)
         for name, values in zip(("pixels", "seen", "counts"), found, strict=True):
             self._result[name].copy_(values)
 

@@ -1,4 +1,5 @@
-"""What the dates of a stack share on a device: the programs of tiles, and the layers beside the lights once sent."""
+"""What the dates of a stack share on a device: the programs of tiles, the layers beside the lights once sent, and the
+lights that these suggest."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ class DatesOnDevice:
 
     def room(self, shape: TileShape) -> SentLayers | None:
         """Memory for the layers of a tile that is about to be sent; None where there is none left."""
-        size = shape.layers
+        size = shape.kept
         if self._device is None or self.most is None or size == 0 or self.size + size > self.most:
             return None
         try:
@@ -73,7 +74,7 @@ class DatesOnDevice:
         with self._lock:
             layers.there = True
             if self._kept.setdefault(place, layers) is not layers:  # a tile that was tried twice
-                self.size -= layers.shape.layers
+                self.size -= layers.shape.kept
 
     def close(self) -> None:
         """Let go of the device's memory."""

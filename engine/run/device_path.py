@@ -51,27 +51,48 @@ class TileShape:
         """Bytes of it behind those."""
         return self.sent.size - self.lights
 
+    @property
+    def suggested(self) -> int:
+        """Bytes of the lights that the layers suggest."""
+        return 4 * self.height * self.width
+
+    @property
+    def kept(self) -> int:
+        """Bytes of both, for the next dates; 0 where there are no layers."""
+        return self.layers + self.suggested if self.layers else 0
+
 
 @dataclass
 class SentLayers:
-    """The layers of one tile as they were sent, in memory of the device that stays. there: they have arrived in it."""
+    """The layers of one tile as they were sent, and behind them the lights that they suggest, in memory of the device
+    that stays. there: they have arrived in it."""
 
     shape: TileShape
     memory: Memory
     there: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Program:
     """A program and the memory that it works in. graph: it captured, None where it is launched anew for each tile.
-    parts, made: what lies in its memory, as tensors. tile: what a tile does, and what is told of that."""
+    parts, made: what lies in its memory, as tensors. tile: what a tile does, and what is told of that. suggested: the
+    lights that a tile's layers suggest; None where they cannot be given. known: as graph, for tiles whose are there
+    already; asked: whether it was to be made."""
 
     graph: Graph | None
     memory: Memory
     result: Memory
+    suggested: Memory | None
     parts: Mapping[str, Any]
     made: Mapping[str, Any]
     tile: Any
+    known: Graph | None = None
+    asked: bool = False
+
+    @property
+    def writes(self) -> list[Memory]:
+        """What it writes."""
+        return [self.result] if self.suggested is None else [self.result, self.suggested]
 
 
 class DevicePath:
@@ -130,15 +151,19 @@ class DevicePath:
         with self.failing(core):
             program, events = self._program(shape), slot.events
             kept = layers if layers is not None and layers.there else None
+            if kept is not None:
+                self._know(program)  # now: capturing is no part of a tile's time
             size = shape.sent.size if kept is None else shape.lights
             self._up.record(events["up"])
             self._up.copy(slot.there, slot.host, size)
             self._up.record(events["arrived"])
             self._compute.wait(events["arrived"])
             self._compute.record(events["started"])
+            self._work(program, slot, shape, core, window, physical=physical, kept=kept)
             if layers is not None and kept is None:
                 self._compute.copy(layers.memory, slot.there, shape.layers, since=shape.lights)
-            self._work(program, slot, shape, core, window, physical=physical, kept=kept)
+                if program.suggested is not None:
+                    self._compute.copy(layers.memory, program.suggested, shape.suggested, to=shape.layers)
             self._compute.record(events["computed"])
             back = self.returned(*core.shape, physical=physical).size
             self._down.wait(events["computed"])
@@ -160,12 +185,17 @@ class DevicePath:
     ) -> None:
         """All that is computed of a tile, from `slot.there` to `slot.result`. kept: its layers, which are not there."""
         self._compute.copy(program.memory, slot.there, shape.sent.size if kept is None else shape.lights)
+        graph = program.graph
         if kept is not None:
             self._compute.copy(program.memory, kept.memory, shape.layers, to=shape.lights)
-        if program.graph is not None:
-            self._compute.replay(program.graph)
+            if program.known is not None:
+                assert program.suggested is not None
+                self._compute.copy(program.suggested, kept.memory, shape.suggested, since=shape.layers)
+                graph = program.known
+        if graph is not None:
+            self._compute.replay(graph)
         else:
-            self._compute.run(program.tile, [program.memory], [program.result])
+            self._compute.run(program.tile, [program.memory], program.writes)
         cut = self._cut(program, slot, core, window, physical=physical)
         # the mask is among what was sent
         self._compute.run(cut, [program.memory, program.result], [slot.result])
@@ -223,6 +253,7 @@ class DevicePath:
         size = (shape.height, shape.width)
         layout = self.returned(*size, physical=True)
         memory, result = self.device.memory(shape.sent.size), self.device.memory(layout.size)
+        suggested = None if self._resident.divided is None else self.device.memory(shape.suggested)
         forms: Mapping[str, LayerForm] = dict(shape.forms)
         model = self._resident
         tile = TileProgram(
@@ -236,12 +267,29 @@ class DevicePath:
             implementation=model.implementation,
             compiling=model.compiling,
             alone=model.alone,
+            divided=model.divided,
+            suggested=None if suggested is None else suggested.bytes,
         )
-        graph = None
-        if self._resident.captured:
-            graph = self.device.capture(self._compute, tile, [memory], [result])
         parts, made = tensors(shape.sent, memory.bytes), tensors(layout, result.bytes)
-        return _Program(graph, memory, result, parts, made, tile)
+        program = _Program(None, memory, result, suggested, parts, made, tile)
+        if model.captured:
+            program.graph = self.device.capture(self._compute, tile, [memory], program.writes)
+        return program
+
+    def _know(self, program: _Program) -> None:
+        """Capture the program for tiles whose suggested lights are known, when the first one comes."""
+        if program.asked or program.graph is None or program.suggested is None:
+            return
+        program.asked = True
+        reads, writes = [program.memory, program.suggested], [program.result]
+        try:
+            program.known = self.device.capture(
+                self._compute, program.tile.known, reads, writes, beside=program.graph
+            )
+        except RuntimeError as error:
+            if not self.device.out_of_memory(error):
+                raise
+            # the whole program suggests the same lights again
 
     def _steps(self, physical: bool) -> Steps | None:
         return None if physical else self.wanted.steps

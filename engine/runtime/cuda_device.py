@@ -132,18 +132,21 @@ class CudaDevice:
         program: Callable[[], None],
         reads: Sequence[Memory],
         writes: Sequence[Memory],
+        beside: Any = None,
     ) -> Any:
         """See device.Device."""
         with exact_float32(), torch.inference_mode():
             # what was made on the default stream, on which new streams do not wait
             stream.stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(stream.stream):
-                for _ in range(_WARM_UPS):
+                for _ in range(_WARM_UPS if beside is None else 0):
                     program()
             torch.cuda.synchronize(self._device)
             graph = torch.cuda.CUDAGraph()
+            # no tensor of a captured program outlives it, so another one may use its memory at another time
+            pool = None if beside is None else beside.pool()
             # other threads may pin memory and wait for events meanwhile: only this one is being recorded
-            with torch.cuda.graph(graph, stream=stream.stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool, stream.stream, capture_error_mode="thread_local"):
                 program()
         return graph
 

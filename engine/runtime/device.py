@@ -92,10 +92,13 @@ class Device(Protocol):
         program: Callable[[], None],
         reads: Sequence[Memory],
         writes: Sequence[Memory],
+        beside: Graph | None = None,
     ) -> Graph:
         """A program as a graph: run some times on `stream` to warm up, then recorded. Waits for the device.
 
-        It touches `reads` and `writes` alone, besides memory of its own.
+        It touches `reads` and `writes` alone, besides memory of its own. beside: a graph that does all that the program
+        does, and more; so that there is nothing to warm up. It has its memory in common with this one, and the two are
+        replayed on one stream.
         """
 
     def host_uses(self, memory: Memory, *, writes: bool = False) -> None:

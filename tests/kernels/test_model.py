@@ -15,6 +15,7 @@ from deeplight import kernels
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network.config import PRESETS as CONFIGS
 from deeplight.engine.network.config import ModelConfig
+from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.precision import in_precision
 from deeplight.kernels import dispatch, launch
 from deeplight.kernels.launch import Launch
@@ -166,6 +167,39 @@ def test_on_cuda_the_whole_network_is_traced_with_the_operators_opaque(
     assert radiance.shape == isp.shape == (1, 1, 24, 40) and offset.shape == (1, 2, 3, 5)
     assert interval.shape == (1, 2, 24, 40)
     assert {t.device.type for t in (radiance, isp, offset, interval)} == {"cuda"}
+
+
+def test_on_cuda_each_part_of_the_network_is_traced_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(launch, "TRITON", True)
+    model, seen = in_precision(make(CONFIGS["tiny"]), "fp16"), {}
+
+    def fuse(part: torch.nn.Module) -> Callable[..., Any]:
+        compiled, seen[type(part).__name__] = compiled_whole(part, "aot_eager")
+        return compiled
+
+    with fake_gpu.fake_cuda(), torch.no_grad():
+        divided = Divided(fake_gpu.moved(model), fuse)
+        given = [torch.empty(input_shape(spec, 1, 3, 5), device=fake_gpu.DEVICE) for spec in INPUTS]
+        lights = torch.empty(1, 1, 3, 5, device=fake_gpu.DEVICE)
+        shapes = [[t.shape for t in divided(given, lights, known=known)] for known in (True, False)]
+    assert shapes[0] == shapes[1] == [(1, n, 3 * s, 5 * s) for n, s in ((1, 8), (1, 8), (2, 1), (2, 8))]
+    once = dict.fromkeys(("align", "base", "locate", "restore", "settle"), 1)
+    assert Counter(seen["AfterSuggestion"]) == {**once, "fuse": 3, "upsample": 3}
+    assert seen["Suggestion"] == ["suggest"] and seen["BeforeSuggestion"] == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_parts_give_the_bits_of_the_whole(precision: str) -> None:
+    """Whether the lights are suggested by the same layers or were before, for other lights."""
+    model = in_precision(make(wild=0.15), precision)
+    divided, lights = Divided(model, lambda part: part), torch.empty(1, 1, 2, 3)
+    values = inputs(1, 2, 3)
+    with torch.no_grad():
+        for known, ntl in ((False, values["ntl"]), (True, values["ntl"].flip(2))):
+            given = list((values | {"ntl": ntl}).values())
+            assert all(map(torch.equal, divided(given, lights, known=known), model(*given)))
+            assert torch.equal(lights, divided.suggest(given))
 
 
 @pytest.mark.parametrize("with_kernels", [False, True], ids=["reference", "kernels"])

@@ -14,6 +14,7 @@ from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.spec import INPUTS, OFFSET, OUTPUTS, SUGGESTED, input_shape
 
 if TYPE_CHECKING:
+    from deeplight.engine.network.divided import Divided
     from deeplight.engine.runtime.artifact import Artifact
     from deeplight.engine.runtime.device import Device
 
@@ -25,7 +26,8 @@ class Resident:
     compute: the tensors of spec.INPUTS on the device, in order → those of spec.OUTPUTS. implementation: of the kernels
     around it. captured: whether a tile is captured in a graph with it; else it is launched anew for each. compiling: as
     Backend.open was told, of what is around it. alone: as `compute`, from spec.LIGHTS_ALONE to spec.OF_LIGHTS_ALONE;
-    None where the runtime has no such program.
+    divided: in place of `compute`, see network.divided.Divided, whose lights dates can share. Both are None where the
+    runtime has no such program: engines of TensorRT suggest the lights of each date.
     """
 
     device: Device
@@ -34,6 +36,7 @@ class Resident:
     captured: bool = True
     compiling: bool = True
     alone: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+    divided: Divided | None = None
 
 
 class Backend(ABC):

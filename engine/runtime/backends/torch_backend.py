@@ -7,7 +7,6 @@ CPU and the Triton kernels on CUDA.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,7 +18,8 @@ from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, OF_LIGHTS_ALONE, OFFSET, OUTPUTS, SUGGESTED
 from deeplight.engine.network.alone import LightsAlone
-from deeplight.engine.network.compiled import compiled
+from deeplight.engine.network.compiled import channels_last, compiled
+from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
 from deeplight.engine.runtime.artifact import Artifact
@@ -51,8 +51,13 @@ class TorchBackend(Backend):
         self._place, self._resident = device, compute
         self._compute = self._in_graphs(compute)
         self._alone: Compute | None = None
-        self._network: DeepLightSR | None = None
         self._cancelled = False
+
+    @property
+    def _divided(self) -> Divided | None:
+        """The network in parts; None where its layers suggest nothing."""
+        found: Divided | None = getattr(self._resident, "divided", None)
+        return found
 
     def _in_graphs(self, compute: Compute) -> Compute:
         return _Graphs(compute, self._place) if self._on_gpu else compute
@@ -91,9 +96,8 @@ class TorchBackend(Backend):
     ) -> None:
         """One tile at a time, see Backend.split; without what belongs to layers where there are none."""
         super().split(streams, threads, outputs, layers=layers, offset=offset, suggested=suggested)
-        # on a GPU they are made by one kernel, and kept graphs would have to be made with and without it
-        self._network = getattr(self._resident, "network", None) if suggested and not self._on_gpu else None
-        self.suggests = self._network is not None and self._network.config.align
+        # on a GPU dates share them on the device path; beside it, a graph would be captured with and without them
+        self.suggests = suggested and not self._on_gpu and self._divided is not None
         alone = getattr(self._resident, "alone", None)
         spared = not layers and outputs is not None and set(outputs) <= set(OF_LIGHTS_ALONE)
         self._alone = self._in_graphs(alone) if spared and alone is not None else None
@@ -112,9 +116,9 @@ class TorchBackend(Backend):
             with exact_float32(), torch.inference_mode():
                 tensors = [torch.from_numpy(inputs[name]) for name in given]
                 if SUGGESTED.name in inputs:
-                    assert self._network is not None
+                    assert self._divided is not None
                     lights = torch.from_numpy(inputs[SUGGESTED.name])
-                    results = _called(partial(self._network, known_lights=lights), tensors)
+                    results = self._divided(tensors, lights, known=True)
                 else:
                     results = compute(tensors)
             by_name = dict(zip(made, results, strict=True))
@@ -127,10 +131,10 @@ class TorchBackend(Backend):
 
     def suggest(self, inputs: Mapping[str, Floats]) -> Floats:
         """See Backend.suggest."""
-        if self._network is None:
+        if not self.suggests or self._divided is None:
             return super().suggest(inputs)
         with exact_float32(), torch.inference_mode():
-            found = self._network.suggest(*(_channels_last(torch.from_numpy(inputs[s.name])) for s in INPUTS))
+            found = self._divided.suggest([torch.from_numpy(inputs[s.name]) for s in INPUTS])
         return np.ascontiguousarray(found.numpy())
 
     def versions(self) -> dict[str, str]:
@@ -153,7 +157,13 @@ class TorchBackend(Backend):
         if not self._on_gpu:
             return None
         alone = getattr(self._resident, "alone", None)
-        return Resident(CudaDevice(self._place), self._resident, compiling=self.compiling, alone=alone)
+        return Resident(
+            CudaDevice(self._place),
+            self._resident,
+            compiling=self.compiling,
+            alone=alone,
+            divided=self._divided,
+        )
 
     def cancel(self) -> None:
         """Refuse all further runs."""
@@ -185,10 +195,12 @@ class Computing:
     ) -> None:
         placed = in_precision(model, precision).to(device)
         placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = placed
-        fuse = compiled if compiling else _as_it_is
-        self._run = fuse(placed, device)
-        self._alone = fuse(LightsAlone(placed), device)
+
+        def fuse(part: nn.Module) -> Callable[..., Any]:
+            return compiled(part, device) if compiling else part
+
+        self._run, self._alone = fuse(placed), fuse(LightsAlone(placed))
+        self.divided = Divided(placed, fuse) if placed.config.align else None
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The network's outputs."""
@@ -201,25 +213,14 @@ class Computing:
     @property
     def fallbacks(self) -> dict[str, str]:
         """Tile shapes that run uncompiled although a compiler was asked, as text, and why."""
-        return {**getattr(self._run, "fallbacks", {}), **getattr(self._alone, "fallbacks", {})}
+        parts = (self._run, self._alone, self.divided)
+        return {shape: why for part in parts for shape, why in getattr(part, "fallbacks", {}).items()}
 
 
 def _called(run: Callable[..., Any], inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     with never_interpreted():
-        result: Sequence[Tensor] = run(*(_channels_last(x) for x in inputs))
+        result: Sequence[Tensor] = run(*(channels_last(x) for x in inputs))
     return result
-
-
-def _as_it_is(network: nn.Module, device: torch.device) -> nn.Module:
-    return network
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """The channels of a pixel beside each other; without a copy also where others lie between two pixels, as in what
-    `kernels.align` writes: values and validity together."""
-    if x.ndim != 4 or x.stride(1) == 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 class _Graphs:
@@ -250,9 +251,9 @@ class _Graphs:
         return results
 
     def _capture(self, inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor], list[Tensor], Sequence[Tensor]]:
-        pinned = [torch.empty_like(_channels_last(x)).pin_memory() for x in inputs]
+        pinned = [torch.empty_like(channels_last(x)).pin_memory() for x in inputs]
         with torch.cuda.stream(self._stream):
-            resident = [_channels_last(x).to(self._device) for x in inputs]
+            resident = [channels_last(x).to(self._device) for x in inputs]
             for _ in range(
                 3
             ):  # compiles the kernels and lets libraries choose, which a capture must not contain

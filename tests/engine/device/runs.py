@@ -52,7 +52,8 @@ class OnDevice(TorchBackend):
     def resident(self) -> Resident | None:
         if self._stand_in is None:
             return None
-        return Resident(self._stand_in, self._on_device, alone=getattr(self._on_device, "alone", None))
+        parts = {name: getattr(self._on_device, name, None) for name in ("alone", "divided")}
+        return Resident(self._stand_in, self._on_device, **parts)
 
 
 def run(

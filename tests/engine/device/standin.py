@@ -192,8 +192,19 @@ class StandIn:
         return Event(self)
 
     def capture(
-        self, stream: Stream, program: Callable[[], None], reads: Sequence[Memory], writes: Sequence[Memory]
+        self,
+        stream: Stream,
+        program: Callable[[], None],
+        reads: Sequence[Memory],
+        writes: Sequence[Memory],
+        beside: Graph | None = None,
     ) -> Graph:
+        if beside is not None:  # their memory is one
+            own, other = (
+                {id(memory) for memory in (*g[0], *g[1])}
+                for g in ((reads, writes), (beside.reads, beside.writes))
+            )
+            assert own <= other, "a graph touches what the graph beside it does not"
         with self.lock:
             self.synchronised += 1
             for each in self.streams:

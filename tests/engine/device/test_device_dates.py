@@ -28,12 +28,13 @@ def test_dates_share_a_path_where_they_want_the_same() -> None:
 
 
 def test_layers_stay_within_their_share_of_the_memory() -> None:
-    device, dates = StandIn(room=int(3.5 * SHAPE.layers / SHARE)), DatesOnDevice()
+    device, dates = StandIn(room=int(3.5 * SHAPE.kept / SHARE)), DatesOnDevice()
     assert dates.room(SHAPE) is None  # before the first date has its own memory
     dates.keep_layers(device)
     held = [dates.room(SHAPE) for _ in range(4)]
     assert [layers is None for layers in held] == [False, False, False, True]
-    assert dates.size == 3 * SHAPE.layers == device.allocated
+    assert dates.size == 3 * SHAPE.kept == device.allocated
+    assert SHAPE.kept == SHAPE.layers + 4 * 4 * 4, "with the lights that they suggest"
     assert dates.room(TileShape(4, 4, ())) is None  # there are none
 
 
@@ -44,7 +45,7 @@ def test_layers_are_found_once_they_have_arrived_and_one_tile_counts_once() -> N
     assert first is not None and again is not None and dates.find("tile") is None and not first.there
     dates.keep("tile", first)
     dates.keep("tile", again)
-    assert dates.find("tile") is first and first.there and dates.size == SHAPE.layers
+    assert dates.find("tile") is first and first.there and dates.size == SHAPE.kept
     dates.close()
     assert dates.find("tile") is None
 
@@ -56,4 +57,4 @@ def test_nothing_more_is_kept_where_others_have_taken_the_memory(monkeypatch: py
     monkeypatch.setattr(device, "room", 0)
     assert dates.room(SHAPE) is None
     monkeypatch.undo()
-    assert dates.room(SHAPE) is None and dates.size == SHAPE.layers
+    assert dates.room(SHAPE) is None and dates.size == SHAPE.kept

@@ -1,0 +1,87 @@
+"""The network in three parts, so that tiles with the same layers share the lights that these suggest.
+
+Each part is compiled by itself, and none knows whether the lights are new or an earlier tile's, so both give the same
+bits. A whole program with the suggestion and one without it might be fused, and so rounded, differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from deeplight.engine.network.compiled import channels_last
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.kernels.dispatch import never_interpreted
+
+
+class Divided:
+    """fuse: makes of each part what is called, as `compiled.compiled` does."""
+
+    def __init__(self, network: DeepLightSR, fuse: Callable[[nn.Module], Callable[..., Any]]) -> None:
+        self._before, self._suggestion = fuse(BeforeSuggestion(network)), fuse(Suggestion(network))
+        self._after = fuse(AfterSuggestion(network))
+
+    def __call__(self, inputs: Sequence[Tensor], lights: Tensor, *, known: bool) -> Sequence[Tensor]:
+        """Outputs and inputs as the network's `forward`. lights: (B,1,h,w), read where they are known, else written."""
+        given = [channels_last(x) for x in inputs]
+        with never_interpreted():
+            x, aux = self._before(*given)
+            if not known:
+                lights.copy_(self._suggestion(aux))
+            found: Sequence[Tensor] = self._after(x, aux, lights, *given)
+        return found
+
+    def suggest(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The lights (B,1,h,w) that layers suggest."""
+        given = [channels_last(x) for x in inputs]
+        with never_interpreted():
+            found: Tensor = self._suggestion(self._before(*given)[1])
+        return found
+
+    @property
+    def fallbacks(self) -> dict[str, str]:
+        """What of it runs uncompiled although a compiler was asked, and why."""
+        found: dict[str, str] = {}
+        for part in (self._before, self._suggestion, self._after):
+            found |= getattr(part, "fallbacks", {})
+        return found
+
+
+class BeforeSuggestion(nn.Module):
+    """`DeepLightSR.layers` as a module of its own, which shares the weights."""
+
+    def __init__(self, network: DeepLightSR) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """See DeepLightSR.layers."""
+        return self.network.layers(*inputs)
+
+
+class Suggestion(nn.Module):
+    """`DeepLightSR.suggest`."""
+
+    def __init__(self, network: DeepLightSR) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, aux: Tensor) -> Tensor:
+        """See DeepLightSR.suggest."""
+        return self.network.suggest(aux)
+
+
+class AfterSuggestion(nn.Module):
+    """`DeepLightSR.rest`."""
+
+    def __init__(self, network: DeepLightSR) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, x: Tensor, aux: Tensor, lights: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See DeepLightSR.rest."""
+        return self.network.rest(x, aux, lights, *inputs)
