@@ -22,7 +22,7 @@ class LayerForm:
     kind: "raw", pixels (h, w, stride) as in the file; "own", physical float32 pixels on the layer's own grid, for types
     that no kernel reads and where pixels finer than HR pixels were averaged; "hr", physical float32 on the HR grid.
     channels: the network's, of each band that is sent. shape: room for pixels of the own grid, (h, w). dtype:
-    of `raw`. gain, bias, sentinels (NaN: none) of each band and limits (low, high) say what is valid in `raw`:
+    of `raw`. gain, bias, sentinels (None: it has none) of each band and limits (low, high) say what is valid in `raw`:
     see raster.layers.Layer. masked: whether a mask comes with the pixels. step: HR pixels between mesh nodes.
     """
 
@@ -32,7 +32,7 @@ class LayerForm:
     dtype: str = "float32"
     gain: tuple[float, ...] = ()
     bias: tuple[float, ...] = ()
-    sentinels: tuple[float, ...] = ()
+    sentinels: tuple[float | None, ...] = ()
     limits: tuple[float, float] | None = None
     masked: bool = True
     step: int = LATTICE

@@ -215,7 +215,7 @@ class Usable(nn.Module):
             if form.dtype == "uint16":
                 raw = raw.to(torch.int32) & 0xFFFF
             for band, wanted in enumerate(form.sentinels):
-                if not math.isnan(wanted):
+                if wanted is not None:
                     usable = usable & (raw[..., band] != wanted)
             values = raw.to(torch.float32) * self.gain + self.bias
             if form.dtype == "float32":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -111,6 +112,7 @@ def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window])
     dtype = dtypes.pop()
     if dtypes or dtype not in RAW_TYPES or layer.factors != (1, 1):
         return LayerForm("own", channels, shape, step=min(steps))
+    sentinels = (sentinel(value, np.dtype(dtype)) for value in layer.nodata)
     return LayerForm(
         "raw",
         channels,
@@ -118,7 +120,7 @@ def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window])
         dtype,
         tuple(map(float, layer.scale)),
         tuple(map(float, layer.offset)),
-        tuple(sentinel(value, np.dtype(dtype)) for value in layer.nodata),
+        tuple(None if math.isnan(value) else value for value in sentinels),
         layer.limits,
         layer.raster.masked,
         min(steps),

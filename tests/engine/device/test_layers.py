@@ -125,6 +125,9 @@ def test_whole_tiles(name: str, tmp_path: Path) -> None:
         assert compared(scene, whole, "reference") == kinds
         outside = Window(scene.grid.height + 40, 0, 4, 4)
         assert compared(scene, outside, "reference") == kinds
+        for layer in scene.auxiliary.values():
+            first, again = (Unresampled(layer, [whole]).form for _ in range(2))
+            assert first == again and hash(first) == hash(again), "dates share the programs of equal forms"
 
 
 @pytest.mark.parametrize("name", ["usual", "10 m", "rotated"])

@@ -24,7 +24,6 @@ from tests.engine.device.runs import pixels, run
 from tests.engine.device.standin import StandIn
 from tests.scenes import ARC, north_up, write_raster, write_scene
 
-NONE = float("nan")
 BANDS = ("isp", "offset", "quality", "interval")
 
 
@@ -54,7 +53,7 @@ def test_what_follows_the_network_is_one_graph(bands: tuple[str, ...], conservin
     "form",
     [
         LayerForm(
-            "raw", (0, 1, 2), (16, 16), "uint16", (1e-4,) * 3, (-0.1,) * 3, (0.0, NONE, 5.0), (-0.2, 1.6)
+            "raw", (0, 1, 2), (16, 16), "uint16", (1e-4,) * 3, (-0.1,) * 3, (0.0, None, 5.0), (-0.2, 1.6)
         ),
         LayerForm(
             "raw", (0,), (16, 16), "float32", (1.0,), (0.0,), (-9999.0,), (-500.0, 9000.0), masked=False
