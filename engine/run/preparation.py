@@ -250,14 +250,18 @@ def output_spec(options: RunOptions, scene: Scene, artifact: Artifact, backend: 
 def valid_share(scene: Scene) -> float:
     """Estimated share of the scene that has data, from windows spread evenly over it; at least 0.01."""
     height, width = scene.grid.height, scene.grid.width
-    tops = {round(i * max(0, height - _SAMPLE) / (_SAMPLES - 1)) for i in range(_SAMPLES)}
-    lefts = {round(i * max(0, width - _SAMPLE) / (_SAMPLES - 1)) for i in range(_SAMPLES)}
     seen = [
         scene.read_ntl(Window(top, left, min(_SAMPLE, height), min(_SAMPLE, width)))[1].mean()
-        for top in sorted(tops)
-        for left in sorted(lefts)
+        for top in _spread(height)
+        for left in _spread(width)
     ]
     return max(0.01, float(sum(seen)) / len(seen))
+
+
+def _spread(length: int) -> list[int]:
+    """Where the windows of `valid_share` begin along an axis: from end to end, and no more than cover it."""
+    count = min(_SAMPLES, -(-length // _SAMPLE))
+    return [round(i * (length - _SAMPLE) / (count - 1)) for i in range(count)] if count > 1 else [0]
 
 
 def check_raster(out: Path) -> None:

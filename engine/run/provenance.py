@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def versions(backend: Backend) -> dict[str, str]:
     }
 
 
+@cache
 def deeplight_version() -> str:
     """The installed version, "unknown" in a source tree that is not installed."""
     try:

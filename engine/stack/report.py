@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,17 @@ class DateReport:
     output: str
     status: Status = "waiting"
     run: dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """It as JSON."""
+        own = {"date": self.date, "output": self.output, "status": self.status, "run": None}
+        return _json(own).replace('"run": null', f'"run": {_inner(self._run_text)}')
+
+    @cached_property
+    def _run_text(self) -> str:
+        """Made once: the file is written as often as there are dates."""
+        return _json(self.run)
 
 
 @dataclass
@@ -59,7 +71,8 @@ class StackReport:
     def finished(self, name: str, report: RunReport) -> None:
         """Record that a date was computed."""
         date = self.of(name)
-        date.status, date.run = "complete", {**json.loads(report.to_json()), "output": date.output}
+        run = {**json.loads(report.to_json()), "output": date.output}
+        self.dates[self.dates.index(date)] = DateReport(name, date.output, "complete", run)
         self.computed += 1
         self.bytes_read = (
             None
@@ -78,8 +91,9 @@ class StackReport:
     def write(self, path: Path) -> None:
         """Write the file durably. Raises DeepLightError if it cannot be written."""
         self.peak_memory_bytes = peak_memory()
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n"
-        write_file(path, [text.encode()])
+        dates = _inner("[\n  " + ",\n  ".join(_inner(date.text) for date in self.dates) + "\n]")
+        text = _json({**vars(self), "dates": []}).replace('"dates": []', f'"dates": {dates}')
+        write_file(path, [f"{text}\n".encode()])
 
     def headline(self) -> str:
         """A summary of the run in one line."""
@@ -91,6 +105,15 @@ class StackReport:
             f"{counted(done, 'dates')}{before}{without} in {self.seconds['total']:.1f} s, "
             f"peak memory {self.peak_memory_bytes / 1e9:.2f} GB"
         )
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, default=str)
+
+
+def _inner(text: str) -> str:
+    """A text of _json as a value inside another."""
+    return text.replace("\n", "\n  ")
 
 
 def earlier_report(path: Path) -> StackReport | None:

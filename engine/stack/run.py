@@ -257,8 +257,10 @@ class Stack:
                 self.progress.advance()
 
     def _begun(self) -> None:
-        """Write the report before the first tile, so that a resumed run knows which maps are to be replaced."""
-        self.report.write(self.options.report)
+        """Write the report before the first tile, so that a resumed run knows which maps are to be replaced; it is
+        written after each date, too."""
+        if not self.report.computed:
+            self.report.write(self.options.report)
 
     def _options(self, night: Night) -> RunOptions:
         """The options of a date's run. A resumed run that replaces maps also replaces those not reached before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from deeplight.engine.output.shards import Shard
 from deeplight.engine.raster.auxiliary import Daytime
 from deeplight.engine.raster.layers import AuxLayer
 from deeplight.engine.raster.source import Raster
-from deeplight.engine.run import paths
+from deeplight.engine.run import paths, preparation
 from deeplight.engine.run.tiling import TileRequest
 from deeplight.engine.run.workers.request import Workers
-from deeplight.engine.stack.report import StackReport
+from deeplight.engine.stack.report import DateReport, StackReport
 from deeplight.engine.stack.run import infer_dates
 from tests.engine.stack.months import EMPTY, Months, name
 from tests.scenes import write_raster
@@ -298,3 +299,31 @@ def test_a_page_has_all_dates(months: Months, tmp_path: Path) -> None:
     assert all(f'"name":"{name(m)}"' in text for m in months.with_data)
     months.run(tmp_path / "out", page=tmp_path / "p.html", mode=Mode.RESUME)
     assert all(f'"name":"{name(m)}"' in (tmp_path / "p.html").read_text() for m in months.with_data)
+
+
+def test_the_report_is_one_plain_json_text(tmp_path: Path) -> None:
+    """Though the reports of its dates are turned into text once."""
+    tricky = {
+        "a": [],
+        "b": {},
+        "text": 'a "run": null, "dates": []\n',
+        "deep": [{"x": [1.5, None]}],
+        "path": tmp_path,
+    }
+    dates = [DateReport("2020-01", "a.tif", "complete", tricky), DateReport("2020-02", 'b"run": null.tif')]
+    report = StackReport(str(tmp_path / '"dates": []'), "new", dates, seconds={"total": 1.0})
+    for _ in range(2):
+        report.write(tmp_path / "run.json")
+        want = json.dumps(asdict(report), indent=2, ensure_ascii=False, default=str) + "\n"
+        assert (tmp_path / "run.json").read_text() == want
+        report.of("2020-02").status = "complete"
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 87, 95, 255, 256, 257, 4000])
+def test_windows_that_sample_a_scene_cover_a_small_one_once(length: int) -> None:
+    begins = preparation._spread(length)
+    ends = [min(length, begin + preparation._SAMPLE) for begin in begins]
+    assert begins[0] == 0 and ends[-1] == length and len(begins) <= preparation._SAMPLES
+    if length <= preparation._SAMPLES * preparation._SAMPLE:
+        assert all(begin <= end for begin, end in zip(begins[1:], ends, strict=False))
+        assert len(begins) == -(-length // preparation._SAMPLE)
