@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import math
 import os
 import resource
@@ -59,7 +58,6 @@ def peak_memory() -> int:
 def return_memory() -> None:
     """Give memory that nothing uses back to the system, where its C library keeps it: glibc does, in pieces that every
     further run with threads of its own adds to (12 dates of 300×400 LR pixels: a peak of 2.5 GB in place of 1.7)."""
-    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
