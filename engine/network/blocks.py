@@ -56,9 +56,10 @@ class Fusion(nn.Module):
 
     def without(self, main: Tensor) -> Tensor:
         """What `forward` gives where all masks are 0."""
-        gain, beta = self.film_bias.reshape(2, 1, -1, 1, 1)
+        work = torch.promote_types(main.dtype, torch.float32)
+        gain, beta = self.film_bias.to(work).reshape(2, 1, -1, 1, 1)
         out: Tensor = main * (gain + 1.0) + beta
-        return out
+        return out.to(main.dtype)
 
 
 class Refine(nn.Module):

@@ -49,6 +49,9 @@ def fuse(
     weights = [(gate * scale).to(main.dtype) for gate in gates]
     mixed = reduce(torch.add, [weight * features for weight, features in zip(weights, aux, strict=True)])
     c = main.shape[1]
-    gain = F.conv2d(mixed, film_weight[:c, :, None, None], film_bias[:c] + 1.0)  # 1 + γ
-    beta = F.conv2d(mixed, film_weight[c:, :, None, None], film_bias[c:])
-    return main * gain + beta
+    work = torch.promote_types(main.dtype, torch.float32)
+    # 1 + γ in 8 bits is wrong by the same share at all pixels
+    film, shift = film_weight[:, :, None, None].to(work), film_bias.to(work)
+    gain = F.conv2d(mixed.to(work), film[:c], shift[:c] + 1.0)  # 1 + γ
+    beta = F.conv2d(mixed.to(work), film[c:], shift[c:])
+    return (main * gain + beta).to(main.dtype)

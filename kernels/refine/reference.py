@@ -71,6 +71,6 @@ def refine(
     for weight, bias in zip(weights, biases, strict=True):
         y = residual_block(y, weight, bias)
     work = torch.promote_types(x.dtype, torch.float32)
-    value = level.to(work) + F.conv2d(y, residual_weight, residual_bias).to(work)
+    value = level.to(work) + F.conv2d(y.to(work), residual_weight.to(work), residual_bias.to(work))
     radiance = torch.expm1((value * range.gain).clamp(0.0, range.top)) * range.unit
     return radiance, torch.sigmoid(logits).to(work)

@@ -143,3 +143,27 @@ def test_upsample_places_channels_as_pixel_shuffle() -> None:
         for dy in range(2):
             for dx in range(2):
                 assert torch.equal(got[:, channel, dy::2, dx::2], conv[:, channel * 4 + dy * 2 + dx])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fusion_in_a_reduced_type_rounds_its_gain_only_with_the_result(dtype: torch.dtype) -> None:
+    main, aux, masks, *weights = fusion_inputs(1, 6, 3, 4, 5, torch.float32)
+    reduced = [main.to(dtype), [x.to(dtype) for x in aux], [torch.zeros_like(x).to(dtype) for x in masks]]
+    weights = [w.to(dtype) for w in weights]
+    gamma, beta = weights[-1].float().reshape(2, 1, -1, 1, 1)
+    want = (reduced[0].float() * (1.0 + gamma) + beta).to(dtype)
+    assert torch.equal(kernels.fuse(*reduced, *weights, implementation="reference"), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_last_residual_of_reduced_features_has_float32(dtype: torch.dtype) -> None:
+    """Rounded, it would be wrong by some share of the radiance, which is its exponential."""
+    g = torch.Generator().manual_seed(3)
+    x = torch.rand(1, 8, 6, 7, generator=g).to(dtype)
+    weight, bias = torch.rand(1, 8, 1, 1, generator=g).to(dtype), torch.rand(1, generator=g).to(dtype)
+    nothing = torch.zeros(8, dtype=dtype)
+    level = torch.zeros(1, 1, 6, 7)
+    heads = (weight, bias, nothing, [], [], weight, bias)
+    radiance, _ = kernels.refine(x, level, *heads, implementation="reference")
+    residual = torch.einsum("bchw,c->bhw", x.double(), weight.double()[0, :, 0, 0])[:, None] + bias.double()
+    torch.testing.assert_close(radiance.double(), torch.expm1(2.0 * residual), rtol=1e-5, atol=0.0)
