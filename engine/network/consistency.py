@@ -14,9 +14,10 @@ from torch import Tensor
 
 from deeplight import kernels
 from deeplight.kernels import Belief, Sensor
-from deeplight.kernels.agree.reference import BLUR_REACH, agree, mixture
+from deeplight.kernels.agree.reference import BLUR_REACH, mixture
 from deeplight.kernels.agree.reference import STEPS as BASE_STEPS
 from deeplight.kernels.interpolation import SCALE
+from deeplight.kernels.settle.reference import step
 
 __all__ = ["BASE_STEPS", "STEP_REACH", "agreeing", "base", "blur_weights", "sensor_of", "settled", "trust"]
 
@@ -75,8 +76,7 @@ def base(sensor: Sensor, cubic: Tensor, linear: Tensor, power: float | Tensor = 
 
 def agreeing(refined: Tensor, start: Tensor, sensor: Sensor, linear: Tensor) -> Tensor:
     """The refined radiance (B,1,8h,8w), with the base `start` in place of it below the noise, made consistent."""
-    refined = mixture(refined, start, trust(sensor), linear)
-    return agree(refined, sensor._replace(noise=LAST_NOISE * sensor.noise), linear)
+    return step(mixture(refined, start, trust(sensor), linear), sensor, linear, LAST_NOISE)
 
 
 def trust(sensor: Sensor) -> Tensor:

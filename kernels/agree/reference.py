@@ -35,7 +35,8 @@ class Sensor(NamedTuple):
 
 
 def seen(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """A x: radiance (B,1,8h,8w) as the sensor sees it, (B,1,h,w). rows, columns: (B,7,8), see Sensor.
+    """A x: radiance (B,1,8h,8w) as the sensor sees it, (B,1,h,w). rows, columns: (B,7,8), see Sensor; or as many
+    weights of any odd number of blocks.
 
     Beyond the edge the outermost blocks are repeated.
     """
@@ -51,10 +52,9 @@ def seen(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def _gathered(parts: Tensor) -> Tensor:
     """Sum what blocks receive: (B,n,m). parts: (B,n,7,m); [:, i, k] is what block i gives to block i − (k − 3)."""
     b, n, size, m = parts.shape
+    reach = size // 2
     flat = parts.reshape(b, 1, n, size * m)
-    padded = F.pad(flat, (0, 0, BLUR_REACH, BLUR_REACH), mode="replicate").reshape(
-        b, n + 2 * BLUR_REACH, size, m
-    )
+    padded = F.pad(flat, (0, 0, reach, reach), mode="replicate").reshape(b, n + 2 * reach, size, m)
     total = padded[:, :n, 0]
     for k in range(1, size):
         total = total + padded[:, k : k + n, k]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from deeplight.kernels.agree.reference import Sensor, asked, enlarged, mixture, seen
+from deeplight.kernels.agree.reference import RATIO_LIMIT, Sensor, asked, enlarged, mixture, seen
+from deeplight.kernels.interpolation import SCALE
 
 
 class Belief(NamedTuple):
@@ -27,8 +29,26 @@ def settle(
     """The mixture of both images after the step. linear: `interpolation_line(SCALE, "linear")`."""
     of_refined, of_start = (seen(x, sensor.rows, sensor.columns) for x in (refined, start))
     share = believed(of_refined, sensor, psf, belief)
-    change = last_change(of_start + (of_refined - of_start) * share, sensor, belief)
+    of_mixed = of_start + (of_refined - of_start) * share
+    reached_refined, reached_start = (reached(x, linear) for x in (refined, start))
+    reached_mixed = reached_start + (reached_refined - reached_start) * share
+    change = last_change(of_mixed, reached_mixed, sensor, belief.last)
     return mixture(refined, start, share, linear) * (1.0 + enlarged(change, linear))
+
+
+def step(x: Tensor, sensor: Sensor, linear: Tensor, last: float) -> Tensor:
+    """The last step without belief: x (B,1,8h,8w) is the mixture."""
+    of_x = seen(x, sensor.rows, sensor.columns)
+    change = last_change(of_x, reached(x, linear), sensor, last)
+    return x * (1.0 + enlarged(change, linear))
+
+
+def reached(x: Tensor, linear: Tensor) -> Tensor:
+    """How much of x (B,1,8h,8w) a change at each LR pixel, interpolated linearly, multiplies: (B,1,h,w), per HR pixel."""
+    # block i is changed by blocks i − 1 to i + 1, so it gives to them, in the order that `seen` takes
+    weights = torch.stack([linear[:, 2], linear[:, 1], linear[:, 0]])[None] / SCALE
+    weights = weights.expand(x.shape[0], -1, -1)
+    return seen(x, weights, weights)
 
 
 def believed(seen_as: Tensor, sensor: Sensor, psf: Tensor, belief: Belief) -> Tensor:
@@ -44,7 +64,13 @@ def believed(seen_as: Tensor, sensor: Sensor, psf: Tensor, belief: Belief) -> Te
     return spared / (spared + gap * gap)
 
 
-def last_change(mixed: Tensor, sensor: Sensor, belief: Belief) -> Tensor:
-    """The share (B,1,h,w) by which a mixture should grow of which the sensor would have seen `mixed`."""
-    noise = belief.last * sensor.noise
-    return asked((sensor.y + noise) / (mixed + noise), sensor)
+def last_change(of_mixed: Tensor, reached_mixed: Tensor, sensor: Sensor, last: float) -> Tensor:
+    """The share (B,1,h,w) by which a mixture should grow of which the sensor would have seen `of_mixed`.
+
+    What is added at an LR pixel is the change times `reached`; the sensor misses the change times what it sees. With
+    the one over the other as a factor both are the same, so sums of lights hold, even those of a single point.
+    """
+    noise = last * sensor.noise
+    change = asked((sensor.y + noise) / (of_mixed + noise), sensor)
+    change = change * ((of_mixed + noise) / (reached_mixed + noise))
+    return change.clamp(1.0 / RATIO_LIMIT - 1.0, RATIO_LIMIT - 1.0)

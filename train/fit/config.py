@@ -96,9 +96,9 @@ class TrainConfig:
     precision: 32-true, bf16-mixed or 16-mixed. seed: of the weights, the windows and their augmentation.
     """
 
-    told_steps: int = field(default=1000, metadata={"least": 0})
+    told_steps: int = field(default=800, metadata={"least": 0})
     told_rate: float = field(default=3e-3, metadata={"above": 0})
-    steps: int = field(default=4000, metadata={"least": 1})
+    steps: int = field(default=6000, metadata={"least": 1})
     batch: int = field(default=4, metadata={"least": 1})
     crop: int = field(default=44, metadata={"least": 8, "most": 1024})
     margin: int = field(default=8, metadata={"least": 0})
