@@ -17,6 +17,37 @@ from deeplight.kernels.agree.kernel import (
 
 
 @triton.jit
+def _reached(
+    radiance,
+    place,
+    height,
+    width,
+    ROWS: tl.constexpr,
+    OUTP: tl.constexpr,
+):
+    """How much of the radiance changes of LR pixels multiply, [ROWS, OUTP], per HR pixel: sixteen times sixteen HR pixels
+    by the weights of linear interpolation. The program reads them a second time, then from the cache."""
+    image, first_row, first_col = place
+    i = (first_row + tl.arange(0, ROWS))[:, None, None]
+    o = (first_col + tl.arange(0, OUTP))[None, :, None]
+    s = tl.arange(0, 4)[None, None, :]
+    at = radiance + image.to(tl.int64) * 64 * height * width + s
+    # beyond the edge the outermost block is repeated
+    left = at + 8 * tl.minimum(tl.maximum(o - 1, 0), width - 1)
+    middle = at + 8 * tl.minimum(o, width - 1)
+    right = at + 8 * tl.minimum(o + 1, width - 1)
+    rising = s.to(tl.float32) * 0.125 + 0.0625
+    total = tl.zeros((ROWS, OUTP), dtype=tl.float32)
+    for t in range(16):
+        block = tl.minimum(tl.maximum(i + (t + 4) // 8 - 1, 0), height - 1)
+        row = (8 * block + (t + 4) % 8).to(tl.int64) * 8 * width
+        across = tl.load(left + 4 + row) * rising + tl.load(middle + row) * (rising + 0.5)
+        across += tl.load(middle + 4 + row) * (1.0 - rising) + tl.load(right + row) * (0.5 - rising)
+        total += tl.sum(across, axis=2) * (1.0 - tl.abs(t * 0.125 - 0.9375))
+    return total * 0.015625
+
+
+@triton.jit
 def believe(
     refined,  # [B, 8h, 8w]
     start,  # [B, 8h, 8w]
@@ -44,6 +75,9 @@ def believe(
     tl.static_assert(ROWS == 8, "two images, sixteen rows")
     place = _place(height, width, REACH, ROWS, BLOCK)
     image = place[0]
+    # first, since beside the sums and the product below the compiler would spill
+    reached = _reached(refined, place, height, width, ROWS, OUTP)
+    reached_start = _reached(start, place, height, width, ROWS, OUTP)
     total = tl.zeros((16, BLOCK), dtype=tl.float32)
     total = _down(total, refined, y, y, rows, place, height, width, 0, REACH, ROWS, -1, BLOCK)
     total = _down(total, start, y, y, rows, place, height, width, ROWS, REACH, ROWS, -1, BLOCK)
@@ -67,8 +101,10 @@ def believe(
 
     mixed = of_start + (of_refined - of_start) * believed
     least *= last
-    asked = _asked((lights + least) / (mixed + least), bound)
-    tl.store(change + at, asked * measured, mask=live)
+    asked = _asked((lights + least) / (mixed + least), bound) * measured
+    reached = tl.where(live, reached_start + (reached - reached_start) * believed, 1.0)
+    asked *= (mixed + least) / (reached + least)
+    tl.store(change + at, tl.minimum(tl.maximum(asked, -0.75), 3.0), mask=live)
 
 
 @triton.jit

@@ -98,7 +98,7 @@ class TrainConfig:
 
     told_steps: int = field(default=800, metadata={"least": 0})
     told_rate: float = field(default=3e-3, metadata={"above": 0})
-    steps: int = field(default=6000, metadata={"least": 1})
+    steps: int = field(default=10000, metadata={"least": 1})
     batch: int = field(default=4, metadata={"least": 1})
     crop: int = field(default=44, metadata={"least": 8, "most": 1024})
     margin: int = field(default=8, metadata={"least": 0})

@@ -24,7 +24,7 @@ from deeplight.kernels.agree.reference import BLUR_REACH, enlarged, seen
 from deeplight.kernels.agree.reference import agree as consistent
 from deeplight.kernels.interpolation import SCALE, interpolation_line
 from deeplight.kernels.restore.reference import blended
-from deeplight.kernels.settle.reference import believed
+from deeplight.kernels.settle.reference import believed, reached, step
 
 TOLD = torch.zeros(1, 2)
 CUBIC, LINEAR = interpolation_line(SCALE, "cubic"), interpolation_line(SCALE, "linear")
@@ -111,6 +111,27 @@ def test_a_blurred_point_becomes_a_sharper_one_of_about_the_same_light() -> None
     assert abs(float(out.sum()) / 6400.0 - 1) < 0.11
 
 
+@pytest.mark.parametrize(("fwhm", "share"), [(0.0, 0.2), (1.0, 0.03), (2.0, 0.05)])
+def test_a_point_keeps_its_light_in_the_last_step(fwhm: float, share: float) -> None:
+    x = np.zeros((19 * SCALE, 19 * SCALE))
+    x[77, 74] = 6400.0
+    y = torch.tensor(means(blurred(blurred(x, fwhm, 0), fwhm, 1)), dtype=torch.float32)[None, None] + 0.3
+    sensor = sensor_of(y, (fwhm, fwhm))
+    out = step(base(sensor, CUBIC, LINEAR), sensor, LINEAR, LAST_NOISE)
+    near = out[0, 0, 36:-36, 36:-36] - 0.3
+    # without a blur, what bicubic interpolation spreads over dark neighbours can be taken back fourfold at most
+    assert float(near.sum()) / 6400.0 == pytest.approx(1.0, abs=share)
+
+
+def test_what_changes_reach_is_the_transpose_of_their_interpolation() -> None:
+    g = torch.Generator().manual_seed(3)
+    x, change = torch.rand(2, 1, 40, 56, generator=g), torch.rand(2, 1, 5, 7, generator=g)
+    change[:, :, [0, -1]] = 0.0
+    change[..., [0, -1]] = 0.0
+    want = (x * enlarged(change, LINEAR)).sum((1, 2, 3)) / SCALE**2
+    assert torch.allclose((reached(x, LINEAR) * change).sum((1, 2, 3)), want, rtol=1e-5)
+
+
 def test_unknown_pixels_ask_for_nothing_and_saturated_ones_only_for_more() -> None:
     x, y = torch.full((1, 1, 72, 72), 10.0), torch.full((1, 1, 9, 9), 10.0)
     y[..., 4, 4] = 5.0
@@ -161,7 +182,7 @@ def test_what_contradicts_the_lights_is_left_for_the_base() -> None:
     y = lights(1)
     sensor = sensor_of(y)
     start = base(sensor, CUBIC, LINEAR)
-    plain = consistent(start, sensor._replace(noise=LAST_NOISE * sensor.noise), LINEAR)
+    plain = step(start, sensor, LINEAR, LAST_NOISE)
     for wrong in (0.01 * start, 50.0 * start):
         assert float((deployed(wrong, start, sensor) / plain - 1).abs().max()) < 0.02
 
