@@ -11,7 +11,7 @@ _EXACT = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
 
 
 def quicken() -> None:
-    """Change the interpreter of this process. Its results and its checks stay."""
+    """Change the interpreter of this process. Its checks stay, and its results but for how products are rounded."""
     interpreter = importlib.import_module("triton.runtime.interpreter")
     semantic = importlib.import_module("triton.language.semantic")
     patched: set[str] = set()
@@ -36,6 +36,17 @@ def quicken() -> None:
             known[name] = slow_numpy_type(kind)
         return known[name]
 
+    slow_dot = interpreter.InterpreterBuilder.create_dot
+
+    def dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
+        """Its product is that of a BLAS, which may sum one row in another order than the next. In float64 that does not
+        show, as it does not on a GPU, where each element is summed alike."""
+        if any(x.data.dtype != np.float32 for x in (a, b, d)):
+            return slow_dot(self, a, b, d, *options)
+        product = np.matmul(a.data.astype(np.float64), b.data.astype(np.float64))
+        return interpreter.TensorHandle(product.astype(np.float32) + d.data, d.dtype.scalar)
+
+    interpreter.InterpreterBuilder.create_dot = dot
     interpreter.InterpretedFunction.__call__ = call
     interpreter._get_np_dtype = numpy_type
     semantic.TritonSemantic.binary_op_sanitize_overflow_impl = _refuse_overflow

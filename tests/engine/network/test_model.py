@@ -15,7 +15,7 @@ from deeplight.engine.network.consistency import LAST_NOISE
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
 from deeplight.engine.network.receptive import halo
-from deeplight.kernels.agree.reference import agree as consistent
+from deeplight.kernels.settle.reference import step
 
 SMALL = ModelConfig(main=(8, 8, 4, 4), aux=(8, 4, 4), localise_width=8)
 
@@ -60,7 +60,7 @@ def test_it_starts_as_the_consistent_base() -> None:
         filled = model.normalise.ntl(values["ntl"])
         sensor = model.sensor(filled, *values.values())
         start = model.base(sensor)
-        want = consistent(start, sensor._replace(noise=LAST_NOISE * sensor.noise), model.linear_line)
+        want = step(start, sensor, model.linear_line, LAST_NOISE)
     assert torch.allclose(got[0], want, rtol=1e-4, atol=1e-4)
 
 
