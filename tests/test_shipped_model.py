@@ -237,8 +237,8 @@ RIM_HR = (slice(20 * SCALE, -20 * SCALE),) * 2
 
 def test_the_gain_over_bicubic_is_what_the_card_says(scores: dict[str, float]) -> None:
     # the card's countries are others: ten scenes scatter by about 0.5 dB around its means
-    assert scores["mean over scenes"] > 2.6
-    assert scores["pooled"] > 2.6
+    assert scores["mean over scenes"] > 2.7
+    assert scores["pooled"] > 2.7
 
 
 def test_two_fifths_of_the_misregistration_are_removed(scores: dict[str, float]) -> None:
