@@ -127,8 +127,8 @@ def settle(
         result = (start + (refined − start) · share) · (1 + change), share and change interpolated linearly
 
     A is the blur by `rows` and `columns`, followed by the 8×8 area mean; beyond the edge the outermost blocks are
-    repeated. reached is made as mixed, with the mean by the weights of linear interpolation in place of A: so the sum of
-    what is added is that of what the sensor missed. Where the blur is not known (psf below 0), share is 1.
+    repeated. reached is made as mixed, with the mean by the weights of linear interpolation in place of A: so what is
+    added has the sum of what the sensor missed. Where the blur is not known (psf below 0), share is 1.
 
     refined, start: (B, 1, 8h, 8w), float32, radiance ≥ 0. sensor: see Sensor, float32. psf: (B, 2), FWHM in LR pixels,
     float32. linear: (8, 3), `interpolation_line(SCALE, "linear")`. belief: see Belief. The reference takes float64 too.

@@ -25,8 +25,8 @@ def _reached(
     ROWS: tl.constexpr,
     OUTP: tl.constexpr,
 ):
-    """How much of the radiance changes of LR pixels multiply, [ROWS, OUTP], per HR pixel: sixteen times sixteen HR pixels
-    by the weights of linear interpolation. The program reads them a second time, then from the cache."""
+    """How much of the radiance changes of LR pixels multiply, [ROWS, OUTP], per HR pixel: sixteen times sixteen HR
+    pixels by the weights of linear interpolation. The program reads them twice, once of these from the cache."""
     image, first_row, first_col = place
     i = (first_row + tl.arange(0, ROWS))[:, None, None]
     o = (first_col + tl.arange(0, OUTP))[None, :, None]

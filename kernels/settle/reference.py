@@ -44,7 +44,7 @@ def step(x: Tensor, sensor: Sensor, linear: Tensor, last: float) -> Tensor:
 
 
 def reached(x: Tensor, linear: Tensor) -> Tensor:
-    """How much of x (B,1,8h,8w) a change at each LR pixel, interpolated linearly, multiplies: (B,1,h,w), per HR pixel."""
+    """What a change at each LR pixel multiplies, interpolated linearly: a mean of x (B,1,8h,8w), (B,1,h,w)."""
     # block i is changed by blocks i − 1 to i + 1, so it gives to them, in the order that `seen` takes
     weights = torch.stack([linear[:, 2], linear[:, 1], linear[:, 0]])[None] / SCALE
     weights = weights.expand(x.shape[0], -1, -1)
