@@ -57,24 +57,24 @@ class BeforeSuggestion(nn.Module):
         self.network = network
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """See DeepLightSR.layers."""
+        """Inputs as the network's `forward`. Returns normalised lights and the auxiliary, as `DeepLightSR.layers`."""
         return self.network.layers(*inputs)
 
 
 class Suggestion(nn.Module):
-    """`DeepLightSR.suggest`."""
+    """`DeepLightSR.suggest` as a module of its own."""
 
     def __init__(self, network: DeepLightSR) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, aux: Tensor) -> Tensor:
-        """See DeepLightSR.suggest."""
+        """The lights (B,1,h,w) that the auxiliary (B,10,8h,8w) suggests, normalised."""
         return self.network.suggest(aux)
 
 
 class AfterSuggestion(nn.Module):
-    """`DeepLightSR.rest`."""
+    """`DeepLightSR.rest` as a module of its own."""
 
     def __init__(self, network: DeepLightSR) -> None:
         super().__init__()
@@ -83,5 +83,5 @@ class AfterSuggestion(nn.Module):
     def forward(
         self, x: Tensor, aux: Tensor, lights: Tensor, *inputs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See DeepLightSR.rest."""
+        """The network's outputs, from what the other parts gave and its inputs, as `DeepLightSR.rest`."""
         return self.network.rest(x, aux, lights, *inputs)
