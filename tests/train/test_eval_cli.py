@@ -25,6 +25,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.receptive import halo
+from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.train.eval_cli import command
 from deeplight.train.evaluation import run as eval_run
 from deeplight.train.evaluation.blocks import ScoreSettings
@@ -125,6 +126,9 @@ def test_a_run_is_mapped_by_the_engine(province: Path, checkpoint: Path, tmp_pat
     with Province(province) as source:
         sample = source.read(0, Window(0, 0, *SIZE))
     inputs = {spec.name: getattr(sample, spec.name)[None] for spec in INPUTS}
+    # training is not told the blur of lights that were not degraded; the engine takes the product's
+    with Scene.open(SceneOptions(str(province / "ntl.tif"))) as scene:
+        inputs["psf"] = np.asarray(scene.psf, np.float32)[None]
     network = EvaluatedNetwork(str(checkpoint), 1)
     out = network.run(inputs).astype(float)
     error = (out - sample.ntl_hr[0])[sample.ntl_hr_valid[0] > 0]
