@@ -3,8 +3,8 @@
 The sensor model A blurs radiance with a Gaussian whose FWHM is known along rows and columns, then takes the 8×8 area
 mean. A step x ← x · up((y + s) / (A x + s)) moves the refined radiance x towards one that the sensor would have seen
 as the given y; s is the noise, so that what lies below it changes nothing (a multiplicative scheme in the manner of
-Richardson 1972 and Lucy 1974). All of it is separable and local, and every operation is exact in its position, so
-tiles agree.
+Richardson 1972 and Lucy 1974). The last step weighs its changes so that sums of lights hold. All of it is separable and
+local, and every operation is exact in its position, so tiles agree.
 """
 
 from __future__ import annotations
