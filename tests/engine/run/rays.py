@@ -81,11 +81,13 @@ that kills who computes it, small parts of the output, and one of them at which 
 
 @dataclass
 class Led:
-    """A run that is led by a process. seen: the processes that it started, so far as anyone looked."""
+    """A run that is led by a process. voice: the file of what it says. seen: the processes that it started, so far as
+    anyone looked."""
 
     process: subprocess.Popen[str]
     out: Path
     gate: Path
+    voice: Path
     seen: set[psutil.Process] = field(default_factory=set)
 
     def open_gate(self) -> None:
@@ -107,7 +109,11 @@ class Led:
 
     def wait(self, ready: Callable[[], bool]) -> None:
         wait_for(lambda: self.look() is not None and (ready() or self.process.poll() is not None))
-        assert self.process.poll() is None, self.process.communicate()[0]
+        assert self.process.poll() is None, self.said()
+
+    def said(self) -> str:
+        """What it has said so far."""
+        return self.voice.read_text()
 
     def wait_at_gate(self, packs: int, workers: int) -> list[psutil.Process]:
         """The workers that wait, once so many packs are stored and so many workers wait."""
@@ -127,7 +133,7 @@ class Led:
                 self.process.wait(0.1)
             except subprocess.TimeoutExpired:
                 continue
-        text = self.process.communicate()[0]
+        text = self.said()
         assert self.process.returncode == status, text
         return text
 
@@ -178,15 +184,12 @@ def lead(
     environment["HELD"], environment["WHERE"] = str(folder / "held") if hold else "", hold
     line = [sys.executable, "-m", "deeplight.engine.cli"]
     line += arguments(whole.request, "--workers", workers, *more)
-    process = subprocess.Popen(
-        line,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    return Led(process, whole.request.out, folder / "gate")
+    voice = folder / "said"
+    with voice.open("w") as said:
+        process = subprocess.Popen(
+            line, stdout=said, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+        )
+    return Led(process, whole.request.out, folder / "gate", voice)
 
 
 def faults(folder: Path, gate_at: int | None, poison: str = "") -> dict[str, str]:

@@ -76,8 +76,10 @@ def test_a_host_lost_without_a_spare_one(whole: Whole, hosts: Hosts) -> None:
     led = hosts.lead(whole, gate_at=1)
     led.wait_at_gate(1, 2)
     hosts.lose(lost)
+    # the other host may be done with all packs before Ray tells the leader
+    led.wait(lambda: "was lost" in led.said())
     led.open_gate()
-    assert "was lost" in finished(led, whole)
+    finished(led, whole)
 
 
 def test_a_host_that_comes_late_takes_part(whole: Whole, hosts: Hosts, tmp_path: Path) -> None:
@@ -98,9 +100,10 @@ def test_all_hosts_lost_and_one_comes_later(whole: Whole, hosts: Hosts) -> None:
     led.wait_at_gate(1, 2)
     for node in nodes:
         hosts.lose(node)
+    led.wait(lambda: led.said().count("was lost") >= 2)
     led.open_gate()
     hosts.add()
-    assert finished(led, whole).count("was lost") >= 2
+    finished(led, whole)
 
 
 @contextlib.contextmanager
@@ -142,7 +145,7 @@ def test_the_leading_process_killed_while_old_workers_live(
     (worker,) = sites(processes)
     with frozen(processes):
         old.process.kill()
-        old.process.communicate()
+        old.process.wait()
         led = hosts.lead(whole, *(changes or ("--resume",)), gate_at=0)
         led.wait_at_gate(0, 1)
         assert alive(worker)
