@@ -328,17 +328,9 @@ def _start(y: Tensor, changes: list[Tensor]) -> Tensor:
 def _believe(ready: Launch) -> Outputs:
     sensor, psf = _sensor(ready), _tensor(ready, "psf")
     belief = Belief(*(float(ready.arguments[name]) for name in Belief._fields))
-    images = [_tensor(ready, name) for name in ("refined", "start")]
-    line = interpolation_line(SCALE, "linear").to(sensor.y.device)
-    of_refined, of_start = (agree_reference.seen(x, sensor.rows, sensor.columns) for x in images)
-    share = settle_reference.believed(of_refined, sensor, psf, belief)
-    reached_refined, reached_start = (settle_reference.reached(x, line) for x in images)
-    change = settle_reference.last_change(
-        of_start + (of_refined - of_start) * share,
-        reached_start + (reached_refined - reached_start) * share,
-        sensor,
-        belief.last,
-    )
+    refined, start = _tensor(ready, "refined"), _tensor(ready, "start")
+    line = interpolation_line(SCALE, "linear").to(refined.device)
+    share, change = settle_reference.decided(refined, start, sensor, psf, line, belief)
     return {"share": share, "change": change}
 
 

@@ -26,7 +26,7 @@ def _reached(
     OUTP: tl.constexpr,
 ):
     """How much of the radiance changes of LR pixels multiply, [ROWS, OUTP], per HR pixel: sixteen times sixteen HR
-    pixels by the weights of linear interpolation. The program reads them twice, once of these from the cache."""
+    pixels by the weights of linear interpolation. The program reads its images a second time later."""
     image, first_row, first_col = place
     i = (first_row + tl.arange(0, ROWS))[:, None, None]
     o = (first_col + tl.arange(0, OUTP))[None, :, None]

@@ -27,13 +27,20 @@ def settle(
     refined: Tensor, start: Tensor, sensor: Sensor, psf: Tensor, linear: Tensor, belief: Belief
 ) -> Tensor:
     """The mixture of both images after the step. linear: `interpolation_line(SCALE, "linear")`."""
+    share, change = decided(refined, start, sensor, psf, linear, belief)
+    return mixture(refined, start, share, linear) * (1.0 + enlarged(change, linear))
+
+
+def decided(
+    refined: Tensor, start: Tensor, sensor: Sensor, psf: Tensor, linear: Tensor, belief: Belief
+) -> tuple[Tensor, Tensor]:
+    """How far `refined` is believed, and by which share the mixture should grow, (B,1,h,w) each."""
     of_refined, of_start = (seen(x, sensor.rows, sensor.columns) for x in (refined, start))
     share = believed(of_refined, sensor, psf, belief)
     of_mixed = of_start + (of_refined - of_start) * share
     reached_refined, reached_start = (reached(x, linear) for x in (refined, start))
     reached_mixed = reached_start + (reached_refined - reached_start) * share
-    change = last_change(of_mixed, reached_mixed, sensor, belief.last)
-    return mixture(refined, start, share, linear) * (1.0 + enlarged(change, linear))
+    return share, last_change(of_mixed, reached_mixed, sensor, belief.last)
 
 
 def step(x: Tensor, sensor: Sensor, linear: Tensor, last: float) -> Tensor:

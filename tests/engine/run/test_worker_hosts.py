@@ -79,7 +79,7 @@ def test_a_host_lost_without_a_spare_one(whole: Whole, hosts: Hosts) -> None:
     # the other host may be done with all packs before Ray tells the leader
     led.wait(lambda: "was lost" in led.said())
     led.open_gate()
-    finished(led, whole)
+    assert "was lost" in finished(led, whole)
 
 
 def test_a_host_that_comes_late_takes_part(whole: Whole, hosts: Hosts, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_all_hosts_lost_and_one_comes_later(whole: Whole, hosts: Hosts) -> None:
     led.wait(lambda: led.said().count("was lost") >= 2)
     led.open_gate()
     hosts.add()
-    finished(led, whole)
+    assert finished(led, whole).count("was lost") >= 2
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def test_all_workers_killed(whole: Whole, tmp_path: Path) -> None:
         kill(worker)
     led.wait(lambda: led.said().count("was lost") >= 2)
     led.open_gate()
-    finished(led, whole)
+    assert finished(led, whole).count("was lost") >= 2
 
 
 def test_the_leading_process_killed_and_the_run_resumed_at_once(whole: Whole, tmp_path: Path) -> None:
