@@ -22,6 +22,7 @@ PACKAGES = (
     "numpy",
     "rasterio",
     "onnxruntime",
+    "openvino",
     "torch",
     "triton",
     "tensorrt",

@@ -51,6 +51,7 @@ def summary(run: BenchRun) -> Table:
         ("normalise", run.find("normalise")),
         ("align (mesh)", run.find("align")),
         ("model (ONNX Runtime)", _at_largest(run, "onnxruntime")),
+        ("model (OpenVINO)", _at_largest(run, "openvino")),
         ("model (PyTorch)", _at_largest(run, "torch fp32")),
         ("compress (float32, zstd)", run.find("compress", "float32")),
         ("assemble the COG", run.find("assemble", "float32")),

@@ -45,7 +45,7 @@ def load_model(
     Args:
         model: Name of a built-in model, a model folder, or the folder of a training run.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        backend: "auto", "onnxruntime", "torch", "tensorrt-rtx" or "tensorrt".
+        backend: "auto", "openvino", "onnxruntime", "torch", "tensorrt-rtx" or "tensorrt".
         precision: One that the model offers.
         threads: Of the runtime; None: all CPUs that this process may use.
         compiling: Let PyTorch on CUDA compile the network for each tile shape.

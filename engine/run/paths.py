@@ -12,24 +12,32 @@ from deeplight.engine.run.conserve import AROUND, EVEN_SHARE, POWERS
 from deeplight.engine.run.options import UINT16_NODATA, UINT16_SCALE, RunOptions, band_count
 from deeplight.engine.run.products import Products, model_outputs
 from deeplight.engine.run.quality import extrapolated_from
-from deeplight.engine.run.tiling import TilePlan
+from deeplight.engine.run.tiling import TilePlan, common_sides
 from deeplight.engine.run.work import TileWork
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.engine.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
+    from deeplight.engine.raster.grid import Grid
     from deeplight.engine.raster.scene import Scene
     from deeplight.engine.run.device_dates import DatesOnDevice
     from deeplight.engine.run.suggested import SuggestedLights
     from deeplight.engine.runtime.backends.base import Backend
 
 
-def open_model(options: RunOptions, artifact: Artifact, precision: str, threads: int) -> Backend:
-    """The model in a precision, on the backend and device that were asked for."""
-    name, device = options.backend, options.device
+def open_model(
+    options: RunOptions, artifact: Artifact, precision: str, threads: int, grid: Grid | None = None
+) -> Backend:
+    """The model in a precision, on the backend and device that were asked for. grid: of the scene's lights."""
     return open_backend(
-        name, artifact, precision=precision, device=device, threads=threads, compiling=options.compiling
+        options.backend,
+        artifact,
+        precision=precision,
+        device=options.device,
+        threads=threads,
+        compiling=options.compiling,
+        pixels=0 if grid is None else grid.height * grid.width,
     )
 
 
@@ -57,6 +65,7 @@ def tile_work(
         if options.precision != "fp32"
         else None,
         suggested,
+        common_sides(plan, manifest, scene.grid.shape) if backend.few_shapes and plan.core else None,
     )
     # programs of a device estimate the offset
     resident = backend.resident() if plan.core is not None and not given else None

@@ -87,7 +87,7 @@ def _infer(options: RunOptions, progress: Progress) -> RunReport | None:
     with (
         Events(options.events, append=options.mode is Mode.RESUME) as events,
         Scene.open(options.scene) as scene,
-        paths.open_model(options, artifact, options.precision, threads) as backend,
+        paths.open_model(options, artifact, options.precision, threads, scene.grid) as backend,
     ):
         report = run_scene(
             options, scene, Engine(artifact, backend, threads, events, progress), complete, began

@@ -189,6 +189,7 @@ def plan_run(
         streams,
         reach,
         options.beside,
+        backend.few_shapes,
     )
     fields = fingerprint(options, scene, artifact, backend, threads, files)
     return Record(fields, plan.core, plan.halo, shared), plan

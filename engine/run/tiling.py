@@ -121,13 +121,15 @@ def plan_tiles(
     streams: int | None = 1,
     reach: int = 0,
     beside: int = 1,
+    few_shapes: bool = False,
 ) -> TilePlan:
     """Choose core, halo and pack for a scene of height × width LR pixels.
 
     request: None runs the scene in one piece. reach: LR pixels that the halo must have beyond the model's, for what is
     done with its output. memory: bytes available. streams: tiles computed at once; None: two where memory allows and
-    there is more than one tile. beside: workers that share the host's memory, of which `memory` is one's. A CORE given
-    is used as it is. Raises InputError for a HALO below what is needed, and where not even the smallest choice fits the
+    there is more than one tile. beside: workers that share the host's memory, of which `memory` is one's. few_shapes:
+    windows have the sides of `common_sides`. A CORE given is used as it is. Raises InputError for a HALO below what is
+    needed, and where not even the smallest choice fits the
     memory.
     """
     halo = manifest.halo_lr + reach
@@ -142,7 +144,7 @@ def plan_tiles(
     usable = usable_memory(memory)
     if request is None:
         return _whole_scene(manifest, height, width, halo, bands, usable)
-    job = _Job(manifest, height, width, halo, bands, readers)
+    job = _Job(manifest, height, width, halo, bands, readers, few_shapes)
     core = request.core or _auto_core(job, usable, streams or 1, beside)
     if streams is None:
         several = core < max(height, width) and job.tiled_bytes(core, _AUTO_STREAMS) <= usable
@@ -216,6 +218,59 @@ def fixed_window(core: Window, side: int, halo: int, manifest: Manifest, size: t
     return Window(row, col, height, width)
 
 
+def common_sides(
+    plan: TilePlan, manifest: Manifest, size: tuple[int, int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Heights and widths in LR pixels that suffice for the windows of a plan for a scene of `size`: along each axis
+    that of the largest `tile_window`, and before it the largest of those less than half as long, if there are any."""
+    found = []
+    for scene in size:
+        lengths = _lengths(plan, manifest, scene)
+        short = [length for length in lengths if 2 * length < max(lengths)]
+        found.append((max(short), max(lengths)) if short else (max(lengths),))
+    return found[0], found[1]
+
+
+def _lengths(plan: TilePlan, manifest: Manifest, scene: int) -> list[int]:
+    """Length of the `tile_window` of each core along an axis of `scene` LR pixels."""
+    assert plan.core is not None
+    found = []
+    for begin in range(0, scene, plan.pack):
+        end = min(begin + plan.pack, scene)
+        for first in range(begin, end, plan.core):
+            core = min(plan.core, end - first)
+            found.append(_span(first, core, plan.halo, manifest, scene)[1])
+    return found
+
+
+def _common(length: int, sides: tuple[int, ...]) -> int:
+    """The next of `sides`; the length itself where it is larger, or less than half of that: then it is of no tile."""
+    return next((side for side in sides if length <= side <= 2 * length), length)
+
+
+def window_of_sides(
+    window: Window,
+    sides: tuple[tuple[int, ...], tuple[int, ...]],
+    halo: int,
+    manifest: Manifest,
+    size: tuple[int, int],
+) -> Window:
+    """A `tile_window` of a scene of `size`, grown to the next of `sides`, inwards where it would end beyond all others.
+
+    A window of another place than a tile, larger or much smaller, stays as it is. The origin stays a multiple of
+    `multiple_lr`.
+    """
+    spans = []
+    for start, length, lengths, scene in zip(
+        (window.row, window.col), window.shape, sides, size, strict=True
+    ):
+        first, all_of_it = _span(0, scene, halo, manifest, scene)
+        side = _common(length, lengths)
+        spans.append((max(first, min(start, first + all_of_it - side)), side))
+    (row, height), (col, width) = spans
+    return Window(row, col, height, width)
+
+
 def _span(start: int, length: int, halo: int, manifest: Manifest, scene: int | None) -> tuple[int, int]:
     """First pixel and length of `tile_window` along one axis. scene: its length."""
     m = manifest.multiple_lr
@@ -252,6 +307,25 @@ class _Job:
     halo: int
     bands: int
     readers: int
+    few_shapes: bool = False
+
+    def computed(self, core: int) -> int:
+        """LR pixels of all tiles together, where these have the sides of `common_sides`."""
+        plan, size = self._plan(core), (self.height, self.width)
+        pixels = 1
+        for scene, sides in zip(size, common_sides(plan, self.manifest, size), strict=True):
+            pixels *= sum(_common(length, sides) for length in _lengths(plan, self.manifest, scene))
+        return pixels
+
+    def _programs(self, core: int) -> float:
+        """How much more memory a runtime takes that keeps a program for the last tiles beside that of the others."""
+        if not self.few_shapes:
+            return 1.0
+        sides = common_sides(self._plan(core), self.manifest, (self.height, self.width))
+        return 1.0 + max(0.0 if len(s) == 1 else s[0] / s[-1] for s in sides)
+
+    def _plan(self, core: int) -> TilePlan:
+        return TilePlan(core, self.halo, pack_side(core), 0)
 
     def tiled_bytes(self, core: int, streams: int) -> int:
         """Peak memory of a tiled run. The scene's size only enters where it is smaller than a tile or a pack."""
@@ -262,7 +336,9 @@ class _Job:
         output = _output_bytes(self.bands)
         # inputs: of the tiles that are computed, of those that wait (see LocalExecutor), of those that are read
         inputs = streams + (streams - 1) + self.readers
-        per_px = streams * int(_model_bytes(self.manifest) * _SLACK) + _INPUT_BYTES * inputs
+        per_px = (
+            streams * int(_model_bytes(self.manifest) * _SLACK * self._programs(core)) + _INPUT_BYTES * inputs
+        )
         per_px += output * (_OUTPUTS_IN_FLIGHT + streams - 1)
         return _FIXED_BYTES + h * w * per_px + pack * _PACKS_IN_FLIGHT * output
 
@@ -281,13 +357,14 @@ def _whole_scene(manifest: Manifest, height: int, width: int, halo: int, bands: 
 
 
 def _auto_core(job: _Job, usable: int, streams: int, beside: int) -> int:
-    """The largest core that fits the memory and cuts a pack into equal parts, so that no tile is a sliver."""
+    """The largest core that fits the memory and cuts a pack into equal parts, so that no tile is a sliver; where tiles
+    are to have few shapes, that one for which the fewest pixels are computed."""
     start = next((c for c in _AUTO_CORES if core_share(c, job.halo) >= LEAST_SHARE), _AUTO_CORES[-1])
-    for parts in range(1, start // _LEAST_AUTO_CORE + 1):
-        core = -(-start // parts)
-        need = job.tiled_bytes(core, streams)
-        if need <= usable:
-            return core
+    cores = [-(-start // parts) for parts in range(1, start // _LEAST_AUTO_CORE + 1)]
+    fitting = [core for core in cores if job.tiled_bytes(core, streams) <= usable]
+    if fitting:
+        return min(fitting, key=job.computed) if job.few_shapes else fitting[0]
+    need = job.tiled_bytes(cores[-1], streams)
     remedy = "free memory or use a smaller model" if streams == 1 else f"use fewer `streams` than {streams}"
     if beside > 1:
         remedy = f"use fewer `workers` than {beside} a host"

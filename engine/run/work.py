@@ -20,7 +20,7 @@ from deeplight.engine.output.pack_format import Encoded
 from deeplight.engine.raster.buffers import InputPool
 from deeplight.engine.run.executor import TileFailed
 from deeplight.engine.run.products import Products
-from deeplight.engine.run.tiling import Crew, reader_count, tile_window
+from deeplight.engine.run.tiling import Crew, reader_count, tile_window, window_of_sides
 from deeplight.engine.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class TileWork:
 
     A core for which `finish` raised BadPixels is computed in fp32 when it is tried again.
     fp32: opens the same model in fp32, for tiles whose numbers were bad; None where the model has no fp32.
-    suggested: what the layers suggest, where dates share them.
+    suggested: what the layers suggest, where dates share them. sides: of the tiles' windows, see tiling.common_sides;
+    None: each has its own.
     """
 
     def __init__(
@@ -77,9 +78,10 @@ class TileWork:
         products: Products,
         fp32: Callable[[], Backend] | None = None,
         suggested: SuggestedLights | None = None,
+        sides: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
     ) -> None:
         self.scene, self.backend, self.manifest = scene, backend, manifest
-        self.halo, self.products = halo, products
+        self.halo, self.products, self._sides = halo, products, sides
         self._open_fp32, self._suggested = fp32, suggested
         self._fp32: Backend | None = None
         self._pool = InputPool()
@@ -132,10 +134,18 @@ class TileWork:
         lr, valid = self.scene.read_ntl(core)
         if not valid.any():
             return Tile(core, lr, valid)
-        window = tile_window(core, self.halo, self.manifest, self.scene.grid.shape)
+        window = self._window(core)
         memory, inputs = self._pool.take(*window.shape)
         place = None if self._suggested is None else (*self.scene.auxiliary.values(), window)
         return Tile(core, lr, valid, window, self.scene.read_inputs(window, inputs), memory, place=place)
+
+    def _window(self, core: Window) -> Window:
+        """What the model is shown for a core."""
+        size = self.scene.grid.shape
+        window = tile_window(core, self.halo, self.manifest, size)
+        if self._sides is None:
+            return window
+        return window_of_sides(window, self._sides, self.halo, self.manifest, size)
 
     def compute(self, tile: Tile) -> Tile:
         """The bands of the core, the halo cut off."""

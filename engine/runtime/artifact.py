@@ -28,6 +28,8 @@ MODELS = Path(__file__).parent.parent / "models"
 DEFAULT_MODEL = "deeplight-tiny"
 TRAINING_STATE = "state.safetensors"
 """A run that can be resumed has it."""
+OPENVINO_PRECISIONS = ("fp32",)
+"""What OpenVINO computes in on a CPU; it would run float16 files in float32."""
 _NEXT = f"{MANIFEST_NAME}.next"
 """The manifest of weights that are about to take the place of others, see `put_weights`."""
 _OLD_CARD = "checkpoint.json"
@@ -55,8 +57,10 @@ class Artifact:
         return self.manifest.identity
 
     def offered(self, kind: str = "onnx") -> Mapping[str, str]:
-        """Precision → file of a kind: "onnx", "engines" (TensorRT for RTX; the first of those for several GPUs), or
-        "weights" for what PyTorch runs."""
+        """Precision → file of a kind: "onnx", "openvino" (those ONNX files that OpenVINO runs as they are meant),
+        "engines" (TensorRT for RTX; the first of those for several GPUs), or "weights" for what PyTorch runs."""
+        if kind == "openvino":
+            return {p: name for p, name in self.manifest.precisions.items() if p in OPENVINO_PRECISIONS}
         if kind == "engines":
             return {e.precision: name for name, e in reversed(list(self.manifest.engines.items()))}
         return dict.fromkeys(WEIGHT_PRECISIONS, WEIGHTS) if kind == "weights" else self.manifest.precisions

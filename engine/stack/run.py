@@ -139,7 +139,8 @@ class Stack:
         threads = run.threads or available_cpus()
         events = self._stack.enter_context(Events(run.events, append=run.mode is Mode.RESUME))
         scenes = self._scenes()
-        backend = self._stack.enter_context(paths.open_model(run, artifact, run.precision, threads))
+        grid = scenes[0][2].layer.raster.grid
+        backend = self._stack.enter_context(paths.open_model(run, artifact, run.precision, threads, grid))
         on_device = DatesOnDevice()
         self._stack.callback(on_device.close)
         shares = self._keep > 0 and self.options.offset == "own"

@@ -85,7 +85,7 @@ class Site:
             artifact = load_artifact(options.model, trust=options.trust)
             threads = options.threads or 1
             backend = self._open.enter_context(
-                paths.open_model(options, artifact, options.precision, threads)
+                paths.open_model(options, artifact, options.precision, threads, scene.grid)
             )
             self.scene = scene
             self.engine = Engine(artifact, backend, threads, self.relay.events, self.relay)

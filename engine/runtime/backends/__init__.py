@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from platform import machine
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
@@ -27,7 +28,8 @@ class BackendEntry:
 
     module:attribute is its class; package: that or an extra, see install_command; imports: the library's own module;
     devices: the first is the default; kind: what it runs of an artifact, see Artifact.offered; "onnx" also where that
-    is the source of a plan.
+    is the source of a plan. least: LR pixels of a scene in fp32 from which on "auto" takes it; for 0 its place in
+    BACKENDS alone decides. machines: that "auto" takes it on; none: all.
     """
 
     module: str
@@ -36,9 +38,21 @@ class BackendEntry:
     imports: str
     devices: tuple[str, ...]
     kind: str = "onnx"
+    least: int = 0
+    machines: tuple[str, ...] = ()
 
 
 BACKENDS: Mapping[str, BackendEntry] = {
+    "openvino": BackendEntry(
+        "deeplight.engine.runtime.backends.openvino_backend",
+        "OpenVinoBackend",
+        "openvino",
+        "openvino",
+        ("cpu",),
+        "openvino",
+        least=1_000_000,  # below it what it gains goes into compiling, and into tiles that the edge leaves half empty
+        machines=("x86_64", "AMD64"),
+    ),
     "onnxruntime": BackendEntry(
         "deeplight.engine.runtime.backends.onnxruntime_backend",
         "OnnxRuntimeBackend",
@@ -114,10 +128,11 @@ def open_backend(
     device: str = AUTO,
     threads: int = 1,
     compiling: bool = True,
+    pixels: int = 0,
 ) -> Backend:
     """Open an artifact on the backend `name`, or on the one that the rule of `chosen` takes for "auto".
 
-    compiling: see Backend.open.
+    compiling: see Backend.open. pixels: see `chosen`.
 
     Raises InputError where the name, device or runtime is not there, ArtifactError where the model is not.
     """
@@ -127,7 +142,7 @@ def open_backend(
         device = parse_device(device)
     except ValueError as e:
         raise InputError(str(e)) from None
-    taken = chosen(name, artifact, precision, device)
+    taken = chosen(name, artifact, precision, device, pixels)
     entry = BACKENDS[taken]
     artifact.file(precision, entry.kind)
     try:
@@ -140,16 +155,19 @@ def open_backend(
     return backend
 
 
-def chosen(name: str, artifact: Artifact, precision: str, device: str) -> str:
+def chosen(name: str, artifact: Artifact, precision: str, device: str, pixels: int = 0) -> str:
     """The backend that `name` means; for "auto" by a rule, never by a race, so that equal commands give equal bits.
 
     The first in the order of BACKENDS that offers the device, has something to run in the precision and is installed;
     where none is installed, the first of the others, which then says how to install it. So on CUDA PyTorch comes first,
-    whose kernels were run and compared there. Raises InputError where no backend offers the device.
+    whose kernels were run and compared there. pixels: LR pixels of the scene, 0 where there is none yet; see
+    BackendEntry.least. Raises InputError where no backend offers the device.
     """
     candidates = list(BACKENDS) if name == AUTO else [name]
     kind = device.partition(":")[0]
     fitting = [c for c in candidates if kind in (AUTO, *BACKENDS[c].devices)]
+    if name == AUTO:
+        fitting = [c for c in fitting if _worth(c, precision, pixels)]
     if not fitting:
         offered = ", ".join(d for c in candidates for d in BACKENDS[c].devices)
         raise InputError(f"device {device!r} is not offered by backend {name}: choose one of auto, {offered}")
@@ -163,6 +181,14 @@ def chosen(name: str, artifact: Artifact, precision: str, device: str) -> str:
         )
     there = [c for c in ready if device == AUTO or installed(c, kind)]
     return (there or ready or fitting)[0]
+
+
+def _worth(name: str, precision: str, pixels: int) -> bool:
+    """Whether "auto" may take a backend on this machine for a scene of so many LR pixels."""
+    entry = BACKENDS[name]
+    if entry.machines and (machine() not in entry.machines or not installed(name, "cpu")):
+        return False
+    return precision != "fp32" or pixels >= entry.least
 
 
 def installed(name: str, device: str) -> bool:

@@ -47,6 +47,8 @@ class Backend(ABC):
     """Whether `split` can be asked for more than one stream."""
     takes_offset: ClassVar[bool] = False
     """Whether tiles may come with their offset, `spec.OFFSET`."""
+    few_shapes: ClassVar[bool] = False
+    """Whether it has to compile for each tile shape, so that the tiles of a scene should have few."""
     compiles: bool = False
     """Whether `compiling`, see `open`, made a difference to what it runs."""
     compiling: bool = True

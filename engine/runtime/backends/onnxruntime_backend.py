@@ -17,10 +17,8 @@ from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputErr
 from deeplight.engine.core.spec import INPUTS, OFFSET, SUGGESTED, input_shape
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.base import Backend
-from deeplight.engine.runtime.onnx_alone import lights_alone
+from deeplight.engine.runtime.onnx_asked import asked, made_by
 from deeplight.engine.runtime.onnx_notes import check_origin
-from deeplight.engine.runtime.onnx_offset import with_offset
-from deeplight.engine.runtime.onnx_outputs import with_outputs
 from deeplight.engine.runtime.onnx_suggested import in_parts
 from deeplight.engine.runtime.trial import TILE, trial_inputs
 
@@ -94,18 +92,13 @@ class OnnxRuntimeBackend(Backend):
         shares = [threads // streams + (i < threads % streams) for i in range(streams)]
         model = self._model
         try:
-            if outputs is not None and offset:
-                model = with_offset(model)
-                outputs = [name for name in outputs if name != OFFSET.name]
-        except ValueError as e:
-            raise ArtifactError(
-                f"the model cannot be given an offset ({e}): use one that aligns layers"
-            ) from None
-        try:
             if outputs is not None:
-                model = (None if layers else lights_alone(model, outputs)) or with_outputs(model, outputs)
+                model = asked(model, outputs, layers=layers, offset=offset)
+                outputs = made_by(outputs, offset=offset)
             divided = self._divided(model, outputs, shares) if suggested and outputs is not None else None
             sessions, opener = divided or (_open_all(model, shares), None)
+        except ArtifactError:
+            raise
         except Exception as e:  # the runtime's exceptions share no public base class
             raise DeepLightError(
                 f"ONNX Runtime cannot open {streams} sessions ({_first_line(e)}); use fewer `streams`"

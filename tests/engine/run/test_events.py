@@ -142,7 +142,7 @@ def test_bad_numbers_of_another_precision_are_tried_in_fp32(
     opened: list[str] = []
     original = paths.open_model
 
-    def open_model(options: RunOptions, artifact, precision: str, threads: int) -> Backend:
+    def open_model(options: RunOptions, artifact, precision: str, threads: int, *_: object) -> Backend:
         opened.append(precision)
         return original(options, artifact, "fp32", threads)
 

@@ -63,6 +63,7 @@ class Campaign:
 
     folder: Path
     rng: random.Random
+    backend: str = "onnxruntime"
     seconds: float = 0.0
     expected: bytes = b""
     kills: Counter[str] = field(default_factory=Counter)
@@ -100,7 +101,8 @@ class Campaign:
         self.stamps = self.packs()
         arguments = [
             "--ntl", str(self.folder / "ntl.tif"), "--out", str(self.out), "--model", str(self.folder / "analytic"),
-            "--tiles", "64", "--threads", "1", "--report", str(self.folder / "run.json"), "--resume",
+            "--backend", self.backend, "--tiles", "64", "--threads", "1",
+            "--report", str(self.folder / "run.json"), "--resume",
         ]  # fmt: skip
         self.held.unlink(missing_ok=True)
         environment = {**os.environ, "HELD": str(self.held)}
@@ -199,8 +201,11 @@ def test_signals_while_assembling_and_cleaning_up(tmp_path: Path) -> None:
     campaign.finish()
 
 
-def test_killed_at_any_moment(tmp_path: Path) -> None:
-    campaign = Campaign(tmp_path, random.Random(6))
+@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_killed_at_any_moment(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(backend)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.with_name(f"{tmp_path.name}.cache")))
+    campaign = Campaign(tmp_path, random.Random(6), backend)
     campaign.kill(SLOW, campaign.storing, 0.2)
     campaign.kill(PLAIN, campaign.storing, 0.1)
     if campaign.out.exists():  # a machine so busy that the kill came behind the end

@@ -14,11 +14,13 @@ from deeplight.engine.core.windows import Window, core_share, split
 from deeplight.engine.run.tiling import (
     EDGE,
     TileRequest,
+    common_sides,
     cores,
     pack_side,
     parse_tiles,
     plan_tiles,
     tile_window,
+    window_of_sides,
 )
 from tests.engine.analytic import manifest
 
@@ -150,6 +152,53 @@ def test_tile_windows_end_at_one_place_beyond_the_scene(
         bottom = min(needed.row + needed.height, whole.row + whole.height)
         right = min(needed.col + needed.width, whole.col + whole.width)
         Window(top, left, bottom - top, right - left).slices_in(w)
+
+
+@pytest.mark.parametrize(("multiple", "least"), [(1, 1), (4, 1), (1, 40), (8, 24), (4, 100)])
+@pytest.mark.parametrize("size", [(41, 83), (300, 700), (256, 257), (1024, 530)])
+@pytest.mark.parametrize("core", [64, 100, 250, 256])
+def test_windows_of_few_shapes_hold_what_each_core_needs(
+    multiple: int, least: int, size: tuple[int, int], core: int
+) -> None:
+    """At most two sides along an axis, inside what the whole scene's window shows, on the model's lattice."""
+    m = manifest(multiple_lr=multiple, min_lr=least, halo_lr=20, receptive_field_lr=20.0)
+    plan = plan_tiles(TileRequest(core), m, *size, 1, 64 * GB)
+    sides = common_sides(plan, m, size)
+    whole = tile_window(Window(0, 0, *size), plan.halo, m, size)
+    assert all(len(along) <= 2 and list(along) == sorted(along) for along in sides)
+    found = []
+    for pack in split(Window(0, 0, *size), plan.pack):
+        for place in cores(pack, plan):
+            own = tile_window(place, plan.halo, m, size)
+            window = window_of_sides(own, sides, plan.halo, m, size)
+            own.slices_in(window)
+            window.slices_in(whole)
+            assert window.row % multiple == window.col % multiple == 0
+            assert window.height in sides[0] and window.width in sides[1]
+            found.append(window)
+    assert {w.height for w in found} == set(sides[0]) and {w.width for w in found} == set(sides[1])
+    larger = Window(0, 0, whole.height + multiple, 8)  # of another plan, which asks for more than these sides
+    assert window_of_sides(larger, sides, plan.halo, m, size).height == larger.height
+    small = Window(0, 0, 1, sides[1][0] // 2 - 1)
+    assert window_of_sides(small, sides, plan.halo, m, size) == small
+
+
+def test_automatic_tiles_of_few_shapes_compute_the_fewest_pixels() -> None:
+    """Of 320², tiles of 256 leave slivers that may have a shape of their own; of 390² halves would be left."""
+    m = manifest(halo_lr=20, receptive_field_lr=20.0, bytes_per_lr_px=20_000)
+    plan = plan_tiles(TileRequest(), m, 320, 320, 1, 64 * GB, few_shapes=True)
+    assert plan.core == 256 and common_sides(plan, m, (320, 320)) == ((88, 280), (88, 280))
+    assert plan_tiles(TileRequest(), m, 390, 390, 1, 64 * GB, few_shapes=True).core == 128
+    assert plan_tiles(TileRequest(), m, 390, 390, 1, 64 * GB).core == 256
+    assert common_sides(plan, m, (512, 512)) == ((280,), (280,))
+    assert common_sides(plan, m, (1000, 1100)) == ((296,), (100, 296))
+    # a second program holds memory beside the first one's, half of it at most
+    one, two = (
+        plan_tiles(TileRequest(256), m, 1000, width, 1, 64 * GB, few_shapes=True).estimate
+        for width in (1200, 1100)
+    )
+    share = 100 / 296
+    assert two - one == pytest.approx(share * 1.1 * 20_000 * 296**2, rel=1e-3)
 
 
 @pytest.mark.parametrize(("multiple", "least"), [(1, 1), (4, 1), (1, 40), (8, 24)])

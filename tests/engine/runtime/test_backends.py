@@ -208,7 +208,7 @@ def test_cancelled_backend_stops(artifact: Artifact) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "caffe"}, "unknown backend 'caffe': choose one of auto, onnxruntime"),
+        ({"name": "caffe"}, "unknown backend 'caffe': choose one of auto, openvino, onnxruntime"),
         ({"name": "onnxruntime", "device": "cuda"}, "device 'cuda' is not offered by backend onnxruntime"),
         ({"name": "auto", "device": "tpu"}, "device 'tpu' is not one of auto, cpu, cuda, cuda:0, cuda:1, …"),
         ({"name": "auto", "device": "cuda:"}, "device 'cuda:' is not one of"),

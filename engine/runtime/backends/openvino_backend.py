@@ -1,0 +1,197 @@
+"""OpenVINO on CPUs of the x86 family. Bits do not depend on the number of threads and streams.
+
+It compiles a program for each tile shape, which takes 0.5 to 0.9 s of CPU time, a third of that with the user's cache
+folder. So the engine gives the tiles of a scene few shapes, see Backend.few_shapes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from deeplight.engine.core.arrays import Floats
+from deeplight.engine.core.cache_folder import cache_folder
+from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.spec import INPUTS, OFFSET, SUGGESTED, input_shape
+from deeplight.engine.runtime.artifact import Artifact
+from deeplight.engine.runtime.backends.base import Backend
+from deeplight.engine.runtime.backends.openvino_graph import input_names, read
+from deeplight.engine.runtime.backends.openvino_library import ov
+from deeplight.engine.runtime.backends.openvino_programs import Programs, first_line
+from deeplight.engine.runtime.onnx_asked import asked, made_by
+from deeplight.engine.runtime.onnx_notes import check_origin
+from deeplight.engine.runtime.onnx_suggested import in_parts
+from deeplight.engine.runtime.trial import TILE, trial_inputs
+
+_log = logging.getLogger(__name__)
+
+_HINTS = {"fp32": "f32"}
+"""Precision → INFERENCE_PRECISION_HINT. By default OpenVINO computes float32 models in bfloat16 where the CPU can, and
+lights were 14 to 26 % off then."""
+
+
+class OpenVinoBackend(Backend):
+    """Runs the artifact's ONNX file on the CPU, or what is left of it where tiles need less, or its two parts where
+    they share their layers; as OnnxRuntimeBackend."""
+
+    name: ClassVar[str] = "openvino"
+    splits: ClassVar[bool] = True
+    takes_offset: ClassVar[bool] = True
+    few_shapes: ClassVar[bool] = True
+
+    def __init__(self, core: Any, model: bytes, graph: Any, hint: str, threads: int) -> None:
+        self.device = "cpu"
+        self._core, self._model, self._hint = core, model, hint
+        self._programs: Programs | None = Programs(core, graph, hint, 1, threads)
+        self._suggesting: Programs | None = None
+        self._one_at_a_time = threading.Lock()
+
+    @classmethod
+    def open(
+        cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
+    ) -> Self:
+        """Load the ONNX file, see Backend.open. device: "cpu"."""
+        if device != "cpu":
+            raise InputError(f"backend openvino runs on the cpu, not on {device!r}")
+        core = ov.Core()
+        _keep_programs(core)
+        try:
+            model = artifact.read(precision, cls.name)
+            graph = read(core, model)
+        except ArtifactError:
+            raise
+        except Exception as e:  # the libraries' exceptions share no public base class
+            raise ArtifactError(
+                f"OpenVINO {_version()} cannot load {artifact.file(precision, cls.name)}: {first_line(e)}"
+            ) from None
+        check_origin(artifact.manifest, model)
+        _check_signature(graph, artifact)
+        return cls(core, model, graph, _HINTS[precision], threads)
+
+    def split(
+        self,
+        streams: int,
+        threads: int,
+        outputs: Sequence[str] | None = None,
+        *,
+        layers: bool = True,
+        offset: bool = False,
+        suggested: bool = False,
+    ) -> None:
+        """From now on run so many tiles at a time, see Backend.split."""
+        if streams == self.streams and outputs is None:
+            return
+        model = self._model
+        if outputs is not None:
+            model = asked(model, outputs, layers=layers, offset=offset)
+            outputs = made_by(outputs, offset=offset)
+        self.streams, self.suggests, self._suggesting = streams, False, None
+        self._programs = None  # so that the memory of its tiles is not held beside that of the next
+        self._programs = self._of(model, streams, threads)
+        if suggested and outputs is not None:
+            self._divide(model, outputs, streams, threads)
+
+    def _divide(self, model: bytes, outputs: Sequence[str], streams: int, threads: int) -> None:
+        """Run a model in two parts if they give the bits of the whole for a trial. outputs: all of them."""
+        parts = in_parts(model, outputs)
+        if parts is None:
+            return
+        assert self._programs is not None
+        try:
+            first, rest = self._of(parts.suggest, 1, threads), self._of(parts.rest, streams, threads)
+            same = _same(self._programs, first, rest, outputs)
+        except DeepLightError as e:  # the whole may run all the same
+            _log.debug("the model does not run in two parts: %s", e)
+            return
+        if same:
+            self._programs, self._suggesting, self.suggests = rest, first, True
+
+    def _of(self, model: bytes, streams: int, threads: int) -> Programs:
+        try:
+            return Programs(self._core, read(self._core, model), self._hint, streams, threads)
+        except Exception as e:  # the libraries' exceptions share no public base class
+            raise DeepLightError(f"OpenVINO cannot load a part of the model: {first_line(e)}") from None
+
+    def suggest(self, inputs: Mapping[str, Floats]) -> Floats:
+        """What the layers of a tile suggest, see Backend.suggest. For one tile at a time, so that it takes the memory
+        of one beside that of the streams."""
+        if self._suggesting is None:
+            raise ValueError("the backend is closed, or was not asked for what layers suggest")
+        with self._one_at_a_time:
+            return self._suggesting.run(inputs, [SUGGESTED.name])[0]
+
+    def rest(self) -> None:
+        """See Backend.rest. What suggests comes back from the cache folder within a fraction of a second."""
+        if self._suggesting is not None:
+            self._suggesting.rest()
+
+    def _run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
+        if self._programs is None:
+            raise ValueError("the backend is closed")
+        if OFFSET.name in inputs and not self._programs.takes(OFFSET.name):
+            raise DeepLightError("the program estimates the offset: say before that it is given")
+        if self.suggests and SUGGESTED.name not in inputs:
+            inputs = {**inputs, SUGGESTED.name: self.suggest(inputs)}
+        return self._programs.run(inputs, outputs)
+
+    def versions(self) -> dict[str, str]:
+        """OpenVINO's version."""
+        return {"openvino": _version()}
+
+    def close(self) -> None:
+        """Release the programs, each of which holds the memory of its tiles. Further calls are not allowed."""
+        self._programs, self._suggesting, self.suggests = None, None, False
+
+    def cancel(self) -> None:
+        """Stop the runs in progress before their next operation, and all further ones."""
+        for programs in (self._programs, self._suggesting):
+            if programs is not None:
+                programs.cancel()
+
+
+def _keep_programs(core: Any) -> None:
+    """Have programs kept in the user's cache folder. OpenVINO checks what it reads there, and makes anew what is
+    damaged or of another version, CPU or model."""
+    try:
+        core.set_property({"CACHE_DIR": str(cache_folder("openvino"))})
+    except (OSError, RuntimeError) as e:  # RuntimeError: no home is known
+        _log.debug("compiled programs are not kept for the next run: %s", e)
+
+
+def _same(whole: Programs, first: Programs, rest: Programs, outputs: Sequence[str]) -> bool:
+    """Whether two parts of a model give the bits of the whole."""
+    inputs = trial_inputs()
+    wanted = whole.run(inputs, outputs)
+    (lights,) = first.run(inputs, [SUGGESTED.name])
+    if lights.shape != input_shape(SUGGESTED, *TILE):
+        return False
+    found = rest.run({**inputs, SUGGESTED.name: lights}, outputs)
+    for programs in (whole, first, rest):
+        programs.rest()
+    return all(a.tobytes() == b.tobytes() for a, b in zip(wanted, found, strict=True))
+
+
+def _check_signature(graph: Any, artifact: Artifact) -> None:
+    """The graph's own inputs and outputs against the manifest's. Raises ArtifactError."""
+    given = dict(zip(input_names(graph), map(_type_and_channels, graph.inputs), strict=True))
+    wanted = {s.name: ("f32", str(s.channels)) for s in INPUTS}
+    if given != wanted:
+        raise ArtifactError(f"the graph of {artifact.manifest.name} takes {given}; it must take {wanted}")
+    missing = {t.name for t in artifact.manifest.outputs} - {
+        name for port in graph.outputs for name in port.get_names()
+    }
+    if missing:
+        raise ArtifactError(f"the graph of {artifact.manifest.name} lacks the outputs {sorted(missing)}")
+
+
+def _type_and_channels(port: Any) -> tuple[str, str]:
+    shape = port.get_partial_shape()
+    channels = str(shape[1]) if shape.rank.is_static and len(shape) > 1 else "?"
+    return port.get_element_type().get_type_name(), channels
+
+
+def _version() -> str:
+    """As in "2026.4.1"."""
+    return str(ov.__version__).partition("-")[0]

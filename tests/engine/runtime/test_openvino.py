@@ -1,0 +1,279 @@
+"""The backend openvino: numbers, bits, parts of a model, its cache, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.spec import OF_LIGHTS_ALONE, OUTPUTS, SUGGESTED
+from deeplight.engine.runtime import backends
+from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.runtime.backends import chosen, open_backend
+from deeplight.engine.runtime.backends.base import Backend
+from deeplight.engine.runtime.compare import TOLERANCE
+from tests.engine.analytic import onnx_bytes, write_analytic, write_model
+from tests.engine.runtime.test_onnx_suggested import tile
+
+pytest.importorskip("openvino", reason="there is no OpenVINO for this machine")
+
+TINY = "deeplight-tiny"
+ALL = [spec.name for spec in OUTPUTS]
+SIDES = [(2, 3), (3, 40), (24, 20), (61, 37)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One for all tests of this file."""
+    with pytest.MonkeyPatch.context() as change:
+        change.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def opened(**more: Any) -> Backend:
+    return open_backend("openvino", load_artifact(TINY), **more)
+
+
+def bits(outputs: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    return {name: values.tobytes() for name, values in outputs.items()}
+
+
+def relative_l2(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.linalg.norm(got.astype(float) - want) / np.linalg.norm(want.astype(float)))
+
+
+def test_numbers_are_those_of_onnx_runtime() -> None:
+    with opened(threads=1) as backend, open_backend("onnxruntime", load_artifact(TINY)) as reference:
+        for h, w in SIDES:
+            inputs = tile(h, w)
+            got, want = backend.run(inputs, ALL), reference.run(inputs, ALL)
+            for name in ("ntl_hr", "isp", "interval"):
+                assert got[name].dtype == np.float32 and got[name].shape == want[name].shape
+                assert relative_l2(got[name], want[name]) <= TOLERANCE["fp32"], (name, h, w)
+            # LR pixels: displacements below a ten-thousandth change nothing that anyone could see
+            np.testing.assert_allclose(got["offset"], want["offset"], atol=1e-4)
+        assert list(backend.versions()) == ["openvino"]
+
+
+def test_bits_do_not_depend_on_threads_streams_or_what_else_is_asked_for() -> None:
+    tiles = [tile(24, 20), tile(20, 24), tile(61, 37)] * 2
+    with opened(threads=1) as backend:
+        alone = [bits(backend.run(inputs, ALL)) for inputs in tiles]
+        backend.split(2, 2)
+        assert backend.streams == 2
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(lambda inputs: bits(backend.run(inputs, ALL)), tiles)) == alone
+        backend.split(1, 2, ["ntl_hr"])
+        assert bits(backend.run(tiles[0])) == {"ntl_hr": alone[0]["ntl_hr"]}
+    with opened(threads=2) as backend:
+        assert bits(backend.run(tiles[2], ALL)) == alone[2]
+
+
+def test_lights_alone_and_given_offsets() -> None:
+    """The parts of the model that ONNX Runtime runs in their place, too."""
+    inputs = tile(24, 20)
+    dark = {n: np.zeros_like(v) if n.startswith(("dmo", "dem")) else v for n, v in inputs.items()}
+    with opened() as backend, open_backend("onnxruntime", load_artifact(TINY)) as reference:
+        backend.split(1, 1, OF_LIGHTS_ALONE, layers=False)
+        got, want = backend.run(dark, OF_LIGHTS_ALONE), reference.run(dark, OF_LIGHTS_ALONE)
+        assert all(relative_l2(got[n], want[n]) <= TOLERANCE["fp32"] for n in OF_LIGHTS_ALONE)
+        offset = reference.run(inputs, ["offset"])["offset"] + np.float32(0.25)
+        with pytest.raises(DeepLightError, match="say before that it is given"):
+            backend.run({**inputs, "offset": offset}, ["ntl_hr"])
+        for model in (backend, reference):
+            model.split(1, 1, ALL, offset=True)
+        got, want = (model.run({**inputs, "offset": offset}, ALL) for model in (backend, reference))
+        np.testing.assert_array_equal(got["offset"], offset)
+        assert relative_l2(got["ntl_hr"], want["ntl_hr"]) <= TOLERANCE["fp32"]
+
+
+def test_two_parts_give_the_bits_of_the_whole() -> None:
+    tiles = [tile(5, 3), tile(24, 20), tile(13, 9, batch=2)]
+    with opened(threads=2) as backend:
+        backend.split(1, 2, ALL)
+        wholes = [bits(backend.run(inputs, ALL)) for inputs in tiles]
+        backend.split(2, 2, ALL, suggested=True)
+        assert backend.suggests
+        for inputs, whole in zip(tiles, wholes, strict=True):
+            lights = backend.suggest(inputs)
+            assert bits(backend.run({**inputs, SUGGESTED.name: lights}, ALL)) == whole
+            backend.rest()
+            assert bits(backend.run(inputs, ALL)) == whole
+        other = {**inputs, SUGGESTED.name: lights[..., ::-1].copy()}
+        assert bits(backend.run(other, ALL)) != whole, "what is given is used"
+
+
+def test_parts_that_give_other_bits_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deeplight.engine.runtime.backends import openvino_backend
+
+    def differing(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(openvino_backend, "_same", differing)
+    with opened() as backend:
+        backend.split(1, 1, ALL, suggested=True)
+        assert not backend.suggests
+        with pytest.raises(ValueError, match="was not asked for what layers suggest"):
+            backend.suggest(tile(3, 3))
+        assert backend.run(tile(3, 3), ALL)["ntl_hr"].size
+
+
+def test_rows_are_gathered_as_rows_and_products_are_in_float32() -> None:
+    """OpenVINO's Gather is four times slower there; by default it would multiply in bfloat16 where the CPU can."""
+    from deeplight.engine.runtime.backends.openvino_graph import read, shaped
+    from deeplight.engine.runtime.backends.openvino_library import ov
+
+    core = ov.Core()
+    graph = read(core, load_artifact(TINY).read("fp32"))
+    kinds = [node.get_type_name() for node in graph.get_ops()]
+    assert kinds.count("GatherND") == 4
+    compiled = core.compile_model(shaped(graph, 1, 24, 20), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    ran = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    products = [str(i["runtimePrecision"].value) for i in ran if str(i["layerType"].value) == "Convolution"]
+    assert len(products) > 20 and set(products) == {"f32"}
+
+
+def test_programs_are_kept_for_the_next_process_and_damage_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    inputs = tile(24, 20)
+    with opened() as backend:
+        first = bits(backend.run(inputs, ALL))
+    (kept,) = tmp_path.glob("deeplight/openvino/*.blob")
+    for damaged in (kept.read_bytes(), kept.read_bytes()[:1000], b"", b"\xff" * 4096):
+        kept.chmod(0o600)
+        kept.write_bytes(damaged)
+        with opened() as backend:
+            assert bits(backend.run(inputs, ALL)) == first
+
+
+def test_without_a_cache_folder_it_runs_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with opened() as backend:
+        assert backend.run(tile(3, 3))["ntl_hr"].size
+
+
+def test_a_third_shape_takes_the_place_of_the_one_used_the_longest_ago(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from deeplight.engine.runtime.backends import openvino_programs
+
+    compiled: list[tuple[int, ...]] = []
+    shaped = openvino_programs.shaped
+
+    def counting(graph: Any, *shape: int) -> Any:
+        compiled.append(shape)
+        return shaped(graph, *shape)
+
+    monkeypatch.setattr(openvino_programs, "shaped", counting)
+    with opened() as backend:
+        for h, w in [(4, 5), (5, 4), (4, 5), (6, 6), (4, 5), (5, 4)]:
+            backend.run(tile(h, w))
+    assert compiled == [(1, 4, 5), (1, 5, 4), (1, 6, 6), (1, 5, 4)]
+
+
+def test_a_cancelled_run_stops_and_a_closed_backend_says_so() -> None:
+    inputs = tile(61, 37)
+    backend = opened()
+    backend.run(inputs)
+    timer = threading.Timer(0.05, backend.cancel)
+    timer.start()
+    with pytest.raises(DeepLightError, match=r"failed on a tile of 61×37 LR pixels: .*(stopped|cancel)"):
+        for _ in range(10_000):
+            backend.run(inputs)
+    backend.close()
+    with pytest.raises(ValueError, match="closed"):
+        backend.run(inputs)
+
+
+def test_files_that_are_not_the_models(tmp_path: Path) -> None:
+    from onnx import helper
+
+    path = write_model(tmp_path / "none", b"")
+    with pytest.raises(ArtifactError, match=r"OpenVINO 20\d\d\.\d.* cannot load .*model\.onnx: "):
+        open_backend("openvino", load_artifact(path))
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [1, 2])],
+        [helper.make_tensor_value_info("y", 1, [1, 2])],
+    )
+    other = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path = write_model(tmp_path / "other", other.SerializeToString())
+    with pytest.raises(ArtifactError, match=r"takes .* it must take"):
+        open_backend("openvino", load_artifact(path))
+    with pytest.raises(InputError, match="device 'cuda' is not offered by backend openvino"):
+        open_backend("openvino", load_artifact(TINY), device="cuda")
+    with pytest.raises(InputError, match="no ONNX file in precision fp16"):
+        open_backend("openvino", load_artifact(TINY), precision="fp16")
+    analytic = load_artifact(write_model(tmp_path / "analytic", onnx_bytes()))
+    with (
+        open_backend("openvino", analytic) as backend,
+        pytest.raises(ArtifactError, match="cannot be given an offset"),
+    ):
+        backend.split(1, 1, ALL, offset=True)
+
+
+def test_auto_takes_it_by_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed, on x86, for large scenes in fp32; else ONNX Runtime, which is always there."""
+    artifact = load_artifact(write_analytic(tmp_path / "m"))
+
+    def auto(pixels: int = 10**6, device: str = "auto") -> str:
+        return chosen("auto", artifact, "fp32", device, pixels)
+
+    for machine in ("x86_64", "AMD64"):
+        monkeypatch.setattr(backends, "machine", lambda machine=machine: machine)
+        assert [auto(), auto(device="cpu"), auto(10**6 - 1), auto(0)] == [
+            "openvino", "openvino", "onnxruntime", "onnxruntime",
+        ]  # fmt: skip
+    monkeypatch.setattr(backends, "machine", lambda: "aarch64")
+    assert auto() == "onnxruntime"
+    monkeypatch.setattr(backends, "machine", lambda: "x86_64")
+    monkeypatch.setattr(backends, "installed", lambda name, device: name != "openvino")
+    assert auto() == "onnxruntime"
+
+
+def run_python(lines: Sequence[str]) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_its_makers_are_told_nothing() -> None:
+    """OpenVINO reports imports by a package of its own, which is not even loaded."""
+    home = "deeplight.engine.runtime.backends.openvino_library"
+    found = run_python(
+        [
+            "import sys, socket",
+            "def refuse(*a): raise RuntimeError('the network')",
+            "socket.socket.connect = refuse",
+            f"import {home}",
+            "print(*[m for m in sys.modules if m.startswith('openvino_telemetry')], 'done')",
+        ]
+    )
+    assert found == ["done"]
+
+
+def test_where_it_is_not_installed_the_sentence_says_how(tmp_path: Path) -> None:
+    text = run_python(
+        [
+            "import sys",
+            "sys.modules['openvino'] = None",
+            "from deeplight.engine.runtime.artifact import load_artifact",
+            "from deeplight.engine.runtime.backends import open_backend",
+            "try: open_backend('openvino', load_artifact('deeplight-tiny'))",
+            "except Exception as e: print(type(e).__name__, e)",
+        ]
+    )
+    assert text[0] == "InputError" and "pip install 'openvino" in " ".join(text)
