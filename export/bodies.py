@@ -38,21 +38,47 @@ _SCALED = """
 """
 """From `value`, in the log domain, to radiance."""
 
-_RADIANCE = (
-    """
+_BLOCK = """
     ypad = Conv <pads = [1, 1, 1, 1]> (y, weight, bias)
     yact = Relu (ypad)
     z = Add (y, yact)
     base = Cast <to = 1> (level)
+"""
+
+_RESIDUAL = """
     residual = Conv (z, residual_weight, residual_bias)
     residual32 = Cast <to = 1> (residual)
+"""
+
+
+def _exact(weight: str, bias: str) -> str:
+    """The residual of reduced features. Rounded, it would be wrong by a share of the radiance, its exponential."""
+    return f"""
+        z32 = Cast <to = 1> (z)
+        weight32 = Cast <to = 1> ({weight})
+        bias32 = Cast <to = 1> ({bias})
+        residual32 = Conv (z32, weight32, bias32)
+    """
+
+
+_RADIANCE = (
+    """
     value = Add (base, residual32)
 """
     + _SCALED
 )
 
-_FINEST = (
-    """
+_PROBABILITY = """
+    logits = Conv (x, isp_weight, isp_bias)
+    p = Sigmoid (logits)
+    isp = Cast <to = 1> (p)
+    column = Constant <value_ints = [0, 2, 3]> ()
+    direction = Unsqueeze (embed, column)
+    push = Mul (p, direction)
+    y = Add (x, push)
+"""
+
+_PHASES = """
         flat = Constant <value_ints = [-1]> ()
         phases = Constant <value_ints = [-1, 2, 2]> ()
         around = Shape <start = 1> (up_weight)
@@ -105,14 +131,94 @@ _FINEST = (
         residual_phases = Einsum <equation = "c,yq,xr->yxqcr"> (residual_line, same, same)
         residual_kernel = Reshape (residual_phases, four_out)
         residual_shift = Expand (residual_bias, fours)
+"""
+
+_RESIDUALS = """
         residual4 = Conv (z, residual_kernel, residual_shift)
         residual32 = Cast <to = 1> (residual4)
+"""
+
+_FINE_RADIANCE = (
+    """
         residual = DepthToSpace <blocksize = 2, mode = "CRD"> (residual32)
         base = Cast <to = 1> (level)
         value = Add (base, residual)
 """
     + _SCALED
 )
+
+_SHARES = f"""
+        plane = Constant <value_ints = [2, 3]> ()
+        query = Unsqueeze (query_main, plane)
+        shared = Conv (main, query, query_bias)
+        shared0, shared1 = Split <axis = 1, num_outputs = 2> (shared)
+        queries = Unsqueeze (query_aux, plane)
+        at0 = Constant <value_ints = [0]> ()
+        at1 = Constant <value_ints = [1]> ()
+        at2 = Constant <value_ints = [2]> ()
+        query0 = Slice (queries, at0, at1, at0)
+        query1 = Slice (queries, at1, at2, at0)
+        own0 = Conv (aux0, query0)
+        own1 = Conv (aux1, query1)
+        low0 = Add (own0, shared0)
+        low1 = Add (own1, shared1)
+        logit0 = Cast <to = 1> (low0)
+        logit1 = Cast <to = 1> (low1)
+        narrow = Constant <value_float = {1 / LOGIT_BOUND}> ()
+        wide = Constant <value_float = {LOGIT_BOUND}> ()
+        s0 = Mul (logit0, narrow)
+        s1 = Mul (logit1, narrow)
+        h0 = Tanh (s0)
+        h1 = Tanh (s1)
+        b0 = Mul (h0, wide)
+        b1 = Mul (h1, wide)
+        e0 = Exp (b0)
+        e1 = Exp (b1)
+        k0 = Cast <to = 1> (mask0)
+        k1 = Cast <to = 1> (mask1)
+        gate0 = Mul (k0, e0)
+        gate1 = Mul (k1, e1)
+        both = Add (gate0, gate1)
+        epsilon = Constant <value_float = {MASK_EPSILON}> ()
+        total = Add (both, epsilon)
+        scale = Reciprocal (total)
+        w0 = Mul (gate0, scale)
+        w1 = Mul (gate1, scale)
+        share0 = CastLike (w0, main)
+        share1 = CastLike (w1, main)
+        part0 = Mul (share0, aux0)
+        part1 = Mul (share1, aux1)
+        mixed = Add (part0, part1)
+"""
+"""What the modalities give, mixed."""
+
+
+def _film(wide: str = "", out: str = "out") -> str:
+    """The modulation of `main` by what was mixed. wide: a suffix of the names of its inputs."""
+    return f"""        film = Unsqueeze (film_weight{wide}, plane)
+        all = Shape (film_bias{wide})
+        half = Div (all, at2)
+        gain_weight = Slice (film, at0, half, at0)
+        beta_weight = Slice (film, half, all, at0)
+        gamma_bias = Slice (film_bias{wide}, at0, half, at0)
+        beta_bias = Slice (film_bias{wide}, half, all, at0)
+        unity = Constant <value_float = 1.0> ()
+        unity_like = CastLike (unity, film_bias{wide})
+        gain_bias = Add (gamma_bias, unity_like)
+        factor = Conv (mixed{wide}, gain_weight, gain_bias)
+        beta = Conv (mixed{wide}, beta_weight, beta_bias)
+        modulated = Mul (main{wide}, factor)
+        {out} = Add (modulated, beta)
+    """
+
+
+def _exact_film() -> str:
+    """The same of reduced features: 1 + γ in few bits is wrong by the same share at all pixels."""
+    widened = "".join(
+        f"{name}32 = Cast <to = 1> ({name})\n" for name in ("main", "mixed", "film_weight", "film_bias")
+    )
+    return widened + _film("32", "out32") + "out = CastLike (out32, main)\n"
+
 
 BODIES = {
     "align": """
@@ -194,63 +300,7 @@ BODIES = {
         moved = Add (upper, m)
         out = Transpose <perm = [0, 3, 1, 2]> (moved)
     """,
-    "fuse": f"""
-        plane = Constant <value_ints = [2, 3]> ()
-        query = Unsqueeze (query_main, plane)
-        shared = Conv (main, query, query_bias)
-        shared0, shared1 = Split <axis = 1, num_outputs = 2> (shared)
-        queries = Unsqueeze (query_aux, plane)
-        at0 = Constant <value_ints = [0]> ()
-        at1 = Constant <value_ints = [1]> ()
-        at2 = Constant <value_ints = [2]> ()
-        query0 = Slice (queries, at0, at1, at0)
-        query1 = Slice (queries, at1, at2, at0)
-        own0 = Conv (aux0, query0)
-        own1 = Conv (aux1, query1)
-        low0 = Add (own0, shared0)
-        low1 = Add (own1, shared1)
-        logit0 = Cast <to = 1> (low0)
-        logit1 = Cast <to = 1> (low1)
-        narrow = Constant <value_float = {1 / LOGIT_BOUND}> ()
-        wide = Constant <value_float = {LOGIT_BOUND}> ()
-        s0 = Mul (logit0, narrow)
-        s1 = Mul (logit1, narrow)
-        h0 = Tanh (s0)
-        h1 = Tanh (s1)
-        b0 = Mul (h0, wide)
-        b1 = Mul (h1, wide)
-        e0 = Exp (b0)
-        e1 = Exp (b1)
-        k0 = Cast <to = 1> (mask0)
-        k1 = Cast <to = 1> (mask1)
-        gate0 = Mul (k0, e0)
-        gate1 = Mul (k1, e1)
-        both = Add (gate0, gate1)
-        epsilon = Constant <value_float = {MASK_EPSILON}> ()
-        total = Add (both, epsilon)
-        scale = Reciprocal (total)
-        w0 = Mul (gate0, scale)
-        w1 = Mul (gate1, scale)
-        share0 = CastLike (w0, main)
-        share1 = CastLike (w1, main)
-        part0 = Mul (share0, aux0)
-        part1 = Mul (share1, aux1)
-        mixed = Add (part0, part1)
-        film = Unsqueeze (film_weight, plane)
-        all = Shape (film_bias)
-        half = Div (all, at2)
-        gain_weight = Slice (film, at0, half, at0)
-        beta_weight = Slice (film, half, all, at0)
-        gamma_bias = Slice (film_bias, at0, half, at0)
-        beta_bias = Slice (film_bias, half, all, at0)
-        unity = Constant <value_float = 1.0> ()
-        unity_like = CastLike (unity, film_bias)
-        gain_bias = Add (gamma_bias, unity_like)
-        factor = Conv (mixed, gain_weight, gain_bias)
-        beta = Conv (mixed, beta_weight, beta_bias)
-        modulated = Mul (main, factor)
-        out = Add (modulated, beta)
-    """,
+    "fuse": _SHARES + _film(),
     "upsample": """
         flat = Constant <value_ints = [-1]> ()
         phases = Constant <value_ints = [-1, 4]> ()
@@ -286,19 +336,19 @@ BODIES = {
         large = Reshape (joined, twice)
         out = Transpose <perm = [0, 3, 1, 2]> (large)
     """,
-    "refine": """
-        logits = Conv (x, isp_weight, isp_bias)
-        p = Sigmoid (logits)
-        isp = Cast <to = 1> (p)
-        column = Constant <value_ints = [0, 2, 3]> ()
-        direction = Unsqueeze (embed, column)
-        push = Mul (p, direction)
-        y = Add (x, push)
-    """
-    + _RADIANCE,
-    "refine_last": _RADIANCE,
-    "finest": _FINEST,
+    "refine": _PROBABILITY + _BLOCK + _RESIDUAL + _RADIANCE,
+    "refine_last": _BLOCK + _RESIDUAL + _RADIANCE,
+    "finest": _PHASES + _RESIDUALS + _FINE_RADIANCE,
 }
+"""Operator → body for float32."""
+
+REDUCED = BODIES | {
+    "fuse": _SHARES + _exact_film(),
+    "refine": _PROBABILITY + _BLOCK + _exact("residual_weight", "residual_bias") + _RADIANCE,
+    "refine_last": _BLOCK + _exact("residual_weight", "residual_bias") + _RADIANCE,
+    "finest": _PHASES + _exact("residual_kernel", "residual_shift") + _FINE_RADIANCE,
+}
+"""Operator → body for features of a reduced type, with float32 where the operator's reference.py has it."""
 
 TENSORS: dict[str, Callable[[], dict[str, Any]]] = {
     "align": lambda: {

@@ -1,7 +1,7 @@
 """The operators deeplight::… in ONNX: how a node is written, and the function body that defines it.
 
-A body is polymorphic: it serves float32 and float16 features and any width. Names, order and layout of the inputs
-are those of the kernels, so that a plugin can hand its pointers on.
+A body serves any width; what has float32 parts has a second body, for features of float16 or bfloat16. Names, order and
+layout of the inputs are those of the kernels, so that a plugin can hand its pointers on.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import onnx
 import onnx.parser
 import torch
-from onnx import FunctionProto, OperatorSetIdProto, helper, numpy_helper
+from onnx import FunctionProto, OperatorSetIdProto, TensorProto, helper, numpy_helper
 from onnxscript import opset20 as op
 from onnxscript.values import Op, Opset
 
-from deeplight.export.bodies import BODIES, TENSORS
+from deeplight.export.bodies import BODIES, REDUCED, TENSORS
 from deeplight.kernels.refine.reference import Radiance
 
 DOMAIN, VERSION, OPSET = "deeplight", 2, 20
@@ -68,11 +68,13 @@ SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] 
 _HEADER = '<domain: "deeplight", opset_import: ["" : 20]>'
 
 
-def function(name: str) -> FunctionProto:
-    """Return the ONNX function that defines an operator, by the same formula as the operator's reference.py."""
+def function(name: str, *, reduced: bool = False) -> FunctionProto:
+    """Return the ONNX function that defines an operator, by the same formula as the operator's reference.py. reduced:
+    for features of float16 or bfloat16."""
     inputs, outputs, attributes = SIGNATURES[name]
+    bodies = REDUCED if reduced else BODIES
     text = f"{_HEADER} {name} <{', '.join((*attributes, NAMESPACE))}> ({', '.join(inputs)}) => "
-    body = onnx.parser.parse_function(f"{text} ({', '.join(outputs)}) {{ {BODIES[name]} }}")
+    body = onnx.parser.parse_function(f"{text} ({', '.join(outputs)}) {{ {bodies[name]} }}")
     for constant, value in reversed(TENSORS.get(name, dict)().items()):
         tensor = numpy_helper.from_array(value, constant)
         body.node.insert(0, helper.make_node("Constant", [], [constant], value=tensor))
@@ -84,9 +86,14 @@ def function(name: str) -> FunctionProto:
 def attach(proto: onnx.ModelProto) -> None:
     """Give every operator that the graph uses its body. After export: the exporter inlines any that it sees."""
     used = {node.op_type for node in proto.graph.node if node.domain == DOMAIN}
-    proto.functions.extend(function(name) for name in sorted(used))
+    proto.functions.extend(function(name, reduced=is_reduced(proto)) for name in sorted(used))
     if used and DOMAIN not in {entry.domain for entry in proto.opset_import}:
         proto.opset_import.append(OperatorSetIdProto(domain=DOMAIN, version=VERSION))
+
+
+def is_reduced(proto: onnx.ModelProto) -> bool:
+    """Whether weights of the graph have a reduced type, so that its features have it too."""
+    return any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in proto.graph.initializer)
 
 
 def _operator(name: str) -> Op:
@@ -170,7 +177,8 @@ def apart(proto: onnx.ModelProto) -> None:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     bodies = {f.name: f for f in proto.functions if f.name != "finest"}
-    bodies = {name: function(name) for name in ("upsample", "refine")} | bodies
+    reduced = is_reduced(proto)
+    bodies = {name: function(name, reduced=reduced) for name in ("upsample", "refine")} | bodies
     bodies = {name: FunctionProto.FromString(body.SerializeToString()) for name, body in bodies.items()}
     del proto.functions[:]
     proto.functions.extend(bodies.values())

@@ -28,6 +28,8 @@ from deeplight.train.synth import Country, CountryConfig
 
 PARITY_SEED = 990_001
 USER_TILES = 4
+BRIGHT, BRIGHT_SIGMA = (70.0, 300.0, 1000.0, 3000.0), 0.8
+"""Peaks of lone lights, in the unit of the radiance, and how wide they are, in LR pixels."""
 COMPILED = ("torch", "cuda", "fp16")
 """Backend, device and precision that are compared compiled as well, as `deeplight-infer` runs them there."""
 
@@ -59,14 +61,14 @@ class ParityTile:
 
 
 @cache
-def parity_cases() -> dict[str, tuple[Inputs, NDArray[np.float32]]]:
-    """Return inputs and truth by name: a synthetic town with each combination of layers, with holes, saturation and an
-    unknown blur, in two tile shapes.
+def parity_cases() -> dict[str, tuple[Inputs, NDArray[np.float32] | None]]:
+    """Return inputs and truth, None where unknown, by name: a synthetic town with each combination of layers, with
+    holes, saturation and an unknown blur, in two tile shapes, and with very bright lights.
 
     Made once for a process, so not to be changed.
     """
     country = Country(CountryConfig(seed=PARITY_SEED))
-    cases = {}
+    cases: dict[str, tuple[Inputs, NDArray[np.float32] | None]] = {}
     for name, window in (("town", Window(64, 64, 40, 56)), ("odd", Window(200, 31, 37, 29))):
         sample = country.sample(window)
         h, w = window.shape
@@ -78,6 +80,9 @@ def parity_cases() -> dict[str, tuple[Inputs, NDArray[np.float32]]]:
         cases["NTL alone"] = (_without(full, "dmo", "dem"), truth)
         cases["NTL and DEM"] = (_without(full, "dmo"), truth)
         cases["four bands and holes"] = (_with_holes(full, h, w), truth)
+        bright = _with_bright_lights(full, h, w)
+        cases["very bright lights"] = (bright, None)
+        cases["very bright, NTL alone"] = (_without(bright, "dmo", "dem"), None)
     return cases
 
 
@@ -110,6 +115,19 @@ def _with_holes(inputs: Inputs, h: int, w: int) -> Inputs:
     for layer, hole in (("ntl", lr), ("dmo", hr)):
         out[layer][hole] = 0.0
         out[f"{layer}_valid"][hole] = 0.0
+    return out
+
+
+def _with_bright_lights(inputs: Inputs, h: int, w: int) -> Inputs:
+    """With four lone lights of 70 to 3,000, hardly wider than a pixel, and an unknown blur: what a network sharpens
+    most is what rounding changes most."""
+    out = {name: a.copy() for name, a in inputs.items()}
+    row, col = np.mgrid[:h, :w].astype(np.float32)
+    places = ((0.23, 0.22), (0.27, 0.74), (0.74, 0.28), (0.7, 0.78))
+    for (down, across), peak in zip(places, BRIGHT, strict=True):
+        square = (row - down * h) ** 2 + (col - across * w) ** 2
+        out["ntl"][0, 0] += peak * np.exp(-square / (2.0 * BRIGHT_SIGMA**2))
+    out["psf"][:] = -1.0
     return out
 
 

@@ -26,6 +26,8 @@ from deeplight.engine.runtime.protobuf import fields_of, float_field, integer_fi
 _INPUT = 11
 _NODE_NAME, OPERATOR, _DOMAIN = 3, 4, 7
 _INTEGER, _KIND = 3, 20
+_FLOAT32 = 1
+"""Of TensorProto.DataType."""
 
 LAYERS = frozenset(spec.name for spec in INPUTS) - frozenset(LIGHTS_ALONE)
 """Inputs that belong to daytime bands and elevation."""
@@ -109,21 +111,25 @@ def _without_layers(graph: memoryview) -> bytes:
 
 
 def _constants(node: memoryview) -> bytes:
-    """Nodes that compute main · (1 + γ) + β with γ and β from film_bias, in place of a fusion."""
+    """Nodes that compute main · (1 + γ) + β in float32, with γ and β from film_bias, in place of a fusion."""
     reads, (out,) = list(texts(node, READS)), texts(node, MAKES)
     main, film_bias = reads[0], reads[-1]
-    parts = ("gamma", "beta", "unity", "one", "gain", "plane", "factor", "shift", "modulated")
-    gamma, beta, unity, one, gain, plane, factor, shift, modulated = (f"{out}/alone/{part}" for part in parts)
+    parts = ("wide", "bias", "gamma", "beta", "one", "gain", "plane", "factor", "shift", "modulated", "sum")
+    wide, bias, gamma, beta, one, gain, plane, factor, shift, modulated, total = (
+        f"{out}/alone/{part}" for part in parts
+    )
     nodes = (
-        _node("Split", [film_bias], [gamma, beta], _integer("num_outputs", 2)),
-        _node("Constant", [], [unity], _float("value_float", 1.0)),
-        _node("CastLike", [unity, gamma], [one]),
+        _node("Cast", [main], [wide], _integer("to", _FLOAT32)),
+        _node("Cast", [film_bias], [bias], _integer("to", _FLOAT32)),
+        _node("Split", [bias], [gamma, beta], _integer("num_outputs", 2)),
+        _node("Constant", [], [one], _float("value_float", 1.0)),
         _node("Add", [gamma, one], [gain]),
         _node("Constant", [], [plane], _integers("value_ints", [1, 2])),
         _node("Unsqueeze", [gain, plane], [factor]),
         _node("Unsqueeze", [beta, plane], [shift]),
-        _node("Mul", [main, factor], [modulated]),
-        _node("Add", [modulated, shift], [out]),
+        _node("Mul", [wide, factor], [modulated]),
+        _node("Add", [modulated, shift], [total]),
+        _node("CastLike", [total, main], [out]),
     )
     return b"".join(message_field(NODE, text) for text in nodes)
 

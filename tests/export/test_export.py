@@ -62,7 +62,7 @@ def test_failed_parity_leaves_nothing(
     monkeypatch.setattr(build, "to_onnx", lambda *_: wrong.SerializeToString())
     runtimes = 1 + installed("openvino", "cpu")  # that run the file
     failed = (
-        rf"{5 * runtimes} of {15 + 5 * runtimes} comparisons failed, worst fp32 on (openvino|onnxruntime) in "
+        rf"{7 * runtimes} of {21 + 7 * runtimes} comparisons failed, worst fp32 on (openvino|onnxruntime) in "
     )
     with pytest.raises(ParityError, match=failed) as error:
         build.export_artifact(model, {"step": 0}, tmp_path / "artifact")

@@ -25,6 +25,8 @@ from deeplight.engine.runtime.onnx_alone import lights_alone
 from deeplight.engine.runtime.onnx_suggested import in_parts
 from deeplight.export import to_onnx
 from deeplight.export.build import Exported
+from deeplight.export.emulate import emulated
+from deeplight.export.parity import parity_cases
 from deeplight.export.to_tensorrt import prepared
 from deeplight.export.trace import trace
 from tests.export.conftest import SMALL
@@ -63,6 +65,20 @@ def test_what_scenes_without_layers_need_can_be_cut_out_of_it(exported: Exported
     assert [v.name for v in proto.graph.input] == ["ntl", "ntl_valid", "psf", "limits"]
     assert not {"fuse", "align"} & {node.op_type for node in proto.graph.node}
     assert lights_alone((exported.path / file).read_bytes(), ["ntl_hr", "offset"]) is None
+
+
+def test_what_is_cut_out_of_the_float16_file_rounds_as_the_whole(exported: Exported) -> None:
+    """1 + γ is float32 in both."""
+    whole = (exported.path / "model.fp16.onnx").read_bytes()
+    cut = lights_alone(whole, ["ntl_hr", "interval"])
+    assert cut is not None
+    inputs, _ = parity_cases()["very bright, NTL alone"]
+    maps = []
+    for model in (whole, cut):
+        session = ort.InferenceSession(emulated(model), providers=["CPUExecutionProvider"])
+        feeds = {value.name: inputs[value.name] for value in session.get_inputs()}
+        maps.append(session.run(["ntl_hr", "interval"], feeds))
+    assert all(np.array_equal(a, b) for a, b in zip(*maps, strict=True))
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx"])
@@ -124,6 +140,8 @@ def test_the_float16_file_has_float32_islands(exported: Exported) -> None:
             assert types[node.input[0]] == single, "rows of pixels"
     convolutions = [n for n in nodes if n.op_type == "Conv"]
     kept = {n.input[1] for n in convolutions if types[n.input[1]] == single}
+    ends = [n for n in convolutions if n.output[0].split("__")[0] in ("factor", "beta", "residual32")]
+    assert len(ends) == 7 and all(types[n.output[0]] == single for n in ends), "1 + γ, β, the last residual"
     assert "first.weight" in kept and any(name.startswith("localise.") for name in kept)
     assert sum(types[n.input[1]] == half for n in convolutions) > 20, "all others are reduced"
     assert {types[v] for v in ("ntl_hr", "isp", "offset")} == {single}

@@ -105,13 +105,13 @@ def test_a_naive_whole_graph_conversion_fails_the_gate(cases: list[ParityTile], 
 
 
 def test_the_emulation_rounds_as_float16_does(exported: Exported) -> None:
-    """PyTorch computes the same network in float16 on the CPU, rounding every result."""
+    """PyTorch computes the same network in float16 on the CPU, rounding every result but those that stay float32."""
     errors = {
         backend: [r.relative_l2 for r in exported.rows if (r.backend, r.precision) == (backend, "fp16")]
         for backend in ("emulated GPU", "torch", "onnxruntime")
     }
     for emulated, rounded in zip(errors["emulated GPU"], errors["torch"], strict=True):
-        assert 0.5 * rounded <= emulated <= 2.0 * rounded
+        assert 0.7 * rounded <= emulated <= 1.4 * rounded
     # of all cases together: the last step takes a part of every error back
     kept = "ONNX Runtime's CPU provider drops the roundings"
     assert sum(errors["onnxruntime"]) < sum(errors["emulated GPU"]), kept
