@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from deeplight.engine.core.arrays import Floats
-from deeplight.engine.core.cache_folder import cache_folder
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, OFFSET, SUGGESTED, input_shape
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.backends.openvino_graph import input_names, read
+from deeplight.engine.runtime.backends.openvino_kept import Kept
 from deeplight.engine.runtime.backends.openvino_library import ov
 from deeplight.engine.runtime.backends.openvino_programs import Programs, first_line
 from deeplight.engine.runtime.onnx_asked import asked, made_by
@@ -44,7 +44,7 @@ class OpenVinoBackend(Backend):
     def __init__(self, core: Any, model: bytes, graph: Any, hint: str, threads: int) -> None:
         self.device = "cpu"
         self._core, self._model, self._hint = core, model, hint
-        self._programs: Programs | None = Programs(core, graph, hint, 1, threads)
+        self._programs: Programs | None = Programs(Kept(core, model), graph, hint, 1, threads)
         self._suggesting: Programs | None = None
         self._one_at_a_time = threading.Lock()
 
@@ -56,7 +56,6 @@ class OpenVinoBackend(Backend):
         if device != "cpu":
             raise InputError(f"backend openvino runs on the cpu, not on {device!r}")
         core = ov.Core()
-        _keep_programs(core)
         try:
             model = artifact.read(precision, cls.name)
             graph = read(core, model)
@@ -110,7 +109,8 @@ class OpenVinoBackend(Backend):
 
     def _of(self, model: bytes, streams: int, threads: int) -> Programs:
         try:
-            return Programs(self._core, read(self._core, model), self._hint, streams, threads)
+            graph, kept = read(self._core, model), Kept(self._core, model)
+            return Programs(kept, graph, self._hint, streams, threads)
         except Exception as e:  # the libraries' exceptions share no public base class
             raise DeepLightError(f"OpenVINO cannot load a part of the model: {first_line(e)}") from None
 
@@ -149,15 +149,6 @@ class OpenVinoBackend(Backend):
         for programs in (self._programs, self._suggesting):
             if programs is not None:
                 programs.cancel()
-
-
-def _keep_programs(core: Any) -> None:
-    """Have programs kept in the user's cache folder. OpenVINO checks what it reads there, and makes anew what is
-    damaged or of another version, CPU or model."""
-    try:
-        core.set_property({"CACHE_DIR": str(cache_folder("openvino"))})
-    except (OSError, RuntimeError) as e:  # RuntimeError: no home is known
-        _log.debug("compiled programs are not kept for the next run: %s", e)
 
 
 def _same(whole: Programs, first: Programs, rest: Programs, outputs: Sequence[str]) -> bool:

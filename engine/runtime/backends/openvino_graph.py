@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from onnx import __version__ as onnx_version
 from onnx import load_from_string
 from onnx.inliner import inline_local_functions
 
 from deeplight.engine.core.spec import INPUTS, OFFSET, SUGGESTED, input_shape
 from deeplight.engine.runtime.backends.openvino_library import ov
 
+READERS = (str(ov.__version__), onnx_version)
+"""Versions of the libraries that make the graph."""
 _NEW_AXIS = -1
 _GIVEN = {spec.name: spec for spec in (*INPUTS, OFFSET, SUGGESTED)}
 """All that a model, or a part of one, may be given."""

@@ -12,7 +12,8 @@ import numpy as np
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError
-from deeplight.engine.runtime.backends.openvino_graph import input_names, shaped
+from deeplight.engine.runtime.backends.openvino_graph import input_names
+from deeplight.engine.runtime.backends.openvino_kept import Kept
 from deeplight.engine.runtime.backends.openvino_library import ov
 
 _KEPT = 2
@@ -33,11 +34,11 @@ class _Program:
 class Programs:
     """Runs a graph on tiles of any shape, `streams` at a time with `threads` threads in all.
 
-    hint: INFERENCE_PRECISION_HINT. `run` may be called from several threads.
+    kept: the graph's, for the next process. hint: INFERENCE_PRECISION_HINT. `run` may be called from several threads.
     """
 
-    def __init__(self, core: Any, graph: Any, hint: str, streams: int, threads: int) -> None:
-        self._core, self._graph, self._streams = core, graph, streams
+    def __init__(self, kept: Kept, graph: Any, hint: str, streams: int, threads: int) -> None:
+        self._kept, self._graph, self._streams = kept, graph, streams
         self._options = {
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
@@ -108,7 +109,7 @@ class Programs:
             if program is None:
                 while len(self._made) >= _KEPT:
                     self._made.popitem(last=False)
-                compiled = self._core.compile_model(shaped(self._graph, *shape), "CPU", self._options)
+                compiled = self._kept.program(self._graph, shape, self._options)
                 program = self._made[shape] = _Program(compiled, self._streams)
             self._made.move_to_end(shape)
             return program

@@ -144,16 +144,24 @@ def test_rows_are_gathered_as_rows_and_products_are_in_float32() -> None:
 def test_programs_are_kept_for_the_next_process_and_damage_costs_only_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Damaged weights, too, which OpenVINO itself would compute with."""
+    from deeplight.engine.runtime.backends import openvino_graph
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     inputs = tile(24, 20)
     with opened() as backend:
         first = bits(backend.run(inputs, ALL))
     (kept,) = tmp_path.glob("deeplight/openvino/*.blob")
-    for damaged in (kept.read_bytes(), kept.read_bytes()[:1000], b"", b"\xff" * 4096):
-        kept.chmod(0o600)
+    whole = kept.read_bytes()
+    zeros = whole[: len(whole) // 4] + bytes(4096) + whole[len(whole) // 4 + 4096 :]
+    for damaged in (whole[:1000], b"", b"\xff" * 4096, zeros):
         kept.write_bytes(damaged)
         with opened() as backend:
             assert bits(backend.run(inputs, ALL)) == first
+        assert kept.stat().st_size == len(whole)
+    monkeypatch.setattr(openvino_graph, "shaped", None)
+    with opened() as backend:
+        assert bits(backend.run(inputs, ALL)) == first, "it was read"
 
 
 def test_without_a_cache_folder_it_runs_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,16 +174,16 @@ def test_without_a_cache_folder_it_runs_all_the_same(tmp_path: Path, monkeypatch
 def test_a_third_shape_takes_the_place_of_the_one_used_the_longest_ago(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from deeplight.engine.runtime.backends import openvino_programs
+    from deeplight.engine.runtime.backends.openvino_kept import Kept
 
     compiled: list[tuple[int, ...]] = []
-    shaped = openvino_programs.shaped
+    program = Kept.program
 
-    def counting(graph: Any, *shape: int) -> Any:
+    def counting(self: Kept, graph: Any, shape: tuple[int, int, int], *more: Any) -> Any:
         compiled.append(shape)
-        return shaped(graph, *shape)
+        return program(self, graph, shape, *more)
 
-    monkeypatch.setattr(openvino_programs, "shaped", counting)
+    monkeypatch.setattr(Kept, "program", counting)
     with opened() as backend:
         for h, w in [(4, 5), (5, 4), (4, 5), (6, 6), (4, 5), (5, 4)]:
             backend.run(tile(h, w))
