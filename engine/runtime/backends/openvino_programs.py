@@ -87,7 +87,9 @@ class Programs:
             self._made.clear()
 
     def _called(self, request: Any, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
-        tensors = {n: ov.Tensor(np.ascontiguousarray(a), shared_memory=True) for n, a in inputs.items()}
+        # nothing is written to them, but OpenVINO takes no memory that could not be
+        arrays = {n: np.require(a, requirements=("C", "W")) for n, a in inputs.items()}
+        tensors = {n: ov.Tensor(a, shared_memory=True) for n, a in arrays.items()}
         with self._lock:
             if self._cancelled:
                 raise DeepLightError("the run was stopped")

@@ -77,6 +77,17 @@ def test_bits_do_not_depend_on_threads_streams_or_what_else_is_asked_for() -> No
         assert bits(backend.run(tiles[2], ALL)) == alone[2]
 
 
+def test_arrays_that_cannot_be_written_to_or_have_gaps() -> None:
+    inputs = tile(24, 20)
+    with opened() as backend:
+        want = bits(backend.run(inputs, ALL))
+        gaps = {name: np.repeat(values, 2, axis=-1)[..., ::2] for name, values in inputs.items()}
+        assert bits(backend.run(gaps, ALL)) == want
+        for values in inputs.values():
+            values.flags.writeable = False
+        assert bits(backend.run(inputs, ALL)) == want
+
+
 def test_lights_alone_and_given_offsets() -> None:
     """The parts of the model that ONNX Runtime runs in their place, too."""
     inputs = tile(24, 20)
