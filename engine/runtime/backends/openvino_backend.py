@@ -18,7 +18,7 @@ from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.backends.openvino_graph import input_names, read
 from deeplight.engine.runtime.backends.openvino_kept import Kept
-from deeplight.engine.runtime.backends.openvino_library import ov
+from deeplight.engine.runtime.backends.openvino_library import check_process, ov
 from deeplight.engine.runtime.backends.openvino_programs import Programs, first_line
 from deeplight.engine.runtime.onnx_asked import asked, made_by
 from deeplight.engine.runtime.onnx_notes import check_origin
@@ -55,6 +55,7 @@ class OpenVinoBackend(Backend):
         """Load the ONNX file, see Backend.open. device: "cpu"."""
         if device != "cpu":
             raise InputError(f"backend openvino runs on the cpu, not on {device!r}")
+        check_process(computes=False)
         core = ov.Core()
         try:
             model = artifact.read(precision, cls.name)

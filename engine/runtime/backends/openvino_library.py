@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+from deeplight.engine.core.errors import DeepLightError
 
 _REPORTS = "openvino_telemetry"
 
@@ -15,4 +18,19 @@ finally:
     if _hidden:
         del sys.modules[_REPORTS]
 
-__all__ = ["ov"]
+__all__ = ["check_process", "ov"]
+
+_computes_in: list[int] = []
+"""The process in which OpenVINO has its threads, once it computes."""
+
+
+def check_process(*, computes: bool) -> None:
+    """Raises DeepLightError in a process that was forked after OpenVINO computed: its threads are not there, and it
+    would wait for them for ever. computes: whether it is about to compute."""
+    if computes and not _computes_in:
+        _computes_in.append(os.getpid())
+    if _computes_in and os.getpid() not in _computes_in:
+        raise DeepLightError(
+            "OpenVINO had computed before this process was forked, and its threads are not here: start processes "
+            "before that, or by spawn"
+        )

@@ -14,7 +14,7 @@ from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.runtime.backends.openvino_graph import input_names
 from deeplight.engine.runtime.backends.openvino_kept import Kept
-from deeplight.engine.runtime.backends.openvino_library import ov
+from deeplight.engine.runtime.backends.openvino_library import check_process, ov
 
 _KEPT = 2
 """Programs in memory, each of which holds that of a tile for every stream: a scene's most frequent shape, and one more
@@ -56,6 +56,7 @@ class Programs:
 
         Raises DeepLightError where the library fails, or the run is cancelled.
         """
+        check_process(computes=True)
         batch, _, h, w = inputs["ntl"].shape
         try:
             program = self._program(batch, h, w)

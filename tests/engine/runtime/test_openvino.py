@@ -284,6 +284,29 @@ def test_its_makers_are_told_nothing() -> None:
     assert found == ["done"]
 
 
+def test_a_process_that_was_forked_too_late_says_so() -> None:
+    """OpenVINO would wait there for ever."""
+    text = run_python(
+        [
+            "import multiprocessing, sys",
+            "from deeplight.engine.runtime.artifact import load_artifact",
+            "from deeplight.engine.runtime.backends import open_backend",
+            "from deeplight.engine.runtime.trial import trial_inputs",
+            "backend = open_backend('openvino', load_artifact('deeplight-tiny'))",
+            "def used(_):",
+            "    try: return str(backend.run(trial_inputs())['ntl_hr'].shape)",
+            "    except Exception as e: return f'{type(e).__name__} {e}'",
+            "def opened(_):",
+            "    try: open_backend('openvino', load_artifact('deeplight-tiny'))",
+            "    except Exception as e: return f'{type(e).__name__} {e}'",
+            "used(0)",
+            "with multiprocessing.get_context('fork').Pool(1) as pool:",
+            "    print(*pool.map(used, [0]), *pool.map(opened, [0]))",
+        ]
+    )
+    assert text.count("DeepLightError") == 2 and text.count("forked,") == 2, text
+
+
 def test_where_it_is_not_installed_the_sentence_says_how(tmp_path: Path) -> None:
     text = run_python(
         [
