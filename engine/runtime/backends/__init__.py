@@ -29,7 +29,8 @@ class BackendEntry:
     module:attribute is its class; package: that or an extra, see install_command; imports: the library's own module;
     devices: the first is the default; kind: what it runs of an artifact, see Artifact.offered; "onnx" also where that
     is the source of a plan. least: LR pixels of a scene in fp32 from which on "auto" takes it; for 0 its place in
-    BACKENDS alone decides. machines: that "auto" takes it on; none: all.
+    BACKENDS alone decides. machines: that "auto" takes it on; none: all. oldest: version that "auto" takes; for other
+    purposes people may have older ones. beside: modules that it imports, too.
     """
 
     module: str
@@ -40,6 +41,8 @@ class BackendEntry:
     kind: str = "onnx"
     least: int = 0
     machines: tuple[str, ...] = ()
+    oldest: tuple[int, int] = (0, 0)
+    beside: tuple[str, ...] = ()
 
 
 BACKENDS: Mapping[str, BackendEntry] = {
@@ -52,6 +55,8 @@ BACKENDS: Mapping[str, BackendEntry] = {
         "openvino",
         least=1_000_000,  # below it what it gains goes into compiling, and into tiles that the edge leaves half empty
         machines=("x86_64", "AMD64"),
+        oldest=(2026, 4),
+        beside=("onnx",),
     ),
     "onnxruntime": BackendEntry(
         "deeplight.engine.runtime.backends.onnxruntime_backend",
@@ -186,19 +191,29 @@ def chosen(name: str, artifact: Artifact, precision: str, device: str, pixels: i
 def _worth(name: str, precision: str, pixels: int) -> bool:
     """Whether "auto" may take a backend on this machine for a scene of so many LR pixels."""
     entry = BACKENDS[name]
-    if entry.machines and (machine() not in entry.machines or not installed(name, "cpu")):
+    if entry.machines and machine() not in entry.machines:
+        return False
+    if entry.least and (not installed(name, "cpu") or _version(entry.imports) < entry.oldest):
         return False
     return precision != "fp32" or pixels >= entry.least
 
 
+def _version(package: str) -> tuple[int, ...]:
+    """As in (2026, 4); none where the package does not say."""
+    try:
+        return tuple(int(n) for n in re.findall(r"\d+", version(package))[:2])
+    except PackageNotFoundError:
+        return ()
+
+
 def installed(name: str, device: str) -> bool:
-    """Whether the library of a backend is there; for CUDA, PyTorch's build for CPUs is not."""
-    package = BACKENDS[name].imports
+    """Whether the libraries of a backend are there; for CUDA, PyTorch's build for CPUs is not."""
+    package, beside = BACKENDS[name].imports, BACKENDS[name].beside
     try:
         only_cpu = package == "torch" and device != "cpu" and version(package).endswith("+cpu")
     except PackageNotFoundError:
         return False
-    return not only_cpu and find_spec(package) is not None
+    return not only_cpu and all(find_spec(module) is not None for module in (package, *beside))
 
 
 def _missing(name: str, artifact: Artifact, precision: str, error: ImportError) -> str:

@@ -258,6 +258,13 @@ def test_auto_takes_it_by_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(backends, "machine", lambda: "aarch64")
     assert auto() == "onnxruntime"
     monkeypatch.setattr(backends, "machine", lambda: "x86_64")
+    for other in ("2026.3.0", "2025.4.1-1"):
+        with monkeypatch.context() as change:
+            change.setattr(backends, "version", lambda _, other=other: other)
+            assert auto() == "onnxruntime", "nobody compared it with that"
+    with monkeypatch.context() as change:
+        change.setattr(backends, "find_spec", lambda module: module != "onnx" or None)
+        assert auto() == "onnxruntime", "somebody has OpenVINO, and not what reads the file for it"
     monkeypatch.setattr(backends, "installed", lambda name, device: name != "openvino")
     assert auto() == "onnxruntime"
 
