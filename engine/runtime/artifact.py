@@ -74,6 +74,8 @@ class Artifact:
             if kind == "engines":
                 what = "engine of TensorRT for RTX"
                 remedy = f"; deeplight-export {self.path} --out DIR --format onnx,tensorrt-rtx builds one"
+            elif kind == "openvino" and precision in self.manifest.precisions:
+                what, remedy = "ONNX file that OpenVINO runs", '; `backend="onnxruntime"` runs it'
             elif precision in WEIGHT_PRECISIONS:
                 remedy = '; `backend="torch"` runs its weights'
             raise ArtifactError(

@@ -172,7 +172,7 @@ def chosen(name: str, artifact: Artifact, precision: str, device: str, pixels: i
     kind = device.partition(":")[0]
     fitting = [c for c in candidates if kind in (AUTO, *BACKENDS[c].devices)]
     if name == AUTO:
-        fitting = [c for c in fitting if _worth(c, precision, pixels)]
+        fitting = [c for c in fitting if _worth(c, artifact, precision, pixels)]
     if not fitting:
         offered = ", ".join(d for c in candidates for d in BACKENDS[c].devices)
         raise InputError(f"device {device!r} is not offered by backend {name}: choose one of auto, {offered}")
@@ -188,14 +188,16 @@ def chosen(name: str, artifact: Artifact, precision: str, device: str, pixels: i
     return (there or ready or fitting)[0]
 
 
-def _worth(name: str, precision: str, pixels: int) -> bool:
+def _worth(name: str, artifact: Artifact, precision: str, pixels: int) -> bool:
     """Whether "auto" may take a backend on this machine for a scene of so many LR pixels."""
     entry = BACKENDS[name]
     if entry.machines and machine() not in entry.machines:
         return False
-    if entry.least and (not installed(name, "cpu") or _version(entry.imports) < entry.oldest):
-        return False
-    return precision != "fp32" or pixels >= entry.least
+    if not entry.least:
+        return True
+    there = installed(name, "cpu") and _version(entry.imports) >= entry.oldest
+    large = precision != "fp32" or pixels >= entry.least
+    return there and large and precision in artifact.offered(entry.kind)
 
 
 def _version(package: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,14 @@ def test_files_that_are_not_the_models(tmp_path: Path) -> None:
         open_backend("openvino", load_artifact(TINY), device="cuda")
     with pytest.raises(InputError, match="no ONNX file in precision fp16"):
         open_backend("openvino", load_artifact(TINY), precision="fp16")
+    both = load_artifact(TINY)
+    both = replace(both, manifest=replace(both.manifest, precisions={"fp32": "a.onnx", "fp16": "b.onnx"}))
+    with pytest.raises(
+        InputError, match=r"no ONNX file that OpenVINO runs in precision fp16.*backend=.onnxruntime"
+    ):
+        open_backend("openvino", both, precision="fp16")
+    with pytest.raises(InputError, match="no ONNX file in precision fp4, it has fp32, fp16"):
+        open_backend("auto", both, precision="fp4", pixels=10**6)
     analytic = load_artifact(write_model(tmp_path / "analytic", onnx_bytes()))
     with (
         open_backend("openvino", analytic) as backend,
