@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from deeplight.engine.runtime.backends import openvino_graph
 
 _log = logging.getLogger(__name__)
 
+_MOST = 64
+"""Programs in the folder, of 2 MB each: scenes that come in ever other shapes would fill the disk."""
+_SUFFIX = ".blob"
 _SUM_BYTES = hashlib.sha256().digest_size
 
 
@@ -52,13 +57,14 @@ class Kept:
         if self._folder is None:
             return None
         made_of = repr((self._origin, shape, sorted(options.items())))
-        return self._folder / f"{hashlib.sha256(made_of.encode()).hexdigest()}.blob"
+        return self._folder / f"{hashlib.sha256(made_of.encode()).hexdigest()}{_SUFFIX}"
 
     def _read(self, path: Path, options: dict[str, object]) -> Any:
         """A program; None where there is none that is whole."""
         try:
             data = path.read_bytes()
             if data[:_SUM_BYTES] == _checksum(path, data[_SUM_BYTES:]):
+                os.utime(path)
                 return self._core.import_model(data[_SUM_BYTES:], "CPU", options)
         except (OSError, RuntimeError) as e:  # RuntimeError: OpenVINO's
             _log.debug("the program %s is compiled anew: %s", path, e)
@@ -68,9 +74,18 @@ class Kept:
         try:
             data = program.export_model().getvalue()
             write_file(path, [_checksum(path, data), data])
+            _remove_oldest(path.parent)
         except (OSError, RuntimeError, DeepLightError) as e:
             _log.debug("compiled programs are not kept for the next run: %s", e)
             self._folder = None
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Of the programs that no process has used for the longest time."""
+    with contextlib.suppress(OSError):  # another process may remove them, too
+        used = {path: path.stat().st_mtime_ns for path in folder.glob(f"*{_SUFFIX}")}
+        for path in sorted(used, key=used.__getitem__)[:-_MOST]:
+            path.unlink(missing_ok=True)
 
 
 def _checksum(path: Path, data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -170,10 +171,30 @@ def test_programs_are_kept_for_the_next_process_and_damage_costs_only_time(
         kept.write_bytes(damaged)
         with opened() as backend:
             assert bits(backend.run(inputs, ALL)) == first
-        assert kept.stat().st_size == len(whole)
+        assert kept.read_bytes() != damaged
     monkeypatch.setattr(openvino_graph, "shaped", None)
     with opened() as backend:
         assert bits(backend.run(inputs, ALL)) == first, "it was read"
+
+
+def test_programs_used_the_longest_ago_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deeplight.engine.runtime.backends import openvino_kept
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(openvino_kept, "_MOST", 2)
+
+    def use(h: int, w: int) -> set[Path]:
+        with opened() as backend:
+            backend.run(tile(h, w))
+        return set(tmp_path.glob("deeplight/openvino/*"))
+
+    (first,) = use(4, 5)
+    os.utime(first, (1, 1))
+    (second,) = use(5, 4) - {first}
+    os.utime(second, (2, 2))
+    assert use(4, 5) == {first, second}
+    left = use(6, 6)
+    assert len(left) == 2 and first in left and second not in left
 
 
 def test_without_a_cache_folder_it_runs_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
