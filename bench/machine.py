@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplight.engine.core.machine import available_cpus, available_memory
+from deeplight.engine.core.machine import available_cpus, available_memory, cpu_has_bf16
 
 PACKAGES = (
     "deeplight",
@@ -108,8 +108,6 @@ def measure_limits(encoded: bytes, decoded: int, tries: int = 3) -> Limits:
     """
     import torch
     import zstandard
-
-    from deeplight.engine.runtime.backends.torch_backend import cpu_has_bf16
 
     a = torch.rand(_MATRIX_SIDE, _MATRIX_SIDE)
     half = a.to(torch.bfloat16)

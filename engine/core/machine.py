@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 _ROOT = Path("/")
 _VECTOR = ("avx", "amx", "fma", "f16c", "sse4", "asimd", "sve", "sme", "bf16", "i8mm")
 """Beginnings of the names that /proc/cpuinfo gives vector extensions, of x86 and ARM."""
+_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 
 
 def available_memory(root: Path = _ROOT) -> int:
@@ -35,17 +37,16 @@ def available_cpus(root: Path = _ROOT) -> int:
 
 def processor(root: Path = _ROOT) -> str:
     """The CPU's maker and vector extensions: by these libraries choose code, whose sums differ in their last bits."""
-    fields: dict[str, str] = {}
-    try:
-        for line in (root / "proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            fields.setdefault(name.strip(), value.strip())
-    except OSError:
-        pass
+    fields = _cpuinfo(root)
     maker = fields.get("vendor_id") or fields.get("CPU implementer") or "unknown"
-    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    flags = _flags(fields)
     vector = sorted({flag for flag in flags if flag.startswith(_VECTOR)})
     return " ".join([os.uname().machine, maker, *vector])
+
+
+def cpu_has_bf16(root: Path = _ROOT) -> bool:
+    """Whether the CPU multiplies bfloat16; without, libraries emulate it and float32 is faster."""
+    return not _BF16.isdisjoint(_flags(_cpuinfo(root)))
 
 
 def peak_memory() -> int:
@@ -79,6 +80,20 @@ def thread_bytes_read() -> int:
             return int(file.readline().split()[1])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """What is known of the first CPU; empty where the system says nothing."""
+    fields: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    return fields
+
+
+def _flags(cpuinfo: dict[str, str]) -> list[str]:
+    return (cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()
 
 
 def _meminfo(root: Path) -> int | None:

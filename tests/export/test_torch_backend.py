@@ -17,6 +17,7 @@ import torch
 
 from deeplight.engine import cli
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.machine import cpu_has_bf16
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.raster.scene import Scene, SceneOptions
@@ -24,7 +25,7 @@ from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.provenance import fingerprint
 from deeplight.engine.runtime.artifact import load_artifact
 from deeplight.engine.runtime.backends import open_backend
-from deeplight.engine.runtime.backends.torch_backend import TorchBackend, cpu_has_bf16
+from deeplight.engine.runtime.backends.torch_backend import TorchBackend
 from deeplight.export.build import Exported
 from deeplight.kernels import launch
 from deeplight.kernels.align import entry as align_entry

@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Self
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.machine import cpu_has_bf16
 from deeplight.engine.core.spec import INPUTS, OFFSET, SUGGESTED, input_shape
+from deeplight.engine.core.wording import mention
 from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.backends.openvino_graph import input_names, read
@@ -27,9 +29,9 @@ from deeplight.engine.runtime.trial import TILE, trial_inputs
 
 _log = logging.getLogger(__name__)
 
-_HINTS = {"fp32": "f32"}
+_HINTS = {"fp32": "f32", "bf16": "dynamic"}
 """Precision → INFERENCE_PRECISION_HINT. By default OpenVINO computes float32 models in bfloat16 where the CPU can, and
-lights were 14 to 26 % off then."""
+lights were 14 to 26 % off then; dynamic: in the types that the file gives each operation."""
 
 
 class OpenVinoBackend(Backend):
@@ -55,6 +57,8 @@ class OpenVinoBackend(Backend):
         """Load the ONNX file, see Backend.open. device: "cpu"."""
         if device != "cpu":
             raise InputError(f"backend openvino runs on the cpu, not on {device!r}")
+        if precision == "bf16" and not cpu_has_bf16():
+            raise InputError(f"this CPU has no bfloat16 arithmetic: use {mention(precision='fp32')}")
         check_process(computes=False)
         core = ov.Core()
         try:

@@ -7,7 +7,6 @@ CPU and the Triton kernels on CUDA.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
+from deeplight.engine.core.machine import cpu_has_bf16
 from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, OF_LIGHTS_ALONE, OFFSET, OUTPUTS, SUGGESTED
 from deeplight.engine.network.alone import LightsAlone
 from deeplight.engine.network.compiled import channels_last, compiled
@@ -30,7 +30,6 @@ from deeplight.engine.runtime.models import load_network
 from deeplight.kernels.dispatch import never_interpreted
 from deeplight.kernels.float32 import exact_float32
 
-_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 _GRAPHS = 16
 """CUDA graphs that are kept, one a tile shape."""
 
@@ -173,14 +172,6 @@ class TorchBackend(Backend):
         """Set PyTorch's number of threads as it was. Further calls are not allowed."""
         if self._threads_before is not None:
             torch.set_num_threads(self._threads_before)
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16; without, PyTorch emulates it and float32 is faster."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    flags = {f for line in lines if line.startswith(("flags", "Features")) for f in line.split()}
-    return bool(flags & _BF16_FLAGS)
 
 
 class Computing:

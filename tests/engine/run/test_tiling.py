@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.core.machine import available_cpus, available_memory, bytes_moved, peak_memory
+from deeplight.engine.core.machine import (
+    available_cpus,
+    available_memory,
+    bytes_moved,
+    cpu_has_bf16,
+    peak_memory,
+)
 from deeplight.engine.core.windows import Window, core_share, split
 from deeplight.engine.run.tiling import (
     EDGE,
@@ -277,6 +283,20 @@ def test_memory_respects_control_groups(tmp_path: Path, files: dict[str, str], e
 )
 def test_half_a_cpu_is_one(tmp_path: Path, files: dict[str, str]) -> None:
     assert available_cpus(fake_machine(tmp_path, files)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16\n", True),
+        ("processor : 0\nFeatures : fp asimd bf16\n", True),
+        ("flags : fpu avx2\n", False),
+        ("", False),
+    ],
+)
+def test_bfloat16_is_what_the_processor_says(tmp_path: Path, text: str, has: bool) -> None:
+    assert cpu_has_bf16(fake_machine(tmp_path, {"proc/cpuinfo": text})) == has
+    assert not cpu_has_bf16(tmp_path / "nowhere")
 
 
 def test_this_machine_has_something() -> None:
