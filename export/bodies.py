@@ -15,6 +15,7 @@ Constants that follow from weights are folded when a runtime loads the file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +133,14 @@ _PHASES = """
         residual_kernel = Reshape (residual_phases, four_out)
         residual_shift = Expand (residual_bias, fours)
 """
+
+
+def _with_float32_einsum(text: str) -> str:
+    """A body of reduced features: ONNX has no Einsum of bfloat16. What these make is exact in every type."""
+    text = re.sub(r"CastLike \((identity|taps), x\)", r"Identity (\1)", text)
+    widened = r"\3_wide = Cast <to = 1> (\3)\n\1_wide = \2 (\3_wide, \4)\n\1 = CastLike (\1_wide, x)"
+    return re.sub(r"(\w+) = (Einsum <.*>) \((\w+), (.*)\)", widened, text)
+
 
 _RESIDUALS = """
         residual4 = Conv (z, residual_kernel, residual_shift)
@@ -346,7 +355,7 @@ REDUCED = BODIES | {
     "fuse": _SHARES + _exact_film(),
     "refine": _PROBABILITY + _BLOCK + _exact("residual_weight", "residual_bias") + _RADIANCE,
     "refine_last": _BLOCK + _exact("residual_weight", "residual_bias") + _RADIANCE,
-    "finest": _PHASES + _exact("residual_kernel", "residual_shift") + _FINE_RADIANCE,
+    "finest": _with_float32_einsum(_PHASES) + _exact("residual_kernel", "residual_shift") + _FINE_RADIANCE,
 }
 """Operator → body for features of a reduced type, with float32 where the operator's reference.py has it."""
 

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.core.wording import mention
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.weights import to_safetensors
 from deeplight.engine.runtime.artifact import Artifact, Draft, check_target, load_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.engine.runtime.compare import Difference
-from deeplight.engine.runtime.manifest import WEIGHTS, Manifest
+from deeplight.engine.runtime.manifest import OPENVINO_ALONE, WEIGHTS, Manifest
 from deeplight.engine.runtime.models import manifest_of
 from deeplight.engine.runtime.plans import FOLDER
 from deeplight.export.parity import cases_of, check_measured, check_parity, compare_all, report
@@ -29,7 +30,7 @@ from deeplight.export.to_tensorrt import PlanOptions, build_plans, keep_timings
 from deeplight.export.to_tensorrt_rtx import put_engines
 from deeplight.export.trace import trace
 
-ONNX_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+ONNX_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "bf16": "model.bf16.onnx"}
 """Precisions of the ONNX files and their names."""
 
 _LOG = logging.getLogger(__name__)
@@ -56,8 +57,17 @@ class Request:
         """Batch and LR sides of the tiles that plans are tuned for: one of that size is compared too."""
         return self.plans.tile if {"tensorrt", "tensorrt-rtx"} & set(self.formats) else None
 
+    def for_tensorrt(self) -> tuple[str, ...]:
+        """The precisions that plans and engines are built in."""
+        return tuple(p for p in self.precisions if p not in OPENVINO_ALONE)
+
     def check(self, out: Path, *, overwrite: bool = False) -> None:
-        """Raise ArtifactError where `out` is not free."""
+        """Raise ArtifactError where `out` is not free, and InputError where nothing could be built for a format."""
+        if self.tile() is not None and not self.for_tensorrt():
+            raise InputError(
+                f"{mention(precisions=','.join(self.precisions))} makes a file for OpenVINO, of which TensorRT builds "
+                "nothing: add fp32 or fp16"
+            )
         check_target(out, overwrite=overwrite)
 
 
@@ -91,16 +101,16 @@ def export_artifact(
     with Draft(out, overwrite=overwrite) as draft:
         manifest = _put_files(draft, model, manifest, request)
         if "tensorrt-rtx" in request.formats:
-            manifest = replace(manifest, engines=put_engines(draft, request.onnx(), request.precisions))
+            manifest = replace(manifest, engines=put_engines(draft, request.onnx(), request.for_tensorrt()))
         artifact = draft.open(manifest)
         if "tensorrt" in request.formats:
             _LOG.info("building TensorRT plans, which takes minutes")
             keep_timings(out / FOLDER, draft.folder / FOLDER)
-            build_plans(draft.folder, request.precisions, request.plans)
+            build_plans(draft.folder, request.for_tensorrt(), request.plans)
         rows, absent = compare_all(artifact, cases)
         check_parity(rows)
         if "tensorrt" in request.formats:
-            check_measured(rows, absent, request.precisions)
+            check_measured(rows, absent, request.for_tensorrt())
         notes = [f"not compared: {reason}" for reason in absent]
         draft.put("parity.json", (json.dumps(report(rows, notes), indent=1) + "\n").encode())
         path = draft.commit(replace(manifest, bytes_per_lr_px=_bytes_per_lr_px(artifact)))

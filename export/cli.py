@@ -11,10 +11,9 @@ import click
 from deeplight.engine.core.terminal import Command, Parsed, logging_to, parse_folder, run_cli
 
 FORMATS = ("onnx", "tensorrt", "tensorrt-rtx", "triton-repo")
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16")
 _GONE = {
     "torch": "needs no file: deeplight-infer --backend torch runs the weights of any model folder",
-    "bf16": "needs no file: deeplight-infer --backend torch --precision bf16 runs the weights of any model folder",
     "int8": "was slower and worse than fp32 on CPUs, so it is no longer made",
 }
 """What could be asked for in version 0.2, and what became of it."""
@@ -56,7 +55,7 @@ def _plain(text: str) -> str:
     type=Parsed("precisions", lambda text: _list(PRECISIONS, text)),
     default="fp32",
     show_default=True,
-    help=f"Of {', '.join(PRECISIONS)}; ONNX in fp32 is always written.",
+    help=f"Of {', '.join(PRECISIONS)}; ONNX in fp32 is always written. bf16 is for OpenVINO.",
 )
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder with ntl.tif …: compare on its tiles too."

@@ -22,6 +22,9 @@ from deeplight.kernels.refine.reference import Radiance
 DOMAIN, VERSION, OPSET = "deeplight", 2, 20
 """VERSION: of the operators' inputs. Plugins take nodes of this version alone; older graphs run from their bodies."""
 
+BFLOAT16_OPSET = 22
+"""The first opset with convolutions of bfloat16. Of what the files hold, it defines all else as OPSET does."""
+
 NAMESPACE = "plugin_namespace"
 """Attribute by which TensorRT finds the plugin's creator; every node carries it."""
 
@@ -89,11 +92,20 @@ def attach(proto: onnx.ModelProto) -> None:
     proto.functions.extend(function(name, reduced=is_reduced(proto)) for name in sorted(used))
     if used and DOMAIN not in {entry.domain for entry in proto.opset_import}:
         proto.opset_import.append(OperatorSetIdProto(domain=DOMAIN, version=VERSION))
+    for entry in (*proto.opset_import, *(e for f in proto.functions for e in f.opset_import)):
+        if entry.domain == "":
+            entry.version = opset_of(proto)
 
 
 def is_reduced(proto: onnx.ModelProto) -> bool:
     """Whether weights of the graph have a reduced type, so that its features have it too."""
     return any(t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for t in proto.graph.initializer)
+
+
+def opset_of(proto: onnx.ModelProto) -> int:
+    """The opset that the types of the graph need."""
+    weights = {t.data_type for t in proto.graph.initializer}
+    return BFLOAT16_OPSET if TensorProto.BFLOAT16 in weights else OPSET
 
 
 def _operator(name: str) -> Op:

@@ -22,7 +22,7 @@ from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends import BACKENDS, open_backend
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.compare import Difference, difference, failures, table
-from deeplight.export.emulate import EmulatedHalf
+from deeplight.export.emulate import EMULATED, Emulated
 from deeplight.kernels.float32 import exact_float32
 from deeplight.train.synth import Country, CountryConfig
 
@@ -181,7 +181,7 @@ def compare_all(artifact: Artifact, cases: Sequence[ParityTile]) -> tuple[list[D
     sentence for each that was not run.
 
     PyTorch's network runs as it is, on CUDA also compiled in one precision (COMPILED): Inductor takes long for each
-    tile shape. The float16 ONNX file is also run with a GPU's rounding (`emulate`), which the CPU runtime leaves out.
+    tile shape. Reduced ONNX files are also run with their roundings (`emulate`), which ONNX Runtime leaves out.
 
     Raises ArtifactError where a file of the artifact cannot be loaded.
     """
@@ -200,9 +200,10 @@ def compare_all(artifact: Artifact, cases: Sequence[ParityTile]) -> tuple[list[D
         with backend:
             _LOG.info("comparing %s on %s, %s%s, with the float32 model", precision, name, device, how)
             rows += [compare(case, backend, precision, how) for case in cases]
-    if "fp16" in artifact.manifest.precisions:
-        with EmulatedHalf.open(artifact, "fp16", "cpu", 1) as backend:
-            rows += [compare(case, backend, "fp16") for case in cases]
+    for precision in EMULATED:
+        if precision in artifact.manifest.precisions:
+            with Emulated.open(artifact, precision, "cpu", 1) as backend:
+                rows += [compare(case, backend, precision) for case in cases]
     return rows, list(dict.fromkeys(absent))
 
 

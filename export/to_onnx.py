@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS
 from deeplight.engine.runtime.manifest import CONFIGURATION_NOTE, HALO_NOTE, WEIGHTS_NOTE, Manifest
-from deeplight.export.operators import DOMAIN, NAMESPACE, OPSET, attach, translations
+from deeplight.export.operators import DOMAIN, NAMESPACE, OPSET, attach, opset_of, translations
 
 FORBIDDEN = (
     "Resize",
@@ -146,14 +146,14 @@ METADATA = frozenset(
 def check_onnx(proto: onnx.ModelProto) -> None:
     """Assert what every runtime relies on. Raises DeepLightError naming what is wrong.
 
-    Every axis that must vary does, operators are of this opset and none is forbidden, every node of the graph has a
-    name of its own, each operator deeplight::… has its body and its plugin namespace, the metadata is complete, weights
-    are inside.
+    Every axis that must vary does, operators are of the opset that the types need and none is forbidden, every node of
+    the graph has a name of its own, each operator deeplight::… has its body and its plugin namespace, the metadata is
+    complete, weights are inside.
     """
     _check_axes(proto)
     versions = {entry.domain: entry.version for entry in proto.opset_import}
-    if versions.get("") != OPSET:
-        raise DeepLightError(f"the ONNX export has opset {versions.get('')}, not {OPSET}")
+    if versions.get("") != opset_of(proto):
+        raise DeepLightError(f"the ONNX export has opset {versions.get('')}, not {opset_of(proto)}")
     names = {node.name for node in proto.graph.node}
     if len(names) < len(proto.graph.node) or "" in names:
         raise DeepLightError("the ONNX export repeats the name of a node, or has a node without one")

@@ -57,7 +57,7 @@ def build_plans(path: Path, precisions: Sequence[str], options: PlanOptions | No
 
     trt, options, artifact = require_builder(), options or PlanOptions(), load_artifact(path)
     built = []
-    for precision in (p for p in precisions if p in artifact.manifest.precisions):
+    for precision in (p for p in precisions if p in artifact.offered()):
         model = artifact.read(precision)
         key = key_here(
             hashlib.sha256(model).hexdigest(),

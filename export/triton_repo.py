@@ -15,12 +15,12 @@ MODEL_FILE = "model.onnx"
 
 
 def write_repository(artifact: Path, out: Path, *, overwrite: bool = False) -> Path:
-    """Write one model, version 1, of each ONNX precision. Returns `out`. Raises InputError where it exists."""
+    """Write one model, version 1, of each precision for ONNX Runtime. Returns `out`. Raises InputError where it is."""
     model = load_artifact(artifact)
     check_free(out, overwrite=overwrite)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
     try:
-        for precision in model.manifest.precisions:
+        for precision in model.offered():
             name = model.manifest.name + ("" if precision == "fp32" else f"-{precision}")
             folder = temporary / "new" / name
             (folder / "1").mkdir(parents=True)

@@ -22,14 +22,19 @@ from deeplight.engine.core.errors import ArtifactError, InputError
 from deeplight.engine.core.files import DISK, write_file
 from deeplight.engine.core.locks import exclusive, is_held
 from deeplight.engine.runtime.file_checks import check_file
-from deeplight.engine.runtime.manifest import MANIFEST_NAME, WEIGHT_PRECISIONS, WEIGHTS, FileInfo, Manifest
+from deeplight.engine.runtime.manifest import (
+    MANIFEST_NAME,
+    OPENVINO_ALONE,
+    WEIGHT_PRECISIONS,
+    WEIGHTS,
+    FileInfo,
+    Manifest,
+)
 
 MODELS = Path(__file__).parent.parent / "models"
 DEFAULT_MODEL = "deeplight-tiny"
 TRAINING_STATE = "state.safetensors"
 """A run that can be resumed has it."""
-OPENVINO_PRECISIONS = ("fp32",)
-"""What OpenVINO computes in on a CPU; it would run float16 files in float32."""
 _NEXT = f"{MANIFEST_NAME}.next"
 """The manifest of weights that are about to take the place of others, see `put_weights`."""
 _OLD_CARD = "checkpoint.json"
@@ -57,31 +62,37 @@ class Artifact:
         return self.manifest.identity
 
     def offered(self, kind: str = "onnx") -> Mapping[str, str]:
-        """Precision → file of a kind: "onnx", "openvino" (those ONNX files that OpenVINO runs as they are meant),
-        "engines" (TensorRT for RTX; the first of those for several GPUs), or "weights" for what PyTorch runs."""
-        if kind == "openvino":
-            return {p: name for p, name in self.manifest.precisions.items() if p in OPENVINO_PRECISIONS}
-        if kind == "engines":
-            return {e.precision: name for name, e in reversed(list(self.manifest.engines.items()))}
-        return dict.fromkeys(WEIGHT_PRECISIONS, WEIGHTS) if kind == "weights" else self.manifest.precisions
+        """Precision → file of a kind, see Manifest.offered."""
+        return self.manifest.offered(kind)
 
     def file(self, precision: str, kind: str = "onnx") -> Path:
         """The model file of a precision. Raises ArtifactError where the folder has none."""
         name = self.offered(kind).get(precision)
         if name is None:
             have = ", ".join(self.offered(kind)) or "none"
-            what, remedy = "ONNX file", ""
-            if kind == "engines":
-                what = "engine of TensorRT for RTX"
-                remedy = f"; deeplight-export {self.path} --out DIR --format onnx,tensorrt-rtx builds one"
-            elif kind == "openvino" and precision in self.manifest.precisions:
-                what, remedy = "ONNX file that OpenVINO runs", '; `backend="onnxruntime"` runs it'
-            elif precision in WEIGHT_PRECISIONS:
-                remedy = '; `backend="torch"` runs its weights'
+            what = "engine of TensorRT for RTX" if kind == "engines" else "ONNX file"
+            if kind != "engines" and precision in self.manifest.precisions:
+                what = f"ONNX file that {'OpenVINO' if kind == 'openvino' else 'ONNX Runtime'} runs"
             raise ArtifactError(
-                f"the model {self.manifest.name} has no {what} in precision {precision}, it has {have}{remedy}"
+                f"the model {self.manifest.name} has no {what} in precision {precision}, it has {have}"
+                f"{self._instead(precision, kind)}"
             )
         return self.path / name
+
+    def _instead(self, precision: str, kind: str) -> str:
+        """What else there is of a precision that is not offered."""
+        if kind == "engines":
+            return f"; deeplight-export {self.path} --out DIR --format onnx,tensorrt-rtx builds one"
+        if precision in self.manifest.precisions:
+            other = "onnxruntime" if kind == "openvino" else "openvino"
+            return f'; `backend="{other}"` runs {self.manifest.precisions[precision]}'
+        if precision not in WEIGHT_PRECISIONS:
+            return ""
+        weights = '; `backend="torch"` runs its weights'
+        if precision not in OPENVINO_ALONE:
+            return weights
+        export = f"deeplight-export {self.path} --out DIR --precision {precision}"
+        return f'{weights}, and {export} writes a file for `backend="openvino"`'
 
     def read(self, precision: str, kind: str = "onnx") -> bytes:
         """The verified bytes of the model file: what was checked is what is used."""

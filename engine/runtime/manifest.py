@@ -26,6 +26,10 @@ HALO_NOTE = "deeplight.halo_lr"
 that it was exported from, and the halo that it needs."""
 WEIGHT_PRECISIONS = ("fp32", "fp16", "bf16")
 """Precisions that PyTorch runs from the weights (network.precision)."""
+OPENVINO_PRECISIONS = ("fp32", "bf16")
+"""What OpenVINO computes in on a CPU; it would run float16 files in float32."""
+OPENVINO_ALONE = ("bf16",)
+"""Precisions of ONNX files that are for OpenVINO alone: ONNX Runtime does not compute in bfloat16 on a CPU."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNITS = {
@@ -115,6 +119,19 @@ class Manifest:
     def d_max(self) -> float:
         """Largest offset along an axis that the model makes, in LR pixels."""
         return float(self.configuration["d_max"])
+
+    def offered(self, kind: str = "onnx") -> Mapping[str, str]:
+        """Precision → file of a kind: "onnx" (for ONNX Runtime, and the source of TensorRT's), "openvino" (those ONNX
+        files that OpenVINO runs as they are meant), "engines" (TensorRT for RTX; the first of those for several GPUs),
+        or "weights" for what PyTorch runs."""
+        if kind == "engines":
+            return {e.precision: name for name, e in reversed(list(self.engines.items()))}
+        if kind == "weights":
+            return dict.fromkeys(WEIGHT_PRECISIONS, WEIGHTS)
+        files = self.precisions.items()
+        if kind == "openvino":
+            return {p: name for p, name in files if p in OPENVINO_PRECISIONS}
+        return {p: name for p, name in files if p not in OPENVINO_ALONE}
 
     @property
     def identity(self) -> str:

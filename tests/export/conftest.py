@@ -29,5 +29,5 @@ def model() -> DeepLightSR:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory, model: DeepLightSR) -> Exported:
     out = tmp_path_factory.mktemp("export") / "artifact"
-    request = Request(("onnx",), ("fp32", "fp16"))
+    request = Request(("onnx",), ("fp32", "fp16", "bf16"))
     return export_artifact(model, {"step": 7, "data": {"kind": "test"}}, out, request)

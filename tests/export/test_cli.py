@@ -113,16 +113,16 @@ def test_a_failed_comparison_ends_with_one_sentence_and_no_artifact(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "fp64"], "'fp64' is not one of fp32, fp16"),
-        (["--precision", ""], "'' is not one of fp32, fp16"),
+        (["--precision", "fp64"], "'fp64' is not one of fp32, fp16, bf16"),
+        (["--precision", ""], "'' is not one of fp32, fp16, bf16"),
         (["--format", "onnx,coreml"], "'coreml' is not one of onnx, tensorrt, tensorrt-rtx, triton-repo"),
         (["--plugins", "maybe"], "'maybe' is not one of"),
         (["--hardware", "hopper"], "'hopper' is not one of"),
         (["--name", "../up"], "'../up' is not a plain name: use letters"),
         (["--out", "elsewhere"], "--out is given 2 times and takes one value: give it once"),
         (
-            ["--precision", "fp16,bf16"],
-            "(bf16 needs no file: deeplight-infer --backend torch --precision bf16",
+            ["--format", "onnx,tensorrt-rtx", "--precision", "bf16"],
+            "--precision bf16 makes a file for OpenVINO, of which TensorRT builds nothing: add fp32 or fp16",
         ),
         (["--precision", "int8"], "(int8 was slower and worse than fp32 on CPUs"),
         (

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.model import DeepLightSR
@@ -46,7 +46,26 @@ def test_manifest_says_what_the_model_is(exported: Exported) -> None:
     assert m.halo_lr == halo(SMALL) and m.preset == SMALL.preset
     assert m.bytes_per_lr_px > 64 * 4, "a run needs at least its output"
     assert m.training["step"] == 7 and m.producer["torch"] == torch.__version__
-    assert set(m.precisions) == {"fp32", "fp16"} and ModelConfig.from_dict(dict(m.configuration)) == SMALL
+    assert (
+        set(m.precisions) == {"fp32", "fp16", "bf16"}
+        and ModelConfig.from_dict(dict(m.configuration)) == SMALL
+    )
+
+
+def test_the_bfloat16_file_is_for_openvino_alone(exported: Exported, tmp_path: Path) -> None:
+    artifact = load_artifact(exported.path)
+    assert artifact.offered() == {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+    assert artifact.offered("openvino") == {"fp32": "model.onnx", "bf16": "model.bf16.onnx"}
+    with pytest.raises(
+        ArtifactError,
+        match=r'has no ONNX file that ONNX Runtime runs in precision bf16, it has fp32, fp16; `backend="openvino"` '
+        r"runs model\.bf16\.onnx$",
+    ):
+        open_backend("onnxruntime", artifact, precision="bf16")
+    for precisions in (("bf16", "fp32"), ("fp32", "bf16")):
+        assert build.Request(("onnx", "tensorrt"), precisions).for_tensorrt() == ("fp32",)
+    with pytest.raises(InputError, match='`precisions="bf16"` makes a file for OpenVINO, of which TensorRT'):
+        build.Request(("onnx", "tensorrt"), ("bf16",)).check(tmp_path / "m")
 
 
 def test_failed_parity_leaves_nothing(

@@ -31,14 +31,16 @@ from deeplight.export.to_tensorrt import prepared
 from deeplight.export.trace import trace
 from tests.export.conftest import SMALL
 
+FILES = ["model.onnx", "model.fp16.onnx", "model.bf16.onnx"]
+
 
 def test_axes_are_dynamic_and_named_by_the_contract(exported: Exported) -> None:
-    for file in ("model.onnx", "model.fp16.onnx"):
+    for file in FILES:
         proto = onnx.load(exported.path / file)
         graph = proto.graph
         assert [v.name for v in graph.input] == [s.name for s in INPUTS]
         assert [v.name for v in graph.output] == [s.name for s in OUTPUTS]
-        assert {e.domain: e.version for e in proto.opset_import}[""] == 20
+        assert {e.domain: e.version for e in proto.opset_import}[""] == (22 if "bf16" in file else 20)
         for value, spec in zip([*graph.input, *graph.output], [*INPUTS, *OUTPUTS], strict=True):
             dims = value.type.tensor_type.shape.dim
             assert dims[1].dim_value == spec.channels
@@ -55,7 +57,7 @@ def test_custom_operators_are_nodes_with_bodies(exported: Exported) -> None:
         assert [a.s for a in node.attribute if a.name == "plugin_namespace"] == [b"deeplight"]
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx"])
+@pytest.mark.parametrize("file", FILES)
 def test_what_scenes_without_layers_need_can_be_cut_out_of_it(exported: Exported, file: str) -> None:
     """Where the exporter began to write another graph, the engine would run the whole network and only be slower."""
     left = lights_alone((exported.path / file).read_bytes(), ["ntl_hr", "isp", "interval"])
@@ -67,21 +69,22 @@ def test_what_scenes_without_layers_need_can_be_cut_out_of_it(exported: Exported
     assert lights_alone((exported.path / file).read_bytes(), ["ntl_hr", "offset"]) is None
 
 
-def test_what_is_cut_out_of_the_float16_file_rounds_as_the_whole(exported: Exported) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_what_is_cut_out_of_a_reduced_file_rounds_as_the_whole(exported: Exported, precision: str) -> None:
     """1 + γ is float32 in both."""
-    whole = (exported.path / "model.fp16.onnx").read_bytes()
+    whole = (exported.path / f"model.{precision}.onnx").read_bytes()
     cut = lights_alone(whole, ["ntl_hr", "interval"])
     assert cut is not None
     inputs, _ = parity_cases()["very bright, NTL alone"]
     maps = []
     for model in (whole, cut):
-        session = ort.InferenceSession(emulated(model), providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(emulated(model, precision), providers=["CPUExecutionProvider"])
         feeds = {value.name: inputs[value.name] for value in session.get_inputs()}
         maps.append(session.run(["ntl_hr", "interval"], feeds))
     assert all(np.array_equal(a, b) for a, b in zip(*maps, strict=True))
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx"])
+@pytest.mark.parametrize("file", FILES)
 def test_what_layers_suggest_can_be_cut_out_of_it(exported: Exported, file: str) -> None:
     """Where the exporter began to write another graph, stacks would compute it for every date and only be slower."""
     parts = in_parts((exported.path / file).read_bytes(), ["ntl_hr"])
@@ -129,10 +132,13 @@ def element_types(proto: onnx.ModelProto) -> tuple[list[onnx.NodeProto], dict[st
     return list(flat.node), types
 
 
-def test_the_float16_file_has_float32_islands(exported: Exported) -> None:
+@pytest.mark.parametrize(
+    ("precision", "half"), [("fp16", onnx.TensorProto.FLOAT16), ("bf16", onnx.TensorProto.BFLOAT16)]
+)
+def test_reduced_files_have_float32_islands(exported: Exported, precision: str, half: int) -> None:
     """Offsets, gathers, logarithms, exponentials, the NTL's first convolution and the sums of its levels."""
-    nodes, types = element_types(onnx.load(exported.path / "model.fp16.onnx"))
-    single, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    nodes, types = element_types(onnx.load(exported.path / f"model.{precision}.onnx"))
+    single = onnx.TensorProto.FLOAT
     for node in nodes:
         if node.op_type in ("Log", "Exp", "Tanh", "Softmax", "Floor", "Reciprocal"):
             assert types[node.input[0]] == single, node.name
@@ -144,7 +150,8 @@ def test_the_float16_file_has_float32_islands(exported: Exported) -> None:
     assert len(ends) == 7 and all(types[n.output[0]] == single for n in ends), "1 + γ, β, the last residual"
     assert "first.weight" in kept and any(name.startswith("localise.") for name in kept)
     assert sum(types[n.input[1]] == half for n in convolutions) > 20, "all others are reduced"
-    assert {types[v] for v in ("ntl_hr", "isp", "offset")} == {single}
+    assert {types[v] for v in ("ntl_hr", "isp", "offset", "interval")} == {single}
+    assert not {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16} - {half} & set(types.values())
 
 
 @pytest.mark.parametrize("plugins", [False, True])

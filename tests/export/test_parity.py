@@ -18,7 +18,7 @@ from deeplight.engine.runtime.compare import PSNR_TOLERANCE_DB, TOLERANCE, Diffe
 from deeplight.engine.runtime.manifest import WEIGHTS
 from deeplight.export import parity
 from deeplight.export.build import Exported
-from deeplight.export.emulate import EmulatedHalf
+from deeplight.export.emulate import Emulated
 from deeplight.export.parity import (
     ParityError,
     ParityTile,
@@ -43,11 +43,14 @@ def test_parity_of_every_precision_and_backend_is_recorded(exported: Exported) -
     for wanted in (
         ("onnxruntime", "fp32"),
         ("onnxruntime", "fp16"),
-        ("emulated GPU", "fp16"),
+        ("emulated", "fp16"),
+        ("emulated", "bf16"),
         ("torch", "fp32"),
     ):
         assert wanted in ran
     assert ("torch", "bf16") in ran or "torch cpu bf16" in absent
+    assert ("openvino", "bf16") in ran or "not compared: openvino cpu bf16" in absent
+    assert ("onnxruntime", "bf16") not in ran, "ONNX Runtime has no bfloat16"
     for device in ("torch cuda", "tensorrt cuda"):
         assert any(b == device for b, _ in ran) or f"not compared: {device} fp32" in absent
     assert all(r.passed and r.relative_l2 > 0 for r in exported.rows)
@@ -99,22 +102,24 @@ def test_a_naive_whole_graph_conversion_fails_the_gate(cases: list[ParityTile], 
     path = write_artifact(tmp_path / "naive", manifest, files)
     with open_backend("onnxruntime", shipped) as backend:
         cases = [dataclasses.replace(c, want=backend.run(c.inputs)["ntl_hr"]) for c in cases]
-    with EmulatedHalf.open(load_artifact(path), "fp16", "cpu", 1) as backend:
+    with Emulated.open(load_artifact(path), "fp16", "cpu", 1) as backend:
         rows = [compare(case, backend, "fp16") for case in cases]
     assert not all(row.passed for row in rows)
 
 
-def test_the_emulation_rounds_as_float16_does(exported: Exported) -> None:
-    """PyTorch computes the same network in float16 on the CPU, rounding every result but those that stay float32."""
-    errors = {
-        backend: [r.relative_l2 for r in exported.rows if (r.backend, r.precision) == (backend, "fp16")]
-        for backend in ("emulated GPU", "torch", "onnxruntime")
-    }
-    for emulated, rounded in zip(errors["emulated GPU"], errors["torch"], strict=True):
-        assert 0.7 * rounded <= emulated <= 1.4 * rounded
+def test_the_emulation_rounds_as_the_types_do(exported: Exported) -> None:
+    """PyTorch computes the same network on the CPU, rounding every result but those that stay float32."""
+    errors: dict[tuple[str, str], list[float]] = {}
+    for row in exported.rows:
+        errors.setdefault((row.backend, row.precision), []).append(row.relative_l2)
+    for precision in ("fp16", "bf16"):
+        for runtime in ("torch", "openvino"):
+            if (runtime, precision) in errors:
+                for one, other in zip(errors["emulated", precision], errors[runtime, precision], strict=True):
+                    assert 0.7 * other <= one <= 1.4 * other
     # of all cases together: the last step takes a part of every error back
     kept = "ONNX Runtime's CPU provider drops the roundings"
-    assert sum(errors["onnxruntime"]) < sum(errors["emulated GPU"]), kept
+    assert sum(errors["onnxruntime", "fp16"]) < sum(errors["emulated", "fp16"]), kept
 
 
 def test_the_worst_comparison_is_named() -> None:

@@ -46,6 +46,17 @@ def test_missing_precision_names_the_ones_there(tmp_path: Path) -> None:
         load_artifact(write_analytic(tmp_path / "m")).file("fp16")
 
 
+def test_without_a_bfloat16_file_it_is_said_how_to_make_one(tmp_path: Path) -> None:
+    artifact = load_artifact(write_analytic(tmp_path / "m"))
+    for kind in ("onnx", "openvino"):
+        with pytest.raises(
+            ArtifactError,
+            match=r"no ONNX file in precision bf16, it has fp32; `backend=\"torch\"` runs its weights, and "
+            r"deeplight-export .*m --out DIR --precision bf16 writes a file for `backend=\"openvino\"`$",
+        ):
+            artifact.file("bf16", kind)
+
+
 def test_unknown_model_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="unknown model 'no-such'"):
         load_artifact("no-such")
