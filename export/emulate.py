@@ -16,7 +16,7 @@ import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
 from deeplight.engine.runtime.artifact import Artifact
-from deeplight.engine.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend, open_session
+from deeplight.engine.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 
 _EXACT = frozenset(
     [
@@ -63,8 +63,8 @@ class Emulated(OnnxRuntimeBackend):
         cls, artifact: Artifact, precision: str, device: str, threads: int, *, compiling: bool = True
     ) -> Self:
         """Return the backend that emulates the artifact's file of this precision, of EMULATED."""
-        model = emulated(artifact.read_file(artifact.manifest.precisions[precision]), precision)
-        return cls(model, open_session(model, threads))
+        model = artifact.read_file(artifact.manifest.precisions[precision])
+        return cls(emulated(model, precision), threads)
 
 
 def emulated(model: bytes, precision: str) -> bytes:

@@ -63,6 +63,11 @@ OFFSET = next(spec for spec in OUTPUTS if spec.name == "offset")
 SUGGESTED = InputSpec("suggested", 1, hr=False)
 """Lights that the layers suggest, from which the offset is estimated: where dates share layers, an input, too."""
 
+FEATURES = InputSpec("features", len(DMO_SLOTS) + 3, hr=True)
+ALIGNED = InputSpec("aligned", FEATURES.channels, hr=True)
+"""Normalised daytime bands, their mask, elevation and its mask, and the same moved by the offset: what the alignment of
+a network is given and what it makes, for runtimes beside which the engine aligns."""
+
 
 class Quality(IntFlag):
     """Flags of an HR pixel in the quality band; docs/nodata.md says when each is set."""

@@ -38,3 +38,6 @@ def area_mean(
     out_mask: NDArray[np.uint8],
     threads: int = 1,
 ) -> None: ...
+def align(
+    values: NDArray[np.float32], offset: NDArray[np.float32], out: NDArray[np.float32], threads: int = 1
+) -> None: ...

@@ -24,7 +24,7 @@ from deeplight.engine.runtime.protobuf import fields_of, float_field, integer_fi
 
 # Field numbers of GraphProto, NodeProto and AttributeProto: onnx.proto3.
 _INPUT = 11
-_NODE_NAME, OPERATOR, _DOMAIN = 3, 4, 7
+_NODE_NAME, OPERATOR, DOMAIN = 3, 4, 7
 _INTEGER, _KIND = 3, 20
 _FLOAT32 = 1
 """Of TensorProto.DataType."""
@@ -61,7 +61,7 @@ def _freed(graph: memoryview) -> bytes:
 def _in_place_of(node: memoryview, whole: bytes) -> bytes:
     """Fields of a graph that hold a node, or the nodes that replace it."""
     operator = next(texts(node, OPERATOR), "")
-    if operator == "fuse" and next(texts(node, _DOMAIN), "") == "deeplight":
+    if operator == "fuse" and next(texts(node, DOMAIN), "") == "deeplight":
         return _constants(node)
     side = _side(node) if operator == "Shape" else None
     if side is None:
@@ -145,6 +145,11 @@ def _node(operator: str, reads: Sequence[str], makes: Sequence[str], attribute: 
 def identity(read: str, made: str) -> bytes:
     """A NodeProto that gives a tensor a second name."""
     return _node("Identity", [read], [made])
+
+
+def nothing(made: str) -> bytes:
+    """A NodeProto that makes the number 0."""
+    return _node("Constant", [], [made], _float("value_float", 0.0))
 
 
 def _integer(name: str, value: int) -> bytes:

@@ -43,6 +43,12 @@ def graph_of(model: bytes) -> memoryview:
     return graphs[-1] if graphs and isinstance(graphs[-1], memoryview) else memoryview(b"")
 
 
+def output_names(model: bytes) -> list[str]:
+    """Names of the outputs of a serialised ModelProto's graph. Raises ValueError as `with_graph`."""
+    fields = fields_of(graph_of(model))
+    return [next(texts(v, NAME), "") for n, v, _ in fields if n == OUTPUT and isinstance(v, memoryview)]
+
+
 def _graph_with(graph: memoryview, names: Collection[str]) -> bytes:
     fields = list(fields_of(graph))
     nodes = [value for number, value, _ in fields if number == NODE and isinstance(value, memoryview)]

@@ -88,4 +88,14 @@ struct Area {
 // Mean of each block's valid pixels, summed row by row in float64; valid where they are at least half of fy * fx.
 void area_mean(const Area& job, int threads);
 
+struct Alignment {
+    std::int64_t channels, height, width;    // on the HR grid, sides multiples of 8
+    const float* values;                     // (channels, height, width)
+    const float* offset;                     // (2, height / 8, width / 8): x, y in LR pixels
+    float* out;                              // (channels, height, width)
+};
+
+// Bilinear sample of the values at each pixel + 8 * offset, which is interpolated linearly; clamped to the array.
+void align(const Alignment& job, int threads);
+
 }  // namespace deeplight

@@ -96,10 +96,23 @@ void area_mean(const Array<const float, 3>& values, const Array<const std::uint8
     deeplight::area_mean(job, threads);
 }
 
+void align(const Array<const float, 3>& values, const Array<const float, 3>& offset, const Array<float, 3>& out,
+           int threads) {
+    const std::int64_t height = dim(values, 1), width = dim(values, 2);
+    require(height >= 8 && width >= 8 && height % 8 == 0 && width % 8 == 0, "values: sides must be multiples of 8");
+    require(height * width < std::numeric_limits<std::int32_t>::max(), "values: more than 2^31 pixels");
+    require(dim(offset, 0) == 2 && dim(offset, 1) == height / 8 && dim(offset, 2) == width / 8,
+            "offset: shape (2, height / 8, width / 8)");
+    require(dim(out, 0) == dim(values, 0) && dim(out, 1) == height && dim(out, 2) == width, "out: wrong shape");
+    const deeplight::Alignment job{dim(values, 0), height, width, values.data(), offset.data(), out.data()};
+    nb::gil_scoped_release release;
+    deeplight::align(job, threads);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
-    m.doc() = "Pixel loops of deeplight.engine; called through engine.convert and engine.warp.";
+    m.doc() = "Pixel loops of deeplight.engine; called through engine.raster.";
     m.def("to_physical", &to_physical, nb::arg("raw").noconvert(), nb::arg("scale").noconvert(),
           nb::arg("offset").noconvert(), nb::arg("nodata").noconvert(), nb::arg("mask").noconvert().none(),
           nb::arg("values").noconvert(), nb::arg("valid").noconvert(), "threads"_a = 1);
@@ -108,4 +121,6 @@ NB_MODULE(_native, m) {
           nb::arg("out_mask").noconvert(), "threads"_a = 1);
     m.def("area_mean", &area_mean, nb::arg("values").noconvert(), nb::arg("mask").noconvert(), "fy"_a, "fx"_a,
           nb::arg("out").noconvert(), nb::arg("out_mask").noconvert(), "threads"_a = 1);
+    m.def("align", &align, nb::arg("values").noconvert(), nb::arg("offset").noconvert(),
+          nb::arg("out").noconvert(), "threads"_a = 1);
 }

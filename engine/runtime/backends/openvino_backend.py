@@ -21,9 +21,11 @@ from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.backends.openvino_graph import input_names, read
 from deeplight.engine.runtime.backends.openvino_kept import Kept
 from deeplight.engine.runtime.backends.openvino_library import check_process, ov
-from deeplight.engine.runtime.backends.openvino_programs import Programs, first_line
+from deeplight.engine.runtime.backends.openvino_programs import InHalves, Programs, first_line
+from deeplight.engine.runtime.onnx_aligned import in_halves
 from deeplight.engine.runtime.onnx_asked import asked, made_by
 from deeplight.engine.runtime.onnx_notes import check_origin
+from deeplight.engine.runtime.onnx_outputs import output_names
 from deeplight.engine.runtime.onnx_suggested import in_parts
 from deeplight.engine.runtime.trial import TILE, trial_inputs
 
@@ -43,10 +45,10 @@ class OpenVinoBackend(Backend):
     takes_offset: ClassVar[bool] = True
     few_shapes: ClassVar[bool] = True
 
-    def __init__(self, core: Any, model: bytes, graph: Any, hint: str, threads: int) -> None:
+    def __init__(self, core: Any, model: bytes, hint: str, threads: int) -> None:
         self.device = "cpu"
         self._core, self._model, self._hint = core, model, hint
-        self._programs: Programs | None = Programs(Kept(core, model), graph, hint, 1, threads)
+        self._programs: Programs | InHalves | None = self._of(model, output_names(model), 1, threads)
         self._suggesting: Programs | None = None
         self._one_at_a_time = threading.Lock()
 
@@ -72,7 +74,7 @@ class OpenVinoBackend(Backend):
             ) from None
         check_origin(artifact.manifest, model)
         _check_signature(graph, artifact)
-        return cls(core, model, graph, _HINTS[precision], threads)
+        return cls(core, model, _HINTS[precision], threads)
 
     def split(
         self,
@@ -87,15 +89,14 @@ class OpenVinoBackend(Backend):
         """From now on run so many tiles at a time, see Backend.split."""
         if streams == self.streams and outputs is None:
             return
-        model = self._model
+        model, made = self._model, output_names(self._model)
         if outputs is not None:
-            model = asked(model, outputs, layers=layers, offset=offset)
-            outputs = made_by(outputs, offset=offset)
+            model, made = asked(model, outputs, layers=layers, offset=offset), made_by(outputs, offset=offset)
         self.streams, self.suggests, self._suggesting = streams, False, None
         self._programs = None  # so that the memory of its tiles is not held beside that of the next
-        self._programs = self._of(model, streams, threads)
+        self._programs = self._of(model, made, streams, threads)
         if suggested and outputs is not None:
-            self._divide(model, outputs, streams, threads)
+            self._divide(model, made, streams, threads)
 
     def _divide(self, model: bytes, outputs: Sequence[str], streams: int, threads: int) -> None:
         """Run a model in two parts if they give the bits of the whole for a trial. outputs: all of them."""
@@ -104,7 +105,10 @@ class OpenVinoBackend(Backend):
             return
         assert self._programs is not None
         try:
-            first, rest = self._of(parts.suggest, 1, threads), self._of(parts.rest, streams, threads)
+            first, rest = (
+                self._one(parts.suggest, 1, threads),
+                self._of(parts.rest, outputs, streams, threads),
+            )
             same = _same(self._programs, first, rest, outputs)
         except DeepLightError as e:  # the whole may run all the same
             _log.debug("the model does not run in two parts: %s", e)
@@ -112,7 +116,16 @@ class OpenVinoBackend(Backend):
         if same:
             self._programs, self._suggesting, self.suggests = rest, first, True
 
-    def _of(self, model: bytes, streams: int, threads: int) -> Programs:
+    def _of(self, model: bytes, outputs: Sequence[str], streams: int, threads: int) -> Programs | InHalves:
+        """What runs a model. outputs: all of them."""
+        halves = in_halves(model, outputs)
+        if halves is None:
+            return self._one(model, streams, threads)
+        front, back = (self._one(half, streams, threads) for half in halves)
+        estimates = OFFSET.name in output_names(halves.front)
+        return InHalves(front, back, max(1, threads // streams), estimates=estimates)
+
+    def _one(self, model: bytes, streams: int, threads: int) -> Programs:
         try:
             graph, kept = read(self._core, model), Kept(self._core, model)
             return Programs(kept, graph, self._hint, streams, threads)
@@ -156,7 +169,9 @@ class OpenVinoBackend(Backend):
                 programs.cancel()
 
 
-def _same(whole: Programs, first: Programs, rest: Programs, outputs: Sequence[str]) -> bool:
+def _same(
+    whole: Programs | InHalves, first: Programs, rest: Programs | InHalves, outputs: Sequence[str]
+) -> bool:
     """Whether two parts of a model give the bits of the whole."""
     inputs = trial_inputs()
     wanted = whole.run(inputs, outputs)

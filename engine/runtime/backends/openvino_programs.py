@@ -5,17 +5,21 @@ from __future__ import annotations
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError
+from deeplight.engine.core.spec import ALIGNED, FEATURES, OFFSET
+from deeplight.engine.raster.align import align
 from deeplight.engine.runtime.backends.openvino_graph import input_names
 from deeplight.engine.runtime.backends.openvino_kept import Kept
 from deeplight.engine.runtime.backends.openvino_library import check_process, ov
 
+Fill = Callable[[Floats], None]
 _KEPT = 2
 """Programs in memory, each of which holds that of a tile for every stream: a scene's most frequent shape, and one more
 (tiling.common_sides)."""
@@ -56,15 +60,35 @@ class Programs:
 
         Raises DeepLightError where the library fails, or the run is cancelled.
         """
+        with self.computed(inputs, outputs) as made:
+            return [np.array(values, np.float32) for values in made]
+
+    @contextmanager
+    def computed(
+        self, inputs: Mapping[str, Floats], outputs: Sequence[str], fill: Fill | None = None
+    ) -> Iterator[list[Floats]]:
+        """As `run`, in memory of the program that is another's afterwards. fill: writes the input ALIGNED into such
+        memory."""
         check_process(computes=True)
         batch, _, h, w = inputs["ntl"].shape
-        try:
+        with self._naming(h, w):
             program = self._program(batch, h, w)
             request = program.idle.get()
-            try:
-                return self._called(request, {name: inputs[name] for name in program.inputs}, outputs)
-            finally:
-                program.idle.put(request)
+        try:
+            with self._naming(h, w):
+                if fill is not None:
+                    fill(request.get_tensor(ALIGNED.name).data)
+                self._infer(request, {n: inputs[n] for n in program.inputs if n != ALIGNED.name})
+                made = [request.get_tensor(name).data for name in outputs]
+            yield made
+        finally:
+            program.idle.put(request)
+
+    @contextmanager
+    def _naming(self, h: int, w: int) -> Iterator[None]:
+        """Name the tile in what the library raises, as DeepLightError."""
+        try:
+            yield
         except Exception as e:  # the library's exceptions share no public base class
             remedy = "; use smaller `tiles`" if "alloc" in str(e).lower() else ""
             raise DeepLightError(
@@ -87,7 +111,7 @@ class Programs:
         with self._compiling:
             self._made.clear()
 
-    def _called(self, request: Any, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
+    def _infer(self, request: Any, inputs: Mapping[str, Floats]) -> None:
         # nothing is written to them, but OpenVINO takes no memory that could not be
         arrays = {n: np.require(a, requirements=("C", "W")) for n, a in inputs.items()}
         tensors = {n: ov.Tensor(a, shared_memory=True) for n, a in arrays.items()}
@@ -101,8 +125,6 @@ class Programs:
         finally:
             with self._lock:
                 self._running.discard(request)
-        # copies: the request's own memory is for its next tile
-        return [np.array(request.get_tensor(name).data, np.float32) for name in outputs]
 
     def _program(self, batch: int, h: int, w: int) -> _Program:
         """The program of a shape, compiled where it is not there; the one used the longest ago goes."""
@@ -116,6 +138,46 @@ class Programs:
                 program = self._made[shape] = _Program(compiled, self._streams)
             self._made.move_to_end(shape)
             return program
+
+
+class InHalves:
+    """Two halves of a model as Programs with the alignment between them, see onnx_aligned. estimates: whether the front
+    makes the offset. threads: of the alignment."""
+
+    def __init__(self, front: Programs, back: Programs, threads: int, *, estimates: bool) -> None:
+        self._front, self._back, self._threads = front, back, threads
+        self._made = [OFFSET.name] if estimates else []
+
+    def run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
+        """See Programs.run."""
+        rest = [name for name in outputs if name not in self._made]
+        with self._front.computed(inputs, [FEATURES.name, *self._made]) as (features, *found):
+            offset = found[0] if found else inputs[OFFSET.name]
+            made = {name: np.array(offset) for name in self._made}
+
+            def fill(aligned: Floats) -> None:
+                align(features, offset, aligned, self._threads)
+
+            with self._back.computed(inputs, rest, fill) as others:
+                made |= {
+                    name: np.array(values, np.float32) for name, values in zip(rest, others, strict=True)
+                }
+        return [made[name] for name in outputs]
+
+    def takes(self, name: str) -> bool:
+        """Whether tiles come with this input; that of the offset is used between the halves."""
+        given = name == OFFSET.name and not self._made
+        return given or self._front.takes(name) or self._back.takes(name)
+
+    def cancel(self) -> None:
+        """See Programs.cancel."""
+        self._front.cancel()
+        self._back.cancel()
+
+    def rest(self) -> None:
+        """See Programs.rest."""
+        self._front.rest()
+        self._back.rest()
 
 
 def first_line(error: Exception) -> str:
