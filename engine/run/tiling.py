@@ -28,6 +28,9 @@ _UNKNOWN_MODEL_BYTES = 300_000
 """Working bytes per LR pixel of a tile assumed for a model that does not say: a wide network's."""
 _SLACK = 1.1
 """A runtime's allocator takes memory in growing steps and keeps it: peaks of tiled runs were fitted with this."""
+_MOST_PROGRAMS = 2.0
+"""Where a runtime compiles for each tile shape, what it keeps has at most so many times the pixels of the largest tile
+(openvino_programs.HELD)."""
 _INPUT_BYTES = 4 * sum(s.channels * (SCALE * SCALE if s.hr else 1) for s in INPUTS if s.hr is not None)
 """Bytes of the input tensors per LR pixel of a tile."""
 _OUTPUTS_IN_FLIGHT = 4
@@ -318,11 +321,11 @@ class _Job:
         return pixels
 
     def _programs(self, core: int) -> float:
-        """How much more memory a runtime takes that keeps a program for the last tiles beside that of the others."""
+        """How much more memory a runtime takes that keeps programs for short tiles beside that of the others."""
         if not self.few_shapes:
             return 1.0
-        sides = common_sides(self._plan(core), self.manifest, (self.height, self.width))
-        return 1.0 + max(0.0 if len(s) == 1 else s[0] / s[-1] for s in sides)
+        rows, cols = common_sides(self._plan(core), self.manifest, (self.height, self.width))
+        return min(_MOST_PROGRAMS, sum(rows) / rows[-1] * sum(cols) / cols[-1])
 
     def _plan(self, core: int) -> TilePlan:
         return TilePlan(core, self.halo, pack_side(core), 0)

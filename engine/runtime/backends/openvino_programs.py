@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections import OrderedDict
@@ -20,9 +21,9 @@ from deeplight.engine.runtime.backends.openvino_kept import Kept
 from deeplight.engine.runtime.backends.openvino_library import check_process, ov
 
 Fill = Callable[[Floats], None]
-_KEPT = 2
-"""Programs in memory, each of which holds that of a tile for every stream: a scene's most frequent shape, and one more
-(tiling.common_sides)."""
+HELD = 2.0
+"""Programs in memory, each of which holds that of a tile for every stream, have so many times the pixels of the
+largest: those of a scene (tiling.common_sides), and of the small places that a run looks at again."""
 
 
 class _Program:
@@ -127,17 +128,23 @@ class Programs:
                 self._running.discard(request)
 
     def _program(self, batch: int, h: int, w: int) -> _Program:
-        """The program of a shape, compiled where it is not there; the one used the longest ago goes."""
+        """The program of a shape, compiled where it is not there; those used the longest ago go."""
         shape = (batch, h, w)
         with self._compiling:
             program = self._made.get(shape)
             if program is None:
-                while len(self._made) >= _KEPT:
-                    self._made.popitem(last=False)
+                self._make_room(shape)
                 compiled = self._kept.program(self._graph, shape, self._options)
                 program = self._made[shape] = _Program(compiled, self._streams)
             self._made.move_to_end(shape)
             return program
+
+    def _make_room(self, shape: tuple[int, int, int]) -> None:
+        """Let go of the programs used the longest ago until there may be one of this shape beside the others."""
+        sizes = {made: math.prod(made) for made in (*self._made, shape)}
+        while sum(sizes.values()) > HELD * max(sizes.values()):
+            gone, _ = self._made.popitem(last=False)
+            del sizes[gone]
 
 
 class InHalves:

@@ -198,7 +198,7 @@ def test_automatic_tiles_of_few_shapes_compute_the_fewest_pixels() -> None:
     assert plan_tiles(TileRequest(), m, 390, 390, 1, 64 * GB).core == 256
     assert common_sides(plan, m, (512, 512)) == ((280,), (280,))
     assert common_sides(plan, m, (1000, 1100)) == ((296,), (100, 296))
-    # a second program holds memory beside the first one's, half of it at most
+    # what short tiles are computed with holds memory beside the others'
     one, two = (
         plan_tiles(TileRequest(256), m, 1000, width, 1, 64 * GB, few_shapes=True).estimate
         for width in (1200, 1100)

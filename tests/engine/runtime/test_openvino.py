@@ -27,6 +27,8 @@ from tests.engine.runtime.test_onnx_suggested import tile
 
 pytest.importorskip("openvino", reason="there is no OpenVINO for this machine")
 
+from deeplight.engine.runtime.backends import openvino_graph, openvino_kept, openvino_programs
+
 TINY = "deeplight-tiny"
 ALL = [spec.name for spec in OUTPUTS]
 SIDES = [(2, 3), (3, 40), (24, 20), (61, 37)]
@@ -141,8 +143,6 @@ def test_parts_that_give_other_bits_are_not_used(monkeypatch: pytest.MonkeyPatch
 
 def test_products_are_in_float32() -> None:
     """By default OpenVINO would multiply in bfloat16 where the CPU can."""
-    from deeplight.engine.runtime.backends import openvino_programs
-
     made: list[Any] = []
 
     class Watched(openvino_programs._Program):
@@ -163,8 +163,6 @@ def test_programs_are_kept_for_the_next_process_and_damage_costs_only_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damaged weights, too, which OpenVINO itself would compute with."""
-    from deeplight.engine.runtime.backends import openvino_graph
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     inputs = tile(24, 20)
     with opened() as backend:
@@ -188,8 +186,6 @@ def test_programs_are_kept_for_the_next_process_and_damage_costs_only_time(
 
 
 def test_programs_used_the_longest_ago_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deeplight.engine.runtime.backends import openvino_kept
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(openvino_kept, "_MOST", 4)
 
@@ -217,23 +213,25 @@ def test_without_a_cache_folder_it_runs_all_the_same(tmp_path: Path, monkeypatch
         assert backend.run(tile(3, 3))["ntl_hr"].size
 
 
-def test_a_third_shape_takes_the_place_of_the_one_used_the_longest_ago(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from deeplight.engine.runtime.backends.openvino_kept import Kept
-
+def test_programs_used_the_longest_ago_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory they may have twice the pixels of the largest together."""
     compiled: list[tuple[int, ...]] = []
-    program = Kept.program
+    shaped = openvino_graph.shaped
 
-    def counting(self: Kept, graph: Any, shape: tuple[int, int, int], *more: Any) -> Any:
-        compiled.append(shape)
-        return program(self, graph, shape, *more)
+    def counting(graph: Any, *shape: int) -> Any:
+        compiled.append(shape[1:])
+        return shaped(graph, *shape)
 
-    monkeypatch.setattr(Kept, "program", counting)
+    monkeypatch.setattr(openvino_graph, "shaped", counting)
+    monkeypatch.setattr(openvino_kept.Kept, "_read", lambda *_: None)
+    large, right, below, corner, other = (10, 10), (10, 4), (4, 10), (4, 4), (10, 9)
     with opened() as backend:
-        for h, w in [(4, 5), (5, 4), (4, 5), (6, 6), (4, 5), (5, 4)]:
+        for h, w in [large, right, below, corner, large, right]:
             backend.run(tile(h, w))
-    assert compiled[::2] == compiled[1::2] == [(1, 4, 5), (1, 5, 4), (1, 6, 6), (1, 5, 4)], "both halves"
+        assert compiled[::2] == compiled[1::2] == [large, right, below, corner], "both halves, once"
+        for h, w in [other, right, large]:
+            backend.run(tile(h, w))
+    assert compiled[8::2] == [other, large], "`right` was used after those that went"
 
 
 def test_a_cancelled_run_stops_and_a_closed_backend_says_so() -> None:
