@@ -140,7 +140,8 @@ class Model:
     def __call__(
         self, scene: Scene, *, bands: Sequence[str] | None = None, conserve_radiance: bool = False
     ) -> Result:
-        """Refine a scene, or a part of one, in memory and in one piece. The pixels are those that `refine` writes.
+        """Refine a scene, or a part of one, in memory and in one piece. The pixels are those that `refine` writes
+        with the same backend.
 
         Args:
             scene: From `open_scene`, or a part of one, as scene[100:228, 40:168].
@@ -216,7 +217,13 @@ class Model:
         reach = REACH if options.conserve_radiance else 0
         try:
             return plan_tiles(
-                None, self.artifact.manifest, *scene.shape, count, available_memory(), reach=reach
+                None,
+                self.artifact.manifest,
+                *scene.shape,
+                count,
+                available_memory(),
+                reach=reach,
+                model_memory=self.backend.memory,
             )
         except InputError as error:
             raise InputError(

@@ -190,6 +190,7 @@ def plan_run(
         reach,
         options.beside,
         backend.few_shapes,
+        backend.memory,
     )
     fields = fingerprint(options, scene, artifact, backend, threads, files)
     return Record(fields, plan.core, plan.halo, shared), plan

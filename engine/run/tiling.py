@@ -125,15 +125,15 @@ def plan_tiles(
     reach: int = 0,
     beside: int = 1,
     few_shapes: bool = False,
+    model_memory: float = 1.0,
 ) -> TilePlan:
     """Choose core, halo and pack for a scene of height × width LR pixels.
 
     request: None runs the scene in one piece. reach: LR pixels that the halo must have beyond the model's, for what is
     done with its output. memory: bytes available. streams: tiles computed at once; None: two where memory allows and
     there is more than one tile. beside: workers that share the host's memory, of which `memory` is one's. few_shapes:
-    windows have the sides of `common_sides`. A CORE given is used as it is. Raises InputError for a HALO below what is
-    needed, and where not even the smallest choice fits the
-    memory.
+    windows have the sides of `common_sides`. model_memory: of the backend, see Backend.memory. A CORE given is used as
+    it is. Raises InputError for a HALO below what is needed, and where not even the smallest choice fits the memory.
     """
     halo = manifest.halo_lr + reach
     if request is not None and request.halo is not None:
@@ -146,8 +146,8 @@ def plan_tiles(
         halo = request.halo
     usable = usable_memory(memory)
     if request is None:
-        return _whole_scene(manifest, height, width, halo, bands, usable)
-    job = _Job(manifest, height, width, halo, bands, readers, few_shapes)
+        return _whole_scene(manifest, height, width, halo, bands, usable, model_memory)
+    job = _Job(manifest, height, width, halo, bands, readers, few_shapes, model_memory)
     core = request.core or _auto_core(job, usable, streams or 1, beside)
     if streams is None:
         several = core < max(height, width) and job.tiled_bytes(core, _AUTO_STREAMS) <= usable
@@ -311,6 +311,7 @@ class _Job:
     bands: int
     readers: int
     few_shapes: bool = False
+    model_memory: float = 1.0
 
     def computed(self, core: int) -> int:
         """LR pixels of all tiles together, where these have the sides of `common_sides`."""
@@ -321,11 +322,11 @@ class _Job:
         return pixels
 
     def _programs(self, core: int) -> float:
-        """How much more memory a runtime takes that keeps programs for short tiles beside that of the others."""
+        """A runtime's memory over the manifest's: some keep programs for short tiles beside those of the others."""
         if not self.few_shapes:
-            return 1.0
+            return self.model_memory
         rows, cols = common_sides(self._plan(core), self.manifest, (self.height, self.width))
-        return min(_MOST_PROGRAMS, sum(rows) / rows[-1] * sum(cols) / cols[-1])
+        return self.model_memory * min(_MOST_PROGRAMS, sum(rows) / rows[-1] * sum(cols) / cols[-1])
 
     def _plan(self, core: int) -> TilePlan:
         return TilePlan(core, self.halo, pack_side(core), 0)
@@ -346,10 +347,12 @@ class _Job:
         return _FIXED_BYTES + h * w * per_px + pack * _PACKS_IN_FLIGHT * output
 
 
-def _whole_scene(manifest: Manifest, height: int, width: int, halo: int, bands: int, usable: int) -> TilePlan:
+def _whole_scene(
+    manifest: Manifest, height: int, width: int, halo: int, bands: int, usable: int, model_memory: float
+) -> TilePlan:
     edge = min(halo, EDGE)
     tile = (height + 2 * edge) * (width + 2 * edge)
-    per_px = _model_bytes(manifest) + 2 * _INPUT_BYTES + 3 * _output_bytes(bands)
+    per_px = int(_model_bytes(manifest) * model_memory) + 2 * _INPUT_BYTES + 3 * _output_bytes(bands)
     estimate = _FIXED_BYTES + tile * per_px
     if estimate > usable:
         raise InputError(

@@ -49,6 +49,8 @@ class Backend(ABC):
     """Whether tiles may come with their offset, `spec.OFFSET`."""
     few_shapes: ClassVar[bool] = False
     """Whether it has to compile for each tile shape, so that the tiles of a scene should have few."""
+    memory: ClassVar[float] = 1.0
+    """Its working memory for a tile, over that of ONNX Runtime, which the manifest knows (`bytes_per_lr_px`)."""
     compiles: bool = False
     """Whether `compiling`, see `open`, made a difference to what it runs."""
     compiling: bool = True

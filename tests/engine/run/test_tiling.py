@@ -203,6 +203,8 @@ def test_automatic_tiles_of_few_shapes_compute_the_fewest_pixels() -> None:
         plan_tiles(TileRequest(256), m, 1000, width, 1, 64 * GB, few_shapes=True).estimate
         for width in (1200, 1100)
     )
+    ov = plan_tiles(TileRequest(256), m, 1000, 1200, 1, 64 * GB, few_shapes=True, model_memory=1.5).estimate
+    assert ov - one == pytest.approx(0.5 * 1.1 * 20_000 * 296**2, rel=1e-3)
     share = 100 / 296
     assert two - one == pytest.approx(share * 1.1 * 20_000 * 296**2, rel=1e-3)
 

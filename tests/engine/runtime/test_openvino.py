@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from deeplight.engine.core.errors import ArtifactError, DeepLightError, InputError
+from deeplight.engine.core.machine import cpu_has_bf16
 from deeplight.engine.core.spec import OF_LIGHTS_ALONE, OUTPUTS, SUGGESTED
 from deeplight.engine.runtime import backends
 from deeplight.engine.runtime.artifact import load_artifact
@@ -367,3 +368,19 @@ def test_where_it_is_not_installed_the_sentence_says_how(tmp_path: Path) -> None
         ]
     )
     assert text[0] == "InputError" and "pip install 'openvino" in " ".join(text)
+
+
+def test_the_built_in_model_has_a_file_in_bfloat16() -> None:
+    artifact = load_artifact(TINY)
+    assert chosen("auto", artifact, "bf16", "auto") == "openvino", "for scenes of any size"
+    with pytest.raises(InputError, match="in precision bf16"):
+        open_backend("onnxruntime", artifact, precision="bf16")
+    if not cpu_has_bf16():
+        with pytest.raises(InputError, match="this CPU has no bfloat16 arithmetic"):
+            opened(precision="bf16")
+        return
+    inputs = tile(24, 20)
+    with opened(precision="bf16") as backend, opened() as reference:
+        got, want = backend.run(inputs, ALL), reference.run(inputs, ALL)
+    assert 1e-4 < relative_l2(got["ntl_hr"], want["ntl_hr"]) <= TOLERANCE["bf16"]
+    np.testing.assert_allclose(got["offset"], want["offset"], atol=1e-4)
