@@ -68,10 +68,10 @@ def test_bits_do_not_depend_on_threads(shipped: Artifact) -> None:
 
 def test_products_have_the_types_of_the_file(shipped: Artifact) -> None:
     from deeplight.engine.runtime.backends.openvino_graph import read, shaped
-    from deeplight.engine.runtime.backends.openvino_library import ov
+    from deeplight.engine.runtime.backends.openvino_library import library_core
 
     opened(shipped).close()
-    core = ov.Core()
+    core = library_core()
     graph = read(core, shipped.read("bf16", "openvino"))
     compiled = core.compile_model(shaped(graph, 1, 24, 20), "CPU", {"INFERENCE_PRECISION_HINT": "dynamic"})
     ran = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]

@@ -20,7 +20,7 @@ from deeplight.engine.runtime.artifact import Artifact
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.backends.openvino_graph import input_names, read
 from deeplight.engine.runtime.backends.openvino_kept import Kept
-from deeplight.engine.runtime.backends.openvino_library import check_process, ov
+from deeplight.engine.runtime.backends.openvino_library import check_process, library_core, ov
 from deeplight.engine.runtime.backends.openvino_programs import InHalves, Programs, first_line
 from deeplight.engine.runtime.onnx_aligned import in_halves
 from deeplight.engine.runtime.onnx_asked import asked, made_by
@@ -64,7 +64,7 @@ class OpenVinoBackend(Backend):
         if precision == "bf16" and not cpu_has_bf16():
             raise InputError(f"this CPU has no bfloat16 arithmetic: use {mention(precision='fp32')}")
         check_process(computes=False)
-        core = ov.Core()
+        core = library_core()
         try:
             model = artifact.read(precision, cls.name)
             graph = read(core, model)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from typing import Any
 
 from deeplight.engine.core.errors import DeepLightError
 
@@ -18,7 +20,15 @@ finally:
     if _hidden:
         del sys.modules[_REPORTS]
 
-__all__ = ["check_process", "ov"]
+__all__ = ["check_process", "library_core", "ov"]
+
+
+@functools.cache
+def library_core() -> Any:
+    """The only openvino.Core of the process, which stays. Each puts a stack of its own in place for the signals of a
+    thread and at its end the one before it, which may be gone with its owner: the next signal then ends the process."""
+    return ov.Core()
+
 
 _computes_in: list[int] = []
 """The process in which OpenVINO has its threads, once it computes."""

@@ -35,7 +35,7 @@ def test_item_of_the_model_in_the_package(tmp_path: Path) -> None:
         assert "mlm:model" in (asset.roles or ()) and asset.extra_fields["mlm:artifact_type"]
         assert asset.extra_fields["bands"] == item.properties["bands"]
         assert asset.extra_fields["file:checksum"] == f"1220{listed[name].sha256}"
-    assert set(item.assets) == {"model.safetensors", "model.onnx"}
+    assert set(item.assets) == {"model.safetensors", "model.onnx", "model.bf16.onnx"}
 
 
 def test_models_of_one_name_have_their_own_items(tmp_path: Path) -> None:

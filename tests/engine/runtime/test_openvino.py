@@ -384,3 +384,27 @@ def test_the_built_in_model_has_a_file_in_bfloat16() -> None:
         got, want = backend.run(inputs, ALL), reference.run(inputs, ALL)
     assert 1e-4 < relative_l2(got["ntl_hr"], want["ntl_hr"]) <= TOLERANCE["bf16"]
     np.testing.assert_allclose(got["offset"], want["offset"], atol=1e-4)
+
+
+def test_signals_arrive_after_models_were_closed_in_any_order() -> None:
+    """With a Core for each, the stack for signals would be that of one that is gone: SIGTERM would end in SIGSEGV."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os, signal\n"
+            "from deeplight.engine.runtime.artifact import load_artifact\n"
+            "from deeplight.engine.runtime.backends import open_backend\n"
+            "from deeplight.engine.runtime.trial import trial_inputs\n"
+            "artifact, inputs = load_artifact('deeplight-tiny'), trial_inputs()\n"
+            "models = [open_backend('openvino', artifact) for _ in range(2)]\n"
+            "for model in models: model.run(inputs)\n"
+            "del model\n"
+            "while models: models.pop(0).close()\n"
+            "signal.signal(signal.SIGTERM, lambda *_: print('arrived'))\n"
+            "os.kill(os.getpid(), signal.SIGTERM)\n",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "arrived"), done.stderr
