@@ -87,6 +87,7 @@ def test_the_map_is_that_of_onnx_runtime(scene: SceneOptions, tmp_path: Path) ->
     assert tags["DEEPLIGHT_BACKEND"] == "openvino" and tags["DEEPLIGHT_OPENVINO_VERSION"].startswith("20")
 
 
+@pytest.mark.slow
 def test_threads_and_streams_do_not_change_a_byte(scene: SceneOptions, tmp_path: Path) -> None:
     made = set()
     for number, (threads, streams) in enumerate([(1, 1), (2, 1), (2, 2)]):
