@@ -105,7 +105,11 @@ def test_a_pack_that_kills_its_worker_is_given_up_alone(whole: Whole, tmp_path: 
 def test_signals_end_the_run_within_three_seconds(
     whole: Whole, tmp_path: Path, number: signal.Signals
 ) -> None:
-    led = lead(whole, tmp_path, gate_at=1)
+    before = signal.signal(number, signal.SIG_DFL)  # nohup has SIGHUP ignored, which processes inherit
+    try:
+        led = lead(whole, tmp_path, gate_at=1)
+    finally:
+        signal.signal(number, before)
     led.wait_at_gate(1, 2)
     began = time.monotonic()
     # a terminal that is closed tells all its processes
