@@ -49,8 +49,9 @@ class OpenVinoBackend(Backend):
 
     def __init__(self, core: Any, model: bytes, hint: str, threads: int) -> None:
         self.device = "cpu"
-        self._core, self._model, self._hint = core, model, hint
-        self._programs: Programs | InHalves | None = self._of(model, output_names(model), 1, threads)
+        self._core, self._model, self._hint, self._threads = core, model, hint, threads
+        self._programs: Programs | InHalves | None = None
+        self._closed = False
         self._suggesting: Programs | None = None
         self._one_at_a_time = threading.Lock()
 
@@ -89,7 +90,7 @@ class OpenVinoBackend(Backend):
         suggested: bool = False,
     ) -> None:
         """From now on run so many tiles at a time, see Backend.split."""
-        if streams == self.streams and outputs is None:
+        if streams == self.streams and outputs is None and self._programs is not None:
             return
         model, made = self._model, output_names(self._model)
         if outputs is not None:
@@ -148,8 +149,11 @@ class OpenVinoBackend(Backend):
             self._suggesting.rest()
 
     def _run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
-        if self._programs is None:
+        if self._closed:
             raise ValueError("the backend is closed")
+        if self._programs is None:  # nobody said what will be asked for
+            self.split(1, self._threads)
+        assert self._programs is not None
         if OFFSET.name in inputs and not self._programs.takes(OFFSET.name):
             raise DeepLightError("the program estimates the offset: say before that it is given")
         if self.suggests and SUGGESTED.name not in inputs:
@@ -162,7 +166,7 @@ class OpenVinoBackend(Backend):
 
     def close(self) -> None:
         """Release the programs, each of which holds the memory of its tiles. Further calls are not allowed."""
-        self._programs, self._suggesting, self.suggests = None, None, False
+        self._programs, self._suggesting, self.suggests, self._closed = None, None, False, True
 
     def cancel(self) -> None:
         """Stop the runs in progress before their next operation, and all further ones."""
