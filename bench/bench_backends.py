@@ -25,7 +25,7 @@ from deeplight.train.fit.checkpoint import load_checkpoint
 
 Inputs = dict[str, NDArray[np.float32]]
 Run = Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]
-VARIANTS = (*(f"{name} fp32" for name in BACKENDS), "torch bf16")
+VARIANTS = (*(f"{name} fp32" for name in BACKENDS), "openvino bf16", "torch bf16")
 SHAPES = [(1, side) for side in TILES] + [(batch, TILES[0]) for batch in BATCHES if batch > 1]
 MEASURED = [(*shape, variant) for shape in SHAPES for variant in VARIANTS] + [
     (1, TILES[1], "torch compiled fp32")

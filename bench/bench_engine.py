@@ -48,7 +48,9 @@ def bare_call(request: RunOptions, core: int, halo: int) -> tuple[float, float, 
     artifact = load_artifact(request.model)
     with (
         Scene.open(request.scene) as s,
-        open_backend(request.backend, artifact, threads=available_cpus()) as backend,
+        open_backend(
+            request.backend, artifact, precision=request.precision, threads=available_cpus()
+        ) as backend,
     ):
         at = Window(0, core, min(core, s.grid.height), core)
         inputs = s.read_inputs(window := tile_window(at, halo, artifact.manifest, s.grid.shape))
@@ -71,26 +73,30 @@ def same_as_bare(out: Path, core: int, want: np.ndarray) -> None:
 
 
 @pytest.mark.benchmark(group="engine")
-@pytest.mark.parametrize("runtime", BACKENDS)
+@pytest.mark.parametrize("variant", (*(f"{name} fp32" for name in BACKENDS), "openvino bf16"))
 def test_strip(
     measure: Measure,
     benchmark: BenchmarkFixture,
     strip: SceneOptions,
     model: str,
     tmp_path: Path,
-    runtime: str,
+    variant: str,
 ) -> None:
+    runtime, precision = variant.split()
     try:
-        open_backend(runtime, load_artifact(model)).close()
+        open_backend(runtime, load_artifact(model), precision=precision).close()
     except InputError as e:
         pytest.skip(str(e))
     out = tmp_path / "o.tif"
-    request = RunOptions(strip, out, model, TileRequest(), backend=runtime, mode=Mode.OVERWRITE)
+    request = RunOptions(
+        strip, out, model, TileRequest(), backend=runtime, precision=precision, mode=Mode.OVERWRITE
+    )
     with Scene.open(strip) as scene:
         lr = scene.grid
     mpix, cost = lr.height * lr.width * SCALE**2 / 1e6, traffic_of("tiny")["network"].flops
     flops = cost * mpix * 1e6
-    work = Work("engine", f"{runtime} fp32", mpix, flops, 0, "matmul", "flops", available_cpus())
+    limit = "matmul_bf16" if precision == "bf16" else "matmul"
+    work = Work("engine", variant, mpix, flops, 0, limit, "flops", available_cpus())
     bare: dict[str, Any] = {}
 
     def check(report: RunReport) -> None:

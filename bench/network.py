@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 VARIABLE = "DEEPLIGHT_BENCH_CHECKPOINT"
 SEED = 7
+PRECISIONS = ("fp32", "bf16")
+"""Of the ONNX files."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """run: as deeplight-train leaves it. artifact: the same weights with an ONNX file."""
+    """run: as deeplight-train leaves it. artifact: the same weights with ONNX files of PRECISIONS."""
 
     run: Path
     artifact: Path
@@ -96,13 +98,16 @@ def _export(model: DeepLightSR, out: Path) -> None:
 
     manifest = replace(
         manifest_of(model, {}, name="deeplight-bench"),
-        precisions={"fp32": ONNX_FILES["fp32"]},
+        precisions={precision: ONNX_FILES[precision] for precision in PRECISIONS},
         bytes_per_lr_px=_shipped_bytes_per_lr_px(),
     )
     weights = to_safetensors(model)
     digest = hashlib.sha256(weights).hexdigest()
-    onnx = to_onnx(trace(model, "fp32"), metadata(manifest, "fp32", digest))
-    write_artifact(out, manifest, {WEIGHTS: weights, ONNX_FILES["fp32"]: onnx})
+    files = {
+        file: to_onnx(trace(model, precision), metadata(manifest, precision, digest))
+        for precision, file in manifest.precisions.items()
+    }
+    write_artifact(out, manifest, {WEIGHTS: weights, **files})
 
 
 def _shipped_bytes_per_lr_px() -> int:

@@ -82,7 +82,7 @@ def busy(run: BenchRun) -> str:
 
 def peers_note(run: BenchRun) -> str:
     """A paragraph about the comparison with other tools; "" where it was not made."""
-    return PEERS_NOTE.format(core=run.peers[0]["core"]) if run.peers else ""
+    return PEERS_NOTE.format(core=f"{run.peers[0]['core']:g}") if run.peers else ""
 
 
 def markdown(run: BenchRun, before: BenchRun | None) -> str:

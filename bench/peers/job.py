@@ -18,16 +18,20 @@ from affine import Affine
 
 from bench.cases import Case, ntl_grid, patch, write_raster
 from bench.network import make_network
-from bench.peers.tool import NEEDS, OURS, TOOLS
+from bench.peers.tool import NEEDS, OURS, TOOLS, options_of
+from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.core.spec import DMO_SLOTS, SCALE
-from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL, load_artifact
+from deeplight.engine.runtime.backends import open_backend
 
-HOME = Path(__file__).parent
+ROOT = Path(__file__).parent.parent.parent
 VARIABLE = "DEEPLIGHT_PEERS_PYTHON"
 WHOLE = "whole-image PyTorch"
 DIFFERENCE = 1e-5
 """How much a tool may differ from whole-image PyTorch, as a share of the range."""
+DIFFERENCE_BF16 = 0.05
+"""The same in bfloat16, with 8 bits; see RANGE_OF_BF16 in bench_backends.py."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,10 @@ class PeerJob:
 
     def tools(self) -> list[str]:
         """The tools in the order in which they run. Ours runs with the tile of the others, one and two at a time, and
-        with the tile that it chooses."""
-        ours = (f"--tiles {self.core}", f"--tiles {self.core} --streams 2", "--tiles auto")
+        with the tile that it chooses, in each runtime."""
+        vino = "--tiles auto --backend openvino"
+        ours = (f"--tiles {self.core}", f"--tiles {self.core} --streams 2", "--tiles auto", vino)
+        ours += (f"{vino} --precision bf16",)
         return [*TOOLS, *(f"{OURS} {options}" for options in ours)]
 
 
@@ -67,7 +73,7 @@ def peers_python() -> Path | None:
     """Return the interpreter of the peers' environment: DEEPLIGHT_PEERS_PYTHON, else that of .venv-peers; None if there
     is none."""
     named = os.environ.get(VARIABLE)
-    path = Path(named) if named else HOME.parent.parent / ".venv-peers/bin/python"
+    path = Path(named) if named else ROOT / ".venv-peers/bin/python"
     return path if path.exists() else None
 
 
@@ -78,7 +84,7 @@ def interpreter(tool: str) -> str:
     """
     peers = peers_python()
     if tool.startswith(OURS):
-        return sys.executable
+        return sys.executable if _runs(tool) else ""
     if peers is None:
         return "" if tool in NEEDS else sys.executable
     wanted = ["torch", "safetensors", "rasterio", *NEEDS.get(tool, ())]
@@ -86,17 +92,36 @@ def interpreter(tool: str) -> str:
     return str(peers) if subprocess.run([peers, "-c", program], check=False).returncode == 0 else ""
 
 
+def _runs(tool: str) -> bool:
+    """Whether this machine has the runtime that one of our rows names."""
+    options = options_of(tool)
+    try:
+        artifact = load_artifact(DEFAULT_MODEL)
+        open_backend(
+            options.get("--backend", "auto"), artifact, precision=options.get("--precision", "fp32")
+        ).close()
+    except InputError:
+        return False
+    return True
+
+
+def link_source(folder: Path) -> None:
+    """Make the package `deeplight` in `folder` of links to the repository's source, for interpreters without it."""
+    package = folder / "deeplight"
+    package.mkdir()
+    parts = [ROOT / name for name in ("kernels", "engine", "train", "export")]
+    for part in (*(ROOT / "deeplight").glob("[!_]*"), ROOT / "deeplight/__init__.py", *parts):
+        (package / part.name).symlink_to(part)
+
+
 def run_tool(tool: str, job: Path, out: Path) -> dict[str, Any]:
     """Run a tool and return what it took, as bench/peers/tool.py writes it. Raises RuntimeError with its message if it
     fails."""
-    root = HOME.parent.parent
     result = out.with_suffix(".json")
     with tempfile.TemporaryDirectory() as view:
-        (Path(view) / "deeplight").mkdir()
-        for name in ("kernels", "engine", "train", "export"):
-            (Path(view) / "deeplight" / name).symlink_to(root / name)
+        link_source(Path(view))
         # our package is installed here; the peers' environment only sees the source of the network
-        paths = [str(root)] if tool.startswith(OURS) else [view, str(root)]
+        paths = [str(ROOT)] if tool.startswith(OURS) else [view, str(ROOT)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "NO_ALBUMENTATIONS_UPDATE": "1"}
         command = [interpreter(tool), "-m", "bench.peers.tool", tool, str(job), str(out), str(result)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=view, check=False)
@@ -104,6 +129,11 @@ def run_tool(tool: str, job: Path, out: Path) -> dict[str, Any]:
         raise RuntimeError(f"{tool} failed:\n{done.stderr[-2000:]}")
     took: dict[str, Any] = json.loads(result.read_text())
     return took
+
+
+def allowed(tool: str) -> float:
+    """How much a tool may differ from whole-image PyTorch."""
+    return DIFFERENCE_BF16 if tool.endswith("bf16") else DIFFERENCE
 
 
 def difference(out: Path, whole: Path, halo: int) -> float:

@@ -158,8 +158,14 @@ def terratorch(model: nn.Module, job: Path, out: Path, core: int, halo: int) -> 
     write_whole(job, out, result)
 
 
-def deeplight(job: Path, out: Path, tiles: str, threads: int, streams: int | None = None) -> None:
-    """The engine, as deeplight-infer runs it with --tiles and --streams."""
+def options_of(tool: str) -> dict[str, str]:
+    """The options in the name of one of our rows, with their dashes."""
+    words = tool.removeprefix(OURS).split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def deeplight(job: Path, out: Path, given: dict[str, str], threads: int) -> None:
+    """The engine, as deeplight-infer runs it with these options."""
     from bench.cases import layers_in
     from deeplight.engine.output.parts import Mode
     from deeplight.engine.run.options import RunOptions
@@ -167,9 +173,12 @@ def deeplight(job: Path, out: Path, tiles: str, threads: int, streams: int | Non
     from deeplight.engine.run.tiling import parse_tiles
 
     model = str(job / "artifact")
-    cut = parse_tiles(tiles)
+    cut = parse_tiles(given["--tiles"])
+    streams = int(given["--streams"]) if "--streams" in given else None
+    how = (given.get("--backend", "auto"), given.get("--precision", "fp32"))
     layers = replace(layers_in(job), psf=(PSF, PSF))
-    infer(RunOptions(layers, out, model, cut, threads=threads, streams=streams, mode=Mode.OVERWRITE))
+    ours = RunOptions(layers, out, model, cut, backend=how[0], precision=how[1], mode=Mode.OVERWRITE)
+    infer(replace(ours, threads=threads, streams=streams))
 
 
 TOOLS: dict[str, Callable[[Any, Path, Path, int, int], None]] = {
@@ -211,7 +220,9 @@ def peak_memory() -> int:
 def versions(tool: str) -> dict[str, str]:
     """Return the versions of the packages that computed."""
     found = {}
-    for name in ("deeplight", "onnxruntime") if tool.startswith(OURS) else ("torch", *NEEDS.get(tool, ())):
+    for name in (
+        ("deeplight", "onnxruntime", "openvino") if tool.startswith(OURS) else ("torch", *NEEDS.get(tool, ()))
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -228,10 +239,10 @@ def main() -> None:
         import onnxruntime  # noqa: F401
         import rasterio  # noqa: F401
 
-        words = tool.removeprefix(OURS).split()
-        given = dict(zip(words[::2], words[1::2], strict=True))
-        streams = int(given["--streams"]) if "--streams" in given else None
-        work: Callable[[], None] = lambda: deeplight(job, out, given["--tiles"], threads, streams)  # noqa: E731
+        given = options_of(tool)
+        if given.get("--backend") == "openvino":
+            import openvino  # noqa: F401
+        work: Callable[[], None] = lambda: deeplight(job, out, given, threads)  # noqa: E731
     else:
         import torch
 

@@ -77,4 +77,4 @@ def test_a_gpu_whose_stages_failed_has_dashes(tmp_path: Path) -> None:
 def test_every_backend_is_measured() -> None:
     assert {f"{name} fp32" for name in BACKENDS} <= {variant for _, _, variant in bench_backends.MEASURED}
     engines = next(m for m in bench_engine.test_strip.pytestmark if m.name == "parametrize")
-    assert set(engines.args[1]) == set(BACKENDS)
+    assert {f"{name} fp32" for name in BACKENDS} <= set(engines.args[1])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ import rasterio
 from bench import network
 from bench.cases import Case, ntl_grid, write_raster
 from bench.peers import job as jobs
-from bench.peers.job import DIFFERENCE, WHOLE, PeerJob, difference, interpreter, make_job, run_tool
+from bench.peers.job import WHOLE, PeerJob, allowed, difference, interpreter, make_job, run_tool
 from bench.peers.tool import NEEDS, TOOLS, windows
 from bench.results import peer_table
 
@@ -41,9 +45,11 @@ def test_the_difference_leaves_out_the_rim(tmp_path: Path) -> None:
 
 
 def test_tools_that_are_absent_have_no_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(jobs, "HOME", tmp_path)
+    monkeypatch.setattr(jobs, "ROOT", tmp_path)
     monkeypatch.delenv(jobs.VARIABLE, raising=False)
-    assert all(bool(interpreter(tool)) == (tool not in NEEDS) for tool in PeerJob().tools())
+    # rows of ours that name a runtime need it, and a CPU for its precision
+    everywhere = [tool for tool in PeerJob().tools() if "--backend" not in tool]
+    assert all(bool(interpreter(tool)) == (tool not in NEEDS) for tool in everywhere)
     assert list(NEEDS) == [tool for tool in TOOLS if tool not in (WHOLE, "rasterio loop")]
 
 
@@ -69,6 +75,18 @@ def test_random_weights_are_the_same_and_none_is_idle() -> None:
         assert a.equal(b) and a.any(), name
 
 
+def test_an_interpreter_without_the_package_finds_its_source(tmp_path: Path) -> None:
+    """As that of the peers' environment: without `site` the links to editable installations are not followed."""
+    jobs.link_source(tmp_path)
+    program = "from deeplight.train.fit.checkpoint import load_checkpoint as f; print(f.__code__.co_filename)"
+    places = os.pathsep.join([str(tmp_path), str(jobs.ROOT), *sysconfig.get_paths().values()])
+    command = [sys.executable, "-S", "-c", program]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": places}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.startswith(str(tmp_path)), done.stderr
+
+
 @pytest.mark.slow
 def test_tools_agree_on_a_small_job(tmp_path: Path) -> None:
     """Each in a process of its own, with weights exported for ours; those of the peers' environment where it is."""
@@ -83,7 +101,7 @@ def test_tools_agree_on_a_small_job(tmp_path: Path) -> None:
         with rasterio.open(out) as d:
             assert d.shape == (8 * 48, 8 * 48)
         if tool not in NEEDS:
-            assert difference(out, tmp_path / f"{WHOLE.replace(' ', '-')}.tif", 18) <= DIFFERENCE
+            assert difference(out, tmp_path / f"{WHOLE.replace(' ', '-')}.tif", 18) <= allowed(tool)
     shutil.rmtree(home)
     with pytest.raises(RuntimeError, match="rasterio loop failed"):
         run_tool("rasterio loop", home, tmp_path / "x.tif")
