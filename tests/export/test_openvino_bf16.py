@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,32 +9,21 @@ import pytest
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import OF_LIGHTS_ALONE
-from deeplight.engine.runtime.artifact import DEFAULT_MODEL, Artifact, load_artifact, write_artifact
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL, Artifact, load_artifact
 from deeplight.engine.runtime.backends import open_backend
 from deeplight.engine.runtime.backends.base import Backend
 from deeplight.engine.runtime.compare import TOLERANCE
-from deeplight.engine.runtime.manifest import WEIGHTS
-from deeplight.export.build import ONNX_FILES
 from deeplight.export.parity import parity_cases
-from deeplight.export.to_onnx import metadata, to_onnx
-from deeplight.export.trace import trace
-from deeplight.train.fit.checkpoint import load_checkpoint
 
 pytest.importorskip("openvino", reason="there is no OpenVINO for this machine")
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
-    """The shipped model with its bfloat16 file."""
-    own = load_artifact(DEFAULT_MODEL)
-    files = {"model.onnx": own.read("fp32"), WEIGHTS: own.read_file(WEIGHTS)}
-    manifest = dataclasses.replace(own.manifest, precisions={p: ONNX_FILES[p] for p in ("fp32", "bf16")})
-    notes = metadata(manifest, "bf16", own.manifest.files[WEIGHTS].sha256)
-    files[ONNX_FILES["bf16"]] = to_onnx(trace(load_checkpoint(DEFAULT_MODEL)[0], "bf16"), notes)
-    folder = tmp_path_factory.mktemp("bf16")
+    """The shipped model, with its bfloat16 file; `exported` has one that is made on the spot, and is compared too."""
     with pytest.MonkeyPatch.context() as change:
-        change.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        yield load_artifact(write_artifact(folder / "model", manifest, files))
+        change.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("bf16")))
+        yield load_artifact(DEFAULT_MODEL)
 
 
 def opened(artifact: Artifact, threads: int = 1) -> Backend:
