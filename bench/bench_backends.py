@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.cases import BATCHES, TILES
 from bench.conftest import Measure
-from bench.network import Network, channels_last
+from bench.network import RUNTIMES, Network, channels_last
 from bench.rates import Work, hr_mpix
 from bench.traffic import network as traffic_of
 from bench.traffic import network_bytes
@@ -20,12 +20,12 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, input_shape
 from deeplight.engine.runtime.artifact import load_artifact
-from deeplight.engine.runtime.backends import BACKENDS, open_backend
+from deeplight.engine.runtime.backends import open_backend
 from deeplight.train.fit.checkpoint import load_checkpoint
 
 Inputs = dict[str, NDArray[np.float32]]
 Run = Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]
-VARIANTS = (*(f"{name} fp32" for name in BACKENDS), "openvino bf16", "torch bf16")
+VARIANTS = (*RUNTIMES, "torch bf16")
 SHAPES = [(1, side) for side in TILES] + [(batch, TILES[0]) for batch in BATCHES if batch > 1]
 MEASURED = [(*shape, variant) for shape in SHAPES for variant in VARIANTS] + [
     (1, TILES[1], "torch compiled fp32")

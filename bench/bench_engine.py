@@ -16,6 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.cases import CASES, layers_in, write_case
 from bench.conftest import OUT, Measure
+from bench.network import RUNTIMES
 from bench.rates import Work
 from bench.strip import Strip, make_strip
 from bench.traffic import network as traffic_of
@@ -30,7 +31,7 @@ from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.report import RunReport
 from deeplight.engine.run.tiling import TileRequest, tile_window
 from deeplight.engine.runtime.artifact import load_artifact
-from deeplight.engine.runtime.backends import BACKENDS, open_backend
+from deeplight.engine.runtime.backends import open_backend
 from tests.engine.analytic import write_analytic
 
 STRIP = Strip(country=2048, rows=256)
@@ -73,7 +74,7 @@ def same_as_bare(out: Path, core: int, want: np.ndarray) -> None:
 
 
 @pytest.mark.benchmark(group="engine")
-@pytest.mark.parametrize("variant", (*(f"{name} fp32" for name in BACKENDS), "openvino bf16"))
+@pytest.mark.parametrize("variant", RUNTIMES)
 def test_strip(
     measure: Measure,
     benchmark: BenchmarkFixture,

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deeplight.engine.runtime.backends import BACKENDS
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -22,6 +24,8 @@ VARIABLE = "DEEPLIGHT_BENCH_CHECKPOINT"
 SEED = 7
 PRECISIONS = ("fp32", "bf16")
 """Of the ONNX files."""
+RUNTIMES = (*(f"{name} fp32" for name in BACKENDS), "openvino bf16")
+"""Backend and precision of what the engine can run them with."""
 
 
 @dataclass(frozen=True)

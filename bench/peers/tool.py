@@ -164,6 +164,11 @@ def options_of(tool: str) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
+def runtime_of(given: dict[str, str]) -> tuple[str, str]:
+    """Backend and precision that options name, or their defaults."""
+    return given.get("--backend", "auto"), given.get("--precision", "fp32")
+
+
 def deeplight(job: Path, out: Path, given: dict[str, str], threads: int) -> None:
     """The engine, as deeplight-infer runs it with these options."""
     from bench.cases import layers_in
@@ -175,9 +180,9 @@ def deeplight(job: Path, out: Path, given: dict[str, str], threads: int) -> None
     model = str(job / "artifact")
     cut = parse_tiles(given["--tiles"])
     streams = int(given["--streams"]) if "--streams" in given else None
-    how = (given.get("--backend", "auto"), given.get("--precision", "fp32"))
+    backend, precision = runtime_of(given)
     layers = replace(layers_in(job), psf=(PSF, PSF))
-    ours = RunOptions(layers, out, model, cut, backend=how[0], precision=how[1], mode=Mode.OVERWRITE)
+    ours = RunOptions(layers, out, model, cut, backend=backend, precision=precision, mode=Mode.OVERWRITE)
     infer(replace(ours, threads=threads, streams=streams))
 
 

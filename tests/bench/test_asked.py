@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from bench import asked, bench_backends, bench_engine
+from bench.network import RUNTIMES
 from bench.results import load
 from bench.traffic import network_bytes
 from deeplight.engine.runtime.backends import BACKENDS
@@ -77,4 +78,4 @@ def test_a_gpu_whose_stages_failed_has_dashes(tmp_path: Path) -> None:
 def test_every_backend_is_measured() -> None:
     assert {f"{name} fp32" for name in BACKENDS} <= {variant for _, _, variant in bench_backends.MEASURED}
     engines = next(m for m in bench_engine.test_strip.pytestmark if m.name == "parametrize")
-    assert {f"{name} fp32" for name in BACKENDS} <= set(engines.args[1])
+    assert set(engines.args[1]) == set(RUNTIMES) >= {f"{name} fp32" for name in BACKENDS}
