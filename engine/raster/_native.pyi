@@ -14,6 +14,8 @@ def to_physical(
     mask: NDArray[np.uint8] | None,
     values: NDArray[np.float32],
     valid: NDArray[np.uint8],
+    low: float,
+    high: float,
     threads: int = 1,
 ) -> None: ...
 def resample(
@@ -25,7 +27,7 @@ def resample(
     places: Sequence[Sequence[int]],
     out_row: int,
     out_col: int,
-    out: NDArray[np.float32],
+    out: NDArray[np.float32],  # whose planes may lie apart
     out_mask: NDArray[np.uint8],
     threads: int = 1,
 ) -> None: ...

@@ -65,9 +65,14 @@ class Daytime:
         if self.channels == [list(range(len(values)))]:
             self.layers[0].read_into(hr_window, values, mask)
             return
-        values[:], mask[:] = 0, 1
+        values[sorted(set(range(len(values))) - set(self.filled))], mask[:] = 0, 1
         for channels, layer in zip(self.channels, self.layers, strict=True):
-            values[channels], valid = layer.read(hr_window)
+            first, end = channels[0], channels[0] + len(channels)
+            if channels == list(range(first, end)):
+                valid = np.empty(hr_window.shape, np.uint8)
+                layer.read_into(hr_window, values[first:end], valid)
+            else:
+                values[channels], valid = layer.read(hr_window)
             mask *= valid
         if len(self.layers) > 1:
             values *= mask != 0

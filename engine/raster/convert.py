@@ -27,6 +27,7 @@ def to_physical(
     nodata: Sequence[float | None],
     mask: NDArray[Any] | None = None,
     *,
+    limits: tuple[float, float] = (-np.inf, np.inf),
     threads: int = 1,
     into: tuple[Floats, Mask] | None = None,
 ) -> tuple[Floats, Mask]:
@@ -35,10 +36,11 @@ def to_physical(
     raw: (C, H, W), any real dtype. scale, offset: (C,). nodata: one number or None per band, compared in
     the raw dtype; a number that the dtype cannot hold marks nothing. mask: (H, W), nonzero = valid. The
     arithmetic is float32, or float64 for integers of 32 bits and more and for float64; 64-bit integers go
-    through float64, so above 2**53 they lose digits. into: arrays for the result, which the native module uses.
+    through float64, so above 2**53 they lose digits. limits: lowest and highest value that is valid. into: arrays
+    for the result, which the native module uses.
 
     Returns (C, H, W) float32, 0 in all bands of an invalid pixel, and (H, W) uint8, 1 = valid: every band
-    finite and not nodata, and the mask nonzero. The native module and NumPy give the same bits.
+    finite, within the limits and not nodata, and the mask nonzero. The native module and NumPy give the same bits.
 
     Raises TypeError for a dtype that is not real and ValueError for shapes that do not fit.
     """
@@ -54,10 +56,10 @@ def to_physical(
         raise ValueError(f"mask has shape {mask.shape}, raw {raw.shape}")
     sentinels = np.array([sentinel(value, raw.dtype) for value in nodata], np.float64)
     if accel.NATIVE is None:
-        return _to_physical_numpy(raw, scale, offset, sentinels, mask)
+        return _to_physical_numpy(raw, scale, offset, sentinels, mask, limits)
     known = None if mask is None else as_mask(mask)
     values, valid = into or (np.empty(raw.shape, np.float32), np.empty(raw.shape[1:], np.uint8))
-    accel.NATIVE.to_physical(raw, scale, offset, sentinels, known, values, valid, threads)
+    accel.NATIVE.to_physical(raw, scale, offset, sentinels, known, values, valid, *limits, threads)
     return values, valid
 
 
@@ -97,6 +99,7 @@ def _to_physical_numpy(
     offset: NDArray[np.float64],
     sentinels: NDArray[np.float64],
     mask: NDArray[Any] | None,
+    limits: tuple[float, float],
 ) -> tuple[Floats, Mask]:
     wide = raw.dtype in (np.dtype(np.uint32), np.dtype(np.int32), np.dtype(np.float64))
     real = np.float64 if wide else np.float32
@@ -105,7 +108,7 @@ def _to_physical_numpy(
     with np.errstate(over="ignore", invalid="ignore"):
         for band, a, b, sentinel, out in zip(raw, scale, offset, sentinels, values, strict=True):
             np.add(np.multiply(band, real(a), dtype=real), real(b), out=out, casting="same_kind")
-            valid &= np.isfinite(out)
+            valid &= np.isfinite(out) & (out >= np.float32(limits[0])) & (out <= np.float32(limits[1]))
             if not np.isnan(sentinel):
                 valid &= band != raw.dtype.type(sentinel)
     values[:, ~valid] = 0

@@ -82,17 +82,8 @@ class Layer:
         if scratch is not None:
             valid = scratch.take("valid", raw.shape[1:], np.uint8)
             into = scratch.take("values", raw.shape, np.float32), valid
-        return self._in_limits(*to_physical(raw, self.scale, self.offset, self.nodata, mask, into=into))
-
-    def _in_limits(self, values: Floats, valid: Mask) -> tuple[Floats, Mask]:
-        """Values beyond the limits are made invalid in place."""
-        if self.limits is not None:
-            low, high = self.limits
-            if values.min(initial=0) < low or values.max(initial=0) > high:
-                beyond = ((values < low) | (values > high)).any(axis=0)
-                values[:, beyond] = 0
-                valid[beyond] = 0
-        return values, valid
+        limits = self.limits or (-np.inf, np.inf)
+        return to_physical(raw, self.scale, self.offset, self.nodata, mask, limits=limits, into=into)
 
     def native_windows(self, window: Window) -> list[Window]:
         """The raster's pixels that LR pixels are made from; none where they do not meet."""
@@ -192,15 +183,21 @@ class AuxLayer(Layer):
         """As `read`, into arrays of any content. mask: of any dtype."""
         for strip, sources in self._strips(hr_window):
             rows = strip.slices_in(hr_window)[0]
-            if len(sources) != 1:
-                values[:, rows], mask[rows] = 0, 0
-            for source in sources:
-                part, known = self._warper.resample(*self._read_round(source), source, strip)
-                if len(sources) == 1:
-                    values[:, rows], mask[rows] = part, known
-                else:  # no pixel is valid in two of them
-                    values[:, rows] += part
-                    mask[rows] += known
+            if len(sources) == 1:
+                known = self._scratch.take("known", strip.shape, np.uint8)
+                self._resample(sources[0], strip, (values[:, rows], known))
+                mask[rows] = known
+                continue
+            values[:, rows], mask[rows] = 0, 0
+            for source in sources:  # no pixel is valid in two of them
+                part, known = self._resample(source, strip)
+                values[:, rows] += part
+                mask[rows] += known
+
+    def _resample(
+        self, source: Window, hr_window: Window, into: tuple[Floats, Mask] | None = None
+    ) -> tuple[Floats, Mask]:
+        return self._warper.resample(*self._read_round(source), source, hr_window, into)
 
     def source_window(self, hr_window: Window) -> Window | None:
         """Of the layer's own grid (decimated by `factors`), the pixels that HR pixels are made from."""

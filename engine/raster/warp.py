@@ -102,14 +102,20 @@ class Warper:
         return Window(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
 
     def resample(
-        self, values: Floats, mask: NDArray[Any], source: Window, hr_window: Window
+        self,
+        values: Floats,
+        mask: NDArray[Any],
+        source: Window,
+        hr_window: Window,
+        into: tuple[Floats, Mask] | None = None,
     ) -> tuple[Floats, Mask]:
         """Σ w m v / Σ w m over the four neighbours of each HR pixel centre, and where Σ w m is at least one
         half.
 
         values: (C, h, w) float32 and mask: (h, w), nonzero = valid, of `source`, which contains the answer
         of source_window(hr_window). Returns (C, H, W) float32, 0 where invalid, and (H, W) uint8. Whatever
-        lies under the mask has no influence; there is nothing outside `aux`.
+        lies under the mask has no influence; there is nothing outside `aux`. into: arrays of any content for the
+        result, whose rows follow each other.
 
         Raises ValueError for arrays that do not fit `source`.
         """
@@ -118,9 +124,12 @@ class Warper:
                 f"values {values.shape} and mask {mask.shape} do not fit the source window {source}"
             )
         values = np.ascontiguousarray(values, np.float32)
-        out = np.zeros((values.shape[0], *hr_window.shape), np.float32)
-        out_mask = np.zeros(hr_window.shape, np.uint8)
+        out, out_mask = into or (
+            np.empty((values.shape[0], *hr_window.shape), np.float32),
+            np.empty(hr_window.shape, np.uint8),
+        )
         if 0 in (source.height, source.width, *hr_window.shape):
+            out[:], out_mask[:] = 0, 0
             return out, out_mask
         meshes = self._meshes.covering(hr_window)
         known = as_mask(mask)

@@ -30,7 +30,14 @@ from deeplight.engine.raster.lights import check_light_options
 from deeplight.engine.run.conserve import REACH
 from deeplight.engine.run.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions, band_count
 from deeplight.engine.run.products import model_outputs
-from deeplight.engine.run.tiling import AUTOMATIC, TilePlan, TileRequest, plan_tiles, reader_count
+from deeplight.engine.run.tiling import (
+    AUTO_STREAMS,
+    AUTOMATIC,
+    TilePlan,
+    TileRequest,
+    plan_tiles,
+    reader_count,
+)
 from deeplight.engine.runtime.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -208,7 +215,8 @@ def check_bands(bands: tuple[str, ...], artifact: Artifact) -> None:
 def _streams(options: RunOptions, backend: Backend, threads: int) -> int | None:
     """Tiles to compute at once; None: what memory allows."""
     if options.streams is None:
-        return None if options.tiles == AUTOMATIC and backend.splits and threads > 1 else 1
+        several = backend.splits and threads >= AUTO_STREAMS * backend.threads_a_stream
+        return None if options.tiles == AUTOMATIC and several else 1
     if options.streams < 1:
         raise InputError(f"`streams={options.streams}` computes nothing: give 1 or more")
     if options.streams > 1 and not backend.splits:

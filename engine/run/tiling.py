@@ -17,7 +17,7 @@ EDGE = 4
 """LR pixels beyond the scene that a model is shown, as nodata. With its whole halo, of 20, a scene of 40² would be 80²
 to compute in place of 48², and nothing would change: on eight synthetic countries the error in the outermost LR
 pixel, and in the three within, was the same to three digits with 4, 8 and 20; with 0 it was 9 % and 4 % larger."""
-_AUTO_STREAMS = 2
+AUTO_STREAMS = 2
 """Tiles computed at once where memory allows: on two CPUs that is a thread each, and neither waits for the other."""
 _AUTO_CORES = (256, 512, 1024)
 """`auto` takes the first that keeps the share: larger ones gain little, and stages overlap less."""
@@ -150,8 +150,8 @@ def plan_tiles(
     job = _Job(manifest, height, width, halo, bands, readers, few_shapes, model_memory)
     core = request.core or _auto_core(job, usable, streams or 1, beside)
     if streams is None:
-        several = core < max(height, width) and job.tiled_bytes(core, _AUTO_STREAMS) <= usable
-        streams = _AUTO_STREAMS if several else 1
+        several = core < max(height, width) and job.tiled_bytes(core, AUTO_STREAMS) <= usable
+        streams = AUTO_STREAMS if several else 1
     chosen = request.core is None
     return TilePlan(core, halo, pack_side(core), job.tiled_bytes(core, streams), streams, chosen)
 

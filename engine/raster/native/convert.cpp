@@ -43,22 +43,21 @@ void clear_invalid(float* DEEPLIGHT_RESTRICT out, const std::uint8_t* DEEPLIGHT_
 }
 
 template <class T>
-void convert_band(const T* DEEPLIGHT_RESTRICT raw, double scale, double offset, Sentinel<T> nodata, std::int64_t n,
-                  float* DEEPLIGHT_RESTRICT out, std::uint8_t* DEEPLIGHT_RESTRICT ok) {
+void convert_band(const T* DEEPLIGHT_RESTRICT raw, double scale, double offset, Sentinel<T> nodata, float low,
+                  float high, std::int64_t n, float* DEEPLIGHT_RESTRICT out, std::uint8_t* DEEPLIGHT_RESTRICT ok) {
     using Real = Arithmetic<T>;
     const Real a = static_cast<Real>(scale), b = static_cast<Real>(offset);
-    constexpr float LARGEST = std::numeric_limits<float>::max();
     if (nodata.present) {
         for (std::int64_t i = 0; i < n; ++i) {
             const float v = static_cast<float>(static_cast<Real>(raw[i]) * a + b);
             out[i] = v;
-            ok[i] &= static_cast<std::uint8_t>((std::fabs(v) <= LARGEST) & (raw[i] != nodata.value));
+            ok[i] &= static_cast<std::uint8_t>((v >= low) & (v <= high) & (raw[i] != nodata.value));
         }
     } else {
         for (std::int64_t i = 0; i < n; ++i) {
             const float v = static_cast<float>(static_cast<Real>(raw[i]) * a + b);
             out[i] = v;
-            ok[i] &= static_cast<std::uint8_t>(std::fabs(v) <= LARGEST);
+            ok[i] &= static_cast<std::uint8_t>((v >= low) & (v <= high));
         }
     }
 }
@@ -72,7 +71,8 @@ void convert_chunk(const T* raw, const Conversion& job, std::int64_t first, std:
         std::fill_n(ok, n, std::uint8_t{1});
     for (std::int64_t c = 0; c < job.bands; ++c) {
         const std::int64_t at = c * job.pixels + first;
-        convert_band(raw + at, job.scale[c], job.offset[c], sentinel<T>(job.nodata[c]), n, job.values + at, ok);
+        convert_band(raw + at, job.scale[c], job.offset[c], sentinel<T>(job.nodata[c]), job.low, job.high, n,
+                     job.values + at, ok);
     }
     if (all_set(ok, n)) return;
     for (std::int64_t c = 0; c < job.bands; ++c) clear_invalid(job.values + c * job.pixels + first, ok, n);

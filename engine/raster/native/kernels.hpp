@@ -12,8 +12,10 @@
 // It needs ifunc, which glibc has and musl has not.
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define DEEPLIGHT_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#define DEEPLIGHT_CLONES_256 __attribute__((target_clones("avx2", "default")))    // for short loops
 #else
 #define DEEPLIGHT_CLONES
+#define DEEPLIGHT_CLONES_256
 #endif
 
 #if defined(__GNUC__)
@@ -49,6 +51,7 @@ struct Conversion {
     const std::uint8_t* mask;    // (pixels), nonzero = valid, or nullptr
     float* values;               // (bands, pixels)
     std::uint8_t* valid;         // (pixels)
+    float low, high;             // finite; values beyond them are invalid
 };
 
 // values = raw * scale + offset, in float32, or in float64 where T has more than 24 significant bits.
@@ -69,7 +72,8 @@ struct Resampling {
     const float* values;                     // (channels, height, width)
     const std::uint8_t* mask;                // (height, width), nonzero = valid
     std::int64_t out_row, out_col, out_height, out_width;    // the window, in HR pixels
-    float* out;                              // (channels, out_height, out_width)
+    float* out;                              // (channels, out_height, out_width), `out_plane` from channel to channel
+    std::int64_t out_plane;
     std::uint8_t* out_mask;                  // (out_height, out_width)
 };
 

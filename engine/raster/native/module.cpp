@@ -14,6 +14,8 @@ namespace {
 
 template <class T, int Dimensions>
 using Array = nb::ndarray<T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
+// Rows that follow each other, of planes that may lie apart.
+using Planes = nb::ndarray<float, nb::ndim<3>, nb::device::cpu>;
 using Raw = nb::ndarray<nb::ro, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* message) {
@@ -27,16 +29,20 @@ std::int64_t dim(const A& array, std::size_t axis) {
 
 void to_physical(const Raw& raw, const Array<const double, 1>& scale, const Array<const double, 1>& offset,
                  const Array<const double, 1>& nodata, const Array<const std::uint8_t, 2>& mask,
-                 const Array<float, 3>& values, const Array<std::uint8_t, 2>& valid, int threads) {
+                 const Array<float, 3>& values, const Array<std::uint8_t, 2>& valid, double low, double high,
+                 int threads) {
     const std::int64_t bands = dim(raw, 0), height = dim(raw, 1), width = dim(raw, 2);
     require(dim(scale, 0) == bands && dim(offset, 0) == bands && dim(nodata, 0) == bands,
             "scale, offset and nodata need one element per band");
     require(dim(values, 0) == bands && dim(values, 1) == height && dim(values, 2) == width, "values: wrong shape");
     require(dim(valid, 0) == height && dim(valid, 1) == width, "valid: wrong shape");
     require(!mask.is_valid() || (dim(mask, 0) == height && dim(mask, 1) == width), "mask: wrong shape");
+    constexpr double LARGEST = std::numeric_limits<float>::max();
     const deeplight::Conversion job{bands,         height * width, scale.data(), offset.data(),
                                     nodata.data(), mask.is_valid() ? mask.data() : nullptr,
-                                    values.data(), valid.data()};
+                                    values.data(), valid.data(),
+                                    static_cast<float>(std::max(low, -LARGEST)),
+                                    static_cast<float>(std::min(high, LARGEST))};
     const auto dtype = raw.dtype();
     const auto run = [&](auto tag) {
         using T = decltype(tag);
@@ -53,9 +59,10 @@ void to_physical(const Raw& raw, const Array<const double, 1>& scale, const Arra
 void resample(const Array<const float, 3>& values, const Array<const std::uint8_t, 2>& mask, std::int64_t row,
               std::int64_t col, const std::vector<Array<const double, 3>>& nodes,
               const std::vector<std::vector<std::int64_t>>& places, std::int64_t out_row, std::int64_t out_col,
-              const Array<float, 3>& out, const Array<std::uint8_t, 2>& out_mask, int threads) {
+              const Planes& out, const Array<std::uint8_t, 2>& out_mask, int threads) {
     require(dim(mask, 0) == dim(values, 1) && dim(mask, 1) == dim(values, 2), "mask: wrong shape");
     require(dim(out, 0) == dim(values, 0), "out: wrong number of channels");
+    require(out.stride(2) == 1 && out.stride(1) == dim(out, 2), "out: rows must follow each other");
     require(dim(out_mask, 0) == dim(out, 1) && dim(out_mask, 1) == dim(out, 2), "out_mask: wrong shape");
     constexpr std::int64_t LARGEST = std::numeric_limits<std::int32_t>::max();
     require(row >= 0 && col >= 0 && row + dim(values, 1) < LARGEST && col + dim(values, 2) < LARGEST &&
@@ -78,7 +85,7 @@ void resample(const Array<const float, 3>& values, const Array<const std::uint8_
     const deeplight::Resampling job{dim(values, 0), dim(values, 1), dim(values, 2), row,
                                     col,            values.data(),  mask.data(),    out_row,
                                     out_col,        dim(out, 1),    dim(out, 2),    out.data(),
-                                    out_mask.data()};
+                                    out.stride(0),  out_mask.data()};
     nb::gil_scoped_release release;
     deeplight::resample(job, meshes, threads);
 }
@@ -115,7 +122,7 @@ NB_MODULE(_native, m) {
     m.doc() = "Pixel loops of deeplight.engine; called through engine.raster.";
     m.def("to_physical", &to_physical, nb::arg("raw").noconvert(), nb::arg("scale").noconvert(),
           nb::arg("offset").noconvert(), nb::arg("nodata").noconvert(), nb::arg("mask").noconvert().none(),
-          nb::arg("values").noconvert(), nb::arg("valid").noconvert(), "threads"_a = 1);
+          nb::arg("values").noconvert(), nb::arg("valid").noconvert(), "low"_a, "high"_a, "threads"_a = 1);
     m.def("resample", &resample, nb::arg("values").noconvert(), nb::arg("mask").noconvert(), "row"_a, "col"_a,
           nb::arg("nodes"), nb::arg("places"), "out_row"_a, "out_col"_a, nb::arg("out").noconvert(),
           nb::arg("out_mask").noconvert(), "threads"_a = 1);

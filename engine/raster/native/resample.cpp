@@ -166,7 +166,7 @@ class Row {
 void mesh_row(const Resampling& job, const Mesh& mesh, const std::uint8_t* bits, Taps& taps, std::int64_t row,
               std::int64_t first, std::int64_t last) {
     const Row coordinates(mesh, row);
-    const std::int64_t source = job.height * job.width, target = job.out_height * job.out_width;
+    const std::int64_t source = job.height * job.width, target = job.out_plane;
     for (std::int64_t start = first; start < last; start += RUN) {
         const std::int64_t stop = std::min(last, start + RUN), n = stop - start;
         for (std::int64_t col = start; col < stop;) {

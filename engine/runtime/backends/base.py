@@ -45,6 +45,8 @@ class Backend(ABC):
     name: ClassVar[str]
     splits: ClassVar[bool] = False
     """Whether `split` can be asked for more than one stream."""
+    threads_a_stream: ClassVar[int] = 1
+    """Threads that each stream should have at least, where the engine chooses how many there are."""
     takes_offset: ClassVar[bool] = False
     """Whether tiles may come with their offset, `spec.OFFSET`."""
     few_shapes: ClassVar[bool] = False

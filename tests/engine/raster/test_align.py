@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,14 @@ def given(h: int, w: int, batch: int = 2) -> tuple[np.ndarray, np.ndarray]:
     return values, offset
 
 
+def gentle(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features and offsets as a network gives them, under which neighbours are read beside each other."""
+    values, offset = given(h, w)
+    y, x = np.meshgrid(np.linspace(0, 3, h), np.linspace(0, 3, w), indexing="ij")
+    offset[:] = np.stack([np.sin(x + y), np.cos(2 * x - y)]) * np.array([0.4, 1.5])[:, None, None, None]
+    return values, offset
+
+
 def moved(values: np.ndarray, offset: np.ndarray, threads: int = 1) -> np.ndarray:
     out = kept_memory(values.shape)
     align(values, offset, out, threads)
@@ -41,11 +51,12 @@ def test_it_is_the_kernels_definition(h: int, w: int, path: str) -> None:
 
 
 @pytest.mark.skipif(accel.NATIVE is None, reason="the native module is not built")
+@pytest.mark.parametrize("make", [given, gentle])
 @pytest.mark.parametrize(("h", "w"), SIDES)
 def test_bits_do_not_depend_on_threads_or_the_native_module(
-    h: int, w: int, monkeypatch: pytest.MonkeyPatch
+    h: int, w: int, make: Callable[[int, int], tuple[np.ndarray, np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values, offset = given(h, w)
+    values, offset = make(h, w)
     offset[0, 0, 0, 0], offset[0, 1, 0, -1] = np.nan, np.inf
     made = [moved(values, offset, threads).tobytes() for threads in (1, 2, 5)]
     monkeypatch.setattr(accel, "NATIVE", None)

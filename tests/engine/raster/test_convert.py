@@ -74,14 +74,24 @@ def test_native_and_numpy_give_the_same_bits(
     scale, offset = np.array([1, 0.1, 2.75e-5, -3, 1e30]), np.array([0, 5, -0.2, 1e6, 0])
     nodata = [None, float("nan"), 0.0, 7.0, -9999.0]
     mask = np.random.default_rng(2).random((83, 71)) < 0.7 if with_mask else None
-    native = to_physical(raw, scale, offset, nodata, mask)
-    threaded = to_physical(raw, scale, offset, nodata, mask, threads=3)
+    limits = (-1e10, 3e37) if with_mask else (-np.inf, np.inf)
+    native = to_physical(raw, scale, offset, nodata, mask, limits=limits)
+    threaded = to_physical(raw, scale, offset, nodata, mask, limits=limits, threads=3)
     monkeypatch.setattr(accel, "NATIVE", None)
-    plain = to_physical(raw, scale, offset, nodata, mask)
+    plain = to_physical(raw, scale, offset, nodata, mask, limits=limits)
     for ours, name in ((native, "native"), (threaded, "three threads")):
         np.testing.assert_array_equal(ours[0].view(np.uint32), plain[0].view(np.uint32), err_msg=name)
         np.testing.assert_array_equal(ours[1], plain[1], err_msg=name)
     assert plain[1].any()
+
+
+def test_values_beyond_limits_are_invalid_in_all_bands(path: str) -> None:
+    raw = np.array([[[-3, -2, 0, 4, 5, 4]], [[0, 0, 0, 0, 0, 9]]], np.float32)
+    values, valid = to_physical(raw, [1, 1], [0, 0], [None, None], limits=(-2, 4))
+    assert valid.tolist() == [[0, 1, 1, 1, 0, 0]]
+    assert values.tolist() == [[[0, -2, 0, 4, 0, 0]], [[0, 0, 0, 0, 0, 0]]]
+    values, valid = to_physical(raw[:1], [1e38], [0], [None], limits=(-np.inf, 1e300))
+    assert valid.tolist() == [[1, 1, 1, 0, 0, 0]]  # what float32 cannot hold, whatever the limits
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,32 @@ def test_native_and_numpy_agree(
         np.testing.assert_array_equal(ours[1], plain[1])
 
 
+def test_a_result_goes_into_planes_that_lie_apart(pair: tuple[Grid, Grid], path: str) -> None:
+    hr, aux = pair
+    values, mask = noise(aux, 2)
+    window, warper = Window(101, 97, 411, 523), Warper(hr, aux)
+    source = warper.source_window(window)
+    assert source is not None
+    values, mask = part(values, source), part(mask, source)
+    want, known = warper.resample(values, mask, source, window)
+    room = np.full((2, 500, 523), np.nan, np.float32)
+    found = np.full(window.shape, 7, np.uint8)
+    warper.resample(values, mask, source, window, (room[:, 40:451], found))
+    np.testing.assert_array_equal(room[:, 40:451], want)
+    np.testing.assert_array_equal(found, known)
+    assert np.isnan(room[:, :40]).all() and np.isnan(room[:, 451:]).all()
+
+
+@pytest.mark.skipif(accel.NATIVE is None, reason="the native module is not built")
+def test_rows_that_lie_apart_are_refused() -> None:
+    warper, window = Warper(LATLON, LATLON), Window(0, 0, 2, 2)
+    values, room = np.ones((1, 4, 4), np.float32), np.empty((1, 2, 4), np.float32)
+    with pytest.raises(ValueError, match="rows must follow each other"):
+        warper.resample(
+            values, values[0], Window(0, 0, 4, 4), window, (room[:, :, :2], np.empty((2, 2), np.uint8))
+        )
+
+
 def nearby(shift: float, size: int = 6) -> tuple[Grid, Grid]:
     """HR pixel (r, c) lies at aux (r, c) + shift."""
     aux = Grid(UTM31, Affine(10, 0, 500_000, 0, -10, 5_000_000), size, size)

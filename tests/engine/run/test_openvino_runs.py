@@ -87,6 +87,29 @@ def test_the_map_is_that_of_onnx_runtime(scene: SceneOptions, tmp_path: Path) ->
     assert tags["DEEPLIGHT_BACKEND"] == "openvino" and tags["DEEPLIGHT_OPENVINO_VERSION"].startswith("20")
 
 
+def test_automatic_tiles_come_one_at_a_time_where_threads_are_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two threads two programs took more time than one that has both, and twice the memory."""
+    from deeplight.engine.runtime.backends.openvino_backend import OpenVinoBackend
+
+    ntl = np.random.default_rng(3).gamma(0.5, 8.0, (12, 600)).astype(np.float32)
+    scene = SceneOptions(ntl=str(write_raster(tmp_path / "ntl.tif", ntl)))
+
+    def streams(**more: Any) -> int:
+        out = tmp_path / "o.tif"
+        options = RunOptions(
+            scene, out, "deeplight-tiny", TileRequest(), backend="openvino", mode=Mode.OVERWRITE, **more
+        )
+        report = infer(options)
+        assert report is not None
+        return int(report.tiles["streams"])
+
+    found = [streams(threads=2), streams(threads=2, streams=2)]
+    monkeypatch.setattr(OpenVinoBackend, "threads_a_stream", 1)
+    assert [*found, streams(threads=2)] == [1, 2, 2]
+
+
 @pytest.mark.slow
 def test_threads_and_streams_do_not_change_a_byte(scene: SceneOptions, tmp_path: Path) -> None:
     made = set()
