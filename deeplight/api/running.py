@@ -74,7 +74,7 @@ def refine(
         compression: "zstd" or "deflate".
         resume, overwrite: Continue a run that was stopped; or replace the output, drop parts of a stopped run.
         progress: True for a line of text every few seconds; or a function of share (0 to 1) and text.
-        streams: Tiles at once; None: one, or with tiles="auto" two where the memory holds them.
+        streams: Tiles at once; None: one, or with tiles="auto" two where that is faster and the memory holds them.
         report, events, quicklook, page: Files (.json, .jsonl, .png, .html) to write beside the output.
         stac: Write STAC items, too.
         verify_seams: Compute so many places at tile borders again; fail if they differ.

@@ -61,7 +61,7 @@ class Daytime:
 
     def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
         """Reflectance (7, H, W) by slot and the mask (H, W) of pixels where every file is valid; 0 elsewhere and in
-        slots without a band. The window may leave the files. Arrays of any content, the mask of any dtype."""
+        slots without a band. The window may leave the files. Arrays of any content, see AuxLayer.read_into."""
         if self.channels == [list(range(len(values)))]:
             self.layers[0].read_into(hr_window, values, mask)
             return
@@ -81,12 +81,14 @@ class Daytime:
         """Facts for the run report: "slots", and those of the file (AuxLayer.describe), or of each under "files"."""
         if len(self.layers) == 1:
             return {**self.layers[0].describe(), "slots": self.slots}
-        files = [layer.describe() for layer in self.layers]
-        sizes = [file["bytes"] for file in files]
+        files = {
+            DMO_SLOTS[c[0]]: layer.describe() for c, layer in zip(self.channels, self.layers, strict=True)
+        }
+        sizes = [file["bytes"] for file in files.values()]
         return {
-            "files": dict(zip(self.slots, files, strict=True)),
+            "files": {slot: files[slot] for slot in self.slots},
             "bytes": None if None in sizes else sum(sizes),
-            "bytes_read": sum(file["bytes_read"] for file in files),
+            "bytes_read": sum(file["bytes_read"] for file in files.values()),
             "share_of_scene": self.share,
             "slots": self.slots,
         }

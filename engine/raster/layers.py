@@ -180,7 +180,8 @@ class AuxLayer(Layer):
         return range(len(self.bands))
 
     def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
-        """As `read`, into arrays of any content. mask: of any dtype."""
+        """As `read`, into arrays of any content. values: float32; its planes may lie apart, its rows not. mask: of any
+        dtype."""
         for strip, sources in self._strips(hr_window):
             rows = strip.slices_in(hr_window)[0]
             if len(sources) == 1:

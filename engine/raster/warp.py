@@ -114,8 +114,8 @@ class Warper:
 
         values: (C, h, w) float32 and mask: (h, w), nonzero = valid, of `source`, which contains the answer
         of source_window(hr_window). Returns (C, H, W) float32, 0 where invalid, and (H, W) uint8. Whatever
-        lies under the mask has no influence; there is nothing outside `aux`. into: arrays of any content for the
-        result, whose rows follow each other.
+        lies under the mask has no influence; there is nothing outside `aux`. into: C-contiguous arrays of any
+        content for the result, but that the planes of the values may lie apart.
 
         Raises ValueError for arrays that do not fit `source`.
         """

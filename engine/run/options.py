@@ -53,8 +53,9 @@ class RunOptions:
     """One run of `pipeline.infer`.
 
     tiles: automatic unless given; None runs the scene in one piece. bands: of EXTRA_BANDS. threads: of the backend;
-    None: all. streams: tiles computed at once, sharing the threads; None: as many as automatic tiles leave memory for,
-    one otherwise. compiling: let PyTorch on CUDA compile the network's glue for each tile shape.
+    None: all. streams: tiles computed at once, sharing the threads; None: one, or with automatic tiles two where the
+    runtime gains by it (Backend.threads_a_stream) and the memory allows it. compiling: let PyTorch on CUDA compile the
+    network's glue for each tile shape.
     report, quicklook, page, events: files to write beside the output. verify_seams: how many places across tile borders
     to compute again and compare. check: how many tiles to compare with float32 first. trust: let native code in the
     model's folder run. stac: write a STAC item beside it. conserve_radiance:

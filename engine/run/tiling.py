@@ -18,9 +18,14 @@ EDGE = 4
 to compute in place of 48², and nothing would change: on eight synthetic countries the error in the outermost LR
 pixel, and in the three within, was the same to three digits with 4, 8 and 20; with 0 it was 9 % and 4 % larger."""
 AUTO_STREAMS = 2
-"""Tiles computed at once where memory allows: on two CPUs that is a thread each, and neither waits for the other."""
+"""Tiles computed at once where memory allows and threads suffice (Backend.threads_a_stream): with ONNX Runtime on two
+CPUs that is a thread each, and neither waits for the other."""
 _AUTO_CORES = (256, 512, 1024)
 """`auto` takes the first that keeps the share: larger ones gain little, and stages overlap less."""
+_SMALL_SCENE = 1.5
+"""A scene of at most so many of these cores a side takes halves of them. One to four tiles leave nothing to read and
+write beside the model, and take memory as if there were more: 256² and 320² LR pixels took 0.75 to 0.9 times the time
+in tiles of 128, 384² the same, each with less than half of the memory; 512² took up to 1.1 times the time."""
 _LEAST_AUTO_CORE = 8
 _LEAST_PACK = 256
 """LR pixels; a pack's side is this times a power of two (512·2^k HR pixels, k ≥ 2)."""
@@ -363,9 +368,11 @@ def _whole_scene(
 
 
 def _auto_core(job: _Job, usable: int, streams: int, beside: int) -> int:
-    """The largest core that fits the memory and cuts a pack into equal parts, so that no tile is a sliver; where tiles
-    are to have few shapes, that one for which the fewest pixels are computed."""
+    """The largest core that fits the memory and cuts a pack into equal parts, so that no tile is a sliver, half of it
+    for a small scene; where tiles are to have few shapes, that one for which the fewest pixels are computed."""
     start = next((c for c in _AUTO_CORES if core_share(c, job.halo) >= LEAST_SHARE), _AUTO_CORES[-1])
+    if max(job.height, job.width) <= _SMALL_SCENE * start:
+        start //= 2
     cores = [-(-start // parts) for parts in range(1, start // _LEAST_AUTO_CORE + 1)]
     fitting = [core for core in cores if job.tiled_bytes(core, streams) <= usable]
     if fitting:

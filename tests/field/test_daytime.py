@@ -276,6 +276,14 @@ def test_one_file_per_band_is_each_file_in_its_slot(tmp_path: Path) -> None:
     assert 0.2 < valid.mean() < 0.6 and not inputs["dmo"][:, :, valid[0, 0] == 0].any()
 
 
+def test_files_are_described_by_their_slots_whatever_their_order(tmp_path: Path) -> None:
+    ntl, files = ntl_file(tmp_path), band_files(tmp_path)
+    given = dict(reversed(files.items()))
+    with Scene.open(SceneOptions(ntl, dmo_files=given, dmo_scale=(1e-4, 0.0))) as scene:
+        found = scene.auxiliary["dmo"].describe()["files"]
+    assert {slot: file["file"] for slot, file in found.items()} == files and list(found) == list(files)
+
+
 def test_one_file_per_band_is_the_same_as_one_file(model: str, tmp_path: Path, capfd: Capture) -> None:
     values = numbers(7)
     stack = daytime(tmp_path / "stack.tif", values, DMO_SLOTS)

@@ -51,7 +51,7 @@ struct Conversion {
     const std::uint8_t* mask;    // (pixels), nonzero = valid, or nullptr
     float* values;               // (bands, pixels)
     std::uint8_t* valid;         // (pixels)
-    float low, high;             // finite; values beyond them are invalid
+    float low, high;             // values beyond them are invalid; within what float32 can hold, so that infinities are
 };
 
 // values = raw * scale + offset, in float32, or in float64 where T has more than 24 significant bits.

@@ -116,7 +116,7 @@ def test_auto_computes_two_tiles_at_once_where_memory_allows_and_there_are_two()
     assert tight.streams == 1
     just = int(tight.estimate / 0.69)
     assert plan_tiles(TileRequest(), WIDE, 8192, 8192, 1, just, streams=None) == tight
-    assert plan_tiles(TileRequest(), WIDE, 200, 256, 1, 64 * GB, streams=None).streams == 1
+    assert plan_tiles(TileRequest(), WIDE, 100, 120, 1, 64 * GB, streams=None).streams == 1
 
 
 def test_whole_scene_fits_or_asks_for_tiles() -> None:
@@ -192,8 +192,8 @@ def test_windows_of_few_shapes_hold_what_each_core_needs(
 def test_automatic_tiles_of_few_shapes_compute_the_fewest_pixels() -> None:
     """Of 320², tiles of 256 leave slivers that may have a shape of their own; of 390² halves would be left."""
     m = manifest(halo_lr=20, receptive_field_lr=20.0, bytes_per_lr_px=20_000)
-    plan = plan_tiles(TileRequest(), m, 320, 320, 1, 64 * GB, few_shapes=True)
-    assert plan.core == 256 and common_sides(plan, m, (320, 320)) == ((88, 280), (88, 280))
+    plan = plan_tiles(TileRequest(256), m, 320, 320, 1, 64 * GB, few_shapes=True)
+    assert common_sides(plan, m, (320, 320)) == ((88, 280), (88, 280))
     assert plan_tiles(TileRequest(), m, 390, 390, 1, 64 * GB, few_shapes=True).core == 128
     assert plan_tiles(TileRequest(), m, 390, 390, 1, 64 * GB).core == 256
     assert common_sides(plan, m, (512, 512)) == ((280,), (280,))
@@ -207,6 +207,14 @@ def test_automatic_tiles_of_few_shapes_compute_the_fewest_pixels() -> None:
     assert ov - one == pytest.approx(0.5 * 1.1 * 20_000 * 296**2, rel=1e-3)
     share = 100 / 296
     assert two - one == pytest.approx(share * 1.1 * 20_000 * 296**2, rel=1e-3)
+
+
+def test_small_scenes_take_half_of_the_automatic_core() -> None:
+    m = manifest(halo_lr=20, receptive_field_lr=20.0, bytes_per_lr_px=20_000)
+    sizes = [(40, 40), (256, 256), (384, 384), (385, 385), (100, 400), (8192, 8192)]
+    found = [plan_tiles(TileRequest(), m, *size, 1, 64 * GB).core for size in sizes]
+    assert found == [128, 128, 128, 256, 256, 256]
+    assert plan_tiles(TileRequest(256), m, 100, 100, 1, 64 * GB).core == 256, "as it is asked for"
 
 
 @pytest.mark.parametrize(("multiple", "least"), [(1, 1), (4, 1), (1, 40), (8, 24)])
