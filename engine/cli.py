@@ -110,7 +110,7 @@ def placement_options(command: _Command) -> _Command:
     "--streams",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Tiles at once [auto tiles: 1 or 2, by runtime and memory]",
+    help="Tiles at once [auto tiles: 1 or 2]",
 )
 @click.option(
     "--compile",

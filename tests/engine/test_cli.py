@@ -64,11 +64,11 @@ def test_a_run_prints_paths_on_stdout_and_the_rest_on_stderr(
 @pytest.mark.parametrize(
     ("tiles", "plan"),
     [
-        (["--tiles", "auto"], "256+2"),
+        (["--tiles", "auto"], "128+2"),
         (["--tiles=9+3"], "9+3"),
         (["--tiles", "9"], "9+2"),
-        (["--tiles"], "256+2"),
-        ([], "256+2"),
+        (["--tiles"], "128+2"),
+        ([], "128+2"),
         (["--whole"], "whole scene"),
     ],
 )

@@ -87,6 +87,7 @@ def test_the_map_is_that_of_onnx_runtime(scene: SceneOptions, tmp_path: Path) ->
     assert tags["DEEPLIGHT_BACKEND"] == "openvino" and tags["DEEPLIGHT_OPENVINO_VERSION"].startswith("20")
 
 
+@pytest.mark.slow
 def test_automatic_tiles_come_one_at_a_time_where_threads_are_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: py
     assert out.read_bytes() == (tmp_path / "undisturbed.tif").read_bytes()
 
 
+@pytest.mark.slow
 def test_dates_that_share_layers_have_the_bytes_of_single_runs(tmp_path: Path) -> None:
     (tmp_path / "months").mkdir()
     months = replace(Months.write(tmp_path / "months", 3), model="deeplight-tiny")
