@@ -24,8 +24,8 @@ _AUTO_CORES = (256, 512, 1024)
 """`auto` takes the first that keeps the share: larger ones gain little, and stages overlap less."""
 _SMALL_SCENE = 1.5
 """A scene of at most so many of these cores a side takes halves of them. One to four tiles leave nothing to read and
-write beside the model, and take memory as if there were more: 256² and 320² LR pixels took 0.75 to 0.9 times the time
-in tiles of 128, 384² the same, each with less than half of the memory; 512² took up to 1.1 times the time."""
+write beside the model, and take memory as if there were more: 256² and 320² LR pixels took 0.75 to 0.95 times the time
+in tiles of 128, 384² 0.9 to 1, with a third to two thirds of the memory; 512² took up to 1.1 times the CPU time."""
 _LEAST_AUTO_CORE = 8
 _LEAST_PACK = 256
 """LR pixels; a pack's side is this times a power of two (512·2^k HR pixels, k ≥ 2)."""

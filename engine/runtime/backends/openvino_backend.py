@@ -42,7 +42,7 @@ class OpenVinoBackend(Backend):
 
     name: ClassVar[str] = "openvino"
     splits: ClassVar[bool] = True
-    # two threads at one tile took 0.75 to 0.85 of the time of two tiles with a thread each, and half of the memory
+    # two threads at one tile took 0.7 to 0.9 of the time of two tiles with a thread each, and half of the memory
     threads_a_stream: ClassVar[int] = 4
     takes_offset: ClassVar[bool] = True
     few_shapes: ClassVar[bool] = True
