@@ -87,7 +87,7 @@ def results_of(ready: Launch) -> tuple[str, ...]:
         "refine": ("radiance",),
         "refine_narrow": ("radiance", "isp"),
         "finish": finished,
-        "believe": ("share", "change"),
+        "believe": ("root", "change"),
     }
     return results.get(ready.kernel, ("out",))
 
@@ -148,7 +148,7 @@ def _random(ready: Launch, name: str, like: Tensor, generator: torch.Generator) 
     elif name == "gain":
         raw = _tensor(ready, "raw")
         values = (torch.rand(shape, **where) + 0.5) * (1.0 if raw.dtype.is_floating_point else 1e-4)
-    elif name in ("level", "trust", "share"):
+    elif name in ("level", "trust", "root"):
         # the base's radiance, or the base in the normalised domain; shares
         values = torch.rand(shape, **where) * (100 if name == "level" and ready.constants["WHOLE"] else 1)
     elif name in ("carried", "change", "second"):
@@ -331,14 +331,14 @@ def _believe(ready: Launch) -> Outputs:
     refined, start = _tensor(ready, "refined"), _tensor(ready, "start")
     line = interpolation_line(SCALE, "linear").to(refined.device)
     share, change = settle_reference.decided(refined, start, sensor, psf, line, belief)
-    return {"share": share, "change": change}
+    return {"root": share**0.5, "change": change}
 
 
 def _settle(ready: Launch) -> Outputs:
     refined, start = _tensor(ready, "refined"), _tensor(ready, "start")
     line = interpolation_line(SCALE, "linear").to(refined.device)
-    share, change = (agree_reference.enlarged(_tensor(ready, name), line) for name in ("share", "change"))
-    return {"out": (start + (refined - start) * share) * (1.0 + change)}
+    root, change = (agree_reference.enlarged(_tensor(ready, name), line) for name in ("root", "change"))
+    return {"out": (start + (refined - start) * root**2) * (1.0 + change)}
 
 
 _DEFINITIONS: dict[str, Callable[[Launch], Outputs]] = {

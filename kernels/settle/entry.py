@@ -29,13 +29,13 @@ def plan_believe(
     sensor: Sensor,
     psf: Tensor,
     belief: Belief,
-    share: Tensor,
+    root: Tensor,
     change: Tensor,
     config: Config | None = None,
 ) -> Launch:
     """The launch for contiguous float32 tensors. The sensor's noise: (B,)."""
-    b, _, h, w = share.shape
-    config = config or configuration("believe", arch_of(share.device), 0, w, 2)
+    b, _, h, w = root.shape
+    config = config or configuration("believe", arch_of(root.device), 0, w, 2)
     return Launch(
         "believe",
         b * ceil_div(h, ROWS) * ceil_div(w, columns_of(config.block)),
@@ -44,7 +44,7 @@ def plan_believe(
             "start": start,
             **sensor._asdict(),
             "psf": psf,
-            "share": share,
+            "root": root,
             "change": change,
             "height": h,
             "width": w,
@@ -58,15 +58,15 @@ def plan_believe(
 def plan_settle(
     refined: Tensor,
     start: Tensor,
-    share: Tensor,
+    root: Tensor,
     change: Tensor,
     out: Tensor,
     config: Config | None = None,
 ) -> Launch:
     """The launch for contiguous float32 tensors."""
-    b, _, h, w = share.shape
+    b, _, h, w = root.shape
     config = config or configuration("settle", arch_of(out.device), 0, w, 2)
-    images = {"refined": refined, "start": start, "share": share, "change": change, "out": out}
+    images = {"refined": refined, "start": start, "root": root, "change": change, "out": out}
     programs = b * h * ceil_div(SCALE * w, config.block)
     return Launch("settle", programs, {**images, "height": h, "width": w}, {}, config)
 
@@ -91,9 +91,9 @@ def _op(
     if not dispatch.operator_runs_kernel(refined.device):
         return reference.settle(refined, start, sensor, psf, linear, belief).contiguous()
     refined, start, out = ready(refined), ready(start), _like(refined)
-    share, change = (torch.empty(y.shape, device=y.device) for _ in range(2))
-    run(plan_believe(refined, start, agree_entry.sensor_ready(sensor), ready(psf), belief, share, change))
-    run(plan_settle(refined, start, share, change, out))
+    root, change = (torch.empty(y.shape, device=y.device) for _ in range(2))
+    run(plan_believe(refined, start, agree_entry.sensor_ready(sensor), ready(psf), belief, root, change))
+    run(plan_settle(refined, start, root, change, out))
     return out
 
 
@@ -124,7 +124,7 @@ def settle(
         change = known · (clip((y + n) / (mixed + n), ¼, 4) − 1), where n = belief.last · noise; where y is saturated
                  at least 0
         change ← clip(change · (mixed + n) / (reached + n), −¾, 3)
-        result = (start + (refined − start) · share) · (1 + change), share and change interpolated linearly
+        result = (start + (refined − start) · root²) · (1 + change), root = √share and change interpolated linearly
 
     A is the blur by `rows` and `columns`, followed by the 8×8 area mean; beyond the edge the outermost blocks are
     repeated. reached is made as mixed, with the mean by the weights of linear interpolation in place of A: so what is

@@ -58,7 +58,7 @@ def believe(
     columns,  # [B, 7, 8]
     noise,  # [B]
     psf,  # [B, 2]
-    share,  # [B, h, w]
+    root,  # [B, h, w]
     change,  # [B, h, w]
     height,  # LR pixels
     width,
@@ -70,7 +70,7 @@ def believe(
     OUTP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """How far `refined` is believed, and by which share the mixture should grow. A program computes eight rows of
+    """The square root of how far `refined` is believed, and by which share the mixture should grow. A program computes eight rows of
     BLOCK / 8 − 2·REACH LR pixels: what is seen of both images are the sixteen rows that a product has at least."""
     tl.static_assert(ROWS == 8, "two images, sixteen rows")
     place = _place(height, width, REACH, ROWS, BLOCK)
@@ -97,7 +97,7 @@ def believe(
     off += (tl.minimum(off, 0.0) - off) * bound
     spared = gap * gap * (of_refined + least) * (lights + least) + noises * least * least
     believed = spared / (spared + off * off)
-    tl.store(share + at, believed, mask=live)
+    tl.store(root + at, tl.sqrt(believed), mask=live)
 
     mixed = of_start + (of_refined - of_start) * believed
     least *= last
@@ -111,14 +111,14 @@ def believe(
 def settle(
     refined,  # [B, 8h, 8w]
     start,  # [B, 8h, 8w]
-    share,  # [B, h, w]
+    root,  # [B, h, w]
     change,  # [B, h, w]
     out,  # [B, 8h, 8w]
     height,  # LR pixels
     width,
     BLOCK: tl.constexpr,
 ):
-    """(start + (refined − start) · share) · (1 + change), both maps interpolated linearly. A program computes BLOCK
+    """(start + (refined − start) · root²) · (1 + change), both maps interpolated linearly. A program computes BLOCK
     columns of the 8 HR rows of an LR row.
 
     Three LR rows of each map are interpolated along the row once, and used for all eight HR rows.
@@ -131,12 +131,14 @@ def settle(
     # for pixels beyond the row, its last cell is used and nothing is stored
     here = (row - i).to(tl.int64) * width
     between = _columns(j, width)
-    believed = _three(share + here, i, height, width, between)
+    roots = _three(root + here, i, height, width, between)
     grown = _three(change + here, i, height, width, between)
     live = j < wide
     at = row.to(tl.int64) * 8 * wide + j
     for phase in tl.static_range(8):
         low = tl.load(start + at + phase * wide, mask=live, other=0.0)
         high = tl.load(refined + at + phase * wide, mask=live, other=0.0)
-        mixed = low + (high - low) * _linear(believed, phase)
+        share = _linear(roots, phase)
+        share *= share
+        mixed = low + (high - low) * share
         tl.store(out + at + phase * wide, _grown(mixed, grown, phase), mask=live)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deeplight.kernels.agree.reference import RATIO_LIMIT, Sensor, asked, enlarged, mixture, seen
+from deeplight.kernels.agree.reference import RATIO_LIMIT, Sensor, asked, enlarged, seen
 from deeplight.kernels.interpolation import SCALE
 
 
@@ -28,7 +28,7 @@ def settle(
 ) -> Tensor:
     """The mixture of both images after the step. linear: `interpolation_line(SCALE, "linear")`."""
     share, change = decided(refined, start, sensor, psf, linear, belief)
-    return mixture(refined, start, share, linear) * (1.0 + enlarged(change, linear))
+    return blended(refined, start, share, linear) * (1.0 + enlarged(change, linear))
 
 
 def decided(
@@ -41,6 +41,17 @@ def decided(
     reached_refined, reached_start = (reached(x, linear) for x in (refined, start))
     reached_mixed = reached_start + (reached_refined - reached_start) * share
     return share, last_change(of_mixed, reached_mixed, sensor, belief.last)
+
+
+def blended(refined: Tensor, start: Tensor, share: Tensor, linear: Tensor) -> Tensor:
+    """As much of `refined` (B,1,8h,8w) as `share` (B,1,h,w) says, and the rest of `start`.
+
+    Interpolated is the square root of the share. `decided` takes an LR pixel that is not believed to be `start`; with
+    the share itself, its rim would be halfway to what its neighbours are, and of a lone light without blur, whose
+    neighbours are believed, a third would be lost. Higher roots would add light where there is some blur.
+    """
+    root = enlarged(torch.sqrt(share), linear)
+    return start + (refined - start) * (root * root)
 
 
 def step(x: Tensor, sensor: Sensor, linear: Tensor, last: float) -> Tensor:
