@@ -48,11 +48,13 @@ TIMES = {
     "posterior": 16.0,
     "observe": 4.0,
     "believe": 4.0,
+    "decide": 4.0,
 }
 """Factors of TOLERANCE. align: its coordinates are float32 numbers of up to some thousand pixels. refine: the radiance
 is an exponential, which multiplies errors by the gain and by the radiance. residuals: they are differences of squares,
 multiplied by a gain of up to 3. posterior: the residual, with its error, is multiplied by a sharpness of some tens in
-an exponent. observe: it raises a ratio to a power. believe: a difference of sums, beside a fifth of them."""
+an exponent. observe: it raises a ratio to a power. believe: a difference of sums, beside a fifth of them. decide: a
+ratio of such, times another."""
 
 _FEATURES = {"refine": "x", "refine_narrow": "x", "finish": "radiance"}
 """The argument whose element type selects TOLERANCE, for kernels where that is not the result."""
@@ -87,7 +89,8 @@ def results_of(ready: Launch) -> tuple[str, ...]:
         "refine": ("radiance",),
         "refine_narrow": ("radiance", "isp"),
         "finish": finished,
-        "believe": ("root", "change"),
+        "believe": ("root", "seen", "gained", "reached", "raised"),
+        "decide": ("spread", "change"),
     }
     return results.get(ready.kernel, ("out",))
 
@@ -148,12 +151,12 @@ def _random(ready: Launch, name: str, like: Tensor, generator: torch.Generator) 
     elif name == "gain":
         raw = _tensor(ready, "raw")
         values = (torch.rand(shape, **where) + 0.5) * (1.0 if raw.dtype.is_floating_point else 1e-4)
-    elif name in ("level", "trust", "root"):
+    elif name in ("level", "trust", "root", "spread"):
         # the base's radiance, or the base in the normalised domain; shares
         values = torch.rand(shape, **where) * (100 if name == "level" and ready.constants["WHOLE"] else 1)
     elif name in ("carried", "change", "second"):
         values = torch.rand(shape, **where) - 0.5
-    elif name in ("radiance", "refined", "start", "y"):
+    elif name in ("radiance", "refined", "start", "y", "seen", "gained", "reached", "raised"):
         values = 1000 * torch.rand(shape, **where)
     elif name in ("residual", "variance"):
         values = 0.2 * torch.rand(shape, **where)
@@ -327,17 +330,35 @@ def _start(y: Tensor, changes: list[Tensor]) -> Tensor:
 
 def _believe(ready: Launch) -> Outputs:
     sensor, psf = _sensor(ready), _tensor(ready, "psf")
-    belief = Belief(*(float(ready.arguments[name]) for name in Belief._fields))
-    refined, start = _tensor(ready, "refined"), _tensor(ready, "start")
-    line = interpolation_line(SCALE, "linear").to(refined.device)
-    share, change = settle_reference.decided(refined, start, sensor, psf, line, belief)
-    return {"root": share**0.5, "change": change}
+    belief = Belief(float(ready.arguments["gap"]), float(ready.arguments["noises"]), 0.0)
+    images = _tensor(ready, "refined"), _tensor(ready, "start")
+    line = interpolation_line(SCALE, "linear").to(psf.device)
+    near = settle_reference.near(sensor)
+    of_refined, of_start = (agree_reference.seen(x, near.rows, near.columns) for x in images)
+    reached_refined, reached_start = (settle_reference.reached(x, line) for x in images)
+    return {
+        "root": settle_reference.believed(of_refined, sensor, psf, belief).sqrt(),
+        "seen": of_start,
+        "gained": of_refined - of_start,
+        "reached": reached_start,
+        "raised": reached_refined - reached_start,
+    }
+
+
+def _decide(ready: Launch) -> Outputs:
+    sensor, last = _sensor(ready), float(ready.arguments["last"])
+    names = ("root", "seen", "gained", "reached", "raised")
+    root, seen, gained, reached, raised = (_tensor(ready, name) for name in names)
+    spread = settle_reference.spread(root, sensor)
+    share = spread * spread
+    change = settle_reference.last_change(seen + gained * share, reached + raised * share, sensor, last)
+    return {"spread": spread, "change": change}
 
 
 def _settle(ready: Launch) -> Outputs:
     refined, start = _tensor(ready, "refined"), _tensor(ready, "start")
     line = interpolation_line(SCALE, "linear").to(refined.device)
-    root, change = (agree_reference.enlarged(_tensor(ready, name), line) for name in ("root", "change"))
+    root, change = (agree_reference.enlarged(_tensor(ready, name), line) for name in ("spread", "change"))
     return {"out": (start + (refined - start) * root**2) * (1.0 + change)}
 
 
@@ -357,5 +378,6 @@ _DEFINITIONS: dict[str, Callable[[Launch], Outputs]] = {
         "out": _start(_tensor(ready, "y"), [_tensor(ready, name) for name in ("change", "second")])
     },
     "believe": _believe,
+    "decide": _decide,
     "settle": _settle,
 }

@@ -30,6 +30,7 @@ MODULES = {
     "observe": "agree",
     "start": "agree",
     "believe": "settle",
+    "decide": "settle",
     "settle": "settle",
 }
 """The folder of each kernel in deeplight.kernels."""

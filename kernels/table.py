@@ -59,6 +59,7 @@ REASONED: dict[tuple[str, int], Config] = {
     ("observe", 0): Config(128, 4),
     ("start", 0): Config(512, 4),
     ("believe", 0): Config(128, 4),
+    ("decide", 0): Config(128, 4),
     ("settle", 0): Config(512, 4),
     # a thread holds the 32 channels of one of 128 pixels
     ("suggest", 32): Config(8, 4),

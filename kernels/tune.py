@@ -16,10 +16,12 @@ import torch
 
 from deeplight.kernels import expected, launch
 from deeplight.kernels.agree.entry import columns_of
+from deeplight.kernels.agree.reference import BLUR_REACH
 from deeplight.kernels.fuse.entry import repeats
 from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import Launch, ceil_div
 from deeplight.kernels.refine.entry import RIM
+from deeplight.kernels.settle.reference import NEAR_REACH
 from deeplight.kernels.table import Config, bucket
 from deeplight.kernels.warm import compile_all
 
@@ -71,7 +73,7 @@ def programs(ready: Launch, block: int) -> int:
 def _results(kernel: str, block: int) -> int:
     """How many results a block writes: some kernels also read pixels whose results another program writes."""
     if kernel in ("observe", "believe"):
-        return columns_of(block)
+        return columns_of(block, NEAR_REACH if kernel == "believe" else BLUR_REACH)
     return block - RIM if kernel == "refine_narrow" else block
 
 

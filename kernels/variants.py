@@ -156,7 +156,9 @@ def _settle_launches(side: int) -> Iterator[Launch]:
     """The step after the last refinement, in float32 whatever the element type of the features."""
     radiance, image = torch.empty(1, 1, side, side, device="meta"), _lights(side)
     psf = torch.empty(1, 2, device="meta")
-    yield settle_entry.plan_believe(radiance, radiance, _sensor(side), psf, BELIEF, image, image)
+    looked = settle_entry.Looked(*(image for _ in settle_entry.Looked._fields))
+    yield settle_entry.plan_believe(radiance, radiance, _sensor(side), psf, BELIEF, looked)
+    yield settle_entry.plan_decide(looked, _sensor(side), BELIEF, image, image)
     yield settle_entry.plan_settle(radiance, radiance, image, image, radiance)
 
 

@@ -33,7 +33,7 @@ LEAST_NOISE = 1e-3
 LAST_NOISE = 0.2
 """Of the noise: below this share of it the last step towards the given lights changes nothing. It trusts them farther
 into the dark than the base does: their noise has no bias, and what the residual would lose there is put back."""
-BELIEVED = 0.07
+BELIEVED = 0.06
 """Where the sensor would have seen a refined radiance this much, as a share, beside the given lights, half of it is
 believed."""
 NOISE_BELIEVED = 64.0

@@ -1,8 +1,8 @@
-"""The last step: plans of both launches, custom operator, checked entry point. There is no gradient."""
+"""The last step: plans of its launches, custom operator, checked entry point. There is no gradient."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,17 +10,28 @@ from torch import Tensor
 from deeplight.kernels import dispatch
 from deeplight.kernels.agree import entry as agree_entry
 from deeplight.kernels.agree.entry import columns_of
-from deeplight.kernels.agree.reference import BLUR_REACH, Sensor
+from deeplight.kernels.agree.reference import Sensor
 from deeplight.kernels.dispatch import Implementation
 from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import Launch, arch_of, ceil_div, next_power, ready, run
 from deeplight.kernels.settle import reference
-from deeplight.kernels.settle.reference import Belief
+from deeplight.kernels.settle.reference import NEAR_REACH, Belief
 from deeplight.kernels.table import Config, configuration
 
 ROWS = 8
-"""LR rows of a program of `believe`; it reads six more, of other programs. Reads take long to arrive, so there are
+"""LR rows of a program of `believe`; it reads four more, of other programs. Reads take long to arrive, so there are
 twice as many programs that wait for them as where the radiance is made."""
+
+
+class Looked(NamedTuple):
+    """What `believe` writes and `decide` reads, (B,1,h,w) each. root: of how far refined is believed. seen: what the
+    sensor sees of start, and gained: how much more of refined. reached, raised: the same for what changes reach."""
+
+    root: Tensor
+    seen: Tensor
+    gained: Tensor
+    reached: Tensor
+    raised: Tensor
 
 
 def plan_believe(
@@ -29,44 +40,60 @@ def plan_believe(
     sensor: Sensor,
     psf: Tensor,
     belief: Belief,
-    root: Tensor,
-    change: Tensor,
+    looked: Looked,
     config: Config | None = None,
 ) -> Launch:
     """The launch for contiguous float32 tensors. The sensor's noise: (B,)."""
-    b, _, h, w = root.shape
-    config = config or configuration("believe", arch_of(root.device), 0, w, 2)
+    b, _, h, w = looked.root.shape
+    config = config or configuration("believe", arch_of(refined.device), 0, w, 2)
+    columns = columns_of(config.block, NEAR_REACH)
     return Launch(
         "believe",
-        b * ceil_div(h, ROWS) * ceil_div(w, columns_of(config.block)),
+        b * ceil_div(h, ROWS) * ceil_div(w, columns),
         {
             "refined": refined,
             "start": start,
             **sensor._asdict(),
             "psf": psf,
-            "root": root,
-            "change": change,
+            **looked._asdict(),
             "height": h,
             "width": w,
-            **belief._asdict(),
+            "gap": belief.gap,
+            "noises": belief.noises,
         },
-        {"REACH": BLUR_REACH, "ROWS": ROWS, "OUTP": next_power(columns_of(config.block))},
+        {"REACH": NEAR_REACH, "ROWS": ROWS, "OUTP": next_power(columns)},
         config,
     )
+
+
+def plan_decide(
+    looked: Looked,
+    sensor: Sensor,
+    belief: Belief,
+    spread: Tensor,
+    change: Tensor,
+    config: Config | None = None,
+) -> Launch:
+    """The launch for contiguous float32 tensors. The sensor's noise: (B,)."""
+    b, _, h, w = change.shape
+    config = config or configuration("decide", arch_of(change.device), 0, w, 2)
+    maps = {**looked._asdict(), **sensor._asdict(), "spread": spread, "change": change}
+    numbers = {"height": h, "width": w, "last": belief.last}
+    return Launch("decide", b * h * ceil_div(w, config.block), {**maps, **numbers}, {}, config)
 
 
 def plan_settle(
     refined: Tensor,
     start: Tensor,
-    root: Tensor,
+    spread: Tensor,
     change: Tensor,
     out: Tensor,
     config: Config | None = None,
 ) -> Launch:
     """The launch for contiguous float32 tensors."""
-    b, _, h, w = root.shape
+    b, _, h, w = spread.shape
     config = config or configuration("settle", arch_of(out.device), 0, w, 2)
-    images = {"refined": refined, "start": start, "root": root, "change": change, "out": out}
+    images = {"refined": refined, "start": start, "spread": spread, "change": change, "out": out}
     programs = b * h * ceil_div(SCALE * w, config.block)
     return Launch("settle", programs, {**images, "height": h, "width": w}, {}, config)
 
@@ -91,9 +118,12 @@ def _op(
     if not dispatch.operator_runs_kernel(refined.device):
         return reference.settle(refined, start, sensor, psf, linear, belief).contiguous()
     refined, start, out = ready(refined), ready(start), _like(refined)
-    root, change = (torch.empty(y.shape, device=y.device) for _ in range(2))
-    run(plan_believe(refined, start, agree_entry.sensor_ready(sensor), ready(psf), belief, root, change))
-    run(plan_settle(refined, start, root, change, out))
+    sensor = agree_entry.sensor_ready(sensor)
+    looked = Looked(*(_like(sensor.y) for _ in Looked._fields))
+    spread, change = _like(sensor.y), _like(sensor.y)
+    run(plan_believe(refined, start, sensor, ready(psf), belief, looked))
+    run(plan_decide(looked, sensor, belief, spread, change))
+    run(plan_settle(refined, start, spread, change, out))
     return out
 
 
@@ -118,17 +148,19 @@ def settle(
 ) -> Tensor:
     """Believe the refined radiance as far as the lights do, and move the mixture one step towards them.
 
-        share = spared / (spared + gap²), where gap = A refined − y where y is known, at most 0 where it is saturated
+        root = S √(spared / (spared + gap²))
+        gap = A refined − y where y is known, at most 0 where it is saturated
         spared = belief.gap² · (A refined + noise) · (y + noise) + belief.noises · noise²
-        mixed = A start + (A refined − A start) · share
+        mixed = A start + (A refined − A start) · root²
         change = known · (clip((y + n) / (mixed + n), ¼, 4) − 1), where n = belief.last · noise; where y is saturated
                  at least 0
         change ← clip(change · (mixed + n) / (reached + n), −¾, 3)
-        result = (start + (refined − start) · root²) · (1 + change), root = √share and change interpolated linearly
+        result = (start + (refined − start) · root²) · (1 + change), root and change interpolated linearly
 
-    A is the blur by `rows` and `columns`, followed by the 8×8 area mean; beyond the edge the outermost blocks are
-    repeated. reached is made as mixed, with the mean by the weights of linear interpolation in place of A: so what is
-    added has the sum of what the sensor missed. Where the blur is not known (psf below 0), share is 1.
+    A is the blur by the middle five blocks of `rows` and `columns`, scaled to sum to 1, followed by the 8×8 area mean;
+    beyond the edge the outermost blocks are repeated. S is the mean of 3×3 LR pixels by what A gathers from each.
+    reached is made as mixed, with the mean by the weights of linear interpolation in place of A: so what is added has
+    the sum of what the sensor missed. Where the blur is not known (psf below 0), root is 1.
 
     refined, start: (B, 1, 8h, 8w), float32, radiance ≥ 0. sensor: see Sensor, float32. psf: (B, 2), FWHM in LR pixels,
     float32. linear: (8, 3), `interpolation_line(SCALE, "linear")`. belief: see Belief. The reference takes float64 too.

@@ -1,4 +1,5 @@
-"""The last step in two passes over both images: what the sensor sees of them, and the mixture, which grows."""
+"""The last step in two passes over both images: what the sensor sees of them, and the mixture, which grows. Between
+them, on the grid of the lights: how far is believed, and how much the mixture grows."""
 
 import triton
 import triton.language as tl
@@ -48,6 +49,14 @@ def _reached(
 
 
 @triton.jit
+def _gathered(weights, image, FIRST: tl.constexpr, BLOCKS: tl.constexpr):
+    """The sum of BLOCKS of a sensor's seven blocks of weights, from block FIRST on."""
+    k = tl.arange(0, 64)
+    mine = (k >= 8 * FIRST) & (k < 8 * (FIRST + BLOCKS))
+    return tl.sum(tl.load(weights + image * 56 + k, mask=mine, other=0.0), axis=0)
+
+
+@triton.jit
 def believe(
     refined,  # [B, 8h, 8w]
     start,  # [B, 8h, 8w]
@@ -59,31 +68,44 @@ def believe(
     noise,  # [B]
     psf,  # [B, 2]
     root,  # [B, h, w]
-    change,  # [B, h, w]
+    seen,  # [B, h, w]
+    gained,  # [B, h, w]
+    reached,  # [B, h, w]
+    raised,  # [B, h, w]
     height,  # LR pixels
     width,
     gap,
     noises,
-    last,
     REACH: tl.constexpr,
     ROWS: tl.constexpr,
     OUTP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The square root of how far `refined` is believed, and by which share the mixture should grow. A program computes eight rows of
-    BLOCK / 8 − 2·REACH LR pixels: what is seen of both images are the sixteen rows that a product has at least."""
+    """The square root of how far each LR pixel of `refined` is believed; what the sensor sees of `start`, and what
+    changes reach of it; and how much more both are of `refined`.
+
+    A program computes eight rows of BLOCK / 8 − 2·REACH LR pixels: what is seen of both images are the sixteen rows
+    that a product has at least.
+    """
     tl.static_assert(ROWS == 8, "two images, sixteen rows")
     place = _place(height, width, REACH, ROWS, BLOCK)
     image = place[0]
     # first, since beside the sums and the product below the compiler would spill
-    reached = _reached(refined, place, height, width, ROWS, OUTP)
-    reached_start = _reached(start, place, height, width, ROWS, OUTP)
+    of_refined = _reached(refined, place, height, width, ROWS, OUTP)
+    of_start = _reached(start, place, height, width, ROWS, OUTP)
+    live, at = _here(tl.arange(0, ROWS), place, height, width, REACH, ROWS, OUTP, BLOCK)
+    tl.store(reached + at, of_start, mask=live)
+    tl.store(raised + at, of_refined - of_start, mask=live)
     total = tl.zeros((16, BLOCK), dtype=tl.float32)
     total = _down(total, refined, y, y, rows, place, height, width, 0, REACH, ROWS, -1, BLOCK)
     total = _down(total, start, y, y, rows, place, height, width, ROWS, REACH, ROWS, -1, BLOCK)
     both = _across(total, columns, image, REACH, OUTP, BLOCK).reshape(2, ROWS, OUTP)
+    # the weights of a blur that ends sooner, scaled
+    kept = _gathered(rows, image, 3 - REACH, 2 * REACH + 1)
+    both /= kept * _gathered(columns, image, 3 - REACH, 2 * REACH + 1)
     of_refined, of_start = tl.split(both.permute(1, 2, 0))
-    live, at = _here(tl.arange(0, ROWS), place, height, width, REACH, ROWS, OUTP, BLOCK)
+    tl.store(seen + at, of_start, mask=live)
+    tl.store(gained + at, of_refined - of_start, mask=live)
     lights = tl.load(y + at, mask=live, other=1.0)
     bound = tl.load(saturated + at, mask=live, other=0.0)
     measured = tl.load(known + at, mask=live, other=0.0)
@@ -91,19 +113,80 @@ def believe(
     told = (tl.load(psf + 2 * image) >= 0.0).to(tl.float32)
     # what lies beyond the image is not stored; 1 keeps it finite
     of_refined = tl.where(live, of_refined, 1.0)
-    of_start = tl.where(live, of_start, 1.0)
-
     off = (of_refined - lights) * measured * told
     off += (tl.minimum(off, 0.0) - off) * bound
     spared = gap * gap * (of_refined + least) * (lights + least) + noises * least * least
-    believed = spared / (spared + off * off)
-    tl.store(root + at, tl.sqrt(believed), mask=live)
+    tl.store(root + at, tl.sqrt(spared / (spared + off * off)), mask=live)
 
-    mixed = of_start + (of_refined - of_start) * believed
-    least *= last
-    asked = _asked((lights + least) / (mixed + least), bound) * measured
-    reached = tl.where(live, reached_start + (reached - reached_start) * believed, 1.0)
-    asked *= (mixed + least) / (reached + least)
+
+@triton.jit
+def _spread_down(root, above, middle, below, column, weights):
+    """The mean of a column of three LR rows by the sensor's weights along the rows."""
+    upper = tl.load(root + above + column) * weights[0]
+    return upper + tl.load(root + middle + column) * weights[1] + tl.load(root + below + column) * weights[2]
+
+
+@triton.jit
+def _thirds(weights, image):
+    """What the sensor gathers from the block before, its own and the one after, together 1."""
+    before, own, after = (
+        _gathered(weights, image, 2, 1),
+        _gathered(weights, image, 3, 1),
+        _gathered(weights, image, 4, 1),
+    )
+    whole = before + own + after
+    return before / whole, own / whole, after / whole
+
+
+@triton.jit
+def decide(
+    root,  # [B, h, w]
+    seen,  # [B, h, w]
+    gained,  # [B, h, w]
+    reached,  # [B, h, w]
+    raised,  # [B, h, w]
+    y,  # [B, h, w]
+    known,  # [B, h, w]
+    saturated,  # [B, h, w]
+    rows,  # [B, 7, 8]
+    columns,  # [B, 7, 8]
+    noise,  # [B]
+    spread,  # [B, h, w]
+    change,  # [B, h, w]
+    height,  # LR pixels
+    width,
+    last,
+    BLOCK: tl.constexpr,
+):
+    """The root, spread over the LR pixels around by what the sensor gathers from each of them, and by which share the
+    mixture should grow. A program computes BLOCK pixels of a row."""
+    blocks = tl.cdiv(width, BLOCK)
+    row = tl.program_id(0) // blocks  # of all images
+    image, i = row // height, row % height
+    j = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    live = j < width
+    # beyond the edge the outermost pixels are repeated
+    middle = row.to(tl.int64) * width
+    above = middle - tl.minimum(i, 1) * width
+    below = middle + tl.minimum(height - 1 - i, 1) * width
+    here = tl.minimum(j, width - 1)
+    down, across = _thirds(rows, image), _thirds(columns, image)
+    left = _spread_down(root, above, middle, below, tl.maximum(here - 1, 0), down)
+    own = _spread_down(root, above, middle, below, here, down)
+    right = _spread_down(root, above, middle, below, tl.minimum(here + 1, width - 1), down)
+    wide = left * across[0] + own * across[1] + right * across[2]
+    at = middle + j
+    tl.store(spread + at, wide, mask=live)
+
+    share = wide * wide
+    least = tl.load(noise + image) * last
+    mixed = tl.load(seen + at, mask=live, other=1.0) + tl.load(gained + at, mask=live, other=0.0) * share
+    raise_by = tl.load(raised + at, mask=live, other=0.0) * share
+    touched = tl.load(reached + at, mask=live, other=1.0) + raise_by
+    lights = tl.load(y + at, mask=live, other=1.0)
+    bound = tl.load(saturated + at, mask=live, other=0.0)
+    asked = _asked((lights + least) / (mixed + least), bound) * tl.load(known + at, mask=live, other=0.0)
+    asked *= (mixed + least) / (touched + least)
     tl.store(change + at, tl.minimum(tl.maximum(asked, -0.75), 3.0), mask=live)
 
 
@@ -111,14 +194,14 @@ def believe(
 def settle(
     refined,  # [B, 8h, 8w]
     start,  # [B, 8h, 8w]
-    root,  # [B, h, w]
+    spread,  # [B, h, w]
     change,  # [B, h, w]
     out,  # [B, 8h, 8w]
     height,  # LR pixels
     width,
     BLOCK: tl.constexpr,
 ):
-    """(start + (refined − start) · root²) · (1 + change), both maps interpolated linearly. A program computes BLOCK
+    """(start + (refined − start) · spread²) · (1 + change), both maps interpolated linearly. A program computes BLOCK
     columns of the 8 HR rows of an LR row.
 
     Three LR rows of each map are interpolated along the row once, and used for all eight HR rows.
@@ -131,7 +214,7 @@ def settle(
     # for pixels beyond the row, its last cell is used and nothing is stored
     here = (row - i).to(tl.int64) * width
     between = _columns(j, width)
-    roots = _three(root + here, i, height, width, between)
+    roots = _three(spread + here, i, height, width, between)
     grown = _three(change + here, i, height, width, between)
     live = j < wide
     at = row.to(tl.int64) * 8 * wide + j
