@@ -26,6 +26,7 @@ from deeplight.train.fit.checkpoint import load_checkpoint
 from deeplight.train.fit.pool import country_config
 from deeplight.train.synth import Country, CountryConfig, CountrySample
 from deeplight.train.synth.write import write_country
+from deeplight.train.trials.probes import lone_lights
 
 HELD_OUT = (910_001, 910_002)
 """Countries that neither training nor its validation has seen."""
@@ -243,6 +244,13 @@ def test_the_gain_over_bicubic_is_what_the_card_says(scores: dict[str, float]) -
 
 def test_two_fifths_of_the_misregistration_are_removed(scores: dict[str, float]) -> None:
     assert scores["offset"] < 0.6
+
+
+def test_lone_lights_keep_their_light() -> None:
+    """Means over places, sums and grounds of each blur and size of the light, in whole percent."""
+    model, _ = load_checkpoint(DEFAULT_MODEL)
+    kept = {(blur, size): int(mean.removesuffix(" %")) for blur, size, mean, *_ in lone_lights(model)}
+    assert len(kept) == 12 and all(95 <= share <= 105 for share in kept.values()), kept
 
 
 PLACES = {
