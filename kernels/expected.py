@@ -48,13 +48,14 @@ TIMES = {
     "posterior": 16.0,
     "observe": 4.0,
     "believe": 4.0,
+    "look": 4.0,
     "decide": 4.0,
 }
 """Factors of TOLERANCE. align: its coordinates are float32 numbers of up to some thousand pixels. refine: the radiance
 is an exponential, which multiplies errors by the gain and by the radiance. residuals: they are differences of squares,
 multiplied by a gain of up to 3. posterior: the residual, with its error, is multiplied by a sharpness of some tens in
-an exponent. observe: it raises a ratio to a power. believe: a difference of sums, beside a fifth of them. decide: a
-ratio of such, times another."""
+an exponent. observe: it raises a ratio to a power. believe, look: a difference of
+sums, beside a fifth of them. decide: a ratio of such, times another."""
 
 _FEATURES = {"refine": "x", "refine_narrow": "x", "finish": "radiance"}
 """The argument whose element type selects TOLERANCE, for kernels where that is not the result."""
@@ -89,7 +90,8 @@ def results_of(ready: Launch) -> tuple[str, ...]:
         "refine": ("radiance",),
         "refine_narrow": ("radiance", "isp"),
         "finish": finished,
-        "believe": ("root", "seen", "gained", "reached", "raised"),
+        "believe": ("root",),
+        "look": ("seen", "gained", "reached", "raised"),
         "decide": ("spread", "change"),
     }
     return results.get(ready.kernel, ("out",))
@@ -156,8 +158,13 @@ def _random(ready: Launch, name: str, like: Tensor, generator: torch.Generator) 
         values = torch.rand(shape, **where) * (100 if name == "level" and ready.constants["WHOLE"] else 1)
     elif name in ("carried", "change", "second"):
         values = torch.rand(shape, **where) - 0.5
-    elif name in ("radiance", "refined", "start", "y", "seen", "gained", "reached", "raised"):
+    elif name in ("radiance", "refined", "start", "y"):
         values = 1000 * torch.rand(shape, **where)
+    elif name in ("gained", "raised"):
+        # of a refined image that is brighter here and darker there than the base
+        values = 1000 * torch.rand(shape, **where) - 450
+    elif name in ("seen", "reached"):
+        values = 500 + 500 * torch.rand(shape, **where)
     elif name in ("residual", "variance"):
         values = 0.2 * torch.rand(shape, **where)
     elif name in ("noise", "power", "psf"):
@@ -331,13 +338,18 @@ def _start(y: Tensor, changes: list[Tensor]) -> Tensor:
 def _believe(ready: Launch) -> Outputs:
     sensor, psf = _sensor(ready), _tensor(ready, "psf")
     belief = Belief(float(ready.arguments["gap"]), float(ready.arguments["noises"]), 0.0)
-    images = _tensor(ready, "refined"), _tensor(ready, "start")
-    line = interpolation_line(SCALE, "linear").to(psf.device)
     near = settle_reference.near(sensor)
-    of_refined, of_start = (agree_reference.seen(x, near.rows, near.columns) for x in images)
+    of_near = agree_reference.seen(_tensor(ready, "refined"), near.rows, near.columns)
+    return {"root": settle_reference.believed(of_near, sensor, psf, belief).sqrt()}
+
+
+def _look(ready: Launch) -> Outputs:
+    rows, columns = _tensor(ready, "rows"), _tensor(ready, "columns")
+    images = _tensor(ready, "refined"), _tensor(ready, "start")
+    line = interpolation_line(SCALE, "linear").to(rows.device)
+    of_refined, of_start = (agree_reference.seen(x, rows, columns) for x in images)
     reached_refined, reached_start = (settle_reference.reached(x, line) for x in images)
     return {
-        "root": settle_reference.believed(of_refined, sensor, psf, belief).sqrt(),
         "seen": of_start,
         "gained": of_refined - of_start,
         "reached": reached_start,
@@ -378,6 +390,7 @@ _DEFINITIONS: dict[str, Callable[[Launch], Outputs]] = {
         "out": _start(_tensor(ready, "y"), [_tensor(ready, name) for name in ("change", "second")])
     },
     "believe": _believe,
+    "look": _look,
     "decide": _decide,
     "settle": _settle,
 }

@@ -30,6 +30,7 @@ MODULES = {
     "observe": "agree",
     "start": "agree",
     "believe": "settle",
+    "look": "settle",
     "decide": "settle",
     "settle": "settle",
 }

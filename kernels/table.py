@@ -55,10 +55,12 @@ REASONED: dict[tuple[str, int], Config] = {
     ("residuals", 0): Config(16, 4),
     ("posterior", 32): Config(16, 8),
     ("posterior", 64): Config(16, 8),
-    # A thread has a column, with seven sums and 56 weights. Ten LR columns a program are enough for a large GPU.
+    # A thread has a column, with seven sums and 56 weights, as in `believe` and `look`. Ten LR columns a program are
+    # enough for a large GPU.
     ("observe", 0): Config(128, 4),
     ("start", 0): Config(512, 4),
     ("believe", 0): Config(128, 4),
+    ("look", 0): Config(128, 4),
     ("decide", 0): Config(128, 4),
     ("settle", 0): Config(512, 4),
     # a thread holds the 32 channels of one of 128 pixels

@@ -16,12 +16,10 @@ import torch
 
 from deeplight.kernels import expected, launch
 from deeplight.kernels.agree.entry import columns_of
-from deeplight.kernels.agree.reference import BLUR_REACH
 from deeplight.kernels.fuse.entry import repeats
 from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import Launch, ceil_div
 from deeplight.kernels.refine.entry import RIM
-from deeplight.kernels.settle.reference import NEAR_REACH
 from deeplight.kernels.table import Config, bucket
 from deeplight.kernels.warm import compile_all
 
@@ -35,11 +33,12 @@ OWN_BLOCKS = {
     "suggest": (8, 16),
     "observe": (128,),
     "believe": (128,),
+    "look": (128,),
     "finish": (256, 512, 1024, 2048),
 }
 """Block sizes of the other kernels with sizes of their own. finish: a block covers two rows. residuals, observe,
-believe: other compile-time arguments depend on the block. posterior: registers hold all shifts of a pixel. suggest: a
-result is made of sixteen pixels."""
+believe, look: other compile-time arguments depend on the block. posterior: registers hold all shifts of a pixel.
+suggest: a result is made of sixteen pixels."""
 
 
 def candidates(kernel: str) -> list[Config]:
@@ -72,8 +71,8 @@ def programs(ready: Launch, block: int) -> int:
 
 def _results(kernel: str, block: int) -> int:
     """How many results a block writes: some kernels also read pixels whose results another program writes."""
-    if kernel in ("observe", "believe"):
-        return columns_of(block, NEAR_REACH if kernel == "believe" else BLUR_REACH)
+    if kernel in ("observe", "believe", "look"):
+        return columns_of(block)
     return block - RIM if kernel == "refine_narrow" else block
 
 

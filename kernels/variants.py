@@ -157,7 +157,8 @@ def _settle_launches(side: int) -> Iterator[Launch]:
     radiance, image = torch.empty(1, 1, side, side, device="meta"), _lights(side)
     psf = torch.empty(1, 2, device="meta")
     looked = settle_entry.Looked(*(image for _ in settle_entry.Looked._fields))
-    yield settle_entry.plan_believe(radiance, radiance, _sensor(side), psf, BELIEF, looked)
+    yield settle_entry.plan_believe(radiance, _sensor(side), psf, BELIEF, image)
+    yield settle_entry.plan_look(radiance, radiance, _sensor(side), looked)
     yield settle_entry.plan_decide(looked, _sensor(side), BELIEF, image, image)
     yield settle_entry.plan_settle(radiance, radiance, image, image, radiance)
 

@@ -91,7 +91,7 @@ def settled(refined: Tensor, start: Tensor, sensor: Sensor, psf: Tensor, linear:
     refined: with the base in place of it below the noise, as `kernels.restore` gives it.
 
     What the sensor would have seen of the mixture is taken to be the mixture of what it would have seen of each: so
-    this step sees no farther than that of `agreeing`.
+    this step sees no farther than that of `agreeing`, as belief, which spreads by one LR pixel, is decided one nearer.
 
     It is believed wholly where the sensor would have seen y, or where the blur `psf` (B,2) is not known. A network that
     learns with this in its way learns to pass it, and not to be right: training goes without.

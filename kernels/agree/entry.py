@@ -52,9 +52,9 @@ def plan_observe(
     )
 
 
-def columns_of(block: int, reach: int = BLUR_REACH) -> int:
-    """How many LR columns a program computes that reads `block` HR pixels of a row and sees `reach` LR columns."""
-    return block // SCALE - 2 * reach
+def columns_of(block: int) -> int:
+    """How many LR columns a program computes that reads `block` HR pixels of a row."""
+    return block // SCALE - 2 * BLUR_REACH
 
 
 def plan_start(y: Tensor, changes: Sequence[Tensor], out: Tensor, config: Config | None = None) -> Launch:

@@ -173,15 +173,17 @@ def _down(
     REACH: tl.constexpr,
     ROWS: tl.constexpr,
     MADE: tl.constexpr,
+    SKIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """`total`, [16, BLOCK], with the radiance as the sensor's blur along the rows sees it in rows FIRST and following.
 
-    A row of LR pixels is seen in 2·REACH + 1 rows of the result, with other weights in each: so many sums run, of which
-    one is finished with each row. REACH: 3, all blocks of the weights; 2, the middle five. MADE: −1, the radiance is
-    read; 0, it is y, enlarged; 1, it has grown by `change` since.
+    A row of LR pixels is seen in seven rows of the result, with other weights in each: seven sums run, of which one is
+    finished with each row. MADE: −1, the radiance is read; 0, it is y, enlarged; 1, it has grown by `change` since.
+    SKIP: 1 leaves the outermost blocks of the weights out.
     """
-    tl.static_assert((REACH == 3) | (REACH == 2), "seven sums, or five")
+    tl.static_assert(REACH == 3, "seven sums")
+    taps: tl.constexpr = 2 * REACH + 1
     image, first_row, first_col = place
     q = tl.arange(0, BLOCK)
     r = tl.arange(0, 16)
@@ -189,15 +191,14 @@ def _down(
     j = 8 * tl.minimum(tl.maximum(first_col - REACH + q // 8, 0), width - 1) + q % 8
     at = radiance + image.to(tl.int64) * 64 * height * width + j
     here = image.to(tl.int64) * height * width
-    line = rows + image * 56 + (3 - REACH) * 8
+    line = rows + image * (taps * 8)
     w0 = _eight(line, 1)
     w1 = _eight(line + 8, 1)
     w2 = _eight(line + 16, 1)
     w3 = _eight(line + 24, 1)
     w4 = _eight(line + 32, 1)
-    if REACH == 3:
-        w5 = _eight(line + 40, 1)
-        w6 = _eight(line + 48, 1)
+    w5 = _eight(line + 40, 1)
+    w6 = _eight(line + 48, 1)
     none = tl.zeros((BLOCK,), dtype=tl.float32)
     s0, s1, s2, s3, s4, s5 = none, none, none, none, none, none
     k = tl.minimum(tl.maximum(first_row - REACH, 0), height - 1)
@@ -213,16 +214,13 @@ def _down(
                 v = _all_grown(v, grown)
         else:
             v = _eight(at + k.to(tl.int64) * 64 * width, 8 * width)
-        if REACH == 3:
-            done = _added(s5, v, w6)
-            s5 = _added(s4, v, w5)
-            s4 = _added(s3, v, w4)
-        else:
-            done = _added(s3, v, w4)
+        done = s5 if SKIP else _added(s5, v, w6)
+        s5 = _added(s4, v, w5)
+        s4 = _added(s3, v, w4)
         s3 = _added(s2, v, w3)
         s2 = _added(s1, v, w2)
         s1 = _added(s0, v, w1)
-        s0 = _added(none, v, w0)
+        s0 = none if SKIP else _added(none, v, w0)
         mine = (r >= FIRST) & (r - FIRST == b - 2 * REACH)
         total = tl.where(mine[:, None], done[None, :], total)
         following = tl.minimum(tl.maximum(first_row - REACH + b + 1, 0), height - 1)
@@ -238,15 +236,17 @@ def _down(
 
 
 @triton.jit
-def _across(total, columns, image, REACH: tl.constexpr, OUTP: tl.constexpr, BLOCK: tl.constexpr):
-    """Rows of HR columns as the sensor's blur along the columns sees them, [16, OUTP], by one matrix product.
-
-    REACH: as in `_down`."""
+def _across(
+    total, columns, image, REACH: tl.constexpr, OUTP: tl.constexpr, SKIP: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Rows of HR columns as the sensor's blur along the columns sees them, [16, OUTP], by one matrix product. SKIP: as
+    in `_down`."""
+    taps: tl.constexpr = 2 * REACH + 1
     q = tl.arange(0, BLOCK)
     o = tl.arange(0, OUTP)
     k = (q // 8)[:, None] - o[None, :]
-    line = columns + image * 56 + (3 - REACH) * 8
-    weight = tl.load(line + k * 8 + (q % 8)[:, None], mask=(k >= 0) & (k < 2 * REACH + 1), other=0.0)
+    line = columns + image * (taps * 8)
+    weight = tl.load(line + k * 8 + (q % 8)[:, None], mask=(k >= SKIP) & (k < taps - SKIP), other=0.0)
     return tl.dot(total, weight, input_precision="ieee")
 
 
@@ -286,8 +286,8 @@ def observe(
     place = _place(height, width, REACH, ROWS, BLOCK)
     # a product has at least 16 rows
     total = tl.zeros((16, BLOCK), dtype=tl.float32)
-    total = _down(total, y, change, y, rows, place, height, width, 0, REACH, ROWS, MADE, BLOCK)
-    seen = _across(total, columns, place[0], REACH, OUTP, BLOCK)
+    total = _down(total, y, change, y, rows, place, height, width, 0, REACH, ROWS, MADE, 0, BLOCK)
+    seen = _across(total, columns, place[0], REACH, OUTP, 0, BLOCK)
     live, at = _here(tl.arange(0, 16), place, height, width, REACH, ROWS, OUTP, BLOCK)
     least = tl.load(noise + place[0])
     ratio = (tl.load(y + at, mask=live, other=1.0) + least) / (tl.where(live, seen, 1.0) + least)

@@ -10,22 +10,23 @@ from torch import Tensor
 from deeplight.kernels import dispatch
 from deeplight.kernels.agree import entry as agree_entry
 from deeplight.kernels.agree.entry import columns_of
-from deeplight.kernels.agree.reference import Sensor
+from deeplight.kernels.agree.reference import BLUR_REACH, Sensor
 from deeplight.kernels.dispatch import Implementation
 from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.launch import Launch, arch_of, ceil_div, next_power, ready, run
 from deeplight.kernels.settle import reference
-from deeplight.kernels.settle.reference import NEAR_REACH, Belief
+from deeplight.kernels.settle.reference import Belief
 from deeplight.kernels.table import Config, configuration
 
 ROWS = 8
-"""LR rows of a program of `believe`; it reads four more, of other programs. Reads take long to arrive, so there are
-twice as many programs that wait for them as where the radiance is made."""
+"""LR rows of a program of `look`; it reads six more, of other programs. Reads take long to arrive, so there are twice
+as many programs that wait for them as where one image is seen."""
 
 
 class Looked(NamedTuple):
-    """What `believe` writes and `decide` reads, (B,1,h,w) each. root: of how far refined is believed. seen: what the
-    sensor sees of start, and gained: how much more of refined. reached, raised: the same for what changes reach."""
+    """What `believe` and `look` write and `decide` reads, (B,1,h,w) each. root: of how far refined is believed. seen:
+    what the sensor sees of start, and gained: how much more of refined. reached, raised: the same for what changes
+    reach."""
 
     root: Tensor
     seen: Tensor
@@ -35,33 +36,36 @@ class Looked(NamedTuple):
 
 
 def plan_believe(
-    refined: Tensor,
-    start: Tensor,
-    sensor: Sensor,
-    psf: Tensor,
-    belief: Belief,
-    looked: Looked,
-    config: Config | None = None,
+    refined: Tensor, sensor: Sensor, psf: Tensor, belief: Belief, root: Tensor, config: Config | None = None
 ) -> Launch:
     """The launch for contiguous float32 tensors. The sensor's noise: (B,)."""
-    b, _, h, w = looked.root.shape
+    b, _, h, w = root.shape
     config = config or configuration("believe", arch_of(refined.device), 0, w, 2)
-    columns = columns_of(config.block, NEAR_REACH)
+    columns = columns_of(config.block)
+    numbers = {"height": h, "width": w, "gap": belief.gap, "noises": belief.noises}
     return Launch(
         "believe",
+        b * ceil_div(h, agree_entry.ROWS) * ceil_div(w, columns),
+        {"refined": refined, **sensor._asdict(), "psf": psf, "root": root, **numbers},
+        {"REACH": BLUR_REACH, "ROWS": agree_entry.ROWS, "OUTP": next_power(columns)},
+        config,
+    )
+
+
+def plan_look(
+    refined: Tensor, start: Tensor, sensor: Sensor, looked: Looked, config: Config | None = None
+) -> Launch:
+    """The launch for contiguous float32 tensors."""
+    b, _, h, w = looked.seen.shape
+    config = config or configuration("look", arch_of(refined.device), 0, w, 2)
+    columns = columns_of(config.block)
+    images = {"refined": refined, "start": start, "rows": sensor.rows, "columns": sensor.columns}
+    maps = {name: map_ for name, map_ in looked._asdict().items() if name != "root"}
+    return Launch(
+        "look",
         b * ceil_div(h, ROWS) * ceil_div(w, columns),
-        {
-            "refined": refined,
-            "start": start,
-            **sensor._asdict(),
-            "psf": psf,
-            **looked._asdict(),
-            "height": h,
-            "width": w,
-            "gap": belief.gap,
-            "noises": belief.noises,
-        },
-        {"REACH": NEAR_REACH, "ROWS": ROWS, "OUTP": next_power(columns)},
+        {**images, **maps, "height": h, "width": w},
+        {"REACH": BLUR_REACH, "ROWS": ROWS, "OUTP": next_power(columns)},
         config,
     )
 
@@ -121,7 +125,8 @@ def _op(
     sensor = agree_entry.sensor_ready(sensor)
     looked = Looked(*(_like(sensor.y) for _ in Looked._fields))
     spread, change = _like(sensor.y), _like(sensor.y)
-    run(plan_believe(refined, start, sensor, ready(psf), belief, looked))
+    run(plan_believe(refined, sensor, ready(psf), belief, looked.root))
+    run(plan_look(refined, start, sensor, looked))
     run(plan_decide(looked, sensor, belief, spread, change))
     run(plan_settle(refined, start, spread, change, out))
     return out
@@ -149,16 +154,17 @@ def settle(
     """Believe the refined radiance as far as the lights do, and move the mixture one step towards them.
 
         root = S √(spared / (spared + gap²))
-        gap = A refined − y where y is known, at most 0 where it is saturated
-        spared = belief.gap² · (A refined + noise) · (y + noise) + belief.noises · noise²
+        gap = N refined − y where y is known, at most 0 where it is saturated
+        spared = belief.gap² · (N refined + noise) · (y + noise) + belief.noises · noise²
         mixed = A start + (A refined − A start) · root²
         change = known · (clip((y + n) / (mixed + n), ¼, 4) − 1), where n = belief.last · noise; where y is saturated
                  at least 0
         change ← clip(change · (mixed + n) / (reached + n), −¾, 3)
         result = (start + (refined − start) · root²) · (1 + change), root and change interpolated linearly
 
-    A is the blur by the middle five blocks of `rows` and `columns`, scaled to sum to 1, followed by the 8×8 area mean;
-    beyond the edge the outermost blocks are repeated. S is the mean of 3×3 LR pixels by what A gathers from each.
+    A is the blur by `rows` and `columns`, followed by the 8×8 area mean; beyond the edge the outermost blocks are
+    repeated. N is A with the middle five of its blocks alone, scaled to sum to 1. S is the mean of 3×3 LR pixels by
+    what A gathers from each, at most 1.
     reached is made as mixed, with the mean by the weights of linear interpolation in place of A: so what is added has
     the sum of what the sensor missed. Where the blur is not known (psf below 0), root is 1.
 

@@ -1,5 +1,5 @@
-"""The last step in two passes over both images: what the sensor sees of them, and the mixture, which grows. Between
-them, on the grid of the lights: how far is believed, and how much the mixture grows."""
+"""The last step in passes over the images: how far the refined one is believed, what the sensor sees of both, and the
+mixture, which grows. Before the last, on the grid of the lights: how far belief spreads, and how much is missing."""
 
 import triton
 import triton.language as tl
@@ -59,7 +59,6 @@ def _gathered(weights, image, FIRST: tl.constexpr, BLOCKS: tl.constexpr):
 @triton.jit
 def believe(
     refined,  # [B, 8h, 8w]
-    start,  # [B, 8h, 8w]
     y,  # [B, h, w]
     known,  # [B, h, w]
     saturated,  # [B, h, w]
@@ -68,10 +67,6 @@ def believe(
     noise,  # [B]
     psf,  # [B, 2]
     root,  # [B, h, w]
-    seen,  # [B, h, w]
-    gained,  # [B, h, w]
-    reached,  # [B, h, w]
-    raised,  # [B, h, w]
     height,  # LR pixels
     width,
     gap,
@@ -81,15 +76,51 @@ def believe(
     OUTP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The square root of how far each LR pixel of `refined` is believed; what the sensor sees of `start`, and what
-    changes reach of it; and how much more both are of `refined`.
+    """The square root of how far each LR pixel of `refined` is believed, by a sensor whose weights lack the outermost
+    blocks. A program computes ROWS rows of BLOCK / 8 − 2·REACH LR pixels."""
+    place = _place(height, width, REACH, ROWS, BLOCK)
+    image = place[0]
+    # a product has at least 16 rows
+    total = tl.zeros((16, BLOCK), dtype=tl.float32)
+    total = _down(total, refined, y, y, rows, place, height, width, 0, REACH, ROWS, -1, 1, BLOCK)
+    seen = _across(total, columns, image, REACH, OUTP, 1, BLOCK)
+    seen /= _gathered(rows, image, 1, 5) * _gathered(columns, image, 1, 5)
+    live, at = _here(tl.arange(0, 16), place, height, width, REACH, ROWS, OUTP, BLOCK)
+    seen = tl.where(live, seen, 1.0)
+    lights = tl.load(y + at, mask=live, other=1.0)
+    bound = tl.load(saturated + at, mask=live, other=0.0)
+    least = tl.load(noise + image)
+    told = (tl.load(psf + 2 * image) >= 0.0).to(tl.float32)
+    off = (seen - lights) * tl.load(known + at, mask=live, other=0.0) * told
+    off += (tl.minimum(off, 0.0) - off) * bound
+    spared = gap * gap * (seen + least) * (lights + least) + noises * least * least
+    tl.store(root + at, tl.sqrt(spared / (spared + off * off)), mask=live)
+
+
+@triton.jit
+def look(
+    refined,  # [B, 8h, 8w]
+    start,  # [B, 8h, 8w]
+    rows,  # [B, 7, 8]
+    columns,  # [B, 7, 8]
+    seen,  # [B, h, w]
+    gained,  # [B, h, w]
+    reached,  # [B, h, w]
+    raised,  # [B, h, w]
+    height,  # LR pixels
+    width,
+    REACH: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What the sensor sees of `start`, and what changes reach of it; and how much more both are of `refined`.
 
     A program computes eight rows of BLOCK / 8 − 2·REACH LR pixels: what is seen of both images are the sixteen rows
     that a product has at least.
     """
     tl.static_assert(ROWS == 8, "two images, sixteen rows")
     place = _place(height, width, REACH, ROWS, BLOCK)
-    image = place[0]
     # first, since beside the sums and the product below the compiler would spill
     of_refined = _reached(refined, place, height, width, ROWS, OUTP)
     of_start = _reached(start, place, height, width, ROWS, OUTP)
@@ -97,26 +128,12 @@ def believe(
     tl.store(reached + at, of_start, mask=live)
     tl.store(raised + at, of_refined - of_start, mask=live)
     total = tl.zeros((16, BLOCK), dtype=tl.float32)
-    total = _down(total, refined, y, y, rows, place, height, width, 0, REACH, ROWS, -1, BLOCK)
-    total = _down(total, start, y, y, rows, place, height, width, ROWS, REACH, ROWS, -1, BLOCK)
-    both = _across(total, columns, image, REACH, OUTP, BLOCK).reshape(2, ROWS, OUTP)
-    # the weights of a blur that ends sooner, scaled
-    kept = _gathered(rows, image, 3 - REACH, 2 * REACH + 1)
-    both /= kept * _gathered(columns, image, 3 - REACH, 2 * REACH + 1)
+    total = _down(total, refined, refined, refined, rows, place, height, width, 0, REACH, ROWS, -1, 0, BLOCK)
+    total = _down(total, start, start, start, rows, place, height, width, ROWS, REACH, ROWS, -1, 0, BLOCK)
+    both = _across(total, columns, place[0], REACH, OUTP, 0, BLOCK).reshape(2, ROWS, OUTP)
     of_refined, of_start = tl.split(both.permute(1, 2, 0))
     tl.store(seen + at, of_start, mask=live)
     tl.store(gained + at, of_refined - of_start, mask=live)
-    lights = tl.load(y + at, mask=live, other=1.0)
-    bound = tl.load(saturated + at, mask=live, other=0.0)
-    measured = tl.load(known + at, mask=live, other=0.0)
-    least = tl.load(noise + image)
-    told = (tl.load(psf + 2 * image) >= 0.0).to(tl.float32)
-    # what lies beyond the image is not stored; 1 keeps it finite
-    of_refined = tl.where(live, of_refined, 1.0)
-    off = (of_refined - lights) * measured * told
-    off += (tl.minimum(off, 0.0) - off) * bound
-    spared = gap * gap * (of_refined + least) * (lights + least) + noises * least * least
-    tl.store(root + at, tl.sqrt(spared / (spared + off * off)), mask=live)
 
 
 @triton.jit
@@ -174,7 +191,8 @@ def decide(
     left = _spread_down(root, above, middle, below, tl.maximum(here - 1, 0), down)
     own = _spread_down(root, above, middle, below, here, down)
     right = _spread_down(root, above, middle, below, tl.minimum(here + 1, width - 1), down)
-    wide = left * across[0] + own * across[1] + right * across[2]
+    # the shares may sum to a little more than 1, and more than all of a dark image would be less than nothing
+    wide = tl.minimum(left * across[0] + own * across[1] + right * across[2], 1.0)
     at = middle + j
     tl.store(spread + at, wide, mask=live)
 

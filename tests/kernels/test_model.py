@@ -85,13 +85,14 @@ def test_every_launch_of_the_network_is_among_the_variants(
         "observe",
         "start",
         "believe",
+        "look",
         "decide",
         "settle",
         "fuse",
         "upsample_epilogue",
         "refine_narrow" if name == "tiny" else "refine",
     }
-    assert len(recorded) == 1 + 1 + 2 + 3 + 3 + 3 + 1 + 3
+    assert len(recorded) == 1 + 1 + 2 + 3 + 3 + 3 + 1 + 4
     # gathers through the offset keep float32 in every precision
     built = [*variants(config, DTYPES[dtype]), *variants(config, torch.float32)]
     assert {ready.key for ready in recorded} <= {v.key for v in built}

@@ -219,10 +219,33 @@ def test_belief_spreads_as_far_as_the_sensor_gathers() -> None:
         want[1, 0, i, j] = total / whole
     got = spread(root, sensor)
     assert torch.allclose(got, want, atol=1e-6) and not torch.allclose(got[1], root[1], atol=0.1)
-    assert torch.allclose(spread(root, near(sensor)), got)
 
 
-def test_the_last_step_sees_less_far_so_that_belief_may_spread() -> None:
+# FWHMs whose shares sum to 1 + 2.4e-7
+@pytest.mark.parametrize("fwhm", [1.0, 2.3, 2.82])
+def test_nothing_is_believed_more_than_wholly(fwhm: float) -> None:
+    sensor = sensor_of(torch.full((1, 1, 7, 7), 1000.0), (fwhm, fwhm))
+    assert float(spread(torch.ones(1, 1, 7, 7), sensor).max()) <= 1.0
+    start, unknown = torch.full((1, 1, 56, 56), 1000.0), torch.zeros(1, 1, 7, 7)
+    got = settled(torch.zeros_like(start), start, sensor._replace(known=unknown), TOLD, LINEAR)
+    assert float(got.min()) >= 0.0
+
+
+@pytest.mark.parametrize("fwhm", [2.5, 3.0])
+def test_light_beside_a_bright_town_is_as_the_base_has_it_or_darker(fwhm: float) -> None:
+    x = torch.full((1, 1, 160, 160), 0.3)
+    x[..., 64:96, 64:96] = 300.0
+    blur = sensor_of(x, (fwhm, fwhm))
+    sensor = sensor_of(seen(x, blur.rows, blur.columns), (fwhm, fwhm))
+    start = base(sensor, CUBIC, LINEAR)
+    beside = (..., slice(64, 96), slice(112, 120))  # the third LR pixel from it
+    refined = 0.5 * (x + start)
+    got = deployed(refined, start, sensor)
+    # with a sensor that ends sooner, the light that it misses beside the town was added there
+    assert float(got[beside].mean()) < float(start[beside].mean())
+
+
+def test_belief_is_decided_nearer_so_that_it_may_spread() -> None:
     assert NEAR_REACH + 1 == BLUR_REACH, "the receptive field takes the last step for one of the base's"
     sensor = sensor_of(torch.zeros(1, 1, 1, 1), (1.0, 2.5))
     narrow = near(sensor)
