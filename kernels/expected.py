@@ -54,8 +54,8 @@ TIMES = {
 """Factors of TOLERANCE. align: its coordinates are float32 numbers of up to some thousand pixels. refine: the radiance
 is an exponential, which multiplies errors by the gain and by the radiance. residuals: they are differences of squares,
 multiplied by a gain of up to 3. posterior: the residual, with its error, is multiplied by a sharpness of some tens in
-an exponent. observe: it raises a ratio to a power. believe, look: a difference of
-sums, beside a fifth of them. decide: a ratio of such, times another."""
+an exponent. observe: it raises a ratio to a power. believe, look: a difference of sums, beside a fifth of them. decide:
+a ratio of such, times another."""
 
 _FEATURES = {"refine": "x", "refine_narrow": "x", "finish": "radiance"}
 """The argument whose element type selects TOLERANCE, for kernels where that is not the result."""

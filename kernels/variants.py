@@ -159,7 +159,7 @@ def _settle_launches(side: int) -> Iterator[Launch]:
     looked = settle_entry.Looked(*(image for _ in settle_entry.Looked._fields))
     yield settle_entry.plan_believe(radiance, _sensor(side), psf, BELIEF, image)
     yield settle_entry.plan_look(radiance, radiance, _sensor(side), looked)
-    yield settle_entry.plan_decide(looked, _sensor(side), BELIEF, image, image)
+    yield settle_entry.plan_decide(image, looked, _sensor(side), BELIEF, image, image)
     yield settle_entry.plan_settle(radiance, radiance, image, image, radiance)
 
 

@@ -24,11 +24,9 @@ as many programs that wait for them as where one image is seen."""
 
 
 class Looked(NamedTuple):
-    """What `believe` and `look` write and `decide` reads, (B,1,h,w) each. root: of how far refined is believed. seen:
-    what the sensor sees of start, and gained: how much more of refined. reached, raised: the same for what changes
-    reach."""
+    """What `look` writes and `decide` reads, (B,1,h,w) each. seen: what the sensor sees of start, and gained: how much
+    more of refined. reached, raised: the same for what changes reach."""
 
-    root: Tensor
     seen: Tensor
     gained: Tensor
     reached: Tensor
@@ -60,17 +58,17 @@ def plan_look(
     config = config or configuration("look", arch_of(refined.device), 0, w, 2)
     columns = columns_of(config.block)
     images = {"refined": refined, "start": start, "rows": sensor.rows, "columns": sensor.columns}
-    maps = {name: map_ for name, map_ in looked._asdict().items() if name != "root"}
     return Launch(
         "look",
         b * ceil_div(h, ROWS) * ceil_div(w, columns),
-        {**images, **maps, "height": h, "width": w},
+        {**images, **looked._asdict(), "height": h, "width": w},
         {"REACH": BLUR_REACH, "ROWS": ROWS, "OUTP": next_power(columns)},
         config,
     )
 
 
 def plan_decide(
+    root: Tensor,
     looked: Looked,
     sensor: Sensor,
     belief: Belief,
@@ -81,7 +79,7 @@ def plan_decide(
     """The launch for contiguous float32 tensors. The sensor's noise: (B,)."""
     b, _, h, w = change.shape
     config = config or configuration("decide", arch_of(change.device), 0, w, 2)
-    maps = {**looked._asdict(), **sensor._asdict(), "spread": spread, "change": change}
+    maps = {"root": root, **looked._asdict(), **sensor._asdict(), "spread": spread, "change": change}
     numbers = {"height": h, "width": w, "last": belief.last}
     return Launch("decide", b * h * ceil_div(w, config.block), {**maps, **numbers}, {}, config)
 
@@ -124,10 +122,10 @@ def _op(
     refined, start, out = ready(refined), ready(start), _like(refined)
     sensor = agree_entry.sensor_ready(sensor)
     looked = Looked(*(_like(sensor.y) for _ in Looked._fields))
-    spread, change = _like(sensor.y), _like(sensor.y)
-    run(plan_believe(refined, sensor, ready(psf), belief, looked.root))
+    root, spread, change = (_like(sensor.y) for _ in range(3))
+    run(plan_believe(refined, sensor, ready(psf), belief, root))
     run(plan_look(refined, start, sensor, looked))
-    run(plan_decide(looked, sensor, belief, spread, change))
+    run(plan_decide(root, looked, sensor, belief, spread, change))
     run(plan_settle(refined, start, spread, change, out))
     return out
 
