@@ -14,6 +14,7 @@ from PIL import Image
 from deeplight.engine.core.progress import Silent
 from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.core.windows import Window
+from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
@@ -26,7 +27,7 @@ from deeplight.train.fit.checkpoint import load_checkpoint
 from deeplight.train.fit.pool import country_config
 from deeplight.train.synth import Country, CountryConfig, CountrySample
 from deeplight.train.synth.write import write_country
-from deeplight.train.trials.probes import lone_lights
+from deeplight.train.trials.probes import beside_border, lone_lights
 
 HELD_OUT = (910_001, 910_002)
 """Countries that neither training nor its validation has seen."""
@@ -246,11 +247,22 @@ def test_two_fifths_of_the_misregistration_are_removed(scores: dict[str, float])
     assert scores["offset"] < 0.6
 
 
-def test_lone_lights_keep_their_light() -> None:
-    """Means over places, sums and grounds of each blur and size of the light, in whole percent."""
-    model, _ = load_checkpoint(DEFAULT_MODEL)
-    kept = {(blur, size): int(mean.removesuffix(" %")) for blur, size, mean, *_ in lone_lights(model)}
-    assert len(kept) == 12 and all(95 <= share <= 105 for share in kept.values()), kept
+@pytest.fixture(scope="module")
+def weights() -> DeepLightSR:
+    return load_checkpoint(DEFAULT_MODEL)[0].eval()
+
+
+def test_lone_lights_keep_their_light(weights: DeepLightSR) -> None:
+    """Means over places, sums and grounds of each blur and size of the light."""
+    kept = lone_lights(weights)
+    assert len(kept) == 12 and all(0.95 <= row.mean <= 1.05 for row in kept), kept
+
+
+@pytest.mark.parametrize("fwhm", [0.0, 1.0, 2.0])
+def test_even_lights_stay_even_up_to_nodata(weights: DeepLightSR, fwhm: float) -> None:
+    least, most = beside_border(weights, fwhm)
+    # the card says 95 to 102 %
+    assert least > 0.94 and most < 1.03
 
 
 PLACES = {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deeplight import kernels
 from deeplight.kernels import Belief, Sensor
-from deeplight.kernels.agree.reference import BLUR_REACH, mixture
+from deeplight.kernels.agree.reference import BLUR_REACH, agree, mixture
 from deeplight.kernels.agree.reference import STEPS as BASE_STEPS
 from deeplight.kernels.interpolation import SCALE
 from deeplight.kernels.settle.reference import step
@@ -74,9 +74,17 @@ def base(sensor: Sensor, cubic: Tensor, linear: Tensor, power: float | Tensor = 
     return kernels.base(sensor, cubic, linear, power)
 
 
-def agreeing(refined: Tensor, start: Tensor, sensor: Sensor, linear: Tensor) -> Tensor:
-    """The refined radiance (B,1,8h,8w), with the base `start` in place of it below the noise, made consistent."""
-    return step(mixture(refined, start, trust(sensor), linear), sensor, linear, LAST_NOISE)
+def agreeing(
+    refined: Tensor, start: Tensor, sensor: Sensor, linear: Tensor, *, holds_sums: bool = True
+) -> Tensor:
+    """The refined radiance (B,1,8h,8w), with the base `start` in place of it below the noise, made consistent.
+
+    holds_sums: whether what is added is what the sensor missed; else the change is the plain ratio.
+    """
+    mixed = mixture(refined, start, trust(sensor), linear)
+    if holds_sums:
+        return step(mixed, sensor, linear, LAST_NOISE)
+    return agree(mixed, sensor._replace(noise=LAST_NOISE * sensor.noise), linear)
 
 
 def trust(sensor: Sensor) -> Tensor:

@@ -101,11 +101,14 @@ class DeepLightSR(nn.Module):
         line = torch.tensor([1.0, 4.0, 16.0, 64.0, 16.0, 4.0, 1.0])
         self.register_buffer("filler", (line[:, None] * line[None, :])[None, None])
 
-    def predict(self, *inputs: Tensor, known_offset: Tensor | None = None) -> Prediction:
+    def predict(
+        self, *inputs: Tensor, known_offset: Tensor | None = None, holds_sums: bool = True
+    ) -> Prediction:
         """Inputs in the order of `deeplight.engine.core.spec.INPUTS`; outputs in the normalised domain.
 
-        known_offset: (B,2,h,w) in LR pixels, aligns the auxiliary in place of the estimate. Reduced
-        precision (autocast) does not reach the alignment and the sensor model: they keep 32 bits.
+        known_offset: (B,2,h,w) in LR pixels, aligns the auxiliary in place of the estimate. holds_sums: see
+        `consistency.agreeing`. Reduced precision (autocast) does not reach the alignment and the sensor model: they
+        keep 32 bits.
         """
         with torch.autocast(inputs[0].device.type, enabled=False):
             filled, aligned, offset = self._align(*self.layers(*inputs), inputs[1], offset=known_offset)
@@ -117,7 +120,8 @@ class DeepLightSR(nn.Module):
         _, residual, isp = self.refines[2](found.x, kernels.resize_fixed(found.carried, self.cubic, 2))
         with torch.autocast(inputs[0].device.type, enabled=False):
             refined = self.normalise.radiance(self.normalise.ntl(start) + residual.float())
-            finest = self.normalise.ntl(agreeing(refined, start, sensor, self.linear_line))
+            agreed = agreeing(refined, start, sensor, self.linear_line, holds_sums=holds_sums)
+            finest = self.normalise.ntl(agreed)
         coarse = [
             self.normalise.ntl(F.avg_pool2d(start, SCALE // side)) + residual
             for side, residual in zip((2, 4), found.residuals, strict=True)

@@ -89,16 +89,16 @@ class TrainConfig:
     aligned with the true offset, and their learning rate. steps, learning_rate: the whole network, aligned with its own
     estimate. localise_rate: learning rate of the offset's layers there, relative to the others (0 freezes them: crops
     cut their window off, and going on with them made the offset worse). finish_steps, finish_rate, finish_totals: the
-    last stage, its learning rate and its weight of the totals term.
+    last stage, whose last step holds sums, its learning rate and its weight of the totals term.
     batch: windows a step, over all processes. crop: their side in LR pixels. margin: their rim without loss.
     average: decay of the moving average of the weights (EMA). clip: largest norm of the gradient. patience: validations
     without a better `monitor` that end the stage of the whole network (0: never).
     precision: 32-true, bf16-mixed or 16-mixed. seed: of the weights, the windows and their augmentation.
     """
 
-    told_steps: int = field(default=800, metadata={"least": 0})
+    told_steps: int = field(default=680, metadata={"least": 0})
     told_rate: float = field(default=3e-3, metadata={"above": 0})
-    steps: int = field(default=10000, metadata={"least": 1})
+    steps: int = field(default=8500, metadata={"least": 1})
     batch: int = field(default=4, metadata={"least": 1})
     crop: int = field(default=44, metadata={"least": 8, "most": 1024})
     margin: int = field(default=8, metadata={"least": 0})
@@ -107,19 +107,19 @@ class TrainConfig:
     weight_decay: float = field(default=1e-4, metadata={"least": 0})
     clip: float = field(default=1.0, metadata={"above": 0})
     average: float = field(default=0.995, metadata={"least": 0, "below": 1})
-    localise_steps: int = field(default=500, metadata={"least": 0})
-    light_steps: int = field(default=200, metadata={"least": 0})
+    localise_steps: int = field(default=425, metadata={"least": 0})
+    light_steps: int = field(default=170, metadata={"least": 0})
     localise_rate: float = field(default=0.0, metadata={"least": 0})
-    finish_steps: int = field(default=120, metadata={"least": 0})
-    finish_rate: float = field(default=5e-4, metadata={"above": 0})
-    finish_totals: float = field(default=0.15, metadata={"least": 0})
+    finish_steps: int = field(default=1500, metadata={"least": 0})
+    finish_rate: float = field(default=8e-4, metadata={"above": 0})
+    finish_totals: float = field(default=0.0, metadata={"least": 0})
     patience: int = field(default=0, metadata={"least": 0})
     monitor: str = field(
         default="psnr_log1p",
         metadata={"choices": ("psnr", "psnr_log1p", "psnr_log1p_gain_scene_mean", "rmse", "mae")},
     )
     precision: str = field(default="32-true", metadata={"choices": ("32-true", "bf16-mixed", "16-mixed")})
-    validate_every: int = field(default=200, metadata={"least": 1})
+    validate_every: int = field(default=500, metadata={"least": 1})
     checkpoint_every: int = field(default=200, metadata={"least": 1})
     log_every: int = field(default=20, metadata={"least": 1})
     seed: int = field(default=0, metadata={"least": 0, "below": 2**63})

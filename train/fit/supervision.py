@@ -36,7 +36,7 @@ class Supervised(nn.Module):
             for t in batch.inputs
         )
         given = batch.offset if self._given else None
-        prediction = self.model.predict(*inputs, known_offset=given)
+        prediction = self.model.predict(*inputs, known_offset=given, holds_sums=self._stage.holds_sums)
         return objective(self.model, prediction, batch, self._stage.objective, self._across)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import numpy as np
@@ -50,15 +50,25 @@ def predicted(
     return out
 
 
-def lone_lights(model: DeepLightSR) -> list[list[str]]:
-    """Share of a lone light that stays within 5 LR pixels of it: mean, least and most over places, sums and grounds."""
+class LoneLight(NamedTuple):
+    """Share of a lone light that stays within 5 LR pixels of it, over places, sums and grounds. fwhm: of the blur, in
+    LR pixels. sigma: how wide the light is, in HR pixels."""
+
+    fwhm: float
+    sigma: float
+    mean: float
+    least: float
+    most: float
+
+
+def lone_lights(model: DeepLightSR) -> list[LoneLight]:
+    """Return what stays of lone lights, for each blur and size."""
     rng = np.random.default_rng(0)
     rows = []
     for fwhm in BLURS:
         for sigma in SIGMAS:
             shares = [_kept(model, rng, fwhm, sigma, light, ground) for light in LIGHTS for ground in GROUNDS]
-            cells = [f"{100 * v:.0f} %" for v in (np.mean(shares), min(shares), max(shares))]
-            rows.append([f"{fwhm:g}", f"{sigma:g}", *cells])
+            rows.append(LoneLight(fwhm, sigma, float(np.mean(shares)), min(shares), max(shares)))
     return rows
 
 
@@ -83,6 +93,18 @@ def pattern(model: DeepLightSR, level: float) -> float:
     inner = predicted(model, lr, 1.0, 0.0025 * level)[8 * SCALE : -8 * SCALE, 8 * SCALE : -8 * SCALE]
     places = inner.reshape(inner.shape[0] // SCALE, SCALE, -1, SCALE).mean(axis=(0, 2))
     return float(np.abs(places / places.mean() - 1.0).max())
+
+
+def beside_border(model: DeepLightSR, fwhm: float, level: float = 10.0) -> tuple[float, float]:
+    """Return the least and the most of even lights that end at a straight border, beyond which there is nodata, as
+    shares of their level: of the lines of HR pixels within 3 LR pixels of it."""
+    rng = np.random.default_rng(3)
+    lr = np.float32(level) + rng.normal(0.0, 0.0025 * level, (2 * SIDE, 2 * SIDE)).astype(np.float32)
+    valid = np.ones_like(lr)
+    valid[:, SIDE:] = 0.0
+    out = predicted(model, lr, fwhm, 0.0025 * level, valid)[8 * SCALE : -8 * SCALE]
+    lines = out[:, (SIDE - 3) * SCALE : SIDE * SCALE].mean(axis=0) / level
+    return float(lines.min()), float(lines.max())
 
 
 def beside_nodata(model: DeepLightSR, sets: list[Batch]) -> float:
@@ -187,7 +209,11 @@ def probe(run: str | Path, say: Say, countries: int = 12, worlds: int = 24) -> s
     model, _ = load_checkpoint(run)
     model.eval()
     say("lone lights")
-    lone = markdown_table(["blur, LR pixels", "σ, HR pixels", "kept", "least", "most"], lone_lights(model))
+    kept = [
+        [f"{row.fwhm:g}", f"{row.sigma:g}", *(f"{100 * v:.0f} %" for v in row[2:])]
+        for row in lone_lights(model)
+    ]
+    lone = markdown_table(["blur, LR pixels", "σ, HR pixels", "kept", "least", "most"], kept)
     say("even lights")
     levels = ", ".join(f"{100 * pattern(model, level):.1f} % at {level:g}" for level in (2.0, 20.0, 200.0))
     say(f"making {countries} unseen countries")
@@ -196,6 +222,9 @@ def probe(run: str | Path, say: Say, countries: int = 12, worlds: int = 24) -> s
     say("nodata and layers that belong elsewhere")
     gains, sums = np.array(foreign_layers(model, sets)).T
     rim = beside_nodata(model, sets)
+    borders = ", ".join(
+        f"{100 * a:.0f} to {100 * b:.0f} %" for a, b in (beside_border(model, f) for f in BLURS)
+    )
     say(f"making {worlds} unseen worlds")
     shares = {"countries": coverage(model, iter(sets))}
     shares["worlds"] = coverage(model, unseen_worlds(halo(model.config), worlds))
@@ -206,6 +235,8 @@ def probe(run: str | Path, say: Say, countries: int = 12, worlds: int = 24) -> s
             f"**Lone lights**, share of the light that stays:\n\n{lone}",
             f"**Pattern** with a period of 8 pixels, on even lights: {levels}.",
             f"**Beside single missing pixels** is {100 * rim:.1f} % of the light that is there without the holes.",
+            f"**Even lights beside a border** of nodata, blurred with {', '.join(f'{f:g}' for f in BLURS)} LR pixels: "
+            f"{borders} of their level.",
             f"**Layers of another country** ({len(gains)} pairings): log1p {gains.mean():+.2f} dB in the mean and "
             f"{gains.min():+.2f} dB at worst, sum of lights {100 * sums.mean():+.1f} % in the mean and "
             f"{100 * np.abs(sums).max():.1f} % at worst.",

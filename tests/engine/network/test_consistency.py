@@ -14,6 +14,7 @@ from deeplight.engine.network.consistency import (
     BELIEF,
     BELIEVED,
     LAST_NOISE,
+    agreeing,
     base,
     blur_weights,
     settled,
@@ -121,6 +122,19 @@ def test_a_point_keeps_its_light_in_the_last_step(fwhm: float, share: float) -> 
     near = out[0, 0, 36:-36, 36:-36] - 0.3
     # without a blur, what bicubic interpolation spreads over dark neighbours can be taken back fourfold at most
     assert float(near.sum()) / 6400.0 == pytest.approx(1.0, abs=share)
+
+
+def test_training_may_ask_for_the_plain_ratio_in_the_last_step() -> None:
+    y = torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(5)) * 40 + 5
+    sensor = sensor_of(y)
+    start = base(sensor, CUBIC, LINEAR)
+    refined = start * (1 + torch.rand(start.shape, generator=torch.Generator().manual_seed(6)))
+    mixed = start + (refined - start) * enlarged(trust(sensor), LINEAR)
+    quiet = sensor._replace(noise=LAST_NOISE * sensor.noise)
+    plain = agreeing(refined, start, sensor, LINEAR, holds_sums=False)
+    assert torch.equal(plain, consistent(mixed, quiet, LINEAR))
+    holds = agreeing(refined, start, sensor, LINEAR)
+    assert torch.equal(holds, step(mixed, sensor, LINEAR, LAST_NOISE)) and not torch.equal(holds, plain)
 
 
 def test_what_changes_reach_is_the_transpose_of_their_interpolation() -> None:

@@ -122,6 +122,7 @@ def test_stages_that_the_data_do_not_allow_are_left_out_with_a_reason(
     assert [s.name for s in stages] == names
     text = " ".join(notes)
     assert all(word in text for word in words) and bool(notes) == bool(words)
+    assert [s.name for s in stages if s.holds_sums] == ["finish"]
     frozen = [s.localise_rate == 0 for s in stages if s.name == "whole"]
     assert frozen == [source.offset != "none"], "untrained layers must not stay frozen"
 

@@ -104,7 +104,8 @@ def test_fine_tuning_keeps_the_trained_offset_and_starts_from_the_weights(
 ) -> None:
     """Also where the data do not know the offset: there a network from nothing would have to learn it along."""
     first, _ = load_checkpoint(straight)
-    settings = small_settings(light_steps=0, localise_steps=0, told_steps=0, steps=2, learning_rate=1e-6)
+    stages = {"light_steps": 0, "localise_steps": 0, "told_steps": 0, "steps": 2}
+    settings = small_settings(**stages, learning_rate=1e-6, finish_rate=1e-6)
     places = TrainingData(FakeSource(offset="none"), FakeSource(offset="none", salt="v"), {})
     tuned = train(settings, places, tmp_path, device="cpu", start=first).state_dict()
     for name, value in first.state_dict().items():

@@ -85,6 +85,17 @@ def test_light_beside_holes_is_what_the_model_leaves_there(base: DeepLightSR, se
     assert probes.beside_nodata(cast(DeepLightSR, forgets), sets) == pytest.approx(0.5)
 
 
+def test_a_rim_beside_a_border_is_found(base: DeepLightSR) -> None:
+    def with_rim(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        """A fifth more light in LR pixels beside nodata, a tenth less in the next."""
+        beside, near = (F.max_pool2d(1.0 - inputs[1], side, 1, side // 2) for side in (3, 5))
+        return [_hr(inputs[0] * (1.0 + 0.3 * beside - 0.1 * near))]
+
+    least, most = probes.beside_border(base, 1.0)
+    assert 0.99 < least <= most < 1.01, "the base leaves none"
+    assert probes.beside_border(cast(DeepLightSR, with_rim), 1.0) == pytest.approx((0.9, 1.2), rel=0.01)
+
+
 def test_coverage_counts_what_lies_within(sets: list[Batch]) -> None:
     def all_of_it(*inputs: torch.Tensor) -> list[torch.Tensor]:
         size = (1, 1, 8 * inputs[0].shape[2], 8 * inputs[0].shape[3])
@@ -101,5 +112,6 @@ def test_the_shipped_model_is_probed_from_end_to_end() -> None:
     text = probes.probe("deeplight-tiny", told.append, countries=2, worlds=2)
     assert len(told) == 5
     assert all(
-        title in text for title in ("Lone lights", "Pattern", "single missing", "another country", "90 %")
+        title in text
+        for title in ("Lone lights", "Pattern", "single missing", "a border", "another country", "90 %")
     )
