@@ -223,3 +223,9 @@ def test_one_class_name_is_one_class() -> None:
     assert {
         name: found for name, found in places.items() if len(found) > 1 and name not in SHARED_NAMES
     } == {}
+
+
+def test_a_file_runs_in_one_process(request: pytest.FixtureRequest) -> None:
+    """With `make test`. What a file's tests share, such as an export of a minute, is made once."""
+    if getattr(request.config.option, "loadgroup", False):
+        assert request.node.nodeid.endswith(f"@{__file__}"), "pytest-xdist does not know the file as a group"
