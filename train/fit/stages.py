@@ -193,8 +193,8 @@ def _told(settings: Settings) -> TrainingStage:
 
 
 def _finish(settings: Settings) -> TrainingStage:
-    """With the last step that is deployed, which holds sums of lights. It comes late: a network that learns with it
-    from the start gains 0.2 dB less in unseen countries of all styles (docs/training.md)."""
+    """With the last step that is deployed, which holds sums of lights. It comes late: a network that learnt with it
+    from the start gained 0.2 dB less in unseen countries of all styles (docs/model-card.md)."""
     config = settings.training
     return replace(
         _whole(settings),
