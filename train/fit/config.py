@@ -88,8 +88,8 @@ class TrainConfig:
     light_steps, localise_steps: steps of the offset's layers alone. told_steps, told_rate: steps of everything else,
     aligned with the true offset, and their learning rate. steps, learning_rate: the whole network, aligned with its own
     estimate. localise_rate: learning rate of the offset's layers there, relative to the others (0 freezes them: crops
-    cut their window off, and going on with them made the offset worse). finish_steps, finish_rate, finish_totals: the
-    last stage, whose last step holds sums, its learning rate and its weight of the totals term.
+    cut their window off, and going on with them made the offset worse). finish_steps, finish_rate: the last stage,
+    whose last step holds sums, and its learning rate.
     batch: windows a step, over all processes. crop: their side in LR pixels. margin: their rim without loss.
     average: decay of the moving average of the weights (EMA). clip: largest norm of the gradient. patience: validations
     without a better `monitor` that end the stage of the whole network (0: never).
@@ -112,7 +112,6 @@ class TrainConfig:
     localise_rate: float = field(default=0.0, metadata={"least": 0})
     finish_steps: int = field(default=1500, metadata={"least": 0})
     finish_rate: float = field(default=8e-4, metadata={"above": 0})
-    finish_totals: float = field(default=0.0, metadata={"least": 0})
     patience: int = field(default=0, metadata={"least": 0})
     monitor: str = field(
         default="psnr_log1p",

@@ -72,6 +72,11 @@ def lone_lights(model: DeepLightSR) -> list[LoneLight]:
     return rows
 
 
+def _lone_table(rows: list[LoneLight]) -> str:
+    cells = [[f"{r.fwhm:g}", f"{r.sigma:g}", *(f"{100 * v:.0f} %" for v in r[2:])] for r in rows]
+    return markdown_table(["blur, LR pixels", "σ, HR pixels", "kept", "least", "most"], cells)
+
+
 def _kept(
     model: DeepLightSR, rng: np.random.Generator, fwhm: float, sigma: float, light: float, ground: float
 ) -> float:
@@ -209,13 +214,9 @@ def probe(run: str | Path, say: Say, countries: int = 12, worlds: int = 24) -> s
     model, _ = load_checkpoint(run)
     model.eval()
     say("lone lights")
-    kept = [
-        [f"{row.fwhm:g}", f"{row.sigma:g}", *(f"{100 * v:.0f} %" for v in row[2:])]
-        for row in lone_lights(model)
-    ]
-    lone = markdown_table(["blur, LR pixels", "σ, HR pixels", "kept", "least", "most"], kept)
+    lone = _lone_table(lone_lights(model))
     say("even lights")
-    levels = ", ".join(f"{100 * pattern(model, level):.1f} % at {level:g}" for level in (2.0, 20.0, 200.0))
+    levels = ", ".join(f"{100 * pattern(model, level):.2f} % at {level:g}" for level in (2.0, 20.0, 200.0))
     say(f"making {countries} unseen countries")
     source = synthetic_source(HELD_OUT_SEEDS[:countries], countries, available_cpus())
     sets = list(FixedBatches(source, 4, halo(model.config)))

@@ -60,10 +60,9 @@ def training_settings(steps: int, seed: int, rate: float, crop: int) -> dict[str
         "told_steps": 0,
         "light_steps": 0,
         "localise_steps": 0,
-        # the stage that looks at the sums of lights, longer and stronger than elsewhere: they are half of the question
+        # the stage that holds sums of lights, longer than elsewhere: they are half of the question
         "finish_steps": max(1, steps // 2),
         "finish_rate": rate,
-        "finish_totals": 0.5,
         "average": 0.98,
         "validate_every": 10 * steps,
         "checkpoint_every": 10 * steps,
@@ -71,7 +70,7 @@ def training_settings(steps: int, seed: int, rate: float, crop: int) -> dict[str
     }
     # the sum of each 8×8 block counts more than elsewhere: real lights scatter more than their neighbours tell,
     # and what an absolute error in the log domain aims at, their median, then lies far below their mean
-    objective = {"consistency": 2.0}
+    objective = {"consistency": 2.0, "totals": 0.5}
     tables: dict[str, dict[str, Any]] = {"model": {"preset": "tiny"}, "training": training}
     return tables | {"objective": objective, "data": {"workers": 0}}
 

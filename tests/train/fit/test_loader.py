@@ -16,6 +16,7 @@ from deeplight.train.fit.batch import Batch, FixedBatches
 from deeplight.train.fit.loader import Loaded, WindowDataset, probe, stage_batches
 from deeplight.train.fit.parts import window_parts
 from deeplight.train.fit.sampler import StepSampler, Windows
+from deeplight.train.fit.settings import load_settings
 from deeplight.train.fit.stages import TrainingStage, plan
 from tests.train.fit.fake_source import FakeSource, small_settings
 
@@ -182,3 +183,15 @@ resource_sharer.stop(timeout=10)
         for how in ("quiet", "plain")
     }
     assert said["quiet"] == "" and "Traceback" in said["plain"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "warm_up", "average"), [(1500, 100, 0.995), (53, 5, 1 - 5 / 53), (2, 0, 0.0)]
+)
+def test_a_short_last_stage_still_moves_the_averaged_weights(
+    steps: int, warm_up: int, average: float
+) -> None:
+    settings = load_settings(sets=[f"training.finish_steps={steps}", "objective.totals=0.3"])
+    last = plan(settings, probe(FakeSource()))[0][-1]
+    assert (last.name, last.warm_up, last.average) == ("finish", warm_up, pytest.approx(average))
+    assert last.objective == settings.objective, "what is asked for holds in every stage"
