@@ -2,8 +2,8 @@
 # What one GPU does, in stages of at most five minutes together:
 #   bench/gpu.sh NAME [--wheels DIR] [options of python -m bench.gpu]
 # → bench/results/gpu-NAME-DATE/: a JSON file of each stage, written as it goes, and table.md. Stages: facts, kernels,
-# network, export, engine, first_tile; --only STAGE,… runs some. A stage that fails does not stop the next. Gigabytes of
-# scenes lie in its folder scratch/ while it runs.
+# network, export, engine; --only STAGE,… runs some. A stage that fails does not stop the next. Gigabytes of scenes lie
+# in its folder scratch/ while it runs. --device cpu among the options tries the stages out where there is no GPU.
 # Needs a Python ≥ 3.11 with torch, Triton and NumPy. --wheels: a folder of wheels (rasterio, affine, cligj, zstandard …)
 # that are put beside the view of the sources below, not into the Python; without rasterio the engine's stage is left out.
 # PYTHON: the interpreter (python3). OUT: the folder of the results (bench/results). Exit 1: a stage failed; 2: nothing
@@ -26,23 +26,24 @@ fi
 python=${PYTHON:-python3}
 out=${OUT:-bench/results}
 
-"$python" - "$name" "$wheels" <<'CHECK' || exit 2
+"$python" - "$name" "$wheels" "$@" <<'CHECK' || exit 2
 import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-name, wheels = sys.argv[1:]
+name, wheels, *options = sys.argv[1:]
 if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
     sys.exit(f"gpu.sh: {name!r} is not a plain name: use letters, digits, dots, hyphens and underscores")
 if wheels and not list(Path(wheels).glob("*.whl")):
     sys.exit(f"gpu.sh: --wheels {wheels} has no *.whl files: give the folder that holds them")
-missing = [name for name in ("torch", "triton", "numpy") if find_spec(name) is None]
+on_cpu = "cpu" in options
+missing = [name for name in ("torch", "triton", "numpy") if find_spec(name) is None and not (on_cpu and name == "triton")]
 if missing:
     sys.exit(f"gpu.sh: {sys.executable} has no {', '.join(missing)}; set PYTHON to one that has")
 import torch
 
-if not torch.cuda.is_available():
+if not on_cpu and not torch.cuda.is_available():
     sys.exit(f"gpu.sh: PyTorch {torch.__version__} finds no CUDA GPU on this machine, so there is nothing to measure")
 CHECK
 
@@ -52,18 +53,20 @@ trap 'rm -rf "$view"' EXIT
 mkdir "$view/deeplight"
 for part in kernels train export; do ln -s "$PWD/$part" "$view/deeplight/$part"; done
 cp -r engine "$view/deeplight/engine"
-ln -s "$PWD/deeplight/__init__.py" "$view/deeplight/"
+for part in "$PWD"/deeplight/*; do ln -s "$part" "$view/deeplight/"; done
 export PYTHONPATH="$view:$view/wheels:$PWD"
+# or `python -m` would put this folder first, whose deeplight/ is not the whole package
+export PYTHONSAFEPATH=1
 unset TRITON_INTERPRET
 if [ -n "$wheels" ]; then
     "$python" -m pip --quiet install --no-index --no-deps --target "$view/wheels" "$wheels"/*.whl ||
         echo "gpu.sh: the wheels do not fit this Python; what needs them is left out"
 fi
-if cmake -S . -B "$view/build" -DPython_EXECUTABLE="$(command -v "$python")" >"$view/build.log" 2>&1 &&
-    cmake --build "$view/build" -j >>"$view/build.log" 2>&1; then
-    cp "$view"/build/_native*.so "$view/deeplight/engine/raster/"
-else
-    echo "gpu.sh: the native module was not built (it needs CMake, a C++ compiler and nanobind); NumPy reads instead"
+if ! { cmake -S . -B "$view/build" -DPython_EXECUTABLE="$(command -v "$python")" >"$view/build.log" 2>&1 &&
+    cmake --build "$view/build" -j >>"$view/build.log" 2>&1 &&
+    cp "$view"/build/_native*.so "$view/deeplight/engine/raster/" 2>>"$view/build.log"; }; then
+    echo "gpu.sh: the native module was not built (it needs CMake, a C++ compiler, Python's headers and nanobind);" \
+        "NumPy reads instead"
 fi
 
 "$python" -m bench.gpu --out "$out/gpu-$name-$(date -u +%Y%m%d)" "$@"

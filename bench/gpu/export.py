@@ -6,15 +6,24 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from bench.gpu.stage import Rows, StageSettings, attempt
+
+NEEDED = ("click", "onnx", "onnxruntime", "onnxscript", "safetensors")
 
 
 def measure(settings: StageSettings) -> None:
     """Rows of export.json: the shipped weights as ONNX, with the comparisons that the command itself makes."""
     rows = Rows(settings, "export")
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        rows.add(
+            left_out=f"{sys.executable} has no {', '.join(missing)}: give their wheels with --wheels DIR"
+        )
+        return
     out = settings.scratch / "exported"
     command = [
         sys.executable,
@@ -31,10 +40,10 @@ def measure(settings: StageSettings) -> None:
         rows.add(what="parity", found=json.loads(parity.read_text()))
 
 
-def run(command: list[str], seconds: float, cwd: Path | None = None) -> dict[str, Any]:
+def run(command: list[str], seconds: float, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """A command's seconds and exit status, and its last line on stderr where that is not 0."""
     begin = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=cwd)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
     found: dict[str, Any] = {"seconds": round(time.perf_counter() - begin, 2), "exit": done.returncode}
     if done.returncode:
         found["error"] = (done.stderr.strip().splitlines() or ["no message"])[-1][:300]

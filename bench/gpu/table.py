@@ -27,7 +27,6 @@ def table(folder: Path, failed: Sequence[str] = ()) -> str:
         "network": _network,
         "export": _export,
         "engine": _engine,
-        "first_tile": _first_tile,
     }
     for stage, write in writers.items():
         rows = load(folder, stage)
@@ -50,7 +49,7 @@ def _is(row: Row, what: str, *keys: str) -> bool:
 
 
 def _name(row: Row) -> str:
-    keys = ("what", "op", "way", "preset", "dtype", "scene", "process")
+    keys = ("what", "op", "way", "preset", "dtype", "scene", "caches")
     return " ".join(str(row[key]) for key in keys if key in row)
 
 
@@ -149,11 +148,3 @@ def _parts(row: Row) -> dict[str, float]:
         if isinstance(of, dict):
             own |= {f"{part} of {key}": n for part, n in _parts(of).items()}
     return own
-
-
-def _first_tile(rows: list[Row]) -> list[str]:
-    return [
-        f"- {r['process']} process: {r['first_tile_s']:.1f} s, of which imports {r['imports_s']:.1f} s"
-        for r in rows
-        if "first_tile_s" in r
-    ]

@@ -18,6 +18,8 @@ from deeplight.kernels.float32 import exact_float32
 
 _WARM_UPS = 3
 """Runs before a capture: they compile kernels and let libraries choose, which a capture must not contain."""
+_WARM_UPS_BESIDE = 1
+"""The same where everything is compiled: the libraries' handles and choices belong to a thread, maybe a new one."""
 
 
 def available() -> bool:
@@ -135,11 +137,12 @@ class CudaDevice:
         beside: Any = None,
     ) -> Any:
         """See device.Device."""
-        with exact_float32(), torch.inference_mode():
+        # `torch.cuda.graph` waits for the current GPU, which need not be this one
+        with torch.cuda.device(self._device), exact_float32(), torch.inference_mode():
             # what was made on the default stream, on which new streams do not wait
             stream.stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(stream.stream):
-                for _ in range(_WARM_UPS if beside is None else 0):
+                for _ in range(_WARM_UPS if beside is None else _WARM_UPS_BESIDE):
                     program()
             torch.cuda.synchronize(self._device)
             graph = torch.cuda.CUDAGraph()

@@ -97,8 +97,8 @@ class Device(Protocol):
         """A program as a graph: run some times on `stream` to warm up, then recorded. Waits for the device.
 
         It touches `reads` and `writes` alone, besides memory of its own. beside: a graph that does all that the program
-        does, and more; so that there is nothing to warm up. It has its memory in common with this one, and the two are
-        replayed on one stream.
+        does, and more; so that there is nothing to compile. It has its memory in common with this one, and the two are
+        replayed on one stream. It may have been captured by another thread.
         """
 
     def host_uses(self, memory: Memory, *, writes: bool = False) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
 import re
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ import torch
 
 from bench.bench_kernels import OPS
 from bench.gpu import __main__ as program
-from bench.gpu import device_rates, engine, export, first_tile, kernels, scenes
+from bench.gpu import device_rates, engine, export, kernels, scenes
 from bench.gpu.stage import Rows, StageSettings, attempt
 from bench.gpu.table import table
 from deeplight.engine.runtime.compare import difference
@@ -40,8 +43,8 @@ def found(out: Path, stage: str) -> list[dict[str, Any]]:
     return rows
 
 
-def run_script(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHON": sys.executable, "OUT": str(out)}
+def run_script(out: Path, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHON": sys.executable, "OUT": str(out)} | more
     command = ["bash", str(ROOT / "bench" / "gpu.sh"), *options]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
@@ -66,6 +69,39 @@ def test_the_script_says_that_there_is_no_gpu(tmp_path: Path) -> None:
 def test_the_script_says_what_it_takes(tmp_path: Path, options: list[str], message: str) -> None:
     done = run_script(tmp_path / "out", *options)
     assert done.returncode == 2 and re.search(message, done.stderr) and len(done.stderr.splitlines()) == 1
+
+
+def elsewhere(folder: Path) -> dict[str, str]:
+    """The environment of a machine with this one's packages, but where the project is not installed, and where CMake
+    succeeds without building anything, as without Python's headers."""
+    venv.create(folder / "python", symlinks=True)
+    (site,) = folder.glob("python/lib/python*/site-packages")
+    # of a folder that a .pth file names, no .pth files are read: nor that of an editable installation
+    (site / "packages.pth").write_text(sysconfig.get_path("purelib"))
+    cmake = folder / "bin" / "cmake"
+    cmake.parent.mkdir()
+    cmake.write_text("#!/bin/sh\n")
+    cmake.chmod(0o755)
+    own = {"PYTHON": str(folder / "python" / "bin" / "python"), "PYTHONPATH": ""}
+    return own | {"PATH": f"{cmake.parent}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("stage", ["facts", pytest.param("engine", marks=pytest.mark.slow)])
+def test_the_script_measures_where_the_project_is_not_installed(stage: str, tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--side", "8", "--strip", "16x24", "--presets", "tiny", "--only", stage]
+    options += ["--max-autotune"]  # limits that a busy machine keeps
+    there = elsewhere(tmp_path)
+    done = run_script(tmp_path / "out", "elsewhere", *options, **there)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the native module was not built" in done.stdout
+    (results,) = (tmp_path / "out").iterdir()
+    rows = found(results, stage)
+    assert len(rows) > 2 and not any("left_out" in row or "error" in row for row in rows), rows
+    command = [there["PYTHON"], "-P", "-c", "import deeplight.engine.core.spec"]
+    missing = subprocess.run(command, capture_output=True, text=True, env=os.environ | there)
+    installed = importlib.util.find_spec("deeplight")
+    if installed is not None and ROOT / "deeplight" in Path(str(installed.origin)).parents:
+        assert "No module named" in missing.stderr, "the check would see the installed project"
 
 
 @pytest.mark.parametrize(
@@ -161,8 +197,13 @@ def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
 def test_engine_over_both_scenes(tmp_path: Path) -> None:
     engine.measure(tiny(tmp_path))
     rows = found(tmp_path, "engine")
-    runs = {r["scene"]: r for r in rows if r["what"] == "deeplight-infer"}
-    assert set(runs) == {"incompressible", "realistic"}
+    runs = {(r["scene"], r["caches"]): r for r in rows if r["what"] == "deeplight-infer"}
+    assert list(runs) == [
+        ("incompressible", "empty caches"),
+        ("incompressible", "filled caches"),
+        ("realistic", "filled caches"),
+    ]
+    assert all(0 < r["first_tile_s"] <= r["seconds"] for r in runs.values()), runs
     assert all(r["exit"] == 0 and r["hr_mpix_per_s"] > 0 for r in runs.values()), runs
     assert all(r["seconds_by_part"]["stream"] > 0 and r["load"] for r in runs.values())
     assert "stream of seconds_by_part" in table(tmp_path)
@@ -172,20 +213,13 @@ def test_engine_over_both_scenes(tmp_path: Path) -> None:
     assert ratio["realistic"] > ratio["incompressible"]
 
 
-def test_engine_without_rasterio_is_left_out_with_a_word(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", [engine, export])
+def test_a_stage_without_its_packages_is_left_out_with_a_word(
+    stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "NEEDED", ("rasterio", "no_such_package"))
-    engine.measure(tiny(tmp_path))
+    monkeypatch.setattr(stage, "NEEDED", ("click", "no_such_package"))
+    stage.measure(tiny(tmp_path))
     assert "has no no_such_package: give their wheels with --wheels DIR" in table(tmp_path)
-
-
-@pytest.mark.slow
-def test_the_first_tile_of_two_processes(tmp_path: Path) -> None:
-    first_tile.measure(tiny(tmp_path))
-    rows = found(tmp_path, "first_tile")
-    assert [r["process"] for r in rows] == ["fresh", "second"]
-    assert all(r["first_tile_s"] > r["imports_s"] > 0 and r["failed"] is None for r in rows), rows
 
 
 @pytest.mark.slow
@@ -331,13 +365,18 @@ def late(out: Path, after: int) -> StageSettings:
     return Late(**vars(tiny(out)))
 
 
+STEPS = ("make", "decode", "infer", "infer")
+
+
 @pytest.mark.parametrize(
     ("after", "ran", "left_out"),
     [
         (0, [], "scene incompressible"),
-        (1, ["make", "decode", "infer"], "scene realistic"),
-        (2, ["make", "decode", "infer"] * 2, "link"),
-        (3, [*["make", "decode", "infer"] * 2, "link"], "device"),
+        (1, ["make", "decode"], "incompressible with empty caches"),
+        (2, ["make", "decode", "infer"], "incompressible with filled caches"),
+        (3, ["make", "decode", "infer", "infer"], "scene realistic"),
+        (5, [*STEPS, "make", "decode", "infer"], "link"),
+        (6, [*STEPS, "make", "decode", "infer", "link"], "device"),
     ],
 )
 def test_the_engines_stage_begins_nothing_when_its_time_is_over(
@@ -355,26 +394,6 @@ def test_the_engines_stage_begins_nothing_when_its_time_is_over(
     engine.measure(late(tmp_path, after))
     assert done == ran
     assert found(tmp_path, "engine")[-1] == {"left_out": f"no time for {left_out} and what follows"}
-
-
-@pytest.mark.parametrize("fails", ["fresh", "second", ""])
-def test_without_a_first_tile_there_is_no_second_process(
-    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[float] = []
-
-    def child(settings: StageSettings, cache: str, seconds: float) -> dict[str, Any]:
-        given.append(seconds)
-        if fails == ("fresh" if len(given) == 1 else "second"):
-            raise RuntimeError("timed out")
-        return {"imports_s": 1.0, "first_tile_s": 2.0}
-
-    monkeypatch.setattr(first_tile, "_child", child)
-    first_tile.measure(tiny(tmp_path, seconds=program.SECONDS["first_tile"]))
-    rows = found(tmp_path, "first_tile")
-    assert given[0] > 45, "22 s of Triton, Inductor and imports need that"
-    assert len(given) == (1 if fails == "fresh" else 2)
-    assert ("left_out" in rows[-1]) == (fails == "fresh")
 
 
 def test_the_page_names_the_comparison_nearest_to_its_limit(tmp_path: Path) -> None:

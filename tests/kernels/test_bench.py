@@ -75,7 +75,7 @@ for name in ("rasterio", "affine", "onnxruntime", "onnx", "tifffile", "zstandard
     sys.modules[name] = None
 sys.modules["deeplight.engine.raster._native"] = None
 import bench.gpu.__main__, bench.gpu.facts, bench.gpu.kernels, bench.gpu.network, bench.gpu.export
-import bench.gpu.engine, bench.gpu.first_tile, deeplight.engine.network.model, deeplight.engine.core.spec
+import bench.gpu.engine, deeplight.engine.network.model, deeplight.engine.core.spec
 import pytest
 sys.exit(pytest.main(sys.argv[1:]))
 """

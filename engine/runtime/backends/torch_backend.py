@@ -156,6 +156,8 @@ class TorchBackend(Backend):
         if not self._on_gpu:
             return None
         alone = getattr(self._resident, "alone", None)
+        # beside the device path come single tiles of shapes of their own, for each of which compiling takes far longer
+        self._compute = getattr(self._resident, "uncompiled", self._compute)
         return Resident(
             CudaDevice(self._place),
             self._resident,
@@ -190,12 +192,17 @@ class Computing:
         def fuse(part: nn.Module) -> Callable[..., Any]:
             return compiled(part, device) if compiling else part
 
+        self._placed, self._device = placed, device
         self._run, self._alone = fuse(placed), fuse(LightsAlone(placed))
         self.divided = Divided(placed, fuse) if placed.config.align else None
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The network's outputs."""
         return _called(self._run, inputs)
+
+    def uncompiled(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """As a call, from tensors that lie anywhere, without compiling anything."""
+        return _called(self._placed, [x.to(self._device) for x in inputs])
 
     def alone(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """OF_LIGHTS_ALONE from LIGHTS_ALONE, in order, for tiles without daytime bands and elevation."""
