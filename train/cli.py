@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--start", type=Parsed("run", parse_folder), help="Go on from these weights: a run, or deeplight-tiny."
 )
-@click.option("--steps", type=int, help="Steps of the whole network (10000); other stages keep their share.")
+@click.option("--steps", type=int, help="Steps of the stage `whole` (4200); other stages keep their share.")
 @click.option("--protocol", type=click.Choice(["paired", "wald"]), help="wald needs no HR lights.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings as TOML.")
 @click.option("--set", "sets", multiple=True, metavar="TABLE.KEY=VALUE", help="One setting; repeatable.")

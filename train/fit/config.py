@@ -86,29 +86,32 @@ class TrainConfig:
     """The stages of a run, in the order in which they are made; see `stages.plan`.
 
     light_steps, localise_steps: steps of the offset's layers alone. told_steps, told_rate: steps of everything else,
-    aligned with the true offset, and their learning rate. steps, learning_rate: the whole network, aligned with its own
-    estimate. localise_rate: learning rate of the offset's layers there, relative to the others (0 freezes them: crops
-    cut their window off, and going on with them made the offset worse). finish_steps, finish_rate: the last stage,
-    whose last step holds sums, and its learning rate.
+    aligned with the true offset, and their learning rate. early_steps, early_rate: the same, aligned with the network's
+    own estimate, in an easier world (`stages.plan`). steps, learning_rate: the same in the world as it is set.
+    localise_rate: learning rate of the offset's layers there, relative to the others (0 freezes them: crops cut their
+    window off, and going on with them made the offset worse). finish_steps, finish_rate: the last stage, whose last
+    step holds sums, and its learning rate.
     batch: windows a step, over all processes. crop: their side in LR pixels. margin: their rim without loss.
     average: decay of the moving average of the weights (EMA). clip: largest norm of the gradient. patience: validations
     without a better `monitor` that end the stage of the whole network (0: never).
     precision: 32-true, bf16-mixed or 16-mixed. seed: of the weights, the windows and their augmentation.
     """
 
-    told_steps: int = field(default=680, metadata={"least": 0})
+    told_steps: int = field(default=400, metadata={"least": 0})
     told_rate: float = field(default=3e-3, metadata={"above": 0})
-    steps: int = field(default=8500, metadata={"least": 1})
+    early_steps: int = field(default=5000, metadata={"least": 0})
+    early_rate: float = field(default=2e-3, metadata={"above": 0})
+    steps: int = field(default=4200, metadata={"least": 1})
     batch: int = field(default=4, metadata={"least": 1})
     crop: int = field(default=44, metadata={"least": 8, "most": 1024})
     margin: int = field(default=8, metadata={"least": 0})
-    learning_rate: float = field(default=2e-3, metadata={"above": 0})
+    learning_rate: float = field(default=1.2e-3, metadata={"above": 0})
     warm_up: int = field(default=100, metadata={"least": 0})
     weight_decay: float = field(default=1e-4, metadata={"least": 0})
     clip: float = field(default=1.0, metadata={"above": 0})
     average: float = field(default=0.995, metadata={"least": 0, "below": 1})
-    localise_steps: int = field(default=425, metadata={"least": 0})
-    light_steps: int = field(default=170, metadata={"least": 0})
+    localise_steps: int = field(default=500, metadata={"least": 0})
+    light_steps: int = field(default=200, metadata={"least": 0})
     localise_rate: float = field(default=0.0, metadata={"least": 0})
     finish_steps: int = field(default=1500, metadata={"least": 0})
     finish_rate: float = field(default=8e-4, metadata={"above": 0})
@@ -129,7 +132,7 @@ class TrainConfig:
         return replace(self, steps=steps, **others)
 
 
-SCALED = ("light_steps", "localise_steps", "told_steps", "finish_steps")
+SCALED = ("light_steps", "localise_steps", "told_steps", "early_steps", "finish_steps")
 """Steps that keep their share where `steps` alone is given."""
 
 

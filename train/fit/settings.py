@@ -59,9 +59,15 @@ class Settings:
 Tables = dict[str, Any]
 
 
-FINE_TUNING = {"light_steps": 0, "localise_steps": 0, "told_steps": 0, "learning_rate": 1e-3}
-"""[training] of a run that begins with trained weights, where nothing else is given: no stage that makes the offset's
-layers from nothing, and half the learning rate."""
+FINE_TUNING = {
+    "light_steps": 0,
+    "localise_steps": 0,
+    "told_steps": 0,
+    "early_steps": 0,
+    "learning_rate": 1e-3,
+}
+"""[training] of a run that begins with trained weights, where nothing else is given: no stage that makes something from
+nothing, and a lower learning rate."""
 
 
 def load_settings(

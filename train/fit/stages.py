@@ -12,6 +12,8 @@ LIGHTS = ("localise.impervious.", "localise.lights.")
 LOCALISE = ("localise.",)
 _OFFSET_BATCH, _OFFSET_CROP, _OFFSET_MARGIN = 8, 72, 13
 """Of the stages that train the offset alone, which see little more than LR pixels and so many more places a second."""
+_EARLY_FOREIGN = 0.6
+"""Share that the early stages have of the layers that belong elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,11 @@ def plan(
     training begins with the weights of a trained network.
 
     The offset alone comes first; then the rest with the true offset, since encoders that see misplaced streets learn
-    to ignore them; the whole network; and once more with the last step that holds sums.
+    to ignore them; the whole network, in an easier world and in the one that is set; and once more with the last step
+    that holds sums.
     """
-    all_stages = [_lights(settings), _offset(settings), _told(settings), _whole(settings), _finish(settings)]
+    makers = (_lights, _offset, _told, _early, _whole, _finish)
+    all_stages = [make(settings) for make in makers]
     kept, notes = [], []
     for stage in all_stages:
         reason = _missing(stage, facts)
@@ -156,7 +160,7 @@ def _whole(settings: Settings) -> TrainingStage:
     config = settings.training
     return TrainingStage(
         name="whole",
-        number=3,
+        number=4,
         task="image",
         steps=config.steps,
         horizon=config.steps,
@@ -177,10 +181,10 @@ def _whole(settings: Settings) -> TrainingStage:
 
 
 def _told(settings: Settings) -> TrainingStage:
-    """With the true offset: the first half of a cosine, since the whole network goes on from there."""
+    """As `_early`, with the true offset: the first half of a cosine, since the network goes on from there."""
     config = settings.training
     return replace(
-        _whole(settings),
+        _early(settings),
         name="told",
         number=2,
         steps=config.told_steps,
@@ -188,6 +192,22 @@ def _told(settings: Settings) -> TrainingStage:
         rate=config.told_rate,
         localise_rate=0.0,
         told=True,
+    )
+
+
+def _early(settings: Settings) -> TrainingStage:
+    """In an easier world: errors in the log domain alone, no even lights, and fewer layers that belong elsewhere.
+    What layers tell is learnt here; how far to trust them, and how bright the brightest are, later."""
+    config, variety = settings.training, settings.variety
+    return replace(
+        _whole(settings),
+        name="early",
+        number=3,
+        steps=config.early_steps,
+        horizon=config.early_steps,
+        rate=config.early_rate,
+        objective=replace(settings.objective, linear=0.0),
+        variety=replace(variety, even=0.0, foreign=_EARLY_FOREIGN * variety.foreign),
         stops_early=False,
     )
 
@@ -202,7 +222,7 @@ def _finish(settings: Settings) -> TrainingStage:
     return replace(
         _whole(settings),
         name="finish",
-        number=4,
+        number=5,
         steps=config.finish_steps,
         horizon=config.finish_steps,
         rate=config.finish_rate,

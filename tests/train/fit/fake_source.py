@@ -79,9 +79,13 @@ class FakeSource:
 
 def small_settings(**training: object) -> Settings:
     """A run of a few steps of a network of a few channels."""
-    steps = {"light_steps": 2, "localise_steps": 2, "told_steps": 2, "steps": 4, "finish_steps": 2}
+    others = {f"{name}_steps": 2 for name in ("light", "localise", "told", "early", "finish")}
     config = {"batch": 2, "crop": 16, "margin": 2, "warm_up": 2, "log_every": 1, "checkpoint_every": 1}
     own = {"foreign": 0.0}  # no layers of other windows, so that what is read can be counted
     return settings_from(
-        {"model": TINY, "training": {**steps, **config, "validate_every": 2, **training}, "variety": own}
+        {
+            "model": TINY,
+            "training": {**others, "steps": 4, **config, "validate_every": 2, **training},
+            "variety": own,
+        }
     )

@@ -16,8 +16,8 @@ from deeplight.train.fit.batch import Batch, FixedBatches
 from deeplight.train.fit.loader import Loaded, WindowDataset, probe, stage_batches
 from deeplight.train.fit.parts import window_parts
 from deeplight.train.fit.sampler import StepSampler, Windows
-from deeplight.train.fit.settings import load_settings
-from deeplight.train.fit.stages import TrainingStage, plan
+from deeplight.train.fit.settings import Settings, load_settings
+from deeplight.train.fit.stages import DataFacts, TrainingStage, plan
 from tests.train.fit.fake_source import FakeSource, small_settings
 
 
@@ -106,12 +106,12 @@ def test_nothing_readable_is_an_error_that_names_a_clip() -> None:
 @pytest.mark.parametrize(
     ("source", "names", "words"),
     [
-        (FakeSource(), ["lights", "offset", "told", "whole", "finish"], []),
-        (FakeSource(isp=False), ["offset", "told", "whole", "finish"], ["lights", "no impervious"]),
-        (FakeSource(offset="none"), ["whole", "finish"], ["lights", "offset", "told", "misplaced"]),
+        (FakeSource(), ["lights", "offset", "told", "early", "whole", "finish"], []),
+        (FakeSource(isp=False), ["offset", "told", "early", "whole", "finish"], ["lights", "no impervious"]),
+        (FakeSource(offset="none"), ["early", "whole", "finish"], ["lights", "offset", "told", "misplaced"]),
         (
             FakeSource(sizes=((9, 9), (9, 9)), offset="zero"),
-            ["lights", "offset", "told", "whole", "finish"],
+            ["lights", "offset", "told", "early", "whole", "finish"],
             [],
         ),
     ],
@@ -124,8 +124,21 @@ def test_stages_that_the_data_do_not_allow_are_left_out_with_a_reason(
     text = " ".join(notes)
     assert all(word in text for word in words) and bool(notes) == bool(words)
     assert [s.name for s in stages if s.holds_sums] == ["finish"]
-    frozen = [s.localise_rate == 0 for s in stages if s.name == "whole"]
-    assert frozen == [source.offset != "none"], "untrained layers must not stay frozen"
+    frozen = [s.localise_rate == 0 for s in stages if s.name in ("early", "whole")]
+    assert frozen == [source.offset != "none"] * 2, "untrained layers must not stay frozen"
+
+
+def test_the_early_world_is_easier_and_the_later_one_is_as_it_is_set() -> None:
+    settings = Settings()
+    stages = {s.name: s for s in plan(settings, DataFacts(True, True, (0,)))[0]}
+    assert list(stages) == ["lights", "offset", "told", "early", "whole", "finish"]
+    for name in ("told", "early"):
+        stage = stages[name]
+        assert (stage.objective.linear, stage.variety.even) == (0.0, 0.0)
+        assert stage.variety.foreign == pytest.approx(0.6 * settings.variety.foreign)
+    for name in ("whole", "finish"):
+        assert (stages[name].objective, stages[name].variety) == (settings.objective, settings.variety)
+    assert [s.name for s in stages.values() if s.told] == ["told"]
 
 
 def test_lights_are_learnt_where_nothing_is_misplaced() -> None:

@@ -32,9 +32,10 @@ def test_the_file_then_set_then_options(tmp_path: Path) -> None:
 
 
 def test_other_stages_keep_their_share_unless_given() -> None:
-    s = load_settings(None, ["training.finish_steps=7"], {"training.steps": 450}).training
-    assert (s.steps, s.told_steps, s.localise_steps, s.light_steps, s.finish_steps) == (450, 36, 23, 9, 7)
-    assert TrainConfig().scaled(8_500) == TrainConfig()
+    s = load_settings(None, ["training.finish_steps=7"], {"training.steps": 420}).training
+    others = (s.light_steps, s.localise_steps, s.told_steps, s.early_steps, s.finish_steps)
+    assert (s.steps, *others) == (420, 20, 50, 40, 500, 7)
+    assert TrainConfig().scaled(4_200) == TrainConfig()
 
 
 def test_fine_tuning_has_defaults_of_its_own_below_everything_that_is_given() -> None:
