@@ -348,7 +348,7 @@ def test_what_a_stage_started_ends_with_it(
 
 def test_a_stage_counts_from_the_start_of_its_process(tmp_path: Path) -> None:
     options = ["--out", str(tmp_path), "--device", "cpu", "--here", str(time.time() - 50)]
-    settings = program.settings_of(program.parse(options), "export")
+    settings = program.settings_of(program.parse(options), "network")
     assert settings.seconds == 55 and settings.late
     assert 1 <= settings.left < 4
 
