@@ -37,8 +37,9 @@ if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
     sys.exit(f"gpu.sh: {name!r} is not a plain name: use letters, digits, dots, hyphens and underscores")
 if wheels and not list(Path(wheels).glob("*.whl")):
     sys.exit(f"gpu.sh: --wheels {wheels} has no *.whl files: give the folder that holds them")
-on_cpu = "cpu" in options
-missing = [name for name in ("torch", "triton", "numpy") if find_spec(name) is None and not (on_cpu and name == "triton")]
+on_cpu = "cpu" in options or "--device=cpu" in options
+needed = ("torch", "numpy") if on_cpu else ("torch", "triton", "numpy")
+missing = [name for name in needed if find_spec(name) is None]
 if missing:
     sys.exit(f"gpu.sh: {sys.executable} has no {', '.join(missing)}; set PYTHON to one that has")
 import torch

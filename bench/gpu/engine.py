@@ -7,12 +7,12 @@ import os
 import sys
 import time
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from bench.gpu.export import run
 from bench.gpu.stage import Rows, StageSettings, attempt
+from deeplight.engine.network.compiled import CACHES
 
 NEEDED = ("rasterio", "affine", "cligj", "click", "tifffile", "PIL", "zstandard", "safetensors")
 FRESH = 0.6
@@ -22,11 +22,7 @@ FRESH = 0.6
 def measure(settings: StageSettings) -> None:
     """Rows of engine.json."""
     rows = Rows(settings, "engine")
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        rows.add(
-            left_out=f"{sys.executable} has no {', '.join(missing)}: give their wheels with --wheels DIR"
-        )
+    if rows.lack(NEEDED):
         return
     from bench.gpu import device_rates
     from bench.gpu.scenes import SCENES, make
@@ -66,7 +62,6 @@ def infer(folder: Path, settings: StageSettings, seconds: float) -> dict[str, An
     report, events = folder / "run.json", folder / "events.jsonl"
     command = _command(folder, settings, folder / "out.tif", folder / "ntl.tif")
     command += ["--report", str(report), "--events", str(events)]
-    events.unlink(missing_ok=True)
     begin = time.time()
     found = run(command, seconds, environment=_own_caches(settings))
     if found["exit"] == 0:
@@ -118,6 +113,5 @@ def _command(folder: Path, settings: StageSettings, out: Path, ntl: Path) -> lis
 
 def _own_caches(settings: StageSettings) -> dict[str, str]:
     """The environment with caches of programs that the stage's first process finds empty."""
-    named = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-    kept = {name: value for name, value in os.environ.items() if name not in named}
+    kept = {name: value for name, value in os.environ.items() if name not in CACHES}
     return kept | {"XDG_CACHE_HOME": str(settings.scratch.resolve() / "caches")}

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from bench.gpu.stage import Rows, StageSettings, attempt
@@ -18,11 +17,7 @@ NEEDED = ("click", "onnx", "onnxruntime", "onnxscript", "safetensors")
 def measure(settings: StageSettings) -> None:
     """Rows of export.json: the shipped weights as ONNX, with the comparisons that the command itself makes."""
     rows = Rows(settings, "export")
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        rows.add(
-            left_out=f"{sys.executable} has no {', '.join(missing)}: give their wheels with --wheels DIR"
-        )
+    if rows.lack(NEEDED):
         return
     out = settings.scratch / "exported"
     command = [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,15 @@ class Rows:
         self._rows.append(row)
         print(json.dumps(row), flush=True)
         write_file(self._file, [json.dumps(self._rows, indent=1).encode()])
+
+    def lack(self, packages: Sequence[str]) -> bool:
+        """Whether some of the packages are missing, which a row then says."""
+        missing = [name for name in packages if find_spec(name) is None]
+        if missing:
+            self.add(
+                left_out=f"{sys.executable} has no {', '.join(missing)}: give their wheels with --wheels DIR"
+            )
+        return bool(missing)
 
 
 def attempt(rows: Rows, what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> bool:

@@ -17,9 +17,8 @@ from deeplight.kernels import launch, table
 from deeplight.kernels.float32 import exact_float32
 
 _WARM_UPS = 3
-"""Runs before a capture: they compile kernels and let libraries choose, which a capture must not contain."""
-_WARM_UPS_BESIDE = 1
-"""The same where everything is compiled: the libraries' handles and choices belong to a thread, maybe a new one."""
+"""Runs before a capture: they compile kernels and let libraries choose, which a capture must not contain.
+In every capture, since handles and choices of libraries belong to a thread, and a further date comes in a new one."""
 
 
 def available() -> bool:
@@ -142,7 +141,7 @@ class CudaDevice:
             # what was made on the default stream, on which new streams do not wait
             stream.stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(stream.stream):
-                for _ in range(_WARM_UPS if beside is None else _WARM_UPS_BESIDE):
+                for _ in range(_WARM_UPS):
                     program()
             torch.cuda.synchronize(self._device)
             graph = torch.cuda.CUDAGraph()

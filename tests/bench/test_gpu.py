@@ -1,17 +1,12 @@
-"""bench/gpu.sh and its stages: every stage runs on the stand-in, failures stop nothing, and the page tells all."""
+"""The stages of bench/gpu.sh: every stage runs on the stand-in, failures stop nothing, and the page tells all."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import os
 import re
-import subprocess
 import sys
-import sysconfig
 import time
-import venv
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,7 +23,6 @@ from bench.gpu.table import table
 from deeplight.engine.runtime.compare import difference
 from deeplight.kernels import expected, launch
 from deeplight.kernels.launch import Launch
-from tests.conftest import ROOT
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -41,67 +35,6 @@ def tiny(out: Path, **more: Any) -> StageSettings:
 def found(out: Path, stage: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads((out / f"{stage}.json").read_text())
     return rows
-
-
-def run_script(out: Path, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHON": sys.executable, "OUT": str(out)} | more
-    command = ["bash", str(ROOT / "bench" / "gpu.sh"), *options]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
-@NO_GPU
-def test_the_script_says_that_there_is_no_gpu(tmp_path: Path) -> None:
-    done = run_script(tmp_path / "out", "x")
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert re.match(r"gpu\.sh: (PyTorch \S+ finds no CUDA GPU|\S+ has no triton)", done.stderr), done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "give a name for the results"),
-        (["../x"], "is not a plain name"),
-        (["x", "--wheels"], "--wheels needs a folder"),
-        (["x", "--wheels", "/dev/null"], "has no \\*.whl files"),
-    ],
-)
-def test_the_script_says_what_it_takes(tmp_path: Path, options: list[str], message: str) -> None:
-    done = run_script(tmp_path / "out", *options)
-    assert done.returncode == 2 and re.search(message, done.stderr) and len(done.stderr.splitlines()) == 1
-
-
-def elsewhere(folder: Path) -> dict[str, str]:
-    """The environment of a machine with this one's packages, but where the project is not installed, and where CMake
-    succeeds without building anything, as without Python's headers."""
-    venv.create(folder / "python", symlinks=True)
-    (site,) = folder.glob("python/lib/python*/site-packages")
-    # of a folder that a .pth file names, no .pth files are read: nor that of an editable installation
-    (site / "packages.pth").write_text(sysconfig.get_path("purelib"))
-    cmake = folder / "bin" / "cmake"
-    cmake.parent.mkdir()
-    cmake.write_text("#!/bin/sh\n")
-    cmake.chmod(0o755)
-    own = {"PYTHON": str(folder / "python" / "bin" / "python"), "PYTHONPATH": ""}
-    return own | {"PATH": f"{cmake.parent}:{os.environ['PATH']}"}
-
-
-@pytest.mark.parametrize("stage", ["facts", pytest.param("engine", marks=pytest.mark.slow)])
-def test_the_script_measures_where_the_project_is_not_installed(stage: str, tmp_path: Path) -> None:
-    options = ["--device", "cpu", "--side", "8", "--strip", "16x24", "--presets", "tiny", "--only", stage]
-    options += ["--max-autotune"]  # limits that a busy machine keeps
-    there = elsewhere(tmp_path)
-    done = run_script(tmp_path / "out", "elsewhere", *options, **there)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "the native module was not built" in done.stdout
-    (results,) = (tmp_path / "out").iterdir()
-    rows = found(results, stage)
-    assert len(rows) > 2 and not any("left_out" in row or "error" in row for row in rows), rows
-    command = [there["PYTHON"], "-P", "-c", "import deeplight.engine.core.spec"]
-    missing = subprocess.run(command, capture_output=True, text=True, env=os.environ | there)
-    installed = importlib.util.find_spec("deeplight")
-    if installed is not None and ROOT / "deeplight" in Path(str(installed.origin)).parents:
-        assert "No module named" in missing.stderr, "the check would see the installed project"
 
 
 @pytest.mark.parametrize(
