@@ -57,12 +57,22 @@ def shared(path: Path, busy: str) -> Iterator[None]:
 
 def is_held(path: Path, *, alone: bool = False) -> bool:
     """Whether a process holds the lock file; alone: as an exclusive one."""
+    for left in reversed(range(_TRIES)):
+        if not _is_held_now(path, fcntl.LOCK_SH if alone else fcntl.LOCK_EX):
+            return False
+        if left:
+            time.sleep(_PAUSE_S)
+    return True
+
+
+def _is_held_now(path: Path, kind: int) -> bool:
+    """Whether the lock cannot be had as `kind`, be it for the moment that somebody else looks."""
     for mode in (
         "r+b",
         "rb",
     ):  # over NFS an exclusive lock needs a file that may be written; not all may write it
         with contextlib.suppress(OSError), path.open(mode) as file:
-            return not _try(file, fcntl.LOCK_SH if alone else fcntl.LOCK_EX)
+            return not _try(file, kind)
     return False
 
 

@@ -124,6 +124,8 @@ def check_output(out: Path, mode: Mode, shard: bool = False, suffixes: tuple[str
     if parts.exists() and is_held(parts / LOCK, alone=True):
         raise InputError(busy(out))
     if parts.exists() and not shard and is_held(parts / LOCK):
+        if is_held(parts / LOCK, alone=True):  # by one that began after the look above
+            raise InputError(busy(out))
         raise InputError(
             f"shards of {out} are still at work: wait for them or stop them, then make the same call with `resume=True`"
         )

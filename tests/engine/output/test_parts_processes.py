@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from deeplight.engine.core import locks
 from deeplight.engine.core.errors import InputError
-from deeplight.engine.output.parts import Mode
+from deeplight.engine.output import parts
+from deeplight.engine.output.parts import Mode, check_output
 from deeplight.engine.run.pipeline import infer
 from tests.engine.output.stopped import Stopped
 from tests.engine.processes import arguments, slow
@@ -50,6 +53,30 @@ def test_processes_that_start_together_do_no_harm(stopped: Stopped) -> None:
     assert 0 in {status for _, status in ends}
     assert all(status == 0 or "another run is writing" in text for text, status in ends), ends
     assert stopped.request.out.read_bytes() == stopped.expected and not stopped.folder.exists()
+
+
+def test_a_run_that_begins_between_two_looks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not taken for shards, which need another remedy."""
+    lock = tmp_path / "o.tif.parts" / "lock"
+    lock.parent.mkdir()
+    looks: list[bool] = []
+
+    with contextlib.ExitStack() as held:
+
+        def look(path: Path, *, alone: bool = False) -> bool:
+            looks.append(alone)
+            answer = locks.is_held(path, alone=alone)
+            if len(looks) == 1:
+                held.enter_context(locks.exclusive(lock, "busy"))
+            return answer
+
+        monkeypatch.setattr(parts, "is_held", look)
+        with pytest.raises(InputError, match="another run is writing"):
+            check_output(tmp_path / "o.tif", Mode.RESUME)
+    assert looks == [True, False, True]
+    assert not check_output(tmp_path / "o.tif", Mode.RESUME)
 
 
 @pytest.fixture

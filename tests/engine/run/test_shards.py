@@ -225,7 +225,7 @@ def test_a_file_system_without_locks(whole: Whole, monkeypatch: pytest.MonkeyPat
     assert "cannot be locked (Function not implemented)" in caplog.text  # type: ignore[attr-defined]
 
 
-def test_who_only_looks_does_not_keep_a_shard_out(tmp_path: Path) -> None:
+def test_who_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with path.open("a+b") as looking:
         fcntl.flock(looking, fcntl.LOCK_EX)
@@ -234,6 +234,9 @@ def test_who_only_looks_does_not_keep_a_shard_out(tmp_path: Path) -> None:
         try:
             with locks.shared(path, "busy"), locks.shared(path, "busy"):
                 assert locks.is_held(path) and not locks.is_held(path, alone=True)
+            fcntl.flock(looking, fcntl.LOCK_EX)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            assert not locks.is_held(path, alone=True)
         finally:
             signal.signal(signal.SIGALRM, old)
     with locks.exclusive(path, "busy"):
