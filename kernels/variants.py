@@ -56,6 +56,9 @@ RASTERS = (
 )
 """Raw pixels for which `align` is compiled: element type, bands in memory (8 allow reads of 16 bytes), bands used."""
 
+NORMALISED = (8, 2, 10)
+"""Normalised channels for which `align` is compiled: DMO and DEM with their masks; both, as in exported graphs."""
+
 STORED_STEP = 0.1
 """Step of uint16 pixels in the engine's outputs."""
 
@@ -114,8 +117,9 @@ def _align_launches(dtype: torch.dtype, side: int) -> Iterator[Launch]:
         raw, mask = _meta(1, bands, side, side, dtype=raw_dtype), _meta(1, 1, side, side, dtype=torch.uint8)
         out = _meta(1, c + 1, side, side, dtype=dtype)
         yield align_entry.plan(raw, affine, affine, mask, offset, mesh, (-4.0, 8.0), out)
-    raw, out = (_meta(1, 10, side, side, dtype=kind) for kind in (torch.float32, dtype))
-    yield align_entry.plan(raw, None, None, None, offset, None, (-4.0, 8.0), out)
+    for channels in NORMALISED:
+        raw, out = (_meta(1, channels, side, side, dtype=kind) for kind in (torch.float32, dtype))
+        yield align_entry.plan(raw, None, None, None, offset, None, (-4.0, 8.0), out)
 
 
 def _refine_launch(c: int, dtype: torch.dtype, side: int, *, blocks: int) -> Launch:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from deeplight.engine.network.compiled import channels_last
-from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.network.model import Auxiliary, DeepLightSR
 from deeplight.kernels.dispatch import never_interpreted
 
 
@@ -56,7 +56,7 @@ class BeforeSuggestion(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Auxiliary]:
         """Inputs as the network's `forward`. Returns normalised lights and the auxiliary, as `DeepLightSR.layers`."""
         return self.network.layers(*inputs)
 
@@ -68,8 +68,8 @@ class Suggestion(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, aux: Tensor) -> Tensor:
-        """The lights (B,1,h,w) that the auxiliary (B,10,8h,8w) suggests, normalised."""
+    def forward(self, aux: Auxiliary) -> Tensor:
+        """The lights (B,1,h,w) that the auxiliary suggests, normalised."""
         return self.network.suggest(aux)
 
 
@@ -81,7 +81,7 @@ class AfterSuggestion(nn.Module):
         self.network = network
 
     def forward(
-        self, x: Tensor, aux: Tensor, lights: Tensor, *inputs: Tensor
+        self, x: Tensor, aux: Auxiliary, lights: Tensor, *inputs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The network's outputs, from what the other parts gave and its inputs, as `DeepLightSR.rest`."""
         return self.network.rest(x, aux, lights, *inputs)

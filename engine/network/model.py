@@ -22,10 +22,14 @@ from deeplight.engine.network.consistency import agreeing, base, sensor_of, sett
 from deeplight.engine.network.localise import Localise
 from deeplight.engine.network.normalise import Normalise
 from deeplight.kernels import Sensor
+from deeplight.kernels.dispatch import exporting
 from deeplight.kernels.interpolation import SCALE, interpolation_line
 from deeplight.kernels.suggest.reference import softplus
 
 FILL_RADIUS = 3
+
+Auxiliary = tuple[Tensor, ...]
+"""Normalised DMO with its mask and DEM with its own: (B,8,8h,8w) and (B,2,8h,8w) on a GPU, elsewhere (B,10,8h,8w)."""
 
 
 class Prediction(NamedTuple):
@@ -52,6 +56,17 @@ class Features(NamedTuple):
     widths: Tensor
     residuals: list[Tensor]
     isp_logits: list[Tensor]
+
+
+def apart(x: Tensor) -> bool:
+    """Whether DMO and DEM are tensors of their own, beside lights such as x."""
+    return x.is_cuda and not exporting()
+
+
+def area_means(aux: Auxiliary) -> Tensor:
+    """Area means of the auxiliary at ×4: (B,10,4h,4w)."""
+    means = [F.avg_pool2d(part, 2) for part in aux]
+    return means[0] if len(means) == 1 else torch.cat(means, dim=1)
 
 
 def _fusion(config: ModelConfig, scale: int) -> nn.Module:
@@ -114,8 +129,9 @@ class DeepLightSR(nn.Module):
             filled, aligned, offset = self._align(*self.layers(*inputs), inputs[1], offset=known_offset)
             sensor = self.sensor(filled, *inputs)
             start = self.base(sensor)
-        if torch.is_autocast_enabled(aligned.device.type):
-            aligned = aligned.to(torch.get_autocast_dtype(aligned.device.type))
+        if torch.is_autocast_enabled(filled.device.type):
+            dtype = torch.get_autocast_dtype(filled.device.type)
+            aligned = (aligned[0].to(dtype), aligned[1].to(dtype))
         found = self._reconstruct(filled, sensor, aligned, *inputs)
         _, residual, isp = self.refines[2](found.x, kernels.resize_fixed(found.carried, self.cubic, 2))
         with torch.autocast(inputs[0].device.type, enabled=False):
@@ -141,22 +157,24 @@ class DeepLightSR(nn.Module):
     def _align(
         self,
         x: Tensor,
-        aux: Tensor,
+        aux: Auxiliary,
         valid: Tensor,
         *,
         lights: Tensor | None = None,
         offset: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised NTL with filled holes, the auxiliary (B,10,8h,8w) aligned to it, and the offset. x, aux: from
-        `layers`. lights: from `suggest`. lights and offset are found where they are not given."""
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Normalised NTL with filled holes, DMO (B,8,8h,8w) and DEM (B,2,8h,8w) with their masks aligned to it, and the
+        offset. x, aux: from `layers`. lights: from `suggest`. lights and offset are found where they are not given."""
         if offset is None:
             found = self.localise
-            offset = found(x, F.avg_pool2d(aux, 2)) if lights is None else found.offset(x, lights)
-        return self._fill(x, valid), kernels.align(aux, offset=offset, dtype=self.features), offset
+            offset = found(x, area_means(aux)) if lights is None else found.offset(x, lights)
+        moved = [kernels.align(part, offset=offset, dtype=self.features) for part in aux]
+        dmo, dem = moved if len(moved) == 2 else (moved[0][:, :8], moved[0][:, 8:])
+        return self._fill(x, valid), (dmo, dem), offset
 
-    def suggest(self, aux: Tensor) -> Tensor:
+    def suggest(self, aux: Auxiliary) -> Tensor:
         """The lights (B,1,h,w) that the auxiliary, from `layers`, suggests, normalised."""
-        return self.localise.suggest(F.avg_pool2d(aux, 2))
+        return self.localise.suggest(area_means(aux))
 
     def layers(
         self,
@@ -168,19 +186,25 @@ class DeepLightSR(nn.Module):
         dem: Tensor,
         dem_valid: Tensor,
         *_: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Normalised NTL (B,1,h,w) and auxiliary (B,10,8h,8w) with its masks, not aligned; invalid pixels hold 0."""
+    ) -> tuple[Tensor, Auxiliary]:
+        """Normalised NTL (B,1,h,w) and the auxiliary with its masks, not aligned; invalid pixels hold 0.
+
+        On a GPU, DMO and DEM are apart and channels-last. Kernels and convolutions there first copy whatever is not:
+        140 bytes for each HR pixel. An exported graph has one `align` for all ten channels.
+        """
         bands = dmo_bands[:, :, None, None]
-        aux = torch.cat(
-            [
-                self.normalise.dmo(dmo) * dmo_valid * bands,
-                dmo_valid,
-                self.normalise.dem(dem) * dem_valid,
-                dem_valid,
-            ],
-            dim=1,
-        )
-        return self.normalise.ntl(ntl) * ntl_valid, aux
+        parts = [
+            self.normalise.dmo(dmo) * dmo_valid * bands,
+            dmo_valid,
+            self.normalise.dem(dem) * dem_valid,
+            dem_valid,
+        ]
+        lights = self.normalise.ntl(ntl) * ntl_valid
+        if not apart(lights):
+            return lights, (torch.cat(parts, dim=1),)
+        # joined along the last axis: Inductor may write what is only asked to become channels-last twice
+        pairs = ([x.movedim(1, -1) for x in pair] for pair in (parts[:2], parts[2:]))
+        return lights, tuple(torch.cat(pair, dim=-1).movedim(-1, 1) for pair in pairs)
 
     def _fill(self, x: Tensor, valid: Tensor) -> Tensor:
         """Nodata holes take the weighted mean of valid neighbours, so that interpolation does not darken rims."""
@@ -188,11 +212,14 @@ class DeepLightSR(nn.Module):
         weight = F.conv2d(valid, self.filler, padding=FILL_RADIUS)
         return x + (1.0 - valid) * near / weight.clamp(min=1.0)
 
-    def _reconstruct(self, ntl: Tensor, sensor: Sensor, aux: Tensor, *inputs: Tensor) -> Features:
-        """Everything but the last refinement. ntl: normalised, holes filled. aux: aligned."""
-        dmo_features = self.dmo_encoder(aux[:, :8], self.band_bias(inputs[4].to(aux.dtype)))
-        dem_features = self.dem_encoder(aux[:, 8:])
-        masks = [[F.avg_pool2d(aux[:, 7:8], 2)], [F.avg_pool2d(aux[:, 9:10], 2)]]
+    def _reconstruct(
+        self, ntl: Tensor, sensor: Sensor, aligned: tuple[Tensor, Tensor], *inputs: Tensor
+    ) -> Features:
+        """Everything but the last refinement. ntl: normalised, holes filled. aligned: from `_align`."""
+        dmo, dem = aligned
+        dmo_features = self.dmo_encoder(dmo, self.band_bias(inputs[4].to(dmo.dtype)))
+        dem_features = self.dem_encoder(dem)
+        masks = [[F.avg_pool2d(dmo[:, 7:8], 2)], [F.avg_pool2d(dem[:, 1:2], 2)]]
         for pyramid in masks:
             for _ in range(2):
                 pyramid.append(F.avg_pool2d(pyramid[-1], 2))
@@ -202,7 +229,7 @@ class DeepLightSR(nn.Module):
             out: Tensor = self.fusions[s](x, [dmo_features[s], dem_features[s]], [dmo_masks[s], dem_masks[s]])
             return out
 
-        return self._decoded(self._first(ntl, sensor, inputs[-2], aux.dtype), fused)
+        return self._decoded(self._first(ntl, sensor, inputs[-2], dmo.dtype), fused)
 
     def _first(self, ntl: Tensor, sensor: Sensor, psf: Tensor, dtype: torch.dtype) -> Tensor:
         """Features (B,C,h,w) of the lights, in the type of features."""
@@ -263,14 +290,14 @@ class DeepLightSR(nn.Module):
         return self._aligned(*self._align(*self.layers(*inputs), ntl_valid, offset=known_offset), *inputs)
 
     def rest(
-        self, x: Tensor, aux: Tensor, lights: Tensor, *inputs: Tensor
+        self, x: Tensor, aux: Auxiliary, lights: Tensor, *inputs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`forward` behind `layers`, which gave x and aux, and `suggest`, which gave the lights, of these inputs or of
         others with the same layers."""
         return self._aligned(*self._align(x, aux, inputs[1], lights=lights), *inputs)
 
     def _aligned(
-        self, filled: Tensor, aligned: Tensor, offset: Tensor, *inputs: Tensor
+        self, filled: Tensor, aligned: tuple[Tensor, Tensor], offset: Tensor, *inputs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`forward` behind `_align`."""
         sensor = self.sensor(filled, *inputs)

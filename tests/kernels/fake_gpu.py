@@ -23,13 +23,16 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
 
     Slicing needs a guard that makes a CUDA device the current one, even for fake tensors. A build for CPUs has none,
     while that of a build with CUDA does nothing for fake tensors. The guard of "meta", which does nothing, is used.
+    Deterministic mode, which fills memory in these tests, is off as in the engine: with it PyTorch 2.11 pads in Python
+    on CUDA, by a module that it imports as it goes, which Dynamo does not trace.
     """
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
     try:
         guards = (ctypes.c_void_p * 16).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
     except ValueError:
         pytest.skip("this PyTorch keeps its device guards elsewhere")
-    before = guards[_CUDA]
+    before, deterministic = guards[_CUDA], torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
     if before is None:
         guards[_CUDA] = guards[_META]
     try:
@@ -37,13 +40,14 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
             yield mode
     finally:
         guards[_CUDA] = before
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 def moved(model: nn.Module) -> nn.Module:
-    """The model with fake weights and buffers on DEVICE. Inside `fake_cuda`."""
+    """The model with fake weights and buffers on DEVICE, as they lie in memory. Inside `fake_cuda`."""
 
     def fake(t: Tensor) -> Tensor:
-        return torch.empty(t.shape, dtype=t.dtype, device=DEVICE)
+        return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=DEVICE)
 
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):

@@ -13,6 +13,7 @@ import torch
 
 from deeplight import kernels
 from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.network import model as network_model
 from deeplight.engine.network.config import PRESETS as CONFIGS
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.divided import Divided
@@ -29,6 +30,7 @@ from tests.kernels.test_fuse import case
 def test_the_network_is_the_same_with_kernels(
     device: str, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The layers are apart as on a GPU; without kernels, together as elsewhere."""
     model, values = make(config, wild=0.15 if config is SMALL else 0.05).to(device), inputs(1, 2, 3)
     values = {k: v.to(device) for k, v in values.items()}
     values["dem_valid"][..., :7] = 0
@@ -41,9 +43,12 @@ def test_the_network_is_the_same_with_kernels(
 
     with torch.no_grad():
         monkeypatch.setattr(dispatch, "use_kernel", lambda *_, **__: False)
+        monkeypatch.setattr(network_model, "apart", lambda _: False)
         want = model(*values.values())
         monkeypatch.setattr(dispatch, "use_kernel", always)
+        monkeypatch.setattr(network_model, "apart", lambda _: True)
         got = model(*values.values())
+    assert asked.count("align") == 2
     assert set(asked) == {"align", "base", "suggest", "locate", "fuse", "upsample", "restore", "settle"}
     for name, g, w in zip(("ntl_hr", "isp", "offset", "interval"), got, want, strict=True):
         # float32 through some ten layers, then exp; offsets move the samples
@@ -71,9 +76,11 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
+@pytest.mark.parametrize("apart", [True, False], ids=["apart", "together"])
 def test_every_launch_of_the_network_is_among_the_variants(
-    recorded: list[Launch], name: str, dtype: str
+    recorded: list[Launch], name: str, dtype: str, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(network_model, "apart", lambda _: apart)
     config = CONFIGS[name]
     with torch.no_grad():
         in_precision(make(config), dtype)(*inputs(1, 1, 2).values())
@@ -92,7 +99,7 @@ def test_every_launch_of_the_network_is_among_the_variants(
         "upsample_epilogue",
         "refine_narrow" if name == "tiny" else "refine",
     }
-    assert len(recorded) == 1 + 1 + 2 + 3 + 3 + 3 + 1 + 4
+    assert len(recorded) == 1 + apart + 1 + 2 + 3 + 3 + 3 + 1 + 4
     # gathers through the offset keep float32 in every precision
     built = [*variants(config, DTYPES[dtype]), *variants(config, torch.float32)]
     assert {ready.key for ready in recorded} <= {v.key for v in built}
@@ -158,7 +165,7 @@ def test_on_cuda_the_whole_network_is_traced_with_the_operators_opaque(
         radiance, isp, offset, interval = compiled(*given)
     assert Counter(seen) == {
         "base": 1,
-        "align": 1,
+        "align": 2,
         "suggest": 1,
         "locate": 1,
         "fuse": 3,
@@ -169,6 +176,35 @@ def test_on_cuda_the_whole_network_is_traced_with_the_operators_opaque(
     assert radiance.shape == isp.shape == (1, 1, 24, 40) and offset.shape == (1, 2, 3, 5)
     assert interval.shape == (1, 2, 24, 40)
     assert {t.device.type for t in (radiance, isp, offset, interval)} == {"cuda"}
+
+
+def test_on_cuda_the_layers_lie_as_kernels_and_convolutions_read_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both first copy what is not channels-last or is part of a larger map: once that was 140 bytes of an HR pixel."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(launch, "TRITON", True)
+    read: dict[str, list[bool]] = {"suggest": [], "align": [], "conv2d": []}
+
+    def compiler(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Any:
+        for node in module.graph.nodes:
+            op = str(getattr(node.target, "__name__", node.target)).split(".")[0]
+            first = node.all_input_nodes[0] if node.all_input_nodes else node
+            # other convolutions read what convolutions wrote, which lies otherwise in a build for CPUs
+            if op in ("suggest", "align") or (op == "conv2d" and "align" in str(first.target)):
+                x = first.meta["example_value"]
+                read[op].append(x.is_contiguous(memory_format=torch.channels_last))
+        return module
+
+    model = in_precision(make(CONFIGS["tiny"]), "fp16").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with fake_gpu.fake_cuda(), torch.no_grad():
+        given = [torch.empty(input_shape(spec, 1, 3, 5), device=fake_gpu.DEVICE) for spec in INPUTS]
+        for k, bands in ((2, 8), (5, 2)):  # values and validity as `align` writes them from raw pixels
+            both = torch.empty(1, bands, 24, 40, device=fake_gpu.DEVICE).to(memory_format=torch.channels_last)
+            given[k], given[k + 1] = both[:, :-1], both[:, -1:]
+        torch.compiler.reset()
+        torch.compile(fake_gpu.moved(model), backend=compiler, fullgraph=True)(*given)
+    assert read == {"suggest": [True], "align": [True, True], "conv2d": [True, True]}
 
 
 def test_on_cuda_each_part_of_the_network_is_traced_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +222,8 @@ def test_on_cuda_each_part_of_the_network_is_traced_by_itself(monkeypatch: pytes
         lights = torch.empty(1, 1, 3, 5, device=fake_gpu.DEVICE)
         shapes = [[t.shape for t in divided(given, lights, known=known)] for known in (True, False)]
     assert shapes[0] == shapes[1] == [(1, n, 3 * s, 5 * s) for n, s in ((1, 8), (1, 8), (2, 1), (2, 8))]
-    once = dict.fromkeys(("align", "base", "locate", "restore", "settle"), 1)
-    assert Counter(seen["AfterSuggestion"]) == {**once, "fuse": 3, "upsample": 3}
+    once = dict.fromkeys(("base", "locate", "restore", "settle"), 1)
+    assert Counter(seen["AfterSuggestion"]) == {**once, "align": 2, "fuse": 3, "upsample": 3}
     assert seen["Suggestion"] == ["suggest"] and seen["BeforeSuggestion"] == []
 
 

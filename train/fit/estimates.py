@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import INPUTS
 from deeplight.engine.core.windows import Window
-from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.network.model import DeepLightSR, area_means
 from deeplight.train.clips.samples import Sample, SampleSource
 
 LARGEST_LR_PX = 8_000_000
@@ -77,5 +76,5 @@ def _estimate(source: SampleSource, index: int, model: DeepLightSR) -> NDArray[n
         torch.from_numpy(np.ascontiguousarray(getattr(sample, s.name)))[None].to(device) for s in INPUTS
     )
     ntl, aux = model.layers(*inputs)
-    found: NDArray[np.float32] = model.localise(ntl, F.avg_pool2d(aux, 2))[0].cpu().numpy()
+    found: NDArray[np.float32] = model.localise(ntl, area_means(aux))[0].cpu().numpy()
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.network.model import DeepLightSR, area_means
 from deeplight.train.fit.batch import Batch
 from deeplight.train.fit.losses import MeanOverProcesses, offset_error, weighted_mean
 
@@ -15,7 +15,7 @@ def lights_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compare what the auxiliary layers suggest with what is there: the recorded log radiance, and ISP at ×4."""
     ntl, aux = model.layers(*batch.inputs)
-    lights, logits = model.localise.suggested(F.avg_pool2d(aux, 2))
+    lights, logits = model.localise.suggested(area_means(aux))
     seen = weighted_mean((lights - ntl) ** 2, batch.inputs[1], across)
     share = batch.inputs[6].new_ones(batch.isp.shape) if batch.isp_valid is None else batch.isp_valid
     known = F.avg_pool2d(share, 2)
@@ -32,7 +32,7 @@ def offset_loss(
     """Compare the estimate of the offset with the true one."""
     assert batch.offset is not None
     ntl, aux = model.layers(*batch.inputs)
-    found = model.localise(ntl, F.avg_pool2d(aux, 2))
+    found = model.localise(ntl, area_means(aux))
     light = F.avg_pool2d(batch.ntl_hr, 8)
     loss = offset_error(model, found, batch.offset, light, batch.weight, across)
     return loss, {"offset": loss.detach()}

@@ -1,0 +1,144 @@
+"""What torch.compile makes of the network for an H200, without a GPU: `python -m tests.kernels.inductor tiny fp16`.
+
+Inductor generates its program and Triton compiles every kernel of it for sm_90; nothing runs. What PyTorch asks of a
+driver is answered here, in this process alone. Prints how many kernels there are, and what they are called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._dynamo import device_interface
+from torch._inductor import compile_fx, config
+from torch._inductor.fx_passes import joint_graph
+from torch._inductor.runtime import triton_helpers, triton_heuristics
+from torch._subclasses import fake_tensor
+from torch.utils import _triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.network.compiled import channels_last
+from deeplight.engine.network.config import PRESETS
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.network.precision import in_precision
+from deeplight.kernels import launch
+from tests.kernels import fake_gpu
+
+SIDE = 64
+"""LR pixels of the tile's side."""
+H200 = SimpleNamespace(
+    major=9,
+    minor=0,
+    multi_processor_count=132,
+    total_memory=140 << 30,
+    max_threads_per_multi_processor=2048,
+    max_threads_per_block=1024,
+    regs_per_multiprocessor=65536,
+    warp_size=32,
+    shared_memory_per_block=48 << 10,
+    shared_memory_per_block_optin=227 << 10,
+    shared_memory_per_multiprocessor=228 << 10,
+    L2_cache_size=60 << 20,
+    name="NVIDIA H200",
+    gcnArchName="",
+)
+
+
+def _always(value: Any) -> Any:
+    """A function of its own each time: Dynamo knows functions of torch.cuda by identity."""
+    return lambda *_, **__: value
+
+
+def _without_driver() -> None:
+    """Answer in the driver's place what is asked until a program runs."""
+    asked_of_cuda = {
+        "is_available": True,
+        "device_count": 1,
+        "current_device": 0,
+        "get_device_properties": H200,
+        "get_device_capability": (H200.major, H200.minor),
+        "get_rng_state": torch.zeros(16, dtype=torch.uint8),
+        **dict.fromkeys(("_exchange_device", "_maybe_exchange_device"), 0),
+        **dict.fromkeys(("_lazy_init", "synchronize", "set_device", "set_rng_state")),
+    }
+    asked_of_interface = {
+        "is_available": True,
+        "is_bf16_supported": True,
+        "is_triton_capable": True,
+        "current_device": 0,
+        "exchange_device": 0,
+        "maybe_exchange_device": 0,
+        "get_raw_stream": 0,
+        "get_compute_capability": 90,
+        "get_device_properties": H200,
+        "synchronize": None,
+        "raise_if_triton_unavailable": None,
+    }
+    interface: Any = device_interface.CudaInterface
+    for name, value in asked_of_cuda.items():
+        setattr(torch.cuda, name, _always(value))
+    for name, value in asked_of_interface.items():
+        setattr(interface, name, staticmethod(_always(value)))
+    interface.Worker.get_device_properties = staticmethod(_always(H200))
+    interface.Worker.current_device = staticmethod(_always(0))
+    torch._C._cuda_getCurrentRawStream = _always(0)
+    fake_tensor.init_gpu_context = _always(None)
+    _triton.has_triton = _always(True)
+    joint_graph.lazy_init = _always(None)  # patterns of attention, traced on the device
+
+
+def _compiling_for_sm90(compiled: list[str]) -> None:
+    """Let Inductor's kernels be compiled, one configuration of each, and not be loaded."""
+    gpu = mock.Mock()
+    gpu.get_current_target.return_value = GPUTarget("cuda", 90, 32)
+    gpu.get_current_device.return_value = 0
+    driver.set_active(gpu)
+    triton_helpers.set_driver_to_gpu = _always(None)
+
+    def precompile(self: Any, *_: object, **__: object) -> None:
+        self._precompile_config(self.configs[0])
+        compiled.append(self.fn.__name__)
+
+    triton_heuristics.CachingAutotuner.precompile = precompile
+
+
+def kernels_of(preset: str, precision: str) -> list[str]:
+    """Names of the kernels of Inductor's program for a tile of SIDE² LR pixels, all compiled. Once a process."""
+    compiled: list[str] = []
+    _without_driver()
+    _compiling_for_sm90(compiled)
+    launch.TRITON = True
+    model = in_precision(DeepLightSR(PRESETS[preset]).eval(), precision)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def backend(module: torch.fx.GraphModule, example: list[torch.Tensor]) -> Any:
+        compile_fx.compile_fx(module, example, config_patches={"deterministic": True})
+        return module  # nothing can run, and fake tensors need not
+
+    with fake_gpu.fake_cuda(), torch.no_grad():
+        network = fake_gpu.moved(model)
+        shapes = (input_shape(spec, 1, SIDE, SIDE) for spec in INPUTS)
+        given = [channels_last(torch.empty(shape, device=fake_gpu.DEVICE)) for shape in shapes]
+        torch.compile(network, backend=backend, fullgraph=True, dynamic=False)(*given)
+    return compiled
+
+
+def main() -> None:
+    """Compile for PRESET and PRECISION, with empty caches."""
+    config.compile_threads = 1  # other processes would ask the driver
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ["TRITON_CACHE_DIR"] = folder
+        names = kernels_of(*sys.argv[1:3])
+    print(f"{len(names)} kernels compiled for sm_90")
+    print("\n".join(names))
+
+
+if __name__ == "__main__":
+    main()
