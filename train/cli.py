@@ -155,7 +155,7 @@ def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> T
     from deeplight.engine.core.machine import available_cpus
     from deeplight.train.evaluation.scores import HELD_OUT_SEEDS
     from deeplight.train.fit.loop import TrainingData
-    from deeplight.train.fit.pool import STYLE_SHARES, synthetic_source, training_config
+    from deeplight.train.fit.pool import STYLE_SHARES, SyntheticSource, synthetic_source, training_config
 
     if settings.data.protocol != "paired":
         raise InputError(
@@ -163,6 +163,7 @@ def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> T
         )
     regions, first = settings.data.regions, settings.training.seed * 10_000
     seeds, workers = range(first, first + regions), threads or available_cpus()
+    own = range(first + _SIMPLE_SEEDS, first + _SIMPLE_SEEDS + max(1, regions // 2))
     reporter.log(f"making {regions} regions of synthetic countries, and {len(HELD_OUT_SEEDS)} for validation")
     reporter.start("making regions", 0, regions + len(HELD_OUT_SEEDS))
     card: dict[str, object] = {
@@ -171,12 +172,25 @@ def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> T
         "held_out_seeds": [HELD_OUT_SEEDS.start, HELD_OUT_SEEDS.stop],
         "regions": regions,
         "styles": STYLE_SHARES,
+        "simple_seeds": [own.start, own.stop],
     }
+
+    def simple() -> SyntheticSource:
+        """Countries of towns and of the usual materials alone."""
+        reporter.log(f"making {len(own)} regions of simple countries")
+        reporter.start("making regions", 0, len(own))
+        return synthetic_source(own, len(own), workers, reporter.advance)
+
     return TrainingData(
         synthetic_source(seeds, regions, workers, reporter.advance, training_config),
         synthetic_source(HELD_OUT_SEEDS, len(HELD_OUT_SEEDS), workers, reporter.advance),
         card,
+        simple,
     )
+
+
+_SIMPLE_SEEDS = 5_000
+"""What lies between a run's countries and its simple ones."""
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})

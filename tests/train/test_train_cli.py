@@ -160,7 +160,9 @@ cli.main()
 def stopped(out: Path, signum: int, *arguments: str) -> tuple[int, list[str]]:
     """Exit status and lines of a long run that gets the signal after some steps."""
     small = ("model.main=[4,4,4,4]", "model.aux=[4,4,4]", "training.crop=16", "training.margin=2")
-    stages = [f"training.{name}_steps=0" for name in ("told", "light", "localise", "early", "finish")]
+    stages = [
+        f"training.{name}_steps=0" for name in ("told", "light", "localise", "simple", "early", "finish")
+    ]
     sets = [f"--set={x}" for x in (*small, *stages, "training.log_every=1", "training.checkpoint_every=3")]
     command = [sys.executable, "-c", LONG, "--out", str(out), "--steps", "1000000", *sets, *arguments]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:

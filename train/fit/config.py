@@ -86,8 +86,10 @@ class TrainConfig:
     """The stages of a run, in the order in which they are made; see `stages.plan`.
 
     light_steps, localise_steps: steps of the offset's layers alone. told_steps, told_rate: steps of everything else,
-    aligned with the true offset, and their learning rate. early_steps, early_rate: the same, aligned with the network's
-    own estimate, in an easier world (`stages.plan`). steps, learning_rate: the same in the world as it is set.
+    aligned with the true offset, and their learning rate. simple_steps, simple_rate: the same, aligned with the
+    network's own estimate, in simple countries where the data have some. early_steps, early_rate: the same in all
+    countries. Until here the world is an easier one (`stages.plan`). steps, learning_rate: the same in the world as it
+    is set.
     localise_rate: learning rate of the offset's layers there, relative to the others (0 freezes them: crops cut their
     window off, and going on with them made the offset worse). finish_steps, finish_rate: the last stage, whose last
     step holds sums, and its learning rate.
@@ -99,8 +101,10 @@ class TrainConfig:
 
     told_steps: int = field(default=400, metadata={"least": 0})
     told_rate: float = field(default=3e-3, metadata={"above": 0})
-    early_steps: int = field(default=5000, metadata={"least": 0})
-    early_rate: float = field(default=2e-3, metadata={"above": 0})
+    simple_steps: int = field(default=1600, metadata={"least": 0})
+    simple_rate: float = field(default=2e-3, metadata={"above": 0})
+    early_steps: int = field(default=3400, metadata={"least": 0})
+    early_rate: float = field(default=1.5e-3, metadata={"above": 0})
     steps: int = field(default=4200, metadata={"least": 1})
     batch: int = field(default=4, metadata={"least": 1})
     crop: int = field(default=44, metadata={"least": 8, "most": 1024})
@@ -132,7 +136,7 @@ class TrainConfig:
         return replace(self, steps=steps, **others)
 
 
-SCALED = ("light_steps", "localise_steps", "told_steps", "early_steps", "finish_steps")
+SCALED = ("light_steps", "localise_steps", "told_steps", "simple_steps", "early_steps", "finish_steps")
 """Steps that keep their share where `steps` alone is given."""
 
 
@@ -141,9 +145,9 @@ class DataConfig:
     """Which data, and how they are read.
 
     protocol: paired (HR lights are given) or wald (everything is degraded 8×, and the LR lights become the truth).
-    regions: regions of synthetic countries kept in memory, 12 MB each. workers: processes that read; −1: none on a
-    CPU, whose cores the network uses, else up to eight. unreadable: clips that may be unreadable before the run fails.
-    validation_places: places that validation looks at.
+    regions: regions of synthetic countries kept in memory, 12 MB each; half as many simple ones beside them at first.
+    workers: processes that read; −1: none on a CPU, whose cores the network uses, else up to eight. unreadable: clips
+    that may be unreadable before the run fails. validation_places: places that validation looks at.
     """
 
     protocol: str = field(default="paired", metadata={"choices": ("paired", "wald")})

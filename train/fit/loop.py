@@ -6,7 +6,7 @@ import contextlib
 import copy
 import ctypes
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,13 @@ _LESS_IS_BETTER = ("rmse", "mae")
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run learns from and what it is validated on. card: provenance for the checkpoint."""
+    """What a run learns from and what it is validated on. card: provenance for the checkpoint. simple: makes places
+    for the stages that ask for simple ones, in memory for as long as they last; None: `train` is for all stages."""
 
     train: SampleSource
     held_out: SampleSource
     card: dict[str, Any]
+    simple: Callable[[], SampleSource] | None = None
 
     def fingerprints(self) -> dict[str, str]:
         """Return the fingerprints, SHA-256, of the training and the validation data."""
@@ -102,6 +104,7 @@ class _Trainer:
     position: Position = field(default_factory=Position)
     records: Records | None = None
     facts: DataFacts = field(default_factory=lambda: DataFacts(False, False, ()))
+    simple: SampleSource | None = None
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.settings.training.seed)
@@ -214,11 +217,19 @@ class _Trainer:
 
     def _source(self, stage: TrainingStage, facts: DataFacts) -> tuple[SampleSource, bool]:
         """Return what a stage draws from, and whether its offsets are the network's own estimates for whole places."""
-        if not (stage.estimated and facts.offset and affordable(self.data.train)):
-            return self.data.train, False
-        self.reporter.log(f"stage {stage.name}: estimating the offset of {len(self.data.train)} places")
-        self.reporter.start("offsets of places", 0, len(self.data.train))
-        return EstimatedSource(self.data.train, self.model, self.reporter.advance), True
+        places = self._places(stage)
+        if not (stage.estimated and facts.offset and affordable(places)):
+            return places, False
+        self.reporter.log(f"stage {stage.name}: estimating the offset of {len(places)} places")
+        self.reporter.start("offsets of places", 0, len(places))
+        return EstimatedSource(places, self.model, self.reporter.advance), True
+
+    def _places(self, stage: TrainingStage) -> SampleSource:
+        if not (stage.simple and self.data.simple):
+            self.simple = None
+            return self.data.train
+        self.simple = self.simple or self.data.simple()
+        return self.simple
 
     def _batches(
         self, source: SampleSource, stage: TrainingStage, facts: DataFacts, first: int

@@ -63,6 +63,7 @@ FINE_TUNING = {
     "light_steps": 0,
     "localise_steps": 0,
     "told_steps": 0,
+    "simple_steps": 0,
     "early_steps": 0,
     "learning_rate": 1e-3,
 }

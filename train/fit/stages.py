@@ -34,8 +34,9 @@ class TrainingStage:
 
     task: lights, offset or image: what the loss compares. told: align with the true offset. steps: how many; horizon:
     where the cosine would end, at `floor` of the peak `rate`. trained: prefixes of the parameters that learn; empty:
-    all but the offset's, which learn at `localise_rate` of the rate. aligned: only places without offset. holds_sums:
-    whether the last step of the network is the deployed one (without belief); else it is the plain ratio.
+    all but the offset's, which learn at `localise_rate` of the rate. aligned: only places without offset. simple: in
+    simple countries, where the data have some. holds_sums: whether the last step of the network is the deployed one
+    (without belief); else it is the plain ratio.
     """
 
     name: str
@@ -57,6 +58,7 @@ class TrainingStage:
     variety: VarietyConfig
     told: bool = False
     aligned: bool = False
+    simple: bool = False
     holds_sums: bool = False
     stops_early: bool = False
 
@@ -86,10 +88,10 @@ def plan(
     training begins with the weights of a trained network.
 
     The offset alone comes first; then the rest with the true offset, since encoders that see misplaced streets learn
-    to ignore them; the whole network, in an easier world and in the one that is set; and once more with the last step
-    that holds sums.
+    to ignore them; the whole network, in simple countries, in all in an easier world, and in the one that is set; and
+    once more with the last step that holds sums.
     """
-    makers = (_lights, _offset, _told, _early, _whole, _finish)
+    makers = (_lights, _offset, _told, _simple, _early, _whole, _finish)
     all_stages = [make(settings) for make in makers]
     kept, notes = [], []
     for stage in all_stages:
@@ -160,7 +162,7 @@ def _whole(settings: Settings) -> TrainingStage:
     config = settings.training
     return TrainingStage(
         name="whole",
-        number=4,
+        number=5,
         task="image",
         steps=config.steps,
         horizon=config.steps,
@@ -181,10 +183,10 @@ def _whole(settings: Settings) -> TrainingStage:
 
 
 def _told(settings: Settings) -> TrainingStage:
-    """As `_early`, with the true offset: the first half of a cosine, since the network goes on from there."""
+    """As `_simple`, with the true offset: the first half of a cosine, since the network goes on from there."""
     config = settings.training
     return replace(
-        _early(settings),
+        _simple(settings),
         name="told",
         number=2,
         steps=config.told_steps,
@@ -195,6 +197,20 @@ def _told(settings: Settings) -> TrainingStage:
     )
 
 
+def _simple(settings: Settings) -> TrainingStage:
+    """As `_early`, in simple countries."""
+    config = settings.training
+    return replace(
+        _early(settings),
+        name="simple",
+        number=3,
+        steps=config.simple_steps,
+        horizon=config.simple_steps,
+        rate=config.simple_rate,
+        simple=True,
+    )
+
+
 def _early(settings: Settings) -> TrainingStage:
     """In an easier world: errors in the log domain alone, no even lights, and fewer layers that belong elsewhere.
     What layers tell is learnt here; how far to trust them, and how bright the brightest are, later."""
@@ -202,7 +218,7 @@ def _early(settings: Settings) -> TrainingStage:
     return replace(
         _whole(settings),
         name="early",
-        number=3,
+        number=4,
         steps=config.early_steps,
         horizon=config.early_steps,
         rate=config.early_rate,
@@ -222,7 +238,7 @@ def _finish(settings: Settings) -> TrainingStage:
     return replace(
         _whole(settings),
         name="finish",
-        number=5,
+        number=6,
         steps=config.finish_steps,
         horizon=config.finish_steps,
         rate=config.finish_rate,

@@ -94,6 +94,7 @@ class Budget:
             "told_steps": self.told,
             "light_steps": self.localise // 2,
             "localise_steps": self.localise,
+            "simple_steps": 0,
             "early_steps": 0,
             "finish_steps": max(1, self.steps // 16),
             "warm_up": max(1, self.steps // 10),

@@ -60,6 +60,7 @@ def training_settings(steps: int, seed: int, rate: float, crop: int) -> dict[str
         "told_steps": 0,
         "light_steps": 0,
         "localise_steps": 0,
+        "simple_steps": 0,
         "early_steps": 0,
         # the stage that holds sums of lights, longer than elsewhere: they are half of the question
         "finish_steps": max(1, steps // 2),

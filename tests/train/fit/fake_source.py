@@ -79,7 +79,7 @@ class FakeSource:
 
 def small_settings(**training: object) -> Settings:
     """A run of a few steps of a network of a few channels."""
-    others = {f"{name}_steps": 2 for name in ("light", "localise", "told", "early", "finish")}
+    others = {f"{name}_steps": 2 for name in ("light", "localise", "told", "simple", "early", "finish")}
     config = {"batch": 2, "crop": 16, "margin": 2, "warm_up": 2, "log_every": 1, "checkpoint_every": 1}
     own = {"foreign": 0.0}  # no layers of other windows, so that what is read can be counted
     return settings_from(

@@ -51,9 +51,9 @@ def test_both_end_with_the_same_weights(runs: tuple[Path, Path]) -> None:
 def test_the_windows_of_one_are_shared(runs: tuple[Path, Path]) -> None:
     probes = 3
     alone, first, second = reads(runs[1], 0), reads(runs[0], 0), reads(runs[0], 1)
-    assert len(alone) == probes + 8 * 4 + 3 * 10
+    assert len(alone) == probes + 8 * 4 + 3 * 12
     assert Counter(first[probes:]) + Counter(second[probes:]) == Counter(alone[probes:])
-    assert len(first) - len(second) == 10, "of three windows the first process takes two, of eight half"
+    assert len(first) - len(second) == 12, "of three windows the first process takes two, of eight half"
 
 
 def test_losses_and_weights_are_those_of_one_process(runs: tuple[Path, Path]) -> None:
@@ -63,7 +63,7 @@ def test_losses_and_weights_are_those_of_one_process(runs: tuple[Path, Path]) ->
     ]
     two, one = ([float(r[3]) for r in rows if not r[1].startswith("validation")] for rows in tables)
     names = [r[2] for r in tables[1]]
-    assert names.count("loss") == 14 and names.count("radiance") == 10
+    assert names.count("loss") == 16 and names.count("radiance") == 12
     # sums in another order; Adam divides by small second moments, which makes a little more of it with every step
     assert two == pytest.approx(one, rel=1e-3, abs=1e-6)
     assert two[0] == pytest.approx(one[0], rel=1e-5)

@@ -106,12 +106,20 @@ def test_nothing_readable_is_an_error_that_names_a_clip() -> None:
 @pytest.mark.parametrize(
     ("source", "names", "words"),
     [
-        (FakeSource(), ["lights", "offset", "told", "early", "whole", "finish"], []),
-        (FakeSource(isp=False), ["offset", "told", "early", "whole", "finish"], ["lights", "no impervious"]),
-        (FakeSource(offset="none"), ["early", "whole", "finish"], ["lights", "offset", "told", "misplaced"]),
+        (FakeSource(), ["lights", "offset", "told", "simple", "early", "whole", "finish"], []),
+        (
+            FakeSource(isp=False),
+            ["offset", "told", "simple", "early", "whole", "finish"],
+            ["lights", "no impervious"],
+        ),
+        (
+            FakeSource(offset="none"),
+            ["simple", "early", "whole", "finish"],
+            ["lights", "offset", "told", "misplaced"],
+        ),
         (
             FakeSource(sizes=((9, 9), (9, 9)), offset="zero"),
-            ["lights", "offset", "told", "early", "whole", "finish"],
+            ["lights", "offset", "told", "simple", "early", "whole", "finish"],
             [],
         ),
     ],
@@ -131,14 +139,15 @@ def test_stages_that_the_data_do_not_allow_are_left_out_with_a_reason(
 def test_the_early_world_is_easier_and_the_later_one_is_as_it_is_set() -> None:
     settings = Settings()
     stages = {s.name: s for s in plan(settings, DataFacts(True, True, (0,)))[0]}
-    assert list(stages) == ["lights", "offset", "told", "early", "whole", "finish"]
-    for name in ("told", "early"):
+    assert list(stages) == ["lights", "offset", "told", "simple", "early", "whole", "finish"]
+    for name in ("told", "simple", "early"):
         stage = stages[name]
         assert (stage.objective.linear, stage.variety.even) == (0.0, 0.0)
         assert stage.variety.foreign == pytest.approx(0.6 * settings.variety.foreign)
     for name in ("whole", "finish"):
         assert (stages[name].objective, stages[name].variety) == (settings.objective, settings.variety)
     assert [s.name for s in stages.values() if s.told] == ["told"]
+    assert [s.name for s in stages.values() if s.simple] == ["told", "simple"]
 
 
 def test_lights_are_learnt_where_nothing_is_misplaced() -> None:

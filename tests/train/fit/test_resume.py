@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import shutil
+import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,8 @@ class StopAfter(Reporter):
 
 def data(salt: str = "", **faults: object) -> TrainingData:
     places = FakeSource(sizes=((18, 16), (16, 20), (17, 17)), salt=salt, **faults)  # type: ignore[arg-type]
-    return TrainingData(places, FakeSource(sizes=((12, 12),)), {"kind": "fake"})
+    simple = partial(FakeSource, sizes=((20, 18), (19, 21)))
+    return TrainingData(places, FakeSource(sizes=((12, 12),)), {"kind": "fake"}, simple)
 
 
 def run(
@@ -60,7 +63,7 @@ def same_state(a: Path, b: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
-ONE_STAGE = {"light_steps": 0, "localise_steps": 0, "told_steps": 0, "early_steps": 0}
+ONE_STAGE = {"light_steps": 0, "localise_steps": 0, "told_steps": 0, "simple_steps": 0, "early_steps": 0}
 """`whole` and a short `finish`."""
 
 
@@ -72,7 +75,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-# 14 steps: 2 lights, 2 offset, 2 told, 2 early, 4 whole, 2 finish
+# 16 steps: 2 lights, 2 offset, 2 told, 2 simple, 2 early, 4 whole, 2 finish
 @pytest.mark.parametrize("stops", [(1,), (7,), (2, 5, 13)], ids=str)
 def test_stopped_and_resumed_equals_straight(straight: Path, tmp_path: Path, stops: tuple[int, ...]) -> None:
     settings, out, made = small_settings(localise_rate=0.1), tmp_path / "run", 0
@@ -87,6 +90,25 @@ def test_stopped_and_resumed_equals_straight(straight: Path, tmp_path: Path, sto
         assert (straight / name).read_bytes() == (out / name).read_bytes()
     assert load_checkpoint(out)[1] == load_checkpoint(straight)[1]
     assert (out / METRICS).read_text() == (straight / METRICS).read_text()
+
+
+def test_simple_places_are_made_once_and_only_for_the_stages_that_ask_for_them(tmp_path: Path) -> None:
+    made: list[weakref.ref[FakeSource]] = []
+    alive: dict[str, bool] = {}
+
+    def simple() -> FakeSource:
+        source = FakeSource(sizes=((20, 18), (19, 21)))
+        made.append(weakref.ref(source))
+        return source
+
+    class Watching(Reporter):
+        def step(self, stage: str, *_: object) -> None:
+            alive[stage] = bool(made) and made[0]() is not None
+
+    train(small_settings(), replace(data(), simple=simple), tmp_path, device="cpu", reporter=Watching())
+    assert len(made) == 1
+    assert [name for name, there in alive.items() if there] == ["told", "simple"]
+    assert alive.keys() == {"lights", "offset", "told", "simple", "early", "whole", "finish"}
 
 
 def test_at_most_the_steps_since_the_last_checkpoint_are_made_again(tmp_path: Path) -> None:
@@ -164,7 +186,7 @@ def test_nothing_is_a_pickle_and_the_card_tells_settings_and_data(straight: Path
         card["data"]["kind"] == "fake"
         and card["data"]["fingerprint"]["train"] == data().fingerprints()["train"]
     )
-    assert card["settings"]["training"]["batch"] == 2 and card["step"] == 10
+    assert card["settings"]["training"]["batch"] == 2 and card["step"] == 12
     best, best_card = load_checkpoint(straight / BEST)
     scores = [h["psnr_log1p"] for h in card["history"] if not h["known_offset"]]
     assert best_card["history"][-1]["psnr_log1p"] == max(scores)
@@ -179,7 +201,7 @@ def test_a_run_of_an_older_version_is_written_anew_by_resume(straight: Path, tmp
     with pytest.raises(InputError, match="older version"):
         load_checkpoint(old)
     run(old, small_settings(localise_rate=0.1), resume=True)
-    assert load_checkpoint(old)[1]["step"] == 10
+    assert load_checkpoint(old)[1]["step"] == 12
     assert (old / WEIGHTS).read_bytes() == (straight / WEIGHTS).read_bytes()
 
 
@@ -189,11 +211,11 @@ def test_csv_has_every_step_and_tensorboard_the_same(straight: Path) -> None:
     with (straight / METRICS).open() as file:
         rows = list(csv.DictReader(file))
     losses = {int(r["step"]): float(r["value"]) for r in rows if r["name"] == "loss"}
-    assert sorted(losses) == list(range(1, 15))
+    assert sorted(losses) == list(range(1, 17))
     events = EventAccumulator(str(straight / "tensorboard"))
     events.Reload()
     whole = {e.step: e.value for e in events.Scalars("whole/loss")}
-    assert whole == pytest.approx({s: losses[s] for s in range(9, 13)}, rel=1e-6)
+    assert whole == pytest.approx({s: losses[s] for s in range(11, 15)}, rel=1e-6)
 
 
 def test_a_stage_without_progress_ends_early(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def test_the_file_then_set_then_options(tmp_path: Path) -> None:
 
 def test_other_stages_keep_their_share_unless_given() -> None:
     s = load_settings(None, ["training.finish_steps=7"], {"training.steps": 420}).training
-    others = (s.light_steps, s.localise_steps, s.told_steps, s.early_steps, s.finish_steps)
-    assert (s.steps, *others) == (420, 20, 50, 40, 500, 7)
+    others = (s.light_steps, s.localise_steps, s.told_steps, s.simple_steps, s.early_steps, s.finish_steps)
+    assert (s.steps, *others) == (420, 20, 50, 40, 160, 340, 7)
     assert TrainConfig().scaled(4_200) == TrainConfig()
 
 

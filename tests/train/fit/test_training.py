@@ -324,14 +324,8 @@ def test_known_offset_takes_the_estimate_s_place(source: SyntheticSource) -> Non
 
 
 def few_steps(**training: object) -> Settings:
-    steps = {
-        "steps": 12,
-        "told_steps": 6,
-        "finish_steps": 4,
-        "light_steps": 0,
-        "localise_steps": 2,
-        "early_steps": 0,
-    }
+    steps = {"steps": 12, "told_steps": 6, "finish_steps": 4, "localise_steps": 2}
+    steps |= dict.fromkeys(("light_steps", "simple_steps", "early_steps"), 0)
     config = {"batch": 1, "crop": 20, "margin": 2, "warm_up": 2, "validate_every": 6}
     model = {"main": [8, 8, 4, 4], "aux": [8, 4, 4], "localise_width": 8}
     return settings_from({"model": model, "training": {**steps, **config, **training}})
