@@ -165,8 +165,8 @@ def locate(width: int) -> Cost:
 
 
 def encoders(a: tuple[int, ...]) -> Cost:
-    """The encoders of two modalities. A copy cuts their channels from the ten, since convolutions need dense pixels."""
-    first = Cost(30, 30, 30) + Cost(6 * a[2], 6 * a[2], 6 * a[2], 2 * 16 * 10 * a[2]) * SHARE[2]
+    """The encoders of two modalities. The channels of each lie by themselves, since convolutions copy what does not."""
+    first = Cost(10, 10, 10) + Cost(6 * a[2], 6 * a[2], 6 * a[2], 2 * 16 * 10 * a[2]) * SHARE[2]
     for s in (1, 0):
         moved = 2 * a[s + 1] * 4 + 6 * a[s]
         first += Cost(moved, moved, moved, 2 * 2 * 4 * a[s + 1] * a[s]) * SHARE[s]

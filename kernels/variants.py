@@ -56,8 +56,8 @@ RASTERS = (
 )
 """Raw pixels for which `align` is compiled: element type, bands in memory (8 allow reads of 16 bytes), bands used."""
 
-NORMALISED = (8, 2, 10)
-"""Normalised channels for which `align` is compiled: DMO and DEM with their masks; both, as in exported graphs."""
+NORMALISED = (8, 2)
+"""Normalised channels for which `align` is compiled: DMO with its mask, and DEM."""
 
 STORED_STEP = 0.1
 """Step of uint16 pixels in the engine's outputs."""

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 @click.option("--precision", metavar="32-true|bf16-mixed|16-mixed", help="Default: 32-true.")
 @click.option("--batch", type=int, help="Windows a step, over all processes (4).")
 @click.option("--seed", type=int, help="Of weights, windows and augmentation (0).")
-@click.option("--regions", type=int, help="Synthetic regions kept in memory, 12 MB each (320).")
+@click.option(
+    "--regions", type=int, help="Synthetic regions in memory, 12 MB each; at first half more (320)."
+)
 @click.option("--workers", type=int, help="Reading processes (none on a CPU).")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads (default: torch's choice).")
 def command(
@@ -172,8 +174,9 @@ def _synthetic(settings: Settings, threads: int | None, reporter: Reporter) -> T
         "held_out_seeds": [HELD_OUT_SEEDS.start, HELD_OUT_SEEDS.stop],
         "regions": regions,
         "styles": STYLE_SHARES,
-        "simple_seeds": [own.start, own.stop],
     }
+    if settings.training.told_steps or settings.training.simple_steps:
+        card["simple_seeds"] = [own.start, own.stop]
 
     def simple() -> SyntheticSource:
         """Countries of towns and of the usual materials alone."""

@@ -31,8 +31,7 @@ def exclusive(path: Path, busy: str, *, remove: bool = False) -> Iterator[None]:
     Raises InputError(busy), and OSError where the file cannot be made or locked.
     """
     with _opened(path, busy) as file:
-        if not (_try(file, fcntl.LOCK_EX) and _same(path, file)):
-            raise InputError(busy)
+        _take(path, file, fcntl.LOCK_EX, busy)
         try:
             yield
         finally:
@@ -44,15 +43,19 @@ def exclusive(path: Path, busy: str, *, remove: bool = False) -> Iterator[None]:
 def shared(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file together with others that are `shared`, and with none that is `exclusive`; see there."""
     with _opened(path, busy) as file:
-        for left in reversed(range(_TRIES)):
-            if _try(file, fcntl.LOCK_SH):
-                break
-            if not left:
-                raise InputError(busy)
-            time.sleep(_PAUSE_S)
-        if not _same(path, file):
-            raise InputError(busy)
+        _take(path, file, fcntl.LOCK_SH, busy)
         yield
+
+
+def _take(path: Path, file: BinaryIO, kind: int, busy: str) -> None:
+    for left in reversed(range(_TRIES)):
+        if _try(file, kind):
+            break
+        if not left:
+            raise InputError(busy)
+        time.sleep(_PAUSE_S)
+    if not _same(path, file):
+        raise InputError(busy)
 
 
 def is_held(path: Path, *, alone: bool = False) -> bool:

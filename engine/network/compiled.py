@@ -54,13 +54,15 @@ class Compiled:
         """Why the first of the shapes in `fallbacks` runs uncompiled; None while there is none."""
         return next(iter(self.fallbacks.values()), None)
 
-    def __call__(self, *inputs: Tensor) -> Any:
-        """What the network gives for these inputs; the first call of a shape takes seconds to a minute.
+    def __call__(self, *inputs: Tensor | tuple[Tensor, ...]) -> Any:
+        """What the network gives for these tensors, some of which may come in tuples. The first call of a shape takes
+        seconds to a minute.
 
         Raises what the network itself raises, run uncompiled; and what is no fault of the compiler, such as too little
         memory, as it is: the same call may succeed later, so it must not decide how the rest of a run is computed.
         """
-        shape = ", ".join("×".join(map(str, x.shape)) for x in inputs)
+        tensors = [t for x in inputs for t in (x if isinstance(x, tuple) else (x,))]
+        shape = ", ".join("×".join(map(str, t.shape)) for t in tensors)
         if shape in self.fallbacks:
             return self._network(*inputs)
         try:

@@ -190,7 +190,7 @@ class DeepLightSR(nn.Module):
         """Normalised NTL (B,1,h,w) and the auxiliary with its masks, not aligned; invalid pixels hold 0.
 
         On a GPU, DMO and DEM are apart and channels-last. Kernels and convolutions there first copy whatever is not:
-        140 bytes for each HR pixel. An exported graph has one `align` for all ten channels.
+        120 bytes for each HR pixel. An exported graph has one `align` for all ten channels.
         """
         bands = dmo_bands[:, :, None, None]
         parts = [

@@ -26,6 +26,7 @@ from triton.runtime import driver
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network.compiled import channels_last
 from deeplight.engine.network.config import PRESETS
+from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
 from deeplight.kernels import launch
@@ -89,6 +90,8 @@ def _without_driver() -> None:
     interface.Worker.get_device_properties = staticmethod(_always(H200))
     interface.Worker.current_device = staticmethod(_always(0))
     torch._C._cuda_getCurrentRawStream = _always(0)
+    # a build for CPUs does not know that cuDNN writes channels-last
+    torch._C._conv_determine_backend_memory_format = _always(torch.channels_last)
     fake_tensor.init_gpu_context = _always(None)
     _triton.has_triton = _always(True)
     joint_graph.lazy_init = _always(None)  # patterns of attention, traced on the device
@@ -110,7 +113,8 @@ def _compiling_for_sm90(compiled: list[str]) -> None:
 
 
 def kernels_of(preset: str, precision: str) -> list[str]:
-    """Names of the kernels of Inductor's program for a tile of SIDE² LR pixels, all compiled. Once a process."""
+    """Names of the kernels of Inductor's programs for a tile of SIDE² LR pixels, all compiled: of the network, and of
+    its parts as the path on the device has them. Once a process."""
     compiled: list[str] = []
     _without_driver()
     _compiling_for_sm90(compiled)
@@ -122,11 +126,16 @@ def kernels_of(preset: str, precision: str) -> list[str]:
         compile_fx.compile_fx(module, example, config_patches={"deterministic": True})
         return module  # nothing can run, and fake tensors need not
 
+    def fuse(part: torch.nn.Module) -> Any:
+        return torch.compile(part, backend=backend, fullgraph=True, dynamic=False)
+
     with fake_gpu.fake_cuda(), torch.no_grad():
         network = fake_gpu.moved(model)
         shapes = (input_shape(spec, 1, SIDE, SIDE) for spec in INPUTS)
         given = [channels_last(torch.empty(shape, device=fake_gpu.DEVICE)) for shape in shapes]
-        torch.compile(network, backend=backend, fullgraph=True, dynamic=False)(*given)
+        fuse(network)(*given)
+        lights = torch.empty(1, 1, SIDE, SIDE, device=fake_gpu.DEVICE)
+        Divided(network, fuse)(given, lights, known=False)
     return compiled
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from deeplight import kernels
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network import model as network_model
+from deeplight.engine.network.compiled import Compiled
 from deeplight.engine.network.config import PRESETS as CONFIGS
 from deeplight.engine.network.config import ModelConfig
 from deeplight.engine.network.divided import Divided
@@ -76,11 +78,10 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-@pytest.mark.parametrize("apart", [True, False], ids=["apart", "together"])
 def test_every_launch_of_the_network_is_among_the_variants(
-    recorded: list[Launch], name: str, dtype: str, apart: bool, monkeypatch: pytest.MonkeyPatch
+    recorded: list[Launch], name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network_model, "apart", lambda _: apart)
+    monkeypatch.setattr(network_model, "apart", lambda _: True)
     config = CONFIGS[name]
     with torch.no_grad():
         in_precision(make(config), dtype)(*inputs(1, 1, 2).values())
@@ -99,7 +100,7 @@ def test_every_launch_of_the_network_is_among_the_variants(
         "upsample_epilogue",
         "refine_narrow" if name == "tiny" else "refine",
     }
-    assert len(recorded) == 1 + apart + 1 + 2 + 3 + 3 + 3 + 1 + 4
+    assert len(recorded) == 2 + 1 + 2 + 3 + 3 + 3 + 1 + 4
     # gathers through the offset keep float32 in every precision
     built = [*variants(config, DTYPES[dtype]), *variants(config, torch.float32)]
     assert {ready.key for ready in recorded} <= {v.key for v in built}
@@ -181,7 +182,7 @@ def test_on_cuda_the_whole_network_is_traced_with_the_operators_opaque(
 def test_on_cuda_the_layers_lie_as_kernels_and_convolutions_read_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Both first copy what is not channels-last or is part of a larger map: once that was 140 bytes of an HR pixel."""
+    """Both first copy what is not channels-last or is part of a larger map: once that was 120 bytes of an HR pixel."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(launch, "TRITON", True)
     read: dict[str, list[bool]] = {"suggest": [], "align": [], "conv2d": []}
@@ -227,17 +228,24 @@ def test_on_cuda_each_part_of_the_network_is_traced_by_itself(monkeypatch: pytes
     assert seen["Suggestion"] == ["suggest"] and seen["BeforeSuggestion"] == []
 
 
+@pytest.mark.parametrize("apart", [True, False], ids=["apart", "together"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_parts_give_the_bits_of_the_whole(precision: str) -> None:
-    """Whether the lights are suggested by the same layers or were before, for other lights."""
+def test_the_parts_give_the_bits_of_the_whole(
+    precision: str, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the lights are suggested by the same layers or were before, for other lights. Through what compiles the
+    parts on a GPU, with a compiler that changes nothing."""
+    monkeypatch.setattr(network_model, "apart", lambda _: apart)
+    torch.compiler.reset()
     model = in_precision(make(wild=0.15), precision)
-    divided, lights = Divided(model, lambda part: part), torch.empty(1, 1, 2, 3)
+    divided, lights = Divided(model, partial(Compiled, backend="eager")), torch.empty(1, 1, 2, 3)
     values = inputs(1, 2, 3)
     with torch.no_grad():
         for known, ntl in ((False, values["ntl"]), (True, values["ntl"].flip(2))):
             given = list((values | {"ntl": ntl}).values())
             assert all(map(torch.equal, divided(given, lights, known=known), model(*given)))
             assert torch.equal(lights, divided.suggest(given))
+    assert not divided.fallbacks
 
 
 @pytest.mark.parametrize("with_kernels", [False, True], ids=["reference", "kernels"])

@@ -237,6 +237,10 @@ def test_who_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
             fcntl.flock(looking, fcntl.LOCK_EX)
             signal.setitimer(signal.ITIMER_REAL, 0.1)
             assert not locks.is_held(path, alone=True)
+            fcntl.flock(looking, fcntl.LOCK_SH)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with locks.exclusive(path, "busy"):
+                pass
         finally:
             signal.signal(signal.SIGALRM, old)
     with locks.exclusive(path, "busy"):
