@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,35 +48,34 @@ def shared(path: Path, busy: str) -> Iterator[None]:
 
 
 def _take(path: Path, file: BinaryIO, kind: int, busy: str) -> None:
-    for left in reversed(range(_TRIES)):
-        if _try(file, kind):
-            break
-        if not left:
-            raise InputError(busy)
-        time.sleep(_PAUSE_S)
-    if not _same(path, file):
+    if not (_succeeds(lambda: _try(file, kind)) and _same(path, file)):
         raise InputError(busy)
 
 
 def is_held(path: Path, *, alone: bool = False) -> bool:
     """Whether a process holds the lock file; alone: as an exclusive one."""
+    return not _succeeds(lambda: _is_free(path, fcntl.LOCK_SH if alone else fcntl.LOCK_EX))
+
+
+def _succeeds(attempt: Callable[[], bool]) -> bool:
+    """Whether one of some attempts does, which last longer than anybody looks."""
     for left in reversed(range(_TRIES)):
-        if not _is_held_now(path, fcntl.LOCK_SH if alone else fcntl.LOCK_EX):
-            return False
+        if attempt():
+            return True
         if left:
             time.sleep(_PAUSE_S)
-    return True
+    return False
 
 
-def _is_held_now(path: Path, kind: int) -> bool:
-    """Whether the lock cannot be had as `kind`, be it for the moment that somebody else looks."""
+def _is_free(path: Path, kind: int) -> bool:
+    """Whether the lock can be had as `kind` now."""
     for mode in (
         "r+b",
         "rb",
     ):  # over NFS an exclusive lock needs a file that may be written; not all may write it
         with contextlib.suppress(OSError), path.open(mode) as file:
-            return not _try(file, kind)
-    return False
+            return _try(file, kind)
+    return True
 
 
 @contextlib.contextmanager

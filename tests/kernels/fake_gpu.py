@@ -22,7 +22,8 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
     """Inside this context tensors are fake and may be on "cuda". They have shapes and layouts, but no values.
 
     Slicing needs a guard that makes a CUDA device the current one, even for fake tensors. A build for CPUs has none,
-    while that of a build with CUDA does nothing for fake tensors. The guard of "meta", which does nothing, is used.
+    and that of a build with CUDA asks the driver, which may be missing. The guard of "meta", which does nothing, is
+    used.
     Deterministic mode, which fills memory in these tests, is off as in the engine: with it PyTorch 2.11 pads in Python
     on CUDA, by a module that it imports as it goes, which Dynamo does not trace.
     """
@@ -33,8 +34,7 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
         pytest.skip("this PyTorch keeps its device guards elsewhere")
     before, deterministic = guards[_CUDA], torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
-    if before is None:
-        guards[_CUDA] = guards[_META]
+    guards[_CUDA] = guards[_META]
     try:
         with FakeTensorMode() as mode:
             yield mode

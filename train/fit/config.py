@@ -89,10 +89,9 @@ class TrainConfig:
     aligned with the true offset, and their learning rate. simple_steps, simple_rate: the same, aligned with the
     network's own estimate, in simple countries where the data have some. early_steps, early_rate: the same in all
     countries. Until here the world is an easier one (`stages.plan`). steps, learning_rate: the same in the world as it
-    is set.
-    localise_rate: learning rate of the offset's layers there, relative to the others (0 freezes them: crops cut their
-    window off, and going on with them made the offset worse). finish_steps, finish_rate: the last stage, whose last
-    step holds sums, and its learning rate.
+    is set. localise_rate: learning rate of the offset's layers there, relative to the others (0 freezes them: crops cut
+    their window off, and going on with them made the offset worse). finish_steps, finish_rate: the last stage, whose
+    last step holds sums, and its learning rate.
     batch: windows a step, over all processes. crop: their side in LR pixels. margin: their rim without loss.
     average: decay of the moving average of the weights (EMA). clip: largest norm of the gradient. patience: validations
     without a better `monitor` that end the stage of the whole network (0: never).
@@ -136,7 +135,10 @@ class TrainConfig:
         return replace(self, steps=steps, **others)
 
 
-SCALED = ("light_steps", "localise_steps", "told_steps", "simple_steps", "early_steps", "finish_steps")
+FROM_NOTHING = ("light_steps", "localise_steps", "told_steps", "simple_steps", "early_steps")
+"""Steps of the stages that make something from random weights."""
+
+SCALED = (*FROM_NOTHING, "finish_steps")
 """Steps that keep their share where `steps` alone is given."""
 
 

@@ -16,6 +16,7 @@ from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.wording import mention
 from deeplight.engine.network.config import PRESETS, ModelConfig
 from deeplight.train.fit.config import (
+    FROM_NOTHING,
     SCALED,
     AugmentConfig,
     DataConfig,
@@ -59,14 +60,7 @@ class Settings:
 Tables = dict[str, Any]
 
 
-FINE_TUNING = {
-    "light_steps": 0,
-    "localise_steps": 0,
-    "told_steps": 0,
-    "simple_steps": 0,
-    "early_steps": 0,
-    "learning_rate": 1e-3,
-}
+FINE_TUNING = {**dict.fromkeys(FROM_NOTHING, 0), "learning_rate": 1e-3}
 """[training] of a run that begins with trained weights, where nothing else is given: no stage that makes something from
 nothing, and a lower learning rate."""
 

@@ -32,18 +32,17 @@ class DataFacts:
 class TrainingStage:
     """One stage. `number` is its place in the full recipe, so that random numbers do not depend on those left out.
 
-    task: lights, offset or image: what the loss compares. told: align with the true offset. steps: how many; horizon:
-    where the cosine would end, at `floor` of the peak `rate`. trained: prefixes of the parameters that learn; empty:
-    all but the offset's, which learn at `localise_rate` of the rate. aligned: only places without offset. simple: in
-    simple countries, where the data have some. holds_sums: whether the last step of the network is the deployed one
-    (without belief); else it is the plain ratio.
+    task: lights, offset or image: what the loss compares. told: align with the true offset. rate: the peak, from which
+    half a cosine falls to `floor` of it. trained: prefixes of the parameters that learn; empty: all but the offset's,
+    which learn at `localise_rate` of the rate. aligned: only places without offset. simple: in simple countries, where
+    the data have some. holds_sums: whether the last step of the network is the deployed one (without belief); else it
+    is the plain ratio.
     """
 
     name: str
     number: int
     task: str
     steps: int
-    horizon: int
     rate: float
     warm_up: int
     floor: float
@@ -61,6 +60,11 @@ class TrainingStage:
     simple: bool = False
     holds_sums: bool = False
     stops_early: bool = False
+
+    @property
+    def horizon(self) -> int:
+        """Steps until the rate is at its floor. Where the offset is told, it is not reached: another stage goes on."""
+        return 2 * self.steps if self.told else self.steps
 
     @property
     def validated(self) -> bool:
@@ -142,7 +146,6 @@ def _alone(settings: Settings, number: int, steps: int, rate: float) -> Training
         number=number,
         task="offset",
         steps=steps,
-        horizon=steps,
         rate=rate,
         warm_up=min(20, steps),
         floor=0.02,
@@ -165,7 +168,6 @@ def _whole(settings: Settings) -> TrainingStage:
         number=5,
         task="image",
         steps=config.steps,
-        horizon=config.steps,
         rate=config.learning_rate,
         warm_up=config.warm_up,
         floor=0.01,
@@ -183,14 +185,13 @@ def _whole(settings: Settings) -> TrainingStage:
 
 
 def _told(settings: Settings) -> TrainingStage:
-    """As `_simple`, with the true offset: the first half of a cosine, since the network goes on from there."""
+    """As `_simple`, with the true offset."""
     config = settings.training
     return replace(
         _simple(settings),
         name="told",
         number=2,
         steps=config.told_steps,
-        horizon=2 * config.told_steps,
         rate=config.told_rate,
         localise_rate=0.0,
         told=True,
@@ -205,7 +206,6 @@ def _simple(settings: Settings) -> TrainingStage:
         name="simple",
         number=3,
         steps=config.simple_steps,
-        horizon=config.simple_steps,
         rate=config.simple_rate,
         simple=True,
     )
@@ -220,7 +220,6 @@ def _early(settings: Settings) -> TrainingStage:
         name="early",
         number=4,
         steps=config.early_steps,
-        horizon=config.early_steps,
         rate=config.early_rate,
         objective=replace(settings.objective, linear=0.0),
         variety=replace(variety, even=0.0, foreign=_EARLY_FOREIGN * variety.foreign),
@@ -240,7 +239,6 @@ def _finish(settings: Settings) -> TrainingStage:
         name="finish",
         number=6,
         steps=config.finish_steps,
-        horizon=config.finish_steps,
         rate=config.finish_rate,
         warm_up=min(config.warm_up, config.finish_steps // 10),
         average=min(config.average, 1.0 - 5.0 / max(5, config.finish_steps)),

@@ -43,9 +43,7 @@ class Position:
     @property
     def network_steps(self) -> int:
         """How many steps were made in stages that train more than the offset's layers."""
-        return sum(
-            n for name, n in self.done.items() if name in ("told", "simple", "early", "whole", "finish")
-        )
+        return sum(n for name, n in self.done.items() if name not in ("lights", "offset"))
 
 
 @dataclass(frozen=True)

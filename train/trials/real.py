@@ -17,6 +17,7 @@ import click
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
 from deeplight.engine.core.terminal import Command, Parsed, Real, parse_folder, run_cli
+from deeplight.train.fit.config import FROM_NOTHING
 
 if TYPE_CHECKING:
     from deeplight.train.clips.degrade import Degradation
@@ -57,11 +58,7 @@ def training_settings(steps: int, seed: int, rate: float, crop: int) -> dict[str
         "crop": crop,
         "margin": max(1, crop // 8),
         # the true offset is not known, so nothing can be told; and lights alone do not place anything
-        "told_steps": 0,
-        "light_steps": 0,
-        "localise_steps": 0,
-        "simple_steps": 0,
-        "early_steps": 0,
+        **dict.fromkeys(FROM_NOTHING, 0),
         # the stage that holds sums of lights, longer than elsewhere: they are half of the question
         "finish_steps": max(1, steps // 2),
         "finish_rate": rate,
