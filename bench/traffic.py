@@ -121,16 +121,21 @@ def interval() -> Cost:
 
 
 def inputs() -> Cost:
-    """Standardising, bounding and masking eight bands, joining them with their masks, and the area mean of the ten."""
-    return Cost(110, 30, 30, 8 * 6 + 10)
+    """Standardising, bounding and masking eight bands, joining them with their masks as features, and the area mean of
+    the ten channels. What is read and what the mean gives is float32 (two values each).
+
+    On the engine's device path `align` writes the features from raw pixels, and only the mean is left: 15 values.
+    """
+    steps = 5 * 14 + 3 * 2 + 3  # of seven bands and their mask, and of elevation and its own
+    return Cost(2 * (steps + 20) + 30 + 15, 20 + 10 + 15, 20 + 10 + 15, 8 * 6 + 10)
 
 
 def align() -> Cost:
-    """Reading ten float32 channels at an offset and writing them as features: four gathers and three interpolations.
+    """Reading ten channels of features at an offset and writing them: four gathers and three interpolations.
 
     A float32 value counts as two values; offset maps are float32.
     """
-    return Cost(2 * (4 * 20 + 3 * 80) + 40 + 30, 20 + 10 + 16, 20 + 10 + 0.1, 10 * 12)
+    return Cost(4 * 20 + 3 * 80 + 40, 10 + 10 + 16, 10 + 10 + 0.1, 10 * 12)
 
 
 def pointwise(*channels: int) -> Cost:

@@ -223,7 +223,7 @@ def _align(ready: Launch) -> Outputs:
         mesh = TileMesh(_tensor(ready, "whole"), _tensor(ready, "fraction"), *where)
     raw = _tensor(ready, "raw")
     result = align_reference.align(
-        raw if raw.dtype.is_floating_point else raw.to(torch.int32).float(),
+        raw.float() if raw.dtype.is_floating_point else raw.to(torch.int32).float(),
         None if c["PLAIN"] else _tensor(ready, "gain"),
         None if c["PLAIN"] else _tensor(ready, "bias"),
         _tensor(ready, "mask") if c["MASKED"] else None,

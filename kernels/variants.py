@@ -71,8 +71,9 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 def variants(widths: Widths, dtype: torch.dtype, *, side: int = 64) -> Iterator[Launch]:
     """Every launch of one network in one element type.
 
-    `align` comes with uint16, int16 and float32 pixels that go through a mesh, and with normalised float32 pixels on
-    the HR grid; `finish` comes with both types of output pixels. side: HR pixels of a tile's side, a multiple of 8.
+    `align` comes with uint16, int16 and float32 pixels that go through a mesh, and with what it makes of them, which is
+    then moved by an offset; `finish` comes with both types of output pixels. side: HR pixels of a tile's side, a
+    multiple of 8.
     """
     main = widths.main
     for c, a in zip(main, widths.aux, strict=False):
@@ -116,10 +117,10 @@ def _align_launches(dtype: torch.dtype, side: int) -> Iterator[Launch]:
         affine = torch.empty(1, c, device="meta")
         raw, mask = _meta(1, bands, side, side, dtype=raw_dtype), _meta(1, 1, side, side, dtype=torch.uint8)
         out = _meta(1, c + 1, side, side, dtype=dtype)
-        yield align_entry.plan(raw, affine, affine, mask, offset, mesh, (-4.0, 8.0), out)
+        yield align_entry.plan(raw, affine, affine, mask, None, mesh, (-4.0, 8.0), out)
     for channels in NORMALISED:
-        raw, out = (_meta(1, channels, side, side, dtype=kind) for kind in (torch.float32, dtype))
-        yield align_entry.plan(raw, None, None, None, offset, None, (-4.0, 8.0), out)
+        layer = _meta(1, channels, side, side, dtype=dtype)
+        yield align_entry.plan(layer, None, None, None, offset, None, (-4.0, 8.0), layer)
 
 
 def _refine_launch(c: int, dtype: torch.dtype, side: int, *, blocks: int) -> Launch:

@@ -29,7 +29,8 @@ from deeplight.kernels.suggest.reference import softplus
 FILL_RADIUS = 3
 
 Auxiliary = tuple[Tensor, ...]
-"""Normalised DMO with its mask and DEM with its own: (B,8,8h,8w) and (B,2,8h,8w) on a GPU, elsewhere (B,10,8h,8w)."""
+"""Normalised DMO with its mask and DEM with its own, 0 where invalid: (B,8,8h,8w) and (B,2,8h,8w) in the features' type
+on a GPU, elsewhere (B,10,8h,8w) in float32."""
 
 
 class Prediction(NamedTuple):
@@ -64,8 +65,8 @@ def apart(x: Tensor) -> bool:
 
 
 def area_means(aux: Auxiliary) -> Tensor:
-    """Area means of the auxiliary at ×4: (B,10,4h,4w)."""
-    means = [F.avg_pool2d(part, 2) for part in aux]
+    """Area means of the auxiliary at ×4: (B,10,4h,4w), float32."""
+    means = [F.avg_pool2d(part.float(), 2) for part in aux]
     return means[0] if len(means) == 1 else torch.cat(means, dim=1)
 
 
@@ -190,7 +191,9 @@ class DeepLightSR(nn.Module):
         """Normalised NTL (B,1,h,w) and the auxiliary with its masks, not aligned; invalid pixels hold 0.
 
         On a GPU, DMO and DEM are apart and channels-last. Kernels and convolutions there first copy whatever is not:
-        120 bytes for each HR pixel. An exported graph has one `align` for all ten channels.
+        120 bytes for each HR pixel. They also are of the features' type, which they become when they are moved: rounded
+        before, they cost half the bytes, and move the estimated offset by 8e-6 LR pixels (fp16; bf16: 4e-5) in the
+        mean. An exported graph has one `align` for all ten channels.
         """
         bands = dmo_bands[:, :, None, None]
         parts = [
@@ -199,12 +202,17 @@ class DeepLightSR(nn.Module):
             self.normalise.dem(dem) * dem_valid,
             dem_valid,
         ]
-        lights = self.normalise.ntl(ntl) * ntl_valid
+        lights = self.lights(ntl, ntl_valid)
         if not apart(lights):
             return lights, (torch.cat(parts, dim=1),)
         # joined along the last axis: Inductor may write what is only asked to become channels-last twice
         pairs = ([x.movedim(1, -1) for x in pair] for pair in (parts[:2], parts[2:]))
-        return lights, tuple(torch.cat(pair, dim=-1).movedim(-1, 1) for pair in pairs)
+        dtype = lights.dtype if self.features is None else self.features
+        return lights, tuple(torch.cat(pair, dim=-1).to(dtype).movedim(-1, 1) for pair in pairs)
+
+    def lights(self, ntl: Tensor, valid: Tensor) -> Tensor:
+        """Normalised NTL, 0 where it is invalid."""
+        return self.normalise.ntl(ntl) * valid
 
     def _fill(self, x: Tensor, valid: Tensor) -> Tensor:
         """Nodata holes take the weighted mean of valid neighbours, so that interpolation does not darken rims."""
@@ -289,11 +297,10 @@ class DeepLightSR(nn.Module):
         inputs = (ntl, ntl_valid, dmo, dmo_valid, dmo_bands, dem, dem_valid, psf, limits)
         return self._aligned(*self._align(*self.layers(*inputs), ntl_valid, offset=known_offset), *inputs)
 
-    def rest(
-        self, x: Tensor, aux: Auxiliary, lights: Tensor, *inputs: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`forward` behind `layers`, which gave x and aux, and `suggest`, which gave the lights, of these inputs or of
-        others with the same layers."""
+    def rest(self, aux: Auxiliary, lights: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`forward` behind `layers`, which gave aux, and `suggest`, which gave the lights, of these inputs or of others
+        with the same layers. What the inputs hold of the layers is not read again."""
+        x = self.lights(inputs[0], inputs[1])
         return self._aligned(*self._align(x, aux, inputs[1], lights=lights), *inputs)
 
     def _aligned(
@@ -311,7 +318,7 @@ class DeepLightSR(nn.Module):
         """`forward` where no pixel has daytime bands or elevation: ntl_hr, isp and interval, without alignment and
         encoders. Where all masks are 0, fusion changes each channel by constants."""
         inputs = (ntl, ntl_valid, psf, limits)
-        filled = self._fill(self.normalise.ntl(ntl) * ntl_valid, ntl_valid)
+        filled = self._fill(self.lights(ntl, ntl_valid), ntl_valid)
         sensor = self.sensor(filled, *inputs)
         dtype = filled.dtype if self.features is None else self.features
 

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from deeplight.engine.network.config import Normalisation
 
+BOUNDS = (-4.0, 8.0)
+"""Of standardised bands and elevation: clouds and glint must not leave the trained range."""
+
 
 class Normalise(nn.Module):
     """Physical units ↔ the network's domain, with constants kept as buffers so that every artifact carries them."""
@@ -34,9 +37,18 @@ class Normalise(nn.Module):
         return torch.expm1((value * self.gain).clamp(0.0, top)) * self.unit
 
     def dmo(self, reflectance: Tensor) -> Tensor:
-        """Standardised bands, bounded: clouds and glint must not leave the trained range."""
-        return ((reflectance - self.dmo_mean) / self.dmo_std).clamp(-4.0, 8.0)
+        """Standardised bands, within BOUNDS."""
+        return ((reflectance - self.dmo_mean) / self.dmo_std).clamp(*BOUNDS)
 
     def dem(self, metres: Tensor) -> Tensor:
-        """Standardised elevation, bounded."""
-        return ((metres - self.dem_mean) / self.dem_std).clamp(-4.0, 8.0)
+        """Standardised elevation, within BOUNDS."""
+        return ((metres - self.dem_mean) / self.dem_std).clamp(*BOUNDS)
+
+    def lines(self) -> dict[str, list[tuple[float, float]]]:
+        """For each channel of "dmo" and "dem" the slope and intercept with which its physical value becomes a
+        standardised one, before BOUNDS."""
+        pairs = zip(self.dmo_mean.flatten().tolist(), self.dmo_std.flatten().tolist(), strict=True)
+        return {
+            "dmo": [(1.0 / std, -mean / std) for mean, std in pairs],
+            "dem": [(1.0 / self.dem_std, -self.dem_mean / self.dem_std)],
+        }

@@ -6,7 +6,6 @@ TileProgram are fixed, so that a CUDA graph holds it; `cut` follows with what de
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -15,15 +14,15 @@ from torch import Tensor, nn
 from deeplight import kernels
 from deeplight.engine.core.forms import LayerForm, Steps, Wanted, returned, sent
 from deeplight.engine.core.layout import Layout
-from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, LIGHTS_ALONE, SCALE
-from deeplight.engine.network.compiled import Compiled, compiled
+from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, SCALE
+from deeplight.engine.network.compiled import compiled
 from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.finished import Finished
-from deeplight.kernels.align.reference import TileMesh
+from deeplight.engine.network.model import Auxiliary
+from deeplight.engine.network.tile_layers import CHANNELS, Standard, TileLayer, Usable, empty_layer
 from deeplight.kernels.dispatch import Implementation
 
 Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-_CHANNELS = {"dmo": len(DMO_SLOTS), "dem": 1}
 
 
 def tensors(layout: Layout, memory: Tensor) -> dict[str, Tensor]:
@@ -69,21 +68,27 @@ class TileProgram:
         self._parts = tensors(sent(forms, *shape), memory)
         self._result = tensors(returned(wanted.count, *shape), result)
         fuse = compiled if compiling else _as_it_is
+        self._size = (SCALE * shape[0], SCALE * shape[1])
+        standard = _standard(forms, None if suggested is None else divided)
         self._layers = {
-            name: _Layer(name, form, fuse(Usable(form).to(device).eval(), device), device, implementation)
+            name: TileLayer(
+                name,
+                form,
+                self._size,
+                fuse(Usable(form).to(device).eval(), device),
+                device,
+                implementation,
+                standard,
+            )
             for name, form in forms.items()
         }
+        self._absent = {
+            name: empty_layer(name, self._size, device, standard.dtype)
+            for name in CHANNELS
+            if standard is not None and name not in forms
+        }
+        self._standardised = standard is not None
         self._finished = fuse(Finished(wanted).to(device).eval(), device)
-        # bands that a file lacks stay 0; beside each other, as the network reads them
-        self._gathered = {
-            name: torch.empty(
-                (1, _CHANNELS[name], *(SCALE * n for n in shape)),
-                device=device,
-                memory_format=torch.channels_last,
-            ).zero_()
-            for name, form in forms.items()
-            if len(form.channels) < _CHANNELS[name]
-        }
 
         def vector(values: Sequence[float]) -> Tensor:
             return torch.tensor([list(values)], dtype=torch.float32, device=device)
@@ -107,13 +112,14 @@ class TileProgram:
         self._tile(known=True)
 
     def _tile(self, *, known: bool) -> None:
-        inputs = self.inputs()
+        aux = self._auxiliary() if self._standardised else None
+        inputs = self.inputs() if aux is None else self._beside(aux)
         given = [inputs[spec.name] for spec in INPUTS]
         if self._alone is not None:
             radiance, isp, interval = self._alone([inputs[name] for name in LIGHTS_ALONE])
             outputs: Sequence[Tensor] = (radiance, isp, radiance.new_zeros(1, 2, *self._shape), interval)
         elif self._divided is not None and self._suggested is not None:
-            outputs = self._divided(given, self._suggested, known=known)
+            outputs = self._divided(given, self._suggested, known=known, aux=aux)
         else:
             outputs = self._compute(given)
         own = self._parts["own"][None, None]
@@ -121,109 +127,52 @@ class TileProgram:
         for name, values in zip(("pixels", "seen", "counts"), found, strict=True):
             self._result[name].copy_(values)
 
+    def _auxiliary(self) -> Auxiliary:
+        """DMO and DEM, standardised, each with its validity."""
+        absent, parts = self._absent, self._parts
+        return tuple(absent[name] if name in absent else self._layers[name](parts) for name in CHANNELS)
+
+    def _beside(self, aux: Auxiliary) -> dict[str, Tensor]:
+        """As `inputs`, with validity of the layers, but what stands for their values is not read by the network."""
+        found = self._lights()
+        for name, both in zip(CHANNELS, aux, strict=True):
+            found[name], found[f"{name}_valid"] = both[:, :-1], both[:, -1:]
+        return found
+
     def inputs(self) -> dict[str, Tensor]:
-        """The network's inputs, physical, batch of 1."""
-        high, wide = (SCALE * n for n in self._shape)
-        found = {"ntl": self._parts["ntl"][None, None], "ntl_valid": self._parts["valid"][None, None]}
-        for name, channels in _CHANNELS.items():
-            if name in self._layers:
-                values, valid = self._layers[name](self._parts, (high, wide))
-                if name in self._gathered:
-                    values = self._gathered[name].index_copy_(1, self._layers[name].places, values)
-            else:
+        """The network's inputs, physical, batch of 1; of a program whose network takes physical ones."""
+        found = self._lights()
+        for name, channels in CHANNELS.items():
+            layer = self._layers.get(name)
+            if layer is None:
                 # the network for lights alone reads none of it, so one number stands for all
-                side = (1, 1) if self._alone is not None else (high, wide)
-                values = found["ntl"].new_zeros(1, channels, *side).expand(1, channels, high, wide)
+                side = (1, 1) if self._alone is not None else self._size
+                values = found["ntl"].new_zeros(1, channels, *side).expand(1, channels, *self._size)
                 valid = values[:, :1]
+            elif layer.form.kind == "hr":
+                values, valid = layer.prepared(self._parts)
+            else:
+                both = layer(self._parts)
+                values, valid = both[:, :-1], both[:, -1:]
             found[name], found[f"{name}_valid"] = values, valid
-        return found | self._told
+        return found
+
+    def _lights(self) -> dict[str, Tensor]:
+        """What does not belong to layers."""
+        lights = {"ntl": self._parts["ntl"][None, None], "ntl_valid": self._parts["valid"][None, None]}
+        return lights | self._told
 
 
-class _Layer:
-    """One layer: what was sent → physical values (1, C, 8h, 8w), 0 where invalid, and validity (1, 1, 8h, 8w)."""
-
-    def __init__(
-        self,
-        name: str,
-        form: LayerForm,
-        usable: nn.Module | Compiled,
-        device: torch.device,
-        implementation: Implementation,
-    ) -> None:
-        """usable: as Usable(form)."""
-        self.usable = usable
-        self.form, self._name, self._implementation = form, name, implementation
-        bands = len(form.channels)
-        gain, bias = (form.gain, form.bias) if form.kind == "raw" else ((1.0,) * bands, (0.0,) * bands)
-        # on the device from the start: a graph cannot hold a copy from the host
-        self.places = torch.tensor(form.channels, device=device)
-        self._gain = torch.tensor([gain], dtype=torch.float32, device=device)
-        self._bias = torch.tensor([bias], dtype=torch.float32, device=device)
-
-    def __call__(self, parts: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        def part(name: str) -> Tensor:
-            return parts[f"{self._name}.{name}"]
-
-        if self.form.kind == "hr":
-            return part("values")[None], part("mask")[None, None].to(torch.float32)
-        pixels = part("pixels")
-        # Inductor and PyTorch know little of uint16: the same bits as int16
-        bits = pixels.view(torch.int16) if pixels.dtype == torch.uint16 else pixels
-        mask = part("mask") if self.form.masked else torch.ones_like(part("extent"), dtype=torch.uint8)
-        mask = self.usable(bits, part("extent"), mask)
-        out = kernels.align(
-            pixels.permute(2, 0, 1)[None],
-            self._gain,
-            self._bias,
-            mask[None, None],
-            mesh=TileMesh(part("whole")[None], part("fraction")[None], 0, 0, self.form.step),
-            size=size,
-            bounds=(-math.inf, math.inf),
-            dtype=torch.float32,
-            implementation=self._implementation,
-        )
-        return out[:, :-1], out[:, -1:]
+def _standard(forms: Mapping[str, LayerForm], divided: Divided | None) -> Standard | None:
+    """How layers of these forms reach the network: a network in parts takes what `align` writes, values and validity
+    together, but for layers that the host prepares. None: as physical values."""
+    if divided is None or not forms or any(form.kind == "hr" for form in forms.values()):
+        return None
+    return Standard(divided.normalise.lines(), divided.dtype)
 
 
 def _as_it_is(part: nn.Module, device: torch.device) -> nn.Module:
     return part
-
-
-class Usable(nn.Module):
-    """Where all bands of a pixel hold a value: as raster.convert.to_physical and Layer.read_native."""
-
-    gain: Tensor
-    bias: Tensor
-
-    def __init__(self, form: LayerForm) -> None:
-        super().__init__()
-        self._form = form
-        self.register_buffer("gain", torch.tensor(form.gain, dtype=torch.float32))
-        self.register_buffer("bias", torch.tensor(form.bias, dtype=torch.float32))
-
-    def forward(self, pixels: Tensor, extent: Tensor, mask: Tensor) -> Tensor:
-        """pixels: (h, w, stride), uint16 as int16. extent: (2,), rows and columns that are filled. mask: (h, w),
-        nonzero = valid, of any shape where the layer has none. Returns (h, w) uint8."""
-        form = self._form
-        h, w, _ = pixels.shape
-        rows = torch.arange(h, device=pixels.device)[:, None] < extent[0]
-        usable = rows & (torch.arange(w, device=pixels.device)[None, :] < extent[1])
-        if form.masked:
-            usable = usable & (mask != 0)
-        if form.kind == "raw":
-            raw = pixels[..., : len(form.channels)]
-            if form.dtype == "uint16":
-                raw = raw.to(torch.int32) & 0xFFFF
-            for band, wanted in enumerate(form.sentinels):
-                if wanted is not None:
-                    usable = usable & (raw[..., band] != wanted)
-            values = raw.to(torch.float32) * self.gain + self.bias
-            if form.dtype == "float32":
-                usable = usable & torch.isfinite(values).all(dim=-1)
-            if form.limits is not None:
-                low, high = form.limits
-                usable = usable & ((values >= low) & (values <= high)).all(dim=-1)
-        return usable.to(torch.uint8)
 
 
 def cut(

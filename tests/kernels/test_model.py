@@ -13,13 +13,17 @@ import pytest
 import torch
 
 from deeplight import kernels
-from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.core.forms import LayerForm, sent
+from deeplight.engine.core.spec import INPUTS, SCALE, input_shape
 from deeplight.engine.network import model as network_model
 from deeplight.engine.network.compiled import Compiled
 from deeplight.engine.network.config import PRESETS as CONFIGS
-from deeplight.engine.network.config import ModelConfig
+from deeplight.engine.network.config import ModelConfig, Normalisation
 from deeplight.engine.network.divided import Divided
+from deeplight.engine.network.normalise import Normalise
 from deeplight.engine.network.precision import in_precision
+from deeplight.engine.network.tile_layers import CHANNELS, Standard, TileLayer, Usable
+from deeplight.engine.network.tile_program import tensors
 from deeplight.kernels import dispatch, launch
 from deeplight.kernels.launch import Launch
 from deeplight.kernels.variants import DTYPES, variants
@@ -101,9 +105,26 @@ def test_every_launch_of_the_network_is_among_the_variants(
         "refine_narrow" if name == "tiny" else "refine",
     }
     assert len(recorded) == 2 + 1 + 2 + 3 + 3 + 3 + 1 + 4
-    # gathers through the offset keep float32 in every precision
-    built = [*variants(config, DTYPES[dtype]), *variants(config, torch.float32)]
-    assert {ready.key for ready in recorded} <= {v.key for v in built}
+    assert {ready.key for ready in recorded} <= {v.key for v in variants(config, DTYPES[dtype])}
+
+
+@pytest.mark.parametrize("name", ["dmo", "dem"])
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_launches_from_pixels_as_sent_are_among_the_variants(
+    recorded: list[Launch], dtype: str, name: str
+) -> None:
+    bands, size = CHANNELS[name], (2, 3)
+    for kind in ("uint16", "int16", "float32") if name == "dmo" else ("int16", "float32"):
+        line = (1.0,) * bands
+        form = LayerForm("raw", tuple(range(bands)), (4, 8), kind, line, line, (None,) * bands)
+        whole = tuple(SCALE * n for n in size)
+        standard = Standard(Normalise(Normalisation()).lines(), DTYPES[dtype])
+        layer = TileLayer(name, form, whole, Usable(form), torch.device("cpu"), "triton", standard)  # type: ignore[arg-type]
+        layout = sent({name: form}, *size)
+        out = layer(tensors(layout, torch.zeros(layout.size, dtype=torch.uint8)))
+        assert out.shape == (1, bands + 1, *whole) and out.dtype == DTYPES[dtype]
+    keys = {v.key for v in variants(CONFIGS["tiny"], DTYPES[dtype])}
+    assert len(recorded) == (3 if name == "dmo" else 2) and {ready.key for ready in recorded} <= keys
 
 
 def compiled_whole(
@@ -225,7 +246,7 @@ def test_on_cuda_each_part_of_the_network_is_traced_by_itself(monkeypatch: pytes
     assert shapes[0] == shapes[1] == [(1, n, 3 * s, 5 * s) for n, s in ((1, 8), (1, 8), (2, 1), (2, 8))]
     once = dict.fromkeys(("base", "locate", "restore", "settle"), 1)
     assert Counter(seen["AfterSuggestion"]) == {**once, "align": 2, "fuse": 3, "upsample": 3}
-    assert seen["Suggestion"] == ["suggest"] and seen["BeforeSuggestion"] == []
+    assert seen["Suggestion"] == ["suggest"] and seen["Layers"] == []
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["apart", "together"])

@@ -6,7 +6,7 @@ With the definition of `kernels.align` on whole tiles, and with its Triton kerne
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +14,70 @@ import numpy as np
 import pytest
 import torch
 from affine import Affine
+from torch import Tensor
 
 from deeplight.engine.core.forms import Wanted, returned, sent
-from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, OUTPUTS, input_shape
 from deeplight.engine.core.windows import Window
+from deeplight.engine.network.config import Normalisation
+from deeplight.engine.network.model import Auxiliary, DeepLightSR
+from deeplight.engine.network.normalise import Normalise
 from deeplight.engine.network.tile_program import TileProgram
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.unresampled import Unresampled
+from tests.engine.network.test_model import SMALL
 from tests.scenes import ARC, NORTH, UTM, WEST, field_on, north_up, options, write_raster, write_scene
 
 WANTED = Wanted((), 1, None, None, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (-np.inf, np.inf))
 SLOTS = ("blue", "green", "red", "nir")
 
 
-def on_device(
-    scene: Scene, window: Window, implementation: str
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The network's inputs of a window as the device makes them, and the kind of each layer."""
+def program_of(scene: Scene, window: Window, implementation: str, **parts: Any) -> TileProgram:
+    """A program whose tile is a window of the scene. parts: of the network, instead of one that takes all inputs."""
     layers = {name: Unresampled(layer, [window]) for name, layer in scene.auxiliary.items()}
     forms = {name: layer.form for name, layer in layers.items()}
     layout = sent(forms, *window.shape)
     memory = torch.full((layout.size,), 0xA5, dtype=torch.uint8)
     arrays = layout.arrays(memory.numpy())
     arrays["ntl"][:], arrays["valid"][:] = scene.read_ntl(window)
+    arrays["own"][:] = arrays["valid"]
     for name, layer in layers.items():
         layer.fill(arrays, name, window, layer.place(window))
     result = torch.empty(returned(1, *window.shape).size, dtype=torch.uint8)
     slots = [int(slot in scene.dmo_slots) for slot in DMO_SLOTS]
     wanted = dataclasses.replace(WANTED, psf=tuple(scene.psf), limits=tuple(scene.limits))
+    return TileProgram(list, forms, wanted, slots, window.shape, memory, result, implementation, **parts)  # type: ignore[arg-type]
+
+
+def on_device(
+    scene: Scene, window: Window, implementation: str
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The network's inputs of a window as the device makes them, and the kind of each layer."""
     with torch.inference_mode():
-        program = TileProgram(list, forms, wanted, slots, window.shape, memory, result, implementation)  # type: ignore[arg-type]
+        program = program_of(scene, window, implementation)
         found = {name: values.numpy() for name, values in program.inputs().items()}
-    return found, {name: form.kind for name, form in forms.items()}
+    return found, {name: Unresampled(layer, [window]).form.kind for name, layer in scene.auxiliary.items()}
+
+
+class Taking:
+    """In the place of a network in parts: takes the layers, and gives zeros."""
+
+    normalise, dtype = Normalise(Normalisation()), torch.float32
+    aux: Auxiliary | None = None
+
+    def __call__(
+        self, inputs: Sequence[Tensor], lights: Tensor, *, known: bool, aux: Auxiliary | None
+    ) -> Sequence[Tensor]:
+        self.aux, (h, w) = aux, inputs[0].shape[2:]
+        return [torch.zeros(input_shape(spec, 1, h, w)) for spec in OUTPUTS]
+
+
+def standardised(scene: Scene, window: Window, implementation: str = "reference") -> Auxiliary | None:
+    """The layers as a network in parts gets them."""
+    taking, suggested = Taking(), torch.empty(4 * window.height * window.width, dtype=torch.uint8)
+    with torch.inference_mode():
+        program_of(scene, window, implementation, divided=taking, suggested=suggested)()
+    return taking.aux
 
 
 def compared(scene: Scene, window: Window, implementation: str) -> dict[str, str]:
@@ -108,12 +140,22 @@ def a_file_a_band(folder: Path) -> SceneOptions:
     return SceneOptions(ntl=str(ntl), dmo_files=files)
 
 
+def another_order(folder: Path) -> SceneOptions:
+    """All seven bands, the last first, and no elevation."""
+    place = north_up(ARC / 7, WEST, NORTH)
+    values = np.stack([field_on("EPSG:4326", place, 150, 150, k) for k in range(7)]).astype(np.float32)
+    dmo = write_raster(folder / "dmo.tif", values, transform=place, names=DMO_SLOTS[::-1])
+    ntl = write_raster(folder / "ntl.tif", np.ones((21, 27), np.float32))
+    return SceneOptions(ntl=str(ntl), dmo=str(dmo))
+
+
 CASES: dict[str, tuple[Callable[[Path], SceneOptions], dict[str, str]]] = {
     "usual": (usual, {"dmo": "raw", "dem": "raw"}),
     "10 m": (ten_metres, {"dmo": "own", "dem": "raw"}),
     "rotated": (rotated, {"dmo": "raw"}),
     "small types": (small_types, {"dmo": "own", "dem": "own"}),
     "a file a band": (a_file_a_band, {"dmo": "hr"}),
+    "another order": (another_order, {"dmo": "raw"}),
 }
 
 
@@ -130,6 +172,28 @@ def test_whole_tiles(name: str, tmp_path: Path) -> None:
             assert first == again and hash(first) == hash(again), "dates share the programs of equal forms"
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_network_in_parts_gets_what_its_first_part_would_make(name: str, tmp_path: Path) -> None:
+    make, kinds = CASES[name]
+    with Scene.open(make(tmp_path)) as scene:
+        window = Window(-2, -3, scene.grid.height + 4, scene.grid.width + 6)
+        host, got = scene.read_inputs(window), standardised(scene, window)
+    if "hr" in kinds.values():
+        assert got is None, "layers that the host prepares are physical"
+        return
+    assert got is not None
+    dmo, dem = got
+    network = DeepLightSR(SMALL)
+    with torch.no_grad():
+        _, (want,) = network.layers(*(torch.from_numpy(host[spec.name]) for spec in INPUTS))
+    for made, expected in ((dmo, want[:, :8]), (dem, want[:, 8:])):
+        assert made.shape == expected.shape and made.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(made[:, -1], expected[:, -1]), "validity"
+        # as `compared`, over the least standard deviation of a band, 0.04
+        np.testing.assert_allclose(made, expected, rtol=0, atol=5e-4)
+    assert float(dmo.abs().max()) > 1, "the scene has daytime bands"
+
+
 @pytest.mark.parametrize("name", ["usual", "10 m", "rotated"])
 def test_the_kernel_in_the_interpreter(name: str, tmp_path: Path) -> None:
     pytest.importorskip("triton")
@@ -137,7 +201,11 @@ def test_the_kernel_in_the_interpreter(name: str, tmp_path: Path) -> None:
         pytest.skip("the interpreter is off where there is a GPU")
     make, kinds = CASES[name]
     with Scene.open(make(tmp_path)) as scene:
-        assert compared(scene, Window(-1, 4, 2, 2), "triton") == kinds
+        window = Window(-1, 4, 2, 2)
+        assert compared(scene, window, "triton") == kinds
+        want = standardised(scene, window)
+        for a, b in zip(standardised(scene, window, "triton") or (), want or (), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=5e-4)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "triton"])

@@ -140,9 +140,9 @@ def suggestions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often the device suggested lights, counted in its only element."""
     counted, call = [0], Divided.__call__
 
-    def counting(self: Divided, *given: Any, known: bool) -> Sequence[Tensor]:
+    def counting(self: Divided, *given: Any, known: bool, **more: Any) -> Sequence[Tensor]:
         counted[0] += not known
-        return call(self, *given, known=known)
+        return call(self, *given, known=known, **more)
 
     monkeypatch.setattr(Divided, "__call__", counting)
     return counted

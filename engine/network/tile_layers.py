@@ -1,0 +1,141 @@
+"""A layer of a tile on the device: from what was sent of it to what the network reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deeplight import kernels
+from deeplight.engine.core.forms import LayerForm
+from deeplight.engine.core.spec import DMO_SLOTS
+from deeplight.engine.network.compiled import channels_last
+from deeplight.engine.network.normalise import BOUNDS
+from deeplight.kernels.align.reference import TileMesh
+from deeplight.kernels.dispatch import Implementation
+
+CHANNELS = {"dmo": len(DMO_SLOTS), "dem": 1}
+"""Of the network's layers, in order."""
+
+Line = tuple[float, float]
+"""Slope and intercept."""
+
+
+def empty_layer(name: str, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Values and validity of a layer, (1, C + 1, H, W), all 0, as `kernels.align` writes them: channels-last."""
+    shape = (1, CHANNELS[name] + 1, *size)
+    return torch.empty(shape, device=device, dtype=dtype, memory_format=torch.channels_last).zero_()
+
+
+class Standard(NamedTuple):
+    """How a network wants its layers. lines: of each of their channels, from physical values to standardised ones,
+    which BOUNDS then limit. dtype: of values and validity."""
+
+    lines: Mapping[str, Sequence[Line]]
+    dtype: torch.dtype
+
+
+class TileLayer:
+    """What was sent → values, 0 where invalid, and validity behind them: (1, C + 1, H, W), channels-last.
+
+    size: (H, W), HR pixels. usable: as Usable(form). standard: what values become; None: they stay physical, float32.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        form: LayerForm,
+        size: tuple[int, int],
+        usable: nn.Module | Callable[..., Any],
+        device: torch.device,
+        implementation: Implementation,
+        standard: Standard | None,
+    ) -> None:
+        self.usable = usable
+        self.form, self._name, self._size, self._implementation = form, name, size, implementation
+        bands = len(form.channels)
+        own = zip(form.gain, form.bias, strict=True) if form.kind == "raw" else [(1.0, 0.0)] * bands
+        self._bounds = (-math.inf, math.inf) if standard is None else BOUNDS
+        self._dtype = torch.float32 if standard is None else standard.dtype
+        further = [(1.0, 0.0) if standard is None else standard.lines[name][c] for c in form.channels]
+        line = [(a * slope, b * slope + shift) for (a, b), (slope, shift) in zip(own, further, strict=True)]
+        # on the device from the start: a graph cannot hold a copy from the host
+        self._gain, self._bias = (
+            torch.tensor(line, dtype=torch.float32, device=device).T[:, None].contiguous()
+        )
+        self._places, self._whole = None, None
+        if form.kind != "hr" and form.channels != tuple(range(CHANNELS[name])):
+            # bands that the file lacks stay 0
+            self._places = torch.tensor([*form.channels, CHANNELS[name]], device=device)
+            self._whole = empty_layer(name, size, device, self._dtype)
+
+    def prepared(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Values (1, C, H, W) and validity (1, 1, H, W) that the host prepared: of the kind "hr"."""
+        values, mask = parts[f"{self._name}.values"], parts[f"{self._name}.mask"]
+        return values[None], mask[None, None].to(torch.float32)
+
+    def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """parts: what was sent of the tile, of another kind than "hr"."""
+
+        def part(name: str) -> Tensor:
+            return parts[f"{self._name}.{name}"]
+
+        pixels = part("pixels")
+        # Inductor and PyTorch know little of uint16: the same bits as int16
+        bits = pixels.view(torch.int16) if pixels.dtype == torch.uint16 else pixels
+        mask = part("mask") if self.form.masked else torch.ones_like(part("extent"), dtype=torch.uint8)
+        mask = self.usable(bits, part("extent"), mask)
+        out = kernels.align(
+            pixels.permute(2, 0, 1)[None],
+            self._gain,
+            self._bias,
+            mask[None, None],
+            mesh=TileMesh(part("whole")[None], part("fraction")[None], 0, 0, self.form.step),
+            size=self._size,
+            bounds=self._bounds,
+            dtype=self._dtype,
+            implementation=self._implementation,
+        )
+        if self._whole is None or self._places is None:
+            return channels_last(out)
+        return self._whole.index_copy_(1, self._places, out)
+
+
+class Usable(nn.Module):
+    """Where all bands of a pixel hold a value: as raster.convert.to_physical and Layer.read_native."""
+
+    gain: Tensor
+    bias: Tensor
+
+    def __init__(self, form: LayerForm) -> None:
+        super().__init__()
+        self._form = form
+        self.register_buffer("gain", torch.tensor(form.gain, dtype=torch.float32))
+        self.register_buffer("bias", torch.tensor(form.bias, dtype=torch.float32))
+
+    def forward(self, pixels: Tensor, extent: Tensor, mask: Tensor) -> Tensor:
+        """pixels: (h, w, stride), uint16 as int16. extent: (2,), rows and columns that are filled. mask: (h, w),
+        nonzero = valid, of any shape where the layer has none. Returns (h, w) uint8."""
+        form = self._form
+        h, w, _ = pixels.shape
+        rows = torch.arange(h, device=pixels.device)[:, None] < extent[0]
+        usable = rows & (torch.arange(w, device=pixels.device)[None, :] < extent[1])
+        if form.masked:
+            usable = usable & (mask != 0)
+        if form.kind == "raw":
+            raw = pixels[..., : len(form.channels)]
+            if form.dtype == "uint16":
+                raw = raw.to(torch.int32) & 0xFFFF
+            for band, wanted in enumerate(form.sentinels):
+                if wanted is not None:
+                    usable = usable & (raw[..., band] != wanted)
+            values = raw.to(torch.float32) * self.gain + self.bias
+            if form.dtype == "float32":
+                usable = usable & torch.isfinite(values).all(dim=-1)
+            if form.limits is not None:
+                low, high = form.limits
+                usable = usable & ((values >= low) & (values <= high)).all(dim=-1)
+        return usable.to(torch.uint8)
