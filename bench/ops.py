@@ -44,10 +44,10 @@ def op_cases(preset: str, dtype: torch.dtype, side: int, device: str) -> Iterato
     yield "upsample", kernels.upsample, (coarse, r(4 * c, k, 3, 3), r(4 * c)), moved
     offset = r(1, 2, side, side).float()
     moving = functools.partial(kernels.align, dtype=dtype)
-    yield "align", moving, (r(1, 8, hr, hr).float(), None, None, None, offset), 8 * (4 + size) * pixels
+    yield "align", moving, (r(1, 8, hr, hr), None, None, None, offset), 16 * size * pixels
     pixels_in, where = raw_pixels(side, device)
     raw_align = functools.partial(kernels.align, **where, size=(hr, hr), dtype=dtype)
-    yield "align_raw", raw_align, (*pixels_in, offset), (8 * 2 + 1 + 8 * size) * pixels
+    yield "align_raw", raw_align, pixels_in, (8 * 2 + 1 + 8 * size) * pixels
     yield "base", kernels.base, based(side, device), 2 * base().fused * pixels
     under = kernels.Base(*(torch.rand(1, 1, hr // n, hr // n, device=device) for n in (1, 2, 8)))
     heads = (r(1, c, 1, 1), r(1), r(c), [r(c, c, 3, 3)], [r(c)], r(1, c, 1, 1), r(1))

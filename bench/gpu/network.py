@@ -15,10 +15,14 @@ from torch import Tensor
 
 from bench.gpu.stage import Rows, StageSettings, attempt, channels_last, milliseconds
 from bench.network import random_model
-from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.core.forms import LayerForm, sent
+from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, SCALE, input_shape
 from deeplight.engine.network.compiled import Compiled, compiled
 from deeplight.engine.network.divided import Divided
+from deeplight.engine.network.model import Auxiliary
 from deeplight.engine.network.precision import in_precision
+from deeplight.engine.network.tile_layers import Standard, TileLayer, Usable
+from deeplight.engine.network.tile_program import tensors
 from deeplight.engine.runtime.cuda_device import CudaDevice
 from deeplight.kernels import dispatch
 from deeplight.kernels.dispatch import never_interpreted
@@ -70,19 +74,25 @@ def built(preset: str, precision: str, settings: StageSettings) -> tuple[Network
 
 
 def captured(network: Network, inputs: Sequence[Tensor]) -> dict[str, float]:
-    """What a tile is to the engine's device: the network in its parts, compiled, with the lights that layers suggest,
-    and beside it without them, as for a further date. Seconds in which they are captured, and ms of a replay.
+    """What a tile is to the engine's device: layers from pixels as they are sent, and the network in its parts,
+    compiled, with the lights that layers suggest, and beside it without them, as for a further date. Seconds in which
+    they are captured, and ms of a replay.
 
     Raises RuntimeError where a replay gives other bits than a call, because something in it is not part of the graph.
     """
     device, found = CudaDevice(inputs[0].device), dict[str, float]()
     stream, lights = device.stream(), inputs[0].clone(memory_format=torch.contiguous_format)
     divided = Divided(network, lambda part: compiled(part, inputs[0].device))  # type: ignore[arg-type]
-    made = [result.clone() for result in divided(inputs, lights, known=False)]
+    layers = as_sent(divided, inputs[0])
+
+    def computed(known: bool) -> Sequence[Tensor]:
+        return divided(inputs, lights, known=known, aux=layers())
+
+    made = [result.clone() for result in computed(known=False)]
     want = [result.clone() for result in made]
 
     def tile(known: bool) -> None:
-        for target, result in zip(made, divided(inputs, lights, known=known), strict=True):
+        for target, result in zip(made, computed(known), strict=True):
             target.copy_(result)
 
     graphs: dict[str, Any] = {}
@@ -103,6 +113,40 @@ def captured(network: Network, inputs: Sequence[Tensor]) -> dict[str, float]:
             raise RuntimeError("a replayed graph gives other bits than a call")
         found[f"{name}_ms"] = 1e3 * after.seconds_since(before)
     return found
+
+
+def as_sent(divided: Divided, lights: Tensor) -> Callable[[], Auxiliary]:
+    """What makes the layers of a tile beside `lights` (1,1,h,w): seven bands of uint16 and elevation of int16, as large
+    as HR pixels and half a pixel beside them."""
+    h, w = lights.shape[2:]
+    size, device = (SCALE * h, SCALE * w), lights.device
+    forms = {
+        "dmo": _raw(tuple(range(len(DMO_SLOTS))), size, "uint16", 1e-4),
+        "dem": _raw((0,), size, "int16", 1.0),
+    }
+    layout = sent(forms, h, w)
+    memory = torch.zeros(layout.size, dtype=torch.uint8, device=device)
+    parts, found = tensors(layout, memory), []
+    for name, form in forms.items():
+        pixels = parts[f"{name}.pixels"].view(torch.int16)
+        pixels.copy_(torch.randint(0, 3000, pixels.shape, device=device))
+        parts[f"{name}.extent"].copy_(torch.tensor(size))
+        for axis in (0, 1):
+            along = torch.arange(parts[f"{name}.whole"].shape[1 + axis], device=device) * form.step
+            parts[f"{name}.whole"][axis] = along[:, None] if axis == 0 else along
+        parts[f"{name}.fraction"].fill_(0.5)
+        usable = compiled(Usable(form).to(device).eval(), device)
+        standard = Standard(divided.normalise.lines(), divided.dtype)
+        found.append(TileLayer(name, form, size, usable, device, "auto", standard))
+    return lambda: tuple(layer(parts) for layer in found)
+
+
+def _raw(channels: tuple[int, ...], shape: tuple[int, int], dtype: str, gain: float) -> LayerForm:
+    """Pixels of a file without scale, offset, nodata and mask of their own."""
+    count = len(channels)
+    return LayerForm(
+        "raw", channels, shape, dtype, (gain,) * count, (0.0,) * count, (None,) * count, masked=False
+    )
 
 
 def timed(network: Network, inputs: Sequence[Tensor], way: str, settings: StageSettings) -> dict[str, float]:

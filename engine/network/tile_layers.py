@@ -25,9 +25,11 @@ Line = tuple[float, float]
 
 
 def empty_layer(name: str, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Values and validity of a layer, (1, C + 1, H, W), all 0, as `kernels.align` writes them: channels-last."""
+    """Values and validity of a layer, (1, C + 1, H, W), all 0, as `kernels.align` writes them: channels-last, and of
+    inference mode, since programs are compiled anew for tensors of another one."""
     shape = (1, CHANNELS[name] + 1, *size)
-    return torch.empty(shape, device=device, dtype=dtype, memory_format=torch.channels_last).zero_()
+    with torch.inference_mode():
+        return torch.empty(shape, device=device, dtype=dtype, memory_format=torch.channels_last).zero_()
 
 
 class Standard(NamedTuple):
@@ -62,9 +64,10 @@ class TileLayer:
         self._dtype = torch.float32 if standard is None else standard.dtype
         further = [(1.0, 0.0) if standard is None else standard.lines[name][c] for c in form.channels]
         line = [(a * slope, b * slope + shift) for (a, b), (slope, shift) in zip(own, further, strict=True)]
-        # on the device from the start: a graph cannot hold a copy from the host
+        # on the device from the start: a graph cannot hold a copy from the host. Each of its own, since kernels copy
+        # what does not begin at a multiple of 16 bytes
         self._gain, self._bias = (
-            torch.tensor(line, dtype=torch.float32, device=device).T[:, None].contiguous()
+            torch.tensor([values], dtype=torch.float32, device=device) for values in zip(*line, strict=True)
         )
         self._places, self._whole = None, None
         if form.kind != "hr" and form.channels != tuple(range(CHANNELS[name])):

@@ -18,8 +18,13 @@ import torch
 from bench.bench_kernels import OPS
 from bench.gpu import __main__ as program
 from bench.gpu import device_rates, engine, export, kernels, scenes
+from bench.gpu.network import as_sent
 from bench.gpu.stage import Rows, StageSettings, attempt
 from bench.gpu.table import table
+from bench.network import random_model
+from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.network.divided import Divided
+from deeplight.engine.network.precision import in_precision
 from deeplight.engine.runtime.compare import difference
 from deeplight.kernels import expected, launch
 from deeplight.kernels.launch import Launch
@@ -54,6 +59,21 @@ def test_the_command_line_names_what_it_takes(
         program.main(["--out", str(tmp_path / "out"), *options])
     assert stop.value.code == 2 and message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_captured_tile_begins_with_pixels_as_they_are_sent(precision: str) -> None:
+    model = in_precision(random_model("tiny"), precision)
+    divided, size = Divided(model, lambda part: part), (2, 3)
+    inputs = [torch.rand(input_shape(spec, 1, *size)) for spec in INPUTS]
+    with torch.inference_mode():
+        aux = as_sent(divided, inputs[0])()
+        made = divided(inputs, inputs[0].clone(), known=False, aux=aux)
+    for layer, channels in zip(aux, (8, 2), strict=True):
+        assert layer.shape == (1, channels, 16, 24) and layer.dtype == divided.dtype
+        assert int((layer[:, -1] == 0).sum()) == 1, "all pixels lie in the raster, but for its last corner"
+        assert 0.1 < float(layer[:, :-1].float().std()) < 4, "standardised"
+    assert made[0].shape == (1, 1, 16, 24) and bool(made[0].isfinite().all())
 
 
 def test_the_stages_end_within_five_minutes_and_exist() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from deeplight.engine.network import model as network_model
 from deeplight.engine.network import tile_program
 from deeplight.engine.network.compiled import Compiled
+from deeplight.engine.network.precision import in_precision
 from deeplight.engine.network.receptive import halo
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.runtime.backends import torch_backend
@@ -28,11 +29,19 @@ def unchanged(part: nn.Module, _: torch.device) -> Compiled:
     return Compiled(part, backend="eager")
 
 
-@pytest.mark.parametrize("layers", ["dmo and dem", "dem", "none"])
+@pytest.mark.parametrize(
+    ("layers", "precision", "tolerance"),
+    [
+        # float32 through some ten layers, and coordinates that round otherwise
+        *((layers, "fp32", 1e-4) for layers in ("dmo and dem", "dmo", "dem", "none")),
+        # layers of 11 bits, rounded before they are moved and not behind that
+        *((layers, "fp16", 2e-2) for layers in ("dmo and dem", "dmo", "dem")),
+    ],
+)
 def test_the_network_in_its_compiled_parts_is_the_hosts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: str, precision: str, tolerance: float
 ) -> None:
-    network = make(SMALL, wild=0.05).eval()
+    network = in_precision(make(SMALL, wild=0.05), precision)
     files = write_scene(tmp_path, 9, 14)
     chosen = {name: str(getattr(files, name)) for name in ("dmo", "dem") if name in layers}
     scene = SceneOptions(ntl=str(files.ntl), **chosen)
@@ -49,12 +58,11 @@ def test_the_network_in_its_compiled_parts_is_the_hosts(
     monkeypatch.setattr(network_model, "apart", lambda _: True)  # as of tensors on a GPU
     for module in (torch_backend, tile_program):
         monkeypatch.setattr(module, "compiled", unchanged)
-    computing = torch_backend.Computing(network, "fp32", torch.device("cpu"))
+    computing = torch_backend.Computing(network, precision, torch.device("cpu"))
     with torch.no_grad():
         run(monkeypatch, scene, model, tmp_path / "device.tif", StandIn(1), on_device=computing, **more)  # type: ignore[arg-type]
     assert computing.fallbacks == {}
     got, want = pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif")
     assert np.array_equal(np.isnan(got), np.isnan(want))
     for a, b in zip(got, want, strict=True):
-        # float32 through some ten layers, and coordinates that round otherwise
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * max(1.0, np.nanmax(np.abs(b))))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, np.nanmax(np.abs(b))))
