@@ -17,6 +17,7 @@ class ObjectiveConfig:
     than the median: what reflectance does not tell, such as a block's lamps, is then spread evenly and PSNR rises.
     linear: weight of each crop's squared error of the radiance itself, relative to its variance: an error in the log
     domain alone lets the brightest pixels go astray.
+    pattern: weight of the pattern that the last stage leaves on even lights (`even.pattern_error`).
     totals: weight of each crop's relative error in its sum of lights (physical units).
     interval: weight of the quantile loss that teaches the interval's ends.
     offset: weight of the offset's error where the true field is known (synthetic and degraded data).
@@ -29,6 +30,7 @@ class ObjectiveConfig:
     consistency: float = field(default=0.2, metadata={"least": 0})
     squared: float = field(default=4.0, metadata={"least": 0})
     linear: float = field(default=0.15, metadata={"least": 0})
+    pattern: float = field(default=1.0, metadata={"least": 0})
     totals: float = field(default=0.0, metadata={"least": 0})
     interval: float = field(default=0.5, metadata={"least": 0})
     offset: float = field(default=0.1, metadata={"least": 0})

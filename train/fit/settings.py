@@ -142,6 +142,13 @@ def differences(ours: Settings, theirs: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def of_another_version(theirs: Mapping[str, Any]) -> list[str]:
+    """Return the names of settings, of `theirs` (of to_dict) or ours, that the other does not know. Each stage has
+    some, so where there are none, the stages are the same."""
+    then, now = ({name for name, _ in _flat(each)} for each in (theirs, Settings().to_dict()))
+    return sorted(name for name in then ^ now if not name.startswith("degradation"))  # which is given or not
+
+
 def _read(file: Path) -> Tables:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))

@@ -177,7 +177,7 @@ def _whole(settings: Settings) -> TrainingStage:
         margin=config.margin,
         trained=(),
         localise_rate=config.localise_rate,
-        objective=settings.objective,
+        objective=replace(settings.objective, pattern=0.0),
         augment=settings.augment,
         variety=settings.variety,
         stops_early=True,
@@ -221,7 +221,7 @@ def _early(settings: Settings) -> TrainingStage:
         number=4,
         steps=config.early_steps,
         rate=config.early_rate,
-        objective=replace(settings.objective, linear=0.0),
+        objective=replace(settings.objective, linear=0.0, pattern=0.0),
         variety=replace(variety, even=0.0, foreign=_EARLY_FOREIGN * variety.foreign),
         stops_early=False,
     )
@@ -242,6 +242,7 @@ def _finish(settings: Settings) -> TrainingStage:
         rate=config.finish_rate,
         warm_up=min(config.warm_up, config.finish_steps // 10),
         average=min(config.average, 1.0 - 5.0 / max(5, config.finish_steps)),
+        objective=settings.objective,
         holds_sums=True,
         stops_early=False,
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
 from deeplight.engine.network.model import DeepLightSR
+from deeplight.train.fit.settings import of_another_version
 
 _KEY = "deeplight"
 
@@ -75,7 +76,7 @@ def save_state(
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    header = json.dumps({"schema": 1, **meta, "position": asdict(position)})
+    header = json.dumps({**meta, "position": asdict(position)})
     write_file(file, [save(plain, metadata={_KEY: header})])
 
 
@@ -85,12 +86,19 @@ def load_state(file: Path) -> Saved:
         with safe_open(file, framework="pt") as opened:
             meta = json.loads(opened.metadata()[_KEY])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return Saved(Position(**meta["position"]), meta["settings"], meta["data"], meta["scaler"], tensors)
+        saved = Saved(Position(**meta["position"]), meta["settings"], meta["data"], meta["scaler"], tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         text = " ".join(str(error).split())
         raise InputError(
             f"{file} is not a state that can be resumed ({text}): give `overwrite=True` to start anew"
         ) from error
+    if names := of_another_version(saved.settings):
+        raise InputError(
+            f"{file} is of a version of DeepLight with other settings or stages ({', '.join(names)}) and cannot be "
+            f'resumed: train its weights on with `start="{file.parent}"` and another `out`, or give `overwrite=True` '
+            "to start anew"
+        )
+    return saved
 
 
 def restore(

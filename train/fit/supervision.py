@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.train.fit.batch import Batch
+from deeplight.train.fit.even import pattern_error
 from deeplight.train.fit.losses import MeanOverProcesses, objective
 from deeplight.train.fit.pretrain import lights_loss, offset_loss
 from deeplight.train.fit.stages import TrainingStage
@@ -37,7 +38,12 @@ class Supervised(nn.Module):
         )
         given = batch.offset if self._given else None
         prediction = self.model.predict(*inputs, known_offset=given, holds_sums=self._stage.holds_sums)
-        return objective(self.model, prediction, batch, self._stage.objective, self._across)
+        loss, parts = objective(self.model, prediction, batch, self._stage.objective, self._across)
+        if self._stage.objective.pattern > 0:
+            pattern = pattern_error(self.model, batch, holds_sums=self._stage.holds_sums)
+            loss = loss + self._stage.objective.pattern * pattern
+            parts["pattern"] = pattern.detach()
+        return loss, parts
 
 
 def learns(name: str, stage: TrainingStage) -> bool:

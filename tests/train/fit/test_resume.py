@@ -169,6 +169,24 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         run(tmp_path, small_settings(), resume=True)
 
 
+def test_a_state_of_a_version_with_other_stages_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a remedy that is possible: nobody can give a setting that this version does not know."""
+    settings = small_settings()
+    older = settings.to_dict()
+    older["training"] = {**older["training"], "calm_steps": 3}
+    del older["training"]["simple_steps"]
+    with monkeypatch.context() as before:
+        before.setattr(Settings, "to_dict", lambda _: older)
+        run(tmp_path, settings, 2)
+    with pytest.raises(
+        InputError, match=r"\(training\.calm_steps, training\.simple_steps\) and cannot"
+    ) as told:
+        run(tmp_path, settings, resume=True)
+    assert f'`start="{tmp_path}"` and another `out`' in str(told.value)
+
+
 def test_a_new_run_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
     run(tmp_path, small_settings())
     run(tmp_path, small_settings(seed=1), 1)

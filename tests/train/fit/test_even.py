@@ -1,0 +1,92 @@
+"""The term of the objective that looks at even lights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deeplight.engine.network.model import DeepLightSR
+from deeplight.train.fit import even
+from deeplight.train.fit.checkpoint import load_checkpoint
+from deeplight.train.fit.even import pattern_error
+from deeplight.train.fit.settings import Settings
+from deeplight.train.fit.stages import DataFacts, plan
+from deeplight.train.fit.supervision import Supervised
+from deeplight.train.trials.probes import pattern
+from tests.train.fit.test_training import SMALL, toy_batch
+
+
+def wild() -> DeepLightSR:
+    """A network whose residuals are noise."""
+    torch.manual_seed(0)
+    model = DeepLightSR(SMALL)
+    for parameter in model.refines.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def test_a_base_without_residual_has_no_pattern() -> None:
+    model = DeepLightSR(SMALL).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("refines."):
+                parameter.zero_()
+        assert float(pattern_error(model, toy_batch(), holds_sums=True)) < 1e-5
+
+
+def test_it_is_what_the_probe_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the model in the package, which nothing makes noisy here; the probe takes the largest of the 64 places."""
+    model, _ = load_checkpoint("deeplight-tiny")
+    model.eval()
+    batch = toy_batch()
+    told = (torch.full_like(batch.inputs[-2], 1.0), torch.tensor([[-1.0, 0.05]]).expand_as(batch.inputs[-1]))
+    batch = replace(batch, inputs=(torch.full_like(batch.inputs[0], 20.0), *batch.inputs[1:-2], *told))
+    with torch.no_grad():
+        near = float(pattern_error(model, batch, holds_sums=True))
+        monkeypatch.setattr(even, "_RIM", 12)
+        far = float(pattern_error(model, batch, holds_sums=True))
+    assert near == pytest.approx(far, rel=0.02), "edges are not seen"
+    largest = pattern(model, 20.0)
+    # belief, which deployment has in its way, changes even lights little
+    assert near <= largest <= 4 * near
+
+
+def test_a_step_against_it_makes_it_less() -> None:
+    model, batch = wild(), toy_batch()
+    steps = torch.optim.Adam(model.parameters(), lr=1e-3)
+    errors = []
+    for _ in range(8):
+        error = pattern_error(model, batch, holds_sums=True)
+        steps.zero_grad()
+        error.backward()
+        steps.step()
+        errors.append(float(error.detach()))
+    assert errors[-1] < 0.8 * errors[0]
+
+
+def test_only_the_last_stage_looks_at_it() -> None:
+    stages, _ = plan(Settings(), DataFacts(isp=True, offset=True, dmo=True, dem=True, aligned=(0,)))
+    assert {s.name: s.objective.pattern for s in stages if s.validated and s.objective.pattern} == {
+        "finish": 1.0
+    }
+    model, batch = wild(), toy_batch()
+    loss, parts = Supervised(model, stages[-1], lambda x: x)(batch)
+    assert float(parts["pattern"]) > 0
+    without = replace(stages[-1], objective=replace(stages[-1].objective, pattern=0.0))
+    less, others = Supervised(model, without, lambda x: x)(batch)
+    assert "pattern" not in others
+    assert float((loss - less).detach()) == pytest.approx(float(parts["pattern"]), rel=1e-3)
+
+
+def test_several_processes_see_the_same() -> None:
+    """The mean of what parts of a batch give is that of the whole."""
+    model, parts = wild(), [toy_batch(seed) for seed in (0, 1)]
+    both = zip(*(part.inputs for part in parts), strict=True)
+    whole = replace(parts[0], inputs=tuple(torch.cat(pair) for pair in both))
+    with torch.no_grad():
+        each = [float(pattern_error(model, part, holds_sums=True)) for part in parts]
+        assert float(pattern_error(model, whole, holds_sums=True)) == pytest.approx(np.mean(each), rel=1e-4)
+    assert each[0] != each[1]
