@@ -23,12 +23,13 @@ from torch.utils import _triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from deeplight.engine.core.spec import INPUTS, input_shape
+from deeplight.engine.core.spec import INPUTS, SCALE, input_shape
 from deeplight.engine.network.compiled import channels_last
 from deeplight.engine.network.config import PRESETS
 from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
+from deeplight.engine.network.tile_layers import CHANNELS, empty_layer
 from deeplight.kernels import launch
 from tests.kernels import fake_gpu
 
@@ -135,7 +136,11 @@ def kernels_of(preset: str, precision: str) -> list[str]:
         given = [channels_last(torch.empty(shape, device=fake_gpu.DEVICE)) for shape in shapes]
         fuse(network)(*given)
         lights = torch.empty(1, 1, SIDE, SIDE, device=fake_gpu.DEVICE)
-        Divided(network, fuse)(given, lights, known=False)
+        parts = Divided(network, fuse)
+        parts(given, lights, known=False)
+        size = (SIDE * SCALE, SIDE * SCALE)  # as layers are aligned from raw pixels, with which the first part is spared
+        layers = tuple(empty_layer(name, size, fake_gpu.DEVICE, parts.dtype) for name in CHANNELS)
+        parts(given, lights, known=False, aux=layers)
     return compiled
 
 

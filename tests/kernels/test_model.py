@@ -22,7 +22,7 @@ from deeplight.engine.network.config import ModelConfig, Normalisation
 from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.normalise import Normalise
 from deeplight.engine.network.precision import in_precision
-from deeplight.engine.network.tile_layers import CHANNELS, Standard, TileLayer, Usable
+from deeplight.engine.network.tile_layers import CHANNELS, Standard, TileLayer, Usable, empty_layer
 from deeplight.engine.network.tile_program import tensors
 from deeplight.kernels import dispatch, launch
 from deeplight.kernels.launch import Launch
@@ -229,7 +229,11 @@ def test_on_cuda_the_layers_lie_as_kernels_and_convolutions_read_them(
     assert read == {"suggest": [True], "align": [True, True], "conv2d": [True, True]}
 
 
-def test_on_cuda_each_part_of_the_network_is_traced_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sent", ["physical", "raw"])
+def test_on_cuda_each_part_of_the_network_is_traced_by_itself(
+    sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of raw layers `align` makes what the first part makes of physical ones."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(launch, "TRITON", True)
     model, seen = in_precision(make(CONFIGS["tiny"]), "fp16"), {}
@@ -238,11 +242,14 @@ def test_on_cuda_each_part_of_the_network_is_traced_by_itself(monkeypatch: pytes
         compiled, seen[type(part).__name__] = compiled_whole(part, "aot_eager")
         return compiled
 
-    with fake_gpu.fake_cuda(), torch.no_grad():
+    with fake_gpu.fake_cuda(), torch.inference_mode():
         divided = Divided(fake_gpu.moved(model), fuse)
         given = [torch.empty(input_shape(spec, 1, 3, 5), device=fake_gpu.DEVICE) for spec in INPUTS]
         lights = torch.empty(1, 1, 3, 5, device=fake_gpu.DEVICE)
-        shapes = [[t.shape for t in divided(given, lights, known=known)] for known in (True, False)]
+        aux = None
+        if sent == "raw":
+            aux = tuple(empty_layer(name, (24, 40), fake_gpu.DEVICE, divided.dtype) for name in CHANNELS)
+        shapes = [[t.shape for t in divided(given, lights, known=known, aux=aux)] for known in (True, False)]
     assert shapes[0] == shapes[1] == [(1, n, 3 * s, 5 * s) for n, s in ((1, 8), (1, 8), (2, 1), (2, 8))]
     once = dict.fromkeys(("base", "locate", "restore", "settle"), 1)
     assert Counter(seen["AfterSuggestion"]) == {**once, "align": 2, "fuse": 3, "upsample": 3}
