@@ -138,7 +138,8 @@ def kernels_of(preset: str, precision: str) -> list[str]:
         lights = torch.empty(1, 1, SIDE, SIDE, device=fake_gpu.DEVICE)
         parts = Divided(network, fuse)
         parts(given, lights, known=False)
-        size = (SIDE * SCALE, SIDE * SCALE)  # as layers are aligned from raw pixels, with which the first part is spared
+        # layers as they are aligned from raw pixels, with which the first part is spared
+        size = (SIDE * SCALE, SIDE * SCALE)
         layers = tuple(empty_layer(name, size, fake_gpu.DEVICE, parts.dtype) for name in CHANNELS)
         parts(given, lights, known=False, aux=layers)
     return compiled
