@@ -81,7 +81,7 @@ class TileLayer:
         return values[None], mask[None, None].to(torch.float32)
 
     def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """parts: what was sent of the tile, of another kind than "hr"."""
+        """parts: what was sent of the tile, of another kind than "hr". In inference mode, as `empty_layer` is."""
 
         def part(name: str) -> Tensor:
             return parts[f"{self._name}.{name}"]

@@ -229,31 +229,39 @@ def test_on_cuda_the_layers_lie_as_kernels_and_convolutions_read_them(
     assert read == {"suggest": [True], "align": [True, True], "conv2d": [True, True]}
 
 
-@pytest.mark.parametrize("sent", ["physical", "raw"])
+@pytest.mark.parametrize("layers", ["physical", "raw"])
 def test_on_cuda_each_part_of_the_network_is_traced_by_itself(
-    sent: str, monkeypatch: pytest.MonkeyPatch
+    layers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of raw layers `align` makes what the first part makes of physical ones."""
+    """Of raw layers `align` makes what the first part makes of physical ones, so it is spared."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(launch, "TRITON", True)
-    model, seen = in_precision(make(CONFIGS["tiny"]), "fp16"), {}
+    model, seen, calls = in_precision(make(CONFIGS["tiny"]), "fp16"), {}, Counter[str]()
 
     def fuse(part: torch.nn.Module) -> Callable[..., Any]:
-        compiled, seen[type(part).__name__] = compiled_whole(part, "aot_eager")
-        return compiled
+        name = type(part).__name__
+        compiled, seen[name] = compiled_whole(part, "aot_eager")
+
+        def counted(*given: Any) -> Any:
+            calls[name] += 1
+            return compiled(*given)
+
+        return counted
 
     with fake_gpu.fake_cuda(), torch.inference_mode():
         divided = Divided(fake_gpu.moved(model), fuse)
         given = [torch.empty(input_shape(spec, 1, 3, 5), device=fake_gpu.DEVICE) for spec in INPUTS]
         lights = torch.empty(1, 1, 3, 5, device=fake_gpu.DEVICE)
         aux = None
-        if sent == "raw":
+        if layers == "raw":
             aux = tuple(empty_layer(name, (24, 40), fake_gpu.DEVICE, divided.dtype) for name in CHANNELS)
         shapes = [[t.shape for t in divided(given, lights, known=known, aux=aux)] for known in (True, False)]
     assert shapes[0] == shapes[1] == [(1, n, 3 * s, 5 * s) for n, s in ((1, 8), (1, 8), (2, 1), (2, 8))]
     once = dict.fromkeys(("base", "locate", "restore", "settle"), 1)
     assert Counter(seen["AfterSuggestion"]) == {**once, "align": 2, "fuse": 3, "upsample": 3}
     assert seen["Suggestion"] == ["suggest"] and seen["Layers"] == []
+    known_once = {"AfterSuggestion": 2, "Suggestion": 1}
+    assert calls == (known_once if layers == "raw" else known_once | {"Layers": 2})
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["apart", "together"])

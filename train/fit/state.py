@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.files import write_file
+from deeplight.engine.core.wording import mention
 from deeplight.engine.network.model import DeepLightSR
+from deeplight.engine.runtime.manifest import MANIFEST_NAME
 from deeplight.train.fit.settings import of_another_version
 
 _KEY = "deeplight"
@@ -93,10 +95,16 @@ def load_state(file: Path) -> Saved:
             f"{file} is not a state that can be resumed ({text}): give `overwrite=True` to start anew"
         ) from error
     if names := of_another_version(saved.settings):
+        # weights lie beside the state from the first validation on
+        weights = (file.parent / MANIFEST_NAME).exists()
+        on = (
+            f"train its weights on with {mention(start=str(file.parent))} and another `out`, or "
+            if weights
+            else ""
+        )
         raise InputError(
             f"{file} is of a version of DeepLight with other settings or stages ({', '.join(names)}) and cannot be "
-            f'resumed: train its weights on with `start="{file.parent}"` and another `out`, or give `overwrite=True` '
-            "to start anew"
+            f"resumed: {on}give `overwrite=True` to start anew"
         )
     return saved
 

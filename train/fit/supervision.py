@@ -40,7 +40,7 @@ class Supervised(nn.Module):
         prediction = self.model.predict(*inputs, known_offset=given, holds_sums=self._stage.holds_sums)
         loss, parts = objective(self.model, prediction, batch, self._stage.objective, self._across)
         if self._stage.objective.pattern > 0:
-            pattern = pattern_error(self.model, batch, holds_sums=self._stage.holds_sums)
+            pattern = pattern_error(self.model, batch, self._across, holds_sums=self._stage.holds_sums)
             loss = loss + self._stage.objective.pattern * pattern
             parts["pattern"] = pattern.detach()
         return loss, parts

@@ -10,8 +10,10 @@ import torch
 
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.train.fit import even
+from deeplight.train.fit.batch import Batch
 from deeplight.train.fit.checkpoint import load_checkpoint
 from deeplight.train.fit.even import pattern_error
+from deeplight.train.fit.losses import one_process
 from deeplight.train.fit.settings import Settings
 from deeplight.train.fit.stages import DataFacts, plan
 from deeplight.train.fit.supervision import Supervised
@@ -34,7 +36,7 @@ def test_a_base_without_residual_has_no_pattern() -> None:
         for name, parameter in model.named_parameters():
             if name.startswith("refines."):
                 parameter.zero_()
-        assert float(pattern_error(model, toy_batch(), holds_sums=True)) < 1e-5
+        assert float(pattern_error(model, toy_batch(), one_process, holds_sums=True)) < 1e-5
 
 
 def test_it_is_what_the_probe_measures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,13 +47,13 @@ def test_it_is_what_the_probe_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     told = (torch.full_like(batch.inputs[-2], 1.0), torch.tensor([[-1.0, 0.05]]).expand_as(batch.inputs[-1]))
     batch = replace(batch, inputs=(torch.full_like(batch.inputs[0], 20.0), *batch.inputs[1:-2], *told))
     with torch.no_grad():
-        near = float(pattern_error(model, batch, holds_sums=True))
+        near = float(pattern_error(model, batch, one_process, holds_sums=True))
         monkeypatch.setattr(even, "_RIM", 12)
-        far = float(pattern_error(model, batch, holds_sums=True))
-    assert near == pytest.approx(far, rel=0.02), "edges are not seen"
-    largest = pattern(model, 20.0)
-    # belief, which deployment has in its way, changes even lights little
-    assert near <= largest <= 4 * near
+        far = float(pattern_error(model, batch, one_process, holds_sums=True))
+    assert near == pytest.approx(far, rel=0.05), "edges are hardly seen"
+    # of 64 places the largest deviation is one to eight times their RMS; belief, which the probe has in its way and
+    # training has not, changes even lights by a few per cent of the pattern
+    assert 0.9 * near <= pattern(model, 20.0) <= 8 * near
 
 
 def test_a_step_against_it_makes_it_less() -> None:
@@ -59,7 +61,7 @@ def test_a_step_against_it_makes_it_less() -> None:
     steps = torch.optim.Adam(model.parameters(), lr=1e-3)
     errors = []
     for _ in range(8):
-        error = pattern_error(model, batch, holds_sums=True)
+        error = pattern_error(model, batch, one_process, holds_sums=True)
         steps.zero_grad()
         error.backward()
         steps.step()
@@ -82,11 +84,21 @@ def test_only_the_last_stage_looks_at_it() -> None:
 
 
 def test_several_processes_see_the_same() -> None:
-    """The mean of what parts of a batch give is that of the whole."""
-    model, parts = wild(), [toy_batch(seed) for seed in (0, 1)]
-    both = zip(*(part.inputs for part in parts), strict=True)
-    whole = replace(parts[0], inputs=tuple(torch.cat(pair) for pair in both))
+    """The mean of what processes find in their parts of a batch, which differ in size, is that of the whole."""
+    model, windows = wild(), [toy_batch(seed) for seed in (0, 1, 2)]
+
+    def together(*batches: Batch) -> Batch:
+        both = zip(*(batch.inputs for batch in batches), strict=True)
+        return replace(batches[0], inputs=tuple(torch.cat(each) for each in both))
+
+    def across(number: torch.Tensor) -> torch.Tensor:
+        """Levels of one window and of two, two each: what the mean over the processes is."""
+        assert float(number) in (2.0, 4.0)
+        return torch.tensor(3.0)
+
+    parts = together(windows[0]), together(*windows[1:])
     with torch.no_grad():
-        each = [float(pattern_error(model, part, holds_sums=True)) for part in parts]
-        assert float(pattern_error(model, whole, holds_sums=True)) == pytest.approx(np.mean(each), rel=1e-4)
+        each = [float(pattern_error(model, part, across, holds_sums=True)) for part in parts]
+        whole = float(pattern_error(model, together(*windows), one_process, holds_sums=True))
+    assert whole == pytest.approx(np.mean(each), rel=1e-4)
     assert each[0] != each[1]

@@ -169,22 +169,27 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         run(tmp_path, small_settings(), resume=True)
 
 
+@pytest.mark.parametrize("stop", [2, 10**9], ids=["without weights", "with weights"])
 def test_a_state_of_a_version_with_other_stages_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a remedy that is possible: nobody can give a setting that this version does not know."""
+    """With a remedy that is possible: nobody can give a setting that this version does not know, and weights are there
+    from the first validation on."""
     settings = small_settings()
     older = settings.to_dict()
     older["training"] = {**older["training"], "calm_steps": 3}
     del older["training"]["simple_steps"]
     with monkeypatch.context() as before:
         before.setattr(Settings, "to_dict", lambda _: older)
-        run(tmp_path, settings, 2)
+        run(tmp_path, settings, stop)
     with pytest.raises(
-        InputError, match=r"\(training\.calm_steps, training\.simple_steps\) and cannot"
+        InputError, match=r"\(training\.calm_steps, training\.simple_steps\) and cannot.*`overwrite=True`"
     ) as told:
         run(tmp_path, settings, resume=True)
-    assert f'`start="{tmp_path}"` and another `out`' in str(told.value)
+    named = f'`start="{tmp_path}"` and another `out`' in str(told.value)
+    assert named == (stop > 2)
+    with contextlib.nullcontext() if named else pytest.raises(InputError, match="unknown model"):
+        load_checkpoint(tmp_path)
 
 
 def test_a_new_run_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
