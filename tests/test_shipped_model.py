@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deeplight.engine.core.progress import Silent
-from deeplight.engine.core.spec import INPUTS, SCALE, input_shape
+from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.raster.scene import SceneOptions
@@ -28,7 +28,7 @@ from deeplight.train.fit.pool import country_config
 from deeplight.train.synth import Country, CountryConfig, CountrySample
 from deeplight.train.synth.degrade import sensor_matrix
 from deeplight.train.synth.write import write_country
-from deeplight.train.trials.probes import beside_border, lone_lights, pattern
+from deeplight.train.trials.probes import beside_border, lone_lights, pattern, predicted
 
 HELD_OUT = (910_001, 910_002)
 """Countries that neither training nor its validation has seen."""
@@ -285,7 +285,7 @@ WALD = {
 
 @pytest.mark.parametrize(("place", "fwhm"), WALD)
 def test_real_lights_gain_what_an_independent_evaluator_found(
-    backend: Backend, shared_data: Path, place: str, fwhm: float
+    weights: DeepLightSR, shared_data: Path, place: str, fwhm: float
 ) -> None:
     """Wald's protocol: the lights of a place are the truth; blurred and averaged by 8, they are the input."""
     with rasterio.open(shared_data / place / "ntl.tif") as file:
@@ -293,10 +293,7 @@ def test_real_lights_gain_what_an_independent_evaluator_found(
     h, w = (n // SCALE for n in truth.shape)
     truth = truth[: h * SCALE, : w * SCALE]
     lr = sensor_matrix(fwhm, h) @ truth @ sensor_matrix(fwhm, w).T
-    given = {spec.name: np.zeros(input_shape(spec, 1, h, w), np.float32) for spec in INPUTS}
-    given |= {"ntl": lr[None, None], "ntl_valid": np.ones_like(lr)[None, None]}
-    given |= {"psf": np.full((1, 2), fwhm, np.float32), "limits": np.full((1, 2), -1, np.float32)}
-    maps = backend.run(given)["ntl_hr"][0, 0], bicubic(lr)
+    maps = predicted(weights, lr, fwhm, noise=-1.0), bicubic(lr)
     rim = (slice(3 * SCALE, -3 * SCALE),) * 2
     for gain, scale in zip(WALD[place, fwhm], (np.positive, np.log1p), strict=True):
         errors = [float(np.mean((scale(found[rim]) - scale(truth[rim])) ** 2)) for found in maps]

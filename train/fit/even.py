@@ -11,8 +11,8 @@ from deeplight.train.fit.batch import Batch
 from deeplight.train.fit.losses import MeanOverProcesses, weighted_mean
 
 _RIM, _INNER = 6, 3
-"""LR pixels around, from where edges change the pattern by 2 % of itself at most (8 pixels: not at all; 19² pixels in
-place of 15² take 1.6 times as long), and those that are looked at."""
+"""LR pixels around, from where edges change the pattern by 2 % of itself at most (8 pixels: not at all, but a
+scene is 1.6 times as large then), and those that are looked at."""
 _DARKEST, _BRIGHTEST = 0.3, 300.0
 """nW/cm²/sr."""
 

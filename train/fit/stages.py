@@ -214,14 +214,14 @@ def _simple(settings: Settings) -> TrainingStage:
 def _early(settings: Settings) -> TrainingStage:
     """In an easier world: errors in the log domain alone, no even lights, and fewer layers that belong elsewhere.
     What layers tell is learnt here; how far to trust them, and how bright the brightest are, later."""
-    config, variety = settings.training, settings.variety
+    config, variety, whole = settings.training, settings.variety, _whole(settings)
     return replace(
-        _whole(settings),
+        whole,
         name="early",
         number=4,
         steps=config.early_steps,
         rate=config.early_rate,
-        objective=replace(settings.objective, linear=0.0, pattern=0.0),
+        objective=replace(whole.objective, linear=0.0),
         variety=replace(variety, even=0.0, foreign=_EARLY_FOREIGN * variety.foreign),
         stops_early=False,
     )

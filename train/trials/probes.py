@@ -36,7 +36,8 @@ Say = Callable[[str], None]
 def predicted(
     model: DeepLightSR, ntl: Floats, fwhm: float, noise: float, valid: Floats | None = None
 ) -> Doubles:
-    """Return the radiance (8h,8w) from lights (h,w) alone, told the blur in LR pixels and the noise."""
+    """Return the radiance (8h,8w) from lights (h,w) alone, told the blur in LR pixels and the noise (negative:
+    not known)."""
     import torch
 
     h, w = ntl.shape
