@@ -17,7 +17,8 @@ class ObjectiveConfig:
     than the median: what reflectance does not tell, such as a block's lamps, is then spread evenly and PSNR rises.
     linear: weight of each crop's squared error of the radiance itself, relative to its variance: an error in the log
     domain alone lets the brightest pixels go astray.
-    pattern: weight of the pattern that the last stage leaves on even lights (`even.pattern_error`).
+    pattern: weight of the pattern that the last stage leaves on even lights, and of what it takes from them where they
+    end at nodata (`even.even_errors`).
     totals: weight of each crop's relative error in its sum of lights (physical units).
     interval: weight of the quantile loss that teaches the interval's ends.
     offset: weight of the offset's error where the true field is known (synthetic and degraded data).

@@ -17,30 +17,48 @@ _DARKEST, _BRIGHTEST = 0.3, 300.0
 """nW/cm²/sr."""
 
 
-def pattern_error(model: DeepLightSR, batch: Batch, across: MeanOverProcesses, *, holds_sums: bool) -> Tensor:
-    """Return how far the 8×8 places within an LR pixel are from their mean, as a share of it (RMS, then the mean over
-    windows; a scalar), on even lights without layers: as bright as each window of the batch in the mean (what is not
-    known counts as 0 there), and as its brightest LR pixel, but neither darker than _DARKEST nor brighter than
-    _BRIGHTEST.
+def even_errors(
+    model: DeepLightSR, batch: Batch, across: MeanOverProcesses, *, holds_sums: bool
+) -> tuple[Tensor, Tensor]:
+    """Return how uneven even lights become without layers, as shares of them (RMS, then the mean over scenes; two
+    scalars). The scenes are as bright as each window of the batch in the mean (what is not known counts as 0 there), and
+    as its brightest LR pixel, but neither darker than _DARKEST nor brighter than _BRIGHTEST.
 
-    What refines an LR pixel has weights of its own for each place in it, and their differences would remain as a
-    pattern with a period of 8 pixels. Among varied windows it is too faint to be unlearnt.
+    The first compares the 8×8 places within an LR pixel with their mean. What refines an LR pixel has weights of its
+    own for each place in it, and their differences would remain as a pattern with a period of 8 pixels. Among varied
+    windows it is too faint to be unlearnt.
+
+    The second is of lights that end at nodata on one side: the pixels of the LR pixels beside it are compared with the
+    level. Coasts, beyond which there is less light, teach a network to dim whatever ends at a border.
     """
     levels = _levels(batch.inputs[0])
+    scenes = len(levels)
     side = 2 * _RIM + _INNER
-    given = {spec.name: levels.new_zeros(input_shape(spec, len(levels), side, side)) for spec in INPUTS}
-    given["ntl"] += levels[:, None, None, None]
-    given["ntl_valid"] += 1.0
-    given["psf"], given["limits"] = (x.repeat(2, 1) for x in batch.inputs[-2:])
+    given = {spec.name: levels.new_zeros(input_shape(spec, 2 * scenes, side, side)) for spec in INPUTS}
+    given["ntl_valid"] += torch.cat([levels.new_ones(scenes, 1, side, side), _cut(levels, side)])
+    given["ntl"] += levels.repeat(2)[:, None, None, None] * given["ntl_valid"]
+    given["psf"], given["limits"] = (x.repeat(4, 1) for x in batch.inputs[-2:])
     given["limits"][:, 0] = -1.0  # no level at which they would saturate
-    unmoved = levels.new_zeros(len(levels), 2, side, side)
+    unmoved = levels.new_zeros(2 * scenes, 2, side, side)
     found = model.predict(*given.values(), known_offset=unmoved, holds_sums=holds_sums)
     inner = slice(_RIM * SCALE, -_RIM * SCALE)
     radiance = model.normalise.radiance(found.ntl[-1].float())[:, 0, inner, inner]
-    places = radiance.reshape(-1, _INNER, SCALE, _INNER, SCALE).mean(dim=(1, 3))
-    uneven = places / places.mean(dim=(1, 2), keepdim=True) - 1.0
-    each = uneven.square().mean(dim=(1, 2)).add(1e-12).sqrt()
+    places = radiance[:scenes].reshape(-1, _INNER, SCALE, _INNER, SCALE).mean(dim=(1, 3))
+    uncut = places / places.mean(dim=(1, 2), keepdim=True) - 1.0
+    beside = radiance[scenes:] / levels[:, None, None] - 1.0
+    return _mean_rms(uncut, across), _mean_rms(beside, across)
+
+
+def _mean_rms(share: Tensor, across: MeanOverProcesses) -> Tensor:
+    each = share.square().mean(dim=(1, 2)).add(1e-12).sqrt()
     return weighted_mean(each, torch.ones_like(each), across)
+
+
+def _cut(levels: Tensor, side: int) -> Tensor:
+    """Validity (2B,1,side,side) with nothing behind the pixels that are looked at, on each of the four sides in turn."""
+    valid = levels.new_ones(1, side, side)
+    valid[..., -_RIM:] = 0.0
+    return torch.stack([valid.rot90(turn % 4, (1, 2)) for turn in range(len(levels))])
 
 
 def _levels(ntl: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.train.fit.batch import Batch
-from deeplight.train.fit.even import pattern_error
+from deeplight.train.fit.even import even_errors
 from deeplight.train.fit.losses import MeanOverProcesses, objective
 from deeplight.train.fit.pretrain import lights_loss, offset_loss
 from deeplight.train.fit.stages import TrainingStage
@@ -40,9 +40,9 @@ class Supervised(nn.Module):
         prediction = self.model.predict(*inputs, known_offset=given, holds_sums=self._stage.holds_sums)
         loss, parts = objective(self.model, prediction, batch, self._stage.objective, self._across)
         if self._stage.objective.pattern > 0:
-            pattern = pattern_error(self.model, batch, self._across, holds_sums=self._stage.holds_sums)
-            loss = loss + self._stage.objective.pattern * pattern
-            parts["pattern"] = pattern.detach()
+            pattern, border = even_errors(self.model, batch, self._across, holds_sums=self._stage.holds_sums)
+            loss = loss + self._stage.objective.pattern * (pattern + border)
+            parts |= {"pattern": pattern.detach(), "border": border.detach()}
         return loss, parts
 
 
