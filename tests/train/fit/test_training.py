@@ -367,7 +367,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, source: Synthet
 
 
 def test_reduced_precision_stays_near_full(tmp_path: Path, source: SyntheticSource) -> None:
-    short = {"steps": 2, "told_steps": 0, "finish_steps": 0, "localise_steps": 0}
+    """In all stages, those of the offset too."""
+    short = {"steps": 2, "told_steps": 1, "finish_steps": 1, "localise_steps": 2, "localise_rate": 0.5}
     data = TrainingData(source, source, {})
     losses = []
     for precision in ("32-true", "bf16-mixed"):
