@@ -61,7 +61,6 @@ class Localise(nn.Module):
         weights = kernels.LocateWeights(
             self.sharpness, self.prior, _layers(self.certainty), _layers(self.correct)
         )
-        lights = lights.to(ntl.dtype)  # which autocast has shortened in training
         return kernels.locate(ntl, lights, self.window, self.shifts, self.shift_xy, weights, self.d_max)
 
     def suggest(self, aux: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ def even_errors(
     model: DeepLightSR, batch: Batch, across: MeanOverProcesses, *, holds_sums: bool
 ) -> tuple[Tensor, Tensor]:
     """Return how uneven even lights become without layers, as shares of them (RMS, then the mean over scenes; two
-    scalars). The scenes are as bright as each window of the batch in the mean (what is not known counts as 0 there), and
-    as its brightest LR pixel, but neither darker than _DARKEST nor brighter than _BRIGHTEST.
+    scalars). The scenes are as bright as each window of the batch in the mean (what is not known counts as 0 there),
+    and as its brightest LR pixel, but neither darker than _DARKEST nor brighter than _BRIGHTEST.
 
     The first compares the 8×8 places within an LR pixel with their mean. What refines an LR pixel has weights of its
     own for each place in it, and their differences would remain as a pattern with a period of 8 pixels. Among varied
@@ -35,9 +35,10 @@ def even_errors(
     scenes = len(levels)
     side = 2 * _RIM + _INNER
     given = {spec.name: levels.new_zeros(input_shape(spec, 2 * scenes, side, side)) for spec in INPUTS}
-    given["ntl_valid"] += torch.cat([levels.new_ones(scenes, 1, side, side), _cut(levels, side)])
-    given["ntl"] += levels.repeat(2)[:, None, None, None] * given["ntl_valid"]
     given["psf"], given["limits"] = (x.repeat(4, 1) for x in batch.inputs[-2:])
+    cut = _cut(levels + given["psf"][:scenes].sum(dim=1), side)
+    given["ntl_valid"] += torch.cat([torch.ones_like(cut), cut])
+    given["ntl"] += levels.repeat(2)[:, None, None, None] * given["ntl_valid"]
     given["limits"][:, 0] = -1.0  # no level at which they would saturate
     unmoved = levels.new_zeros(2 * scenes, 2, side, side)
     found = model.predict(*given.values(), known_offset=unmoved, holds_sums=holds_sums)
@@ -54,11 +55,14 @@ def _mean_rms(share: Tensor, across: MeanOverProcesses) -> Tensor:
     return weighted_mean(each, torch.ones_like(each), across)
 
 
-def _cut(levels: Tensor, side: int) -> Tensor:
-    """Validity (2B,1,side,side) with nothing behind the pixels that are looked at, on each of the four sides in turn."""
-    valid = levels.new_ones(1, side, side)
+def _cut(numbers: Tensor, side: int) -> Tensor:
+    """Validity (N,1,side,side) with nothing behind what is looked at, on one of the four sides: which one, the digits
+    of `numbers` (N,) decide, so that it does not depend on the other scenes of a batch, nor on how many processes
+    share it."""
+    valid = numbers.new_ones(1, side, side)
     valid[..., -_RIM:] = 0.0
-    return torch.stack([valid.rot90(turn % 4, (1, 2)) for turn in range(len(levels))])
+    four = torch.stack([valid.rot90(turn, (1, 2)) for turn in range(4)])
+    return four[(1e3 * numbers.double()).floor().long() % 4]
 
 
 def _levels(ntl: Tensor) -> Tensor:

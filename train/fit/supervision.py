@@ -28,10 +28,11 @@ class Supervised(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss (scalar) and its parts (scalars, detached)."""
-        if self._stage.task == "lights":
-            return lights_loss(self.model, batch, self._across)
-        if self._stage.task == "offset":
-            return offset_loss(self.model, batch, self._across)
+        alone = {"lights": lights_loss, "offset": offset_loss}.get(self._stage.task)
+        if alone is not None:
+            # differences of large sums decide the offset: never in a reduced precision, see `predict`
+            with torch.autocast(batch.inputs[0].device.type, enabled=False):
+                return alone(self.model, batch, self._across)
         inputs = (
             t.to(memory_format=torch.channels_last) if t.ndim == 4 else t  # as the weights are
             for t in batch.inputs
