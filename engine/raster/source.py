@@ -55,8 +55,8 @@ drivers that fetch (WMS, WCS, STAC, …), that run queries, and pictures (PNG, J
 CRS nor nodata."""
 
 CACHE_MB = 256
-"""GDAL's block cache: holds a row of 512-px blocks of seven uint16 bands 35,000 px wide. The default, 5 % of
-the machine's memory, ignores cgroup limits; the first value used in a process stays."""
+"""GDAL's block cache: holds a row of 512-px blocks of seven uint16 bands 35,000 px wide. The default, 5 % of the
+machine's memory, ignores cgroup limits. It holds between two reads, so that what is above it is lost then."""
 
 _FORMATS = "GeoTIFF, VRT, netCDF, HDF5, HFA, JPEG 2000, ENVI, ASCII grid, SRTM or DTED"
 _DTYPES = frozenset(

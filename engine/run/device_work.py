@@ -92,7 +92,7 @@ class DeviceWork(TileWork):
 
     def crew(self, threads: int) -> Crew:
         """As many readers as threads: the device computes, and decoding is most of what the CPUs do."""
-        return Crew(threads, max(2, threads // 4), ahead=2)
+        return Crew(threads, max(2, threads // 4), ahead=2, all_read=True)
 
     def fit(self, plan: TilePlan) -> TilePlan:
         """The first core of those to try whose tiles the memory of host and device holds, or a larger and faster one
@@ -114,7 +114,8 @@ class DeviceWork(TileWork):
         if plan.chosen:
             fits = self._fastest(fits, plan)
         if self._dates is not None:
-            self._dates.keep_layers(self.path.device)
+            with self.path.failing(None):
+                self._dates.keep_layers(self.path.device)
         return replace(plan, core=fits.core, pack=pack_side(fits.core), estimate=fits.need)
 
     def _try(self, core: int, plan: TilePlan) -> DeviceTiles | str:
@@ -127,18 +128,25 @@ class DeviceWork(TileWork):
         need, usable = device_bytes(crew.tiles, slot, lanes, pack, *grid.shape, pixel), self._usable
         if plan.chosen and need > usable:
             return f"{need / 1e9:.1f} GB of host memory are needed and {usable / 1e9:.1f} GB can be used"
+        alone = self._time(shape, part, sent, returned)
+        if isinstance(alone, str):
+            self._empty()  # here, where no error holds on to what was made before it
+            return alone
+        rate = part.height * part.width * SCALE**2 / max(alone, 1e-9)
+        self.meter.tried[core] = round(rate / 1e6, 1)
+        return DeviceTiles(core, need, shape, rate, time.perf_counter() - begin)
+
+    def _time(self, shape: TileShape, part: Window, sent: int, returned: int) -> float | str:
+        """Seconds of a tile alone, once there is memory for all of them and its program; or why there is not enough."""
         try:
             with self.path.failing(None):
                 self.ring.reserve(sent, returned)
             lease = self.ring.take()
             alone = self.path.prepare(shape, lease.slot, part, self.window(part))
             lease.end()
+            return alone
         except OutOfDeviceMemory as error:
-            self._empty()
             return str(error.__cause__ or error).partition("\n")[0]
-        rate = part.height * part.width * SCALE**2 / max(alone, 1e-9)
-        self.meter.tried[core] = round(rate / 1e6, 1)
-        return DeviceTiles(core, need, shape, rate, time.perf_counter() - begin)
 
     def _fastest(self, first: DeviceTiles, plan: TilePlan) -> DeviceTiles:
         """The fastest of `first` and larger ones, as far as it pays to make the programs of those."""
@@ -205,7 +213,9 @@ class DeviceWork(TileWork):
 
     def _read(self, core: Window, *, physical: bool) -> Tile:
         window = self.window(core)
+        begin = time.perf_counter()
         ntl, known = self.scene.read_ntl(window)
+        self.meter.add(decode=time.perf_counter() - begin)
         inner = core.slices_in(window)
         lr, valid = ntl[inner].copy(), known[inner].copy()
         if not valid.any():
@@ -279,7 +289,8 @@ class DeviceWork(TileWork):
             if not self.host.was_bad(tile.core):
                 slot, shape, stays = tile.lease.slot, tile.shape, tile.stays
                 if stays is None and self._dates is not None:
-                    stays = self._dates.room(shape)
+                    with self.path.failing(tile.core):
+                        stays = self._dates.room(shape)
                 self.path.launch(slot, shape, tile.core, tile.window, physical=tile.physical, layers=stays)
                 return replace(tile, stays=stays)
         except BaseException:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,7 +30,7 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task, check_all_done
 from deeplight.engine.run.inputs import check_unchanged, has_remote
 from deeplight.engine.run.options import RunOptions, as_shard
-from deeplight.engine.run.ordering import Order, choose_order, tasks
+from deeplight.engine.run.ordering import Lanes, Order, choose_order
 from deeplight.engine.run.planned import PlannedRun, plan_scene
 from deeplight.engine.run.preparation import (
     check_complete,
@@ -198,6 +199,7 @@ class Run:
         self.crew = self.work.crew(self.threads) if self.plan.core else Crew(1, 1)
         self.order = self._order()
         self.executor: LocalExecutor | None = None
+        self._lanes = Lanes([], self.plan, self.order, self.crew.readers)
 
     def __enter__(self) -> Self:
         return self
@@ -249,13 +251,11 @@ class Run:
 
         order = Order(self.scene.grid.width, CACHE_MB)
         if self.plan.core is not None:
-            order = choose_order(self.scene, self.plan, self.crew.readers, CACHE_MB, self._memory())
+            memory = available_memory() // self.options.beside  # what is this process's own
+            order = choose_order(self.scene, self.plan, self.crew, CACHE_MB, memory)
+            self.plan = replace(self.plan, estimate=self.plan.estimate + (order.cache_mb - CACHE_MB << 20))
         self.scene.prepare_reading(order.cache_mb)
         return order
-
-    def _memory(self) -> int:
-        """Bytes that are this process's own, of those available."""
-        return available_memory() // self.options.beside
 
     def stream(self) -> None:
         """Compute and store all packs that are missing, except those of tiles that have to be given up."""
@@ -296,14 +296,15 @@ class Run:
             if self.filler.pending:
                 yield Task(Window(0, 0, self.scene.grid.height, self.scene.grid.width))
             return
-        yield from tasks(
-            self.filler.pending_windows(self.plan.pack), self.plan, self.order, self.crew.readers
-        )
+        left = self.filler.pending_windows(self.plan.pack)
+        self._lanes = Lanes(left, self.plan, self.order, self.crew.readers)
+        yield from self._lanes
 
     def note(self, outcome: Outcome) -> None:
         """Say what became of a tile."""
         core = outcome.task.core
         place = {"row": core.row, "col": core.col, "height": core.height, "width": core.width}
+        self._lanes.ended(outcome.task)
         if outcome.error is None:
             self.events.emit("tile", **place, tried=outcome.task.tried, worker=outcome.worker)
             return

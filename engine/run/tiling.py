@@ -98,11 +98,13 @@ def parse_tiles(text: str) -> TileRequest:
 
 @dataclass(frozen=True)
 class Crew:
-    """How many threads read and write, and how many finished tiles may wait between the model and the writers."""
+    """How many threads read and write, and how many finished tiles may wait between the model and the writers.
+    all_read: reading is most of the work, so all readers are to have some, even if blocks are decoded twice."""
 
     readers: int
     writers: int
     ahead: int = 1
+    all_read: bool = False
 
     @property
     def tiles(self) -> int:

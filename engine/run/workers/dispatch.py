@@ -22,7 +22,7 @@ DEPTH = 2
 CALL_S = 0.25
 """A call has as many packs as take so long together: each costs the process that leads about a millisecond."""
 MOST_A_CALL = 8
-"""Packs of a call at most."""
+"""Packs of a call at most, unless a worker needs more at once."""
 _REMEMBERED = 50
 """So many packs tell how long one takes."""
 _SHARE = 4
@@ -114,6 +114,7 @@ class _Hands:
 class Dispatch:
     """Hands packs out until each is settled. stored: told of every pack that is; said: of what people should know.
     ready: names of workers that are ready already. what: a pack is called; parts of the output are handed out, too.
+    at_once: packs that a worker needs at once to have work for all its threads.
 
     given_up: packs in quarantine. lost: reasons for which workers are gone. ready: workers, the last to answer at the
     end.
@@ -129,9 +130,10 @@ class Dispatch:
         clock: Callable[[], float] = time.monotonic,
         ready: Mapping[int, str] | None = None,
         what: str = "pack",
+        at_once: int = 1,
     ) -> None:
         self._pool, self._stored, self._said, self._clock = pool, stored, said, clock
-        self._what = what
+        self._what, self._at_once = what, at_once
         self._left = set(keys)
         self._segments = PackSegments(keys, workers)
         self._again: deque[Key] = deque()
@@ -271,13 +273,13 @@ class Dispatch:
         return [] if key is None else [key]
 
     def _packs_a_call(self) -> int:
-        """One, until it is known that packs with data are fast: those without tell nothing of the next, and the first
-        to be finished are those with the least data."""
-        if len(self._took) < min(2 * len(self._hands), _REMEMBERED):
-            return 1
-        slowest = max(self._took)
+        """As few as keep a worker busy, until it is known that packs with data are fast: those without tell nothing of
+        the next, and the first to be finished are those with the least data."""
         fair = len(self._left) // (_SHARE * max(1, len(self._hands)))
-        return max(1, min(MOST_A_CALL, fair, int(CALL_S / max(slowest, CALL_S / MOST_A_CALL))))
+        fast = 1
+        if len(self._took) >= min(2 * len(self._hands), _REMEMBERED):
+            fast = min(MOST_A_CALL, int(CALL_S / max(max(self._took), CALL_S / MOST_A_CALL)))
+        return max(1, min(fair, max(self._at_once, fast)))
 
     def _failed_before(self, idle: _Hands) -> Key | None:
         """A pack that failed before, on another worker if there is one."""

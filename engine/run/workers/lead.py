@@ -186,7 +186,9 @@ class Lead:
             self.progress.advance(areas[key])
 
         began = time.perf_counter()
-        dispatch = Dispatch(pool, list(areas), pool.share.count, stored, self.voice.log)
+        dispatch = Dispatch(
+            pool, list(areas), pool.share.count, stored, self.voice.log, at_once=proposal.at_once
+        )
         with self.progress:
             self.progress.start(left)
             dispatch.run()

@@ -26,12 +26,14 @@ class Trouble:
 @dataclass(frozen=True)
 class Proposal:
     """How a worker would carry out the run. tiles: the plan of the tiles in words. areas: pack → its HR pixels, row by
-    row. digests: of inputs that the worker has read, for others on its host."""
+    row. digests: of inputs that the worker has read, for others on its host. at_once: packs that its readers need to
+    have one tile each."""
 
     record: Record
     tiles: str
     areas: Mapping[Key, int]
     digests: Mapping[Seen, str]
+    at_once: int = 1
 
 
 @dataclass(frozen=True)

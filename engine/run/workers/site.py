@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 
 from deeplight.engine.core.errors import DiskRefused, InputError
 from deeplight.engine.core.machine import bytes_moved, peak_memory
@@ -29,11 +28,11 @@ from deeplight.engine.run.contents import Seen, known_digests, learn_digests
 from deeplight.engine.run.engine import Began, Engine
 from deeplight.engine.run.executor import Outcome, Task, TileFailed
 from deeplight.engine.run.options import RunOptions
+from deeplight.engine.run.ordering import packs_at_once, shared_out
 from deeplight.engine.run.pipeline import Run, run_scene
 from deeplight.engine.run.planned import PlannedRun, plan_scene
 from deeplight.engine.run.report import RunReport, write_report
 from deeplight.engine.run.result import RunResult
-from deeplight.engine.run.tiling import TilePlan, cores
 from deeplight.engine.run.work import Tile
 from deeplight.engine.run.workers.affinity import GpuPlace, bind, cpu_list, gpu_place
 from deeplight.engine.run.workers.finishing import Finishing
@@ -107,7 +106,9 @@ class Site:
             self.relay.counting = True
             with self._turn, plan_scene(self.options, self.scene, self.engine) as planned:
                 planned.check_space(self.options)
-            return Proposal(planned.record, planned.plan.describe(), _areas(planned), known_digests())
+                at_once = packs_at_once(planned.plan, planned.work.crew(self.engine.threads))
+            tiles = planned.plan.describe()
+            return Proposal(planned.record, tiles, _areas(planned), known_digests(), at_once)
         except Exception as error:
             return self._trouble(error)
         finally:
@@ -360,7 +361,7 @@ class Packs(Run):
                 return
             hr = self.filler.expect(key)
             lr = Window(hr.row // SCALE, hr.col // SCALE, hr.height // SCALE, hr.width // SCALE)
-            yield from _shared_out(lr, self.plan, self.crew.readers)
+            yield from shared_out(lr, self.plan, self.crew.readers)
 
     def _answer_for_failed(self) -> None:
         """Say which packs have tiles that were given up."""
@@ -376,14 +377,3 @@ class Packs(Run):
             took = now - max(self._answered_at, self._asked_at.pop(key))
             self._answered_at = now
         future.set_result(Made(error, final, took if key in self._with_data else None))
-
-
-def _shared_out(pack: Window, plan: TilePlan, readers: int) -> Iterator[Task]:
-    """The tiles of a pack for so many readers, each of which has the same rows of every pack: neighbours share source
-    blocks, and a pack keeps all readers busy."""
-    lanes: dict[int, list[Task]] = {}
-    for core in cores(pack, plan):
-        lane = (core.row - pack.row) * readers // pack.height
-        lanes.setdefault(lane, []).append(Task(core, lane))
-    for together in zip_longest(*lanes.values()):
-        yield from (task for task in together if task is not None)

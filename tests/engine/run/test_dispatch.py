@@ -110,12 +110,16 @@ class Crew:
         heapq.heappush(self._events, (self.now + after, self._order, worker))
 
 
-def dispatched(crew: Crew, workers: int = 2, keys: Sequence[Key] = KEYS) -> tuple[Dispatch, list[Key]]:
+def dispatched(
+    crew: Crew, workers: int = 2, keys: Sequence[Key] = KEYS, at_once: int = 1
+) -> tuple[Dispatch, list[Key]]:
     """A run to its end, and the packs that it was told are stored, each once."""
     stored: list[Key] = []
     for _ in range(workers):
         crew.hire()
-    dispatch = Dispatch(crew, keys, workers, stored.append, lambda _: None, clock=lambda: crew.now)
+    dispatch = Dispatch(
+        crew, keys, workers, stored.append, lambda _: None, clock=lambda: crew.now, at_once=at_once
+    )
     dispatch.run()
     assert len(stored) == len(set(stored))
     assert set(stored) | {g.key for g in dispatch.given_up} == set(keys)
@@ -170,6 +174,16 @@ def test_fast_packs_go_several_a_call(pack_s: float, most: int) -> None:
     assert crew.most_in_hand <= max(DEPTH, 2 * CALL_S / pack_s)
     assert len(crew.sizes) < 1.4 * len(FAST) / most + 10
     assert crew.now <= 1 + pack_s * (len(FAST) / 2 + 2) + 0.2
+
+
+@pytest.mark.parametrize("pack_s", [0.01, 5.0])
+def test_a_worker_has_packs_for_all_its_threads(pack_s: float) -> None:
+    """From the first call, however long a pack takes; a large tile is a pack by itself, which one thread reads."""
+    crew = Crew(pack_s=lambda _: pack_s)
+    dispatched(crew, 2, FAST, at_once=16)
+    assert set(crew.given.values()) == {1}
+    assert crew.sizes[:4] == [16] * 4 and crew.most_in_hand == 32
+    assert crew.sizes[-1] == 1, "few at the end, so that all end together"
 
 
 def test_packs_without_data_tell_nothing_of_how_fast_the_next_is() -> None:

@@ -25,7 +25,7 @@ from deeplight.engine.run.workers.lead import Lead
 from deeplight.engine.run.workers.messages import Computed, Done, Made, Proposal, Told, Trouble
 from deeplight.engine.run.workers.relay import Relay, Voice
 from deeplight.engine.run.workers.request import Workers
-from deeplight.engine.run.workers.site import Site, _shared_out
+from deeplight.engine.run.workers.site import Site
 from tests.engine.run.wholes import PACKS, Whole
 from tests.scenes import write_raster
 
@@ -241,21 +241,6 @@ def test_workers_on_one_host_plan_with_their_share_of_its_memory(
     for beside in (1, 3):
         proposed(site(whole, beside=beside))
     assert planned == [9 << 30, 3 << 30]
-
-
-@pytest.mark.parametrize("readers", [1, 2, 3, 7])
-def test_readers_share_a_pack_by_rows(readers: int) -> None:
-    pack = Window(256, 512, 256, 200)
-    found = list(_shared_out(pack, TilePlan(64, 2, 256, 0), readers))
-    assert sorted(task.core for task in found) == sorted({task.core for task in found})
-    assert sum(task.core.height * task.core.width for task in found) == 256 * 200
-    rows: dict[int, set[int]] = {}
-    for task in found:
-        rows.setdefault(task.core.row, set()).add(task.lane)
-    assert all(len(lanes) == 1 for lanes in rows.values())
-    assert len({lane for lanes in rows.values() for lane in lanes}) == min(readers, 4)
-    first = [task.lane for task in found[: min(readers, 4)]]
-    assert len(set(first)) == len(first), "all readers have work at once"
 
 
 def test_what_workers_say_is_said_once(tmp_path: Path) -> None:
