@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deeplight import kernels
+from deeplight.engine.core.admitted import admitted
 from deeplight.engine.core.forms import LayerForm
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.network.compiled import channels_last
@@ -110,14 +111,15 @@ class TileLayer:
 class Usable(nn.Module):
     """Where all bands of a pixel hold a value: as raster.convert.to_physical and Layer.read_native."""
 
-    gain: Tensor
-    bias: Tensor
+    least: Tensor
+    most: Tensor
 
     def __init__(self, form: LayerForm) -> None:
         super().__init__()
         self._form = form
-        self.register_buffer("gain", torch.tensor(form.gain, dtype=torch.float32))
-        self.register_buffer("bias", torch.tensor(form.bias, dtype=torch.float32))
+        ends = [admitted(a, b, form.limits) for a, b in zip(form.gain, form.bias, strict=True)]
+        self.register_buffer("least", torch.tensor([low for low, _ in ends], dtype=torch.float32))
+        self.register_buffer("most", torch.tensor([high for _, high in ends], dtype=torch.float32))
 
     def forward(self, pixels: Tensor, extent: Tensor, mask: Tensor) -> Tensor:
         """pixels: (h, w, stride), uint16 as int16. extent: (2,), rows and columns that are filled. mask: (h, w),
@@ -135,10 +137,6 @@ class Usable(nn.Module):
             for band, wanted in enumerate(form.sentinels):
                 if wanted is not None:
                     usable = usable & (raw[..., band] != wanted)
-            values = raw.to(torch.float32) * self.gain + self.bias
-            if form.dtype == "float32":
-                usable = usable & torch.isfinite(values).all(dim=-1)
-            if form.limits is not None:
-                low, high = form.limits
-                usable = usable & ((values >= low) & (values <= high)).all(dim=-1)
+            values = raw.to(torch.float32)
+            usable = usable & ((values >= self.least) & (values <= self.most)).all(dim=-1)
         return usable.to(torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from deeplight.engine.core.admitted import admitted
 from deeplight.engine.core.forms import Conserving, LayerForm, Wanted, returned, sent
 from deeplight.engine.core.spec import INPUTS, input_shape
 from deeplight.engine.network import tile_program
 from deeplight.engine.network.finished import Finished
 from deeplight.engine.network.tile_program import Usable
+from deeplight.engine.raster.convert import to_physical
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL, load_artifact
 from deeplight.engine.runtime.backends.torch_backend import Computing
@@ -76,6 +79,55 @@ def test_which_pixels_are_usable_is_one_graph(form: LayerForm) -> None:
     # nothing beyond the extent, nothing under a mask that counts, and something else
     assert not got[9:].any() and not got[:, 12:].any() and got.any()
     assert bool(got[3].any()) != form.masked
+
+
+REFLECTANCES = (-0.4, 3.0)
+"""Where raw · gain + bias lies at a limit for the second to fourth line below, it depends on whether it is rounded once
+or twice."""
+LINES = [
+    (1e-4, 0.0),
+    (1e-4, -0.1),
+    (1e-4, 0.1),
+    (1e-4, -0.4),
+    (-2e-4, 1.3),
+    (2.75e-5, -0.2),
+    (0.0, 0.5),
+    (0.0, 9.0),
+]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
+@pytest.mark.parametrize("limits", [REFLECTANCES, (-math.inf, 1.6), None])
+def test_usable_pixels_are_those_of_the_host(dtype: str, limits: tuple[float, float] | None) -> None:
+    """All that 16 bits hold; of float32, what lies beside each limit, what is not finite, and what overflows."""
+    for gain, bias in [*LINES, (3e30, -2e38)]:
+        raw = np.arange(1 << 16).astype(np.uint16).view(dtype if dtype != "float32" else np.uint16)
+        if dtype == "float32":
+            ends = np.array([e for e in admitted(gain, bias, limits) if math.isfinite(e)] or [0], np.float32)
+            with np.errstate(over="ignore"):
+                near = [ends, *(np.nextafter(ends, np.float32(side)) for side in (np.inf, -np.inf))]
+            odd = np.array([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, -0.0, 1e-45], np.float32)
+            raw = np.concatenate([*near, odd, np.random.default_rng(0).normal(0, 1e4, 99).astype(np.float32)])
+        form = LayerForm("raw", (0,), (1, raw.size), dtype, (gain,), (bias,), (None,), limits, masked=False)
+        want = to_physical(raw[None, None], [gain], [bias], [None], limits=limits or (-np.inf, np.inf))[1]
+        bits = torch.from_numpy(raw.view(np.int16) if dtype == "uint16" else raw)
+        extent = torch.tensor([1, raw.size], dtype=torch.int32)
+        got = Usable(form)(bits[None, :, None], extent, torch.ones(1, raw.size, dtype=torch.uint8))
+        np.testing.assert_array_equal(got.numpy(), want, err_msg=f"{gain} {bias}")
+
+
+def test_what_is_usable_does_not_depend_on_how_a_device_rounds() -> None:
+    """Nothing is computed of the pixels but comparisons, so that there is nothing to round."""
+    form = LayerForm("raw", (0,), (4, 4), "int16", (1e-4,), (-0.1,), (None,), REFLECTANCES)
+    given = torch.zeros(4, 4, 1, dtype=torch.int16), torch.tensor([4, 4]), torch.ones(4, 4, dtype=torch.uint8)
+    graph = torch.export.export(Usable(form), given).graph
+    names = {str(node.target) for node in graph.nodes if node.op == "call_function"}
+    assert any(name.startswith("aten.ge") for name in names)
+    assert not {
+        name
+        for name in names
+        if name.startswith(("aten.mul", "aten.add", "aten.sub", "aten.div", "aten.fma"))
+    }
 
 
 @pytest.mark.parametrize("compiling", [True, False])
