@@ -7,7 +7,7 @@ that writes it. Three streams, so that the copies of one tile lie beside the com
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +136,9 @@ class DevicePath:
     def forget(self, keep: TileShape | None = None) -> None:
         """Let go of all programs and their memory, but for that of one shape."""
         self._programs = {shape: program for shape, program in self._programs.items() if shape == keep}
-        self.device.release()
+        # a device that has failed fails here again, and what it said first must not be replaced
+        with suppress(RuntimeError):
+            self.device.release()
 
     def launch(
         self,
@@ -232,7 +234,10 @@ class DevicePath:
             yield
         except DeepLightError:
             raise
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
+            # Triton's own, as of a kernel that asks for more than a multiprocessor has, are no RuntimeError
+            if not isinstance(error, RuntimeError | MemoryError) and not _of_triton(error):
+                raise
             place = "" if core is None else f" at the tile at row {core.row}, column {core.col}"
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             if self.device.out_of_memory(error) or isinstance(error, MemoryError):
@@ -277,6 +282,8 @@ class DevicePath:
         program = _Program(None, memory, result, suggested, parts, made, tile)
         if model.captured:
             program.graph = self.device.capture(self._compute, tile, [memory], program.writes)
+        else:
+            self._compute.follow_default()
         return program
 
     def _know(self, program: _Program) -> None:
@@ -303,3 +310,7 @@ class DevicePath:
         wanted = tensors(self.returned(*core.shape, physical=physical), slot.result.bytes)
         place, steps = core.slices_in(window), self._steps(physical)
         return cut(program.made, program.parts["own"], wanted, place, steps, self._resident.implementation)
+
+
+def _of_triton(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] == "triton"

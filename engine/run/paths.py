@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deeplight.engine.core.errors import InputError
@@ -103,10 +104,10 @@ def wanted_of(options: RunOptions, scene: Scene, manifest: Manifest) -> Wanted:
 
 
 def open_in_fp32(options: RunOptions, artifact: Artifact, threads: int, *, offset: bool = False) -> Backend:
-    """The model in fp32 where it is asked to run, or on the CPU where that has only the reduced precision. offset: see
-    Backend.split."""
+    """The model in fp32 where it is asked to run, or on the CPU where that has only the reduced precision: for single
+    tiles of whatever shape, which are not worth compiling. offset: see Backend.split."""
     try:
-        found = open_model(options, artifact, "fp32", threads)
+        found = open_model(replace(options, compiling=False), artifact, "fp32", threads)
     except InputError:
         found = open_backend("auto", artifact, device="cpu", threads=threads)
     if offset:

@@ -16,6 +16,8 @@ from deeplight.engine.runtime.device import Memory
 from deeplight.kernels import launch, table
 from deeplight.kernels.float32 import exact_float32
 
+_FULL = ("out of memory", "status_alloc_failed", "allocation_failed")
+"""What CUDA, cuBLAS and cuDNN say where memory is full."""
 _WARM_UPS = 3
 """Runs before a capture: they compile kernels and let libraries choose, which a capture must not contain.
 In every capture, since handles and choices of libraries belong to a thread, and a further date comes in a new one."""
@@ -78,6 +80,7 @@ class CudaStream:
     """See device.DeviceStream."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copy(self, target: Memory, source: Memory, size: int, *, to: int = 0, since: int = 0) -> None:
@@ -95,6 +98,10 @@ class CudaStream:
         """See device.DeviceStream."""
         with torch.cuda.stream(self.stream):
             graph.replay()
+
+    def follow_default(self) -> None:
+        """See device.DeviceStream."""
+        self.stream.wait_stream(torch.cuda.default_stream(self._device))
 
     def record(self, event: Any) -> None:
         """See device.DeviceStream."""
@@ -138,8 +145,7 @@ class CudaDevice:
         """See device.Device."""
         # `torch.cuda.graph` waits for the current GPU, which need not be this one
         with torch.cuda.device(self._device), exact_float32(), torch.inference_mode():
-            # what was made on the default stream, on which new streams do not wait
-            stream.stream.wait_stream(torch.cuda.current_stream(self._device))
+            stream.follow_default()
             with torch.cuda.stream(stream.stream):
                 for _ in range(_WARM_UPS):
                     program()
@@ -169,4 +175,9 @@ class CudaDevice:
 
     def out_of_memory(self, error: BaseException) -> bool:
         """See device.Device."""
-        return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+        seen: BaseException | None = error
+        while seen is not None:  # the end of a capture may only say that it was broken off
+            if isinstance(seen, torch.OutOfMemoryError) or any(s in str(seen).lower() for s in _FULL):
+                return True
+            seen = seen.__cause__ or seen.__context__
+        return False

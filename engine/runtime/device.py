@@ -62,6 +62,10 @@ class DeviceStream(Protocol):
     def replay(self, graph: Graph) -> None:
         """A captured program once more."""
 
+    def follow_default(self) -> None:
+        """What comes after this starts when all is done that was put on the default stream, as is what makes the
+        tensors of a new program. `Device.capture` does the same."""
+
     def record(self, event: Event) -> None:
         """Let `event` be this point from now on."""
 

@@ -165,13 +165,14 @@ class EngineBackend(Backend):
             call(cudart.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self._stream))
 
     def _free(self, shape: Buffers) -> None:
+        """Errors are passed over: a device that has failed fails here again, and has said why."""
         if shape.graph is not None:
-            call(cudart.cudaGraphExecDestroy(shape.graph))
+            cudart.cudaGraphExecDestroy(shape.graph)
         shape.context = None  # before the memory that it works in
         for address in (*shape.device.values(), *([shape.scratch] if shape.scratch else [])):
-            call(cudart.cudaFree(address))
+            cudart.cudaFree(address)
         for array in shape.host.values():
-            call(cudart.cudaFreeHost(array.ctypes.data))
+            cudart.cudaFreeHost(array.ctypes.data)
 
     def origins(self) -> dict[str, str]:
         """The GPU and the files made for it, by name: they decide bits besides versions and the model."""
@@ -191,13 +192,13 @@ class EngineBackend(Backend):
         return Resident(device, self._compute, captured=self.captures, compiling=self.compiling)
 
     def close(self) -> None:
-        """Free everything on the device."""
+        """Free everything on the device, as `_free`."""
         if self._compute is not None:
             self._compute.close()
-        call(cudart.cudaSetDevice(self._gpu))
+        cudart.cudaSetDevice(self._gpu)
         while self._shapes:
             self._free(self._shapes.popitem()[1])
-        call(cudart.cudaStreamDestroy(self._stream))
+        cudart.cudaStreamDestroy(self._stream)
 
 
 def has_device_path() -> bool:

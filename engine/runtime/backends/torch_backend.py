@@ -50,7 +50,7 @@ class TorchBackend(Backend):
         self._place, self._resident = device, compute
         self._compute = self._in_graphs(compute)
         self._alone: Compute | None = None
-        self._cancelled = False
+        self._cancelled = self._beside = False
 
     @property
     def _divided(self) -> Divided | None:
@@ -99,7 +99,7 @@ class TorchBackend(Backend):
         self.suggests = suggested and not self._on_gpu and self._divided is not None
         alone = getattr(self._resident, "alone", None)
         spared = not layers and outputs is not None and set(outputs) <= set(OF_LIGHTS_ALONE)
-        self._alone = self._in_graphs(alone) if spared and alone is not None else None
+        self._alone = self._in_graphs(alone) if spared and alone is not None and not self._beside else None
 
     def _run(self, inputs: Mapping[str, Floats], outputs: Sequence[str]) -> list[Floats]:
         if self._cancelled:
@@ -157,6 +157,7 @@ class TorchBackend(Backend):
             return None
         alone = getattr(self._resident, "alone", None)
         # beside the device path come single tiles of shapes of their own, for each of which compiling takes far longer
+        self._beside, self._alone = True, None
         self._compute = getattr(self._resident, "uncompiled", self._compute)
         return Resident(
             CudaDevice(self._place),

@@ -65,12 +65,13 @@ def run(
     core: int = 6,
     compute: Compute = analytic,
     on_device: Compute | None = None,
+    threads: int = 2,
     **more: Any,
 ) -> pipeline.RunReport:
     """Make one run. device: None for the host's path. core: 0 for automatic tiles."""
     monkeypatch.setattr(paths, "open_model", lambda *_: OnDevice(compute, device, on_device))
     tiles = TileRequest(core or None)
-    options = RunOptions(scene=scene, out=out, model=model, tiles=tiles, threads=2, **more)
+    options = RunOptions(scene=scene, out=out, model=model, tiles=tiles, threads=threads, **more)
     report = pipeline.infer(options)
     assert report is not None
     return report

@@ -90,7 +90,13 @@ class Stream:
     def copy(self, target: Memory, source: Memory, size: int, *, to: int = 0, since: int = 0) -> None:
         assert to + size <= len(target.bytes) and since + size <= len(source.bytes)
 
+        device = self.device
+        device.copies += 1
+        number = device.copies
+
         def work() -> None:
+            if (device.fails, number) == ("copy", device.fails_at):
+                raise RuntimeError(device.failure)
             target.bytes[to : to + size].copy_(source.bytes[since : since + size])
 
         self._add(work, [source], [target])
@@ -104,11 +110,14 @@ class Stream:
         number = device.replays
 
         def work() -> None:
-            if number == device.fails_at:
+            if (device.fails, number) == ("replay", device.fails_at):
                 raise RuntimeError(device.failure)
             graph.program()
 
         self._add(work, graph.reads, graph.writes)
+
+    def follow_default(self) -> None:
+        self.device.followed += 1
 
     def record(self, event: Event) -> None:
         with self.device.lock:
@@ -150,8 +159,9 @@ class Stream:
 class StandIn:
     """See deeplight.engine.runtime.device.Device.
 
-    room: bytes of device memory. fails_at: which replay breaks the device, counted from 1, and what it says. Counted:
-    bytes of memory at most, pieces of it, replays, waits of the host for an event, and for the whole device.
+    room: bytes of device memory. fails_at: which replay, or copy, breaks the device, counted from 1, and what it says.
+    Counted: bytes of memory at most, pieces of it, replays, copies, waits of the host for
+    an event, and for the whole device, and how often a stream was told to follow the default one.
     """
 
     name = "stand-in"
@@ -162,21 +172,24 @@ class StandIn:
         room: int = 1 << 34,
         fails_at: int = 0,
         failure: str = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors …",
+        fails: str = "replay",
     ) -> None:
         self.random, self.lock = random.Random(seed), threading.RLock()
         self.streams: list[Stream] = []
         self.known: Clock = {}
-        self.room, self.fails_at, self.failure = room, fails_at, failure
+        self.room, self.fails_at, self.failure, self.fails = room, fails_at, failure, fails
         self.allocated = self.most = self.pieces = self.replays = self.waits = self.synchronised = (
             self.done
-        ) = 0
+        ) = self.followed = self.copies = 0
         self.broken: str | None = None
 
     def pinned(self, size: int) -> Memory:
+        self.alive()
         self.pieces += 1
         return Memory(size, pinned=True)
 
     def memory(self, size: int) -> Memory:
+        self.alive()
         self.pieces += 1
         self.allocated += size
         self.most = max(self.most, self.allocated)
@@ -206,12 +219,14 @@ class StandIn:
             )
             assert own <= other, "a graph touches what the graph beside it does not"
         with self.lock:
+            self.alive()
             self.synchronised += 1
             for each in self.streams:
                 while each.steps:
                     self._one(each)
                 _merge(self.known, each.clock)
-            program()
+            with torch.inference_mode():
+                program()
             for memory in writes:
                 memory.bytes.fill_(0xA5)
         return Graph(program, reads, writes)
@@ -222,10 +237,12 @@ class StandIn:
             self.check(memory, self.known, writes=writes)
 
     def free(self) -> int:
+        self.alive()
         return self.room - self.allocated
 
     def release(self) -> None:
         """Count memory from zero again. Only a failed allocation frees everything."""
+        self.alive()
         self.allocated = 0
 
     def out_of_memory(self, error: BaseException) -> bool:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from deeplight.engine.core.spec import INPUTS, OUTPUTS
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.run import paths
+from deeplight.engine.run.options import RunOptions
 from deeplight.engine.runtime.backends import torch_backend
 from deeplight.engine.runtime.backends.torch_backend import TorchBackend
 from deeplight.engine.runtime.cuda_device import CudaDevice
@@ -40,7 +44,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     stand_ins = {
         "device": lambda _: nullcontext(),
         "stream": lambda _: nullcontext(),
-        "current_stream": lambda *_: None,
+        "Stream": lambda _: SimpleNamespace(wait_stream=lambda other: seen.append(f"follows {other}")),
+        "default_stream": lambda _: "default",
         "synchronize": lambda *_: None,
         "CUDAGraph": lambda: SimpleNamespace(pool=lambda: "pool"),
         "graph": Recording,
@@ -54,7 +59,7 @@ def test_what_is_recorded_ran_before_in_the_same_thread(cuda: list[Any]) -> None
     """Also beside a graph of another thread: handles of cuBLAS and cuDNN, which are made in the first call of a thread,
     cannot be made in a recording. A further date's program is captured by a thread of its own."""
     device, graphs = CudaDevice(torch.device("cuda")), list[Any]()
-    stream = SimpleNamespace(stream=SimpleNamespace(wait_stream=lambda _: None))
+    stream = device.stream()
 
     def capture() -> None:
         beside = graphs[-1] if graphs else None
@@ -66,10 +71,33 @@ def test_what_is_recorded_ran_before_in_the_same_thread(cuda: list[Any]) -> None
         thread.start()
         thread.join()
         begins = cuda.index("recording")
+        assert cuda.pop(0) == "follows default", "what the program works with may not be there yet"
+        begins -= 1
         assert begins >= 1 and set(cuda[:begins]) == {name}, "nothing was warmed up"
         assert cuda[begins:] == ["recording", name, "recorded"]
         cuda.clear()
     assert len(graphs) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_full_memory_is_known_by_what_is_said_of_it(error: RuntimeError, full: bool) -> None:
+    device = CudaDevice(torch.device("cuda"))
+    assert device.out_of_memory(error) is full
+    try:
+        try:
+            raise error
+        except RuntimeError:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")  # noqa: B904
+    except RuntimeError as later:
+        assert device.out_of_memory(later) is full
 
 
 def test_single_tiles_beside_the_device_path_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +107,10 @@ def test_single_tiles_beside_the_device_path_are_not_compiled(monkeypatch: pytes
     class Network:
         def __call__(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
             asked.append("compiled")
+            return self._outputs()
+
+        def alone(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+            asked.append("compiled for lights alone")
             return self._outputs()
 
         def uncompiled(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -94,4 +126,15 @@ def test_single_tiles_beside_the_device_path_are_not_compiled(monkeypatch: pytes
     backend._run(inputs, ["ntl_hr"])
     assert backend.resident() is not None
     backend._run(inputs, ["ntl_hr"])
-    assert asked == ["compiled", "uncompiled"]
+    backend.split(1, 1, ["ntl_hr"], layers=False)
+    backend._run(inputs, ["ntl_hr"])
+    assert asked == ["compiled", "uncompiled", "uncompiled"]
+
+
+def test_tiles_tried_in_fp32_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may be of another shape, and the device waits for it."""
+    seen: list[Any] = []
+    monkeypatch.setattr(paths, "open_backend", lambda *_, **how: seen.append(how))
+    request = RunOptions(SceneOptions("ntl.tif"), Path("o.tif"), "model", compiling=True, backend="torch")
+    paths.open_in_fp32(request, cast(Any, None), 1)
+    assert [(how["precision"], how["compiling"]) for how in seen] == [("fp32", False)]

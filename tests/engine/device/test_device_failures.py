@@ -45,12 +45,14 @@ def bad_where_bright(inputs: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("failing", [1, 38])
+@pytest.mark.parametrize(("fails", "failing"), [("replay", 1), ("replay", 38), ("copy", 1), ("copy", 3 * 38)])
 def test_a_device_that_breaks_ends_the_run_resumably(
-    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, failing: int
 ) -> None:
+    """All that is asked of it afterwards fails as well, letting go of its memory too. A tile has three copies, those
+    that are timed beforehand one."""
     run(monkeypatch, scene, model, tmp_path / "whole.tif", StandIn(), core=16)
-    device = StandIn(seed=failing, fails_at=WARM_UPS + MEASURED + failing)
+    device = StandIn(seed=failing, fails_at=WARM_UPS + MEASURED + failing, fails=fails)
     with pytest.raises(
         DeviceFailed, match=r"^stand-in failed.*illegal memory access.*`resume=True`$"
     ) as error:
@@ -59,8 +61,24 @@ def test_a_device_that_breaks_ends_the_run_resumably(
     assert not (tmp_path / "o.tif").exists()
     resumed = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(5), core=16, mode=Mode.RESUME)
     assert (tmp_path / "o.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
-    if failing == 38:  # the last tile: seven are on their way at most, so one of the first two packs is whole
+    if failing > 1:  # the last tile: seven are on their way at most, so one of the first two packs is whole
         assert resumed.packs["kept_from_earlier_run"] >= 1
+
+
+def test_errors_of_triton_are_the_devices(
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = pytest.importorskip("triton.runtime.errors")
+    asked = []
+
+    def compute(inputs: Sequence[Tensor]) -> list[Tensor]:
+        if len(asked) > 8:
+            raise errors.OutOfResources(300_000, 232_448, "shared memory")
+        asked.append(1)
+        return analytic(inputs)
+
+    with pytest.raises(DeviceFailed, match=r"^stand-in failed.*shared memory.*`resume=True`$"):
+        run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), core=16, on_device=compute)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])

@@ -1,0 +1,117 @@
+"""Whole runs of odd scenes over the device path, on a stand-in: tiles move inwards, and programs grow."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deeplight.engine.core.windows import Window, split
+from deeplight.engine.raster import unresampled
+from deeplight.engine.raster.scene import SceneOptions
+from deeplight.engine.run import device_work
+from deeplight.engine.run.device_path import DevicePath
+from deeplight.engine.run.tiling import EDGE, fixed_window, tile_window
+from tests.engine.analytic import manifest, onnx_bytes, write_model
+from tests.engine.device.runs import pixels, run
+from tests.engine.device.standin import StandIn
+from tests.engine.device.test_device_path import same
+from tests.engine.device.test_layers import CASES
+from tests.scenes import write_raster, write_scene
+
+BANDS = ("isp", "quality", "interval")
+HALO = EDGE + 3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One whose halo is wider than what is shown beyond the scene."""
+    return str(write_model(tmp_path_factory.mktemp("model") / "analytic", onnx_bytes(), halo_lr=HALO))
+
+
+def brightened(scene: SceneOptions, folder: Path) -> SceneOptions:
+    """The scene with lights that differ from place to place, and some missing."""
+    ntl = np.random.default_rng(4).gamma(0.5, 8.0, (21, 27)).astype(np.float32)
+    ntl[3:6, 5:9] = -999.0
+    ntl[10, ::4] = -999.0
+    return dataclasses.replace(scene, ntl=str(write_raster(folder / "lights.tif", ntl, nodata=-999.0)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_odd_scenes(name: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = brightened(CASES[name][0](tmp_path), tmp_path)
+    for out, device in (("host.tif", None), ("device.tif", StandIn(2))):
+        run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
+    same(pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif"), quality=2)
+
+
+@pytest.mark.parametrize("name", ["usual", "rotated"])
+def test_a_tile_that_needs_more_room_changes_nothing(
+    name: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program is made for some of the windows; where another needs more, a larger one is made in the run."""
+    scene = brightened(CASES[name][0](tmp_path), tmp_path)
+    run(monkeypatch, scene, model, tmp_path / "roomy.tif", StandIn(1), bands=BANDS)
+    monkeypatch.setattr(unresampled, "_SLACK", 1)
+    monkeypatch.setattr(unresampled, "roomy", lambda needed: needed)
+    monkeypatch.setattr(device_work, "spread", lambda size, core: [Window(0, 0, *core).clipped(*size)])
+    made = []
+    capture = DevicePath._capture
+    monkeypatch.setattr(
+        DevicePath, "_capture", lambda path, shape: made.append(shape) or capture(path, shape)
+    )
+    run(monkeypatch, scene, model, tmp_path / "grown.tif", StandIn(1), bands=BANDS)
+    assert len(made) > 1, "nothing has grown"
+    assert (tmp_path / "grown.tif").read_bytes() == (tmp_path / "roomy.tif").read_bytes()
+
+
+def test_bytes_do_not_depend_on_how_many_read(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor on how many tiles are on their way at once. The first is not collected before the third is launched."""
+    files = write_scene(tmp_path, 21, 27)
+    scene = SceneOptions(ntl=str(files.ntl), dmo=str(files.dmo), dem=str(files.dem))
+    launch, land = DevicePath.launch, DevicePath.landed
+    launched, changed = [0], threading.Condition()
+
+    def launching(path: DevicePath, *given: Any, **more: Any) -> None:
+        launch(path, *given, **more)
+        with changed:
+            launched[0] += 1
+            changed.notify_all()
+
+    def landing(path: DevicePath, *given: Any, **more: Any) -> dict[str, Any]:
+        with changed:
+            assert changed.wait_for(lambda: launched[0] >= 3, timeout=60), "fewer than three tiles at once"
+        return land(path, *given, **more)
+
+    monkeypatch.setattr(DevicePath, "launch", launching)
+    monkeypatch.setattr(DevicePath, "landed", landing)
+    found = []
+    for threads in (1, 8):
+        out, launched[0] = tmp_path / f"{threads}.tif", 0
+        run(monkeypatch, scene, model, out, StandIn(threads), core=6, threads=threads)
+        found.append(out.read_bytes())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 4])
+@pytest.mark.parametrize("size", [(100, 61), (23, 200), (5, 5)])
+def test_tiles_of_one_size_hold_what_the_core_needs(size: tuple[int, int], multiple: int) -> None:
+    """All windows of a scene have one shape, as large as it or as the tile, and hold the window that a tile needs."""
+    rules = manifest(multiple_lr=multiple, halo_lr=HALO)
+    side, shapes = 16, set()
+    for core in split(Window(0, 0, *size), side):
+        window, needed = fixed_window(core, side, HALO, rules, size), tile_window(core, HALO, rules, size)
+        shapes.add(window.shape)
+        assert window.row % multiple == 0 and window.col % multiple == 0
+        assert window.height % multiple == 0 and window.width % multiple == 0
+        assert window.row <= needed.row and window.row + window.height >= needed.row + needed.height
+        assert window.col <= needed.col and window.col + window.width >= needed.col + needed.width
+        assert window.row >= -(-EDGE // multiple) * -multiple or size[0] < side
+        assert window.row + window.height <= size[0] + EDGE + multiple or size[0] < side + 2 * HALO
+    assert len(shapes) == 1
