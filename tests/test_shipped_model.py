@@ -259,26 +259,27 @@ def test_lone_lights_keep_their_light(weights: DeepLightSR) -> None:
     assert len(kept) == 12 and all(0.95 <= row.mean <= 1.05 for row in kept), kept
 
 
+@pytest.mark.parametrize("level", [2.0, 10.0, 100.0])
 @pytest.mark.parametrize("fwhm", [0.0, 1.0, 2.0])
-def test_even_lights_stay_even_up_to_nodata(weights: DeepLightSR, fwhm: float) -> None:
-    least, most = beside_border(weights, fwhm)
-    # the card says 95 to 101 %
-    assert least > 0.94 and most < 1.03
+def test_even_lights_stay_even_up_to_nodata(weights: DeepLightSR, fwhm: float, level: float) -> None:
+    least, most = beside_border(weights, fwhm, level)
+    # the card says 100 %, of lines of HR pixels; below 97 % of the light beside nodata was what users saw as rims
+    assert least > 0.98 and most < 1.02
 
 
 @pytest.mark.parametrize("level", [2.0, 20.0, 200.0])
 def test_even_lights_show_no_pattern_of_eight_pixels(weights: DeepLightSR, level: float) -> None:
-    # the card says up to 0.10 %; half a per cent can be seen in a picture that is stretched
+    # the card says up to 0.14 %; half a per cent can be seen in a picture that is stretched
     assert pattern(weights, level) < 0.0025
 
 
 WALD = {
-    ("luxembourg", 0.0): (0.80, 1.24),
-    ("luxembourg", 1.0): (1.94, 2.27),
-    ("luxembourg", 2.0): (1.86, 2.31),
-    ("touggourt", 0.0): (0.35, 1.79),
-    ("touggourt", 1.0): (3.37, 4.05),
-    ("touggourt", 2.0): (3.75, 5.74),
+    ("luxembourg", 0.0): (0.80, 1.25),
+    ("luxembourg", 1.0): (1.95, 2.28),
+    ("luxembourg", 2.0): (1.86, 2.48),
+    ("touggourt", 0.0): (0.36, 1.77),
+    ("touggourt", 1.0): (3.29, 4.07),
+    ("touggourt", 2.0): (3.90, 5.40),
 }
 """Gain over bicubic in dB, of radiance and of log1p, that an evaluator found which shares nothing with this package."""
 
