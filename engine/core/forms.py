@@ -15,6 +15,11 @@ LATTICE = 8
 Kind = Literal["raw", "own", "hr"]
 
 
+def stride(bands: int) -> int:
+    """Elements of a pixel whose bands lie side by side: filled up to 8, which makes a read of 16 or 32 bytes."""
+    return bands if bands == 1 or bands > 8 else 8
+
+
 @dataclass(frozen=True)
 class LayerForm:
     """One layer of a tile as it is sent.
@@ -39,8 +44,8 @@ class LayerForm:
 
     @property
     def stride(self) -> int:
-        """Elements of a pixel: bands are filled up to 8, which makes a read of 16 or 32 bytes."""
-        return 1 if len(self.channels) == 1 else 8
+        """Elements of a pixel."""
+        return stride(len(self.channels))
 
     def parts(self, name: str, height: int, width: int) -> Iterator[Part]:
         """What is sent for a tile of height × width LR pixels."""

@@ -20,6 +20,7 @@ from deeplight.engine.raster.layers import AuxLayer, Layer
 from deeplight.engine.raster.lights import OpenLights, check_light_options
 from deeplight.engine.raster.placement import Edges, Placement
 from deeplight.engine.raster.psf import Fwhm, shown_psf
+from deeplight.engine.raster.shared_blocks import BlockStore
 from deeplight.engine.raster.shared_offset import SharedOffset
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.units import shown
@@ -183,11 +184,13 @@ class Scene:
         """What the decoded blocks behind `window`, in LR pixels, take in GDAL's cache, over all layers."""
         return sum(layer.cached_bytes(window) for layer in self._layers)
 
-    def prepare_reading(self, cache_mb: int) -> None:
+    def prepare_reading(self, cache_mb: int, shared_mb: int = 0) -> None:
         """Give GDAL that much for decoded blocks, unless the environment's GDAL_CACHEMAX says otherwise, and
-        count bytes read from here on."""
+        count bytes read from here on. shared_mb: for blocks that threads share; 0: they share none."""
+        store = BlockStore(shared_mb << 20) if shared_mb else None
         for layer in self._layers:
             layer.raster.cache_mb, layer.raster.bytes_read = cache_mb, 0
+            layer.raster.share(store, layer.bands)
 
     @property
     def bytes_read(self) -> tuple[int, ...]:

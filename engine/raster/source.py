@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.machine import thread_bytes_read
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention, of_role
+from deeplight.engine.raster.band_facts import alpha_bands, band_name, wavelength
 from deeplight.engine.raster.blocks import check_blocks, pixel_interleaved
 from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.dataset_names import Located, locate
@@ -26,7 +26,7 @@ from deeplight.engine.raster.georeference import black_marble, checked_grid, is_
 from deeplight.engine.raster.mosaic import mosaic_vrt
 from deeplight.engine.raster.names import likeliest
 from deeplight.engine.raster.placement import Placement
-from deeplight.engine.raster.wavelengths import band_wavelength
+from deeplight.engine.raster.shared_blocks import BlockStore, SharedBlocks, shared_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,8 +63,6 @@ _DTYPES = frozenset(
     {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
     | {"float16", "float32", "float64"}
 )
-_COMMON_NAME = re.compile(r"(?:eo[:=])?common_name=(.+)", re.IGNORECASE)
-"""A band's tag eo:common_name; GDAL splits NAME:VALUE at a colon too and gives it as eo = "common_name=…"."""
 _SERIAL_DRIVERS = frozenset({"netCDF", "HDF5", "HDF5Image", "HDF4", "HDF4Image"})
 _serial_lock = threading.Lock()
 _OWN = Placement()
@@ -128,6 +126,7 @@ class Raster:
         self._closed = False
         self.cache_mb = CACHE_MB
         self.bytes_read = 0
+        self._shared: SharedBlocks | None = None
         try:
             with self._env():
                 if vrt is not None:
@@ -157,14 +156,14 @@ class Raster:
         running."""
         with self._handles_lock:
             handles, self._handles = self._handles, []
-            self._local = threading.local()
+            self._local, self._shared = threading.local(), None
         for handle in handles:
             handle.close()
 
     def close(self) -> None:
         """Closes the handles of all threads. No read may be running."""
         with self._handles_lock:
-            self._closed = True
+            self._closed, self._shared = True, None
             handles, self._handles = self._handles, []
         for handle in handles:
             handle.close()
@@ -206,6 +205,34 @@ class Raster:
         """
         if window.clipped(self.grid.height, self.grid.width) != window:
             raise ValueError(f"{window} is not inside {self.what}")
+        if self._shared is None or self._shared.bands != tuple(bands):
+            return self.decode(window, bands, scratch, into)
+        if into is None:
+            shape, dtype = (len(bands), *window.shape), self.dtypes[bands[0] - 1]
+            into = np.empty(shape, dtype) if scratch is None else scratch.take("raw", shape, dtype)
+        return into, self._shared.read(window, into.transpose(1, 2, 0))
+
+    def read_pixels(
+        self, window: Window, bands: Sequence[int], into: NDArray[Any]
+    ) -> NDArray[np.uint8] | None:
+        """As `read`, of bands of one dtype, into an array (h, w, stride) with room for at least these. Returns the
+        mask."""
+        if self._shared is not None and self._shared.bands == tuple(bands):
+            return self._shared.read(window, into)
+        return self.read(window, bands, into=into[..., : len(bands)].transpose(2, 0, 1))[1]
+
+    def share(self, store: BlockStore | None, bands: Sequence[int]) -> None:
+        """Keep what is decoded of these bands in a store, for all threads; None: for none."""
+        self._shared = None if store is None else shared_blocks(self, store, bands)
+
+    def decode(
+        self,
+        window: Window,
+        bands: Sequence[int],
+        scratch: Scratch | None = None,
+        into: NDArray[Any] | None = None,
+    ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+        """As `read`, without what threads share."""
         pixels = ((window.row, window.row + window.height), (window.col, window.col + window.width))
         dtypes = [self.dtypes[band - 1] for band in bands]
         with self._env(), self._reading(window), self._counted():
@@ -299,7 +326,7 @@ class Raster:
             self._located = replace(self._located, serial=True)
         _check_bands(self, dataset)
         self.dtypes: tuple[str, ...] = tuple(dataset.dtypes)
-        alpha = _alpha_bands(dataset)
+        alpha = alpha_bands(dataset)
         self.bands = tuple(b for b in dataset.indexes if b not in alpha)
         self.count = len(self.bands)
         _check_dtypes(self)
@@ -321,8 +348,8 @@ class Raster:
         self.band_sources = tuple(
             "".join(dataset.tags(b, ns="vrt_sources").values()) for b in dataset.indexes
         )
-        self.band_names = tuple(_band_name(dataset, b) for b in dataset.indexes)
-        self.wavelengths = tuple(_wavelength(dataset, b) for b in dataset.indexes)
+        self.band_names = tuple(band_name(dataset, b) for b in dataset.indexes)
+        self.wavelengths = tuple(wavelength(dataset, b) for b in dataset.indexes)
         flags = {flag.name for flag in dataset.mask_flag_enums[self.bands[0] - 1]}
         self.masked = bool(flags & {"per_dataset", "alpha"})
         if self.size_bytes is not None and self.driver != "VRT":
@@ -350,15 +377,6 @@ def _check_bands(raster: Raster, dataset: DatasetReader) -> None:
     )
 
 
-def _alpha_bands(dataset: DatasetReader) -> set[int]:
-    from rasterio.enums import ColorInterp
-
-    alpha = {
-        b for b, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind == ColorInterp.alpha
-    }
-    return alpha if len(alpha) < dataset.count else set()
-
-
 def _check_dtypes(raster: Raster) -> None:
     for band in raster.bands:
         dtype = raster.dtypes[band - 1]
@@ -371,16 +389,3 @@ def _check_dtypes(raster: Raster) -> None:
             raise InputError(
                 f"{raster.what} has pixels of type {dtype}; give them as float32, in a file of their own"
             )
-
-
-def _band_name(dataset: DatasetReader, band: int) -> str:
-    for key, value in dataset.tags(band).items():
-        match = _COMMON_NAME.match(f"{key}={value}")
-        if match:
-            return match[1]
-    return dataset.descriptions[band - 1] or ""
-
-
-def _wavelength(dataset: DatasetReader, band: int) -> float | None:
-    metadata = {**dataset.tags(band, ns="IMAGERY"), **dataset.tags(band)}
-    return band_wavelength(dataset.descriptions[band - 1] or "", metadata)

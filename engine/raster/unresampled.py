@@ -70,12 +70,13 @@ class Unresampled:
         nodes = self._own.nodes(window.scaled(SCALE), self.form.step)
         split_nodes(nodes, place, whole, fraction)
         bands = len(self.form.channels)
-        pixels = arrays[f"{name}.pixels"][: place.height, : place.width, :bands].transpose(2, 0, 1)
         inner = (slice(place.height), slice(place.width))
+        pixels = arrays[f"{name}.pixels"][inner]
         if self.form.kind == "own":
-            pixels[:], arrays[f"{name}.mask"][inner] = self._own.read_own(place)
+            values, arrays[f"{name}.mask"][inner] = self._own.read_own(place)
+            pixels[..., :bands] = values.transpose(1, 2, 0)
             return
-        found = self._own.raster.read(place, self._own.bands, into=pixels)[1]
+        found = self._own.raster.read_pixels(place, self._own.bands, pixels)
         if self.form.masked:
             arrays[f"{name}.mask"][inner] = 1 if found is None else found
 

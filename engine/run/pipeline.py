@@ -30,7 +30,7 @@ from deeplight.engine.run.events import Events
 from deeplight.engine.run.executor import LocalExecutor, Outcome, Quarantined, Task, check_all_done
 from deeplight.engine.run.inputs import check_unchanged, has_remote
 from deeplight.engine.run.options import RunOptions, as_shard
-from deeplight.engine.run.ordering import Lanes, Order, choose_order
+from deeplight.engine.run.ordering import Order, choose_order, tasks
 from deeplight.engine.run.planned import PlannedRun, plan_scene
 from deeplight.engine.run.preparation import (
     check_complete,
@@ -199,7 +199,6 @@ class Run:
         self.crew = self.work.crew(self.threads) if self.plan.core else Crew(1, 1)
         self.order = self._order()
         self.executor: LocalExecutor | None = None
-        self._lanes = Lanes([], self.plan, self.order, self.crew.readers)
 
     def __enter__(self) -> Self:
         return self
@@ -253,8 +252,9 @@ class Run:
         if self.plan.core is not None:
             memory = available_memory() // self.options.beside  # what is this process's own
             order = choose_order(self.scene, self.plan, self.crew, CACHE_MB, memory)
-            self.plan = replace(self.plan, estimate=self.plan.estimate + (order.cache_mb - CACHE_MB << 20))
-        self.scene.prepare_reading(order.cache_mb)
+            more = order.cache_mb - CACHE_MB + order.shared_mb << 20
+            self.plan = replace(self.plan, estimate=self.plan.estimate + more)
+        self.scene.prepare_reading(order.cache_mb, order.shared_mb)
         return order
 
     def stream(self) -> None:
@@ -296,15 +296,14 @@ class Run:
             if self.filler.pending:
                 yield Task(Window(0, 0, self.scene.grid.height, self.scene.grid.width))
             return
-        left = self.filler.pending_windows(self.plan.pack)
-        self._lanes = Lanes(left, self.plan, self.order, self.crew.readers)
-        yield from self._lanes
+        yield from tasks(
+            self.filler.pending_windows(self.plan.pack), self.plan, self.order, self.crew.readers
+        )
 
     def note(self, outcome: Outcome) -> None:
         """Say what became of a tile."""
         core = outcome.task.core
         place = {"row": core.row, "col": core.col, "height": core.height, "width": core.width}
-        self._lanes.ended(outcome.task)
         if outcome.error is None:
             self.events.emit("tile", **place, tried=outcome.task.tried, worker=outcome.worker)
             return

@@ -179,6 +179,7 @@ def _tiles(result: RunResult) -> dict[str, Any]:
         "readers": result.crew.readers,
         "panel": result.order.panel,
         "block_cache_mb": result.order.cache_mb,
+        "shared_blocks_mb": result.order.shared_mb,
     }
 
 

@@ -99,7 +99,7 @@ def parse_tiles(text: str) -> TileRequest:
 @dataclass(frozen=True)
 class Crew:
     """How many threads read and write, and how many finished tiles may wait between the model and the writers.
-    all_read: reading is most of the work, so all readers are to have some, even if blocks are decoded twice."""
+    all_read: reading is most of the work, so that readers share what they decode."""
 
     readers: int
     writers: int

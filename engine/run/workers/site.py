@@ -361,7 +361,7 @@ class Packs(Run):
                 return
             hr = self.filler.expect(key)
             lr = Window(hr.row // SCALE, hr.col // SCALE, hr.height // SCALE, hr.width // SCALE)
-            yield from shared_out(lr, self.plan, self.crew.readers)
+            yield from shared_out(lr, self.plan, self.crew)
 
     def _answer_for_failed(self) -> None:
         """Say which packs have tiles that were given up."""

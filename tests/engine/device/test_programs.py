@@ -208,7 +208,8 @@ def test_lights_alone_do_without_the_layers_part(
 
 
 def test_blocks_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles overlap by their halos, yet a file's bytes are read little more than once: blocks stay in GDAL's cache."""
+    """Tiles overlap by their halos, to twenty times their cores, yet a file's bytes are read little more than once, and
+    headers by each thread: threads share blocks."""
     ntl = np.random.default_rng(0).gamma(0.5, 8.0, (48, 64)).astype(np.float32)
     # random pixels, so that blocks are no smaller than what is counted beside them
     dem = np.random.default_rng(1).integers(0, 900, (48 * 8, 64 * 8)).astype(np.int16)
@@ -219,7 +220,7 @@ def test_blocks_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     report = run(monkeypatch, scene, DEFAULT_MODEL, tmp_path / "o.tif", StandIn(), core=12)
     assert report.tiles["computed"] == 4 * 6
-    assert 0 < report.inputs["dem"]["bytes_read"] <= 1.2 * report.inputs["dem"]["bytes"]
+    assert 0 < report.inputs["dem"]["bytes_read"] <= 1.3 * report.inputs["dem"]["bytes"]
 
 
 def test_the_network_takes_channels_that_lie_beside_others_without_a_copy() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.run.executor import LocalExecutor, Task
 from deeplight.engine.run.options import RunOptions
-from deeplight.engine.run.ordering import Lanes, Order, _largest, choose_order, packs_at_once, shared_out
+from deeplight.engine.run.ordering import Order, _largest, choose_order, packs_at_once, shared_out, tasks
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.tiling import Crew, TilePlan, TileRequest, tile_window
 from tests.engine.analytic import manifest, write_analytic
@@ -48,7 +46,7 @@ def packs() -> list[Window]:
 
 @pytest.mark.parametrize(("panel", "readers"), [(64, 1), (128, 1), (128, 2), (384, 3)])
 def test_every_tile_comes_once_in_panels(panel: int, readers: int) -> None:
-    order = list(Lanes(packs(), PLAN, Order(panel, 1), readers))
+    order = list(tasks(packs(), PLAN, Order(panel, 1), readers))
     seen = np.zeros((HEIGHT, WIDTH), int)
     for task in order:
         assert task.lane == task.core.col // panel
@@ -60,33 +58,6 @@ def test_every_tile_comes_once_in_panels(panel: int, readers: int) -> None:
     lanes = [t.lane for t in order]
     at_once = max(len(set(lanes[i : i + readers])) for i in range(len(lanes)))
     assert at_once == min(readers, -(-WIDTH // panel))
-
-
-@pytest.mark.parametrize(("panel", "readers"), [(64, 16), (128, 3), (384, 2), (64, 7), (384, 40)])
-def test_every_tile_comes_once_in_runs(panel: int, readers: int) -> None:
-    order = list(Lanes(packs(), PLAN, Order(panel, 1, runs=True), readers))
-    seen = np.zeros((HEIGHT, WIDTH), int)
-    for task in order:
-        seen[task.core.slices_in(Window(0, 0, HEIGHT, WIDTH))] += 1
-    assert (seen == 1).all()
-    for lane in {t.lane for t in order}:
-        places = [t.core for t in order if t.lane == lane]
-        assert places == sorted(
-            places, key=lambda c: (c.col // panel, c.row // 64, c.col // 64, c.row, c.col)
-        )
-
-
-def test_a_lane_whose_tiles_end_soon_does_not_wait_for_others() -> None:
-    """Sea costs little time. Here a tile of the first lane ends as the next begins, those of the others never."""
-    lanes = Lanes(packs(), PLAN, Order(64, 1), 3)
-    begun, before = Counter[int](), None
-    for task in itertools.islice(lanes, 10):
-        begun[task.lane] += 1
-        if task.lane == 0:
-            if before is not None:
-                lanes.ended(before)
-            before = task
-    assert begun == {0: 8, 1: 1, 2: 1}
 
 
 @dataclass
@@ -103,38 +74,33 @@ class Decoding:
         return blocks[0] * blocks[1] * self.block**2
 
 
-@pytest.mark.parametrize("readers", [2, 5, 16])
-@pytest.mark.parametrize("size", [(1536, 2048), (4608, 1536), (600, 2600), (2300, 300)])
-def test_no_reader_is_idle_where_reading_is_most_of_the_work(size: tuple[int, int], readers: int) -> None:
+@pytest.mark.parametrize("memory", [8 << 30, 1 << 28])
+@pytest.mark.parametrize("readers", [2, 16])
+@pytest.mark.parametrize("size", [(1536, 2048), (600, 2600), (2300, 300)])
+def test_no_reader_is_idle_where_reading_is_most_of_the_work(
+    size: tuple[int, int], readers: int, memory: int
+) -> None:
     scene: Any = Decoding(SimpleNamespace(height=size[0], width=size[1]), 64)
     plan = TilePlan(core=128, halo=20, pack=256, estimate=0)
-    order = choose_order(scene, plan, Crew(readers, 1, all_read=True), 64, 8 << 30)
-    for left in (slice(None), slice(40, None), slice(0, 3)):  # a resumed run has some of the packs
-        windows = list(split(Window(0, 0, *size), plan.pack))[left] or [Window(0, 0, 256, 256)]
-        found = list(Lanes(windows, plan, order, readers))
-        # each takes the lane that is next, one after the other: the last to end has little more than its share
-        loads, sizes = [0] * readers, Counter[int]()
-        for task in found:
-            sizes[task.lane] += task.core.height * task.core.width
-        for size_ in sizes.values():
-            loads[loads.index(min(loads))] += size_
-        assert max(loads) <= 1.1 * sum(loads) / readers + 256**2, (order, loads)
-        at_once = min(readers, len(sizes))
-        assert at_once == readers or len(found) < 2 * readers
+    order = choose_order(scene, plan, Crew(readers, 1, all_read=True), 1, memory)
+    # of a byte a pixel: a row of packs takes half a megabyte a column, half as much again is under way
+    columns = -(-size[1] // 256)
+    assert order.panel == 256 * columns and order.shared_mb <= 1 + columns
+    for left in (slice(None), slice(5, None), slice(0, 1)):  # a resumed run has some of the packs
+        found = list(tasks(list(split(Window(0, 0, *size), plan.pack))[left], plan, order, readers))
+        assert len({task.core for task in found}) == len(found)
+        at_once = min(readers, len(found))
         assert read_at_once(found, at_once) == at_once
 
 
-def test_a_large_scene_on_another_grid_is_ordered_at_once(tmp_path: Path) -> None:
-    """Only some packs of it are looked at: placing all pixels of a continent in another system takes minutes."""
-    ntl = write_raster(tmp_path / "ntl.tif", np.ones((2048, 2048), np.float32), blockxsize=256, tiled=True)
-    dem = write_raster(tmp_path / "dem.tif", np.ones((900, 900), np.int16), UTM, north_up(1000, 2e5, 5.6e6))
-    asked = []
-    with Scene.open(SceneOptions(str(ntl), dem=str(dem))) as scene:
-        plan = TilePlan(core=256, halo=20, pack=256, estimate=0)
-        find = scene.cached_bytes
-        scene.cached_bytes = lambda window: asked.append(window) or find(window)  # type: ignore[func-returns-value, method-assign, assignment]
-        assert choose_order(scene, plan, Crew(16, 1, all_read=True), 64, 8 << 30).runs
-    assert len(asked) == 3 and max(w.height * w.width for w in asked) < 2 * 300 * 300
+def test_panels_where_memory_is_short() -> None:
+    scene: Any = Decoding(SimpleNamespace(height=9000, width=9000), 64)
+    plan = TilePlan(core=256, halo=20, pack=256, estimate=0)
+    orders = [choose_order(scene, plan, Crew(8, 1, all_read=True), 1, m) for m in (1 << 30, 1 << 25, 1 << 24)]
+    assert orders[0].panel >= 9000 > orders[1].panel > orders[2].panel
+    assert all(order.shared_mb << 20 <= max(1 << 20, 0.11 * (1 << 30)) for order in orders)
+    found = [task.core for task in tasks(split(Window(0, 0, 9000, 9000), 256), plan, orders[1], 8)]
+    assert found == sorted(found, key=lambda c: (c.col // orders[1].panel, c.row, c.col))
 
 
 def read_at_once(found: list[Task], readers: int) -> int:
@@ -158,14 +124,54 @@ def read_at_once(found: list[Task], readers: int) -> int:
     return most
 
 
-def test_files_stored_in_rows_are_read_in_rows(tmp_path: Path) -> None:
-    """A panel of one pack would decode whole rows for itself alone."""
+def test_a_large_scene_on_another_grid_is_ordered_at_once(tmp_path: Path) -> None:
+    """Only two packs of it are looked at: placing all pixels of a continent in another system takes minutes."""
+    ntl = write_raster(tmp_path / "ntl.tif", np.ones((2048, 2048), np.float32))
+    dem = write_raster(tmp_path / "dem.tif", np.ones((900, 900), np.int16), UTM, north_up(1000, 2e5, 5.6e6))
+    asked: list[Window] = []
+    with Scene.open(SceneOptions(str(ntl), dem=str(dem))) as scene:
+        plan, find = TilePlan(core=256, halo=20, pack=256, estimate=0), scene.cached_bytes
+        cast(Any, scene).cached_bytes = lambda window: asked.append(window) or find(window)
+        assert choose_order(scene, plan, Crew(16, 1, all_read=True), 64, 8 << 30).shared_mb
+    assert max(w.height * w.width for w in asked) <= 2 * 300 * 300
+
+
+def test_files_stored_in_rows_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows behind a pack hold the whole width, which other packs need as well."""
     ntl = write_raster(tmp_path / "ntl.tif", np.ones((HEIGHT, WIDTH), np.float32))
-    dmo = write_raster(
-        tmp_path / "dmo.tif", np.ones((8 * HEIGHT, 8 * WIDTH), np.uint8), transform=north_up(ARC / 8)
-    )
+    noise = np.random.default_rng(0).integers(0, 99, (8 * HEIGHT, 8 * WIDTH)).astype(np.uint8)
+    dmo = write_raster(tmp_path / "dmo.tif", noise, transform=north_up(ARC / 8), compress="deflate")
     with Scene.open(SceneOptions(str(ntl), str(dmo), dmo_bands={"blue": 1}, dmo_scale=(1e-2, 0.0))) as scene:
-        assert choose_order(scene, PLAN, Crew(3, 1, all_read=True), 64, 8 << 30) == Order(384, 64, runs=True)
+        order = choose_order(scene, PLAN, Crew(3, 1, all_read=True), 64, 8 << 30)
+        assert order == Order(384, 64, 64)
+        scene.prepare_reading(order.cache_mb, order.shared_mb)
+        assert 0.9 < shared_ratio(scene, order, 3) < 1.05
+
+
+@counted
+def test_readers_that_share_blocks_decode_each_once(files: SceneOptions) -> None:
+    """Sixteen of them. What is more than once are headers, which each thread's handle reads."""
+    results = {}
+    for name, crew in (("shared", Crew(16, 1, all_read=True)), ("alone", Crew(16, 1))):
+        with Scene.open(files) as scene:
+            order = choose_order(scene, PLAN, crew, 64, 8 << 30)
+            scene.prepare_reading(order.cache_mb, order.shared_mb)
+            results[name] = shared_ratio(scene, order, 16)
+    assert 0.9 < results["shared"] < 1.15 and results["alone"] > 1.3, results
+
+
+def shared_ratio(scene: Scene, order: Order, readers: int) -> float:
+    """As `ratio`, with so many threads that read at once."""
+    found = list(tasks(packs(), PLAN, order, readers))
+
+    def read(core: Window) -> Window:
+        scene.read_inputs(tile_window(core, PLAN.halo, manifest()))
+        return core
+
+    with LocalExecutor(read, lambda core: core, lambda core: None, readers=readers) as executor:
+        executor.run(found)
+    dmo = scene.describe()["dmo"]
+    return float(dmo["bytes_read"] / dmo["bytes"])
 
 
 def ratio(scene: Scene, order: list[Task]) -> float:
@@ -183,7 +189,7 @@ def test_blocks_are_decoded_once_where_a_row_fits_the_cache(files: SceneOptions)
         assert order == Order(384, 64)
         scene.prepare_reading(order.cache_mb)
         # all blocks once; the system's count is up to 4 KB more than each block's 33 KB (2 % measured)
-        assert 0.9 < ratio(scene, list(Lanes(packs(), PLAN, order, 1))) < 1.05
+        assert 0.9 < ratio(scene, list(tasks(packs(), PLAN, order, 1))) < 1.05
 
 
 @counted
@@ -195,7 +201,7 @@ def test_panels_spare_decoding_where_a_row_does_not_fit(files: SceneOptions) -> 
             assert 64 < order.panel < 384 and order.cache_mb == 3
             scene.prepare_reading(order.cache_mb)
             panel = order if name == "panels" else Order(384, 3)
-            results[name] = ratio(scene, list(Lanes(packs(), PLAN, panel, 1)))
+            results[name] = ratio(scene, list(tasks(packs(), PLAN, panel, 1)))
     # a panel's edge costs a column of blocks; a row that does not fit costs a row of blocks for each pack row
     assert results["panels"] < 1.2 < results["rows"], results
 
@@ -205,8 +211,8 @@ def test_a_cache_too_small_for_one_pack_grows_as_memory_allows(files: SceneOptio
         assert choose_order(scene, PLAN, Crew(1, 1), 1, 8 << 30) == Order(64, 1)
         # readers share the cache
         assert choose_order(scene, PLAN, Crew(3, 1), 1, 8 << 30) == Order(64, 3)
-        assert choose_order(scene, PLAN, Crew(3, 1), 1, 30 << 20) == Order(64, 2)
-        assert choose_order(scene, PLAN, Crew(3, 1), 1, 16 << 20) == Order(64, 1)
+        assert choose_order(scene, PLAN, Crew(3, 1), 1, 15 << 20) == Order(64, 2)
+        assert choose_order(scene, PLAN, Crew(3, 1), 1, 8 << 20) == Order(64, 1)
 
 
 @counted
@@ -231,7 +237,7 @@ def test_the_largest_that_fits(most: int) -> None:
 @pytest.mark.parametrize("readers", [1, 2, 3, 7])
 def test_readers_share_a_pack_by_rows(readers: int) -> None:
     pack = Window(256, 512, 256, 200)
-    found = list(shared_out(pack, TilePlan(64, 2, 256, 0), readers))
+    found = list(shared_out(pack, TilePlan(64, 2, 256, 0), Crew(readers, 1)))
     assert sorted(task.core for task in found) == sorted({task.core for task in found})
     assert sum(task.core.height * task.core.width for task in found) == 256 * 200
     rows: dict[int, set[int]] = {}
@@ -243,14 +249,11 @@ def test_readers_share_a_pack_by_rows(readers: int) -> None:
     assert len(set(first)) == len(first), "all readers have work at once"
 
 
-@pytest.mark.parametrize(("core", "readers"), [(256, 16), (128, 16), (64, 16), (256, 2), (86, 7)])
-def test_packs_of_few_tiles_are_for_different_readers(core: int, readers: int) -> None:
-    plan = TilePlan(core, 2, 256, 0)
-    row = [Window(512, 256 * col, 256, 256) for col in range(readers)]
-    lanes = {task.lane for pack in row for task in shared_out(pack, plan, readers)}
-    assert len(lanes) >= readers
-    below = {task.lane for task in shared_out(replace(row[1], row=768), plan, readers)}
-    assert below == {task.lane for task in shared_out(row[1], plan, readers)}, "what is below shares blocks"
+def test_readers_that_share_blocks_take_any_tile_of_a_pack() -> None:
+    plan, crew = TilePlan(128, 2, 256, 0), Crew(16, 1, all_read=True)
+    row = [Window(512, 256 * col, 256, 256) for col in range(16)]
+    lanes = [task.lane for pack in row for task in shared_out(pack, plan, crew)]
+    assert len(lanes) == len(set(lanes)) == 64
 
 
 @pytest.mark.parametrize(

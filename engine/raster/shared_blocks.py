@@ -1,0 +1,144 @@
+"""Decoded blocks that all threads share: each is decoded by one of them, for every tile that needs it.
+
+GDAL keeps decoded blocks for a dataset handle, and each thread has its own. Where many threads read tiles that lie
+beside each other, they would decode what lies between their tiles once each.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplight.engine.core.forms import stride
+from deeplight.engine.core.windows import Window
+
+if TYPE_CHECKING:
+    from deeplight.engine.raster.source import Raster
+
+_BLOCKS = 8
+"""A store must hold so many blocks to be of use."""
+_PATIENCE_S = 60.0
+"""So long one thread waits for what another decodes, before it does so itself."""
+_LEAST_SIDE, _MOST_BYTES = 256, 16 << 20
+"""Pixels along a side of what is decoded at once, if that is not more bytes: a call costs a tenth of a millisecond."""
+
+Pixels = NDArray[Any]
+Decoded = tuple[Pixels, NDArray[np.uint8] | None]
+"""Raw pixels (h, w, stride), bands first and anything behind them, and the file's own mask (h, w), None where it has
+none beyond nodata."""
+
+
+class BlockStore:
+    """Keeps what was made for a key, the last used at most `budget` bytes, for all threads."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._held: OrderedDict[Hashable, Future[Decoded]] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}
+        self._total = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Decoded]) -> Decoded:
+        """What `make` gives for the key; while one thread makes it, others that ask for it wait. Raises what `make`
+        raises, to all of them; the next that asks tries again."""
+        with self._lock:
+            found = self._held.get(key)
+            if found is not None:
+                self._held.move_to_end(key)
+            else:
+                mine = self._held[key] = Future[Decoded]()
+        if found is not None:
+            # who makes it may hang on a network disk; then this one tries, as whoever tries the tile again
+            return found.result() if wait([found], _PATIENCE_S).done else make()
+        try:
+            made = make()
+        except BaseException as error:
+            with self._lock:
+                del self._held[key]
+            mine.set_exception(error)
+            raise
+        mine.set_result(made)
+        with self._lock:
+            self._sizes[key] = sum(part.nbytes for part in made if part is not None)
+            self._total += self._sizes[key]
+            self._let_go()
+        return made
+
+    def _let_go(self) -> None:
+        """Forget what was not used for the longest time, but for what is still being made."""
+        for key in list(self._held):
+            if self._total <= self.budget:
+                return
+            if key in self._sizes:
+                del self._held[key]
+                self._total -= self._sizes.pop(key)
+
+
+@dataclass(frozen=True)
+class SharedBlocks:
+    """A raster's blocks in a store. name: of the raster there. bands: that are decoded. size: of the raster, unit: of
+    what is decoded at once, in pixels (rows, columns). stride: elements of a pixel. decode: puts a window that lies
+    inside the raster into an array (C, h, w) of any strides, and returns its mask."""
+
+    store: BlockStore
+    name: Hashable
+    bands: tuple[int, ...]
+    size: tuple[int, int]
+    unit: tuple[int, int]
+    stride: int
+    dtype: str
+    decode: Callable[[Window, Pixels], NDArray[np.uint8] | None]
+
+    def read(self, window: Window, into: Pixels) -> NDArray[np.uint8] | None:
+        """The pixels of a window inside the raster into an array (h, w, at most stride). Returns the mask (h, w)."""
+        mask: NDArray[np.uint8] | None = None
+        high, wide = self.unit
+        for row in range(window.row // high, -(-(window.row + window.height) // high)):
+            for col in range(window.col // wide, -(-(window.col + window.width) // wide)):
+                block = Window(row * high, col * wide, high, wide).clipped(*self.size)
+                pixels, known = self.store.get((self.name, row, col), lambda b=block: self._decoded(b))  # type: ignore[misc]
+                part = block.shared_with(window)
+                there, here = part.slices_in(block), part.slices_in(window)
+                into[here] = pixels[there][..., : into.shape[2]]
+                if known is not None:
+                    if mask is None:
+                        mask = np.empty(window.shape, np.uint8)
+                    mask[here] = known[there]
+        return mask
+
+    def _decoded(self, block: Window) -> Decoded:
+        pixels = np.empty((*block.shape, self.stride), self.dtype)
+        return pixels, self.decode(block, pixels[..., : len(self.bands)].transpose(2, 0, 1))
+
+
+def shared_blocks(raster: Raster, store: BlockStore, bands: Sequence[int]) -> SharedBlocks | None:
+    """A raster's blocks in a store; None where bands are of several dtypes, and where the store holds only few blocks:
+    each thread then decodes its own."""
+    size = (raster.grid.height, raster.grid.width)
+    unit = unit_of(raster.block_shape, size, raster.pixel_bytes)
+    dtypes = {raster.dtypes[band - 1] for band in bands}
+    if len(dtypes) > 1 or unit[0] * unit[1] * raster.pixel_bytes > store.budget // _BLOCKS:
+        return None
+
+    def decode(window: Window, into: Pixels) -> NDArray[np.uint8] | None:
+        return raster.decode(window, bands, into=into)[1]
+
+    return SharedBlocks(store, id(raster), tuple(bands), size, unit, stride(len(bands)), dtypes.pop(), decode)
+
+
+def unit_of(block: tuple[int, int], size: tuple[int, int], pixel_bytes: int) -> tuple[int, int]:
+    """What to decode at once of a raster stored in such blocks (rows, columns): whole blocks, several of small ones."""
+    high, wide = (min(side, length) for side, length in zip(block, size, strict=True))
+    rows, cols = (max(1, _LEAST_SIDE // side) for side in (high, wide))
+    while rows > 1 and rows * high * cols * wide * pixel_bytes > _MOST_BYTES:
+        rows -= 1
+    while cols > 1 and rows * high * cols * wide * pixel_bytes > _MOST_BYTES:
+        cols -= 1
+    return rows * high, cols * wide
