@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.forms import stride
 from deeplight.engine.core.windows import Window
 
 if TYPE_CHECKING:
     from deeplight.engine.raster.source import Raster
 
+_FEW = 5
+"""Bands that are kept without room beside them."""
 _BLOCKS = 8
 """A store must hold so many blocks to be of use."""
 _PATIENCE_S = 60.0
 """So long one thread waits for what another decodes, before it does so itself."""
-_LEAST_SIDE, _MOST_BYTES = 256, 16 << 20
-"""Pixels along a side of what is decoded at once, if that is not more bytes: a call costs a tenth of a millisecond."""
+_LEAST_SIDE, _VIRTUAL_SIDE, _MOST_BYTES = 256, 1024, 16 << 20
+"""Pixels along a side of what is decoded at once, and of a VRT, if that is not more bytes: a call costs a tenth of a
+millisecond."""
 
 Pixels = NDArray[Any]
 Decoded = tuple[Pixels, NDArray[np.uint8] | None]
@@ -55,20 +59,26 @@ class BlockStore:
             else:
                 mine = self._held[key] = Future[Decoded]()
         if found is not None:
-            # who makes it may hang on a network disk; then this one tries, as whoever tries the tile again
-            return found.result() if wait([found], _PATIENCE_S).done else make()
+            if wait([found], _PATIENCE_S).done:
+                return found.result()
+            with self._lock:  # who makes it hangs, on a network disk perhaps; this one tries in its place
+                if self._held.get(key) is found:
+                    del self._held[key]
+            return self.get(key, make)
         try:
             made = make()
         except BaseException as error:
             with self._lock:
-                del self._held[key]
+                if self._held.get(key) is mine:
+                    del self._held[key]
             mine.set_exception(error)
             raise
         mine.set_result(made)
         with self._lock:
-            self._sizes[key] = sum(part.nbytes for part in made if part is not None)
-            self._total += self._sizes[key]
-            self._let_go()
+            if self._held.get(key) is mine:
+                self._sizes[key] = sum(part.nbytes for part in made if part is not None)
+                self._total += self._sizes[key]
+                self._let_go()
         return made
 
     def _let_go(self) -> None:
@@ -97,7 +107,15 @@ class SharedBlocks:
     decode: Callable[[Window, Pixels], NDArray[np.uint8] | None]
 
     def read(self, window: Window, into: Pixels) -> NDArray[np.uint8] | None:
-        """The pixels of a window inside the raster into an array (h, w, at most stride). Returns the mask (h, w)."""
+        """The pixels of a window inside the raster into an array (h, w, n) with room for the bands. Returns the mask
+        (h, w). Raises DeepLightError where pixels of the window are damaged, not for those around it."""
+        try:
+            return self._read(window, into)
+        except DeepLightError:
+            return self.decode(window, into[..., : len(self.bands)].transpose(2, 0, 1))
+
+    def _read(self, window: Window, into: Pixels) -> NDArray[np.uint8] | None:
+        room = min(self.stride, into.shape[2])
         mask: NDArray[np.uint8] | None = None
         high, wide = self.unit
         for row in range(window.row // high, -(-(window.row + window.height) // high)):
@@ -106,7 +124,7 @@ class SharedBlocks:
                 pixels, known = self.store.get((self.name, row, col), lambda b=block: self._decoded(b))  # type: ignore[misc]
                 part = block.shared_with(window)
                 there, here = part.slices_in(block), part.slices_in(window)
-                into[here] = pixels[there][..., : into.shape[2]]
+                into[here][..., :room] = pixels[there][..., :room]
                 if known is not None:
                     if mask is None:
                         mask = np.empty(window.shape, np.uint8)
@@ -118,11 +136,18 @@ class SharedBlocks:
         return pixels, self.decode(block, pixels[..., : len(self.bands)].transpose(2, 0, 1))
 
 
+def _stride(bands: int) -> int:
+    """Elements of a pixel: as on the device where that takes little more, so that whole rows are copied."""
+    return stride(bands) if bands > _FEW else bands
+
+
 def shared_blocks(raster: Raster, store: BlockStore, bands: Sequence[int]) -> SharedBlocks | None:
     """A raster's blocks in a store; None where bands are of several dtypes, and where the store holds only few blocks:
     each thread then decodes its own."""
     size = (raster.grid.height, raster.grid.width)
-    unit = unit_of(raster.block_shape, size, raster.pixel_bytes)
+    # of a VRT nothing says how its sources are stored: more at once, so that less of them is decoded twice
+    side = _VIRTUAL_SIDE if raster.driver == "VRT" else _LEAST_SIDE
+    unit = unit_of(raster.block_shape, size, raster.pixel_bytes, side)
     dtypes = {raster.dtypes[band - 1] for band in bands}
     if len(dtypes) > 1 or unit[0] * unit[1] * raster.pixel_bytes > store.budget // _BLOCKS:
         return None
@@ -130,13 +155,18 @@ def shared_blocks(raster: Raster, store: BlockStore, bands: Sequence[int]) -> Sh
     def decode(window: Window, into: Pixels) -> NDArray[np.uint8] | None:
         return raster.decode(window, bands, into=into)[1]
 
-    return SharedBlocks(store, id(raster), tuple(bands), size, unit, stride(len(bands)), dtypes.pop(), decode)
+    return SharedBlocks(
+        store, id(raster), tuple(bands), size, unit, _stride(len(bands)), dtypes.pop(), decode
+    )
 
 
-def unit_of(block: tuple[int, int], size: tuple[int, int], pixel_bytes: int) -> tuple[int, int]:
-    """What to decode at once of a raster stored in such blocks (rows, columns): whole blocks, several of small ones."""
+def unit_of(
+    block: tuple[int, int], size: tuple[int, int], pixel_bytes: int, least: int = _LEAST_SIDE
+) -> tuple[int, int]:
+    """What to decode at once of a raster stored in such blocks (rows, columns): whole blocks, several of small ones, to
+    `least` pixels along a side."""
     high, wide = (min(side, length) for side, length in zip(block, size, strict=True))
-    rows, cols = (max(1, _LEAST_SIDE // side) for side in (high, wide))
+    rows, cols = (max(1, least // side) for side in (high, wide))
     while rows > 1 and rows * high * cols * wide * pixel_bytes > _MOST_BYTES:
         rows -= 1
     while cols > 1 and rows * high * cols * wide * pixel_bytes > _MOST_BYTES:

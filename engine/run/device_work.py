@@ -121,7 +121,9 @@ class DeviceWork(TileWork):
     def _try(self, core: int, plan: TilePlan) -> DeviceTiles | str:
         """Take the memory of such tiles, make their program and time it; or why that cannot be, with nothing kept."""
         begin, grid, crew = time.perf_counter(), self.scene.grid, self.crew(self.threads)
-        shape, part, lanes = self._cut(core), self._first(core), crew.readers
+        shape, part = self._cut(core), self._first(core)
+        # tiles on their way are neighbours, and all of a pack come one after the other
+        lanes = min(crew.readers, -(-crew.tiles // (pack_side(core) // core) ** 2) + 1)
         sent, returned = shape.sent.size, self.path.returned(*part.shape).size
         slot = page_locked(sent) + page_locked(returned)
         pixel, pack = self.path.wanted.pixel_bytes, pack_side(core)

@@ -179,7 +179,7 @@ def device_cores(plan: TilePlan) -> list[int]:
 
 def device_bytes(slots: int, slot: int, lanes: int, pack: int, height: int, width: int, pixel: int) -> int:
     """Peak host memory of a run over the device path: `slots` of so many bytes, and a pack of side `pack` that is being
-    filled for each of `lanes` readers, besides those that are written. pixel: bytes of an HR pixel in a pack."""
+    filled for each of `lanes`, besides those that are written. pixel: bytes of an HR pixel in a pack."""
     pixels = min(pack, height) * min(pack, width)
     packs = min(lanes, -(-width // pack) * -(-height // pack)) + _PACKS_IN_FLIGHT
     return _FIXED_BYTES + slots * slot + packs * pixels * pixel * SCALE * SCALE

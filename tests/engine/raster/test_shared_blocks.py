@@ -154,6 +154,26 @@ def test_a_failure_is_told_to_all_who_wait_and_not_kept() -> None:
     assert int(store.get("key", lambda: one(2))[0][0, 0, 0]) in (1, 2)
 
 
+def test_damage_is_told_of_a_window_that_has_it(tmp_path: Path) -> None:
+    """Not of one that shares with it what is decoded at once."""
+    name = written(tmp_path, "tiles")
+    with open_raster(name, "DMO") as raster:
+        raster.share(BlockStore(1 << 30), (1, 2, 3))
+        assert raster._shared is not None and raster._shared.unit[0] > 64
+        decode, damaged = raster.decode, Window(100, 100, 1, 1)
+
+        def decoding(window: Window, *given: Any, **more: Any) -> Any:
+            if damaged.shared_with(window) == damaged:
+                raise DeepLightError("damaged")
+            return decode(window, *given, **more)
+
+        raster.decode = decoding  # type: ignore[method-assign]
+        pixels, _ = raster.read(Window(0, 0, 60, 60), (1, 2, 3))
+        np.testing.assert_array_equal(pixels, decode(Window(0, 0, 60, 60), (1, 2, 3))[0])
+        with pytest.raises(DeepLightError, match="damaged"):
+            raster.read(Window(90, 90, 20, 20), (1, 2, 3))
+
+
 def test_who_decodes_may_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then its tile is tried by another thread, which must not wait for the first for ever."""
     monkeypatch.setattr(shared_blocks, "_PATIENCE_S", 0.05)
@@ -167,6 +187,8 @@ def test_who_decodes_may_hang(monkeypatch: pytest.MonkeyPatch) -> None:
         hanging = threads.submit(store.get, "key", hang)
         while not store._held:
             pass
-        assert int(store.get("key", lambda: one(2))[0][0, 0, 0]) == 2
+        for _ in range(2):
+            assert int(store.get("key", lambda: one(2))[0][0, 0, 0]) == 2
         end.set()
         assert int(hanging.result()[0][0, 0, 0]) == 1
+    assert int(store.get("key", lambda: one(3))[0][0, 0, 0]) == 2 and store._total == 10

@@ -211,8 +211,8 @@ def test_a_cache_too_small_for_one_pack_grows_as_memory_allows(files: SceneOptio
         assert choose_order(scene, PLAN, Crew(1, 1), 1, 8 << 30) == Order(64, 1)
         # readers share the cache
         assert choose_order(scene, PLAN, Crew(3, 1), 1, 8 << 30) == Order(64, 3)
-        assert choose_order(scene, PLAN, Crew(3, 1), 1, 15 << 20) == Order(64, 2)
-        assert choose_order(scene, PLAN, Crew(3, 1), 1, 8 << 20) == Order(64, 1)
+        assert choose_order(scene, PLAN, Crew(3, 1), 1, 30 << 20) == Order(64, 2)
+        assert choose_order(scene, PLAN, Crew(3, 1), 1, 16 << 20) == Order(64, 1)
 
 
 @counted
