@@ -205,11 +205,12 @@ class Raster:
         """
         if window.clipped(self.grid.height, self.grid.width) != window:
             raise ValueError(f"{window} is not inside {self.what}")
+        shape, dtype = (len(bands), *window.shape), self.dtypes[bands[0] - 1]
+        if into is None and scratch is not None and all(self.dtypes[band - 1] == dtype for band in bands):
+            into = scratch.take("raw", shape, dtype)
         if self._shared is None or self._shared.bands != tuple(bands):
-            return self.decode(window, bands, scratch, into)
-        if into is None:
-            shape, dtype = (len(bands), *window.shape), self.dtypes[bands[0] - 1]
-            into = np.empty(shape, dtype) if scratch is None else scratch.take("raw", shape, dtype)
+            return self.decode(window, bands, into)
+        into = np.empty(shape, dtype) if into is None else into
         return into, self._shared.read(window, into.transpose(1, 2, 0))
 
     def read_pixels(
@@ -226,11 +227,7 @@ class Raster:
         self._shared = None if store is None else shared_blocks(self, store, bands)
 
     def decode(
-        self,
-        window: Window,
-        bands: Sequence[int],
-        scratch: Scratch | None = None,
-        into: NDArray[Any] | None = None,
+        self, window: Window, bands: Sequence[int], into: NDArray[Any] | None = None
     ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
         """As `read`, without what threads share."""
         pixels = ((window.row, window.row + window.height), (window.col, window.col + window.width))
@@ -238,10 +235,7 @@ class Raster:
         with self._env(), self._reading(window), self._counted():
             handle = self._handle()
             if len(set(dtypes)) == 1:
-                out = into
-                if out is None and scratch is not None:
-                    out = scratch.take("raw", (len(bands), *window.shape), dtypes[0])
-                raw = handle.read(list(bands), window=pixels, out=out)
+                raw = handle.read(list(bands), window=pixels, out=into)
             else:  # rasterio reads several bands at once only of one type
                 raw = np.stack(
                     [handle.read(band, window=pixels) for band in bands], dtype=np.result_type(*dtypes)
