@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ class BlockStore:
             else:
                 mine = self._held[key] = Future[Decoded]()
         if found is not None:
-            if wait([found], _PATIENCE_S).done:
+            if found.done() or wait([found], _PATIENCE_S).done:
                 return found.result()
             with self._lock:  # who makes it hangs, on a network disk perhaps; this one tries in its place
                 if self._held.get(key) is found:
@@ -80,6 +80,12 @@ class BlockStore:
                 self._total += self._sizes[key]
                 self._let_go()
         return made
+
+    def in_the_making(self, key: Hashable) -> bool:
+        """Whether another thread is about to have what belongs to the key."""
+        with self._lock:
+            found = self._held.get(key)
+        return found is not None and not found.done()
 
     def _let_go(self) -> None:
         """Forget what was not used for the longest time, but for what is still being made."""
@@ -117,19 +123,29 @@ class SharedBlocks:
     def _read(self, window: Window, into: Pixels) -> NDArray[np.uint8] | None:
         room = min(self.stride, into.shape[2])
         mask: NDArray[np.uint8] | None = None
+        for block in self._blocks(window):
+            pixels, known = self.store.get((self.name, block), lambda b=block: self._decoded(b))  # type: ignore[misc]
+            part = block.shared_with(window)
+            there, here = part.slices_in(block), part.slices_in(window)
+            into[here][..., :room] = pixels[there][..., :room]
+            if known is not None:
+                if mask is None:
+                    mask = np.empty(window.shape, np.uint8)
+                mask[here] = known[there]
+        return mask
+
+    def _blocks(self, window: Window) -> Iterator[Window]:
+        """The blocks behind a window; last come those that another thread was decoding when it was their turn."""
         high, wide = self.unit
+        later = []
         for row in range(window.row // high, -(-(window.row + window.height) // high)):
             for col in range(window.col // wide, -(-(window.col + window.width) // wide)):
                 block = Window(row * high, col * wide, high, wide).clipped(*self.size)
-                pixels, known = self.store.get((self.name, row, col), lambda b=block: self._decoded(b))  # type: ignore[misc]
-                part = block.shared_with(window)
-                there, here = part.slices_in(block), part.slices_in(window)
-                into[here][..., :room] = pixels[there][..., :room]
-                if known is not None:
-                    if mask is None:
-                        mask = np.empty(window.shape, np.uint8)
-                    mask[here] = known[there]
-        return mask
+                if self.store.in_the_making((self.name, block)):
+                    later.append(block)
+                else:
+                    yield block
+        yield from later
 
     def _decoded(self, block: Window) -> Decoded:
         pixels = np.empty((*block.shape, self.stride), self.dtype)

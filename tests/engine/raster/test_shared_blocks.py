@@ -174,6 +174,28 @@ def test_damage_is_told_of_a_window_that_has_it(tmp_path: Path) -> None:
             raster.read(Window(90, 90, 20, 20), (1, 2, 3))
 
 
+def test_what_another_decodes_is_waited_for_last(tmp_path: Path) -> None:
+    """Else many threads that begin beside each other would wait for each other, and few would decode."""
+    with open_raster(written(tmp_path, "tiles"), "DMO") as raster, ThreadPoolExecutor(1) as threads:
+        store = BlockStore(1 << 30)
+        raster.share(store, (1, 2, 3))
+        shared, end = raster._shared, threading.Event()
+        assert shared is not None
+        first, second = shared._blocks(Window(0, 0, 211, 330))
+
+        def slow() -> Decoded:
+            assert end.wait(30)
+            return shared._decoded(first)
+
+        hanging = threads.submit(store.get, (shared.name, first), slow)
+        while not store.in_the_making((shared.name, first)):
+            pass
+        assert list(shared._blocks(Window(0, 0, 211, 330))) == [second, first]
+        end.set()
+        hanging.result()
+        assert list(shared._blocks(Window(0, 0, 211, 330))) == [first, second]
+
+
 def test_who_decodes_may_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then its tile is tried by another thread, which must not wait for the first for ever."""
     monkeypatch.setattr(shared_blocks, "_PATIENCE_S", 0.05)
