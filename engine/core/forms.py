@@ -17,7 +17,7 @@ Kind = Literal["raw", "own", "hr"]
 
 def stride(bands: int) -> int:
     """Elements of a pixel whose bands lie side by side: filled up to 8, which makes a read of 16 or 32 bytes."""
-    return bands if bands == 1 or bands > 8 else 8
+    return 1 if bands == 1 else 8
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,7 +125,7 @@ class SharedBlocks:
         room = min(self.stride, into.shape[2])
         mask: NDArray[np.uint8] | None = None
         for block in self._blocks(window):
-            pixels, known = self.store.get((self.name, block), lambda b=block: self._decoded(b))  # type: ignore[misc]
+            pixels, known = self.store.get((self.name, block), partial(self._decoded, block))
             part = block.shared_with(window)
             there, here = part.slices_in(block), part.slices_in(window)
             into[here][..., :room] = pixels[there][..., :room]

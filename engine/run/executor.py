@@ -40,10 +40,10 @@ class TileFailed(DeepLightError):
 @dataclass(frozen=True)
 class Task:
     """A tile to compute. core: in LR pixels. lane: tasks of one lane share source blocks, so one reader
-    should take them. tried: how often it failed."""
+    should take them; None: whoever is free. tried: how often it failed."""
 
     core: Window
-    lane: int = 0
+    lane: int | None = 0
     tried: int = 0
 
 
@@ -180,7 +180,7 @@ class _Inbox:
 
     def __init__(self) -> None:
         self._tasks: deque[Task] = deque()
-        self._lane: dict[int, int] = {}
+        self._lane: dict[int, int | None] = {}
         self._ended = self._aborted = False
         self._changed = threading.Condition()
 
@@ -214,7 +214,7 @@ class _Inbox:
             return None
         own = self._lane.get(worker)
         others = {lane for reader, lane in self._lane.items() if reader != worker}
-        fitting = [t for t in self._tasks if t.tried or t.lane not in others]
+        fitting = [t for t in self._tasks if t.tried or t.lane is None or t.lane not in others]
         return min(fitting, key=lambda t: 0 if t.tried else 1 if t.lane == own else 2, default=None)
 
     def end(self) -> None:

@@ -26,8 +26,6 @@ _MOST_CACHE_SHARE, _MOST_CACHE_BYTES = 0.05, 1 << 30
 limit between two reads is this share of all memory: what a larger one holds is lost there."""
 _SHARED_SHARE = 0.1
 """Of the available memory, for decoded blocks that readers share."""
-_APART = 1 << 20
-"""More than a scene is wide in LR pixels, or a pack has tiles."""
 _KEPT = 1.25
 """Bytes that are kept of a block over those in the file: there may be room for an eighth band, and a mask."""
 
@@ -74,9 +72,7 @@ def tasks(packs: Iterable[Window], plan: TilePlan, order: Order, readers: int) -
     """
     by_panel = sorted(packs, key=lambda w: (w.col // order.panel, w.row, w.col))
     if order.shared_mb:
-        yield from (
-            Task(core, n) for n, core in enumerate(core for pack in by_panel for core in cores(pack, plan))
-        )
+        yield from (Task(core, None) for pack in by_panel for core in cores(pack, plan))
         return
     panels = groupby(by_panel, key=lambda w: w.col // order.panel)
     waiting = iter([_lane(lane, list(group), plan) for lane, group in panels])
@@ -117,7 +113,7 @@ def _order_of_shared_blocks(scene: Scene, plan: TilePlan, readers: int, cache_mb
     # of more packs than two it follows; to ask for a whole row would be to place all of its pixels
     alone, two = (int(_KEPT * _row_bytes(scene, plan, packs)) for packs in (1, 2))
     side = (plan.core or plan.pack) + 2 * plan.halo
-    first = alone + int(readers * alone * min(1.0, side / (plan.pack + 2 * plan.halo)) ** 2)
+    first = alone + int(readers * alone * (side / (plan.pack + 2 * plan.halo)) ** 2)
     more = max(1, two - alone)
     wide = max(1, min(across, 1 + (limit - first) // more))
     need = max(cache_mb << 20, min(limit, first + (wide - 1) * more))
@@ -133,11 +129,12 @@ def packs_at_once(plan: TilePlan, crew: Crew) -> int:
 def shared_out(pack: Window, plan: TilePlan, crew: Crew) -> Iterator[Task]:
     """The tiles of a pack for several readers, each of which has the same rows of every pack: neighbours share source
     blocks, and a pack keeps all readers busy. Where readers share all blocks, each tile is for whoever is free."""
+    if crew.all_read:
+        yield from (Task(core, None) for core in cores(pack, plan))
+        return
     lanes: dict[int, list[Task]] = {}
-    for number, core in enumerate(cores(pack, plan)):
+    for core in cores(pack, plan):
         lane = (core.row - pack.row) * crew.readers // pack.height
-        if crew.all_read:
-            lane = (pack.row * _APART + pack.col) * _APART + number
         lanes.setdefault(lane, []).append(Task(core, lane))
     for together in zip_longest(*lanes.values()):
         yield from (task for task in together if task is not None)
