@@ -20,6 +20,8 @@ raises an error. "reference" takes plain PyTorch."""
 
 CHOICES = ("auto", "triton", "reference")
 ACTIVATIONS = (torch.float32, torch.float16, torch.bfloat16)
+RAW = (torch.uint8, torch.uint16, torch.int16)
+"""Element types of pixels as they are in files, beside those."""
 
 
 _emitting = 0
@@ -124,7 +126,7 @@ def use_kernel(
 
 def supported(dtype: torch.dtype) -> bool:
     """Return whether the kernels read features or raw pixels of this element type."""
-    return dtype in (*ACTIVATIONS, torch.uint16, torch.int16)
+    return dtype in (*ACTIVATIONS, *RAW)
 
 
 def check_shape(op: str, name: str, tensor: Tensor, expected: Sequence[int | None]) -> None:

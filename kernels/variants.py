@@ -48,9 +48,12 @@ class Widths(Protocol):
 
 
 RASTERS = (
+    (torch.uint8, 8, 7),
     (torch.uint16, 8, 7),
     (torch.int16, 8, 7),
     (torch.float32, 8, 7),
+    (torch.uint8, 1, 1),
+    (torch.uint16, 1, 1),
     (torch.int16, 1, 1),
     (torch.float32, 1, 1),
 )
@@ -71,9 +74,9 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 def variants(widths: Widths, dtype: torch.dtype, *, side: int = 64) -> Iterator[Launch]:
     """Every launch of one network in one element type.
 
-    `align` comes with uint16, int16 and float32 pixels that go through a mesh, and with what it makes of them, which is
-    then moved by an offset; `finish` comes with both types of output pixels. side: HR pixels of a tile's side, a
-    multiple of 8.
+    `align` comes with uint8, uint16, int16 and float32 pixels that go through a mesh, and with what it makes of them,
+    which is then moved by an offset; `finish` comes with both types of output pixels. side: HR pixels of a tile's side,
+    a multiple of 8.
     """
     main = widths.main
     for c, a in zip(main, widths.aux, strict=False):

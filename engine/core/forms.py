@@ -1,4 +1,4 @@
-"""How a layer reaches a device: as the file's own pixels on their own grid, or prepared on the host."""
+"""How the layers of a tile reach a device: pixels of each file on their own grid."""
 
 from __future__ import annotations
 
@@ -12,23 +12,33 @@ from deeplight.engine.core.spec import SCALE
 LATTICE = 8
 """HR pixels between the nodes of a tile's coordinates: an LR pixel, so that nodes lie alike in every tile."""
 
-Kind = Literal["raw", "own", "hr"]
+Kind = Literal["raw", "own"]
+
+
+def file_key(layer: str, number: int) -> str:
+    """The key of a layer's file among the forms of a tile, from 0: that of the first is the layer itself."""
+    return layer if number == 0 else f"{layer} {number + 1}"
+
+
+def layer_of(key: str) -> str:
+    """The layer that a file belongs to."""
+    return key.partition(" ")[0]
 
 
 def stride(bands: int) -> int:
-    """Elements of a pixel whose bands lie side by side: filled up to 8, which makes a read of 16 or 32 bytes."""
+    """Elements of a pixel whose bands lie side by side: filled up to 8, which makes a read of 8, 16 or 32 bytes."""
     return 1 if bands == 1 else 8
 
 
 @dataclass(frozen=True)
 class LayerForm:
-    """One layer of a tile as it is sent.
+    """One file of a layer of a tile as it is sent.
 
     kind: "raw", pixels (h, w, stride) as in the file; "own", physical float32 pixels on the layer's own grid, for types
-    that no kernel reads and where pixels finer than HR pixels were averaged; "hr", physical float32 on the HR grid.
-    channels: the network's, of each band that is sent. shape: room for pixels of the own grid, (h, w). dtype:
-    of `raw`. gain, bias, sentinels (None: it has none) of each band and limits (low, high) say what is valid in `raw`:
-    see raster.layers.Layer. masked: whether a mask comes with the pixels. step: HR pixels between mesh nodes.
+    that no kernel reads and where pixels finer than HR pixels were averaged. channels: the layer's in the network, of
+    each band that is sent. shape: room for pixels of the own grid, (h, w). dtype: of `raw`. gain, bias, sentinels
+    (None: it has none) of each band and limits (low, high) say what is valid in `raw`: see raster.layers.Layer. masked:
+    whether a mask comes with the pixels. step: HR pixels between mesh nodes.
     """
 
     kind: Kind
@@ -49,12 +59,7 @@ class LayerForm:
 
     def parts(self, name: str, height: int, width: int) -> Iterator[Part]:
         """What is sent for a tile of height × width LR pixels."""
-        high, wide = SCALE * height, SCALE * width
-        if self.kind == "hr":
-            yield Part(f"{name}.values", (len(self.channels), high, wide), "float32")
-            yield Part(f"{name}.mask", (high, wide), "uint8")
-            return
-        nodes = (2, high // self.step + 1, wide // self.step + 1)
+        nodes = (2, SCALE * height // self.step + 1, SCALE * width // self.step + 1)
         yield Part(f"{name}.pixels", (*self.shape, self.stride), self.dtype)
         # rows and columns that are filled: what lies beyond is left from another tile
         yield Part(f"{name}.extent", (2,), "int32")
@@ -116,7 +121,8 @@ the layers or none, those beyond what the type holds, the sum of radiance and th
 
 
 def sent(forms: Mapping[str, LayerForm], height: int, width: int) -> Layout:
-    """What goes to the device for a tile of height × width LR pixels. forms: of "dmo" and "dem", where given.
+    """What goes to the device for a tile of height × width LR pixels. forms: of the files of "dmo" and "dem", by
+    `file_key`.
 
     ntl, valid: see spec.INPUTS; own: 1 in valid pixels of the core.
     """

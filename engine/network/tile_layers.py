@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deeplight import kernels
 from deeplight.engine.core.admitted import admitted
-from deeplight.engine.core.forms import LayerForm
+from deeplight.engine.core.forms import LayerForm, layer_of
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.network.compiled import channels_last
 from deeplight.engine.network.normalise import BOUNDS
@@ -42,14 +42,15 @@ class Standard(NamedTuple):
 
 
 class TileLayer:
-    """What was sent → values, 0 where invalid, and validity behind them: (1, C + 1, H, W), channels-last.
+    """What was sent of a file → values, 0 where invalid, and validity behind them: (1, C + 1, H, W), channels-last.
 
-    size: (H, W), HR pixels. usable: as Usable(form). standard: what values become; None: they stay physical, float32.
+    key: of the file, see forms.file_key. size: (H, W), HR pixels. usable: as Usable(form). standard: what values
+    become; None: they stay physical, float32.
     """
 
     def __init__(
         self,
-        name: str,
+        key: str,
         form: LayerForm,
         size: tuple[int, int],
         usable: nn.Module | Callable[..., Any],
@@ -58,11 +59,12 @@ class TileLayer:
         standard: Standard | None,
     ) -> None:
         self.usable = usable
-        self.form, self._name, self._size, self._implementation = form, name, size, implementation
+        self.form, self._key, self._size, self._implementation = form, key, size, implementation
+        name = layer_of(key)
         bands = len(form.channels)
         own = zip(form.gain, form.bias, strict=True) if form.kind == "raw" else [(1.0, 0.0)] * bands
         self._bounds = (-math.inf, math.inf) if standard is None else BOUNDS
-        self._dtype = torch.float32 if standard is None else standard.dtype
+        self.dtype = torch.float32 if standard is None else standard.dtype
         further = [(1.0, 0.0) if standard is None else standard.lines[name][c] for c in form.channels]
         line = [(a * slope, b * slope + shift) for (a, b), (slope, shift) in zip(own, further, strict=True)]
         # on the device from the start: a graph cannot hold a copy from the host. Each of its own, since kernels copy
@@ -71,28 +73,30 @@ class TileLayer:
             torch.tensor([values], dtype=torch.float32, device=device) for values in zip(*line, strict=True)
         )
         self._places, self._whole = None, None
-        if form.kind != "hr" and form.channels != tuple(range(CHANNELS[name])):
+        if form.channels != tuple(range(CHANNELS[name])):
             # bands that the file lacks stay 0
             self._places = torch.tensor([*form.channels, CHANNELS[name]], device=device)
-            self._whole = empty_layer(name, size, device, self._dtype)
-
-    def prepared(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Values (1, C, H, W) and validity (1, 1, H, W) that the host prepared: of the kind "hr"."""
-        values, mask = parts[f"{self._name}.values"], parts[f"{self._name}.mask"]
-        return values[None], mask[None, None].to(torch.float32)
+            self._whole = empty_layer(name, size, device, self.dtype)
 
     def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """parts: what was sent of the tile, of another kind than "hr". In inference mode, as `empty_layer` is."""
+        """parts: what was sent of the tile. In inference mode, as `empty_layer` is."""
+        out = self.own(parts)
+        if self._whole is None or self._places is None:
+            return channels_last(out)
+        return self._whole.index_copy_(1, self._places, out)
+
+    def own(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """As a call, but of the file's own channels alone, in their order."""
 
         def part(name: str) -> Tensor:
-            return parts[f"{self._name}.{name}"]
+            return parts[f"{self._key}.{name}"]
 
         pixels = part("pixels")
         # Inductor and PyTorch know little of uint16: the same bits as int16
         bits = pixels.view(torch.int16) if pixels.dtype == torch.uint16 else pixels
         mask = part("mask") if self.form.masked else torch.ones_like(part("extent"), dtype=torch.uint8)
         mask = self.usable(bits, part("extent"), mask)
-        out = kernels.align(
+        return kernels.align(
             pixels.permute(2, 0, 1)[None],
             self._gain,
             self._bias,
@@ -100,12 +104,30 @@ class TileLayer:
             mesh=TileMesh(part("whole")[None], part("fraction")[None], 0, 0, self.form.step),
             size=self._size,
             bounds=self._bounds,
-            dtype=self._dtype,
+            dtype=self.dtype,
             implementation=self._implementation,
         )
-        if self._whole is None or self._places is None:
-            return channels_last(out)
-        return self._whole.index_copy_(1, self._places, out)
+
+
+class JoinedFiles:
+    """A layer whose bands come in several files, as TileLayer gives it: valid where each of them is."""
+
+    def __init__(
+        self, files: Sequence[TileLayer], name: str, size: tuple[int, int], device: torch.device
+    ) -> None:
+        self._files = files
+        self._whole = empty_layer(name, size, device, files[0].dtype)
+        self._places = [torch.tensor(file.form.channels, device=device) for file in files]
+
+    def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """See TileLayer."""
+        valid = self._whole[:, -1:].fill_(1.0)
+        for file, places in zip(self._files, self._places, strict=True):
+            found = file.own(parts)
+            self._whole.index_copy_(1, places, found[:, :-1])
+            valid *= found[:, -1:]
+        self._whole[:, :-1] *= valid
+        return self._whole
 
 
 class Usable(nn.Module):

@@ -12,14 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from deeplight import kernels
-from deeplight.engine.core.forms import LayerForm, Steps, Wanted, returned, sent
+from deeplight.engine.core.forms import LayerForm, Steps, Wanted, layer_of, returned, sent
 from deeplight.engine.core.layout import Layout
 from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, SCALE
 from deeplight.engine.network.compiled import compiled
 from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.finished import Finished
 from deeplight.engine.network.model import Auxiliary
-from deeplight.engine.network.tile_layers import CHANNELS, Standard, TileLayer, Usable, empty_layer
+from deeplight.engine.network.tile_layers import (
+    CHANNELS,
+    JoinedFiles,
+    Standard,
+    TileLayer,
+    Usable,
+    empty_layer,
+)
 from deeplight.kernels.dispatch import Implementation
 
 Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -36,10 +43,10 @@ def tensors(layout: Layout, memory: Tensor) -> dict[str, Tensor]:
 class TileProgram:
     """Tiles of height × width LR pixels. Called without arguments, it works from `memory` to `result`.
 
-    compute: the network, as a function of the tensors of spec.INPUTS. forms: how "dmo" and "dem" are sent, where they
-    are given. slots: 1 for each of spec.DMO_SLOTS that the scene has. memory, result: bytes on the device, laid out as
-    `forms.sent` and `forms.returned`. implementation: of kernels.align. compiling: on CUDA, let Inductor fuse what is
-    around the network.
+    compute: the network, as a function of the tensors of spec.INPUTS. forms: how the files of "dmo" and "dem" are
+    sent, where they are given. slots: 1 for each of spec.DMO_SLOTS that the scene has. memory, result: bytes on the
+    device, laid out as `forms.sent` and `forms.returned`. implementation: of kernels.align. compiling: on CUDA, let
+    Inductor fuse what is around the network.
     """
 
     def __init__(
@@ -70,22 +77,20 @@ class TileProgram:
         fuse = compiled if compiling else _as_it_is
         self._size = (SCALE * shape[0], SCALE * shape[1])
         standard = _standard(forms, None if suggested is None else divided)
-        self._layers = {
-            name: TileLayer(
-                name,
-                form,
-                self._size,
-                fuse(Usable(form).to(device).eval(), device),
-                device,
-                implementation,
-                standard,
-            )
-            for name, form in forms.items()
-        }
+        usable = {key: fuse(Usable(form).to(device).eval(), device) for key, form in forms.items()}
+        self._usable = usable.values()
+        self._layers: dict[str, TileLayer | JoinedFiles] = {}
+        for name in dict.fromkeys(map(layer_of, forms)):
+            files = [
+                TileLayer(key, form, self._size, usable[key], device, implementation, standard)
+                for key, form in forms.items()
+                if layer_of(key) == name
+            ]
+            self._layers[name] = files[0] if len(files) == 1 else JoinedFiles(files, name, self._size, device)
         self._absent = {
             name: empty_layer(name, self._size, device, standard.dtype)
             for name in CHANNELS
-            if standard is not None and name not in forms
+            if standard is not None and name not in self._layers
         }
         self._standardised = standard is not None
         self._finished = fuse(Finished(wanted).to(device).eval(), device)
@@ -99,7 +104,7 @@ class TileProgram:
     def fallbacks(self) -> dict[str, str]:
         """What runs uncompiled here, beside the network, although a compiler was asked, and why."""
         found: dict[str, str] = {}
-        for part in (self._finished, *(layer.usable for layer in self._layers.values())):
+        for part in (self._finished, *self._usable):
             found |= getattr(part, "fallbacks", {})
         return found
 
@@ -149,8 +154,6 @@ class TileProgram:
                 side = (1, 1) if self._alone is not None else self._size
                 values = found["ntl"].new_zeros(1, channels, *side).expand(1, channels, *self._size)
                 valid = values[:, :1]
-            elif layer.form.kind == "hr":
-                values, valid = layer.prepared(self._parts)
             else:
                 both = layer(self._parts)
                 values, valid = both[:, :-1], both[:, -1:]
@@ -165,8 +168,8 @@ class TileProgram:
 
 def _standard(forms: Mapping[str, LayerForm], divided: Divided | None) -> Standard | None:
     """How layers of these forms reach the network: a network in parts takes what `align` writes, values and validity
-    together, but for layers that the host prepares. None: as physical values."""
-    if divided is None or not forms or any(form.kind == "hr" for form in forms.values()):
+    together. None: as physical values."""
+    if divided is None or not forms:
         return None
     return Standard(divided.normalise.lines(), divided.dtype)
 

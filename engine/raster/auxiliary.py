@@ -59,6 +59,11 @@ class Daytime:
         """The slots' places in DMO_SLOTS, by file."""
         self.filled = sorted(channel for channels in self.channels for channel in channels)
 
+    @property
+    def files(self) -> list[tuple[list[int], AuxLayer]]:
+        """The places of its slots in DMO_SLOTS, and each open file."""
+        return list(zip(self.channels, self.layers, strict=True))
+
     def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
         """Reflectance (7, H, W) by slot and the mask (H, W) of pixels where every file is valid; 0 elsewhere and in
         slots without a band. The window may leave the files. Arrays of any content, see AuxLayer.read_into."""
@@ -66,7 +71,7 @@ class Daytime:
             self.layers[0].read_into(hr_window, values, mask)
             return
         values[sorted(set(range(len(values))) - set(self.filled))], mask[:] = 0, 1
-        for channels, layer in zip(self.channels, self.layers, strict=True):
+        for channels, layer in self.files:
             first, end = channels[0], channels[0] + len(channels)
             if channels == list(range(first, end)):
                 valid = np.empty(hr_window.shape, np.uint8)

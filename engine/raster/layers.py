@@ -17,7 +17,6 @@ from deeplight.engine.raster.convert import to_physical
 from deeplight.engine.raster.extents import Overlap
 from deeplight.engine.raster.georeference import PLACED
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.raster.mesh import full_turn
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.warp import Warper, area_mean, decimated, decimation, goes_round, with_neighbours
 
@@ -204,24 +203,33 @@ class AuxLayer(Layer):
         """Of the layer's own grid (decimated by `factors`), the pixels that HR pixels are made from."""
         return self._warper.source_window(hr_window)
 
+    def source_windows(self, hr_window: Window) -> list[Window]:
+        """As source_window, in two windows where the layer's columns start again within `hr_window`."""
+        return self._warper.source_windows(hr_window)
+
     def read_own(self, source: Window) -> tuple[Floats, Mask]:
-        """Physical values (C, h, w) and mask (h, w) of pixels of the layer's own grid, in memory that the thread's
-        next read overwrites. Not for a layer that goes round."""
-        return self._read_means(source)
+        """Physical values (C, h, w) and mask (h, w) of the pixels of a `source_window`, in memory that the thread's
+        next read overwrites."""
+        return self._read_round(source)
+
+    def read_pixels(self, source: Window, into: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """Raw pixels of a `source_window` into an array (h, w, n) with room for the bands, of a layer that is not
+        averaged. Returns the file's own mask (h, w), see Raster.read."""
+        mask: NDArray[np.uint8] | None = None
+        for piece, cols in self._pieces(source):
+            known = self.raster.read_pixels(piece, self.bands, into[:, cols])
+            if known is not None:
+                mask = np.empty(source.shape, np.uint8) if mask is None else mask
+                mask[:, cols] = known
+        return mask
 
     def nodes(self, hr_window: Window, step: int) -> Doubles:
         """Places of every `step`-th HR pixel in the layer's own raster, see Warper.nodes: (2, n, m)."""
         return self._warper.nodes(hr_window, step)
 
     def least_step(self, hr_window: Window) -> int:
-        """The smallest distance of mesh nodes behind a window, in HR pixels."""
+        """See Warper.least_step."""
         return self._warper.least_step(hr_window)
-
-    @property
-    def comes_back(self) -> bool:
-        """Whether the columns of the layer may start again within a window: it reaches over half the Earth or more."""
-        grid = self._grid
-        return self._round or abs(grid.transform.a) * grid.width > full_turn(grid.crs) / 2 > 0
 
     def _strips(self, hr_window: Window) -> list[tuple[Window, list[Window]]]:
         """Parts of a window that are read one after the other, each with the windows of the layer behind it.
@@ -258,24 +266,28 @@ class AuxLayer(Layer):
         }
 
     def _read_round(self, source: Window) -> tuple[Floats, Mask]:
-        """The pixels of `source`, a window of the warper's grid: the column beside the first is the last."""
-        if not self._round:
-            return self._read_means(source)
-        width = self._grid.width
-        inside = Window(source.row, source.col - 1, source.height, source.width)
-        pieces = [inside.clipped(self._grid.height, width)]
-        if inside.col < 0:
-            pieces.insert(0, Window(source.row, width - 1, source.height, 1))
-        if inside.col + inside.width > width:
-            pieces.append(Window(source.row, 0, source.height, 1))
+        """The pixels of `source`, a window of the warper's grid."""
+        pieces = [piece for piece, _ in self._pieces(source)]
         if len(pieces) == 1:
             return self._read_means(pieces[0])
         parts = []
         for piece in pieces:
-            if piece.width:
-                values, mask = self._read_means(piece)
-                parts.append((values.copy(), mask.copy()))
+            values, mask = self._read_means(piece)
+            parts.append((values.copy(), mask.copy()))
         return np.concatenate([v for v, _ in parts], axis=2), np.concatenate([m for _, m in parts], axis=1)
+
+    def _pieces(self, source: Window) -> Iterator[tuple[Window, slice]]:
+        """Where the pixels of `source`, a window of the warper's grid, lie in the layer's own, and which columns of
+        `source` each piece is: of a layer that goes round, the column beside the first is the last."""
+        if not self._round:
+            yield source, slice(0, source.width)
+            return
+        at, width = 0, self._grid.width
+        while at < source.width:
+            first = (source.col - 1 + at) % width
+            wide = min(source.width - at, width - first)
+            yield Window(source.row, first, source.height, wide), slice(at, at + wide)
+            at += wide
 
     def _read_means(self, source: Window) -> tuple[Floats, Mask]:
         """The pixels of `source`, a window of the decimated grid, in memory that the thread's next call overwrites."""

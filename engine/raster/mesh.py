@@ -97,6 +97,21 @@ class Mesh:
         boxes: Doubles = np.concatenate([low, high]).reshape(4, -1)
         return boxes[:, np.isfinite(boxes).all(axis=0)]
 
+    def step_in(self, part: Window, max_error: float) -> int:
+        """How far apart nodes may be for the coordinates of `part` (inside this block) alone. One of `step`, and where
+        that is 1, as coordinates jump or bend in some of the block, of 8, 4 and 2 where they do not in `part`."""
+        top, left = part.row - self.row, part.col - self.col
+        bottom, right = top + part.height - 1, left + part.width - 1
+        for step in (8, 4, 2) if self.step == 1 else ():
+            rows, cols = (
+                slice(low // step * step, (high // step + 1) * step + 1, step // 2)
+                for low, high in ((top, bottom), (left, right))
+            )
+            half = self.nodes[:, rows, cols]
+            if (_cell_errors(half) <= max_error * _smaller_pixel(half[:, ::2, ::2], step)).all():
+                return step
+        return self.step
+
 
 def _ends(first: int, length: int, origin: int, step: int) -> NDArray[np.int64]:
     """The first and last pixel of a range in every cell that it touches."""
@@ -135,6 +150,12 @@ class Meshes:
         rows = range(window.row // BLOCK, (window.row + window.height - 1) // BLOCK + 1)
         cols = range(window.col // BLOCK, (window.col + window.width - 1) // BLOCK + 1)
         return [self._block(row, col) for row in rows for col in cols]
+
+    def least_step(self, window: Window) -> int:
+        """The smallest distance of nodes that the coordinates of a window need, in HR pixels."""
+        meshes = self.covering(window)
+        steps = (mesh.step_in(mesh.window.shared_with(window), self._max_error) for mesh in meshes)
+        return min(steps, default=BLOCK)
 
     def coordinates(self, rows: Doubles, cols: Doubles) -> Doubles:
         """Exact places in `aux` of HR pixel positions (0 = centre of the first), arrays of one shape: (2,

@@ -1,73 +1,78 @@
-"""A layer as a device takes it: pixels of its own grid, and where the HR pixels of a tile lie between them."""
+"""Layers as a device takes them: pixels of each file on its own grid, and where the HR pixels of a tile lie between
+them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplight.engine.core.forms import LATTICE, LayerForm
+from deeplight.engine.core.forms import LATTICE, LayerForm, file_key
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.auxiliary import Daytime
 from deeplight.engine.raster.convert import sentinel
 from deeplight.engine.raster.layers import AuxLayer
 
-RAW_TYPES = frozenset({"uint16", "int16", "float32"})
+RAW_TYPES = frozenset({"uint8", "uint16", "int16", "float32"})
 """Types of pixels that `kernels.align` reads as they are."""
 _SLACK = 16
 """Pixels of the own grid by whose multiples the room for a tile grows: tiles differ by a few."""
 
 
-class Unresampled:
-    """A layer of a scene, for tiles of one shape. Methods may be called from several threads.
+def unresampled(
+    layers: Mapping[str, Daytime | AuxLayer], windows: Sequence[Window]
+) -> dict[str, Unresampled]:
+    """Every file of a scene's layers, by `forms.file_key`. windows: see Unresampled."""
+    found = {}
+    for name, layer in layers.items():
+        files = layer.files if isinstance(layer, Daytime) else [((0,), layer)]
+        for number, (channels, file) in enumerate(files):
+            found[file_key(name, number)] = Unresampled(file, channels, windows)
+    return found
 
-    windows: of tiles, in LR pixels, spread over the scene; they decide how much room there is, and how far apart the
-    nodes of coordinates lie. A tile that needs more room is given it by `grown`.
+
+class Unresampled:
+    """A file of a scene's layer, for tiles of one shape. Methods may be called from several threads.
+
+    channels: the layer's in the network, of each band. windows: of tiles, in LR pixels, spread over the scene; they
+    decide how much room there is, and how far apart the nodes of coordinates lie. A tile that needs more room or nearer
+    nodes is given them by `holding`.
     """
 
-    def __init__(self, layer: Daytime | AuxLayer, windows: Sequence[Window]) -> None:
-        self._layer = layer
-        files = layer.layers if isinstance(layer, Daytime) else (layer,)
-        self._own = None if len(files) > 1 or files[0].comes_back else files[0]
-        if self._own is None:
-            count = 7 if isinstance(layer, Daytime) else 1
-            self.form = LayerForm("hr", tuple(range(count)))
-            return
-        channels = tuple(layer.channels[0]) if isinstance(layer, Daytime) else (0,)
-        self.form = _form(self._own, channels, windows)
+    def __init__(self, layer: AuxLayer, channels: Sequence[int], windows: Sequence[Window]) -> None:
+        self._own = layer
+        self.form = _form(layer, tuple(channels), windows)
 
-    def place(self, window: Window) -> Window | None:
-        """The pixels of the own grid behind a tile, in LR pixels; None where there are none, and on the HR grid."""
-        return None if self._own is None else self._own.source_window(window.scaled(SCALE))
+    def places(self, window: Window) -> list[Window] | None:
+        """The pixels of the own grid behind a tile, in LR pixels: in one window, or none. None where a device cannot
+        find them: the layer's columns start again within the tile or beside it."""
+        return _places(self._own, window)
 
-    def fits(self, place: Window | None) -> bool:
-        """Whether there is room for it."""
-        return place is None or all(a <= b for a, b in zip(place.shape, self.form.shape, strict=True))
-
-    def grown(self, place: Window) -> LayerForm:
-        """The form with room for a tile, for good."""
-        wanted = tuple(max(a, roomy(b)) for a, b in zip(self.form.shape, place.shape, strict=True))
-        self.form = replace(self.form, shape=(wanted[0], wanted[1]))
+    def holding(self, window: Window, place: Window | None) -> LayerForm:
+        """The form that holds a tile; where that is a larger one, it is `form` from now on."""
+        step = min(self.form.step, self._own.least_step(window.scaled(SCALE)))
+        shape = self.form.shape
+        if place is not None and any(a > b for a, b in zip(place.shape, shape, strict=True)):
+            high, wide = (max(a, roomy(b)) for a, b in zip(shape, place.shape, strict=True))
+            shape = (high, wide)
+        if (step, shape) != (self.form.step, self.form.shape):
+            self.form = replace(self.form, step=step, shape=shape)
         return self.form
 
     def fill(self, arrays: dict[str, NDArray[Any]], name: str, window: Window, place: Window | None) -> None:
-        """Everything of `form.parts(name, …)` for a tile. place: from `place`."""
-        if self._own is None:
-            values, mask = arrays[f"{name}.values"], arrays[f"{name}.mask"]
-            self._layer.read_into(window.scaled(SCALE), values, mask)
-            return
+        """Everything of `form.parts(name, …)` for a tile. place: that of `places`, None where there is none."""
         whole, fraction = arrays[f"{name}.whole"], arrays[f"{name}.fraction"]
         if place is None:
             arrays[f"{name}.extent"][:] = 0
             whole[:], fraction[:] = 0, np.nan
             return
         arrays[f"{name}.extent"][:] = place.shape
-        nodes = self._own.nodes(window.scaled(SCALE), self.form.step)
+        nodes = self._own.nodes(window.scaled(SCALE), SCALE * window.width // (whole.shape[2] - 1))
         split_nodes(nodes, place, whole, fraction)
         bands = len(self.form.channels)
         inner = (slice(place.height), slice(place.width))
@@ -76,7 +81,7 @@ class Unresampled:
             values, arrays[f"{name}.mask"][inner] = self._own.read_own(place)
             pixels[..., :bands] = values.transpose(1, 2, 0)
             return
-        found = self._own.raster.read_pixels(place, self._own.bands, pixels)
+        found = self._own.read_pixels(place, pixels)
         if self.form.masked:
             arrays[f"{name}.mask"][inner] = 1 if found is None else found
 
@@ -101,13 +106,21 @@ def spread(shape: tuple[int, int], side: tuple[int, int], count: int = 6) -> lis
     return [Window(row, col, *side) for row in rows for col in cols]
 
 
+def _places(layer: AuxLayer, window: Window) -> list[Window] | None:
+    """See Unresampled.places."""
+    hr_window = window.scaled(SCALE)
+    places = layer.source_windows(hr_window)
+    # where columns start again, coordinates jump from one HR pixel to the next: only a node for each of them holds that
+    return None if len(places) > 1 or layer.least_step(hr_window) == 1 else places
+
+
 def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window]) -> LayerForm:
     heights, widths, steps = [1], [1], [LATTICE]
     for window in windows:
-        steps.append(layer.least_step(window.scaled(SCALE)))
-        if (place := layer.source_window(window.scaled(SCALE))) is not None:
-            heights.append(place.height)
-            widths.append(place.width)
+        if (places := _places(layer, window)) is not None:
+            steps.append(layer.least_step(window.scaled(SCALE)))
+            heights += [place.height for place in places]
+            widths += [place.width for place in places]
     shape = (roomy(max(heights)), roomy(max(widths)))
     dtypes = {layer.raster.dtypes[band - 1] for band in layer.bands}
     dtype = dtypes.pop()

@@ -15,7 +15,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster import accel
 from deeplight.engine.raster.convert import as_mask
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.raster.mesh import BLOCK, Mesh, Meshes, full_turn
+from deeplight.engine.raster.mesh import Mesh, Meshes, full_turn
 
 HALF = np.float32(0.499999)
 """Sum of weights from which a resampled pixel is valid: one half, less the rounding of four float32
@@ -87,8 +87,8 @@ class Warper:
         return found
 
     def least_step(self, hr_window: Window) -> int:
-        """The smallest distance of mesh nodes behind a window, in HR pixels."""
-        return min((mesh.step for mesh in self._meshes.covering(hr_window)), default=BLOCK)
+        """The smallest distance of nodes that a window needs, in HR pixels."""
+        return self._meshes.least_step(hr_window)
 
     def _window(self, lowest: Doubles, highest: Doubles) -> Window | None:
         """The pixels around places between those of `lowest` and `highest`, (2, n) each."""

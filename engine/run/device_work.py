@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
@@ -21,7 +19,7 @@ from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.pack_format import Encoded
-from deeplight.engine.raster.unresampled import Unresampled, spread
+from deeplight.engine.raster.unresampled import Unresampled, spread, unresampled
 from deeplight.engine.run.device_path import DevicePath, SentLayers, TileShape
 from deeplight.engine.run.device_tiles import FASTER, DeviceTiles, larger_cores, worth_trying
 from deeplight.engine.run.slots import Lease, Ring, page_locked
@@ -185,7 +183,7 @@ class DeviceWork(TileWork):
         places = spread(self.scene.grid.shape, self._first(core).shape)
         self._core = core
         windows = [self.window(place) for place in places]
-        self._layers = {name: Unresampled(layer, windows) for name, layer in self.scene.auxiliary.items()}
+        self._layers = unresampled(self.scene.auxiliary, windows)
         return self._shape(windows[0], {})
 
     def fallbacks(self) -> dict[str, str]:
@@ -210,7 +208,8 @@ class DeviceWork(TileWork):
         return fixed_window(core, side, self.halo, self.manifest, self.scene.grid.shape)
 
     def read(self, core: Window) -> Tile:
-        """The pixels that a core is made from, in a slot, unless the core holds no data."""
+        """The pixels that a core is made from, in a slot, unless the core holds no data; for the host's path where a
+        device cannot find its layers."""
         return self._read(core, physical=False)
 
     def _read(self, core: Window, *, physical: bool) -> Tile:
@@ -222,12 +221,23 @@ class DeviceWork(TileWork):
         lr, valid = ntl[inner].copy(), known[inner].copy()
         if not valid.any():
             return Tile(core, lr, valid)
-        lease = self.ring.take()
         kept = None if self._dates is None else self._dates.find(self._place(window))
+        places: dict[str, Window | None] = {}
+        for name, layer in self._layers.items() if kept is None else ():
+            found = layer.places(window)
+            if found is None:
+                return self.host.read(core)
+            places[name] = found[0] if found else None
+        lease = self.ring.take()
         try:
             begin = time.perf_counter()
             back = self.path.returned(*core.shape, physical=physical).size
-            shape = self._fill(lease, window, inner, ntl, known, back, kept)
+            shape = self._shape(window, places) if kept is None else kept.shape
+            self._fill(lease, shape, window, places, back)
+            lights = shape.sent.arrays(lease.slot.host.array)
+            lights["ntl"][:], lights["valid"][:] = ntl, known
+            lights["own"][:] = 0
+            lights["own"][inner] = known[inner]
             self.meter.add(decode=time.perf_counter() - begin)
         except BaseException:
             lease.end()
@@ -235,55 +245,37 @@ class DeviceWork(TileWork):
         return DeviceTile(core, lr, valid, window, lease=lease, shape=shape, physical=physical, stays=kept)
 
     def _fill(
-        self,
-        lease: Lease,
-        window: Window,
-        inner: tuple[slice, slice],
-        ntl: Floats,
-        known: np.ndarray,
-        back: int,
-        kept: SentLayers | None,
-    ) -> TileShape:
-        """Put what is to be sent into a slot: without the layers, where those are on the device."""
-        slot = lease.slot
-        layers = self._layers if kept is None else {}
-        places = {name: layer.place(window) for name, layer in layers.items()}
-        shape = self._shape(window, places) if kept is None else kept.shape
-        layout = shape.sent
+        self, lease: Lease, shape: TileShape, window: Window, places: Mapping[str, Window | None], back: int
+    ) -> None:
+        """Put the pixels at `places` into a slot with room for the tile: none where its layers are on the device."""
+        slot, layout = lease.slot, shape.sent
         with self.path.failing(None):
             slot.reserve(layout.size, back)
         self.path.device.host_uses(slot.host, writes=True)
         arrays = layout.arrays(slot.host.array)
-        arrays["ntl"][:], arrays["valid"][:] = ntl, known
-        arrays["own"][:] = 0
-        arrays["own"][inner] = known[inner]
-        for name, layer in layers.items():
-            layer.fill(arrays, name, window, places[name])
-        return shape
+        for name, place in places.items():
+            self._layers[name].fill(arrays, name, window, place)
 
     def _place(self, window: Window) -> Hashable:
         """What decides the layers of a tile."""
         return (*self.scene.auxiliary.values(), window)
 
-    def _shape(self, window: Window, places: dict[str, Window | None]) -> TileShape:
-        """The program that a tile fits into. One that needs more room makes it, for all that come after it."""
+    def _shape(self, window: Window, places: Mapping[str, Window | None]) -> TileShape:
+        """The program that a tile fits into. One that needs a larger one has it made, for all that come after it."""
         with self._growing:
             for name, place in places.items():
-                if place is not None and not self._layers[name].fits(place):
-                    self._layers[name].grown(place)
+                self._layers[name].holding(window, place)
             forms: tuple[tuple[str, LayerForm], ...] = tuple(
                 (n, layer.form) for n, layer in self._layers.items()
             )
         return TileShape(*window.shape, forms)
 
     def compute(self, tile: Tile) -> Tile:
-        """Start a tile on the device; one whose numbers were bad goes through the host's path, in fp32, to its end."""
-        if (
-            not isinstance(tile, DeviceTile)
-            or tile.lease is None
-            or tile.shape is None
-            or tile.window is None
-        ):
+        """Start a tile on the device. One whose numbers were bad goes through the host's path, in fp32, to its end, and
+        so does one whose layers a device cannot find."""
+        if not isinstance(tile, DeviceTile):
+            return self.host.compute(tile)
+        if tile.lease is None or tile.shape is None or tile.window is None:
             return tile
         try:
             if self._cancelled:

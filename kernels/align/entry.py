@@ -176,9 +176,9 @@ def align(
     Multiplying by a constant and adding one commute with the interpolation, so a file's scale and offset and the
     network's standardisation together become one gain and one bias.
 
-    raw: (B, R, h, w), float32, float16, bfloat16, uint16 or int16 in the file's units: a window of a raster on its own
-    grid (with `mesh`) or on the HR grid. It is read 16 bytes at a time if it is channels-last and R·itemsize is a
-    multiple of 16. gain, bias: (B, C) with C ≤ R, float32, from the file's units to normalised ones; both 0 for an
+    raw: (B, R, h, w), float32, float16, bfloat16, uint8, uint16 or int16 in the file's units: a window of a raster on
+    its own grid (with `mesh`) or on the HR grid. It is read 16 bytes at a time if it is channels-last and R·itemsize is
+    a multiple of 16. gain, bias: (B, C) with C ≤ R, float32, from the file's units to normalised ones; both 0 for an
     absent band. Both None: all R bands are normalised already and stay as they are, without bounds.
     mask: (B, 1, h, w), valid where it is not 0; values of raw where it is 0 have no influence.
     offset: (B, 2, H/8, W/8), of a floating type, (x, y) in LR pixels. mesh: see TileMesh; it covers the tile.
@@ -205,7 +205,7 @@ def align(
         limit = f"the kernel's dtype must be float32, float16 or bfloat16, not {dtype}"
     if not dispatch.use_kernel("align", implementation, tensors, differentiable=False, limit=limit):
         return reference.align(raw, gain, bias, mask, offset, mesh, (height, width), bounds, dtype)
-    dispatch.check_dtype("align", "raw", raw, (*dispatch.ACTIVATIONS, torch.uint16, torch.int16))
+    dispatch.check_dtype("align", "raw", raw, (*dispatch.ACTIVATIONS, *dispatch.RAW))
     low, high = bounds
     whole, fraction, row, col, step = mesh or (None, None, 0, 0, 1)
     # an exported operator keeps the type of its input; the cast is a node of its own

@@ -2,13 +2,19 @@
 
 Inductor generates its program and Triton compiles every kernel of it for sm_90; nothing runs. What PyTorch asks of a
 driver is answered here, in this process alone. Prints how many kernels there are, and what they are called.
+
+`python -m tests.kernels.inductor tiny fp16 FOLDER` compiles only what a run with tiles compiles for one shape of tile,
+keeps it in FOLDER, and prints the CPU time that this took: called again, that of a second process.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
+import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -23,13 +29,15 @@ from torch.utils import _triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from deeplight.engine.core.forms import LayerForm, Wanted
 from deeplight.engine.core.spec import INPUTS, SCALE, input_shape
 from deeplight.engine.network.compiled import channels_last
 from deeplight.engine.network.config import PRESETS
 from deeplight.engine.network.divided import Divided
+from deeplight.engine.network.finished import Finished
 from deeplight.engine.network.model import DeepLightSR
 from deeplight.engine.network.precision import in_precision
-from deeplight.engine.network.tile_layers import CHANNELS, empty_layer
+from deeplight.engine.network.tile_layers import CHANNELS, Usable, empty_layer
 from deeplight.kernels import launch
 from tests.kernels import fake_gpu
 
@@ -113,9 +121,9 @@ def _compiling_for_sm90(compiled: list[str]) -> None:
     triton_heuristics.CachingAutotuner.precompile = precompile
 
 
-def kernels_of(preset: str, precision: str) -> list[str]:
+def kernels_of(preset: str, precision: str, *, tiles: bool = False) -> list[str]:
     """Names of the kernels of Inductor's programs for a tile of SIDE² LR pixels, all compiled: of the network, and of
-    its parts as the path on the device has them. Once a process."""
+    its parts as the path on the device has them; with `tiles`, of a run with tiles and no more. Once a process."""
     compiled: list[str] = []
     _without_driver()
     _compiling_for_sm90(compiled)
@@ -124,7 +132,9 @@ def kernels_of(preset: str, precision: str) -> list[str]:
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def backend(module: torch.fx.GraphModule, example: list[torch.Tensor]) -> Any:
-        compile_fx.compile_fx(module, example, config_patches={"deterministic": True})
+        # constants would be folded by computing them, on the device
+        patches = {"deterministic": True, "joint_graph_constant_folding": False}
+        compile_fx.compile_fx(module, example, config_patches=patches)
         return module  # nothing can run, and fake tensors need not
 
     def fuse(part: torch.nn.Module) -> Any:
@@ -134,24 +144,50 @@ def kernels_of(preset: str, precision: str) -> list[str]:
         network = fake_gpu.moved(model)
         shapes = (input_shape(spec, 1, SIDE, SIDE) for spec in INPUTS)
         given = [channels_last(torch.empty(shape, device=fake_gpu.DEVICE)) for shape in shapes]
-        fuse(network)(*given)
+        if not tiles:
+            fuse(network)(*given)
         lights = torch.empty(1, 1, SIDE, SIDE, device=fake_gpu.DEVICE)
         parts = Divided(network, fuse)
-        parts(given, lights, known=False)
+        if not tiles:
+            parts(given, lights, known=False)
         # layers as they are aligned from raw pixels, with which the first part is spared
         size = (SIDE * SCALE, SIDE * SCALE)
         layers = tuple(empty_layer(name, size, fake_gpu.DEVICE, parts.dtype) for name in CHANNELS)
-        parts(given, lights, known=False, aux=layers)
+        outputs = parts(given, lights, known=False, aux=layers)
+        if tiles:
+            _around_the_network(fuse, [*outputs, *given])
     return compiled
 
 
+def _around_the_network(fuse: Any, computed: list[torch.Tensor]) -> None:
+    """Compile what is before and behind the network in a tile: pixels of seven bands and of elevation, one band out."""
+    like = {"device": fake_gpu.DEVICE}
+    for bands in (7, 1):
+        line = (1.0,) * bands
+        form = LayerForm(
+            "raw", tuple(range(bands)), (SIDE * SCALE,) * 2, "int16", line, line, (None,) * bands
+        )
+        pixels = torch.empty(*form.shape, form.stride, dtype=torch.int16, **like)
+        extent, mask = (
+            torch.empty(2, dtype=torch.int32, **like),
+            torch.empty(form.shape, dtype=torch.uint8, **like),
+        )
+        fuse(fake_gpu.moved(Usable(form).eval()))(pixels, extent, mask)
+    wanted = Wanted((), 1, None, None, (1.0, 1.0), (-1.0, 0.1), 1e9, 2, 1.8, (-math.inf, math.inf))
+    fuse(fake_gpu.moved(Finished(wanted).eval()))(*computed, torch.empty(1, 1, SIDE, SIDE, **like))
+
+
 def main() -> None:
-    """Compile for PRESET and PRECISION, with empty caches."""
+    """Compile for PRESET and PRECISION, with empty caches; or with those of FOLDER."""
     config.compile_threads = 1  # other processes would ask the driver
-    with tempfile.TemporaryDirectory() as folder:
+    preset, precision, *kept = sys.argv[1:]
+    before = time.process_time()
+    with nullcontext(kept[0]) if kept else tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ["TRITON_CACHE_DIR"] = folder
-        names = kernels_of(*sys.argv[1:3])
+        names = kernels_of(preset, precision, tiles=bool(kept))
     print(f"{len(names)} kernels compiled for sm_90")
+    if kept:
+        print(f"{time.process_time() - before:.1f} s of CPU time, {before:.1f} s before for imports")
     print("\n".join(names))
 
 

@@ -20,8 +20,8 @@ from tests.engine.analytic import manifest, onnx_bytes, write_model
 from tests.engine.device.runs import pixels, run
 from tests.engine.device.standin import StandIn
 from tests.engine.device.test_device_path import same
-from tests.engine.device.test_layers import CASES
-from tests.scenes import write_raster, write_scene
+from tests.engine.device.test_layers import CASES, round_the_earth
+from tests.scenes import ARC, WEST, write_raster, write_scene
 
 BANDS = ("isp", "quality", "interval")
 HALO = EDGE + 3
@@ -47,6 +47,25 @@ def test_odd_scenes(name: str, model: str, tmp_path: Path, monkeypatch: pytest.M
     for out, device in (("host.tif", None), ("device.tif", StandIn(2))):
         run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
     same(pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif"), quality=2)
+
+
+def test_tiles_where_columns_start_again_go_through_the_host(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers of the whole Earth whose first column lies within the scene: the host finds the pixels of such tiles."""
+    scene = brightened(round_the_earth(tmp_path, begins=WEST + 24.3 * ARC), tmp_path)
+    launched, launch = [], DevicePath.launch
+
+    def launching(path: DevicePath, *given: Any, **more: Any) -> None:
+        launched.append(given[2])
+        launch(path, *given, **more)
+
+    monkeypatch.setattr(DevicePath, "launch", launching)
+    for out, device in (("host.tif", None), ("device.tif", StandIn(3))):
+        run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
+    same(pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif"), quality=2)
+    cores = split(Window(0, 0, 21, 27), 6)
+    assert set(launched) == {core for core in cores if core.col + core.width + HALO < 24}
 
 
 @pytest.mark.parametrize("name", ["usual", "rotated"])
