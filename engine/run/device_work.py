@@ -274,7 +274,7 @@ class DeviceWork(TileWork):
         """Start a tile on the device. One whose numbers were bad goes through the host's path, in fp32, to its end, and
         so does one whose layers a device cannot find."""
         if not isinstance(tile, DeviceTile):
-            return self.host.compute(tile)
+            return self._by_the_host(tile)
         if tile.lease is None or tile.shape is None or tile.window is None:
             return tile
         try:
@@ -291,7 +291,12 @@ class DeviceWork(TileWork):
             tile.lease.end()
             raise
         tile.lease.end()
-        return self.host.compute(self.host.read(tile.core))
+        return self._by_the_host(self.host.read(tile.core))
+
+    def _by_the_host(self, tile: Tile) -> Tile:
+        if tile.inputs is not None:
+            self.meter.add(host_tiles=1)
+        return self.host.compute(tile)
 
     @contextmanager
     def collected(self, tile: Tile) -> Iterator[Tile]:

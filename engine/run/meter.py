@@ -16,8 +16,8 @@ class Meter:
 
     decode, encode: of threads, without waiting for slots or for the device. upload, compute, download: between events
     on the device. alone: HR pixels of a tile, halo included, and the seconds that it took before the run, with nothing
-    beside it. tried: side of a tile in LR pixels → HR Mpix/s of such tiles' cores, alone. devices: that it is of; the
-    others add up over them.
+    beside it. host_tiles: that the backend made outside the path. tried: side of a tile in LR pixels → HR Mpix/s of
+    such tiles' cores, alone. devices: that it is of; the others add up over them.
     """
 
     decode: float = 0.0
@@ -29,6 +29,7 @@ class Meter:
     bytes_down: int = 0
     alone_px: int = 0
     alone_s: float = 0.0
+    host_tiles: int = 0
     tried: dict[int, float] = field(default_factory=dict)
     devices: int = 1
 
@@ -68,6 +69,7 @@ class Meter:
             "busy": round(self.compute / stream_s / self.devices, 4) if stream_s > 0 else 0.0,
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
+            "host_tiles": self.host_tiles,
             "tiles_tried": dict(self.tried),
             "alone_hr_mpix_per_s": round(self.alone_px / 1e6 / self.alone_s, 1) if self.alone_s > 0 else None,
         }

@@ -62,8 +62,11 @@ def test_tiles_where_columns_start_again_go_through_the_host(
 
     monkeypatch.setattr(DevicePath, "launch", launching)
     for out, device in (("host.tif", None), ("device.tif", StandIn(3))):
-        run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
+        report = run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
     same(pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif"), quality=2)
+    assert report.device is not None and report.device["host_tiles"] == report.tiles["computed"] - len(
+        launched
+    )
     cores = split(Window(0, 0, 21, 27), 6)
     assert set(launched) == {core for core in cores if core.col + core.width + HALO < 24}
 

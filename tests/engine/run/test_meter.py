@@ -50,6 +50,7 @@ def test_several_devices_together_are_busy_as_an_average_one() -> None:
         "busy": 0.3,
         "bytes_up": 11,
         "bytes_down": 0,
+        "host_tiles": 0,
         "tiles_tried": {256: 90.0},
         "alone_hr_mpix_per_s": 4.0,
     }
