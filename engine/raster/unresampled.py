@@ -40,8 +40,8 @@ class Unresampled:
     """A file of a scene's layer, for tiles of one shape. Methods may be called from several threads.
 
     channels: the layer's in the network, of each band. windows: of tiles, in LR pixels, spread over the scene; they
-    decide how much room there is, and how far apart the nodes of coordinates lie. A tile that needs more room or nearer
-    nodes is given them by `holding`.
+    decide how much room there is, and how far apart the nodes of coordinates lie. A tile that needs more room is given
+    it by `holding`; nodes stay where they are, since they decide bits.
     """
 
     def __init__(self, layer: AuxLayer, channels: Sequence[int], windows: Sequence[Window]) -> None:
@@ -49,19 +49,16 @@ class Unresampled:
         self.form = _form(layer, tuple(channels), windows)
 
     def places(self, window: Window) -> list[Window] | None:
-        """The pixels of the own grid behind a tile, in LR pixels: in one window, or none. None where a device cannot
-        find them: the layer's columns start again within the tile or beside it."""
-        return _places(self._own, window)
+        """The pixels of the own grid behind a tile, in LR pixels: in one window, or none. None where a device does not
+        find them: the layer's columns start again within the tile, or its coordinates bend more than in `windows`."""
+        places = self._own.source_windows(window.scaled(SCALE))
+        return None if len(places) > 1 or _step(self._own, window) < self.form.step else places
 
-    def holding(self, window: Window, place: Window | None) -> LayerForm:
-        """The form that holds a tile; where that is a larger one, it is `form` from now on."""
-        step = min(self.form.step, self._own.least_step(window.scaled(SCALE)))
-        shape = self.form.shape
-        if place is not None and any(a > b for a, b in zip(place.shape, shape, strict=True)):
-            high, wide = (max(a, roomy(b)) for a, b in zip(shape, place.shape, strict=True))
-            shape = (high, wide)
-        if (step, shape) != (self.form.step, self.form.shape):
-            self.form = replace(self.form, step=step, shape=shape)
+    def holding(self, place: Window) -> LayerForm:
+        """The form with room for a tile; where that is a larger one, it is `form` from now on."""
+        if any(a > b for a, b in zip(place.shape, self.form.shape, strict=True)):
+            high, wide = (max(a, roomy(b)) for a, b in zip(self.form.shape, place.shape, strict=True))
+            self.form = replace(self.form, shape=(high, wide))
         return self.form
 
     def fill(self, arrays: dict[str, NDArray[Any]], name: str, window: Window, place: Window | None) -> None:
@@ -72,7 +69,7 @@ class Unresampled:
             whole[:], fraction[:] = 0, np.nan
             return
         arrays[f"{name}.extent"][:] = place.shape
-        nodes = self._own.nodes(window.scaled(SCALE), SCALE * window.width // (whole.shape[2] - 1))
+        nodes = self._own.nodes(window.scaled(SCALE), self.form.step)
         split_nodes(nodes, place, whole, fraction)
         bands = len(self.form.channels)
         inner = (slice(place.height), slice(place.width))
@@ -106,19 +103,18 @@ def spread(shape: tuple[int, int], side: tuple[int, int], count: int = 6) -> lis
     return [Window(row, col, *side) for row in rows for col in cols]
 
 
-def _places(layer: AuxLayer, window: Window) -> list[Window] | None:
-    """See Unresampled.places."""
-    hr_window = window.scaled(SCALE)
-    places = layer.source_windows(hr_window)
-    # where columns start again, coordinates jump from one HR pixel to the next: only a node for each of them holds that
-    return None if len(places) > 1 or layer.least_step(hr_window) == 1 else places
+def _step(layer: AuxLayer, window: Window) -> int:
+    """How far apart nodes may be for a tile, in HR pixels."""
+    return layer.least_step(window.scaled(SCALE))
 
 
 def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window]) -> LayerForm:
     heights, widths, steps = [1], [1], [LATTICE]
     for window in windows:
-        if (places := _places(layer, window)) is not None:
-            steps.append(layer.least_step(window.scaled(SCALE)))
+        places, step = layer.source_windows(window.scaled(SCALE)), _step(layer, window)
+        # where columns start again, coordinates jump, which only a node for each HR pixel holds: the host makes these
+        if len(places) < 2 and step > 1:
+            steps.append(step)
             heights += [place.height for place in places]
             widths += [place.width for place in places]
     shape = (roomy(max(heights)), roomy(max(widths)))

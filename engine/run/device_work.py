@@ -264,7 +264,8 @@ class DeviceWork(TileWork):
         """The program that a tile fits into. One that needs a larger one has it made, for all that come after it."""
         with self._growing:
             for name, place in places.items():
-                self._layers[name].holding(window, place)
+                if place is not None:
+                    self._layers[name].holding(place)
             forms: tuple[tuple[str, LayerForm], ...] = tuple(
                 (n, layer.form) for n, layer in self._layers.items()
             )

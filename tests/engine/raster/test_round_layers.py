@@ -13,6 +13,7 @@ from rasterio.warp import transform
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster import accel
 from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.mesh import Meshes
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.warp import Warper, goes_round, with_neighbours
 from tests.scenes import write_raster
@@ -105,3 +106,19 @@ def test_grids_that_go_round() -> None:
     assert not goes_round(grid(POLAR, 0.1, -180, 3600))
     padded = with_neighbours(grid(WGS84, 0.1, -180, 3600))
     assert padded.width == 3602 and padded.transform.c == pytest.approx(-180.1)
+
+
+def test_where_columns_start_again_every_pixel_needs_a_node_and_beside_it_none_does() -> None:
+    """Coordinates jump in the middle of a block of the mesh, which so has a node for every HR pixel."""
+    hr, aux = at(WGS84, 0, 70, 0.004), Grid(WGS84, Affine(0.05, 0, 0, 0, -0.05, 75), 200, 7200)
+    meshes = Meshes(hr, aux)
+    assert [mesh.step for mesh in meshes.covering(Window(0, 0, H, W))] == [1]
+    assert meshes.least_step(Window(0, 0, H, W)) == meshes.least_step(Window(8, 32, 8, 16)) == 1
+    for window in (Window(0, 0, H, 32), Window(0, 48, H, 32), Window(56, 48, 4, 32)):
+        step = meshes.least_step(window)
+        assert step == 8
+        nodes = Warper(hr, aux).nodes(Window(window.row, window.col, 8, window.width), step)
+        cols = np.arange(window.width + 1.0)
+        exact = meshes.coordinates(np.full_like(cols, window.row), window.col + cols)
+        between = np.interp(cols, cols[::step], nodes[1, 0])
+        np.testing.assert_allclose(between, exact[1], rtol=0, atol=0.125 * 0.08)
