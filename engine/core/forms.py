@@ -43,7 +43,7 @@ class LayerForm:
 
     kind: Kind
     channels: tuple[int, ...]
-    shape: tuple[int, int] = (0, 0)
+    shape: tuple[int, int]
     dtype: str = "float32"
     gain: tuple[float, ...] = ()
     bias: tuple[float, ...] = ()

@@ -25,7 +25,7 @@ COMPILE_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
 CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 """Variables that name a cache of programs, and its part of our folder."""
 
-SHAPES = 64
+SHAPES = 256
 """Programs that one network may have. Dynamo's own limit, 8, is meant to find code that is compiled too often."""
 
 

@@ -57,7 +57,10 @@ class TileLayer:
         device: torch.device,
         implementation: Implementation,
         standard: Standard | None,
+        *,
+        joined: bool = False,
     ) -> None:
+        """joined: with other files, which asks for `own` alone."""
         self.usable = usable
         self.form, self._key, self._size, self._implementation = form, key, size, implementation
         name = layer_of(key)
@@ -73,7 +76,7 @@ class TileLayer:
             torch.tensor([values], dtype=torch.float32, device=device) for values in zip(*line, strict=True)
         )
         self._places, self._whole = None, None
-        if form.channels != tuple(range(CHANNELS[name])):
+        if not joined and form.channels != tuple(range(CHANNELS[name])):
             # bands that the file lacks stay 0
             self._places = torch.tensor([*form.channels, CHANNELS[name]], device=device)
             self._whole = empty_layer(name, size, device, self.dtype)

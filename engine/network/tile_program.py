@@ -7,12 +7,13 @@ TileProgram are fixed, so that a CUDA graph holds it; `cut` follows with what de
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from deeplight import kernels
-from deeplight.engine.core.forms import LayerForm, Steps, Wanted, layer_of, returned, sent
+from deeplight.engine.core.forms import LATTICE, LayerForm, Steps, Wanted, layer_of, returned, sent
 from deeplight.engine.core.layout import Layout
 from deeplight.engine.core.spec import INPUTS, LIGHTS_ALONE, SCALE
 from deeplight.engine.network.compiled import compiled
@@ -77,14 +78,17 @@ class TileProgram:
         fuse = compiled if compiling else _as_it_is
         self._size = (SCALE * shape[0], SCALE * shape[1])
         standard = _standard(forms, None if suggested is None else divided)
-        usable = {key: fuse(Usable(form).to(device).eval(), device) for key, form in forms.items()}
-        self._usable = usable.values()
+        # files of like pixels share one, which is compiled once
+        self._usable = {
+            like: fuse(Usable(like).to(device).eval(), device) for like in map(_pixels_of, forms.values())
+        }
         self._layers: dict[str, TileLayer | JoinedFiles] = {}
         for name in dict.fromkeys(map(layer_of, forms)):
+            own = {key: form for key, form in forms.items() if layer_of(key) == name}
+            how = (device, implementation, standard)
             files = [
-                TileLayer(key, form, self._size, usable[key], device, implementation, standard)
-                for key, form in forms.items()
-                if layer_of(key) == name
+                TileLayer(key, form, self._size, self._usable[_pixels_of(form)], *how, joined=len(own) > 1)
+                for key, form in own.items()
             ]
             self._layers[name] = files[0] if len(files) == 1 else JoinedFiles(files, name, self._size, device)
         self._absent = {
@@ -104,7 +108,7 @@ class TileProgram:
     def fallbacks(self) -> dict[str, str]:
         """What runs uncompiled here, beside the network, although a compiler was asked, and why."""
         found: dict[str, str] = {}
-        for part in (self._finished, *self._usable):
+        for part in (self._finished, *self._usable.values()):
             found |= getattr(part, "fallbacks", {})
         return found
 
@@ -172,6 +176,11 @@ def _standard(forms: Mapping[str, LayerForm], divided: Divided | None) -> Standa
     if divided is None or not forms:
         return None
     return Standard(divided.normalise.lines(), divided.dtype)
+
+
+def _pixels_of(form: LayerForm) -> LayerForm:
+    """The form without what says nothing of its pixels: which channels they are, and where they lie."""
+    return replace(form, channels=tuple(range(len(form.channels))), step=LATTICE)
 
 
 def _as_it_is(part: nn.Module, device: torch.device) -> nn.Module:

@@ -223,13 +223,9 @@ class AuxLayer(Layer):
                 mask[:, cols] = known
         return mask
 
-    def nodes(self, hr_window: Window, step: int) -> Doubles:
+    def nodes(self, hr_window: Window, step: int) -> Doubles | None:
         """Places of every `step`-th HR pixel in the layer's own raster, see Warper.nodes: (2, n, m)."""
         return self._warper.nodes(hr_window, step)
-
-    def least_step(self, hr_window: Window) -> int:
-        """See Warper.least_step."""
-        return self._warper.least_step(hr_window)
 
     def _strips(self, hr_window: Window) -> list[tuple[Window, list[Window]]]:
         """Parts of a window that are read one after the other, each with the windows of the layer behind it.

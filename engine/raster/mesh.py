@@ -24,6 +24,9 @@ BLOCK = 512
 """HR pixels per side of a mesh. Meshes lie at multiples of it, so that a pixel's coordinates depend on no
 window."""
 
+SAME = 2.0**-20
+"""Source pixels by which two places may differ and be one: a quarter of what a float32 fraction of a place is off."""
+
 _CACHE_BYTES = 32 << 20
 _PROBES = 25
 
@@ -64,15 +67,17 @@ class Mesh:
         return found
 
     def nodes_at(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> Doubles:
-        """As `at`, but a pixel on an edge of a cell depends on that edge alone, not on the cell behind it."""
+        """As `at`, but a pixel on an edge of a cell depends on that edge alone, not on the cell behind it, which there
+        need not be."""
         i, ty = np.divmod(rows - self.row, self.step)
         j, tx = np.divmod(cols - self.col, self.step)
         u, v = (ty / self.step)[:, None], (tx / self.step)[None, :]
-        upper, lower = self.nodes[:, i], self.nodes[:, i + 1]
+        below, right = (np.minimum(k + 1, self.nodes.shape[1] - 1) for k in (i, j))
+        upper, lower = self.nodes[:, i], self.nodes[:, below]
         with np.errstate(invalid="ignore"):
             down = np.where(u == 0, upper[:, :, j], upper[:, :, j] + u * (lower[:, :, j] - upper[:, :, j]))
-            beside = upper[:, :, j + 1] + u * (lower[:, :, j + 1] - upper[:, :, j + 1])
-            beside = np.where(u == 0, upper[:, :, j + 1], beside)
+            beside = upper[:, :, right] + u * (lower[:, :, right] - upper[:, :, right])
+            beside = np.where(u == 0, upper[:, :, right], beside)
             return np.where(v == 0, down, down + v * (beside - down))
 
     def corners(self, part: Window) -> Doubles:
@@ -97,20 +102,20 @@ class Mesh:
         boxes: Doubles = np.concatenate([low, high]).reshape(4, -1)
         return boxes[:, np.isfinite(boxes).all(axis=0)]
 
-    def step_in(self, part: Window, max_error: float) -> int:
-        """How far apart nodes may be for the coordinates of `part` (inside this block) alone. One of `step`, and where
-        that is 1, as coordinates jump or bend in some of the block, of 8, 4 and 2 where they do not in `part`."""
-        top, left = part.row - self.row, part.col - self.col
-        bottom, right = top + part.height - 1, left + part.width - 1
-        for step in (8, 4, 2) if self.step == 1 else ():
-            rows, cols = (
-                slice(low // step * step, (high // step + 1) * step + 1, step // 2)
-                for low, high in ((top, bottom), (left, right))
+    def holds(self, part: Window, step: int) -> bool:
+        """Whether the coordinates of `part` (inside this block) are bilinear between nodes `step` apart, too."""
+        if self.step >= step:
+            return True
+        ends = [(part.row - self.row, part.height), (part.col - self.col, part.width)]
+        rows, cols = (
+            slice(
+                first // step * step // self.step,
+                ((first + length - 1) // step + 1) * step // self.step + 1,
+                step // 2 // self.step,
             )
-            half = self.nodes[:, rows, cols]
-            if (_cell_errors(half) <= max_error * _smaller_pixel(half[:, ::2, ::2], step)).all():
-                return step
-        return self.step
+            for first, length in ends
+        )
+        return bool((_cell_errors(self.nodes[:, rows, cols]) <= SAME).all())
 
 
 def _ends(first: int, length: int, origin: int, step: int) -> NDArray[np.int64]:
@@ -150,12 +155,6 @@ class Meshes:
         rows = range(window.row // BLOCK, (window.row + window.height - 1) // BLOCK + 1)
         cols = range(window.col // BLOCK, (window.col + window.width - 1) // BLOCK + 1)
         return [self._block(row, col) for row in rows for col in cols]
-
-    def least_step(self, window: Window) -> int:
-        """The smallest distance of nodes that the coordinates of a window need, in HR pixels."""
-        meshes = self.covering(window)
-        steps = (mesh.step_in(mesh.window.shared_with(window), self._max_error) for mesh in meshes)
-        return min(steps, default=BLOCK)
 
     def coordinates(self, rows: Doubles, cols: Doubles) -> Doubles:
         """Exact places in `aux` of HR pixel positions (0 = centre of the first), arrays of one shape: (2,

@@ -6,11 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.arrays import Doubles
 from deeplight.engine.core.forms import LATTICE, LayerForm, file_key
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
@@ -20,6 +21,8 @@ from deeplight.engine.raster.layers import AuxLayer
 
 RAW_TYPES = frozenset({"uint8", "uint16", "int16", "float32"})
 """Types of pixels that `kernels.align` reads as they are."""
+_STEPS = (LATTICE, LATTICE // 2, LATTICE // 4)
+"""HR pixels that nodes may lie apart. Nodes for each pixel would be more than pixels are: the host makes such tiles."""
 _SLACK = 16
 """Pixels of the own grid by whose multiples the room for a tile grows: tiles differ by a few."""
 
@@ -36,6 +39,13 @@ def unresampled(
     return found
 
 
+class Located(NamedTuple):
+    """Where a tile lies in a file. place: pixels of its own grid, None where there are none. nodes: Warper.nodes."""
+
+    place: Window | None
+    nodes: Doubles
+
+
 class Unresampled:
     """A file of a scene's layer, for tiles of one shape. Methods may be called from several threads.
 
@@ -48,11 +58,10 @@ class Unresampled:
         self._own = layer
         self.form = _form(layer, tuple(channels), windows)
 
-    def places(self, window: Window) -> list[Window] | None:
-        """The pixels of the own grid behind a tile, in LR pixels: in one window, or none. None where a device does not
-        find them: the layer's columns start again within the tile, or its coordinates bend more than in `windows`."""
-        places = self._own.source_windows(window.scaled(SCALE))
-        return None if len(places) > 1 or _step(self._own, window) < self.form.step else places
+    def located(self, window: Window) -> Located | None:
+        """Where a tile lies, in LR pixels. None where a device cannot find it as the host does: the file's columns
+        start again within the tile, or its coordinates bend more than in `windows`."""
+        return _located(self._own, window, self.form.step)
 
     def holding(self, place: Window) -> LayerForm:
         """The form with room for a tile; where that is a larger one, it is `form` from now on."""
@@ -61,16 +70,15 @@ class Unresampled:
             self.form = replace(self.form, shape=(high, wide))
         return self.form
 
-    def fill(self, arrays: dict[str, NDArray[Any]], name: str, window: Window, place: Window | None) -> None:
-        """Everything of `form.parts(name, …)` for a tile. place: that of `places`, None where there is none."""
-        whole, fraction = arrays[f"{name}.whole"], arrays[f"{name}.fraction"]
+    def fill(self, arrays: dict[str, NDArray[Any]], name: str, at: Located) -> None:
+        """Everything of `form.parts(name, …)` for a tile."""
+        place, (whole, fraction) = at.place, (arrays[f"{name}.whole"], arrays[f"{name}.fraction"])
         if place is None:
             arrays[f"{name}.extent"][:] = 0
             whole[:], fraction[:] = 0, np.nan
             return
         arrays[f"{name}.extent"][:] = place.shape
-        nodes = self._own.nodes(window.scaled(SCALE), self.form.step)
-        split_nodes(nodes, place, whole, fraction)
+        split_nodes(at.nodes, place, whole, fraction)
         bands = len(self.form.channels)
         inner = (slice(place.height), slice(place.width))
         pixels = arrays[f"{name}.pixels"][inner]
@@ -103,25 +111,30 @@ def spread(shape: tuple[int, int], side: tuple[int, int], count: int = 6) -> lis
     return [Window(row, col, *side) for row in rows for col in cols]
 
 
-def _step(layer: AuxLayer, window: Window) -> int:
-    """How far apart nodes may be for a tile, in HR pixels."""
-    return layer.least_step(window.scaled(SCALE))
+def _located(layer: AuxLayer, window: Window, step: int) -> Located | None:
+    """See Unresampled.located. step: HR pixels between nodes."""
+    hr_window = window.scaled(SCALE)
+    places = layer.source_windows(hr_window)
+    if not places:
+        return Located(None, np.empty(0))
+    nodes = layer.nodes(hr_window, step) if len(places) == 1 else None
+    return None if nodes is None else Located(places[0], nodes)
 
 
 def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window]) -> LayerForm:
-    heights, widths, steps = [1], [1], [LATTICE]
+    heights, widths, nearest = [1], [1], LATTICE
     for window in windows:
-        places, step = layer.source_windows(window.scaled(SCALE)), _step(layer, window)
-        # where columns start again, coordinates jump, which only a node for each HR pixel holds: the host makes these
-        if len(places) < 2 and step > 1:
-            steps.append(step)
-            heights += [place.height for place in places]
-            widths += [place.width for place in places]
+        steps = (step for step in _STEPS if step <= nearest)
+        found = next(((step, at) for step in steps if (at := _located(layer, window, step))), None)
+        if found is not None and (place := found[1].place) is not None:
+            nearest = found[0]
+            heights.append(place.height)
+            widths.append(place.width)
     shape = (roomy(max(heights)), roomy(max(widths)))
     dtypes = {layer.raster.dtypes[band - 1] for band in layer.bands}
     dtype = dtypes.pop()
     if dtypes or dtype not in RAW_TYPES or layer.factors != (1, 1):
-        return LayerForm("own", channels, shape, step=min(steps))
+        return LayerForm("own", channels, shape, step=nearest)
     sentinels = (sentinel(value, np.dtype(dtype)) for value in layer.nodata)
     return LayerForm(
         "raw",
@@ -133,7 +146,7 @@ def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window])
         tuple(None if math.isnan(value) else value for value in sentinels),
         layer.limits,
         layer.raster.masked,
-        min(steps),
+        nearest,
     )
 
 

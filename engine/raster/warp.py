@@ -15,7 +15,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster import accel
 from deeplight.engine.raster.convert import as_mask
 from deeplight.engine.raster.grid import Grid
-from deeplight.engine.raster.mesh import Mesh, Meshes, full_turn
+from deeplight.engine.raster.mesh import SAME, Mesh, Meshes, full_turn
 
 HALF = np.float32(0.499999)
 """Sum of weights from which a resampled pixel is valid: one half, less the rounding of four float32
@@ -68,27 +68,31 @@ class Warper:
         parts = [self._window(b[:2], b[2:]) for b in (boxes[:, :cut], boxes[:, cut:])]
         return [part for part in parts if part is not None]
 
-    def nodes(self, hr_window: Window, step: int) -> Doubles:
+    def nodes(self, hr_window: Window, step: int) -> Doubles | None:
         """Places in `aux` of every `step`-th HR pixel of `hr_window`, and of the first beyond it: (2, n, m), rows and
-        columns, NaN where there is none.
+        columns, NaN where there is none. Between them coordinates are bilinear, and those of the meshes; None where
+        that cannot be, since a mesh has nodes closer to each other for a reason, or two of them differ at their border.
 
-        step: a power of two that divides the window's corner and sides. Between these nodes coordinates are bilinear,
-        and the same as the mesh's wherever that has nodes at least `step` apart; a node's bits depend on no window.
+        step: a power of two that divides the window's corner and sides.
         """
         found = np.empty((2, hr_window.height // step + 1, hr_window.width // step + 1))
-        reached = Window(hr_window.row, hr_window.col, hr_window.height + 1, hr_window.width + 1)
-        for mesh in self._meshes.covering(reached):
-            part = mesh.window.shared_with(reached)
-            rows = np.arange(-(-part.row // step) * step, part.row + part.height, step)
-            cols = np.arange(-(-part.col // step) * step, part.col + part.width, step)
-            if rows.size and cols.size:
-                i, j = (rows[0] - reached.row) // step, (cols[0] - reached.col) // step
-                found[:, i : i + rows.size, j : j + cols.size] = mesh.nodes_at(rows, cols)
+        written = np.zeros(found.shape[1:], np.bool_)
+        for mesh in self._meshes.covering(hr_window):
+            part = mesh.window.shared_with(hr_window)
+            if not mesh.holds(part, step):
+                return None
+            rows, cols = (
+                np.arange(first, first + length + 1, step)
+                for first, length in ((part.row, part.height), (part.col, part.width))
+            )
+            i, j = (part.row - hr_window.row) // step, (part.col - hr_window.col) // step
+            here = (slice(i, i + rows.size), slice(j, j + cols.size))
+            nodes, there = mesh.nodes_at(rows, cols), found[:, *here]
+            same = (np.abs(there - nodes) <= SAME) | (np.isnan(there) & np.isnan(nodes))
+            if (written[here] & ~same.all(axis=0)).any():  # at a border with a mesh that came before
+                return None
+            there[:], written[here] = nodes, True
         return found
-
-    def least_step(self, hr_window: Window) -> int:
-        """The smallest distance of nodes that a window needs, in HR pixels."""
-        return self._meshes.least_step(hr_window)
 
     def _window(self, lowest: Doubles, highest: Doubles) -> Window | None:
         """The pixels around places between those of `lowest` and `highest`, (2, n) each."""

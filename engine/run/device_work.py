@@ -19,7 +19,7 @@ from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.output.pack_format import Encoded
-from deeplight.engine.raster.unresampled import Unresampled, spread, unresampled
+from deeplight.engine.raster.unresampled import Located, Unresampled, spread, unresampled
 from deeplight.engine.run.device_path import DevicePath, SentLayers, TileShape
 from deeplight.engine.run.device_tiles import FASTER, DeviceTiles, larger_cores, worth_trying
 from deeplight.engine.run.slots import Lease, Ring, page_locked
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeviceTile(Tile):
-    """A tile in a slot. shape: of its program. physical: it comes back in float32, whatever the output's type is.
-    stays: its layers on the device, for the next date or from an earlier one."""
+    """A tile in a slot; without one, the host computes it. shape: of its program. physical: it comes back in float32,
+    whatever the output's type is. stays: its layers on the device, for the next date or from an earlier one."""
 
     lease: Lease | None = None
     shape: TileShape | None = None
@@ -208,8 +208,8 @@ class DeviceWork(TileWork):
         return fixed_window(core, side, self.halo, self.manifest, self.scene.grid.shape)
 
     def read(self, core: Window) -> Tile:
-        """The pixels that a core is made from, in a slot, unless the core holds no data; for the host's path where a
-        device cannot find its layers."""
+        """The pixels that a core is made from, in a slot, unless the core holds no data or a device cannot find its
+        layers."""
         return self._read(core, physical=False)
 
     def _read(self, core: Window, *, physical: bool) -> Tile:
@@ -222,18 +222,18 @@ class DeviceWork(TileWork):
         if not valid.any():
             return Tile(core, lr, valid)
         kept = None if self._dates is None else self._dates.find(self._place(window))
-        places: dict[str, Window | None] = {}
+        places: dict[str, Located] = {}
         for name, layer in self._layers.items() if kept is None else ():
-            found = layer.places(window)
-            if found is None:
-                return self.host.read(core)
-            places[name] = found[0] if found else None
+            found = layer.located(window)
+            if found is None:  # no slot: what computes it reads it, so that few such tiles are in memory
+                return DeviceTile(core, lr, valid, window, physical=physical)
+            places[name] = found
         lease = self.ring.take()
         try:
             begin = time.perf_counter()
             back = self.path.returned(*core.shape, physical=physical).size
             shape = self._shape(window, places) if kept is None else kept.shape
-            self._fill(lease, shape, window, places, back)
+            self._fill(lease, shape, places, back)
             lights = shape.sent.arrays(lease.slot.host.array)
             lights["ntl"][:], lights["valid"][:] = ntl, known
             lights["own"][:] = 0
@@ -244,28 +244,26 @@ class DeviceWork(TileWork):
             raise
         return DeviceTile(core, lr, valid, window, lease=lease, shape=shape, physical=physical, stays=kept)
 
-    def _fill(
-        self, lease: Lease, shape: TileShape, window: Window, places: Mapping[str, Window | None], back: int
-    ) -> None:
+    def _fill(self, lease: Lease, shape: TileShape, places: Mapping[str, Located], back: int) -> None:
         """Put the pixels at `places` into a slot with room for the tile: none where its layers are on the device."""
         slot, layout = lease.slot, shape.sent
         with self.path.failing(None):
             slot.reserve(layout.size, back)
         self.path.device.host_uses(slot.host, writes=True)
         arrays = layout.arrays(slot.host.array)
-        for name, place in places.items():
-            self._layers[name].fill(arrays, name, window, place)
+        for name, at in places.items():
+            self._layers[name].fill(arrays, name, at)
 
     def _place(self, window: Window) -> Hashable:
         """What decides the layers of a tile."""
         return (*self.scene.auxiliary.values(), window)
 
-    def _shape(self, window: Window, places: Mapping[str, Window | None]) -> TileShape:
+    def _shape(self, window: Window, places: Mapping[str, Located]) -> TileShape:
         """The program that a tile fits into. One that needs a larger one has it made, for all that come after it."""
         with self._growing:
-            for name, place in places.items():
-                if place is not None:
-                    self._layers[name].holding(place)
+            for name, at in places.items():
+                if at.place is not None:
+                    self._layers[name].holding(at.place)
             forms: tuple[tuple[str, LayerForm], ...] = tuple(
                 (n, layer.form) for n, layer in self._layers.items()
             )
@@ -275,9 +273,9 @@ class DeviceWork(TileWork):
         """Start a tile on the device. One whose numbers were bad goes through the host's path, in fp32, to its end, and
         so does one whose layers a device cannot find."""
         if not isinstance(tile, DeviceTile):
-            return self._by_the_host(tile)
-        if tile.lease is None or tile.shape is None or tile.window is None:
             return tile
+        if tile.lease is None or tile.shape is None or tile.window is None:
+            return self._by_the_host(tile.core)
         try:
             if self._cancelled:
                 raise DeepLightError("the device path was asked to stop")
@@ -292,12 +290,12 @@ class DeviceWork(TileWork):
             tile.lease.end()
             raise
         tile.lease.end()
-        return self._by_the_host(self.host.read(tile.core))
+        return self._by_the_host(tile.core)
 
-    def _by_the_host(self, tile: Tile) -> Tile:
-        if tile.inputs is not None:
-            self.meter.add(host_tiles=1)
-        return self.host.compute(tile)
+    def _by_the_host(self, core: Window) -> Tile:
+        made = self.host.compute(self.host.read(core))
+        self.meter.add(host_tiles=1)
+        return made
 
     @contextmanager
     def collected(self, tile: Tile) -> Iterator[Tile]:

@@ -16,12 +16,14 @@ from deeplight.kernels.align.reference import TileMesh
 from deeplight.kernels.launch import Launch
 from tests.kernels.parity import assert_close, assert_on_boundary, doubled, off_boundary
 
-RAW = [torch.uint16, torch.int16, torch.float32, torch.float16, torch.bfloat16]
+RAW = [torch.uint8, torch.uint16, torch.int16, torch.float32, torch.float16, torch.bfloat16]
 
 
 def raw_pixels(b: int, bands: int, h: int, w: int, dtype: torch.dtype) -> Tensor:
     x = torch.rand(b, bands, h, w, generator=torch.Generator().manual_seed(h * w))
-    return (x * 60000).to(torch.int32).to(dtype) if dtype == torch.uint16 else (x * 3000 - 900).to(dtype)
+    if dtype in (torch.uint8, torch.uint16):
+        return (x * (250 if dtype == torch.uint8 else 60000)).to(torch.int32).to(dtype)
+    return (x * 3000 - 900).to(dtype)
 
 
 def mesh_of(b: int, size: tuple[int, int], step: int, slope: float, row: int = -3, col: int = -5) -> TileMesh:
@@ -216,7 +218,7 @@ def test_messages_name_the_tensor(change: dict[str, Any], message: str) -> None:
         kernels.align(**{**case(), **change})
 
 
-@pytest.mark.parametrize("dtype", [torch.uint16, torch.int16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.float32], ids=str)
 def test_neither_a_warped_nor_a_normalised_raster_exists(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,5 +271,7 @@ def test_beyond_the_kernels_limits_only_the_reference_runs(device: str) -> None:
         kernels.align(x.to(device), implementation="triton")
     with pytest.raises(ValueError, match=r"dtype must be float32, float16 or bfloat16, not torch\.float64"):
         kernels.align(x[:, :4].to(device), dtype=torch.float64, implementation="triton")
-    with pytest.raises(ValueError, match="raw must be float32, float16, bfloat16, uint16, int16, not uint8"):
-        kernels.align(x[:, :4].to(device, torch.uint8), implementation="triton")
+    with pytest.raises(
+        ValueError, match="raw must be float32, float16, bfloat16, uint8, uint16, int16, not int32"
+    ):
+        kernels.align(x[:, :4].to(device, torch.int32), implementation="triton")

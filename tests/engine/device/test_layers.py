@@ -42,9 +42,9 @@ def program_of(scene: Scene, window: Window, implementation: str, **parts: Any) 
     arrays["ntl"][:], arrays["valid"][:] = scene.read_ntl(window)
     arrays["own"][:] = arrays["valid"]
     for name, layer in layers.items():
-        places = layer.places(window)
-        assert places is not None
-        layer.fill(arrays, name, window, places[0] if places else None)
+        at = layer.located(window)
+        assert at is not None
+        layer.fill(arrays, name, at)
     result = torch.empty(returned(1, *window.shape).size, dtype=torch.uint8)
     slots = [int(slot in scene.dmo_slots) for slot in DMO_SLOTS]
     wanted = dataclasses.replace(WANTED, psf=tuple(scene.psf), limits=tuple(scene.limits))

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
+from rasterio.warp import transform
 
 from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster import unresampled
@@ -69,6 +72,42 @@ def test_tiles_where_columns_start_again_go_through_the_host(
     )
     cores = split(Window(0, 0, 21, 27), 6)
     assert set(launched) == {core for core in cores if core.col + core.width + HALO < 24}
+
+
+def holed(folder: Path, crs: str, longitude: float, latitude: float, lights: np.ndarray) -> SceneOptions:
+    """Lights in metres around a place, and daytime bands of the whole Earth with many holes, two of them in files of
+    their own."""
+    (x,), (y,) = transform("EPSG:4326", crs, [longitude], [latitude])
+    ntl = write_raster(folder / "lights.tif", lights, crs, Affine(500, 0, x, 0, -500, y), nodata=-999.0)
+    files, rng = {}, np.random.default_rng(3)
+    for slot, west in (("red", -180.0), ("nir", 0.0)):
+        values = rng.integers(0, 240, (1, 400, 3600)).astype(np.uint8)
+        place = Affine(0.1, 0, west, 0, -0.1, latitude + 20.0)
+        path = write_raster(folder / f"{slot}.tif", values, transform=place, nodata=0, scales=[0.004])
+        with rasterio.open(path, "r+") as file:
+            values[values < 60] = 0
+            file.write(values)
+        files[slot] = str(path)
+    return SceneOptions(ntl=str(ntl), dmo_files=files)
+
+
+@pytest.mark.parametrize(("place", "host"), [("antimeridian", "some"), ("near the pole", "all")])
+def test_masks_are_the_hosts_where_coordinates_jump_and_bend(
+    place: str, host: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lights = np.random.default_rng(5).gamma(0.5, 8.0, (12, 90)).astype(np.float32)
+    if place == "antimeridian":  # 75 pixels east of the corner, in the second block of the mesh
+        scene = holed(tmp_path, "EPSG:32760", 180 - 75 * 500 / 106_000, -17.0, lights)
+    else:
+        scene = holed(tmp_path, "EPSG:3413", 20.0, 89.7, lights[:, :18])
+    for out, device in (("host.tif", None), ("device.tif", StandIn(3))):
+        report = run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
+    got, want = pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif")
+    same(got, want, quality=2)
+    assert len(np.unique(want[2])) > 1, "the scene has holes"
+    assert report.device is not None
+    assert (report.device["host_tiles"] == report.tiles["computed"]) == (host == "all")
+    assert report.device["host_tiles"] > 0
 
 
 @pytest.mark.parametrize("name", ["usual", "rotated"])

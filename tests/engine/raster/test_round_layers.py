@@ -108,17 +108,27 @@ def test_grids_that_go_round() -> None:
     assert padded.width == 3602 and padded.transform.c == pytest.approx(-180.1)
 
 
-def test_where_columns_start_again_every_pixel_needs_a_node_and_beside_it_none_does() -> None:
+def test_nodes_are_the_mesh_s_or_none() -> None:
     """Coordinates jump in the middle of a block of the mesh, which so has a node for every HR pixel."""
     hr, aux = at(WGS84, 0, 70, 0.004), Grid(WGS84, Affine(0.05, 0, 0, 0, -0.05, 75), 200, 7200)
-    meshes = Meshes(hr, aux)
+    meshes, warper = Meshes(hr, aux), Warper(hr, aux)
     assert [mesh.step for mesh in meshes.covering(Window(0, 0, H, W))] == [1]
-    assert meshes.least_step(Window(0, 0, H, W)) == meshes.least_step(Window(8, 32, 8, 16)) == 1
-    for window in (Window(0, 0, H, 32), Window(0, 48, H, 32), Window(56, 48, 4, 32)):
-        step = meshes.least_step(window)
-        assert step == 8
-        nodes = Warper(hr, aux).nodes(Window(window.row, window.col, 8, window.width), step)
+    assert warper.nodes(Window(0, 0, 64, W), 8) is None and warper.nodes(Window(8, 32, 8, 16), 2) is None
+    for window in (
+        Window(0, 0, 64, 32),
+        Window(0, 48, 64, 32),
+        Window(-8, 48, 16, 32),
+        Window(504, 48, 16, 8),
+    ):
+        nodes = warper.nodes(window, 8)
+        assert nodes is not None
         cols = np.arange(window.width + 1.0)
         exact = meshes.coordinates(np.full_like(cols, window.row), window.col + cols)
-        between = np.interp(cols, cols[::step], nodes[1, 0])
-        np.testing.assert_allclose(between, exact[1], rtol=0, atol=0.125 * 0.08)
+        np.testing.assert_allclose(np.interp(cols, cols[::8], nodes[1, 0]), exact[1], rtol=0, atol=2.0**-20)
+
+
+def test_nodes_hold_only_where_coordinates_are_bilinear_between_them() -> None:
+    """Near the pole, coordinates in degrees bend within a few HR pixels."""
+    hr, aux = at(POLAR, 20, 89.9, 500), Grid(WGS84, Affine(0.1, 0, -180, 0, -0.1, 90), 900, 3600)
+    step = min(mesh.step for mesh in Meshes(hr, aux).covering(Window(0, 0, H, W)))
+    assert step == 1 and all(Warper(hr, aux).nodes(Window(0, 0, 16, 16), s) is None for s in (8, 4, 2))
