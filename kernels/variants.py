@@ -48,13 +48,13 @@ class Widths(Protocol):
 
 
 RASTERS = (
-    (torch.uint8, 8, 7),
     (torch.uint16, 8, 7),
     (torch.int16, 8, 7),
     (torch.float32, 8, 7),
-    (torch.uint8, 1, 1),
+    (torch.uint8, 8, 7),
     (torch.uint16, 1, 1),
     (torch.int16, 1, 1),
+    (torch.uint8, 1, 1),
     (torch.float32, 1, 1),
 )
 """Raw pixels for which `align` is compiled: element type, bands in memory (8 allow reads of 16 bytes), bands used."""

@@ -39,7 +39,7 @@ def unresampled(
     return found
 
 
-class Located(NamedTuple):
+class Placed(NamedTuple):
     """Where a tile lies in a file. place: pixels of its own grid, None where there are none. nodes: Warper.nodes."""
 
     place: Window | None
@@ -58,10 +58,15 @@ class Unresampled:
         self._own = layer
         self.form = _form(layer, tuple(channels), windows)
 
-    def located(self, window: Window) -> Located | None:
+    def located(self, window: Window) -> Placed | None:
         """Where a tile lies, in LR pixels. None where a device cannot find it as the host does: the file's columns
-        start again within the tile, or its coordinates bend more than in `windows`."""
-        return _located(self._own, window, self.form.step)
+        start again within the tile, or its coordinates bend more than in `windows`, or a mesh ends in it where another
+        has other nodes."""
+        places = self._own.source_windows(window.scaled(SCALE))
+        if not places:
+            return Placed(None, np.empty(0))
+        nodes = _nodes(self._own, window, places, self.form.step)
+        return None if nodes is None else Placed(places[0], nodes)
 
     def holding(self, place: Window) -> LayerForm:
         """The form with room for a tile; where that is a larger one, it is `form` from now on."""
@@ -70,7 +75,7 @@ class Unresampled:
             self.form = replace(self.form, shape=(high, wide))
         return self.form
 
-    def fill(self, arrays: dict[str, NDArray[Any]], name: str, at: Located) -> None:
+    def fill(self, arrays: dict[str, NDArray[Any]], name: str, at: Placed) -> None:
         """Everything of `form.parts(name, …)` for a tile."""
         place, (whole, fraction) = at.place, (arrays[f"{name}.whole"], arrays[f"{name}.fraction"])
         if place is None:
@@ -111,25 +116,21 @@ def spread(shape: tuple[int, int], side: tuple[int, int], count: int = 6) -> lis
     return [Window(row, col, *side) for row in rows for col in cols]
 
 
-def _located(layer: AuxLayer, window: Window, step: int) -> Located | None:
-    """See Unresampled.located. step: HR pixels between nodes."""
-    hr_window = window.scaled(SCALE)
-    places = layer.source_windows(hr_window)
-    if not places:
-        return Located(None, np.empty(0))
-    nodes = layer.nodes(hr_window, step) if len(places) == 1 else None
-    return None if nodes is None else Located(places[0], nodes)
+def _nodes(layer: AuxLayer, window: Window, places: Sequence[Window], step: int) -> Doubles | None:
+    """Places of a tile's HR pixels `step` apart, as on the host; None where a device cannot have them so."""
+    return layer.nodes(window.scaled(SCALE), step) if len(places) == 1 else None
 
 
 def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window]) -> LayerForm:
     heights, widths, nearest = [1], [1], LATTICE
     for window in windows:
-        steps = (step for step in _STEPS if step <= nearest)
-        found = next(((step, at) for step in steps if (at := _located(layer, window, step))), None)
-        if found is not None and (place := found[1].place) is not None:
-            nearest = found[0]
-            heights.append(place.height)
-            widths.append(place.width)
+        places = layer.source_windows(window.scaled(SCALE))
+        steps = [step for step in _STEPS if step <= nearest]
+        step = next((step for step in steps if _nodes(layer, window, places, step) is not None), None)
+        if step is not None:
+            nearest = step
+            heights.append(places[0].height)
+            widths.append(places[0].width)
     shape = (roomy(max(heights)), roomy(max(widths)))
     dtypes = {layer.raster.dtypes[band - 1] for band in layer.bands}
     dtype = dtypes.pop()

@@ -75,7 +75,7 @@ class Warper:
 
         step: a power of two that divides the window's corner and sides.
         """
-        found = np.empty((2, hr_window.height // step + 1, hr_window.width // step + 1))
+        found = np.full((2, hr_window.height // step + 1, hr_window.width // step + 1), np.nan)
         written = np.zeros(found.shape[1:], np.bool_)
         for mesh in self._meshes.covering(hr_window):
             part = mesh.window.shared_with(hr_window)

@@ -17,9 +17,9 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.forms import COUNTS, LayerForm
 from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.spec import SCALE
-from deeplight.engine.core.windows import Window
+from deeplight.engine.core.windows import Window, split
 from deeplight.engine.output.pack_format import Encoded
-from deeplight.engine.raster.unresampled import Located, Unresampled, spread, unresampled
+from deeplight.engine.raster.unresampled import Placed, Unresampled, spread, unresampled
 from deeplight.engine.run.device_path import DevicePath, SentLayers, TileShape
 from deeplight.engine.run.device_tiles import FASTER, DeviceTiles, larger_cores, worth_trying
 from deeplight.engine.run.slots import Lease, Ring, page_locked
@@ -32,12 +32,16 @@ from deeplight.engine.run.tiling import (
     pack_side,
     usable_memory,
 )
-from deeplight.engine.run.work import Tile, TileWork
+from deeplight.engine.run.work import Tile, TileWork, joined
 from deeplight.engine.runtime.device import OutOfDeviceMemory
 
 if TYPE_CHECKING:
     from deeplight.engine.run.device_dates import DatesOnDevice
     from deeplight.engine.run.meter import Meter
+
+
+PIECE = 128
+"""LR pixels a side of what the host's path computes at a time beside the device's."""
 
 
 @dataclass(frozen=True)
@@ -222,12 +226,11 @@ class DeviceWork(TileWork):
         if not valid.any():
             return Tile(core, lr, valid)
         kept = None if self._dates is None else self._dates.find(self._place(window))
-        places: dict[str, Located] = {}
-        for name, layer in self._layers.items() if kept is None else ():
-            found = layer.located(window)
-            if found is None:  # no slot: what computes it reads it, so that few such tiles are in memory
-                return DeviceTile(core, lr, valid, window, physical=physical)
-            places[name] = found
+        begin = time.perf_counter()
+        places = self._located(window) if kept is None else {}
+        self.meter.add(decode=time.perf_counter() - begin)
+        if places is None:  # no slot: what computes it reads it, so that few such tiles are in memory
+            return DeviceTile(core, lr, valid, window, physical=physical)
         lease = self.ring.take()
         try:
             begin = time.perf_counter()
@@ -244,7 +247,21 @@ class DeviceWork(TileWork):
             raise
         return DeviceTile(core, lr, valid, window, lease=lease, shape=shape, physical=physical, stays=kept)
 
-    def _fill(self, lease: Lease, shape: TileShape, places: Mapping[str, Located], back: int) -> None:
+    def _located(self, window: Window) -> dict[str, Placed] | None:
+        """Where a tile lies in each file; None where a device cannot find it in all of them."""
+        places = {}
+        for name, layer in self._layers.items():
+            found = layer.located(window)
+            if found is None:
+                return None
+            places[name] = found
+        return places
+
+    def repeatable(self, core: Window) -> bool:
+        """See TileWork.repeatable: the programs of the device are the same for all tiles, what the host does is not."""
+        return self._located(self.window(core)) is not None
+
+    def _fill(self, lease: Lease, shape: TileShape, places: Mapping[str, Placed], back: int) -> None:
         """Put the pixels at `places` into a slot with room for the tile: none where its layers are on the device."""
         slot, layout = lease.slot, shape.sent
         with self.path.failing(None):
@@ -258,7 +275,7 @@ class DeviceWork(TileWork):
         """What decides the layers of a tile."""
         return (*self.scene.auxiliary.values(), window)
 
-    def _shape(self, window: Window, places: Mapping[str, Located]) -> TileShape:
+    def _shape(self, window: Window, places: Mapping[str, Placed]) -> TileShape:
         """The program that a tile fits into. One that needs a larger one has it made, for all that come after it."""
         with self._growing:
             for name, at in places.items():
@@ -270,8 +287,8 @@ class DeviceWork(TileWork):
         return TileShape(*window.shape, forms)
 
     def compute(self, tile: Tile) -> Tile:
-        """Start a tile on the device. One whose numbers were bad goes through the host's path, in fp32, to its end, and
-        so does one whose layers a device cannot find."""
+        """Start a tile on the device. One whose layers it cannot find goes through the host's path to its end, and so
+        does one whose numbers were bad, in fp32."""
         if not isinstance(tile, DeviceTile):
             return tile
         if tile.lease is None or tile.shape is None or tile.window is None:
@@ -293,9 +310,16 @@ class DeviceWork(TileWork):
         return self._by_the_host(tile.core)
 
     def _by_the_host(self, core: Window) -> Tile:
-        made = self.host.compute(self.host.read(core))
+        """In pieces, which need little memory beside the path's; one whose numbers were bad in one, as it is known."""
+        if self._cancelled:
+            raise DeepLightError("the device path was asked to stop")
+        sides = split(core, max(core.shape) if self.host.was_bad(core) else PIECE)
+        try:
+            tile = joined(core, [self.host.compute(self.host.read(piece)) for piece in sides])
+        except OSError as error:
+            raise DeepLightError(f"a layer cannot be read: {error}") from error
         self.meter.add(host_tiles=1)
-        return made
+        return tile
 
     @contextmanager
     def collected(self, tile: Tile) -> Iterator[Tile]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplight.engine.core.arrays import Floats, to_hr
-from deeplight.engine.core.spec import SUGGESTED
+from deeplight.engine.core.spec import SCALE, SUGGESTED
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention
 from deeplight.engine.output.facts import layers_present
@@ -122,6 +122,10 @@ class TileWork:
             self._fp32.close()
             self._fp32 = None
 
+    def repeatable(self, core: Window) -> bool:
+        """Whether a place is the same, but for float32's rounding, in whatever window it is computed."""
+        return True
+
     def cancel(self) -> None:
         """Ask `compute` in another thread to stop early."""
         with self._lock:
@@ -224,6 +228,23 @@ class TileWork:
             if self._fp32 is None and self._open_fp32 is not None:
                 self._fp32 = self._open_fp32()
             return self._fp32 or self.backend
+
+
+def joined(core: Window, pieces: Sequence[Tile]) -> Tile:
+    """The computed tile of a core, of computed tiles of all its parts; 0 where a part has no data."""
+    if len(pieces) == 1:
+        return pieces[0]
+    high, wide = (SCALE * side for side in core.shape)
+    bands = max((len(p.pixels) for p in pieces if isinstance(p.pixels, np.ndarray)), default=1)
+    lr, valid = np.empty(core.shape, np.float32), np.empty(core.shape, np.uint8)
+    seen, layers = np.zeros(core.shape, np.float32), np.zeros((high, wide), np.uint8)
+    pixels = np.zeros((bands, high, wide), np.float32)
+    for piece in pieces:
+        here, hr = piece.core.slices_in(core), piece.core.scaled(SCALE).slices_in(core.scaled(SCALE))
+        lr[here], valid[here] = piece.lr, piece.valid
+        if isinstance(piece.pixels, np.ndarray) and piece.seen is not None and piece.layers is not None:
+            pixels[:, *hr], seen[here], layers[hr] = piece.pixels, piece.seen, piece.layers
+    return Tile(core, lr, valid, core, pixels=pixels, layers=layers, seen=seen)
 
 
 def masked(pixels: Floats, valid: NDArray[np.uint8]) -> Floats | None:

@@ -203,8 +203,8 @@ def test_the_command_measures_what_all_users_of_a_row_launch() -> None:
     fuse = rows["fuse", 90, 32, 0]
     assert len({(r.constants["CP"], r.constants["AP"], r.key) for r in fuse}) == 4
     align = rows["align", 90, 8, 0]
-    # two types of features, three of raw pixels and the normalised bands with their mask
-    assert len(align) == 2 * 4, "both presets launch the same, which is measured once"
+    # two types of features, four of raw pixels and the normalised bands with their mask
+    assert len(align) == 2 * 5, "both presets launch the same, which is measured once"
 
 
 def test_rows_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,7 +229,7 @@ def _early(settings: Settings) -> TrainingStage:
 
 def _finish(settings: Settings) -> TrainingStage:
     """With the last step that is deployed, which holds sums of lights. It comes late: a network that learnt with it
-    from the start gained 0.2 dB less in unseen countries of all styles (docs/model-card.md).
+    from the start gained 0.2 dB less in unseen countries of all styles, believed blindly (docs/model-card.md).
 
     Where it is short, as in fine-tuning, so are its warm-up and its average, or the weights would hardly move.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.warp import transform
+from torch import Tensor
 
 from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster import unresampled
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run import device_work
 from deeplight.engine.run.device_path import DevicePath
-from deeplight.engine.run.tiling import EDGE, fixed_window, tile_window
+from deeplight.engine.run.seams import tiles_behind
+from deeplight.engine.run.tiling import EDGE, TilePlan, fixed_window, tile_window
 from tests.engine.analytic import manifest, onnx_bytes, write_model
-from tests.engine.device.runs import pixels, run
+from tests.engine.device.runs import analytic, pixels, run
 from tests.engine.device.standin import StandIn
 from tests.engine.device.test_device_path import same
 from tests.engine.device.test_layers import CASES, round_the_earth
@@ -108,6 +111,40 @@ def test_masks_are_the_hosts_where_coordinates_jump_and_bend(
     assert report.device is not None
     assert (report.device["host_tiles"] == report.tiles["computed"]) == (host == "all")
     assert report.device["host_tiles"] > 0
+
+
+def coarser(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The model as a device computes it in a reduced precision: other numbers than the host's."""
+    return [x * (1 + 2.0**-9) for x in analytic(inputs)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_seams_are_looked_at_where_the_device_has_made_them(
+    dtype: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the host makes beside it may differ by the precision, which is no seam; in pieces, of several tiles."""
+    monkeypatch.setattr(device_work, "PIECE", 4)
+    lights = np.random.default_rng(5).gamma(0.5, 8.0, (12, 90)).astype(np.float32)
+    lights[:6, 70:76] = -999.0
+    scene = holed(tmp_path, "EPSG:32760", 180 - 75 * 500 / 106_000, -17.0, lights)
+    out, how = (
+        tmp_path / "seams.tif",
+        {"bands": ("interval",), "dtype": dtype, "verify_seams": 3, "threads": 4},
+    )
+    report = run(monkeypatch, scene, model, out, StandIn(3), on_device=coarser, **how)
+    assert report.device is not None and 0 < report.device["host_tiles"] < report.tiles["computed"]
+    assert report.seams is not None and report.seams["windows"] == 3
+    run(monkeypatch, scene, model, tmp_path / "host.tif", None, bands=("interval",), dtype=dtype)
+    got, want = pixels(out), pixels(tmp_path / "host.tif")
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    # a step, and the precision above
+    np.testing.assert_allclose(got[0], want[0], rtol=2.0**-9, atol=1.1 if dtype == "uint16" else 1e-4)
+
+
+def test_tiles_behind_a_window_are_those_of_the_plan() -> None:
+    plan = TilePlan(core=6, halo=HALO, pack=12, estimate=0)
+    found = list(tiles_behind(Window(5, 11, 8, 2), (21, 27), plan))
+    assert found == [Window(r, c, 6, 6) for r in (0, 6, 12) for c in (6, 12)]
 
 
 @pytest.mark.parametrize("name", ["usual", "rotated"])

@@ -52,7 +52,7 @@ def test_nan_spreads_exactly_as_far_as_computed(label: str) -> None:
 
 
 def test_tiny_is_small_enough_for_cpu_tiles() -> None:
-    # (256 + 2·20)² is 12 % more than (256 + 2·12)², what was first aimed at; what it buys is in docs/model-card.md
+    # (256 + 2·20)² is 12 % more than (256 + 2·12)², what was first aimed at
     assert halo(PRESETS["tiny"]) <= 20
 
 

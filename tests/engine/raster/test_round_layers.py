@@ -132,3 +132,10 @@ def test_nodes_hold_only_where_coordinates_are_bilinear_between_them() -> None:
     hr, aux = at(POLAR, 20, 89.9, 500), Grid(WGS84, Affine(0.1, 0, -180, 0, -0.1, 90), 900, 3600)
     step = min(mesh.step for mesh in Meshes(hr, aux).covering(Window(0, 0, H, W)))
     assert step == 1 and all(Warper(hr, aux).nodes(Window(0, 0, 16, 16), s) is None for s in (8, 4, 2))
+    hr = at(POLAR, 20, 89.4, 62.5)
+    (mesh,) = Meshes(hr, aux).covering(Window(-64, -64, 64, 64))
+    assert mesh.step == 4 and Warper(hr, aux).nodes(Window(-64, -64, 64, 64), 8) is None
+    nodes = Warper(hr, aux).nodes(Window(-64, -64, 64, 64), 4)
+    assert nodes is not None
+    inside = np.arange(-64, 0, 4)
+    np.testing.assert_array_equal(nodes[:, :-1, :-1], mesh.at(inside, inside))

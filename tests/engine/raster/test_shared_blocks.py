@@ -62,7 +62,7 @@ def test_pixels_are_those_of_a_reader_alone(
         np.testing.assert_array_equal(other, alone.read(Window(0, 0, 9, 9), (1, 3))[0])
 
 
-@pytest.mark.parametrize("name", ["usual", "10 m", "rotated", "small types", "a file a band"])
+@pytest.mark.parametrize("name", ["usual", "10 m", "rotated", "bytes", "a file a band"])
 def test_scenes_are_read_alike(name: str, tmp_path: Path) -> None:
     options, window = CASES[name][0](tmp_path), Window(-2, 3, 14, 17)
     with Scene.open(options) as alone, Scene.open(options) as shared:
