@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from affine import Affine
 from torch import Tensor
@@ -244,3 +245,16 @@ def test_a_pixel_has_the_same_bits_in_every_tile(tmp_path: Path) -> None:
         part, _ = on_device(scene, Window(5, 9, 8, 7), "reference")
     for name in ("dmo", "dmo_valid", "dem", "dem_valid"):
         np.testing.assert_array_equal(part[name], whole[name][..., 40:104, 72:128], err_msg=name)
+
+
+def test_luxembourg_with_a_file_for_each_band(shared_data: Path, tmp_path: Path) -> None:
+    place, files = shared_data / "luxembourg", {}
+    with rasterio.open(place / "dmo.tif") as whole:
+        for band, slot in enumerate(SLOTS, start=1):
+            path = tmp_path / f"{slot}.tif"
+            with rasterio.open(path, "w", **{**whole.profile, "count": 1}) as file:
+                file.write(whole.read(band), 1)
+            files[slot] = str(path)
+    with Scene.open(SceneOptions(str(place / "ntl.tif"), dmo_files=files, dmo_scale=(1e-4, -0.1))) as scene:
+        kinds = compared(scene, Window(-2, -2, 99, 91), "reference")
+    assert kinds == dict.fromkeys(("dmo", "dmo 2", "dmo 3", "dmo 4"), "raw")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from rasterio.warp import transform
 from torch import Tensor
@@ -139,6 +140,27 @@ def test_seams_are_looked_at_where_the_device_has_made_them(
     assert np.array_equal(np.isnan(got), np.isnan(want))
     # a step, and the precision above
     np.testing.assert_allclose(got[0], want[0], rtol=2.0**-9, atol=1.1 if dtype == "uint16" else 1e-4)
+
+
+def test_bad_numbers_beside_the_device_are_tried_again_in_one_piece(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_work, "PIECE", 4)
+    scene = brightened(round_the_earth(tmp_path, begins=WEST + 24.3 * ARC), tmp_path)
+    widths: list[int] = []
+
+    def bad_at_first(inputs: Sequence[Tensor]) -> list[Tensor]:
+        widths.append(inputs[0].shape[3])
+        found = analytic(inputs)
+        return [torch.full_like(x, torch.nan) for x in found] if len(widths) == 1 else found
+
+    run(monkeypatch, scene, model, tmp_path / "good.tif", StandIn(1))
+    report = run(
+        monkeypatch, scene, model, tmp_path / "o.tif", StandIn(1), 6, bad_at_first, on_device=analytic
+    )
+    assert len(report.retried) == 1 and "below zero" in report.retried[0]["reason"]
+    assert max(widths) > widths[0], "a piece, and the core"
+    np.testing.assert_allclose(pixels(tmp_path / "o.tif"), pixels(tmp_path / "good.tif"), rtol=1e-6)
 
 
 def test_tiles_behind_a_window_are_those_of_the_plan() -> None:

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from deeplight.engine.core.windows import Window
 from deeplight.engine.network.divided import Divided
+from deeplight.engine.raster.unresampled import Placed, Unresampled
 from deeplight.engine.run import device_dates, paths
 from deeplight.engine.run.device_path import MEASURED, WARM_UPS, DevicePath
 from deeplight.engine.run.tiling import TileRequest
@@ -105,6 +107,25 @@ def test_programs_are_made_for_the_first_date_alone(
     made.clear()
     stack(monkeypatch, months, tmp_path / "out", StandIn(3))
     assert len(made) == len(set(made)) == count
+
+
+def test_tiles_beside_the_device_are_made_for_every_date(
+    months: Months, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a layer's columns start again: nothing of such tiles is kept on the device."""
+    located = Unresampled.located
+
+    def some(layer: Unresampled, window: Window) -> Placed | None:
+        return None if window.col > 0 else located(layer, window)
+
+    monkeypatch.setattr(Unresampled, "located", some)
+    (tmp_path / "singles").mkdir()
+    singles = single_maps(months, tmp_path / "singles")
+    report = stack(monkeypatch, months, tmp_path / "out", StandIn(4))
+    dates = [report.of(name(month)).run for month in months.with_data]
+    for date in dates:
+        assert date is not None and 0 < date["device"]["host_tiles"] < date["tiles"]["computed"]
+    check_maps(singles, tmp_path / "out")
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-4], ids=["nothing", "some"])
