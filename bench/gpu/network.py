@@ -21,7 +21,7 @@ from deeplight.engine.network.compiled import Compiled, compiled
 from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.model import Auxiliary
 from deeplight.engine.network.precision import in_precision
-from deeplight.engine.network.tile_layers import Standard, TileLayer, Usable
+from deeplight.engine.network.tile_layers import Standard, TileFile, Usable
 from deeplight.engine.network.tile_program import tensors
 from deeplight.engine.runtime.cuda_device import CudaDevice
 from deeplight.kernels import dispatch
@@ -137,7 +137,7 @@ def as_sent(divided: Divided, lights: Tensor) -> Callable[[], Auxiliary]:
         parts[f"{name}.fraction"].fill_(0.5)
         usable = compiled(Usable(form).to(device).eval(), device)
         standard = Standard(divided.normalise.lines(), divided.dtype)
-        found.append(TileLayer(name, form, size, usable, device, "auto", standard))
+        found.append(TileFile(name, form, size, usable, device, "auto", standard))
     return lambda: tuple(layer(parts) for layer in found)
 
 

@@ -41,8 +41,9 @@ class Standard(NamedTuple):
     dtype: torch.dtype
 
 
-class TileLayer:
-    """What was sent of a file → values, 0 where invalid, and validity behind them: (1, C + 1, H, W), channels-last.
+class TileFile:
+    """What was sent of a file → values of its channels, 0 where invalid, and validity behind them: (1, n + 1, H, W),
+    channels-last.
 
     key: of the file, see forms.file_key. size: (H, W), HR pixels. usable: as Usable(form). standard: what values
     become; None: they stay physical, float32.
@@ -57,14 +58,10 @@ class TileLayer:
         device: torch.device,
         implementation: Implementation,
         standard: Standard | None,
-        *,
-        joined: bool = False,
     ) -> None:
-        """joined: with other files, which asks for `own` alone."""
-        self.usable = usable
+        self._usable = usable
         self.form, self._key, self._size, self._implementation = form, key, size, implementation
-        name = layer_of(key)
-        bands = len(form.channels)
+        bands, name = len(form.channels), layer_of(key)
         own = zip(form.gain, form.bias, strict=True) if form.kind == "raw" else [(1.0, 0.0)] * bands
         self._bounds = (-math.inf, math.inf) if standard is None else BOUNDS
         self.dtype = torch.float32 if standard is None else standard.dtype
@@ -75,21 +72,9 @@ class TileLayer:
         self._gain, self._bias = (
             torch.tensor([values], dtype=torch.float32, device=device) for values in zip(*line, strict=True)
         )
-        self._places, self._whole = None, None
-        if not joined and form.channels != tuple(range(CHANNELS[name])):
-            # bands that the file lacks stay 0
-            self._places = torch.tensor([*form.channels, CHANNELS[name]], device=device)
-            self._whole = empty_layer(name, size, device, self.dtype)
 
     def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """parts: what was sent of the tile. In inference mode, as `empty_layer` is."""
-        out = self.own(parts)
-        if self._whole is None or self._places is None:
-            return channels_last(out)
-        return self._whole.index_copy_(1, self._places, out)
-
-    def own(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """As a call, but of the file's own channels alone, in their order."""
+        """parts: what was sent of the tile."""
 
         def part(name: str) -> Tensor:
             return parts[f"{self._key}.{name}"]
@@ -98,8 +83,8 @@ class TileLayer:
         # Inductor and PyTorch know little of uint16: the same bits as int16
         bits = pixels.view(torch.int16) if pixels.dtype == torch.uint16 else pixels
         mask = part("mask") if self.form.masked else torch.ones_like(part("extent"), dtype=torch.uint8)
-        mask = self.usable(bits, part("extent"), mask)
-        return kernels.align(
+        mask = self._usable(bits, part("extent"), mask)
+        out = kernels.align(
             pixels.permute(2, 0, 1)[None],
             self._gain,
             self._bias,
@@ -110,27 +95,38 @@ class TileLayer:
             dtype=self.dtype,
             implementation=self._implementation,
         )
+        return channels_last(out)
 
 
-class JoinedFiles:
-    """A layer whose bands come in several files, as TileLayer gives it: valid where each of them is."""
+class TileLayer:
+    """What was sent of all files of a layer → values of its channels and validity, (1, C + 1, H, W): valid where each
+    file is, and 0 in bands that none has. One that holds all of them in order is the layer as it is."""
 
     def __init__(
-        self, files: Sequence[TileLayer], name: str, size: tuple[int, int], device: torch.device
+        self, files: Sequence[TileFile], name: str, size: tuple[int, int], device: torch.device
     ) -> None:
-        self._files = files
+        self._files, self._whole = files, None
+        if len(files) == 1 and files[0].form.channels == tuple(range(CHANNELS[name])):
+            return
         self._whole = empty_layer(name, size, device, files[0].dtype)
-        self._places = [torch.tensor(file.form.channels, device=device) for file in files]
+        # of the first file with its validity, of others without
+        channels = [(*files[0].form.channels, CHANNELS[name]), *(file.form.channels for file in files[1:])]
+        self._places = [torch.tensor(places, device=device) for places in channels]
 
     def __call__(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """See TileLayer."""
-        valid = self._whole[:, -1:].fill_(1.0)
-        for file, places in zip(self._files, self._places, strict=True):
-            found = file.own(parts)
-            self._whole.index_copy_(1, places, found[:, :-1])
+        """See TileFile. In inference mode, as `empty_layer` is."""
+        first, whole = self._files[0](parts), self._whole
+        if whole is None:
+            return first
+        whole.index_copy_(1, self._places[0], first)
+        valid = whole[:, -1:]
+        for file, places in zip(self._files[1:], self._places[1:], strict=True):
+            found = file(parts)
+            whole.index_copy_(1, places, found[:, :-1])
             valid *= found[:, -1:]
-        self._whole[:, :-1] *= valid
-        return self._whole
+        if len(self._files) > 1:
+            whole[:, :-1] *= valid
+        return whole
 
 
 class Usable(nn.Module):

@@ -22,8 +22,8 @@ from deeplight.engine.network.finished import Finished
 from deeplight.engine.network.model import Auxiliary
 from deeplight.engine.network.tile_layers import (
     CHANNELS,
-    JoinedFiles,
     Standard,
+    TileFile,
     TileLayer,
     Usable,
     empty_layer,
@@ -82,15 +82,12 @@ class TileProgram:
         self._usable = {
             like: fuse(Usable(like).to(device).eval(), device) for like in map(_pixels_of, forms.values())
         }
-        self._layers: dict[str, TileLayer | JoinedFiles] = {}
-        for name in dict.fromkeys(map(layer_of, forms)):
-            own = {key: form for key, form in forms.items() if layer_of(key) == name}
-            how = (device, implementation, standard)
-            files = [
-                TileLayer(key, form, self._size, self._usable[_pixels_of(form)], *how, joined=len(own) > 1)
-                for key, form in own.items()
-            ]
-            self._layers[name] = files[0] if len(files) == 1 else JoinedFiles(files, name, self._size, device)
+        files: dict[str, list[TileFile]] = {}
+        for key, form in forms.items():
+            usable = self._usable[_pixels_of(form)]
+            file = TileFile(key, form, self._size, usable, device, implementation, standard)
+            files.setdefault(layer_of(key), []).append(file)
+        self._layers = {name: TileLayer(own, name, self._size, device) for name, own in files.items()}
         self._absent = {
             name: empty_layer(name, self._size, device, standard.dtype)
             for name in CHANNELS

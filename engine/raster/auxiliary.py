@@ -86,9 +86,7 @@ class Daytime:
         """Facts for the run report: "slots", and those of the file (AuxLayer.describe), or of each under "files"."""
         if len(self.layers) == 1:
             return {**self.layers[0].describe(), "slots": self.slots}
-        files = {
-            DMO_SLOTS[c[0]]: layer.describe() for c, layer in zip(self.channels, self.layers, strict=True)
-        }
+        files = {DMO_SLOTS[channels[0]]: layer.describe() for channels, layer in self.files}
         sizes = [file["bytes"] for file in files.values()]
         return {
             "files": {slot: files[slot] for slot in self.slots},

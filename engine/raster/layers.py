@@ -197,23 +197,27 @@ class AuxLayer(Layer):
     def _resample(
         self, source: Window, hr_window: Window, into: tuple[Floats, Mask] | None = None
     ) -> tuple[Floats, Mask]:
-        return self._warper.resample(*self._read_round(source), source, hr_window, into)
-
-    def source_window(self, hr_window: Window) -> Window | None:
-        """Of the layer's own grid (decimated by `factors`), the pixels that HR pixels are made from."""
-        return self._warper.source_window(hr_window)
+        return self._warper.resample(*self.read_own(source), source, hr_window, into)
 
     def source_windows(self, hr_window: Window) -> list[Window]:
-        """As source_window, in two windows where the layer's columns start again within `hr_window`."""
+        """Of the layer's own grid (decimated by `factors`), the pixels that HR pixels are made from: in two windows
+        where its columns start again within `hr_window`."""
         return self._warper.source_windows(hr_window)
 
     def read_own(self, source: Window) -> tuple[Floats, Mask]:
-        """Physical values (C, h, w) and mask (h, w) of the pixels of a `source_window`, in memory that the thread's
-        next read overwrites."""
-        return self._read_round(source)
+        """Physical values (C, h, w) and mask (h, w) of the pixels of one of `source_windows`, in memory that the
+        thread's next read overwrites."""
+        pieces = [piece for piece, _ in self._pieces(source)]
+        if len(pieces) == 1:
+            return self._read_means(pieces[0])
+        parts = []
+        for piece in pieces:
+            values, mask = self._read_means(piece)
+            parts.append((values.copy(), mask.copy()))
+        return np.concatenate([v for v, _ in parts], axis=2), np.concatenate([m for _, m in parts], axis=1)
 
     def read_pixels(self, source: Window, into: NDArray[Any]) -> NDArray[np.uint8] | None:
-        """Raw pixels of a `source_window` into an array (h, w, n) with room for the bands, of a layer that is not
+        """Raw pixels of one of `source_windows` into an array (h, w, n) with room for the bands, of a layer that is not
         averaged. Returns the file's own mask (h, w), see Raster.read."""
         mask: NDArray[np.uint8] | None = None
         for piece, cols in self._pieces(source):
@@ -260,17 +264,6 @@ class AuxLayer(Layer):
             "share_of_scene": self.overlap.share,
             "area_mean_rows_cols": list(self.factors),
         }
-
-    def _read_round(self, source: Window) -> tuple[Floats, Mask]:
-        """The pixels of `source`, a window of the warper's grid."""
-        pieces = [piece for piece, _ in self._pieces(source)]
-        if len(pieces) == 1:
-            return self._read_means(pieces[0])
-        parts = []
-        for piece in pieces:
-            values, mask = self._read_means(piece)
-            parts.append((values.copy(), mask.copy()))
-        return np.concatenate([v for v, _ in parts], axis=2), np.concatenate([m for _, m in parts], axis=1)
 
     def _pieces(self, source: Window) -> Iterator[tuple[Window, slice]]:
         """Where the pixels of `source`, a window of the warper's grid, lie in the layer's own, and which columns of

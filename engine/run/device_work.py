@@ -10,7 +10,7 @@ import time
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
@@ -36,6 +36,8 @@ from deeplight.engine.run.work import Tile, TileWork, joined
 from deeplight.engine.runtime.device import OutOfDeviceMemory
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from deeplight.engine.run.device_dates import DatesOnDevice
     from deeplight.engine.run.meter import Meter
 
@@ -236,11 +238,10 @@ class DeviceWork(TileWork):
             begin = time.perf_counter()
             back = self.path.returned(*core.shape, physical=physical).size
             shape = self._shape(window, places) if kept is None else kept.shape
-            self._fill(lease, shape, places, back)
-            lights = shape.sent.arrays(lease.slot.host.array)
-            lights["ntl"][:], lights["valid"][:] = ntl, known
-            lights["own"][:] = 0
-            lights["own"][inner] = known[inner]
+            arrays = self._fill(lease, shape, places, back)
+            arrays["ntl"][:], arrays["valid"][:] = ntl, known
+            arrays["own"][:] = 0
+            arrays["own"][inner] = known[inner]
             self.meter.add(decode=time.perf_counter() - begin)
         except BaseException:
             lease.end()
@@ -261,8 +262,11 @@ class DeviceWork(TileWork):
         """See TileWork.repeatable: the programs of the device are the same for all tiles, what the host does is not."""
         return self._located(self.window(core)) is not None
 
-    def _fill(self, lease: Lease, shape: TileShape, places: Mapping[str, Placed], back: int) -> None:
-        """Put the pixels at `places` into a slot with room for the tile: none where its layers are on the device."""
+    def _fill(
+        self, lease: Lease, shape: TileShape, places: Mapping[str, Placed], back: int
+    ) -> dict[str, NDArray[Any]]:
+        """Put the pixels at `places` into a slot with room for the tile: none where its layers are on the device.
+        Returns all that is sent."""
         slot, layout = lease.slot, shape.sent
         with self.path.failing(None):
             slot.reserve(layout.size, back)
@@ -270,6 +274,7 @@ class DeviceWork(TileWork):
         arrays = layout.arrays(slot.host.array)
         for name, at in places.items():
             self._layers[name].fill(arrays, name, at)
+        return arrays
 
     def _place(self, window: Window) -> Hashable:
         """What decides the layers of a tile."""

@@ -22,7 +22,7 @@ from deeplight.engine.network.config import ModelConfig, Normalisation
 from deeplight.engine.network.divided import Divided
 from deeplight.engine.network.normalise import Normalise
 from deeplight.engine.network.precision import in_precision
-from deeplight.engine.network.tile_layers import CHANNELS, Standard, TileLayer, Usable, empty_layer
+from deeplight.engine.network.tile_layers import CHANNELS, Standard, TileFile, Usable, empty_layer
 from deeplight.engine.network.tile_program import tensors
 from deeplight.kernels import dispatch, launch
 from deeplight.kernels.launch import Launch
@@ -119,7 +119,7 @@ def test_launches_from_pixels_as_sent_are_among_the_variants(
         form = LayerForm("raw", tuple(range(bands)), (4, 8), kind, line, line, (None,) * bands)
         whole = tuple(SCALE * n for n in size)
         standard = Standard(Normalise(Normalisation()).lines(), DTYPES[dtype])
-        layer = TileLayer(name, form, whole, Usable(form), torch.device("cpu"), "triton", standard)  # type: ignore[arg-type]
+        layer = TileFile(name, form, whole, Usable(form), torch.device("cpu"), "triton", standard)  # type: ignore[arg-type]
         layout = sent({name: form}, *size)
         out = layer(tensors(layout, torch.zeros(layout.size, dtype=torch.uint8)))
         assert out.shape == (1, bands + 1, *whole) and out.dtype == DTYPES[dtype]
