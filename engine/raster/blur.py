@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,21 +23,28 @@ _EARTH_RADIUS_M = 6371007.2
 """Of the sphere with the WGS 84 ellipsoid's area (authalic radius)."""
 
 
+class Blur(NamedTuple):
+    """fwhm: in LR pixels. measured: whether it was found on the lights themselves."""
+
+    fwhm: Fwhm
+    measured: bool = False
+
+
 def find_blur(
     asked: Fwhm | str | None, layer: Layer, product: Product | None, saturation: float = math.inf
-) -> Fwhm:
+) -> Blur:
     """The one blur of a run. asked: what `psf` says; None: the product's constant. saturation: NTL from which a light
     is not estimated from."""
     if isinstance(asked, tuple):
-        return asked
+        return Blur(asked)
     if asked == "unknown":
-        return UNKNOWN
+        return Blur(UNKNOWN)
     constant = product_blur(product, layer.raster.grid)
     of = "not known" if product is None else f"{product.name}'s, {shown_psf(constant)} LR pixels"
     if asked is None:
         if product is not None:
             _log.info("%s: its blur is taken as %s (FWHM along rows, columns)", layer.raster.what, of)
-        return constant
+        return Blur(constant)
     count, found = isolated_lights(layer, saturation)
     if count < ENOUGH:
         _log.warning(
@@ -48,14 +55,14 @@ def find_blur(
             ENOUGH,
             of,
         )
-        return constant
+        return Blur(constant)
     fwhm = rounded(found[0]), rounded(found[1])
     _log.info(
         '`psf="auto"`: the blur is %s LR pixels (FWHM along rows, columns), from %d isolated lights',
         shown_psf(fwhm),
         count,
     )
-    return fwhm
+    return Blur(fwhm, measured=True)
 
 
 def product_blur(product: Product | None, grid: Grid) -> Fwhm:

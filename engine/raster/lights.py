@@ -64,7 +64,7 @@ class ObservedLayer(Layer):
 @dataclass(frozen=True)
 class OpenLights:
     """layer: the lights. unit: after scaling, "" where nothing says which. ceiling, psf, limits: see Scene. doubtful: a
-    warning said that the values may not be radiance."""
+    warning said that the values may not be radiance. measured: whether `psf` was found on these lights."""
 
     layer: ObservedLayer
     unit: str
@@ -72,6 +72,7 @@ class OpenLights:
     psf: Fwhm
     limits: tuple[float, float]
     doubtful: bool
+    measured: bool = False
 
     def rest(self) -> None:
         """Closes files until the next read; see Raster.rest."""
@@ -119,8 +120,8 @@ class OpenLights:
         ceiling = _ceiling(layer, unit)
         product = product_of(name_of(layer), unit, pixel_m(raster.grid)[0])
         limits = NO_LIMITS if product is None else product.limits(unit, ceiling)
-        psf = find_blur(options.psf, layer, product, ceiling)
-        return cls(layer, unit, ceiling, psf, limits, found.doubtful)
+        psf, measured = find_blur(options.psf, layer, product, ceiling)
+        return cls(layer, unit, ceiling, psf, limits, found.doubtful, measured)
 
 
 def _example(raster: Raster) -> str:

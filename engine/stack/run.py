@@ -15,6 +15,7 @@ from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.core.spec import OFFSET
 from deeplight.engine.output.folders import made_folder
 from deeplight.engine.output.parts import Mode, parts_folder
+from deeplight.engine.raster.psf import shown_psf
 from deeplight.engine.run import paths
 from deeplight.engine.run.device_dates import DatesOnDevice
 from deeplight.engine.run.engine import Began, Engine
@@ -272,15 +273,17 @@ class Stack:
         return own
 
     def _scenes(self) -> list[_Opened]:
-        """Open and check all dates before anything is written, and return those whose lights have data."""
+        """Open and check all dates before anything is written, and return those whose lights have data. Where the blur
+        is to be measured, the first date that has enough lone lights gives that of all: a series must not change
+        because its blurs do, and dates that are added later leave it."""
         from deeplight.engine.raster.lights import OpenLights
         from deeplight.engine.raster.radiance import NoLight
 
-        found, error = [], None
+        found, error, blur = [], None, None
         for night, complete in self._counted("opening the lights"):
             with contextlib.ExitStack() as stack:
                 try:
-                    lights = OpenLights.open(night.scene, stack)
+                    lights = OpenLights.open(replace(night.scene, psf=blur or night.scene.psf), stack)
                 except NoLight as missing:
                     _log.warning(
                         "%s: no pixel has data, so that there will be no map of this date", night.name
@@ -290,6 +293,11 @@ class Stack:
                 self._stack.push(stack.pop_all())
             lights.rest()
             found.append((night, complete, lights))
+            if lights.measured:
+                blur, shown = lights.psf, shown_psf(lights.psf)
+                _log.info("all dates take the blur of %s, %s LR pixels", night.name, shown)
+        if blur is not None:
+            found = [(night, complete, replace(lights, psf=blur)) for night, complete, lights in found]
         if error is not None and not found:
             raise error
         _check_units([(night, lights) for night, _, lights in found])
