@@ -28,7 +28,7 @@ from deeplight.train.fit.pool import country_config
 from deeplight.train.synth import Country, CountryConfig, CountrySample
 from deeplight.train.synth.degrade import sensor_matrix
 from deeplight.train.synth.write import write_country
-from deeplight.train.trials.probes import beside_border, lone_lights, pattern, predicted
+from deeplight.train.trials.probes import UNLIT, beside_border, lone_lights, pattern, predicted
 
 HELD_OUT = (910_001, 910_002)
 """Countries that neither training nor its validation has seen."""
@@ -254,10 +254,13 @@ def weights() -> DeepLightSR:
     return load_checkpoint(DEFAULT_MODEL)[0].eval()
 
 
-def test_lone_lights_keep_their_light(weights: DeepLightSR) -> None:
-    """Means over places, sums and grounds of each blur and size of the light."""
-    kept = lone_lights(weights)
+@pytest.mark.parametrize("below", [None, *UNLIT])
+def test_lone_lights_keep_their_light(weights: DeepLightSR, below: str | None) -> None:
+    """Means over places, sums and grounds of each blur and size of the light, also where the daytime bands show
+    nothing that could be lit: boats and flares lost 43 % of their light there once."""
+    kept = lone_lights(weights, None if below is None else UNLIT[below])
     assert len(kept) == 12 and all(0.95 <= row.mean <= 1.05 for row in kept), kept
+    assert all(1 < row.peak <= 64 for row in kept), "the whole light of an LR pixel in one of its HR pixels"
 
 
 @pytest.mark.parametrize("level", [2.0, 10.0, 100.0])

@@ -136,7 +136,7 @@ def element_types(proto: onnx.ModelProto) -> tuple[list[onnx.NodeProto], dict[st
     ("precision", "half"), [("fp16", onnx.TensorProto.FLOAT16), ("bf16", onnx.TensorProto.BFLOAT16)]
 )
 def test_reduced_files_have_float32_islands(exported: Exported, precision: str, half: int) -> None:
-    """Offsets, gathers, logarithms, exponentials, the NTL's first convolution and the sums of its levels."""
+    """Offsets, gathers, logarithms, exponentials, the sensor's blur, the NTL's first convolution, the sums of levels."""
     nodes, types = element_types(onnx.load(exported.path / f"model.{precision}.onnx"))
     single = onnx.TensorProto.FLOAT
     for node in nodes:
@@ -144,6 +144,8 @@ def test_reduced_files_have_float32_islands(exported: Exported, precision: str, 
             assert types[node.input[0]] == single, node.name
         if node.op_type == "Gather" and types[node.output[0]] in (single, half):
             assert types[node.input[0]] == single, "rows of pixels"
+    blurs = [n for n in nodes if n.op_type == "MatMul"]
+    assert len(blurs) > 20 and all({types[v] for v in (*n.input, *n.output)} == {single} for n in blurs)
     convolutions = [n for n in nodes if n.op_type == "Conv"]
     kept = {n.input[1] for n in convolutions if types[n.input[1]] == single}
     ends = [n for n in convolutions if n.output[0].split("__")[0] in ("factor", "beta", "residual32")]

@@ -5,7 +5,7 @@ python -m deeplight.train.trials.probes deeplight-tiny
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,15 +29,25 @@ SIDE = 25
 BLURS, SIGMAS, LIGHTS, GROUNDS = (0.0, 1.0, 2.0), (0.0, 1.0, 3.0, 6.0), (640.0, 6400.0), (0.0, 0.3)
 """FWHM in LR pixels; sizes of lone lights in HR pixels; their sums and the lights around them."""
 UNSEEN_WORLDS = range(950_000, 950_024)
+UNLIT = {
+    "water": (0.04, 0.04, 0.04, 0.03, 0.02, 0.01, 0.01),
+    "fields": (0.03, 0.04, 0.07, 0.06, 0.30, 0.18, 0.09),
+}
+"""Reflectance, in the slots' order, of ground that has no lights of its own."""
 _NEAR = 5 * SCALE
 Say = Callable[[str], None]
 
 
 def predicted(
-    model: DeepLightSR, ntl: Floats, fwhm: float, noise: float, valid: Floats | None = None
+    model: DeepLightSR,
+    ntl: Floats,
+    fwhm: float,
+    noise: float,
+    valid: Floats | None = None,
+    ground: Sequence[float] | None = None,
 ) -> Doubles:
-    """Return the radiance (8h,8w) from lights (h,w) alone, told the blur in LR pixels and the noise (negative:
-    not known)."""
+    """Return the radiance (8h,8w) from lights (h,w), told the blur in LR pixels and the noise (negative: not known).
+    ground: reflectance of the daytime bands, the same everywhere, beside flat land at sea level; None: lights alone."""
     import torch
 
     h, w = ntl.shape
@@ -46,6 +56,10 @@ def predicted(
     inputs["ntl"][0, 0] = torch.from_numpy(ntl * known)
     inputs["ntl_valid"][0, 0] = torch.from_numpy(known)
     inputs["psf"][:], inputs["limits"][:] = fwhm, torch.tensor([-1.0, noise])
+    if ground is not None:
+        inputs["dmo"][:] = torch.tensor(ground)[:, None, None]
+        for mask in ("dmo_valid", "dmo_bands", "dem_valid"):
+            inputs[mask][:] = 1.0
     with torch.no_grad():
         out: Doubles = model(*inputs.values())[0][0, 0].double().numpy()
     return out
@@ -53,35 +67,48 @@ def predicted(
 
 class LoneLight(NamedTuple):
     """Share of a lone light that stays within 5 LR pixels of it, over places, sums and grounds. fwhm: of the blur, in
-    LR pixels. sigma: how wide the light is, in HR pixels."""
+    LR pixels. sigma: how wide the light is, in HR pixels. peak: the brightest HR pixel over the brightest LR pixel, at
+    most; a point that no blur widens has 64."""
 
     fwhm: float
     sigma: float
     mean: float
     least: float
     most: float
+    peak: float
 
 
-def lone_lights(model: DeepLightSR) -> list[LoneLight]:
-    """Return what stays of lone lights, for each blur and size."""
+def lone_lights(model: DeepLightSR, below: Sequence[float] | None = None) -> list[LoneLight]:
+    """Return what stays of lone lights, for each blur and size. below: reflectance of the ground, see `predicted`."""
     rng = np.random.default_rng(0)
     rows = []
     for fwhm in BLURS:
         for sigma in SIGMAS:
-            shares = [_kept(model, rng, fwhm, sigma, light, ground) for light in LIGHTS for ground in GROUNDS]
-            rows.append(LoneLight(fwhm, sigma, float(np.mean(shares)), min(shares), max(shares)))
+            found = [
+                _kept(model, rng, fwhm, sigma, light, ground, below) for light in LIGHTS for ground in GROUNDS
+            ]
+            shares, peaks = zip(*found, strict=True)
+            rows.append(LoneLight(fwhm, sigma, float(np.mean(shares)), min(shares), max(shares), max(peaks)))
     return rows
 
 
 def _lone_table(rows: list[LoneLight]) -> str:
-    cells = [[f"{r.fwhm:g}", f"{r.sigma:g}", *(f"{100 * v:.0f} %" for v in r[2:])] for r in rows]
-    return markdown_table(["blur, LR pixels", "σ, HR pixels", "kept", "least", "most"], cells)
+    cells = [
+        [f"{r.fwhm:g}", f"{r.sigma:g}", *(f"{100 * v:.0f} %" for v in r[2:5]), f"{r.peak:.0f}"] for r in rows
+    ]
+    return markdown_table(["blur, LR pixels", "σ, HR pixels", "kept", "least", "most", "peak"], cells)
 
 
 def _kept(
-    model: DeepLightSR, rng: np.random.Generator, fwhm: float, sigma: float, light: float, ground: float
-) -> float:
-    """What stays of one light, a Gaussian that lies anywhere in the middle LR pixel."""
+    model: DeepLightSR,
+    rng: np.random.Generator,
+    fwhm: float,
+    sigma: float,
+    light: float,
+    ground: float,
+    below: Sequence[float] | None = None,
+) -> tuple[float, float]:
+    """What stays of one light, a Gaussian that lies anywhere in the middle LR pixel, and its peak."""
     y, x = np.mgrid[: SIDE * SCALE, : SIDE * SCALE]
     at = (SIDE * SCALE) // 2 + rng.integers(-4, 4, 2)
     truth = np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * max(sigma, 1e-3) ** 2))
@@ -89,7 +116,8 @@ def _kept(
     lr = matrix @ (truth * light / truth.sum()).astype(np.float32) @ matrix.T + np.float32(ground)
     lr = lr + rng.normal(0.0, 0.02, lr.shape).astype(np.float32)
     near = np.hypot(y - at[0], x - at[1]) < _NEAR
-    return float((predicted(model, lr, fwhm, 0.02) - ground)[near].sum() / light)
+    found = predicted(model, lr, fwhm, 0.02, ground=below)
+    return float((found - ground)[near].sum() / light), float(found.max() / lr.max())
 
 
 def pattern(model: DeepLightSR, level: float) -> float:
@@ -215,7 +243,8 @@ def probe(run: str | Path, say: Say, countries: int = 12, worlds: int = 24) -> s
     model, _ = load_checkpoint(run)
     model.eval()
     say("lone lights")
-    lone = _lone_table(lone_lights(model))
+    lone = {"Lone lights": _lone_table(lone_lights(model))}
+    lone |= {f"Over {name}": _lone_table(lone_lights(model, bands)) for name, bands in UNLIT.items()}
     say("even lights")
     levels = ", ".join(f"{100 * pattern(model, level):.2f} % at {level:g}" for level in (2.0, 20.0, 200.0))
     say(f"making {countries} unseen countries")
@@ -234,7 +263,7 @@ def probe(run: str | Path, say: Say, countries: int = 12, worlds: int = 24) -> s
     rows = [[kind, *(f"{100 * found[name]:.1f} %" for name in names)] for kind, found in shares.items()]
     return "\n\n".join(
         [
-            f"**Lone lights**, share of the light that stays:\n\n{lone}",
+            *(f"**{name}**, share of the light that stays:\n\n{table}" for name, table in lone.items()),
             f"**Pattern** with a period of 8 pixels, on even lights: {levels}.",
             f"**Beside single missing pixels** is {100 * rim:.1f} % of the light that is there without the holes.",
             f"**Even lights beside a border** of nodata, blurred with {', '.join(f'{f:g}' for f in BLURS)} LR pixels: "

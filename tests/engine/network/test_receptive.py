@@ -57,4 +57,4 @@ def test_tiny_is_small_enough_for_cpu_tiles() -> None:
 
 
 def test_base_fits_its_budget() -> None:
-    assert halo(PRESETS["base"]) <= 32
+    assert halo(PRESETS["base"]) <= 28

@@ -46,9 +46,11 @@ def test_lone_lights_that_a_model_dims_are_found_dimmed(share: float) -> None:
         return [_hr(inputs[0]) * share]
 
     model = cast(DeepLightSR, dims)
-    kept = [probes._kept(model, np.random.default_rng(0), f, 1.0, 6400.0, 0.0) for f in (0.0, 1.0, 2.0)]
+    found = [probes._kept(model, np.random.default_rng(0), f, 1.0, 6400.0, 0.0) for f in (0.0, 1.0, 2.0)]
+    kept, peaks = zip(*found, strict=True)
     # noise of 0.02 in 80 LR pixels, 64 HR pixels each, is a mean of 0.2 % of the light
     assert kept == pytest.approx([share] * 3, rel=0.01)
+    assert peaks == pytest.approx([share] * 3), "an HR pixel is as bright as the LR pixel that holds it"
 
 
 def test_a_pattern_that_is_put_in_is_found(base: DeepLightSR) -> None:
