@@ -30,16 +30,17 @@ UNKNOWN = -1.0
 _USUAL_BUILT = (0.085, 0.1, 0.12, 0.14, 0.19, 0.21, 0.19)
 """Mean reflectance of built-up land in the synthetic countries, in the slots' order."""
 _BUILT = (
-    (0.100, 0.107, 0.125, 0.148, 0.204, 0.258, 0.225),
-    (0.115, 0.126, 0.150, 0.176, 0.238, 0.304, 0.265),
-    (0.060, 0.069, 0.105, 0.144, 0.248, 0.290, 0.237),
-    (0.095, 0.103, 0.140, 0.183, 0.302, 0.274, 0.230),
-    (0.075, 0.081, 0.105, 0.137, 0.206, 0.276, 0.231),
-    (0.110, 0.119, 0.135, 0.161, 0.239, 0.289, 0.262),
-    (0.125, 0.119, 0.110, 0.105, 0.164, 0.148, 0.118),
+    (0.100, 0.107, 0.125, 0.148, 0.204, 0.258, 0.225),  # Manaus, houses: Landsat 9, surface, 2023-07-23
+    (0.115, 0.126, 0.150, 0.176, 0.238, 0.304, 0.265),  # Manaus, industry: the same scene
+    (0.060, 0.069, 0.105, 0.144, 0.248, 0.290, 0.237),  # Brumadinho: Landsat 8, surface, 2019-01-14
+    (0.095, 0.103, 0.140, 0.183, 0.302, 0.274, 0.230),  # Mendoza: Landsat 8, surface, 2016-02-09
+    (0.075, 0.081, 0.105, 0.137, 0.206, 0.276, 0.231),  # Porto Velho: Landsat 8, surface, 2019-07-27
+    (0.110, 0.119, 0.135, 0.161, 0.239, 0.289, 0.262),  # Aquileia: Sentinel-2, level 2A, 2019-04-16
+    (0.125, 0.119, 0.110, 0.105, 0.164, 0.148, 0.118),  # Elkton: Landsat 8, top of the atmosphere, no date
 )
-"""Mean reflectance of built-up land in seven places of four continents (Landsat 8 and Sentinel-2; the coastal and green
-bands interpolated)."""
+"""Mean reflectance of built-up land in six places of South America, Europe and North America, one row a kind; the
+coastal and green bands are interpolated. That at the top of the atmosphere holds haze, as bands do that nobody has
+corrected. Landsat: U.S. Geological Survey, public domain. Aquileia: contains modified Copernicus Sentinel data 2019."""
 _HAZE = torch.tensor([1.0, 0.85, 0.6, 0.45, 0.25, 0.08, 0.04])
 """How much of a haze's brightness each band shows."""
 
