@@ -28,7 +28,8 @@ from deeplight.train.fit.pool import country_config
 from deeplight.train.synth import Country, CountryConfig, CountrySample
 from deeplight.train.synth.degrade import sensor_matrix
 from deeplight.train.synth.write import write_country
-from deeplight.train.trials.probes import UNLIT, beside_border, lone_lights, pattern, predicted
+from deeplight.train.trials.probes import UNLIT, beside_border, lone_lights, pattern
+from tests.scenes import write_raster
 
 HELD_OUT = (910_001, 910_002)
 """Countries that neither training nor its validation has seen."""
@@ -278,19 +279,20 @@ def test_even_lights_show_no_pattern_of_eight_pixels(weights: DeepLightSR, level
 
 
 WALD = {
-    ("luxembourg", 0.0): (0.79, 1.30),
-    ("luxembourg", 1.0): (1.93, 2.24),
-    ("luxembourg", 2.0): (1.91, 2.21),
-    ("touggourt", 0.0): (0.48, 2.06),
-    ("touggourt", 1.0): (3.45, 4.12),
-    ("touggourt", 2.0): (2.71, 5.47),
+    ("luxembourg", 0.0): (0.80, 1.32),
+    ("luxembourg", 1.0): (1.96, 2.25),
+    ("luxembourg", 2.0): (1.90, 2.26),
+    ("touggourt", 0.0): (0.46, 2.08),
+    ("touggourt", 1.0): (3.47, 4.12),
+    ("touggourt", 2.0): (3.29, 6.60),
 }
-"""Gain over bicubic in dB, of radiance and of log1p, that an evaluator found which shares nothing with this package."""
+"""Gain over bicubic in dB, of radiance and of log1p, that an evaluator found through `deeplight-infer` which shares
+nothing with this package: its own blur, its own bicubic, its own scores."""
 
 
 @pytest.mark.parametrize(("place", "fwhm"), WALD)
 def test_real_lights_gain_what_an_independent_evaluator_found(
-    weights: DeepLightSR, shared_data: Path, place: str, fwhm: float
+    shared_data: Path, tmp_path: Path, place: str, fwhm: float
 ) -> None:
     """Wald's protocol: the lights of a place are the truth; blurred and averaged by 8, they are the input."""
     with rasterio.open(shared_data / place / "ntl.tif") as file:
@@ -298,11 +300,12 @@ def test_real_lights_gain_what_an_independent_evaluator_found(
     h, w = (n // SCALE for n in truth.shape)
     truth = truth[: h * SCALE, : w * SCALE]
     lr = sensor_matrix(fwhm, h) @ truth @ sensor_matrix(fwhm, w).T
-    maps = predicted(weights, lr, fwhm, noise=-1.0), bicubic(lr)
+    ntl = write_raster(tmp_path / "ntl.tif", lr)
+    maps = run(SceneOptions(str(ntl), psf=(fwhm, fwhm)), tmp_path / "out.tif", None)[0], bicubic(lr)
     rim = (slice(3 * SCALE, -3 * SCALE),) * 2
     for gain, scale in zip(WALD[place, fwhm], (np.positive, np.log1p), strict=True):
         errors = [float(np.mean((scale(found[rim]) - scale(truth[rim])) ** 2)) for found in maps]
-        assert 10 * np.log10(errors[1] / errors[0]) == pytest.approx(gain, abs=0.02)
+        assert 10 * np.log10(errors[1] / errors[0]) == pytest.approx(gain, abs=0.05)
 
 
 PLACES = {
