@@ -17,9 +17,9 @@ class Reduced(DeepLightSR):
     """The network with features of another type between float32 ends.
 
     In float32 stay: log1p and standardisation, the localisation network with its offsets, the gathers through them,
-    the first convolution of the NTL, the sensor's blur with the base and the last step, the exponentials of the fusion's softmax, its 1 + γ and β, the last residual, the
-    chain of NTL levels (base + residual at each scale, so the last accumulation too) and expm1. So it is in the ONNX
-    files.
+    the first convolution of the NTL, the sensor's blur with the base and the last step, the exponentials of the
+    fusion's softmax, its 1 + γ and β, the last residual, the chain of NTL levels (base + residual at each scale, so the
+    last accumulation too) and expm1. So it is in the ONNX files.
     """
 
 

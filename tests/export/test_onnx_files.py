@@ -136,7 +136,7 @@ def element_types(proto: onnx.ModelProto) -> tuple[list[onnx.NodeProto], dict[st
     ("precision", "half"), [("fp16", onnx.TensorProto.FLOAT16), ("bf16", onnx.TensorProto.BFLOAT16)]
 )
 def test_reduced_files_have_float32_islands(exported: Exported, precision: str, half: int) -> None:
-    """Offsets, gathers, logarithms, exponentials, the sensor's blur, the NTL's first convolution, the sums of levels."""
+    """Offsets, gathers, logarithms, exponentials, the blur, the first convolution of the NTL, the sums of levels."""
     nodes, types = element_types(onnx.load(exported.path / f"model.{precision}.onnx"))
     single = onnx.TensorProto.FLOAT
     for node in nodes:

@@ -9,8 +9,8 @@ import pytest
 import rasterio
 
 from deeplight.engine.output.parts import Mode
-from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.raster.psf import parse_psf
+from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.tiling import TileRequest
