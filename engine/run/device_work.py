@@ -22,6 +22,7 @@ from deeplight.engine.output.pack_format import Encoded
 from deeplight.engine.raster.unresampled import Placed, Unresampled, spread, unresampled
 from deeplight.engine.run.device_path import DevicePath, SentLayers, TileShape
 from deeplight.engine.run.device_tiles import FASTER, DeviceTiles, larger_cores, worth_trying
+from deeplight.engine.run.largest import admits
 from deeplight.engine.run.slots import Lease, Ring, page_locked
 from deeplight.engine.run.tiling import (
     Crew,
@@ -105,7 +106,7 @@ class DeviceWork(TileWork):
         Raises InputError, naming `tiles`, where none fits.
         """
         reason, fits = "", None
-        for core in device_cores(plan):
+        for core in (c for c in device_cores(plan) if self._admits(c)):
             fits = self._try(core, plan)
             if isinstance(fits, DeviceTiles):
                 break
@@ -121,6 +122,10 @@ class DeviceWork(TileWork):
             with self.path.failing(None):
                 self._dates.keep_layers(self.path.device)
         return replace(plan, core=fits.core, pack=pack_side(fits.core), estimate=fits.need)
+
+    def _admits(self, core: int) -> bool:
+        """Whether the backend takes such tiles."""
+        return admits(self.backend.largest_tile, core, self.halo, self.manifest, self.scene.grid.shape)
 
     def _try(self, core: int, plan: TilePlan) -> DeviceTiles | str:
         """Take the memory of such tiles, make their program and time it; or why that cannot be, with nothing kept."""
@@ -158,7 +163,9 @@ class DeviceWork(TileWork):
         """The fastest of `first` and larger ones, as far as it pays to make the programs of those."""
         best = first
         for core in larger_cores(first.core):
-            if not worth_trying(first, core, self.scene.grid.shape, self.ring.count):
+            if not self._admits(core) or not worth_trying(
+                first, core, self.scene.grid.shape, self.ring.count
+            ):
                 break
             self._empty(keep=best.shape)
             found = self._try(core, plan)

@@ -28,6 +28,7 @@ from deeplight.engine.raster.auxiliary import check_auxiliary_options
 from deeplight.engine.raster.dataset_names import matching
 from deeplight.engine.raster.lights import check_light_options
 from deeplight.engine.run.conserve import REACH
+from deeplight.engine.run.largest import admits, check_largest
 from deeplight.engine.run.options import EXTRA_BANDS, UINT16_NODATA, UINT16_SCALE, RunOptions, band_count
 from deeplight.engine.run.products import model_outputs
 from deeplight.engine.run.tiling import (
@@ -179,26 +180,23 @@ def plan_run(
     core = core if earlier is None else earlier.core
     if core is not None and request == AUTOMATIC:
         request = TileRequest(core)  # with the halo that the options need, which must not have changed
-    bands = band_count(options.bands)
-    grid = scene.grid
-    readers = reader_count(threads)
-    memory = available_memory() // options.beside
-    streams = _streams(options, backend, threads)
-    reach = REACH if options.conserve_radiance else 0
+    grid, largest, manifest = scene.grid, backend.largest_tile, artifact.manifest
     plan = plan_tiles(
         request,
-        artifact.manifest,
+        manifest,
         grid.height,
         grid.width,
-        bands,
-        memory,
-        readers,
-        streams,
-        reach,
+        band_count(options.bands),
+        available_memory() // options.beside,
+        reader_count(threads),
+        _streams(options, backend, threads),
+        REACH if options.conserve_radiance else 0,
         options.beside,
         backend.few_shapes,
         backend.memory,
+        lambda core, halo: admits(largest, core, halo, manifest, grid.shape),
     )
+    check_largest(largest, plan, manifest, grid.shape)
     fields = fingerprint(options, scene, artifact, backend, threads, files)
     return Record(fields, plan.core, plan.halo, shared), plan
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
 from deeplight.engine.raster.scene import SceneOptions
-from deeplight.engine.run import paths, pipeline
+from deeplight.engine.run import device_tiles, paths, pipeline, tiling
 from deeplight.engine.run.options import RunOptions
-from deeplight.engine.run.tiling import TileRequest
+from deeplight.engine.run.tiling import AUTOMATIC, TileRequest
 from deeplight.engine.runtime.backends.base import Resident
 from deeplight.engine.runtime.backends.engine_compute import EngineCompute
 from tests.engine.analytic import onnx_bytes, write_model
@@ -96,6 +97,53 @@ def test_a_run_over_the_device_path(
     # coordinates in float32 on the device: rarely over the middle between two steps
     assert np.nanmax(np.abs(got - want)) <= 1 and np.mean(got != want, where=~np.isnan(got)) < 1e-3
     assert devices["device"] is not None and (devices["device"].replays > 0) == captured
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_no_tile_is_larger_than_the_profile(
+    backend_module: Any, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_device: bool
+) -> None:
+    """Automatic tiles are compared with none that the engine does not take; one that is asked for, and the whole scene,
+    are refused before anything is written, and the sentence names what can be used."""
+    monkeypatch.setattr(tiling, "_AUTO_CORES", (32,))
+    monkeypatch.setattr(tiling, "_SMALL_SCENE", 0.0)
+    monkeypatch.setattr(tiling, "LEAST_SHARE", 0.2)
+    monkeypatch.setattr(device_tiles, "PAYS", 0.0)
+    monkeypatch.setattr(device_tiles, "TILES_A_SLOT", 0)
+    made = Engine(runtime, TILE, largest=8 * 26, compute=by_onnx(onnx_bytes()))
+    made.given_memory = True
+    files = write_scene(tmp_path, 60, 70)
+    scene, model = SceneOptions(ntl=str(files.ntl)), str(write_model(tmp_path / "m", onnx_bytes(), halo_lr=4))
+
+    def run(tiles: TileRequest | None) -> Any:
+        backend = backend_module.TensorRtBackend(made)
+        backend._compute = compute(backend)
+        found = Resident(StandIn(2), backend._compute) if on_device else None
+        monkeypatch.setattr(backend, "resident", lambda: found)
+        monkeypatch.setattr(paths, "open_model", lambda *_: backend)
+        return pipeline.infer(RunOptions(scene, tmp_path / "o.tif", model, tiles=tiles, threads=2))
+
+    before = sorted(tmp_path.iterdir())
+    for tiles, what in (
+        (TileRequest(19), "tiles of 19 LR pixels and a halo of 4 would be 27×27"),
+        (TileRequest(12, 9), "tiles of 12 LR pixels and a halo of 9 would be 30×30"),
+        (None, "the whole scene would be 68×78"),
+    ):
+        most = 8 if tiles and tiles.halo else 18
+        with pytest.raises(
+            InputError, match=f"^{what} .* at most 26×26: use `tiles` of at most {most},"
+        ) as error:
+            run(tiles)
+        assert error.value.exit_code == 2 and "\n" not in str(error.value)
+        assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(InputError, match="use a smaller halo"):
+        run(TileRequest(12, 13))
+    report = run(AUTOMATIC)
+    assert report.tiles["core"] == 16
+    if on_device:
+        assert set(report.device["tiles_tried"]) == {16}
+    (tmp_path / "o.tif").unlink()
+    assert run(TileRequest(18)).tiles["core"] == 18
 
 
 def test_without_pytorch_for_gpus_tiles_come_from_the_host(backend_module: Any, runtime: Runtime) -> None:

@@ -59,6 +59,8 @@ class Backend(ABC):
     """What `open` was told."""
     suggests: bool = False
     """Whether `suggest` can be called, and tiles may come with what it gave: after a `split` that asked for it."""
+    largest_tile: tuple[int, int] | None = None
+    """Height and width of the largest tile that it takes, in LR pixels; None: any."""
     device: str
     streams: int = 1
 

@@ -63,6 +63,9 @@ class EngineBackend(Backend):
         self._shapes: dict[tuple[int, ...], Buffers] = {}
         self._compute: EngineCompute | None = None
         self.compiles = has_device_path()
+        # the last profile takes any shape up to its largest
+        largest = engine.get_tensor_profile_shape("ntl", int(engine.num_optimization_profiles) - 1)[2]
+        self.largest_tile = int(largest[2]), int(largest[3])
 
     @abstractmethod
     def _context(self) -> Any:

@@ -62,12 +62,13 @@ class Path_:
         self.held &= {keep}
 
 
-def work(path: Path_, height: int, width: int) -> DeviceWork:
+def work(path: Path_, height: int, width: int, largest: tuple[int, int] | None = None) -> DeviceWork:
     """Over a scene of lights alone, of which nothing is read."""
     manifest = SimpleNamespace(multiple_lr=1, min_lr=1)
     grid = SimpleNamespace(height=height, width=width, shape=(height, width))
     scene = SimpleNamespace(grid=grid, auxiliary={})
-    host: Any = SimpleNamespace(scene=scene, backend=None, manifest=manifest, halo=HALO, products=None)
+    backend = SimpleNamespace(largest_tile=largest)
+    host: Any = SimpleNamespace(scene=scene, backend=backend, manifest=manifest, halo=HALO, products=None)
     return DeviceWork(host, path, 2)  # type: ignore[arg-type]
 
 
@@ -107,6 +108,15 @@ def test_one_that_does_not_fit_leaves_the_best_that_did() -> None:
     assert work(path, *LARGE).fit(PLAN).core == 512
     assert path.made == [256, 512, 1024, 512] and len(path.held) == 1
     assert list(path.meter.tried) == [256, 512]
+
+
+@pytest.mark.parametrize(
+    ("largest", "made"), [((512, 512), [256]), ((552, 600), [256, 512]), ((295, 512), [128])]
+)
+def test_one_that_the_engine_does_not_take_is_not_tried(largest: tuple[int, int], made: list[int]) -> None:
+    path = Path_({128: 1e9, 256: 1.2e9, 512: 1.4e9})
+    assert work(path, *LARGE, largest).fit(PLAN).core == made[-1]
+    assert path.made == made
 
 
 def test_memory_that_others_have_taken_meanwhile_is_an_error_with_a_remedy() -> None:
