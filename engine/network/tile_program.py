@@ -29,6 +29,7 @@ from deeplight.engine.network.tile_layers import (
     empty_layer,
 )
 from deeplight.kernels.dispatch import Implementation
+from deeplight.kernels.float32 import exact_float32
 
 Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
@@ -110,12 +111,14 @@ class TileProgram:
         return found
 
     def __call__(self) -> None:
-        """One tile."""
-        self._tile(known=False)
+        """One tile, with products in full float32, whether or not it is captured."""
+        with exact_float32():
+            self._tile(known=False)
 
     def known(self) -> None:
-        """One tile, of which `suggested` holds the lights that its layers suggest."""
-        self._tile(known=True)
+        """As a call, of a tile of which `suggested` holds the lights that its layers suggest."""
+        with exact_float32():
+            self._tile(known=True)
 
     def _tile(self, *, known: bool) -> None:
         aux = self._auxiliary() if self._standardised else None

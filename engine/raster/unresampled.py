@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplight.engine.core.admitted import admitted
 from deeplight.engine.core.arrays import Doubles
-from deeplight.engine.core.forms import LATTICE, LayerForm, file_key
+from deeplight.engine.core.forms import LATTICE, LayerForm, file_key, layer_of
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.auxiliary import Daytime
@@ -25,6 +26,8 @@ _STEPS = (LATTICE, LATTICE // 2, LATTICE // 4)
 """HR pixels that nodes may lie apart. Nodes for each pixel would be more than pixels are: the host makes such tiles."""
 _SLACK = 16
 """Pixels of the own grid by whose multiples the room for a tile grows: tiles differ by a few."""
+_HIGHEST_MADE_UP = 1000.0
+"""Metres."""
 
 
 def unresampled(
@@ -46,6 +49,9 @@ class Placed(NamedTuple):
     nodes: Doubles
 
 
+NOWHERE = Placed(None, np.empty(0))
+
+
 class Unresampled:
     """A file of a scene's layer, for tiles of one shape. Methods may be called from several threads.
 
@@ -64,7 +70,7 @@ class Unresampled:
         has other nodes."""
         places = self._own.source_windows(window.scaled(SCALE))
         if not places:
-            return Placed(None, np.empty(0))
+            return NOWHERE
         nodes = _nodes(self._own, window, places, self.form.step)
         return None if nodes is None else Placed(places[0], nodes)
 
@@ -77,13 +83,10 @@ class Unresampled:
 
     def fill(self, arrays: dict[str, NDArray[Any]], name: str, at: Placed) -> None:
         """Everything of `form.parts(name, …)` for a tile."""
-        place, (whole, fraction) = at.place, (arrays[f"{name}.whole"], arrays[f"{name}.fraction"])
+        _put_nodes(arrays, name, at)
+        place = at.place
         if place is None:
-            arrays[f"{name}.extent"][:] = 0
-            whole[:], fraction[:] = 0, np.nan
             return
-        arrays[f"{name}.extent"][:] = place.shape
-        split_nodes(at.nodes, place, whole, fraction)
         bands = len(self.form.channels)
         inner = (slice(place.height), slice(place.width))
         pixels = arrays[f"{name}.pixels"][inner]
@@ -94,6 +97,33 @@ class Unresampled:
         found = self._own.read_pixels(place, pixels)
         if self.form.masked:
             arrays[f"{name}.mask"][inner] = 1 if found is None else found
+
+    def make_up(self, arrays: dict[str, NDArray[Any]], name: str, at: Placed) -> None:
+        """As `fill`, of numbers within the layer's limits that no file holds."""
+        _put_nodes(arrays, name, at)
+        pixels, form = arrays[f"{name}.pixels"], self.form
+        if form.masked:
+            arrays[f"{name}.mask"][:] = 1
+        values = np.random.default_rng(0).random((_SLACK, *pixels.shape[1:]))
+        values *= _HIGHEST_MADE_UP if layer_of(name) == "dem" else 1.0
+        for band, (gain, bias) in enumerate(zip(form.gain, form.bias, strict=True)):
+            low, high = admitted(gain, bias, form.limits)
+            values[..., band] = np.clip((values[..., band] - bias) / (gain or 1.0), low, high)
+        if np.issubdtype(pixels.dtype, np.integer):
+            values = values.clip(np.iinfo(pixels.dtype).min, np.iinfo(pixels.dtype).max)
+        for row in range(0, len(pixels), _SLACK):  # of which there is room for a multiple
+            pixels[row : row + _SLACK] = values
+
+
+def _put_nodes(arrays: dict[str, NDArray[Any]], name: str, at: Placed) -> None:
+    """Where a tile lies, and how many pixels behind it are filled."""
+    whole, fraction = arrays[f"{name}.whole"], arrays[f"{name}.fraction"]
+    if at.place is None:
+        arrays[f"{name}.extent"][:] = 0
+        whole[:], fraction[:] = 0, np.nan
+        return
+    arrays[f"{name}.extent"][:] = at.place.shape
+    split_nodes(at.nodes, at.place, whole, fraction)
 
 
 def split_nodes(

@@ -115,18 +115,20 @@ class DevicePath:
         return returned(self.wanted.count, height, width, steps=self._steps(physical) is not None)
 
     def prepare(self, shape: TileShape, slot: Slot, core: Window, window: Window) -> float:
-        """Make the program of a shape, which takes seconds to a minute, and return the seconds of a tile alone, in the
-        memory of a slot that nothing else uses; of one that is there, without timing it again. core, window: of any
-        tile. Raises OutOfDeviceMemory, DeviceFailed."""
+        """Make the program of a shape, which takes seconds to a minute, and return the seconds of a tile alone, whose
+        pixels lie in the memory of a slot that nothing else uses; of one that is there, without timing it again. core,
+        window: of any tile. Raises OutOfDeviceMemory, DeviceFailed."""
         with self.failing(None):
             program = self._program(shape)
             if program.alone_s == 0.0:
                 begin, end = self.device.event(), self.device.event()
-                for _ in range(WARM_UPS):  # compile what was not captured
-                    self._work(program, slot, shape, core, window, physical=False)
-                self._compute.record(begin)
-                for _ in range(MEASURED):
-                    self._work(program, slot, shape, core, window, physical=False)
+                cut = self._cut(program, slot, core, window, physical=False)
+                self._send(slot, shape.sent.size)
+                for number in range(WARM_UPS + MEASURED):
+                    if number == WARM_UPS:  # by now all is compiled that was not captured
+                        self._compute.record(begin)
+                    self._tile(program, self._given(program, slot, shape, None))
+                    self._finish(program, slot, cut)
                 self._compute.record(end)
                 end.wait()
                 program.alone_s = end.seconds_since(begin) / MEASURED
@@ -134,10 +136,17 @@ class DevicePath:
         return program.alone_s
 
     def forget(self, keep: TileShape | None = None) -> None:
-        """Let go of all programs and their memory, but for that of one shape."""
-        self._programs = {shape: program for shape, program in self._programs.items() if shape == keep}
+        """Let go of all programs and their memory, but for that of one shape, once nothing is done with it."""
         # a device that has failed fails here again, and what it said first must not be replaced
-        with suppress(RuntimeError):
+        with suppress(DeviceFailed), self.failing(None):
+            for stream in (self._up, self._compute, self._down):
+                end = self.device.event()
+                stream.record(end)
+                end.wait()
+        self._programs = {shape: program for shape, program in self._programs.items() if shape == keep}
+        if self._resident.keep is not None:
+            self._resident.keep([(shape.height, shape.width) for shape in self._programs])
+        with suppress(DeviceFailed), self.failing(None):
             self.device.release()
 
     def launch(
@@ -158,59 +167,67 @@ class DevicePath:
             kept = layers if layers is not None and layers.there else None
             if kept is not None:
                 self._know(program)  # now: capturing is no part of a tile's time
+            cut = self._cut(program, slot, core, window, physical=physical)
             size = shape.sent.size if kept is None else shape.lights
-            self._up.record(events["up"])
-            self._up.copy(slot.there, slot.host, size)
-            self._up.record(events["arrived"])
-            self._compute.wait(events["arrived"])
+            self._send(slot, size)
+            graph = self._given(program, slot, shape, kept)
+            # nothing between these but the program: while this thread waits for its turn the device would be idle
             self._compute.record(events["started"])
-            self._work(program, slot, shape, core, window, physical=physical, kept=kept)
+            self._tile(program, graph)
+            self._compute.record(events["computed"])
+            self._finish(program, slot, cut)
             if layers is not None and kept is None:
                 self._compute.copy(layers.memory, slot.there, shape.layers, since=shape.lights)
                 if program.suggested is not None:
                     self._compute.copy(layers.memory, program.suggested, shape.suggested, to=shape.layers)
-            self._compute.record(events["computed"])
+            self._compute.record(events["cut"])
             back = self.returned(*core.shape, physical=physical).size
-            self._down.wait(events["computed"])
+            self._down.wait(events["cut"])
             self._down.record(events["leaving"])
             self._down.copy(slot.back, slot.result, back)
             self._down.record(events["left"])
             self.meter.add(bytes_up=size, bytes_down=back)
 
-    def _work(
-        self,
-        program: _Program,
-        slot: Slot,
-        shape: TileShape,
-        core: Window,
-        window: Window,
-        *,
-        physical: bool,
-        kept: SentLayers | None = None,
-    ) -> None:
-        """All that is computed of a tile, from `slot.there` to `slot.result`. kept: its layers, which are not there."""
+    def _send(self, slot: Slot, size: int) -> None:
+        """So many bytes of `slot.host` to `slot.there`, for which the computing waits."""
+        self._up.record(slot.events["up"])
+        self._up.copy(slot.there, slot.host, size)
+        self._up.record(slot.events["arrived"])
+        self._compute.wait(slot.events["arrived"])
+
+    def _given(
+        self, program: _Program, slot: Slot, shape: TileShape, kept: SentLayers | None
+    ) -> Graph | None:
+        """Put a tile from `slot.there` where its program takes it from. kept: its layers, which are not there. Returns
+        the graph that computes it, if there is one."""
         self._compute.copy(program.memory, slot.there, shape.sent.size if kept is None else shape.lights)
-        graph = program.graph
-        if kept is not None:
-            self._compute.copy(program.memory, kept.memory, shape.layers, to=shape.lights)
-            if program.known is not None:
-                assert program.suggested is not None
-                self._compute.copy(program.suggested, kept.memory, shape.suggested, since=shape.layers)
-                graph = program.known
+        if kept is None:
+            return program.graph
+        self._compute.copy(program.memory, kept.memory, shape.layers, to=shape.lights)
+        if program.known is None:
+            return program.graph
+        assert program.suggested is not None
+        self._compute.copy(program.suggested, kept.memory, shape.suggested, since=shape.layers)
+        return program.known
+
+    def _tile(self, program: _Program, graph: Graph | None) -> None:
+        """Compute a tile in its program's memory."""
         if graph is not None:
             self._compute.replay(graph)
         else:
             self._compute.run(program.tile, [program.memory], program.writes)
-        cut = self._cut(program, slot, core, window, physical=physical)
-        # the mask is among what was sent
+
+    def _finish(self, program: _Program, slot: Slot, cut: Any) -> None:
+        """Cut a core out of what was computed, into `slot.result`; the mask is among what was sent."""
         self._compute.run(cut, [program.memory, program.result], [slot.result])
 
-    def landed(self, slot: Slot, core: Window, *, physical: bool = False) -> dict[str, Any]:
-        """Wait for a tile: views of forms.returned in `slot.back`, of the core. physical: as when it was launched."""
+    @contextmanager
+    def landed(self, slot: Slot, core: Window, *, physical: bool = False) -> Iterator[dict[str, Any]]:
+        """Wait for a tile: views of forms.returned in `slot.back`, of the core, to be used inside this context.
+        physical: as when it was launched."""
         events = slot.events
         with self.failing(core):
             events["left"].wait()
-            self.device.host_uses(slot.back)
             pairs = {
                 "upload": ("up", "arrived"),
                 "compute": ("started", "computed"),
@@ -218,7 +235,8 @@ class DevicePath:
             }
             took = {name: events[b].seconds_since(events[a]) for name, (a, b) in pairs.items()}
             self.meter.add(**took)
-        return self.returned(*core.shape, physical=physical).arrays(slot.back.array)
+        with self.device.host_uses(slot.back):
+            yield self.returned(*core.shape, physical=physical).arrays(slot.back.array)
 
     def fallbacks(self) -> dict[str, str]:
         """What runs uncompiled although it should not, and why."""

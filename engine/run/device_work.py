@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from deeplight.engine.core.arrays import Floats
 from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.core.forms import COUNTS, LayerForm
@@ -19,7 +21,7 @@ from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window, split
 from deeplight.engine.output.pack_format import Encoded
-from deeplight.engine.raster.unresampled import Placed, Unresampled, spread, unresampled
+from deeplight.engine.raster.unresampled import NOWHERE, Placed, Unresampled, spread, unresampled
 from deeplight.engine.run.device_path import DevicePath, SentLayers, TileShape
 from deeplight.engine.run.device_tiles import FASTER, DeviceTiles, larger_cores, worth_trying
 from deeplight.engine.run.largest import admits
@@ -81,7 +83,9 @@ class DeviceWork(TileWork):
         self.ring = Ring(path.device, self.crew(threads).tiles)
         self._usable = usable_memory(available_memory() // beside)
         self._core = 0
+        self._windows: list[Window] = []
         self._layers: dict[str, Unresampled] = {}
+        self._by_host: set[Window] = set()
         self._growing = threading.Lock()
         self._cancelled = False
 
@@ -153,11 +157,23 @@ class DeviceWork(TileWork):
             with self.path.failing(None):
                 self.ring.reserve(sent, returned)
             lease = self.ring.take()
+            self._make_up(lease, shape, returned)
             alone = self.path.prepare(shape, lease.slot, part, self.window(part))
             lease.end()
             return alone
         except OutOfDeviceMemory as error:
             return str(error.__cause__ or error).partition("\n")[0]
+
+    def _make_up(self, lease: Lease, shape: TileShape, returned: int) -> None:
+        """Pixels for a tile of which only the time counts, that lies where all files reach if there is such a place:
+        kernels leave out what no file holds, and without numbers of their usual size nothing is told of a GPU."""
+        some, found = np.random.default_rng(0), [self._located(window) for window in self._windows]
+        places = max((places for places in found if places is not None), key=_reached, default={})
+        with self._room(lease, shape, returned) as arrays:
+            arrays["ntl"][:] = some.gamma(0.5, 8.0, arrays["ntl"].shape)
+            arrays["valid"][:], arrays["own"][:] = 1, 1
+            for name, layer in self._layers.items():
+                layer.make_up(arrays, name, places.get(name, NOWHERE))
 
     def _fastest(self, first: DeviceTiles, plan: TilePlan) -> DeviceTiles:
         """The fastest of `first` and larger ones, as far as it pays to make the programs of those."""
@@ -195,9 +211,9 @@ class DeviceWork(TileWork):
         """Decide on a core; the shape of its tiles."""
         places = spread(self.scene.grid.shape, self._first(core).shape)
         self._core = core
-        windows = [self.window(place) for place in places]
-        self._layers = unresampled(self.scene.auxiliary, windows)
-        return self._shape(windows[0], {})
+        self._windows = [self.window(place) for place in places]
+        self._layers = unresampled(self.scene.auxiliary, self._windows)
+        return self._shape(self._windows[0], {})
 
     def fallbacks(self) -> dict[str, str]:
         """What ran uncompiled although a compiler was asked, of the path's programs and the backend's, and why."""
@@ -245,10 +261,12 @@ class DeviceWork(TileWork):
             begin = time.perf_counter()
             back = self.path.returned(*core.shape, physical=physical).size
             shape = self._shape(window, places) if kept is None else kept.shape
-            arrays = self._fill(lease, shape, places, back)
-            arrays["ntl"][:], arrays["valid"][:] = ntl, known
-            arrays["own"][:] = 0
-            arrays["own"][inner] = known[inner]
+            with self._room(lease, shape, back) as arrays:
+                for name, at in places.items():
+                    self._layers[name].fill(arrays, name, at)
+                arrays["ntl"][:], arrays["valid"][:] = ntl, known
+                arrays["own"][:] = 0
+                arrays["own"][inner] = known[inner]
             self.meter.add(decode=time.perf_counter() - begin)
         except BaseException:
             lease.end()
@@ -269,19 +287,14 @@ class DeviceWork(TileWork):
         """See TileWork.repeatable: the programs of the device are the same for all tiles, what the host does is not."""
         return self._located(self.window(core)) is not None
 
-    def _fill(
-        self, lease: Lease, shape: TileShape, places: Mapping[str, Placed], back: int
-    ) -> dict[str, NDArray[Any]]:
-        """Put the pixels at `places` into a slot with room for the tile: none where its layers are on the device.
-        Returns all that is sent."""
+    @contextmanager
+    def _room(self, lease: Lease, shape: TileShape, back: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """All that is sent of a tile, to be filled inside this context, in a slot with room for it."""
         slot, layout = lease.slot, shape.sent
         with self.path.failing(None):
             slot.reserve(layout.size, back)
-        self.path.device.host_uses(slot.host, writes=True)
-        arrays = layout.arrays(slot.host.array)
-        for name, at in places.items():
-            self._layers[name].fill(arrays, name, at)
-        return arrays
+        with self.path.device.host_uses(slot.host, writes=True):
+            yield layout.arrays(slot.host.array)
 
     def _place(self, window: Window) -> Hashable:
         """What decides the layers of a tile."""
@@ -325,12 +338,16 @@ class DeviceWork(TileWork):
         """In pieces, which need little memory beside the path's; one whose numbers were bad in one, as it is known."""
         if self._cancelled:
             raise DeepLightError("the device path was asked to stop")
-        sides = split(core, max(core.shape) if self.host.was_bad(core) else PIECE)
+        begin, sides = time.perf_counter(), split(core, max(core.shape) if self.host.was_bad(core) else PIECE)
         try:
             tile = joined(core, [self.host.compute(self.host.read(piece)) for piece in sides])
         except OSError as error:
             raise DeepLightError(f"a layer cannot be read: {error}") from error
-        self.meter.add(host_tiles=1)
+        finally:
+            self.meter.add(host=time.perf_counter() - begin)
+        if core not in self._by_host:  # one that is tried again counts once
+            self._by_host.add(core)
+            self.meter.add(host_tiles=1)
         return tile
 
     @contextmanager
@@ -340,15 +357,15 @@ class DeviceWork(TileWork):
             yield tile
             return
         try:
-            found = self.path.landed(tile.lease.slot, tile.core, physical=tile.physical)
-            if self._dates is not None and tile.stays is not None:
-                assert tile.window is not None
-                self._dates.keep(self._place(tile.window), tile.stays)
-            begin = time.perf_counter()
-            counts = dict(zip(COUNTS, found["counts"].tolist(), strict=True))
-            pixels = found["pixels"] if "pixels" in found else Encoded(found["steps"], found["halves"])
-            yield replace(tile, pixels=pixels, seen=found["seen"], counts=counts, lease=None)
-            self.meter.add(encode=time.perf_counter() - begin)
+            with self.path.landed(tile.lease.slot, tile.core, physical=tile.physical) as found:
+                if self._dates is not None and tile.stays is not None:
+                    assert tile.window is not None
+                    self._dates.keep(self._place(tile.window), tile.stays)
+                begin = time.perf_counter()
+                counts = dict(zip(COUNTS, found["counts"].tolist(), strict=True))
+                pixels = found["pixels"] if "pixels" in found else Encoded(found["steps"], found["halves"])
+                yield replace(tile, pixels=pixels, seen=found["seen"], counts=counts, lease=None)
+                self.meter.add(encode=time.perf_counter() - begin)
         finally:
             tile.lease.end()
 
@@ -365,3 +382,8 @@ class DeviceWork(TileWork):
             pixels = self.finish(tile)
             assert not isinstance(pixels, Encoded)
             return None if pixels is None else pixels.copy()
+
+
+def _reached(places: Mapping[str, Placed]) -> int:
+    """Pixels of files behind a tile."""
+    return sum(at.place.height * at.place.width for at in places.values() if at.place is not None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-STAGES = ("decode", "upload", "compute", "download", "encode")
+STAGES = ("decode", "upload", "compute", "download", "encode", "host")
 
 
 @dataclass
@@ -15,7 +15,8 @@ class Meter:
     """Seconds and bytes over all tiles of a run, added from any thread.
 
     decode, encode: of threads, without waiting for slots or for the device. upload, compute, download: between events
-    on the device. alone: HR pixels of a tile, halo included, and the seconds that it took before the run, with nothing
+    on the device, of a copy, or of a program. host: of the thread that launches, for tiles made outside the path.
+    alone: HR pixels of a tile, halo included, and the seconds that it took before the run, with nothing
     beside it. host_tiles: that the backend made outside the path. tried: side of a tile in LR pixels → HR Mpix/s of
     such tiles' cores, alone. devices: that it is of; the others add up over them.
     """
@@ -25,6 +26,7 @@ class Meter:
     compute: float = 0.0
     download: float = 0.0
     encode: float = 0.0
+    host: float = 0.0
     bytes_up: int = 0
     bytes_down: int = 0
     alone_px: int = 0

@@ -12,8 +12,8 @@ from deeplight.engine.run.stream import Stopped
 if TYPE_CHECKING:
     from deeplight.engine.runtime.device import Device, Memory
 
-EVENTS = ("up", "arrived", "started", "computed", "leaving", "left")
-"""Points of a tile: its upload begins and ends, then its computation, then its download."""
+EVENTS = ("up", "arrived", "started", "computed", "cut", "leaving", "left")
+"""Points of a tile: its upload begins and ends, then its program; its core is cut out; its download begins and ends."""
 
 
 def page_locked(size: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version as package_version
 from typing import Any
 
@@ -90,8 +92,7 @@ class CudaStream:
 
     def run(self, work: Callable[[], None], reads: Sequence[Memory], writes: Sequence[Memory]) -> None:
         """See device.DeviceStream."""
-        # as in a capture: float32 is not shortened
-        with exact_float32(), torch.cuda.stream(self.stream), torch.inference_mode():
+        with torch.cuda.stream(self.stream), torch.inference_mode():
             work()
 
     def replay(self, graph: Any) -> None:
@@ -124,7 +125,14 @@ class CudaDevice:
 
     def memory(self, size: int) -> CudaMemory:
         """See device.Device."""
-        return CudaMemory(torch.empty(size, dtype=torch.uint8, device=self._device))
+        with torch.cuda.stream(self._aside):
+            return CudaMemory(torch.empty(size, dtype=torch.uint8, device=self._device))
+
+    @cached_property
+    def _aside(self) -> Any:
+        """A stream on which nothing is done. PyTorch hands memory of a stream out again for the same one, without
+        waiting: that of tiles beside the path, on the default stream, must not become another tile's on the path."""
+        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def stream(self) -> CudaStream:
         """See device.Device."""
@@ -158,8 +166,9 @@ class CudaDevice:
                 program()
         return graph
 
-    def host_uses(self, memory: Memory, *, writes: bool = False) -> None:
+    def host_uses(self, memory: Memory, *, writes: bool = False) -> AbstractContextManager[None]:
         """See device.Device."""
+        return nullcontext()
 
     def free(self) -> int:
         """See device.Device."""

@@ -7,6 +7,7 @@ events say what comes before what on different streams, and on the host.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -82,7 +83,8 @@ class Device(Protocol):
         """Page-locked host memory of `size` bytes of any content."""
 
     def memory(self, size: int) -> Memory:
-        """Memory on the device."""
+        """Memory on the device, of any content. It may be handed out again as soon as nobody holds it any more: before
+        that, whoever gives it to a stream waits for what is done with it there."""
 
     def stream(self) -> DeviceStream:
         """A new stream."""
@@ -105,9 +107,9 @@ class Device(Protocol):
         replayed on one stream. It may have been captured by another thread.
         """
 
-    def host_uses(self, memory: Memory, *, writes: bool = False) -> None:
-        """The host is about to read pinned memory, or to write it. Free on a real device; a stand-in checks that
-        nothing on the device may still touch it."""
+    def host_uses(self, memory: Memory, *, writes: bool = False) -> AbstractContextManager[None]:
+        """Inside this context the host reads pinned memory, or writes it. Free on a real device; a stand-in checks that
+        nothing on the device may still touch it, nor is put on a stream meanwhile."""
 
     def free(self) -> int:
         """Bytes of the device's memory that nothing uses."""

@@ -12,7 +12,8 @@ import torch
 from deeplight.engine.core.errors import InputError
 from deeplight.engine.core.spec import INPUTS, OUTPUTS, input_shape
 from deeplight.engine.raster.scene import SceneOptions
-from deeplight.engine.run import device_tiles, paths, pipeline, tiling
+from deeplight.engine.run import device_tiles, device_work, paths, pipeline, tiling
+from deeplight.engine.run.device_path import DevicePath
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.tiling import AUTOMATIC, TileRequest
 from deeplight.engine.runtime.backends.base import Resident
@@ -71,6 +72,37 @@ def test_what_the_library_refuses_is_an_error_of_the_device(backend_module: Any,
         pytest.raises(RuntimeError, match="1 tiles of 4×40 are outside the engine's profile"),
     ):
         compute(backend)(tensors(4, 40))
+
+
+def test_tiles_that_were_tried_are_let_go_of(
+    backend_module: Any, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A larger tile that is not faster takes no memory during the run, and none is left after it."""
+    monkeypatch.setattr(tiling, "_AUTO_CORES", (16,))
+    monkeypatch.setattr(tiling, "LEAST_SHARE", 0.2)
+    for name, value in (("PAYS", 0.0), ("TILES_A_SLOT", 0), ("LARGEST", 32)):
+        monkeypatch.setattr(device_tiles, name, value)
+    monkeypatch.setattr(device_work, "FASTER", 1e9)
+    files = write_scene(tmp_path, 60, 70)
+    model = str(write_model(tmp_path / "m", onnx_bytes(), halo_lr=4))
+    backend = backend_module.TensorRtBackend(engine(runtime))
+    network = backend._compute = compute(backend)
+    found = Resident(StandIn(2), network, keep=network.keep)
+    monkeypatch.setattr(backend, "resident", lambda: found)
+    monkeypatch.setattr(paths, "open_model", lambda *_: backend)
+    monkeypatch.setattr(backend, "close", lambda: None)
+    held, launch = set[Any](), DevicePath.launch
+
+    def launching(path: DevicePath, *given: Any, **more: Any) -> None:
+        held.update(network._shapes)
+        launch(path, *given, **more)
+
+    monkeypatch.setattr(DevicePath, "launch", launching)
+    scene = SceneOptions(ntl=str(files.ntl))
+    report = pipeline.infer(RunOptions(scene, tmp_path / "o.tif", model, tiles=AUTOMATIC, threads=2))
+    assert report is not None and report.device is not None
+    assert set(report.device["tiles_tried"]) == {16, 32} and report.tiles["core"] == 16
+    assert held == {(1, 24, 24)} and not network._shapes
 
 
 @pytest.mark.parametrize("captured", [True, False])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -27,7 +27,8 @@ class Resident:
     around it. captured: whether a tile is captured in a graph with it; else it is launched anew for each. compiling: as
     Backend.open was told, of what is around it. alone: as `compute`, from spec.LIGHTS_ALONE to spec.OF_LIGHTS_ALONE;
     divided: in place of `compute`, see network.divided.Divided, whose lights dates can share. Both are None where the
-    runtime has no such program: engines of TensorRT suggest the lights of each date.
+    runtime has no such program: engines of TensorRT suggest the lights of each date. keep: told of the sides (h, w) of
+    all tiles that are still computed, it lets go of what `compute` holds for others; None: that holds nothing.
     """
 
     device: Device
@@ -37,6 +38,7 @@ class Resident:
     compiling: bool = True
     alone: Callable[[Sequence[Any]], Sequence[Any]] | None = None
     divided: Divided | None = None
+    keep: Callable[[Collection[tuple[int, int]]], None] | None = None
 
 
 class Backend(ABC):

@@ -192,7 +192,13 @@ class EngineBackend(Backend):
         if self._compute is None:
             self._compute = EngineCompute(self, place, lambda: current_stream(place))
         device = CudaDevice(place)
-        return Resident(device, self._compute, captured=self.captures, compiling=self.compiling)
+        return Resident(
+            device,
+            self._compute,
+            captured=self.captures,
+            compiling=self.compiling,
+            keep=self._compute.keep,
+        )
 
     def close(self) -> None:
         """Free everything on the device, as `_free`."""

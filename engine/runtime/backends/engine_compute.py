@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,11 @@ class EngineCompute:
             context.set_device_memory(scratch.data_ptr(), size)
         return _Shape(context, inputs, outputs, scratch)
 
+    def keep(self, sides: Collection[tuple[int, int]]) -> None:
+        """Let go of the contexts of all tiles but those of these LR sides. Nothing may be running, nor captured graphs
+        of them be replayed again."""
+        self._shapes = {key: made for key, made in self._shapes.items() if key[1:] in sides}
+
     def close(self) -> None:
         """Let go of all contexts, before the engine goes."""
-        self._shapes.clear()
+        self.keep(())

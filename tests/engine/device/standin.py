@@ -2,7 +2,9 @@
 
 Work on a stream is not done before a host thread waits for an event; then the streams are processed in an order drawn
 from a seed. In addition, clocks tell of every two uses of a piece of memory, of which at least one writes, whether an
-event orders them, independently of the order that was drawn.
+event orders them, independently of the order that was drawn. What the host does with pinned memory has a beginning and
+an end, between which the device is given nothing to do that would disturb it. Memory of the device that nobody holds
+any more may be what is asked for next.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Clock = dict[int, int]
-HOST = -1
 
 
 class TouchedTooEarly(AssertionError):
@@ -27,13 +29,22 @@ class TouchedTooEarly(AssertionError):
 
 
 class Memory:
-    """See deeplight.engine.runtime.device.Memory. written: the last write, as (stream, tick); read: reads since."""
+    """See deeplight.engine.runtime.device.Memory. written: the last write, as (stream, tick); read: reads since.
+    host: threads of the host that read it now; writing: one that writes it does."""
 
-    def __init__(self, size: int, pinned: bool) -> None:
+    def __init__(self, device: StandIn, size: int, pinned: bool) -> None:
         self.bytes: Tensor = torch.full((size,), 0xA5, dtype=torch.uint8)
         self.pinned = pinned
         self.written: tuple[int, int] | None = None
-        self.read: Clock = {}
+        # of what lay there before, too
+        self.read: Clock = {} if pinned else dict(device.left)
+        self.host, self.writing = 0, False
+        self._left = device.left
+
+    def __del__(self) -> None:
+        if not self.pinned:
+            _merge(self._left, self.read)
+            _merge(self._left, dict([self.written] if self.written else []))
 
     @property
     def array(self) -> NDArray[np.uint8]:
@@ -93,11 +104,13 @@ class Stream:
         device = self.device
         device.copies += 1
         number = device.copies
+        # work holds bytes and no Memory: letting go of that is what frees it, whether or not the work is done
+        into, out_of = target.bytes[to : to + size], source.bytes[since : since + size]
 
         def work() -> None:
             if (device.fails, number) == ("copy", device.fails_at):
                 raise RuntimeError(device.failure)
-            target.bytes[to : to + size].copy_(source.bytes[since : since + size])
+            into.copy_(out_of)
 
         self._add(work, [source], [target])
 
@@ -107,12 +120,12 @@ class Stream:
     def replay(self, graph: Graph) -> None:
         device = self.device
         device.replays += 1
-        number = device.replays
+        number, program = device.replays, graph.program
 
         def work() -> None:
             if (device.fails, number) == ("replay", device.fails_at):
                 raise RuntimeError(device.failure)
-            graph.program()
+            program()
 
         self._add(work, graph.reads, graph.writes)
 
@@ -177,6 +190,7 @@ class StandIn:
         self.random, self.lock = random.Random(seed), threading.RLock()
         self.streams: list[Stream] = []
         self.known: Clock = {}
+        self.left: Clock = {}
         self.room, self.fails_at, self.failure, self.fails = room, fails_at, failure, fails
         self.allocated = self.most = self.pieces = self.replays = self.waits = self.synchronised = (
             self.done
@@ -186,7 +200,7 @@ class StandIn:
     def pinned(self, size: int) -> Memory:
         self.alive()
         self.pieces += 1
-        return Memory(size, pinned=True)
+        return Memory(self, size, pinned=True)
 
     def memory(self, size: int) -> Memory:
         self.alive()
@@ -195,7 +209,7 @@ class StandIn:
         self.most = max(self.most, self.allocated)
         if self.allocated > self.room:
             raise RuntimeError("CUDA out of memory. Tried to allocate …")
-        return Memory(size, pinned=False)
+        return Memory(self, size, pinned=False)
 
     def stream(self) -> Stream:
         self.streams.append(Stream(self, len(self.streams)))
@@ -231,10 +245,19 @@ class StandIn:
                 memory.bytes.fill_(0xA5)
         return Graph(program, reads, writes)
 
-    def host_uses(self, memory: Memory, *, writes: bool = False) -> None:
+    @contextmanager
+    def host_uses(self, memory: Memory, *, writes: bool = False) -> Iterator[None]:
         with self.lock:
             assert memory.pinned, "the host cannot reach memory of the device"
             self.check(memory, self.known, writes=writes)
+            memory.host += not writes
+            memory.writing |= writes
+        try:
+            yield
+        finally:
+            with self.lock:
+                memory.host -= not writes
+                memory.writing &= not writes
 
     def free(self) -> int:
         self.alive()
@@ -249,7 +272,10 @@ class StandIn:
         return "out of memory" in str(error)
 
     def check(self, memory: Memory, clock: Clock, *, writes: bool) -> None:
-        """Raise if a use of `memory` may still be going on that `clock` does not know to be finished."""
+        """Raise if a use of `memory` may still be going on: on the device, that `clock` does not know to be finished,
+        or on the host."""
+        if memory.writing or (writes and memory.host):
+            raise TouchedTooEarly(f"memory of {len(memory.bytes)} bytes, in use by the host")
         uses = dict(memory.read) if writes else {}
         if memory.written is not None:
             stream, tick = memory.written

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -98,6 +98,34 @@ def test_full_memory_is_known_by_what_is_said_of_it(error: RuntimeError, full: b
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")  # noqa: B904
     except RuntimeError as later:
         assert device.out_of_memory(later) is full
+
+
+def test_memory_of_the_path_is_not_what_others_have_let_go_of(
+    cuda: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch hands memory of a stream out again for the same stream alone: that of tiles beside the path, which is of
+    the default stream, may still be worked on when a slot grows."""
+    entered, empty = list[Any](), torch.empty
+
+    @contextmanager
+    def stream(given: Any) -> Iterator[None]:
+        entered.append(given)
+        yield
+        entered.pop()
+
+    asked: list[Any] = []
+
+    def noted(*size: Any, device: Any = None, **how: Any) -> torch.Tensor:
+        asked.append(entered[-1] if entered else "default")
+        return empty(*size, **how)
+
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch, "empty", noted)
+    device = CudaDevice(torch.device("cuda"))
+    work = device.stream()
+    for size in (3, 5):
+        assert len(device.memory(size).bytes) == size
+    assert asked[0] is asked[1] and asked[0] not in ("default", work.stream)
 
 
 def test_single_tiles_beside_the_device_path_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from deeplight.engine.core.errors import DeepLightError, InputError
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run.device_path import MEASURED, WARM_UPS
+from deeplight.engine.run.device_work import DeviceWork
 from deeplight.engine.runtime.device import DeviceFailed, OutOfDeviceMemory
 from tests.engine.analytic import onnx_bytes, write_model
 from tests.engine.device.runs import analytic, pixels, run
@@ -50,9 +51,9 @@ def test_a_device_that_breaks_ends_the_run_resumably(
     scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, failing: int
 ) -> None:
     """All that is asked of it afterwards fails as well, letting go of its memory too. A tile has three copies, those
-    that are timed beforehand one."""
+    that are timed beforehand one, and one for all of them."""
     run(monkeypatch, scene, model, tmp_path / "whole.tif", StandIn(), core=16)
-    device = StandIn(seed=failing, fails_at=WARM_UPS + MEASURED + failing, fails=fails)
+    device = StandIn(seed=failing, fails_at=WARM_UPS + MEASURED + (fails == "copy") + failing, fails=fails)
     with pytest.raises(
         DeviceFailed, match=r"^stand-in failed.*illegal memory access.*`resume=True`$"
     ) as error:
@@ -94,6 +95,25 @@ def test_bad_numbers_are_tried_in_fp32_off_the_path(
     np.testing.assert_allclose(pixels(tmp_path / "o.tif"), pixels(tmp_path / "good.tif"), rtol=1e-6)
 
 
+def test_a_tile_beside_the_path_that_is_tried_again_counts_once(
+    scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it takes is told, as a stage of its own."""
+    monkeypatch.setattr(DeviceWork, "_located", lambda self, window: None)
+    bright: list[int] = []
+
+    def bad_at_first(inputs: Sequence[Tensor]) -> list[Tensor]:
+        bright.extend([1] * bool((inputs[0] == BRIGHT).any()))
+        return bad_where_bright(inputs) if len(bright) == 1 else analytic(inputs)
+
+    how: dict[str, Any] = {"core": 150, "compute": bad_at_first, "on_device": analytic, "threads": 1}
+    report = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(), **how)
+    assert len(report.retried) == 1 and report.device is not None
+    # packs have 256 LR pixels a side
+    assert report.device["host_tiles"] == report.tiles["computed"] == 5
+    assert report.load["host"] > 0 and report.load["compute"] == 0
+
+
 def test_a_tile_that_is_bad_in_fp32_too_is_put_into_quarantine(
     scene: SceneOptions, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,3 +149,6 @@ def test_too_little_memory_later_names_the_tiles(
     ):
         run(monkeypatch, scene, model, tmp_path / "o.tif", device, core=64)
     assert not (tmp_path / "o.tif").exists()
+    run(monkeypatch, scene, model, tmp_path / "whole.tif", StandIn(), core=64)
+    run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn(5), core=64, mode=Mode.RESUME)
+    assert (tmp_path / "o.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()

@@ -114,7 +114,7 @@ def test_what_a_run_says_of_the_device(
     assert on_host.device is None and on_host.backend["uncompiled"] == {}
     monkeypatch.setattr(OnDevice, "fallbacks", lambda self: {"1×1×9×9": "no compiler"})
     got = run(monkeypatch, scene, model, tmp_path / "o.tif", StandIn())
-    assert set(got.load) == {"decode", "upload", "compute", "download", "encode", "assemble"}
+    assert set(got.load) == {"decode", "upload", "compute", "download", "encode", "host", "assemble"}
     assert got.bottleneck in got.load and got.device is not None
     assert got.backend["uncompiled"] == {"1×1×9×9": "no compiler"}
     # a stand-in's clock counts steps, so only that there are times can be said

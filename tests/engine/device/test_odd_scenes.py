@@ -204,7 +204,7 @@ def test_bytes_do_not_depend_on_how_many_read(
             launched[0] += 1
             changed.notify_all()
 
-    def landing(path: DevicePath, *given: Any, **more: Any) -> dict[str, Any]:
+    def landing(path: DevicePath, *given: Any, **more: Any) -> Any:
         with changed:
             assert changed.wait_for(lambda: launched[0] >= 3, timeout=60), "fewer than three tiles at once"
         return land(path, *given, **more)

@@ -15,7 +15,7 @@ def test_busy_shares_are_of_an_average_thread_and_of_the_device() -> None:
     meter.add(decode=12.0, upload=1.0, compute=2.5, download=0.5, encode=3.0)
     meter.add(bytes_up=700, bytes_down=300)
     each = meter.seconds(readers=4, writers=2)
-    assert each == {"decode": 3.0, "upload": 1.0, "compute": 2.5, "download": 0.5, "encode": 1.5}
+    assert each == {"decode": 3.0, "upload": 1.0, "compute": 2.5, "download": 0.5, "encode": 1.5, "host": 0.0}
     load, slowest = stage_load(each, 5.0, 0.0)
     assert (load["decode"], load["compute"], slowest) == (0.6, 0.5, "decode")
     facts = meter.facts(5.0)
