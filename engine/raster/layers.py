@@ -17,6 +17,7 @@ from deeplight.engine.raster.convert import to_physical
 from deeplight.engine.raster.extents import Overlap
 from deeplight.engine.raster.georeference import PLACED
 from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.shared_blocks import shared_unit
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.warp import Warper, area_mean, decimated, decimation, goes_round, with_neighbours
 
@@ -89,14 +90,18 @@ class Layer:
         inside = window.clipped(self.raster.grid.height, self.raster.grid.width)
         return [inside] if inside.height and inside.width else []
 
-    def cached_bytes(self, window: Window) -> int:
-        """What the decoded blocks behind LR pixels take in GDAL's cache."""
-        high, wide = self.raster.block_shape
-        blocks = 0
+    def cached_bytes(self, window: Window, *, shared: bool = False) -> int:
+        """What the decoded blocks behind LR pixels take in GDAL's cache. shared: in one that threads share."""
+        high, wide = shared_unit(self.raster) if shared else self.raster.block_shape
+        pixels = 0
         for w in self.native_windows(window):
             down = (w.row + w.height - 1) // high - w.row // high + 1
-            blocks += down * ((w.col + w.width - 1) // wide - w.col // wide + 1)
-        return blocks * high * wide * self.raster.pixel_bytes
+            across = (w.col + w.width - 1) // wide - w.col // wide + 1
+            sides = down * high, across * wide
+            if shared:  # which hold nothing beyond the raster
+                sides = min(sides[0], self.raster.grid.height), min(sides[1], self.raster.grid.width)
+            pixels += sides[0] * sides[1]
+        return pixels * self.raster.pixel_bytes
 
     def sample(self, region: Window) -> tuple[NDArray[Any], Floats, Mask]:
         """Raw (C, N) and physical (C, N) values and mask (N,) of some pixels inside `region`.

@@ -180,9 +180,10 @@ class Scene:
             values[part] = native[0]
         return values, mask
 
-    def cached_bytes(self, window: Window) -> int:
-        """What the decoded blocks behind `window`, in LR pixels, take in GDAL's cache, over all layers."""
-        return sum(layer.cached_bytes(window) for layer in self._layers)
+    def cached_bytes(self, window: Window, *, shared: bool = False) -> int:
+        """What the decoded blocks behind `window`, in LR pixels, take in GDAL's cache, over all layers. shared: in one
+        that threads share."""
+        return sum(layer.cached_bytes(window, shared=shared) for layer in self._layers)
 
     def prepare_reading(self, cache_mb: int, shared_mb: int = 0) -> None:
         """Give GDAL that much for decoded blocks, unless the environment's GDAL_CACHEMAX says otherwise, and

@@ -111,7 +111,7 @@ def _order_of_shared_blocks(scene: Scene, plan: TilePlan, readers: int, cache_mb
     across = -(-scene.grid.width // plan.pack)
     limit = max(cache_mb << 20, int(memory * _SHARED_SHARE))
     # of more packs than two it follows; to ask for a whole row would be to place all of its pixels
-    alone, two = (int(_KEPT * _row_bytes(scene, plan, packs)) for packs in (1, 2))
+    alone, two = (int(_KEPT * _row_bytes(scene, plan, packs, shared=True)) for packs in (1, 2))
     side = (plan.core or plan.pack) + 2 * plan.halo
     first = alone + int(readers * alone * (side / (plan.pack + 2 * plan.halo)) ** 2)
     more = max(1, two - alone)
@@ -140,11 +140,11 @@ def shared_out(pack: Window, plan: TilePlan, crew: Crew) -> Iterator[Task]:
         yield from (task for task in together if task is not None)
 
 
-def _row_bytes(scene: Scene, plan: TilePlan, packs: int) -> int:
+def _row_bytes(scene: Scene, plan: TilePlan, packs: int, *, shared: bool = False) -> int:
     """Decoded blocks behind a row of that many packs with their halo, in the middle of the scene."""
     high, wide = scene.grid.height, scene.grid.width
     height, width = plan.pack + 2 * plan.halo, packs * plan.pack + 2 * plan.halo
     row, col = max(0, (high - height) // 2), max(0, (wide - width) // 2)
     # no tile reads further beyond a scene that is smaller than a pack
     most = Window(0, 0, high, wide).grown(EDGE)
-    return scene.cached_bytes(Window(row, col, height, width).shared_with(most))
+    return scene.cached_bytes(Window(row, col, height, width).shared_with(most), shared=shared)

@@ -13,7 +13,7 @@ import pytest
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster import shared_blocks
-from deeplight.engine.raster.scene import Scene
+from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.shared_blocks import BlockStore, Decoded, unit_of
 from deeplight.engine.raster.source import open_raster
 from tests.engine.device.test_layers import CASES
@@ -93,8 +93,9 @@ def test_large_blocks_and_several_dtypes_are_not_shared(tmp_path: Path) -> None:
     [
         ((512, 512), (9000, 9000), 14, (512, 512)),
         ((1, 9000), (9000, 9000), 14, (133, 9000)),
-        ((64, 64), (9000, 9000), 2, (256, 256)),
-        ((128, 128), (100, 50), 4, (200, 250)),
+        ((256, 256), (9000, 9000), 16, (512, 512)),
+        ((64, 64), (9000, 9000), 2, (512, 512)),
+        ((128, 128), (100, 50), 4, (500, 500)),
         ((2048, 2048), (9000, 9000), 14, (2048, 2048)),
     ],
 )
@@ -102,6 +103,20 @@ def test_what_is_decoded_at_once(
     block: tuple[int, int], size: tuple[int, int], pixel_bytes: int, unit: tuple[int, int]
 ) -> None:
     assert unit_of(block, size, pixel_bytes) == unit
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_is_counted_as_it_is_taken(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Panels are as wide as blocks behind a row of packs fit."""
+    monkeypatch.setattr(shared_blocks, "_LEAST_SIDE", 128)
+    with Scene.open(SceneOptions(written(tmp_path, kind, bands=1))) as scene:
+        store, layer = BlockStore(1 << 30), scene._layers[0]
+        layer.raster.share(store, layer.bands)
+        window = Window(5, 7, 90, 140)
+        layer.read_native(window)
+        taken = sum(held.result()[0].nbytes for held in store._held.values())
+        assert scene.cached_bytes(window, shared=True) == taken
+        assert scene.cached_bytes(window) != taken
 
 
 def one(value: int, size: int = 10) -> Decoded:
@@ -174,8 +189,9 @@ def test_damage_is_told_of_a_window_that_has_it(tmp_path: Path) -> None:
             raster.read(Window(90, 90, 20, 20), (1, 2, 3))
 
 
-def test_what_another_decodes_is_waited_for_last(tmp_path: Path) -> None:
+def test_what_another_decodes_is_waited_for_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else many threads that begin beside each other would wait for each other, and few would decode."""
+    monkeypatch.setattr(shared_blocks, "_LEAST_SIDE", 256)
     with open_raster(written(tmp_path, "tiles"), "DMO") as raster, ThreadPoolExecutor(1) as threads:
         store = BlockStore(1 << 30)
         raster.share(store, (1, 2, 3))

@@ -67,7 +67,7 @@ class Decoding:
     grid: SimpleNamespace
     block: int
 
-    def cached_bytes(self, window: Window) -> int:
+    def cached_bytes(self, window: Window, *, shared: bool = False) -> int:
         """A byte a pixel."""
         ends = ((w, w + n - 1) for w, n in ((window.row, window.height), (window.col, window.width)))
         blocks = [last // self.block - first // self.block + 1 for first, last in ends]
@@ -131,7 +131,7 @@ def test_a_large_scene_on_another_grid_is_ordered_at_once(tmp_path: Path) -> Non
     asked: list[Window] = []
     with Scene.open(SceneOptions(str(ntl), dem=str(dem))) as scene:
         plan, find = TilePlan(core=256, halo=20, pack=256, estimate=0), scene.cached_bytes
-        cast(Any, scene).cached_bytes = lambda window: asked.append(window) or find(window)
+        cast(Any, scene).cached_bytes = lambda window, **how: asked.append(window) or find(window, **how)
         assert choose_order(scene, plan, Crew(16, 1, all_read=True), 64, 8 << 30).shared_mb
     assert max(w.height * w.width for w in asked) <= 2 * 300 * 300
 
