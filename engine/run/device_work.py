@@ -167,8 +167,11 @@ class DeviceWork(TileWork):
     def _make_up(self, lease: Lease, shape: TileShape, returned: int) -> None:
         """Pixels for a tile of which only the time counts, that lies where all files reach if there is such a place:
         kernels leave out what no file holds, and without numbers of their usual size nothing is told of a GPU."""
-        some, found = np.random.default_rng(0), [self._located(window) for window in self._windows]
-        places = max((places for places in found if places is not None), key=_reached, default={})
+        some, (height, width) = np.random.default_rng(0), self.scene.grid.shape
+        inner = sorted(
+            self._windows, key=lambda w: abs(2 * w.row + w.height - height) + abs(2 * w.col + w.width - width)
+        )
+        places = next(filter(_reached, map(self._located, inner)), None) or {}
         with self._room(lease, shape, returned) as arrays:
             arrays["ntl"][:] = some.gamma(0.5, 8.0, arrays["ntl"].shape)
             arrays["valid"][:], arrays["own"][:] = 1, 1
@@ -384,6 +387,6 @@ class DeviceWork(TileWork):
             return None if pixels is None else pixels.copy()
 
 
-def _reached(places: Mapping[str, Placed]) -> int:
-    """Pixels of files behind a tile."""
-    return sum(at.place.height * at.place.width for at in places.values() if at.place is not None)
+def _reached(places: Mapping[str, Placed] | None) -> bool:
+    """Whether a tile lies where all files reach."""
+    return places is not None and all(at.place is not None for at in places.values())
