@@ -1,8 +1,5 @@
-"""Every launch is compared with its definition and then timed: the first preset in fp16 with all configurations, others
-with those of the table.
-
-
-Each operation is timed from Python too, beside its reference, eager and (with --max-autotune) compiled.
+"""Each operation is timed from Python, beside its reference, eager and (with --max-autotune) compiled. Every launch is
+compared with its definition and then timed: in the configuration of the table, and the first preset's in fp16 in all.
 """
 
 from __future__ import annotations
@@ -24,46 +21,68 @@ from deeplight.kernels.table import Config
 from deeplight.kernels.variants import DTYPES, variants
 from deeplight.kernels.warm import compile_all
 
+Work = tuple[str, str, Launch, list[Config]]
+"""A launch to measure: preset, element type, launch with meta tensors, configurations."""
+
 
 def measure(settings: StageSettings) -> None:
-    """Rows of kernels.json."""
+    """Rows of kernels.json.
+
+    What decides comes first, as far as the time goes: whole operations in the type that the engine uses, whose share of
+    the bandwidth targets ask for; then their launches, those of the other types, and the configurations to choose from.
+    """
     rows = Rows(settings, "kernels")
     runs = launch.TRITON and (settings.device == "cuda" or launch.interpreting())
     if not runs:
         rows.add(left_out="the kernels need Triton, and a GPU or TRITON_INTERPRET=1")
         return
     work = list(_work(settings))
+    first = [one for one in work if one[1] == settings.dtypes[0]]
+    rest = [one for one in work if one[1] != settings.dtypes[0]] + list(_choices(first, settings))
+    _compile(rows, first, settings)
+    with torch.no_grad():
+        in_time = _operations(rows, settings)
+    if in_time and _launches(rows, first, settings) and rest:
+        _compile(rows, rest, settings)
+        _launches(rows, rest, settings)
+
+
+def _work(settings: StageSettings) -> Iterator[Work]:
+    """All launches in their usual configuration. Some are the same in every type and preset; each occurs once."""
+    listed: set[str] = set()
+    for dtype in settings.dtypes:
+        for preset in settings.presets:
+            for ready in variants(PRESETS[preset], DTYPES[dtype], side=4 * settings.side):
+                if ready.key not in listed:
+                    listed.add(ready.key)
+                    yield preset, dtype, ready, [ready.config]
+
+
+def _choices(work: list[Work], settings: StageSettings) -> Iterator[Work]:
+    """The other configurations of the first preset's launches in fp16."""
+    for preset, dtype, ready, _ in work:
+        if settings.configs and dtype == "fp16" and preset == settings.presets[0]:
+            yield preset, dtype, ready, [c for c in tune.candidates(ready.kernel) if c != ready.config]
+
+
+def _compile(rows: Rows, work: list[Work], settings: StageSettings) -> None:
     begin = time.perf_counter()
     trials = (tune.with_config(ready, config) for _, _, ready, configs in work for config in configs)
     problems = compile_all(trials, launch.arch_of(torch.device(settings.device)))
     count = sum(len(configs) for *_, configs in work)
     rows.add(what="compile", launches=count, seconds=round(time.perf_counter() - begin, 2), problems=problems)
+
+
+def _launches(rows: Rows, work: list[Work], settings: StageSettings) -> bool:
+    """Whether there was time for all."""
     for preset, dtype, ready, configs in work:
         if settings.late:
             rows.add(left_out=f"no time for {preset} {dtype} {ready.kernel} and what follows")
-            return
+            return False
         what = {"what": "launch", "preset": preset, "dtype": dtype}
         for row in _launch_rows(_filled(ready, settings), configs, settings):
             rows.add(**what, **row)
-    with torch.no_grad():
-        _operations(rows, settings)
-
-
-Work = tuple[str, str, Launch, list[Config]]
-"""A launch to measure: preset, element type, launch with meta tensors, configurations."""
-
-
-def _work(settings: StageSettings) -> Iterator[Work]:
-    """All launches in the order of importance. Some are the same in every type and preset; each occurs once."""
-    listed: set[str] = set()
-    for dtype in settings.dtypes:
-        for preset in settings.presets:
-            for ready in variants(PRESETS[preset], DTYPES[dtype], side=4 * settings.side):
-                if ready.key in listed:
-                    continue
-                listed.add(ready.key)
-                every = settings.configs and dtype == "fp16" and preset == settings.presets[0]
-                yield preset, dtype, ready, tune.candidates(ready.kernel) if every else [ready.config]
+    return True
 
 
 def _filled(ready: Launch, settings: StageSettings) -> Launch:
@@ -104,15 +123,17 @@ def moved(ready: Launch) -> int:
     return sum(t.numel() * t.itemsize for t in tensors)
 
 
-def _operations(rows: Rows, settings: StageSettings) -> None:
+def _operations(rows: Rows, settings: StageSettings) -> bool:
+    """Whether there was time for all."""
     dtype = settings.dtypes[0]
     for preset in settings.presets:
         for name, op, args, nbytes in op_cases(preset, DTYPES[dtype], settings.side, settings.device):
             what = {"what": "operation", "op": name, "preset": preset, "dtype": dtype, "bytes": nbytes}
             if settings.late:
                 rows.add(left_out=f"no time for operation {name} of {preset} and what follows")
-                return
+                return False
             attempt(rows, what, lambda op=op, args=args: _ways(op, args, settings))
+    return True
 
 
 def _ways(op: Callable[..., Any], args: tuple[Any, ...], settings: StageSettings) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,36 +32,59 @@ WAYS = ("kernels", "both", "eager", "compiled", "free")
 """Ways to run the network. kernels: without compiling what lies between the kernels. both: with compiling it. eager,
 compiled: the references. free: as "both", but Inductor may choose by timing, which is not deterministic; for the first
 preset and type only."""
+TARGETED = ("both", "compiled")
 NAMES = 25
 """How many kernels the profile names."""
 
 
 def measure(settings: StageSettings) -> None:
-    """Rows of network.json: the ways of all precisions and presets, fp16 first, and a profile of each preset's fp16."""
+    """Rows of network.json.
+
+    In each type, the first one first: what targets ask for, which is the engine's way of every preset beside the
+    references compiled; then the other ways. A captured tile, profiles and the way "free" are of the first type.
+    """
     rows = Rows(settings, "network")
-    first = settings.dtypes[0]
-    for dtype, preset in itertools.product(settings.dtypes, settings.presets):
-        what = {"preset": preset, "dtype": dtype, "side": settings.side}
-        if settings.late:
-            rows.add(left_out=f"no time for {preset} {dtype} and what follows")
-            return
-        network, inputs = built(preset, dtype, settings)
-        with exact_float32(), torch.inference_mode(), never_interpreted():
-            if settings.device == "cuda" and (dtype, preset) == (first, settings.presets[0]):
-                attempt(rows, {"what": "capture", **what}, lambda n=network, x=inputs: captured(n, x))
-            for way in WAYS if (dtype, preset) == (first, settings.presets[0]) else WAYS[:-1]:
-                if settings.late:
-                    rows.add(left_out=f"no time for {way} of {preset} {dtype} and what follows")
-                    return
-                attempt(
-                    rows,
-                    {"what": "network", "way": way, **what},
-                    lambda n=network, x=inputs, way=way: timed(n, x, way, settings),
-                )
-            if dtype == first:
-                attempt(
-                    rows, {"what": "profile", **what}, lambda n=network, x=inputs: profile(n, x, settings)
-                )
+    for dtype in settings.dtypes:
+        networks = {preset: built(preset, dtype, settings) for preset in settings.presets}
+        for preset, step in _steps(settings, first=dtype == settings.dtypes[0]):
+            if settings.late:
+                rows.add(left_out=f"no time for {step} of {preset} {dtype} and what follows")
+                return
+            what = {"preset": preset, "dtype": dtype, "side": settings.side}
+            with exact_float32(), torch.inference_mode(), never_interpreted():
+                _measure(rows, step, what, *networks[preset], settings)
+
+
+def _steps(settings: StageSettings, first: bool) -> Iterator[tuple[str, str]]:
+    """Presets, and ways to run the network or other things to measure, in order. first: for the first type."""
+    some = settings.presets[0]
+    for way in TARGETED:
+        yield from ((preset, way) for preset in settings.presets)
+    if first and settings.device == "cuda":
+        yield some, "capture"
+    for way in ("kernels", "eager"):
+        yield from ((preset, way) for preset in settings.presets)
+    if first:
+        yield from ((preset, "profile") for preset in settings.presets)
+        yield some, "free"
+
+
+def _measure(
+    rows: Rows,
+    step: str,
+    what: dict[str, Any],
+    network: Network,
+    inputs: list[Tensor],
+    settings: StageSettings,
+) -> None:
+    if step == "capture":
+        attempt(rows, {"what": step, **what}, lambda: captured(network, inputs))
+    elif step == "profile":
+        attempt(rows, {"what": step, **what}, lambda: profile(network, inputs, settings))
+    else:
+        attempt(
+            rows, {"what": "network", "way": step, **what}, lambda: timed(network, inputs, step, settings)
+        )
 
 
 def built(preset: str, precision: str, settings: StageSettings) -> tuple[Network, list[Tensor]]:

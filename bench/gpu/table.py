@@ -13,13 +13,21 @@ from bench.gpu.network import WAYS
 from deeplight.engine.core.markdown import markdown_table
 
 Row = dict[str, Any]
+RATIOS = {
+    "stream_over_decoding_of_all_threads": "streaming over decoding alone",
+    "stream_over_decoding_of_each_block_once": "over decoding each block once",
+    "stream_with_halo_over_alone": "with halo over the device alone",
+}
+"""Of the engine's streaming, and their heads."""
 LONGEST = 12
 """Kernels of a profile that are shown."""
 
 
-def table(folder: Path, failed: Sequence[str] = ()) -> str:
-    """What the stages in a folder found; stages without a file are left out. failed: to be named at the top."""
+def table(folder: Path, failed: Sequence[str] = (), lacks: Sequence[str] = ()) -> str:
+    """What the stages in a folder found; stages without a file are left out. failed, and lacks, those left out for want
+    of packages: to be named at the top."""
     parts = [f"Failed: {', '.join(failed)}."] if failed else []
+    parts += [f"Left out for want of packages: {', '.join(lacks)}."] if lacks else []
     copy = next((r["tb_per_s"] for r in load(folder, "facts") if _is(r, "elementwise copy", "tb_per_s")), 0.0)
     writers = {
         "facts": _facts,
@@ -78,27 +86,44 @@ def _kernels(rows: list[Row], copy: float) -> list[str]:
             lines.append([kernel, preset, dtype, "none", "", "", wrong])
             continue
         config = f"{best['block']}, {best['warps']}, {best['stages']}"
-        share = f"{best['bytes'] / best['ms'] * 1e-7 / copy:.0f} %" if copy else ""
-        lines.append([kernel, preset, dtype, config, f"{best['ms']:.4f}", share, wrong])
+        lines.append([kernel, preset, dtype, config, f"{best['ms']:.4f}", _of_copy(best, "ms", copy), wrong])
     found = _grid(("launch", "preset", "type", "block, warps, stages", "ms", "of copy", "not right"), lines)
     ways = ("reference_ms", "compiled_ms", "kernel_ms")
     times = [
-        [r["op"], r["preset"], r["dtype"], *(f"{r[way]:.4f}" if way in r else "" for way in ways)]
+        [
+            *(r[key] for key in ("op", "preset", "dtype")),
+            *(f"{r[way]:.4f}" if way in r else "" for way in ways),
+            _of_copy(r, "kernel_ms", copy),
+        ]
         for r in rows
         if _is(r, "operation", "kernel_ms")
     ]
-    return [*found, "", *_grid(("operation", "preset", "type", "reference, ms", "compiled", "kernel"), times)]
+    head = ("operation", "preset", "type", "reference, ms", "compiled", "kernel", "of copy")
+    return [*_grid(head, times), "", *found]
+
+
+def _of_copy(row: Row, time: str, copy: float) -> str:
+    """The share of the copy's bandwidth at which a row's bytes are moved."""
+    return f"{row['bytes'] / row[time] * 1e-7 / copy:.0f} %" if copy else ""
 
 
 def _network(rows: list[Row]) -> list[str]:
     """ms and HR Mpix/s of each way; what was captured; then the longest kernels of each profile."""
-    cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    cells: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for r in rows:
         if _is(r, "network", "ms"):
-            cells[r["preset"], r["dtype"]][r["way"]] = f"{r['ms']:.2f} ({r['hr_mpix_per_s']:.0f})"
-    lines = [[*key, *(found.get(way, "") for way in WAYS)] for key, found in cells.items()]
-    found = _grid(("preset", "type", *(f"{way}, ms (HR Mpix/s)" for way in WAYS)), lines)
-    captured = _engine([r for r in rows if _is(r, "capture")])
+            cells[r["preset"], r["dtype"]][r["way"]] = r
+    lines = [
+        [
+            *key,
+            *(f"{way[w]['ms']:.2f} ({way[w]['hr_mpix_per_s']:.0f})" if w in way else "" for w in WAYS),
+            f"{way['compiled']['ms'] / way['both']['ms']:.2f}" if {"both", "compiled"} <= way.keys() else "",
+        ]
+        for key, way in cells.items()
+    ]
+    head = ("preset", "type", *(f"{way}, ms (HR Mpix/s)" for way in WAYS), "compiled over both")
+    found = _grid(head, lines)
+    captured = _numbers([r for r in rows if _is(r, "capture")])
     found += ["", *captured] if captured else []
     for r in rows:
         if _is(r, "profile", "kernels"):
@@ -132,6 +157,19 @@ def _share_of_limit(compared: Row) -> tuple[bool, float]:
 
 
 def _engine(rows: list[Row]) -> list[str]:
+    """The rates of each run and what they are compared with; then all numbers."""
+    found = {r["scene"]: r for r in rows if _is(r, "ratio", "scene")}
+    lines = []
+    for r in rows:
+        if _is(r, "deeplight-infer", "hr_mpix_per_s_of_stream"):
+            ratios = found.get(r["scene"], {}) if r["caches"] == "filled caches" else {}
+            rates = (r[f"hr_mpix_per_s_of_{part}"] for part in ("stream", "process"))
+            lines.append([r["scene"], r["caches"], *rates, *(ratios.get(name, "") for name in RATIOS)])
+    head = ("scene", "process with", "streaming, HR Mpix/s", "from start to end", *RATIOS.values())
+    return [*(_grid(head, lines) if lines else []), "", *_numbers(rows)]
+
+
+def _numbers(rows: list[Row]) -> list[str]:
     """One line for each row, with its numbers and those of its parts."""
     lines = []
     for r in rows:

@@ -17,7 +17,7 @@ import torch
 
 from bench.bench_kernels import OPS
 from bench.gpu import __main__ as program
-from bench.gpu import device_rates, engine, export, kernels, scenes
+from bench.gpu import device_rates, engine, export, kernels, network, scenes
 from bench.gpu.network import as_sent
 from bench.gpu.stage import Rows, StageSettings, attempt
 from bench.gpu.table import table
@@ -28,6 +28,7 @@ from deeplight.engine.network.precision import in_precision
 from deeplight.engine.runtime.compare import difference
 from deeplight.kernels import expected, launch
 from deeplight.kernels.launch import Launch
+from deeplight.kernels.table import Config
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -95,10 +96,32 @@ def test_facts(tmp_path: Path) -> None:
 def test_network_in_all_ways_and_a_profile(tmp_path: Path) -> None:
     import_module("bench.gpu.network").measure(tiny(tmp_path, side=4))
     rows = found(tmp_path, "network")
-    assert [r["way"] for r in rows if r["what"] == "network"] == list(import_module("bench.gpu.network").WAYS)
-    assert all(r["hr_mpix_per_s"] > 0 for r in rows if r["what"] == "network"), rows
-    assert rows[-1]["what"] == "profile" and rows[-1]["total_ms"] > 0
-    assert all(len(row) == 3 for row in rows[-1]["kernels"])
+    timed = {r["way"]: r for r in rows if r["what"] == "network"}
+    assert sorted(timed) == sorted(network.WAYS) and len(rows) == len(timed) + 1
+    assert all(r["hr_mpix_per_s"] > 0 for r in timed.values()), rows
+    (profile,) = (r for r in rows if r["what"] == "profile")
+    assert profile["total_ms"] > 0 and all(len(row) == 3 for row in profile["kernels"])
+    ratio = timed["compiled"]["ms"] / timed["both"]["ms"]
+    assert f" | {ratio:.2f} |" in table(tmp_path), "the target's ratio"
+
+
+def test_what_targets_ask_for_is_measured_first(tmp_path: Path) -> None:
+    settings = StageSettings(tmp_path, device="cuda")
+    steps = list(network._steps(settings, first=True))
+    assert steps[:4] == [("tiny", "both"), ("base", "both"), ("tiny", "compiled"), ("base", "compiled")]
+    assert {step for _, step in steps} == {*network.WAYS, "capture", "profile"} and len(set(steps)) == len(
+        steps
+    )
+    assert {step for _, step in network._steps(settings, first=False)} == {
+        "both",
+        "compiled",
+        "kernels",
+        "eager",
+    }
+
+
+def launches_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [r for r in rows if r.get("what") == "launch"]
 
 
 def computing(ready: Launch) -> None:
@@ -118,7 +141,7 @@ def test_kernels_in_all_configurations(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(launch, "TRITON", True)
     kernels.measure(tiny(tmp_path, dtypes=("fp16", "fp32"), side=2, configs=True))
     rows = found(tmp_path, "kernels")
-    launches = [r for r in rows if r.get("what") == "launch"]
+    launches = launches_of(rows)
     # of `tiny`'s width refine has a kernel of its own
     assert {r["kernel"] for r in launches} == set(launch.MODULES) - {"refine"}
     assert all(r["bytes"] > 0 for r in launches)
@@ -134,6 +157,23 @@ def test_kernels_in_all_configurations(tmp_path: Path, monkeypatch: pytest.Monke
         assert by_config[128, 4, stages]["ms"] > 0
     page = table(tmp_path)
     assert re.search(r"\| fuse \| tiny \| fp16 \| .* \| 4 of 16 \|", page), page
+
+    order = list(dict.fromkeys((r["what"], r.get("dtype")) for r in rows))
+    assert order == [("compile", None), ("operation", "fp16"), ("launch", "fp16"), ("launch", "fp32")], (
+        "what targets ask for comes first"
+    )
+    settings = tiny(tmp_path, dtypes=("fp16", "fp32"), side=2, configs=True)
+    usual = [(ready.kernel, config) for _, _, ready, (config,) in kernels._work(settings)]
+    first = [(r["kernel"], Config(r["block"], r["warps"], r["stages"])) for r in launches_of(rows)]
+    assert first[: len(usual)] == usual, "and what is only chosen from last"
+
+
+def test_the_page_has_the_operations_share_of_the_copy(tmp_path: Path) -> None:
+    Rows(tiny(tmp_path), "facts").add(what="elementwise copy", tb_per_s=4.0)
+    what = {"what": "operation", "op": "restore", "preset": "tiny", "dtype": "fp16"}
+    Rows(tiny(tmp_path), "kernels").add(**what, bytes=2e8, reference_ms=1.0, kernel_ms=0.1)
+    (line,) = (line for line in table(tmp_path).splitlines() if "restore" in line)
+    assert [cell.strip() for cell in line.split("|")[-3:-1]] == ["0.1000", "50 %"]
 
 
 @pytest.mark.slow
