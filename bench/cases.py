@@ -21,7 +21,7 @@ ARC = 15 / 3600
 WEST, NORTH = 10.0, 22.0
 MERCATOR = CRS.from_epsg(3857)
 BLOCK = 512
-_PATCH = 2048
+PATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def _dem_grid(case: Case) -> Grid:
 def patch(bands: int, seed: int) -> NDArray[np.float32]:
     """Return (bands, side, side) in 0 … 1: waves of several lengths that close over the patch, and noise."""
     rng = np.random.default_rng(seed)
-    place = np.linspace(0, 2 * np.pi, _PATCH, endpoint=False, dtype=np.float32)
-    total = np.zeros((bands, _PATCH, _PATCH), np.float32)
+    place = np.linspace(0, 2 * np.pi, PATCH, endpoint=False, dtype=np.float32)
+    total = np.zeros((bands, PATCH, PATCH), np.float32)
     for band in total:
         for waves in (3, 7, 19, 53):
             a, b = rng.integers(1, waves, 2)
@@ -142,8 +142,8 @@ def write_raster(
         if names:
             file.descriptions = names
             file.scales = (scale,) * len(names)
-        for row in range(0, grid.height, _PATCH):
-            for col in range(0, grid.width, _PATCH):
-                h, w = min(_PATCH, grid.height - row), min(_PATCH, grid.width - col)
+        for row in range(0, grid.height, PATCH):
+            for col in range(0, grid.width, PATCH):
+                h, w = min(PATCH, grid.height - row), min(PATCH, grid.width - col)
                 file.write(content[:, :h, :w], window=RasterWindow(col, row, w, h))
     return path

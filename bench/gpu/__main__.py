@@ -1,15 +1,18 @@
-"""Measures one GPU in at most five minutes: stages that run in processes of their own, then a table of what they found.
+"""Measures one GPU in five minutes, or --seconds: stages that run in processes of their own, then a table of what they
+found.
 
-python -m bench.gpu --out DIR [--only STAGE,…] [--device cuda|cpu] [--side N] [--strip HxW] [--presets tiny,base]
-                    [--dtypes fp16,bf16,fp32] [--default-configs] [--max-autotune]
+python -m bench.gpu --out DIR [--only STAGE,…] [--seconds S] [--device cuda|cpu] [--side N] [--strip HxW]
+                    [--presets tiny,base] [--dtypes fp16,bf16,fp32] [--default-configs] [--max-autotune]
 
 Each stage writes DIR/STAGE.json as it goes; a stage that fails or takes too long does not stop the next. The table is
-DIR/table.md. Exit status: 0, 1 where a stage failed, 2 where there is nothing to measure on.
+DIR/table.md. Exit status: 0, 1 where a stage failed, 2 where there is nothing to measure on, 3 where nothing failed but
+a stage was left out for want of packages.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import signal
@@ -22,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from bench.gpu.engine import usual_strip
 from bench.gpu.stage import SCRATCH, StageSettings
 from bench.gpu.table import load, table
 from deeplight.engine.network.compiled import use_cache_folder
@@ -31,19 +35,24 @@ from deeplight.kernels.variants import DTYPES
 SECONDS = {
     # the start of CUDA and two copies
     "facts": 15,
-    # 215 programs of about 2 s of a core each, on all of 16; then as many checks and short measurements
+    # 37 programs of about 2 s of a core each, on all of 16, for the operations and the launches that decide; then 238
+    # more, most of them configurations to choose from; as many checks and short measurements
     "kernels": 55,
     # what is compiled comes in order of importance, and what there is no time for is left out
     "network": 55,
+    # the first process: imports, Inductor, and 22 s of Triton on one core (H200) where the kernels stage has not run;
+    # then those that find all in the caches, with about 10 s of start and 537 HR Mpix each on 16 cores, of which the
+    # prototype streamed 121 a second; writing both scenes, 22 s on 2 virtual cores; what remains is left out and named
+    "engine": 105,
     # one command, which took 24 to 40 s on 2 CPUs without a GPU; on one it compares three precisions more, one compiled
     "export": 70,
-    # a fresh process: 22 s of Triton on one core (H200), Inductor, imports; three that find all in the caches, each of
-    # 100 HR Mpix, of which twice as many took 25 s there; making and decoding the scenes
-    "engine": 105,
 }
-"""Stage → when it is ended; 300 in all."""
+"""Stage → when it is ended; 300 in all. With --seconds each has the same share of those."""
 PATIENCE = 8
-"""How many times longer a stage may take with --max-autotune."""
+"""How many times longer a stage may take with --max-autotune, where --seconds does not say."""
+
+LACKING = 3
+"""Exit status where a stage was left out for want of packages, since a GPU may not be there twice to be asked."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -57,7 +66,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--side", type=int, default=StageSettings.side, help="LR pixels of a tile, a multiple of 8"
     )
-    parser.add_argument("--strip", default="1024x1536", help="LR pixels of the engine's scenes")
+    parser.add_argument(
+        "--strip",
+        help="LR pixels of the engine's scenes; else eight tiles of 256 for each CPU, as the disk allows",
+    )
+    parser.add_argument("--seconds", type=float, help="for all stages named, in place of their 300 in all")
     parser.add_argument("--presets", default=",".join(StageSettings.presets))
     parser.add_argument("--dtypes", default=",".join(StageSettings.dtypes), help="the first is measured most")
     parser.add_argument(
@@ -77,9 +90,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         setattr(given, name, chosen)
     if given.side < 8 or given.side % 8:
         parser.error(f"--side must be a multiple of 8, not {given.side}")
-    sides = given.strip.split("x")
+    if given.seconds is not None and not 0 < given.seconds < math.inf:
+        parser.error(f"--seconds must be a positive number, not {given.seconds}")
+    sides = (given.strip or "8x8").split("x")
     if len(sides) != 2 or not all(side.isdecimal() and int(side) >= 8 for side in sides):
         parser.error(f"--strip must be rows and columns such as 1024x1536, not {given.strip!r}")
+    given.strip = tuple(map(int, sides)) if given.strip else None
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error(
             f"PyTorch {torch.__version__} finds no CUDA GPU on this machine, so there is nothing to measure"
@@ -89,12 +105,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def settings_of(given: argparse.Namespace, stage: str) -> StageSettings:
     """The settings of a stage."""
-    rows, cols = map(int, given.strip.split("x"))
+    strip = given.strip or usual_strip(os.cpu_count() or 1, shutil.disk_usage(given.out).free)
     return StageSettings(
         out=given.out,
         device=given.device,
         side=given.side,
-        strip=(rows, cols),
+        strip=strip,
         seconds=_limit(given, stage),
         presets=given.presets,
         dtypes=given.dtypes,
@@ -105,7 +121,10 @@ def settings_of(given: argparse.Namespace, stage: str) -> StageSettings:
 
 
 def _limit(given: argparse.Namespace, stage: str) -> float:
-    return SECONDS[stage] * (PATIENCE if given.max_autotune else 1)
+    """A stage's share of the seconds for all that run."""
+    if given.seconds is None:
+        return SECONDS[stage] * (PATIENCE if given.max_autotune else 1)
+    return SECONDS[stage] * float(given.seconds) / sum(SECONDS[name] for name in given.only)
 
 
 def run_stage(command: list[str], seconds: float) -> str:
@@ -130,6 +149,11 @@ def failed_rows(out: Path, stage: str) -> str:
     return f"{count} measurements failed" if count else ""
 
 
+def lacking(out: Path, stage: str) -> str:
+    """The packages for want of which a stage was left out, by comma; "" where it ran."""
+    return ", ".join(name for row in load(out, stage) for name in row.get("lacks", ()))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the stages; the exit status."""
     argv = sys.argv[1:] if argv is None else argv
@@ -140,22 +164,28 @@ def main(argv: list[str] | None = None) -> int:
         for stage in given.only:
             import_module(f"bench.gpu.{stage}").measure(settings_of(given, stage))
         return 0
-    failed = []
+    failed, lacks = [], []
     try:
         for stage in given.only:
             print(f"== {stage}", flush=True)
             # an older run's must not stand for a failed one
             (given.out / f"{stage}.json").unlink(missing_ok=True)
-            command = [sys.executable, "-m", "bench.gpu", *argv, "--only", stage, "--here", str(time.time())]
-            problem = run_stage(command, _limit(given, stage)) or failed_rows(given.out, stage)
+            limit = _limit(given, stage)
+            own = ["--only", stage, "--seconds", str(limit), "--here", str(time.time())]
+            problem = run_stage([sys.executable, "-m", "bench.gpu", *argv, *own], limit)
+            problem = problem or failed_rows(given.out, stage)
             if problem:
                 failed.append(f"{stage} ({problem})")
+            if missing := lacking(given.out, stage):
+                lacks.append(f"{stage} ({missing})")
     finally:
         shutil.rmtree(given.out / SCRATCH, ignore_errors=True)
-    text = table(given.out, failed)
+    text = table(given.out, failed, lacks)
     (given.out / "table.md").write_text(text)
     print(text)
-    return int(bool(failed))
+    if lacks:
+        print(f"NOT MEASURED for want of packages: {', '.join(lacks)}. Give their wheels with --wheels DIR.")
+    return 1 if failed else LACKING if lacks else 0
 
 
 if __name__ == "__main__":

@@ -6,72 +6,107 @@ graph → the core as steps of uint16, and the first overview (`kernels.finish`)
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.gpu.network import built
 from bench.gpu.stage import StageSettings
 from deeplight import kernels
 from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.core.windows import Window, split
 from deeplight.engine.network.compiled import compiled
 from deeplight.kernels.dispatch import never_interpreted
 from deeplight.kernels.float32 import exact_float32
 
-HALO = 20
-"""LR pixels, of `tiny`."""
 BANDS = 7
 TILES = 60
 
 
-def core_of(settings: StageSettings) -> int:
-    """LR pixels of a tile's core, the rest of `side` being halo where it has room for one."""
-    return settings.side - 2 * HALO if settings.side > 2 * HALO else settings.side
+@dataclass(frozen=True)
+class TileCut:
+    """How tiles are cut from a scene, in LR pixels. The halo is that of `tiny`."""
+
+    core: int
+    halo: int = 20
+
+    @property
+    def side(self) -> int:
+        """Of what is read and computed."""
+        return self.core + 2 * self.halo
+
+    @property
+    def computed_share(self) -> float:
+        """How many pixels are computed for each of the output."""
+        return (self.side / self.core) ** 2
 
 
-def decode(folder: Path, settings: StageSettings) -> dict[str, float]:
-    """Rates of reading all layers of every tile, halos too, with one thread and with one a core."""
+def decode(folder: Path, cut: TileCut) -> dict[str, float]:
+    """HR Mpix/s of the output at which all layers of its tiles are read: with their halos by one thread and by one a
+    core, which decode blocks that two tiles need for each of them; and without halos, so that no block is decoded twice
+    where cores are made of whole ones."""
     import rasterio
-    from rasterio.windows import Window
 
-    side, core = settings.side, core_of(settings)
     with rasterio.open(folder / "ntl.tif") as ntl:
         height, width = ntl.shape
-    rows, cols = (range(0, max(1, length - side + 1), core) for length in (height, width))
-    tiles = list(itertools.product(rows, cols))
+    threads = os.cpu_count() or 1
+    cores = list(split(Window(0, 0, height, width), cut.core))
+    with_halo = [_inside(core.grown(cut.halo), height, width) for core in cores]
+    found: dict[str, float] = {"threads": threads}
+    for name, count, windows in (
+        ("of_one_thread", 1, with_halo[:3]),
+        ("of_all_threads", threads, with_halo),
+        ("of_each_block_once", threads, cores),
+    ):
+        waiting: SimpleQueue[Window] = SimpleQueue()
+        for window in windows:
+            waiting.put(window)
+        seconds = _seconds(lambda n=count, queue=waiting: _in_threads(n, lambda: _read(folder, queue)))
+        pixels = sum(core.height * core.width for core in cores[: len(windows)])
+        found[f"hr_mpix_per_s_{name}"] = pixels * SCALE**2 / 1e6 / seconds
+    return found
 
-    def work(waiting: SimpleQueue[tuple[int, int]]) -> None:
-        names = ("dmo", "dem", "ntl")
-        files = [rasterio.open(folder / f"{name}.tif", sharing=False) for name in names]
+
+def _inside(window: Window, height: int, width: int) -> Window:
+    """A window moved into the scene, and cut where that is smaller."""
+    h, w = min(window.height, height), min(window.width, width)
+    return Window(min(max(window.row, 0), height - h), min(max(window.col, 0), width - w), h, w)
+
+
+def _read(folder: Path, waiting: SimpleQueue[Window]) -> None:
+    """Read windows while there are some, into memory that is kept, as the engine's is."""
+    import rasterio
+    from rasterio.windows import Window as RasterWindow
+
+    kept: dict[tuple[str, Window], NDArray[Any]] = {}
+    with ExitStack() as opened:
+        files = {
+            name: opened.enter_context(rasterio.open(folder / f"{name}.tif", sharing=False))
+            for name in ("dmo", "dem", "ntl")
+        }
         while True:
             try:
-                row, col = waiting.get_nowait()
+                lr = waiting.get_nowait()
             except Empty:
-                break
-            for name, file in zip(names, files, strict=True):
-                scale = 1 if name == "ntl" else SCALE
-                file.read(window=Window(col * scale, row * scale, side * scale, side * scale))
-        for file in files:
-            file.close()
-
-    found = {}
-    for threads in (1, os.cpu_count() or 1):
-        some = tiles[:3] if threads == 1 else tiles
-        waiting: SimpleQueue[tuple[int, int]] = SimpleQueue()
-        for tile in some:
-            waiting.put(tile)
-        seconds = _seconds(lambda n=threads, queue=waiting: _in_threads(n, lambda: work(queue)))
-        found[f"hr_mpix_per_s_{threads}_threads"] = len(some) * (SCALE * core) ** 2 / 1e6 / seconds
-    return found
+                return
+            for name, file in files.items():
+                there = lr if name == "ntl" else lr.scaled(SCALE)
+                key = name, Window(0, 0, *there.shape)
+                if key not in kept:
+                    kept[key] = np.empty((file.count, *there.shape), file.dtypes[0])
+                window = RasterWindow(there.col, there.row, there.width, there.height)
+                file.read(out=kept[key], window=window)
 
 
 def _in_threads(count: int, work: Callable[[], None]) -> None:
@@ -88,9 +123,9 @@ def _seconds(run: Callable[[], Any]) -> float:
     return max(time.perf_counter() - begin, 1e-9)
 
 
-def link(settings: StageSettings) -> dict[str, float]:
+def link(settings: StageSettings, cut: TileCut) -> dict[str, float]:
     """GB/s of a tile's bands to the device and of its result back, through pinned memory; on a CPU, of copies."""
-    pixels = SCALE * settings.side
+    pixels = SCALE * cut.side
     found = {}
     for name, bands in (("to_device", BANDS), ("from_device", 1)):
         host, there = (torch.zeros(bands, pixels, pixels, dtype=torch.int16) for _ in range(2))
@@ -113,34 +148,29 @@ def _synchronise(settings: StageSettings) -> None:
         torch.cuda.synchronize()
 
 
-def device(settings: StageSettings, tiles: int = TILES) -> dict[str, float]:
-    """HR Mpix/s of the whole path without decoding, overlapped: `tiny` in the first precision."""
-    network, inputs = built("tiny", settings.dtypes[0], settings)
+def device(settings: StageSettings, cut: TileCut, tiles: int = TILES) -> dict[str, float]:
+    """HR Mpix/s of the whole path without decoding, overlapped, and with the halo counted: `tiny` in the first
+    precision."""
+    network, inputs = built("tiny", settings.dtypes[0], replace(settings, side=cut.side))
     fast = compiled(network, torch.device(settings.device))  # type: ignore[arg-type]
     by_name = dict(zip((spec.name for spec in INPUTS), inputs, strict=True))
     count = tiles if settings.device == "cuda" else 2
     with exact_float32(), torch.inference_mode(), never_interpreted():
-        way = (
-            _Overlapped(fast, by_name, settings)
-            if settings.device == "cuda"
-            else _InTurn(fast, by_name, settings)
-        )
+        way = _Overlapped(fast, by_name, cut) if settings.device == "cuda" else _InTurn(fast, by_name, cut)
         way.run(4)
         seconds = _seconds(lambda: way.run(count))
-    return {"hr_mpix_per_s": count * (SCALE * core_of(settings)) ** 2 / 1e6 / seconds}
+    rate = count * (SCALE * cut.core) ** 2 / 1e6 / seconds
+    return {"hr_mpix_per_s": rate, "hr_mpix_per_s_with_halo": rate * cut.computed_share}
 
 
 class _InTurn:
     """Computes tile after tile without streams: the stand-in, and the steps that the overlapped way is made of."""
 
-    def __init__(
-        self, network: Callable[..., Any], inputs: dict[str, Tensor], settings: StageSettings
-    ) -> None:
-        self.network, self.inputs, self.settings = network, inputs, settings
-        pixels = SCALE * settings.side
-        core = core_of(settings)
-        self.corner, self.core = (settings.side - core) // 2, SCALE * core
-        self.valid = torch.ones(settings.side, settings.side, device=settings.device)
+    def __init__(self, network: Callable[..., Any], inputs: dict[str, Tensor], cut: TileCut) -> None:
+        self.network, self.inputs = network, inputs
+        pixels = SCALE * cut.side
+        self.corner, self.core = cut.halo, SCALE * cut.core
+        self.valid = torch.ones(cut.side, cut.side, device=inputs["ntl"].device)
         steps = np.random.default_rng(0).integers(300, 5000, (BANDS, pixels, pixels), dtype=np.int16)
         self.host = torch.from_numpy(steps)
         # steps of 2 bytes, and a quarter as many float32
@@ -177,10 +207,8 @@ class _Overlapped(_InTurn):
 
     SLOTS = 4
 
-    def __init__(
-        self, network: Callable[..., Any], inputs: dict[str, Tensor], settings: StageSettings
-    ) -> None:
-        super().__init__(network, inputs, settings)
+    def __init__(self, network: Callable[..., Any], inputs: dict[str, Tensor], cut: TileCut) -> None:
+        super().__init__(network, inputs, cut)
         self.up, self.work, self.down = (torch.cuda.Stream() for _ in range(3))
         self.hosts = [self.host.pin_memory() for _ in range(self.SLOTS)]
         self.raws = [self.host.cuda() for _ in range(self.SLOTS)]

@@ -6,69 +6,177 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.gpu import device_rates
+from bench.gpu.device_rates import TileCut
 from bench.gpu.export import run
 from bench.gpu.stage import Rows, StageSettings, attempt
 from deeplight.engine.network.compiled import CACHES
 
-NEEDED = ("rasterio", "affine", "cligj", "click", "tifffile", "PIL", "zstandard", "safetensors")
-FRESH = 0.6
-"""Part of the stage's time for the process that compiles everything; all others find it in the caches."""
+NEEDED = {
+    "rasterio": "rasterio",
+    "affine": "affine",
+    "attr": "attrs",
+    "click": "click",
+    "tifffile": "tifffile",
+    "zstandard": "zstandard",
+    "safetensors": "safetensors",
+}
+"""Module → the package that has it: what the engine imports with PyTorch, and what rasterio and affine import."""
+FIRST = 0.6
+"""Part of the time that is left which the first processes may take, so that one that hangs leaves time for others."""
+TILE, TILES_A_READER, MOST_READERS = 256, 8, 32
+BYTES_A_PIXEL = 64
+"""Of the disk for an HR pixel: layers of both scenes take 22, outputs and their parts less than 10; as much is left."""
+
+
+def usual_strip(cpus: int, free_bytes: float) -> tuple[int, int]:
+    """LR pixels of the scenes, rows and columns: eight of the engine's tiles for each CPU, since each reads, and the
+    first and last tiles of a reader are not what it does in between. Fewer where the disk has less room."""
+    columns = min(cpus, MOST_READERS, int(free_bytes / (BYTES_A_PIXEL * TILES_A_READER * (8 * TILE) ** 2)))
+    return TILES_A_READER * TILE, TILE * max(1, columns)
 
 
 def measure(settings: StageSettings) -> None:
     """Rows of engine.json."""
     rows = Rows(settings, "engine")
-    if rows.lack(NEEDED):
+    if rows.lack(NEEDED, own="bench.gpu.scenes"):
         return
-    from bench.gpu import device_rates
-    from bench.gpu.scenes import SCENES, make
-
-    for name in SCENES:
+    for name, step in EngineSteps(rows, settings).all():
         if settings.late:
-            rows.add(left_out=f"no time for scene {name} and what follows")
+            rows.add(left_out=f"no time for {name} and what follows")
             return
-        folder = settings.scratch / name
-        begin = time.perf_counter()
-        ratio = make(name, settings.strip, folder)
-        rows.add(
-            what="scene", scene=name, strip=settings.strip, ratio=ratio, seconds=time.perf_counter() - begin
+        step()
+
+
+class EngineSteps:
+    """What the stage does, in the order of importance; later steps are compared with what earlier ones found.
+
+    First what targets ask for: the rates while tiles stream, beside decoding alone. One process before them fills the
+    caches of compiled programs, as far as earlier stages have not, so that the others need not compile. Should its time
+    end, what it has compiled is kept and the next one compiles the rest, before its first tile. What a process takes
+    that finds the caches empty comes last: it compiles everything again and decides nothing.
+    """
+
+    def __init__(self, rows: Rows, settings: StageSettings) -> None:
+        self._rows, self._settings = rows, settings
+        self._cut = TileCut(settings.side)
+        self._ran: dict[str, Any] = {}
+
+    def all(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """The steps by name."""
+        from bench.gpu.scenes import SCENES
+
+        for name in SCENES:
+            yield f"scene {name}", partial(self._make, name)
+            if name == SCENES[0]:
+                yield "filling the caches", partial(self._fill, name)
+            yield f"{name} with filled caches", partial(self._run, name)
+            yield f"decoding {name}", partial(self._decode, name)
+        yield "device", self._device
+        yield "link", partial(self._measure, "link", lambda: device_rates.link(self._settings, self._cut))
+        yield "further date", partial(self._measure, "further date", lambda: self._further_date(name))
+        yield "empty caches", partial(self._empty, SCENES[0])
+
+    def _folder(self, scene: str) -> Path:
+        return self._settings.scratch / scene
+
+    def _measure(self, what: str, measured: Callable[[], dict[str, Any]], **more: object) -> dict[str, Any]:
+        return attempt(self._rows, {"what": what, **more}, measured)
+
+    def _make(self, name: str) -> None:
+        from bench.gpu.scenes import make
+
+        def made() -> dict[str, Any]:
+            begin = time.perf_counter()
+            ratio = make(name, self._settings.strip, self._folder(name))
+            return {"ratio": ratio, "seconds": time.perf_counter() - begin}
+
+        self._measure("scene", made, scene=name, strip=self._settings.strip)
+
+    def _infer(self, name: str, share: float, environment: dict[str, str] | None = None) -> dict[str, Any]:
+        return infer(self._folder(name), self._settings, share * self._settings.left, environment)
+
+    def _fill(self, name: str) -> None:
+        self._measure("filling the caches", lambda: self._infer(name, FIRST), scene=name)
+
+    def _run(self, name: str) -> None:
+        found = self._measure(
+            "deeplight-infer", lambda: self._infer(name, FIRST), scene=name, caches="filled caches"
         )
-        attempt(rows, {"what": "decode", "scene": name}, lambda f=folder: device_rates.decode(f, settings))
-        for caches in ("empty caches", "filled caches") if name == SCENES[0] else ("filled caches",):
-            if settings.late:
-                rows.add(left_out=f"no time for {name} with {caches} and what follows")
-                return
-            what = {"what": "deeplight-infer", "scene": name, "caches": caches}
-            share = FRESH if caches == "empty caches" else 1.0
-            attempt(rows, what, lambda f=folder, s=share: infer(f, settings, s * settings.left))
-    for what, measured in (
-        ("link", device_rates.link),
-        ("device", device_rates.device),
-        ("further date", lambda settings: further_date(settings.scratch / name, settings)),
-    ):
-        if settings.late:
-            rows.add(left_out=f"no time for {what} and what follows")
-            return
-        attempt(rows, {"what": what}, lambda measured=measured: measured(settings))
+        # decoding and the device are measured in the tiles of the run that they are compared with
+        self._ran = found if "hr_mpix_per_s_of_stream" in found else {}
+        if self._ran.get("core"):
+            self._cut = TileCut(self._ran["core"], self._ran["halo"])
+
+    def _decode(self, name: str) -> None:
+        decoded = self._measure(
+            "decode", lambda: device_rates.decode(self._folder(name), self._cut), scene=name
+        )
+        if self._ran and decoded:
+            self._rows.add(what="ratio", scene=name, **ratios(self._ran, decoded))
+
+    def _device(self) -> None:
+        found = self._measure("device", lambda: device_rates.device(self._settings, self._cut))
+        if found and (alone := alone_rate(self._ran)):
+            self._rows.add(
+                what="ratio",
+                scene="device",
+                with_halo_over_alone=round(found["hr_mpix_per_s_with_halo"] / alone, 3),
+            )
+
+    def _further_date(self, name: str) -> dict[str, Any]:
+        return further_date(self._folder(name), self._settings)
+
+    def _empty(self, name: str) -> None:
+        self._measure(
+            "deeplight-infer",
+            lambda: self._infer(name, 1.0, empty_caches(self._settings)),
+            scene=name,
+            caches="empty caches",
+        )
 
 
-def infer(folder: Path, settings: StageSettings, seconds: float) -> dict[str, Any]:
-    """Seconds of the process and to its first finished tile, and of its report the rate, seconds of each part and how
-    busy they were. seconds: after which it is ended."""
+def alone_rate(ran: dict[str, Any]) -> float | None:
+    """HR Mpix/s, halo included, that a tile alone took on the device before the run; None on a CPU."""
+    return (ran.get("device") or {}).get("alone_hr_mpix_per_s")
+
+
+def ratios(ran: dict[str, Any], decoded: dict[str, Any]) -> dict[str, float]:
+    """The rate while tiles streamed over that of decoding alone and, with the halo counted, of the device alone."""
+    stream = ran["hr_mpix_per_s_of_stream"]
+    found = {
+        f"stream_over_decoding_{way}": stream / decoded[f"hr_mpix_per_s_{way}"]
+        for way in ("of_all_threads", "of_each_block_once")
+    }
+    if alone := alone_rate(ran):
+        found["stream_with_halo_over_alone"] = stream / ran["core_share"] / alone
+    return {name: round(ratio, 3) for name, ratio in found.items()}
+
+
+def infer(
+    folder: Path, settings: StageSettings, seconds: float, environment: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Seconds of the process and to its first finished tile, and of its report the seconds of each part and how busy
+    they were. Three rates: of the whole process; as its report has it, without imports; and while tiles streamed, which
+    is what a long run comes to. seconds: after which it is ended."""
     report, events = folder / "run.json", folder / "events.jsonl"
     command = _command(folder, settings, folder / "out.tif", folder / "ntl.tif")
     command += ["--report", str(report), "--events", str(events)]
     begin = time.time()
-    found = run(command, seconds, environment=_own_caches(settings))
+    found = run(command, seconds, environment)
     if found["exit"] == 0:
         said = json.loads(report.read_text())
-        rate = 64 * settings.strip[0] * settings.strip[1] / 1e6 / found["seconds"]
-        found["hr_mpix_per_s_of_process"] = round(rate, 2)
+        pixels = 64 * settings.strip[0] * settings.strip[1] / 1e6
+        found["hr_mpix_per_s_of_process"] = round(pixels / found["seconds"], 2)
+        found["hr_mpix_per_s_of_stream"] = round(pixels / max(said["seconds"]["stream"], 1e-3), 2)
         found |= {key: said[key] for key in ("hr_mpix_per_s", "load", "bottleneck", "device")}
+        found |= {key: said["tiles"][key] for key in ("core", "halo", "core_share")}
         found["seconds_by_part"] = said["seconds"]
         told = (json.loads(line) for line in events.read_text().splitlines())
         first = next((datetime.fromisoformat(e["time"]) for e in told if e["event"] == "tile"), None)
@@ -82,7 +190,7 @@ def further_date(folder: Path, settings: StageSettings) -> dict[str, Any]:
     for month in (1, 2):
         (folder / f"dated-2020-0{month}.tif").hardlink_to(folder / "ntl.tif")
     command = _command(folder, settings, folder / "lights", folder / "dated-*.tif")
-    found = run(command, settings.left, environment=_own_caches(settings))
+    found = run(command, settings.left)
     if found["exit"] == 0:
         dates = [date["run"] for date in json.loads((folder / "lights" / "run.json").read_text())["dates"]]
         found["date_s"] = [round(date["seconds"]["total"], 2) for date in dates]
@@ -111,7 +219,7 @@ def _command(folder: Path, settings: StageSettings, out: Path, ntl: Path) -> lis
     return command + (on_gpu if settings.device == "cuda" else ["--device", "cpu"])
 
 
-def _own_caches(settings: StageSettings) -> dict[str, str]:
-    """The environment with caches of programs that the stage's first process finds empty."""
+def empty_caches(settings: StageSettings) -> dict[str, str]:
+    """The environment with caches of programs in which there is nothing yet."""
     kept = {name: value for name, value in os.environ.items() if name not in CACHES}
     return kept | {"XDG_CACHE_HOME": str(settings.scratch.resolve() / "caches")}

@@ -11,7 +11,8 @@ from typing import Any
 
 from bench.gpu.stage import Rows, StageSettings, attempt
 
-NEEDED = ("click", "onnx", "onnxruntime", "onnxscript", "safetensors")
+NEEDED = {name: name for name in ("click", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "safetensors")}
+"""Module → the package that has it."""
 
 
 def measure(settings: StageSettings) -> None:

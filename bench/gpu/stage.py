@@ -6,8 +6,9 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,25 +74,33 @@ class Rows:
         print(json.dumps(row), flush=True)
         write_file(self._file, [json.dumps(self._rows, indent=1).encode()])
 
-    def lack(self, packages: Sequence[str]) -> bool:
-        """Whether some of the packages are missing, which a row then says."""
-        missing = [name for name in packages if find_spec(name) is None]
+    def lack(self, modules: Mapping[str, str], own: str = "") -> bool:
+        """Whether the stage cannot begin for want of packages, which a row then says.
+
+        modules: each that is imported, and the package that has it. own: a module of the stage that is imported too,
+        since a package that is there may need others that are not.
+        """
+        missing = [package for name, package in modules.items() if find_spec(name) is None]
+        if not missing and own:
+            try:
+                import_module(own)
+            except ImportError as error:
+                missing = [f"{error.name or own} ({error})"]
         if missing:
-            self.add(
-                left_out=f"{sys.executable} has no {', '.join(missing)}: give their wheels with --wheels DIR"
-            )
+            remedy = f"{sys.executable} has no {', '.join(missing)}: give their wheels with --wheels DIR"
+            self.add(left_out=remedy, lacks=missing)
         return bool(missing)
 
 
-def attempt(rows: Rows, what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> bool:
-    """Add a row of what was measured, or of why it was not, since one failure must not hide the rest. Returns whether
-    it was measured."""
+def attempt(rows: Rows, what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Add a row of what was measured, or of why it was not, since one failure must not hide the rest. Returns what was
+    measured, {} where nothing was."""
     try:
         found = measure()
     except Exception as error:  # compilers, drivers and libraries raise exceptions of any class
         found = {"error": first_line(error)}
     rows.add(**what, **found)
-    return "error" not in found
+    return {} if "error" in found else found
 
 
 def first_line(error: Exception) -> str:

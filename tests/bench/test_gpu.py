@@ -17,7 +17,7 @@ import torch
 
 from bench.bench_kernels import OPS
 from bench.gpu import __main__ as program
-from bench.gpu import device_rates, engine, export, kernels, network, scenes
+from bench.gpu import engine, export, kernels, network
 from bench.gpu.network import as_sent
 from bench.gpu.stage import Rows, StageSettings, attempt
 from bench.gpu.table import table
@@ -49,6 +49,7 @@ def found(out: Path, stage: str) -> list[dict[str, Any]]:
         (["--only", "facts,speed"], "--only: 'speed' is none of facts, kernels, network"),
         (["--presets", "huge"], "--presets: 'huge' is none of tiny, base"),
         (["--side", "12"], "--side must be a multiple of 8, not 12"),
+        (["--seconds", "0"], "--seconds must be a positive number, not 0.0"),
         (["--strip", "64"], "--strip must be rows and columns such as 1024x1536, not '64'"),
         pytest.param([], "finds no CUDA GPU", marks=NO_GPU),
     ],
@@ -157,7 +158,6 @@ def test_kernels_in_all_configurations(tmp_path: Path, monkeypatch: pytest.Monke
         assert by_config[128, 4, stages]["ms"] > 0
     page = table(tmp_path)
     assert re.search(r"\| fuse \| tiny \| fp16 \| .* \| 4 of 16 \|", page), page
-
     order = list(dict.fromkeys((r["what"], r.get("dtype")) for r in rows))
     assert order == [("compile", None), ("operation", "fp16"), ("launch", "fp16"), ("launch", "fp32")], (
         "what targets ask for comes first"
@@ -186,33 +186,15 @@ def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
     assert timed == set(OPS), rows
 
 
-@pytest.mark.slow
-def test_engine_over_both_scenes(tmp_path: Path) -> None:
-    engine.measure(tiny(tmp_path))
-    rows = found(tmp_path, "engine")
-    runs = {(r["scene"], r["caches"]): r for r in rows if r["what"] == "deeplight-infer"}
-    assert list(runs) == [
-        ("incompressible", "empty caches"),
-        ("incompressible", "filled caches"),
-        ("realistic", "filled caches"),
-    ]
-    assert all(0 < r["first_tile_s"] <= r["seconds"] for r in runs.values()), runs
-    assert all(r["exit"] == 0 and r["hr_mpix_per_s"] > 0 for r in runs.values()), runs
-    assert all(r["seconds_by_part"]["stream"] > 0 and r["load"] for r in runs.values())
-    assert "stream of seconds_by_part" in table(tmp_path)
-    assert [r["what"] for r in rows[-3:]] == ["link", "device", "further date"]
-    assert rows[-2]["hr_mpix_per_s"] > 0 and rows[-1]["exit"] == 0 and len(rows[-1]["date_s"]) == 2
-    ratio = {r["scene"]: r["ratio"] for r in rows if r["what"] == "scene"}
-    assert ratio["realistic"] > ratio["incompressible"]
-
-
 @pytest.mark.parametrize("stage", [engine, export])
 def test_a_stage_without_its_packages_is_left_out_with_a_word(
     stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "NEEDED", ("click", "no_such_package"))
+    monkeypatch.setattr(stage, "NEEDED", {"click": "click", "no_such_module": "no-such-package"})
     stage.measure(tiny(tmp_path))
-    assert "has no no_such_package: give their wheels with --wheels DIR" in table(tmp_path)
+    assert "has no no-such-package: give their wheels with --wheels DIR" in table(tmp_path)
+    name = stage.__name__.rpartition(".")[2]
+    assert program.lacking(tmp_path, name) == "no-such-package"
 
 
 @pytest.mark.slow
@@ -254,9 +236,9 @@ def test_a_stage_that_fails_is_named_and_the_next_one_runs(
     problems = {"kernels": "ended after 55 s", "network": "exit status 1"}
 
     def stage(command: list[str], seconds: float) -> str:
-        name = command[command.index("--here") - 1]
+        name = command[command.index("--seconds") - 1]
         ran.append(name)
-        assert seconds == program.SECONDS[name]
+        assert seconds == program.SECONDS[name] == program._limit(program.parse(command[3:]), name)
         return problems.get(name, "")
 
     monkeypatch.setattr(program, "run_stage", stage)
@@ -339,54 +321,50 @@ def test_what_a_stage_started_ends_with_it(
     assert gone(int(noted.read_text()))
 
 
+def test_seconds_are_divided_as_those_of_all_stages_are(tmp_path: Path) -> None:
+    options = ["--out", str(tmp_path), "--device", "cpu", "--here", str(time.time())]
+    given = program.parse([*options, "--seconds", "900"])
+    limits = [program.settings_of(given, stage).seconds for stage in program.SECONDS]
+    assert limits == [3 * seconds for seconds in program.SECONDS.values()]
+    given = program.parse([*options, "--seconds", "500", "--only", "engine", "--max-autotune"])
+    assert program.settings_of(given, "engine").seconds == 500
+
+
+def test_a_stage_without_its_packages_shows_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stage(command: list[str], seconds: float) -> str:
+        name = command[command.index("--seconds") - 1]
+        rows = Rows(tiny(tmp_path), name)
+        if name == "engine":
+            assert rows.lack({"click": "click", "no_such_module": "no-such-package"})
+        return problems.get(name, "")
+
+    problems: dict[str, str] = {}
+    monkeypatch.setattr(program, "run_stage", stage)
+    options = ["--out", str(tmp_path), "--device", "cpu", "--only", "facts,engine"]
+    assert program.main(options) == 3
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("NOT MEASURED for want of packages: engine (no-such-package). Give their wheels")
+    assert (tmp_path / "table.md").read_text().startswith("Left out for want of packages: engine (no-such-")
+    problems["facts"] = "exit status 1"
+    assert program.main(options) == 1, "a failure is the worse news"
+
+
+def test_a_package_that_lacks_another_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needs_another.py").write_text("import no_such_module")
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = Rows(tiny(tmp_path), "engine")
+    assert not rows.lack({"click": "click", "needs_another": "needs-another"})
+    assert rows.lack({"needs_another": "needs-another"}, own="needs_another")
+    assert "no_such_module (No module named 'no_such_module')" in found(tmp_path, "engine")[0]["left_out"]
+
+
 def test_a_stage_counts_from_the_start_of_its_process(tmp_path: Path) -> None:
     options = ["--out", str(tmp_path), "--device", "cpu", "--here", str(time.time() - 50)]
     settings = program.settings_of(program.parse(options), "network")
     assert settings.seconds == 55 and settings.late
     assert 1 <= settings.left < 4
-
-
-def late(out: Path, after: int) -> StageSettings:
-    """Settings whose time is over when it has been asked for that often."""
-    asked = iter([False] * after)
-
-    class Late(StageSettings):
-        @property
-        def late(self) -> bool:
-            return next(asked, True)
-
-    return Late(**vars(tiny(out)))
-
-
-STEPS = ("make", "decode", "infer", "infer")
-
-
-@pytest.mark.parametrize(
-    ("after", "ran", "left_out"),
-    [
-        (0, [], "scene incompressible"),
-        (1, ["make", "decode"], "incompressible with empty caches"),
-        (2, ["make", "decode", "infer"], "incompressible with filled caches"),
-        (3, ["make", "decode", "infer", "infer"], "scene realistic"),
-        (5, [*STEPS, "make", "decode", "infer"], "link"),
-        (6, [*STEPS, "make", "decode", "infer", "link"], "device"),
-    ],
-)
-def test_the_engines_stage_begins_nothing_when_its_time_is_over(
-    after: int, ran: list[str], left_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[str] = []
-
-    def note(name: str, found: Any) -> Any:
-        return lambda *_: done.append(name) or found
-
-    monkeypatch.setattr(scenes, "make", note("make", 1.0))
-    monkeypatch.setattr(engine, "infer", note("infer", {}))
-    for name in ("decode", "link", "device"):
-        monkeypatch.setattr(device_rates, name, note(name, {}))
-    engine.measure(late(tmp_path, after))
-    assert done == ran
-    assert found(tmp_path, "engine")[-1] == {"left_out": f"no time for {left_out} and what follows"}
 
 
 def test_the_page_names_the_comparison_nearest_to_its_limit(tmp_path: Path) -> None:
@@ -404,8 +382,3 @@ def test_the_page_names_the_comparison_nearest_to_its_limit(tmp_path: Path) -> N
     assert "relative L2 error 1.4e-03 of at most 2.0e-03" in page and "- not compared: tensorrt" in page
     export_rows.add(what="parity", found={"rows": [*rows, row("hole", "fp32", math.nan)], "not_run": []})
     assert "nearest to its limit fp32 on torch cuda:0 in 'hole': relative L2 error nan" in table(tmp_path)
-
-
-def test_a_core_leaves_room_for_its_halo(tmp_path: Path) -> None:
-    assert device_rates.core_of(tiny(tmp_path, side=256)) == 216
-    assert device_rates.core_of(tiny(tmp_path)) == 8
