@@ -2,14 +2,18 @@
 # What one GPU does, in stages of at most five minutes together:
 #   bench/gpu.sh NAME [--wheels DIR] [options of python -m bench.gpu]
 # → bench/results/gpu-NAME-DATE/: a JSON file of each stage, written as it goes, and table.md. Stages: facts, kernels,
-# network, export, engine; --only STAGE,… runs some. A stage that fails does not stop the next. Gigabytes of scenes lie
-# in its folder scratch/ while it runs. --device cpu among the options tries the stages out where there is no GPU.
-# Needs a Python ≥ 3.11 with torch, Triton and NumPy. --wheels: a folder of wheels (rasterio, affine, cligj, zstandard …)
-# that are put beside the view of the sources below, not into the Python; without rasterio the engine's stage is left out.
+# network, engine, export; --only STAGE,… runs some, --seconds S gives them more or less time. A stage that fails does
+# not stop the next. Gigabytes of scenes lie in its folder scratch/ while it runs. --device cpu among the options tries
+# the stages out where there is no GPU.
+# Needs a Python ≥ 3.11 with torch, Triton and NumPy. --wheels: a folder of wheels that are put beside the view of the
+# sources below, not into the Python; docs/bench.md lists those without which the engine's stage and export are left out.
 # PYTHON: the interpreter (python3). OUT: the folder of the results (bench/results). Exit 1: a stage failed; 2: nothing
-# to measure on, or wrong options.
+# to measure on, or wrong options; 3: none failed, and one was left out for want of packages.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "$0")/.."
+# a folder as the caller names it, who need not be at the root
+of_caller() { case $1 in /*) echo "$1" ;; *) echo "$caller/$1" ;; esac; }
 refused() {
     echo "gpu.sh: $1" >&2
     exit 2
@@ -21,10 +25,13 @@ wheels=
 if [ "${1:-}" = --wheels ]; then
     wheels=${2:-}
     [ -n "$wheels" ] || refused "--wheels needs a folder that holds *.whl files"
+    wheels=$(of_caller "$wheels")
     shift 2
 fi
 python=${PYTHON:-python3}
-out=${OUT:-bench/results}
+case $python in */*) python=$(of_caller "$python") ;; esac
+out=bench/results
+[ -z "${OUT:-}" ] || out=$(of_caller "$OUT")
 
 "$python" - "$name" "$wheels" "$@" <<'CHECK' || exit 2
 import re

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from tests.bench.test_gpu import NO_GPU, found
 from tests.conftest import ROOT
 
 
-def run_script(out: Path, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    out: Path | str, *options: str, cwd: Path | None = None, **more: str
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHON": sys.executable, "OUT": str(out)} | more
     command = ["bash", str(ROOT / "bench" / "gpu.sh"), *options]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
 
 
 @NO_GPU
@@ -43,6 +46,25 @@ def test_the_script_says_that_there_is_no_gpu(tmp_path: Path) -> None:
 def test_the_script_says_what_it_takes(tmp_path: Path, options: list[str], message: str) -> None:
     done = run_script(tmp_path / "out", *options)
     assert done.returncode == 2 and re.search(message, done.stderr) and len(done.stderr.splitlines()) == 1
+
+
+def test_folders_are_those_of_the_caller(tmp_path: Path) -> None:
+    """A wheel of its own and a folder of results, from where the script is called."""
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "brought-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("brought/__init__.py", "")
+        wheel.writestr(
+            "brought-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: brought\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            "brought-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr("brought-1.0.dist-info/RECORD", "")
+    options = ["x", "--wheels", "wheels", "--device", "cpu", "--side", "8", "--only", "facts"]
+    done = run_script("results", *options, cwd=tmp_path, PATH=elsewhere(tmp_path)["PATH"])
+    assert done.returncode == 0 and "wheels do not fit" not in done.stdout, done.stdout + done.stderr
+    (results,) = (tmp_path / "results").iterdir()
+    assert found(results, "facts")[0]["what"] == "machine"
 
 
 def elsewhere(folder: Path) -> dict[str, str]:
