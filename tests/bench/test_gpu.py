@@ -343,12 +343,12 @@ def test_a_stage_without_its_packages_shows_in_the_end(
     problems: dict[str, str] = {}
     monkeypatch.setattr(program, "run_stage", stage)
     options = ["--out", str(tmp_path), "--device", "cpu", "--only", "facts,engine"]
-    assert program.main(options) == 3
+    assert program.main(options) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("NOT MEASURED for want of packages: engine (no-such-package). Give their wheels")
     assert (tmp_path / "table.md").read_text().startswith("Left out for want of packages: engine (no-such-")
     problems["facts"] = "exit status 1"
-    assert program.main(options) == 1, "a failure is the worse news"
+    assert program.main(options) == 1
 
 
 def test_a_package_that_lacks_another_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
