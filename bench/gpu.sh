@@ -8,7 +8,7 @@
 # Needs a Python ≥ 3.11 with torch, Triton and NumPy. --wheels: a folder of wheels that are put beside the view of the
 # sources below, not into the Python; docs/bench.md lists those without which the engine's stage and export are left out.
 # PYTHON: the interpreter (python3). OUT: the folder of the results (bench/results). Exit 1: a stage failed; 2: nothing
-# to measure on, or wrong options; 3: none failed, and one was left out for want of packages.
+# to measure on, or wrong options. What is left out for want of packages or time is named, and changes no status.
 set -euo pipefail
 caller=$PWD
 cd "$(dirname "$0")/.."

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ NEEDED = {
     "safetensors": "safetensors",
 }
 """Module → the package that has it: what the engine imports with PyTorch, and what rasterio and affine import."""
+FEW = "few tiles"
+"""The scene, beside SCENES, of processes whose rate says nothing."""
 FIRST = 0.6
 """Part of the time that is left which the first processes may take, so that one that hangs leaves time for others."""
 TILE, TILES_A_READER, MOST_READERS = 256, 8, 32
@@ -58,13 +61,16 @@ class EngineSteps:
     """What the stage does, in the order of importance; later steps are compared with what earlier ones found.
 
     First what targets ask for: the rates while tiles stream, beside decoding alone. One process before them fills the
-    caches of compiled programs, as far as earlier stages have not, so that the others need not compile. Should its time
-    end, what it has compiled is kept and the next one compiles the rest, before its first tile. What a process takes
-    that finds the caches empty comes last: it compiles everything again and decides nothing.
+    caches of compiled programs, as far as earlier stages have not, so that the others need not compile; four tiles are
+    enough for that. Should its time end, what it has compiled is kept and the next one compiles the rest, before its
+    first tile. What a process takes that finds the caches empty comes last: it compiles everything again and decides
+    nothing.
     """
 
     def __init__(self, rows: Rows, settings: StageSettings) -> None:
         self._rows, self._settings = rows, settings
+        few = tuple(min(side, 2 * TILE) for side in settings.strip)
+        self._few = replace(settings, strip=few)
         self._cut = TileCut(settings.side)
         self._ran: dict[str, Any] = {}
 
@@ -72,16 +78,15 @@ class EngineSteps:
         """The steps by name."""
         from bench.gpu.scenes import SCENES
 
+        yield "filling the caches", partial(self._fill, SCENES[0])
         for name in SCENES:
             yield f"scene {name}", partial(self._make, name)
-            if name == SCENES[0]:
-                yield "filling the caches", partial(self._fill, name)
             yield f"{name} with filled caches", partial(self._run, name)
             yield f"decoding {name}", partial(self._decode, name)
         yield "device", self._device
         yield "link", partial(self._measure, "link", lambda: device_rates.link(self._settings, self._cut))
         yield "further date", partial(self._measure, "further date", lambda: self._further_date(name))
-        yield "empty caches", partial(self._empty, SCENES[0])
+        yield "empty caches", self._empty
 
     def _folder(self, scene: str) -> Path:
         return self._settings.scratch / scene
@@ -99,16 +104,20 @@ class EngineSteps:
 
         self._measure("scene", made, scene=name, strip=self._settings.strip)
 
-    def _infer(self, name: str, share: float, environment: dict[str, str] | None = None) -> dict[str, Any]:
-        return infer(self._folder(name), self._settings, share * self._settings.left, environment)
-
     def _fill(self, name: str) -> None:
-        self._measure("filling the caches", lambda: self._infer(name, FIRST), scene=name)
+        from bench.gpu.scenes import make
+
+        def filled() -> dict[str, Any]:
+            make(name, self._few.strip, self._folder(FEW))
+            return infer(self._folder(FEW), self._few, FIRST * self._settings.left)
+
+        self._measure("filling the caches", filled, scene=name, strip=self._few.strip)
 
     def _run(self, name: str) -> None:
-        found = self._measure(
-            "deeplight-infer", lambda: self._infer(name, FIRST), scene=name, caches="filled caches"
-        )
+        def ran() -> dict[str, Any]:
+            return infer(self._folder(name), self._settings, FIRST * self._settings.left)
+
+        found = self._measure("deeplight-infer", ran, scene=name, caches="filled caches")
         # decoding and the device are measured in the tiles of the run that they are compared with
         self._ran = found if "hr_mpix_per_s_of_stream" in found else {}
         if self._ran.get("core"):
@@ -133,13 +142,11 @@ class EngineSteps:
     def _further_date(self, name: str) -> dict[str, Any]:
         return further_date(self._folder(name), self._settings)
 
-    def _empty(self, name: str) -> None:
-        self._measure(
-            "deeplight-infer",
-            lambda: self._infer(name, 1.0, empty_caches(self._settings)),
-            scene=name,
-            caches="empty caches",
-        )
+    def _empty(self) -> None:
+        def ran() -> dict[str, Any]:
+            return infer(self._folder(FEW), self._few, self._settings.left, empty_caches(self._settings))
+
+        self._measure("deeplight-infer", ran, scene=FEW, caches="empty caches")
 
 
 def alone_rate(ran: dict[str, Any]) -> float | None:

@@ -34,7 +34,7 @@ def test_engine_over_both_scenes(tmp_path: Path) -> None:
     assert list(runs) == [
         ("incompressible", "filled caches"),
         ("realistic", "filled caches"),
-        ("incompressible", "empty caches"),
+        ("few tiles", "empty caches"),
     ]
     assert all(0 < r["first_tile_s"] <= r["seconds"] for r in runs.values()), runs
     assert all(r["exit"] == 0 and r["hr_mpix_per_s"] > 0 for r in runs.values()), runs
@@ -48,10 +48,12 @@ def test_engine_over_both_scenes(tmp_path: Path) -> None:
     assert ratio["realistic"] > ratio["incompressible"]
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(tmp_path).splitlines()]
     for (scene, caches), run in runs.items():
-        (over,) = (r for r in rows if r["what"] == "ratio" and r["scene"] == scene)
-        shares = [over[f"stream_over_decoding_of_{way}"] for way in ("all_threads", "each_block_once")]
+        shares = ["", ""]
+        if caches == "filled caches":
+            (over,) = (r for r in rows if r["what"] == "ratio" and r["scene"] == scene)
+            shares = [over[f"stream_over_decoding_of_{way}"] for way in ("all_threads", "each_block_once")]
         rates = [run[f"hr_mpix_per_s_of_{part}"] for part in ("stream", "process")]
-        cells = [scene, caches, *rates, *(shares if caches == "filled caches" else ["", ""]), ""]
+        cells = [scene, caches, *rates, *shares, ""]
         assert list(map(str, cells)) in lines, lines
 
 
@@ -110,10 +112,14 @@ def late(out: Path, after: int) -> StageSettings:
     return Late(**vars(tiny(out)))
 
 
-STEPS = ["make", "infer", "infer", "decode", "make", "infer", "decode", "device", "link", "further", "infer"]
+STEPS = [
+    ["make", "infer"],
+    *(["make"], ["infer"], ["decode"]) * 2,
+    *(["device"], ["link"], ["further"], ["infer"]),
+]
 NAMES = [
-    "scene incompressible",
     "filling the caches",
+    "scene incompressible",
     "incompressible with filled caches",
     "decoding incompressible",
     "scene realistic",
@@ -141,7 +147,7 @@ def test_the_engines_stage_begins_nothing_when_its_time_is_over(
     for name in ("decode", "link", "device"):
         monkeypatch.setattr(device_rates, name, note(name, {}))
     engine.measure(late(tmp_path, after))
-    assert done == STEPS[:after]
+    assert done == [name for step in STEPS[:after] for name in step]
     last = found(tmp_path, "engine")[-1]
     assert last.get("left_out") == (
         f"no time for {NAMES[after]} and what follows" if after < len(NAMES) else None
@@ -153,7 +159,9 @@ def test_first_processes_leave_time_for_those_after_them(
 ) -> None:
     given: list[tuple[float, bool]] = []
 
-    def infer(folder: Path, settings: StageSettings, seconds: float, environment: object) -> dict[str, Any]:
+    def infer(
+        folder: Path, settings: StageSettings, seconds: float, environment: object = None
+    ) -> dict[str, Any]:
         given.append((seconds / settings.left, environment is None))
         return {"hr_mpix_per_s_of_stream": 1.0, "core": 16, "halo": 4, "core_share": 0.5}
 
