@@ -42,6 +42,7 @@ def test_first_map(tmp_path: Path) -> None:
         assert file.shape == (512, 512)
 
 
+@pytest.mark.slow
 def test_totals_by_region(tmp_path: Path) -> None:
     model = write_analytic(tmp_path / "model")
     printed = run("totals_by_region.py", tmp_path, **{"deeplight-tiny": str(model)})

@@ -24,10 +24,37 @@ _EARTH_RADIUS_M = 6371007.2
 
 
 class Blur(NamedTuple):
-    """fwhm: in LR pixels. measured: whether it was found on the lights themselves."""
+    """fwhm: in LR pixels. found: lone lights in which it was looked for; None where nobody asked. source: whose
+    constant it would be or is, for messages; "" where nothing is to be said."""
 
     fwhm: Fwhm
-    measured: bool = False
+    found: int | None = None
+    source: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether it was found on the lights themselves."""
+        return self.found is not None and self.found >= ENOUGH
+
+    def tell(self, what: str) -> None:
+        """Logs where it is from. what: the lights."""
+        if self.measured:
+            _log.info(
+                '`psf="auto"`: the blur is %s LR pixels (FWHM along rows, columns), from %d isolated lights',
+                shown_psf(self.fwhm),
+                self.found,
+            )
+        elif self.found is not None:
+            _log.warning(
+                '`psf="auto"` finds %d isolated lights in %s and needs %d, so the blur is taken as %s; pass `psf=FWHM` '
+                "where you know it",
+                self.found,
+                what,
+                ENOUGH,
+                self.source,
+            )
+        elif self.source:
+            _log.info("%s: its blur is taken as %s (FWHM along rows, columns)", what, self.source)
 
 
 def find_blur(
@@ -40,29 +67,13 @@ def find_blur(
     if asked == "unknown":
         return Blur(UNKNOWN)
     constant = product_blur(product, layer.raster.grid)
-    of = "not known" if product is None else f"{product.name}'s, {shown_psf(constant)} LR pixels"
+    known = "" if product is None else f"{product.name}'s, {shown_psf(constant)} LR pixels"
     if asked is None:
-        if product is not None:
-            _log.info("%s: its blur is taken as %s (FWHM along rows, columns)", layer.raster.what, of)
-        return Blur(constant)
-    count, found = isolated_lights(layer, saturation)
+        return Blur(constant, source=known)
+    count, fwhm = isolated_lights(layer, saturation)
     if count < ENOUGH:
-        _log.warning(
-            '`psf="auto"` finds %d isolated lights in %s and needs %d, so the blur is taken as %s; pass `psf=FWHM` '
-            "where you know it",
-            count,
-            layer.raster.what,
-            ENOUGH,
-            of,
-        )
-        return Blur(constant)
-    fwhm = rounded(found[0]), rounded(found[1])
-    _log.info(
-        '`psf="auto"`: the blur is %s LR pixels (FWHM along rows, columns), from %d isolated lights',
-        shown_psf(fwhm),
-        count,
-    )
-    return Blur(fwhm, measured=True)
+        return Blur(constant, count, known or "not known")
+    return Blur((rounded(fwhm[0]), rounded(fwhm[1])), count)
 
 
 def product_blur(product: Product | None, grid: Grid) -> Fwhm:

@@ -17,7 +17,7 @@ from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention, of_role
 from deeplight.engine.raster.auxiliary import meeting
-from deeplight.engine.raster.blur import find_blur, pixel_m
+from deeplight.engine.raster.blur import Blur, find_blur, pixel_m
 from deeplight.engine.raster.extents import same_grid
 from deeplight.engine.raster.layers import Layer
 from deeplight.engine.raster.names import COVERAGE
@@ -63,16 +63,24 @@ class ObservedLayer(Layer):
 
 @dataclass(frozen=True)
 class OpenLights:
-    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling, psf, limits: see Scene. doubtful: a
-    warning said that the values may not be radiance. measured: whether `psf` was found on these lights."""
+    """layer: the lights. unit: after scaling, "" where nothing says which. ceiling, limits: see Scene. doubtful: a
+    warning said that the values may not be radiance."""
 
     layer: ObservedLayer
     unit: str
     ceiling: float
-    psf: Fwhm
+    blur: Blur
     limits: tuple[float, float]
     doubtful: bool
-    measured: bool = False
+
+    @property
+    def psf(self) -> Fwhm:
+        """See Scene."""
+        return self.blur.fwhm
+
+    def tell_blur(self) -> None:
+        """Logs where the blur is from."""
+        self.blur.tell(self.layer.raster.what)
 
     def rest(self) -> None:
         """Closes files until the next read; see Raster.rest."""
@@ -120,8 +128,8 @@ class OpenLights:
         ceiling = _ceiling(layer, unit)
         product = product_of(name_of(layer), unit, pixel_m(raster.grid)[0])
         limits = NO_LIMITS if product is None else product.limits(unit, ceiling)
-        psf, measured = find_blur(options.psf, layer, product, ceiling)
-        return cls(layer, unit, ceiling, psf, limits, found.doubtful, measured)
+        blur = find_blur(options.psf, layer, product, ceiling)
+        return cls(layer, unit, ceiling, blur, limits, found.doubtful)
 
 
 def _example(raster: Raster) -> str:

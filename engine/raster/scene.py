@@ -117,6 +117,7 @@ class Scene:
         check_auxiliary_options(options)
         with ExitStack() as stack:
             lights = OpenLights.open(options, stack)
+            lights.tell_blur()
             scene = cls(lights, Beside.open(options, lights.layer.raster.grid, stack))
             stack.pop_all()
         scene.tell()

@@ -15,7 +15,6 @@ from deeplight.engine.core.progress import Progress, Silent
 from deeplight.engine.core.spec import OFFSET
 from deeplight.engine.output.folders import made_folder
 from deeplight.engine.output.parts import Mode, parts_folder
-from deeplight.engine.raster.psf import shown_psf
 from deeplight.engine.run import paths
 from deeplight.engine.run.device_dates import DatesOnDevice
 from deeplight.engine.run.engine import Began, Engine
@@ -40,6 +39,7 @@ from deeplight.engine.stack.preparation import (
 )
 from deeplight.engine.stack.progress import DateProgress
 from deeplight.engine.stack.report import StackReport, earlier_report
+from deeplight.engine.stack.shared_blur import earlier_blur, with_one_blur
 from deeplight.engine.stack.zarr_group import ZarrGroup, check_group, claimed_group
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def infer_dates(options: StackOptions, progress: Progress | None = None) -> RunR
     """Run a model over the lights of one date into the file `options.run.out`, or over those of several into a folder
     of that name: {date}.tif, a VRT of all, run.json and what else is asked for; or into a Zarr group, OUT.zarr.
 
-    Each date's map has the bytes of its own single run. Returns the report; None where a resumed run finds the output
+    Each date's map has the bytes of its own single run; where the blur is measured (`psf="auto"`), of one that is told
+    the blur of all dates, which they share. Returns the report; None where a resumed run finds the output
     of one date complete. Raises DeepLightError (InputError before anything is written); finished dates, and finished
     packs of the one in work, stay for `resume=True`.
     """
@@ -273,13 +274,12 @@ class Stack:
         return own
 
     def _scenes(self) -> list[_Opened]:
-        """Open and check all dates before anything is written, and return those whose lights have data. Where the blur
-        is to be measured, the first date that has enough lone lights gives that of all: a series must not change
-        because its blurs do, and dates that are added later leave it."""
+        """Open and check all dates before anything is written, and return those whose lights have data."""
         from deeplight.engine.raster.lights import OpenLights
         from deeplight.engine.raster.radiance import NoLight
 
-        found, error, blur = [], None, None
+        found, error = [], None
+        blur = earlier_blur(self.options, [night for night, _ in self.nights])
         for night, complete in self._counted("opening the lights"):
             with contextlib.ExitStack() as stack:
                 try:
@@ -293,14 +293,10 @@ class Stack:
                 self._stack.push(stack.pop_all())
             lights.rest()
             found.append((night, complete, lights))
-            if lights.measured:
-                blur, shown = lights.psf, shown_psf(lights.psf)
-                _log.info("all dates take the blur of %s, %s LR pixels", night.name, shown)
-        if blur is not None:
-            found = [(night, complete, replace(lights, psf=blur)) for night, complete, lights in found]
         if error is not None and not found:
             raise error
         _check_units([(night, lights) for night, _, lights in found])
+        found = with_one_blur(found)
         first, _, lights = found[0]
         self._scene(first, lights).tell()
         return found

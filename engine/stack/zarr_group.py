@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from deeplight.engine.stack.nights import Night
     from deeplight.engine.stack.options import StackOptions
 
-_STORE, _NEW_STORE = "store", "store.new"
+STORE, _NEW_STORE = "store", "store.new"
 _MODEL = "DEEPLIGHT_MODEL_SHA256"
 
 
@@ -70,7 +70,7 @@ def check_ours(out: Path) -> None:
         what = "a file" if out.is_file() else "not a Zarr group of deeplight-infer"
         raise InputError(f"{out} is {what}, and would be removed: move it away, or choose another name")
     parts = parts_folder(out)
-    known = (_STORE, _NEW_STORE, LOCK, REPORT)
+    known = (STORE, _NEW_STORE, LOCK, REPORT)
     names = sorted(path.name for path in parts.iterdir()) if parts.is_dir() else []
     foreign = [n for n in names if n not in known and not n.endswith((".tif", ".parts")) and n[0] != "."]
     if foreign or parts.is_symlink() or parts.is_file():
@@ -110,7 +110,7 @@ def claimed_group(out: Path, mode: Mode) -> Iterator[None]:
 
 def _begun(parts: Path) -> bool:
     """Whether the folder holds anything that is finished."""
-    store = DatesZarr.open(parts / _STORE)
+    store = DatesZarr.open(parts / STORE)
     dates = store is not None and any(store.tags(key) is not None for key in store.keys)
     return dates or any(p.suffix in (".tif", ".pack") and p.is_file() for p in parts.rglob("*.*"))
 
@@ -163,7 +163,7 @@ class ZarrGroup:
         self._model, self._spec = model, dates[0][1]
         out, mode, page = self._options.run.out, self._options.run.mode, self._options.run.page
         self._page = None if page is None else DatesPage(page, len(dates))
-        place = parts_folder(out) / _STORE
+        place = parts_folder(out) / STORE
         if mode is Mode.OVERWRITE:
             _drop(parts_folder(out))
         finished = DatesZarr.open(out) if mode is Mode.RESUME else None

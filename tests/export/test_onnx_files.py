@@ -156,8 +156,14 @@ def test_reduced_files_have_float32_islands(exported: Exported, precision: str, 
     assert not {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16} - {half} & set(types.values())
 
 
-@pytest.mark.parametrize("plugins", [False, True])
-@pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx"])
+@pytest.mark.parametrize(
+    ("file", "plugins"),
+    [
+        ("model.onnx", False),
+        *(pytest.param("model.fp16.onnx", plugins, marks=pytest.mark.slow) for plugins in (False, True)),
+        ("model.onnx", True),
+    ],
+)
 def test_tensorrt_would_refuse_nothing_of_a_whole_export(
     exported: Exported, file: str, plugins: bool
 ) -> None:

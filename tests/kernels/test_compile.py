@@ -73,8 +73,8 @@ def assert_no_local_memory(rows: list[dict[str, Any]]) -> None:
         assert row["instructions"] > 0, row
 
 
-OFTEN = (80, 90)
-"""Architectures of the default tests; the others come with the slow ones."""
+OFTEN = (90,)
+"""Of the default tests; the others come with the slow ones."""
 
 
 @pytest.fixture(

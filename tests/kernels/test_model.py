@@ -264,8 +264,16 @@ def test_on_cuda_each_part_of_the_network_is_traced_by_itself(
     assert calls == (known_once if layers == "raw" else known_once | {"Layers": 2})
 
 
-@pytest.mark.parametrize("apart", [True, False], ids=["apart", "together"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("apart", "precision"),
+    [
+        (True, "fp16"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((True, "fp32"), (False, "fp32"), (False, "fp16"))
+        ),
+    ],
+)
 def test_the_parts_give_the_bits_of_the_whole(
     precision: str, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

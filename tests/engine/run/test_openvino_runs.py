@@ -53,6 +53,7 @@ def read(path: Path) -> np.ndarray:
         return d.read(masked=True).astype(np.float64).filled(np.nan)
 
 
+@pytest.mark.slow
 def test_tiles_make_the_map_of_the_whole_scene(
     scene: SceneOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def test_threads_and_streams_do_not_change_a_byte(scene: SceneOptions, tmp_path:
     assert len(made) == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ntl = np.random.default_rng(3).gamma(0.5, 8.0, (12, 1100)).astype(np.float32)
     scene = SceneOptions(ntl=str(write_raster(tmp_path / "ntl.tif", ntl)))

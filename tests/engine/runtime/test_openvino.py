@@ -66,6 +66,7 @@ def test_numbers_are_those_of_onnx_runtime() -> None:
         assert list(backend.versions()) == ["openvino"]
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_threads_streams_or_what_else_is_asked_for() -> None:
     tiles = [tile(24, 20), tile(20, 24), tile(61, 37)] * 2
     with opened(threads=1) as backend:
@@ -159,6 +160,7 @@ def test_products_are_in_float32() -> None:
     assert len(products) > 20 and set(products) == {"f32"}
 
 
+@pytest.mark.slow
 def test_programs_are_kept_for_the_next_process_and_damage_costs_only_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +187,7 @@ def test_programs_are_kept_for_the_next_process_and_damage_costs_only_time(
         assert bits(backend.run(inputs, ALL)) == first, "it was read"
 
 
+@pytest.mark.slow
 def test_programs_used_the_longest_ago_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(openvino_kept, "_MOST", 4)
@@ -213,6 +216,7 @@ def test_without_a_cache_folder_it_runs_all_the_same(tmp_path: Path, monkeypatch
         assert backend.run(tile(3, 3))["ntl_hr"].size
 
 
+@pytest.mark.slow
 def test_programs_used_the_longest_ago_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """In memory they may have twice the pixels of the largest together."""
     compiled: list[tuple[int, ...]] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import rasterio
 
+from deeplight.engine.output.dates_zarr import DatesZarr
 from deeplight.engine.output.parts import Mode
 from deeplight.engine.raster.psf import parse_psf
 from deeplight.engine.raster.scene import SceneOptions
@@ -59,7 +60,10 @@ def test_the_first_date_that_shows_the_blur_gives_that_of_all(
     assert len(blurs) == 1
     found = parse_psf(blurs.pop())
     assert found == pytest.approx((1.4, 1.4), abs=0.15)
-    assert "finds 9 isolated lights" in caplog.text and "all dates take the blur of 2020-02" in caplog.text
+    assert "the blur of all dates is that of 2020-02" in caplog.text
+    assert "needs 20" not in caplog.text, (
+        "of a date that has too few, and takes that of another, nothing is said"
+    )
     assert isinstance(found, tuple)
     for date, file in lights.items():
         alone = tmp_path / f"{date}.tif"
@@ -68,12 +72,66 @@ def test_the_first_date_that_shows_the_blur_gives_that_of_all(
         assert alone.read_bytes() == (tmp_path / "all" / f"{date}.tif").read_bytes()
 
 
-def test_a_date_that_is_added_takes_the_blur_of_those_before(
+@pytest.mark.parametrize(
+    ("before", "then"),
+    [
+        (["2020-01", "2020-02"], ["2020-01", "2020-02", "2020-03"]),
+        (["2020-02"], ["2020-01", "2020-02", "2020-03"]),
+        # the product's blur, since a month had too few lights
+        (["2020-01"], ["2020-01", "2020-03"]),
+        (["2020-02"], ["2020-03"]),
+    ],
+)
+def test_dates_that_are_added_take_the_blur_of_those_that_are_there(
+    model: str, lights: dict[str, Path], tmp_path: Path, before: list[str], then: list[str]
+) -> None:
+    folder = tmp_path / "all"
+    run(model, folder, *(lights[date] for date in before))
+    maps = {path: path.read_bytes() for path in folder.glob("*.tif")}
+    run(model, folder, *(lights[date] for date in then), mode=Mode.RESUME)
+    assert all(path.read_bytes() == whole for path, whole in maps.items())
+    assert {path.stem for path in folder.glob("*.tif")} == {*before, *then}
+    assert len({blur_of(path) for path in folder.glob("*.tif")}) == 1
+
+
+def test_a_folder_that_is_overwritten_is_measured_anew(
     model: str, lights: dict[str, Path], tmp_path: Path
 ) -> None:
     first, second, third = lights.values()
-    run(model, tmp_path / "all", first, second)
-    before = (tmp_path / "all" / "2020-02.tif").read_bytes()
-    run(model, tmp_path / "all", first, second, third, mode=Mode.RESUME)
-    assert (tmp_path / "all" / "2020-02.tif").read_bytes() == before
-    assert blur_of(tmp_path / "all" / "2020-03.tif") == blur_of(tmp_path / "all" / "2020-02.tif")
+    run(model, tmp_path / "all", second)
+    before = blur_of(tmp_path / "all" / "2020-02.tif")
+    run(model, tmp_path / "all", third, second, mode=Mode.OVERWRITE)
+    assert blur_of(tmp_path / "all" / "2020-02.tif") == before, "the first in time, as ever"
+    run(model, tmp_path / "all", first, third, mode=Mode.OVERWRITE)
+    assert blur_of(tmp_path / "all" / "2020-01.tif") == blur_of(tmp_path / "all" / "2020-03.tif") != before
+
+
+def test_one_blur_in_a_zarr_group(model: str, lights: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    first, second, third = lights.values()
+    group = tmp_path / "all.zarr"
+    run(model, group, second)
+    run(model, group, first, second, third, mode=Mode.RESUME)
+    store = DatesZarr.open(group)
+    assert store is not None and len(store.keys) == 3
+    assert len({(store.tags(key) or {})["DEEPLIGHT_OPTION_PSF"] for key in store.keys}) == 1
+
+
+def test_a_run_that_was_replacing_maps_goes_on_with_its_own_blur(
+    model: str, lights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps that it has not reached yet have another one."""
+    _, second, third = lights.values()
+    folder = tmp_path / "all"
+    run(model, folder, third)
+    old = blur_of(folder / "2020-03.tif")
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("deeplight.engine.stack.run.return_memory", stopped)
+        run(model, folder, second, third, mode=Mode.OVERWRITE)
+    assert blur_of(folder / "2020-02.tif") != old == blur_of(folder / "2020-03.tif")
+    run(model, folder, second, third, mode=Mode.RESUME)
+    assert blur_of(folder / "2020-02.tif") == blur_of(folder / "2020-03.tif") != old
