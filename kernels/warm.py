@@ -55,13 +55,16 @@ def compile_all(launches: Iterable[Launch], arch: int, jobs: int | None = None) 
     """Compile launches for compute capability arch / 10 into Triton's cache. Their tensors may be meta tensors.
 
     The memory of all arguments is assumed to start on 16-byte boundaries. jobs: number of processes, by default one for
-    each core. Returns a line for each program that does not compile. Where Triton is missing, or its interpreter is
+    each core that this process may use.
+    Returns a line for each program that does not compile. Where Triton is missing, or its interpreter is
     switched on, nothing is done.
     """
     if launching.interpreting() or not launching.TRITON:
         return []
     orders = list(dict.fromkeys(map(_order, launches)))
-    with ProcessPoolExecutor(jobs or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        jobs or len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")
+    ) as pool:
         failed = pool.map(_compile, orders, [arch] * len(orders))
         return [line for line in failed if line]
 

@@ -19,7 +19,7 @@ from deeplight.engine.run.pipeline import infer
 from deeplight.engine.runtime.artifact import DEFAULT_MODEL
 from deeplight.train.evaluation.bicubic import bicubic
 from deeplight.train.fit.checkpoint import load_checkpoint
-from deeplight.train.synth.degrade import sensor_matrix
+from tests.wald import coarsened
 
 Floats = NDArray[np.float32]
 RIM = (slice(3 * SCALE, -3 * SCALE),) * 2
@@ -47,8 +47,9 @@ def test_smooth_lights_over_a_real_town_keep_their_light(
     source = shared_data / "porto_trombetas_s2"
     with rasterio.open(source / "dmo.tif") as file:
         height, width, crs, transform = file.height // SCALE, file.width // SCALE, file.crs, file.transform
-    truth = smooth_lights((SCALE * height, SCALE * width), centre=(92, 60), sigma=sigma)
-    lr = sensor_matrix(fwhm, height) @ truth @ sensor_matrix(fwhm, width).T
+    truth, lr = coarsened(
+        smooth_lights((SCALE * height, SCALE * width), centre=(92, 60), sigma=sigma), (fwhm, fwhm)
+    )
     ntl, out = tmp_path / "ntl.tif", tmp_path / "out.tif"
     profile = {
         "driver": "GTiff",
@@ -59,7 +60,7 @@ def test_smooth_lights_over_a_real_town_keep_their_light(
         "crs": crs,
     }
     with rasterio.open(ntl, "w", **profile, transform=transform @ Affine.scale(SCALE)) as file:
-        file.write(lr.astype(np.float32), 1)
+        file.write(lr, 1)
     scene = SceneOptions(str(ntl), str(source / "dmo.tif"), str(source / "dem.tif"), psf=(fwhm, fwhm))
     infer(RunOptions(scene=scene, out=out))
     with rasterio.open(out) as file:
@@ -88,14 +89,6 @@ def layers_of(path: Path, height: int, width: int) -> dict[str, Floats]:
     found["dmo"] = np.where(valid, found["dmo"], 0)
     found["dmo_valid"][0, 0] = valid
     return found
-
-
-def seen(truth: Floats, fwhm: tuple[float, float]) -> tuple[Floats, Floats]:
-    """The truth, cut to whole LR pixels, and what a sensor sees of it."""
-    h, w = (n // SCALE for n in truth.shape)
-    truth = truth[: h * SCALE, : w * SCALE]
-    lr = sensor_matrix(fwhm[0], h) @ truth @ sensor_matrix(fwhm[1], w).T
-    return truth, np.asarray(lr, np.float32)
 
 
 def refined(
@@ -132,7 +125,7 @@ def test_layers_of_another_place_do_not_harm(
     weights: DeepLightSR, shared_data: Path, luxembourg: Floats, place: str
 ) -> None:
     """Cities, a volcano, mangroves, fields over Luxembourg. At most 0.3 dB, and 2 % of the light, is what was asked."""
-    truth, lr = seen(luxembourg, (1.0, 1.0))
+    truth, lr = coarsened(luxembourg, (1.0, 1.0))
     alone = refined(weights, lr, (1.0, 1.0))
     beside = refined(weights, lr, (1.0, 1.0), layers_of(shared_data / "spectra" / f"{place}.tif", *lr.shape))
     assert not np.array_equal(alone, beside), "the layers must be seen, or this shows nothing"
@@ -146,7 +139,7 @@ def test_a_blur_that_is_wider_along_one_axis_is_undone(
 ) -> None:
     """As a round blur is on a grid of latitudes and longitudes, up to twice as wide along columns at 60°; windows of
     the training have at most 1.4 times. Measured: +1.1 to +1.9 dB of radiance, +1.7 to +2.2 of log1p."""
-    truth, lr = seen(luxembourg, fwhm)
+    truth, lr = coarsened(luxembourg, fwhm)
     base = bicubic(torch.from_numpy(lr)[None, None])[0, 0].clamp(min=0).numpy()
     radiance, log = gains(refined(weights, lr, fwhm), base, truth)
     assert radiance > 0.9 and log > 1.5

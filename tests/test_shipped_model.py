@@ -26,10 +26,10 @@ from deeplight.engine.runtime.compare import TOLERANCE
 from deeplight.train.fit.checkpoint import load_checkpoint
 from deeplight.train.fit.pool import country_config
 from deeplight.train.synth import Country, CountryConfig, CountrySample
-from deeplight.train.synth.degrade import sensor_matrix
 from deeplight.train.synth.write import write_country
 from deeplight.train.trials.probes import UNLIT, beside_border, lone_lights, pattern
 from tests.scenes import write_raster
+from tests.wald import coarsened
 
 HELD_OUT = (910_001, 910_002)
 """Countries that neither training nor its validation has seen."""
@@ -261,7 +261,8 @@ def test_lone_lights_keep_their_light(weights: DeepLightSR, below: str | None) -
     nothing that could be lit: boats and flares lost 43 % of their light there once."""
     kept = lone_lights(weights, None if below is None else UNLIT[below])
     assert len(kept) == 12 and all(0.95 <= row.mean <= 1.05 for row in kept), kept
-    assert all(1 < row.peak <= 64 for row in kept), "the whole light of an LR pixel in one of its HR pixels"
+    # 64 would be the whole light of an LR pixel in one of its HR pixels; the card says 23
+    assert all(1 < row.peak < 30 for row in kept)
 
 
 @pytest.mark.parametrize("level", [2.0, 10.0, 100.0])
@@ -296,16 +297,13 @@ def test_real_lights_gain_what_an_independent_evaluator_found(
 ) -> None:
     """Wald's protocol: the lights of a place are the truth; blurred and averaged by 8, they are the input."""
     with rasterio.open(shared_data / place / "ntl.tif") as file:
-        truth = file.read(1).clip(0).astype(np.float32)
-    h, w = (n // SCALE for n in truth.shape)
-    truth = truth[: h * SCALE, : w * SCALE]
-    lr = sensor_matrix(fwhm, h) @ truth @ sensor_matrix(fwhm, w).T
+        truth, lr = coarsened(file.read(1).clip(0).astype(np.float32), (fwhm, fwhm))
     ntl = write_raster(tmp_path / "ntl.tif", lr)
     maps = run(SceneOptions(str(ntl), psf=(fwhm, fwhm)), tmp_path / "out.tif", None)[0], bicubic(lr)
     rim = (slice(3 * SCALE, -3 * SCALE),) * 2
     for gain, scale in zip(WALD[place, fwhm], (np.positive, np.log1p), strict=True):
         errors = [float(np.mean((scale(found[rim]) - scale(truth[rim])) ** 2)) for found in maps]
-        assert 10 * np.log10(errors[1] / errors[0]) == pytest.approx(gain, abs=0.05)
+        assert 10 * np.log10(errors[1] / errors[0]) == pytest.approx(gain, abs=0.02)
 
 
 PLACES = {

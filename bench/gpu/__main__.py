@@ -28,6 +28,7 @@ import torch
 from bench.gpu.engine import usual_strip
 from bench.gpu.stage import SCRATCH, StageSettings
 from bench.gpu.table import load, table
+from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.network.compiled import use_cache_folder
 from deeplight.engine.network.config import PRESETS
 from deeplight.kernels.variants import DTYPES
@@ -102,7 +103,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def settings_of(given: argparse.Namespace, stage: str) -> StageSettings:
     """The settings of a stage."""
-    strip = given.strip or usual_strip(os.cpu_count() or 1, shutil.disk_usage(given.out).free)
+    strip = given.strip or usual_strip(available_cpus(), shutil.disk_usage(given.out).free)
     return StageSettings(
         out=given.out,
         device=given.device,
@@ -162,6 +163,7 @@ def main(argv: list[str] | None = None) -> int:
             import_module(f"bench.gpu.{stage}").measure(settings_of(given, stage))
         return 0
     failed, lacks = [], []
+    shutil.rmtree(given.out / SCRATCH, ignore_errors=True)  # of a run that was killed
     try:
         for stage in given.only:
             print(f"== {stage}", flush=True)

@@ -6,7 +6,6 @@ graph → the core as steps of uint16, and the first overview (`kernels.finish`)
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from torch import Tensor
 from bench.gpu.network import built
 from bench.gpu.stage import StageSettings
 from deeplight import kernels
+from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.core.spec import INPUTS, SCALE
 from deeplight.engine.core.windows import Window, split
 from deeplight.engine.network.compiled import compiled
@@ -60,7 +60,7 @@ def decode(folder: Path, cut: TileCut) -> dict[str, float]:
 
     with rasterio.open(folder / "ntl.tif") as ntl:
         height, width = ntl.shape
-    threads = os.cpu_count() or 1
+    threads = available_cpus()
     cores = list(split(Window(0, 0, height, width), cut.core))
     with_halo = [_inside(core.grown(cut.halo), height, width) for core in cores]
     found: dict[str, float] = {"threads": threads}

@@ -177,7 +177,7 @@ def infer(
     command += ["--report", str(report), "--events", str(events)]
     begin = time.time()
     found = run(command, seconds, environment)
-    if found["exit"] == 0:
+    if found.get("exit") == 0:
         said = json.loads(report.read_text())
         pixels = 64 * settings.strip[0] * settings.strip[1] / 1e6
         found["hr_mpix_per_s_of_process"] = round(pixels / found["seconds"], 2)
@@ -198,7 +198,7 @@ def further_date(folder: Path, settings: StageSettings) -> dict[str, Any]:
         (folder / f"dated-2020-0{month}.tif").hardlink_to(folder / "ntl.tif")
     command = _command(folder, settings, folder / "lights", folder / "dated-*.tif")
     found = run(command, settings.left)
-    if found["exit"] == 0:
+    if found.get("exit") == 0:
         dates = [date["run"] for date in json.loads((folder / "lights" / "run.json").read_text())["dates"]]
         found["date_s"] = [round(date["seconds"]["total"], 2) for date in dates]
         found["second_over_first"] = round(dates[1]["seconds"]["total"] / dates[0]["seconds"]["total"], 3)

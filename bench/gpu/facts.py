@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from bench.gpu.stage import Rows, StageSettings, attempt, milliseconds
+from deeplight.engine.core.machine import available_cpus
 
 
 def measure(settings: StageSettings) -> None:
@@ -16,7 +16,7 @@ def measure(settings: StageSettings) -> None:
     rows = Rows(settings, "facts")
     name = torch.cuda.get_device_name() if settings.device == "cuda" else platform.processor() or "CPU"
     packages = {p: _version(p) for p in ("triton", "numpy", "rasterio", "zstandard", "onnxruntime")}
-    rows.add(what="machine", device=name, cpus=os.cpu_count(), python=platform.python_version(),
+    rows.add(what="machine", device=name, cpus=available_cpus(), python=platform.python_version(),
              torch=torch.__version__, cuda=torch.version.cuda, **packages)  # fmt: skip
     size = 1 << (29 if settings.device == "cuda" else 20)
     source = torch.ones(size, device=settings.device)

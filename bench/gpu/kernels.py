@@ -37,14 +37,21 @@ def measure(settings: StageSettings) -> None:
         rows.add(left_out="the kernels need Triton, and a GPU or TRITON_INTERPRET=1")
         return
     work = list(_work(settings))
-    first = [one for one in work if one[1] == settings.dtypes[0]]
-    rest = [one for one in work if one[1] != settings.dtypes[0]] + list(_choices(first, settings))
-    _compile(rows, first, settings)
+    first, *others = ([one for one in work if one[1] == dtype] for dtype in settings.dtypes)
+    each = _compile(rows, first, settings)
     with torch.no_grad():
         in_time = _operations(rows, settings)
-    if in_time and _launches(rows, first, settings) and rest:
-        _compile(rows, rest, settings)
-        _launches(rows, rest, settings)
+    if not in_time or not _launches(rows, first, settings):
+        return
+    for rest in (*others, list(_choices(first, settings))):
+        count = sum(len(configs) for *_, configs in rest)
+        # nobody can stop what compiles, and what the stage's end finds unfinished would be a failure
+        if count and each * count > settings.left:
+            rows.add(left_out=f"no time to compile {count} launches from {rest[0][1]} {rest[0][2].kernel} on")
+            return
+        each = _compile(rows, rest, settings) if count else each
+        if not _launches(rows, rest, settings):
+            return
 
 
 def _work(settings: StageSettings) -> Iterator[Work]:
@@ -65,12 +72,15 @@ def _choices(work: list[Work], settings: StageSettings) -> Iterator[Work]:
             yield preset, dtype, ready, [c for c in tune.candidates(ready.kernel) if c != ready.config]
 
 
-def _compile(rows: Rows, work: list[Work], settings: StageSettings) -> None:
+def _compile(rows: Rows, work: list[Work], settings: StageSettings) -> float:
+    """Seconds that it took for each launch."""
     begin = time.perf_counter()
     trials = (tune.with_config(ready, config) for _, _, ready, configs in work for config in configs)
     problems = compile_all(trials, launch.arch_of(torch.device(settings.device)))
     count = sum(len(configs) for *_, configs in work)
-    rows.add(what="compile", launches=count, seconds=round(time.perf_counter() - begin, 2), problems=problems)
+    seconds = time.perf_counter() - begin
+    rows.add(what="compile", launches=count, seconds=round(seconds, 2), problems=problems)
+    return seconds / max(1, count)
 
 
 def _launches(rows: Rows, work: list[Work], settings: StageSettings) -> bool:

@@ -133,14 +133,14 @@ def plan_tiles(
     beside: int = 1,
     few_shapes: bool = False,
     model_memory: float = 1.0,
-    admitted: Callable[[int, int], bool] = lambda core, halo: True,
+    takes: Callable[[int, int], bool] = lambda core, halo: True,
 ) -> TilePlan:
     """Choose core, halo and pack for a scene of height × width LR pixels.
 
     request: None runs the scene in one piece. reach: LR pixels that the halo must have beyond the model's, for what is
     done with its output. memory: bytes available. streams: tiles computed at once; None: two where memory allows and
     there is more than one tile. beside: workers that share the host's memory, of which `memory` is one's. few_shapes:
-    windows have the sides of `common_sides`. model_memory: of the backend, see Backend.memory. admitted: whether the
+    windows have the sides of `common_sides`. model_memory: of the backend, see Backend.memory. takes: whether the
     backend takes tiles of a core and a halo, of which automatic tiles are. A CORE given is used as it is. Raises
     InputError for a HALO below what is needed, and where not even the smallest choice fits the memory.
     """
@@ -157,7 +157,7 @@ def plan_tiles(
     if request is None:
         return _whole_scene(manifest, height, width, halo, bands, usable, model_memory)
     job = _Job(manifest, height, width, halo, bands, readers, few_shapes, model_memory)
-    core = request.core or _auto_core(job, usable, streams or 1, beside, lambda core: admitted(core, halo))
+    core = request.core or _auto_core(job, usable, streams or 1, beside, lambda core: takes(core, halo))
     if streams is None:
         several = core < max(height, width) and job.tiled_bytes(core, AUTO_STREAMS) <= usable
         streams = AUTO_STREAMS if several else 1
@@ -371,14 +371,14 @@ def _whole_scene(
     return TilePlan(None, halo, _LEAST_PACK, estimate)
 
 
-def _auto_core(job: _Job, usable: int, streams: int, beside: int, admitted: Callable[[int], bool]) -> int:
+def _auto_core(job: _Job, usable: int, streams: int, beside: int, takes: Callable[[int], bool]) -> int:
     """The largest core that fits the memory and cuts a pack into equal parts, so that no tile is a sliver, half of it
     for a small scene; where tiles are to have few shapes, that one for which the fewest pixels are computed."""
     start = next((c for c in _AUTO_CORES if core_share(c, job.halo) >= LEAST_SHARE), _AUTO_CORES[-1])
     if max(job.height, job.width) <= _SMALL_SCENE * start:
         start //= 2
     cores = [-(-start // parts) for parts in range(1, start // _LEAST_AUTO_CORE + 1)]
-    cores = [core for core in cores if admitted(core)] or cores[-1:]
+    cores = [core for core in cores if takes(core)] or cores[-1:]
     fitting = [core for core in cores if job.tiled_bytes(core, streams) <= usable]
     if fitting:
         return min(fitting, key=job.computed) if job.few_shapes else fitting[0]

@@ -211,6 +211,10 @@ def test_a_command_that_fails_says_its_last_line() -> None:
     done = export.run([sys.executable, "-c", "import sys; sys.exit('first\\nthe reason')"], 60)
     assert done["exit"] == 1 and done["error"] == "the reason"
     assert export.run([sys.executable, "-c", ""], 60)["exit"] == 0
+    late = export.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.5)
+    assert list(late) == ["left_out"] and "was ended after 0 s" in late["left_out"], (
+        "a lack of time is no failure"
+    )
 
 
 def test_rows_are_on_disk_at_once_and_one_failure_stops_nothing(tmp_path: Path) -> None:

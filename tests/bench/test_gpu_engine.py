@@ -228,6 +228,7 @@ def test_the_engine_runs_with_the_packages_that_are_listed(lacking: str, tmp_pat
     command = [sys.executable, "-c", WITHOUT_OTHERS, *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode == 0) == (not lacking), done.stderr
+    assert lacking in done.stderr, "it ends for want of this package"
 
 
 def test_a_strip_has_eight_tiles_for_each_reader_as_the_disk_allows() -> None:

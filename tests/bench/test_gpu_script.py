@@ -60,7 +60,19 @@ def test_folders_are_those_of_the_caller(tmp_path: Path) -> None:
             "brought-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         wheel.writestr("brought-1.0.dist-info/RECORD", "")
-    options = ["x", "--wheels", "wheels", "--device", "cpu", "--side", "8", "--only", "facts"]
+    options = [
+        "x",
+        "--wheels",
+        "wheels",
+        "--device",
+        "cpu",
+        "--side",
+        "8",
+        "--only",
+        "facts",
+        "--seconds",
+        "200",
+    ]
     done = run_script("results", *options, cwd=tmp_path, PATH=elsewhere(tmp_path)["PATH"])
     assert done.returncode == 0 and "wheels do not fit" not in done.stdout, done.stdout + done.stderr
     (results,) = (tmp_path / "results").iterdir()

@@ -186,3 +186,19 @@ def test_without_pytorch_for_gpus_tiles_come_from_the_host(backend_module: Any, 
         if torch.version.cuda is None:
             assert not tiles.has_device_path() and backend.resident() is None
             assert set(backend.versions()) == {"tensorrt"}
+
+
+def test_what_the_engine_offers_the_device_path(
+    backend_module: Any, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    from deeplight.engine.runtime import cuda_device
+
+    monkeypatch.setattr(sys.modules[TILES], "has_device_path", lambda: True)
+    monkeypatch.setattr(cuda_device, "CudaDevice", lambda place: StandIn(1))
+    with backend_module.TensorRtBackend(engine(runtime)) as backend:
+        found = backend.resident()
+        assert found is not None and found.compute is backend._compute
+        assert found.keep == backend._compute.keep and found.captured == backend.captures
+        assert backend.resident().compute is found.compute, "contexts are made once"

@@ -9,24 +9,16 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
-from deeplight.engine.core.spec import SCALE
 from deeplight.engine.raster.scene import SceneOptions
 from deeplight.engine.run.options import RunOptions
 from deeplight.engine.run.pipeline import infer
 from deeplight.engine.run.tiling import TileRequest
-from deeplight.train.synth.degrade import sensor_matrix
 from tests.scenes import write_raster
+from tests.wald import coarsened
 
 Floats = NDArray[np.float32]
 RIM = (slice(3, -3),) * 2
 """Without the 3 LR pixels along the edges, to which the blur brings light from beyond."""
-
-
-def coarsened(truth: Floats, fwhm: float) -> Floats:
-    """What a sensor of this blur, in LR pixels, sees of the truth (8h, 8w)."""
-    h, w = (n // SCALE for n in truth.shape)
-    truth = truth[: h * SCALE, : w * SCALE]
-    return np.asarray(sensor_matrix(fwhm, h) @ truth @ sensor_matrix(fwhm, w).T, np.float32)
 
 
 def conserved(lr: Floats, fwhm: float, tmp_path: Path) -> Floats:
@@ -42,7 +34,7 @@ def conserved(lr: Floats, fwhm: float, tmp_path: Path) -> Floats:
 def differences(lr: Floats, found: Floats, fwhm: float) -> tuple[float, float]:
     """Root mean square of what the sensor sees too much or too little, and the largest error of a sum over 32² LR
     pixels (of all, where there are fewer), as shares. Dark squares, below 2 % of the brightest, are left out."""
-    again, lr = coarsened(found, fwhm)[RIM], lr[RIM]
+    again, lr = coarsened(found, (fwhm, fwhm))[1][RIM], lr[RIM]
     rms = float(np.sqrt(np.mean((again - lr) ** 2) / np.mean(lr**2)))
     squares = [
         (float(lr[r : r + 32, c : c + 32].sum()), float(again[r : r + 32, c : c + 32].sum()))
@@ -63,7 +55,7 @@ def test_real_lights_through_a_known_blur(shared_data: Path, tmp_path: Path, pla
     with rasterio.open(shared_data / place / name) as file:
         truth = file.read(1, masked=True)[middle]
     assert not np.ma.is_masked(truth)
-    lr = coarsened(np.asarray(truth.filled(0), np.float32), fwhm)
+    lr = coarsened(np.asarray(truth.filled(0), np.float32), (fwhm, fwhm))[1]
     rms, sums = differences(lr, conserved(lr, fwhm, tmp_path), fwhm)
     assert rms <= 0.02 and sums <= 0.005
 
