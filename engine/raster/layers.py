@@ -19,7 +19,15 @@ from deeplight.engine.raster.georeference import PLACED
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.shared_blocks import shared_unit
 from deeplight.engine.raster.source import Raster
-from deeplight.engine.raster.warp import Warper, area_mean, decimated, decimation, goes_round, with_neighbours
+from deeplight.engine.raster.warp import (
+    Warper,
+    area_mean,
+    decimated,
+    decimation,
+    goes_round,
+    opposite,
+    with_neighbours,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,8 +156,8 @@ class AuxLayer(Layer):
     pixels.
 
     Every value depends on its place alone, never on the window it is read in: blocks of the area mean count
-    from the raster's corner, the mesh from the grid's. overlap: how it meets the NTL grid. factors: (fy, fx)
-    of the area mean.
+    from the raster's corner, the mesh from the grid's. The columns of a layer of the whole Earth are counted on where
+    they start again. overlap: how it meets the NTL grid. factors: (fy, fx) of the area mean.
     """
 
     def __init__(
@@ -168,7 +176,8 @@ class AuxLayer(Layer):
         self.factors = decimation(hr, raster.grid, (row, col))
         self._grid = decimated(raster.grid, *self.factors)
         self._round = goes_round(self._grid)
-        self._warper = Warper(hr, with_neighbours(self._grid) if self._round else self._grid)
+        self._first = opposite(self._grid, hr) if self._round else 0
+        self._warper = Warper(hr, with_neighbours(self._grid, self._first) if self._round else self._grid)
 
     def read(self, hr_window: Window) -> tuple[Floats, Mask]:
         """Physical values (C, H, W) at the HR pixels, 0 where invalid, and their mask; the window may leave
@@ -206,7 +215,7 @@ class AuxLayer(Layer):
 
     def source_windows(self, hr_window: Window) -> list[Window]:
         """Of the layer's own grid (decimated by `factors`), the pixels that HR pixels are made from: in two windows
-        where its columns start again within `hr_window`."""
+        where that of a layer of the whole Earth ends within `hr_window`, opposite to the scene's middle."""
         return self._warper.source_windows(hr_window)
 
     def read_own(self, source: Window) -> tuple[Floats, Mask]:
@@ -253,12 +262,14 @@ class AuxLayer(Layer):
         return strips
 
     def native_windows(self, window: Window) -> list[Window]:
-        """The raster's pixels that LR pixels are made from: two windows where a layer goes round."""
-        (fy, fx), grid = self.factors, self.raster.grid
+        """The raster's pixels that LR pixels are made from: two windows where its columns start again."""
+        (fy, fx), grid, width = self.factors, self.raster.grid, self._grid.width
         found = []
         for s in self._warper.source_windows(window.scaled(SCALE)):
-            native = Window(s.row * fy, (s.col - self._round) * fx, s.height * fy, s.width * fx)
-            found.append(native.clipped(grid.height, grid.width))
+            all_round = [Window(s.row, 0, s.height, width)]
+            for p in all_round if s.width >= width else [piece for piece, _ in self._pieces(s)]:
+                native = Window(p.row * fy, p.col * fx, p.height * fy, p.width * fx)
+                found.append(native.clipped(grid.height, grid.width))
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -272,13 +283,13 @@ class AuxLayer(Layer):
 
     def _pieces(self, source: Window) -> Iterator[tuple[Window, slice]]:
         """Where the pixels of `source`, a window of the warper's grid, lie in the layer's own, and which columns of
-        `source` each piece is: of a layer that goes round, the column beside the first is the last."""
+        `source` each piece is: of a layer that goes round, the first column is beside the last."""
         if not self._round:
             yield source, slice(0, source.width)
             return
         at, width = 0, self._grid.width
         while at < source.width:
-            first = (source.col - 1 + at) % width
+            first = (self._first + source.col - 1 + at) % width
             wide = min(source.width - at, width - first)
             yield Window(source.row, first, source.height, wide), slice(at, at + wide)
             at += wide

@@ -66,8 +66,8 @@ class Unresampled:
 
     def located(self, window: Window) -> Placed | None:
         """Where a tile lies, in LR pixels. None where a device cannot find it as the host does: the file's columns
-        start again within the tile, or its coordinates bend more than in `windows`, or a mesh ends in it where another
-        has other nodes."""
+        cannot be counted on within the tile, or its coordinates bend more than in `windows`, or a mesh ends in it where
+        another has other nodes."""
         places = self._own.source_windows(window.scaled(SCALE))
         if not places:
             return NOWHERE

@@ -181,9 +181,19 @@ def goes_round(grid: Grid) -> bool:
     return bool(turn) and t.b == t.d == 0 and abs(abs(t.a) * grid.width - turn) < 0.01 * abs(t.a)
 
 
-def with_neighbours(grid: Grid) -> Grid:
-    """A grid that goes round, with its last column once more before the first and its first after the last."""
-    return Grid(grid.crs, grid.transform @ Affine.translation(-1, 0), grid.height, grid.width + 2)
+def opposite(grid: Grid, hr: Grid) -> int:
+    """The column at which a grid that goes round begins as far from the middle of `hr` as it can, so that its columns
+    start again within no scene that is less than a turn wide. It may lie before the first; 0 where `hr` has no middle
+    in its projection."""
+    middle = (np.array([(side - 1) / 2]) for side in hr.shape)
+    column = float(Meshes(hr, grid).coordinates(*middle)[1, 0])
+    return round(column - (grid.width - 1) / 2) if math.isfinite(column) else 0
+
+
+def with_neighbours(grid: Grid, first: int = 0) -> Grid:
+    """A grid that goes round and begins at its column `first`, with its last column once more before that and its first
+    after the last."""
+    return Grid(grid.crs, grid.transform @ Affine.translation(first - 1, 0), grid.height, grid.width + 2)
 
 
 def area_mean(

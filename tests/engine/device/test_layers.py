@@ -144,13 +144,15 @@ def a_file_a_band(folder: Path) -> SceneOptions:
     return SceneOptions(ntl=str(ntl), dmo_files=files)
 
 
-def round_the_earth(folder: Path, begins: float = WEST - 0.04) -> SceneOptions:
-    """Layers that go round, whose first columns lie beside their last ones: just west of the lights."""
+def round_the_earth(folder: Path, begins: float = WEST - 0.04, more: int = 0) -> SceneOptions:
+    """Layers that go round, whose first columns lie beside their last ones: just west of the lights. more: columns by
+    which their ends overlap on either side, so that they do not go round."""
     turn, step = 360 / 1200, 360 / 3600
-    place = Affine(turn, 0, begins, 0, -turn, NORTH + 5 * turn)
+    place = Affine(turn, 0, begins - more * turn, 0, -turn, NORTH + 5 * turn)
     dmo = np.random.default_rng(7).integers(20, 220, (4, 12, 1200)).astype(np.uint8)
-    fine = Affine(step, 0, begins, 0, -step, NORTH + 5 * step)
+    fine = Affine(step, 0, begins - more * step, 0, -step, NORTH + 5 * step)
     dem = np.random.default_rng(8).integers(0, 3000, (1, 30, 3600)).astype(np.int32)
+    dmo, dem = (np.pad(values, ((0, 0), (0, 0), (more, more)), "wrap") for values in (dmo, dem))
     ntl = write_raster(folder / "ntl.tif", np.ones((21, 27), np.float32))
     return SceneOptions(
         ntl=str(ntl),

@@ -59,8 +59,8 @@ def test_odd_scenes(name: str, model: str, tmp_path: Path, monkeypatch: pytest.M
 def test_tiles_where_columns_start_again_go_through_the_host(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Layers of the whole Earth whose first column lies within the scene: the host finds the pixels of such tiles."""
-    scene = brightened(round_the_earth(tmp_path, begins=WEST + 24.3 * ARC), tmp_path)
+    """Layers of more than the whole Earth whose ends lie within the scene: the host finds the pixels of such tiles."""
+    scene = brightened(round_the_earth(tmp_path, begins=WEST + 24.3 * ARC, more=1), tmp_path)
     launched, launch = [], DevicePath.launch
 
     def launching(path: DevicePath, *given: Any, **more: Any) -> None:
@@ -78,15 +78,29 @@ def test_tiles_where_columns_start_again_go_through_the_host(
     assert set(launched) == {core for core in cores if core.col + core.width + HALO < 24}
 
 
-def holed(folder: Path, crs: str, longitude: float, latitude: float, lights: np.ndarray) -> SceneOptions:
+def test_columns_are_counted_on_where_they_start_again(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers of the whole Earth whose first column lies in the middle of a tile: no tile is left to the host."""
+    scene = brightened(round_the_earth(tmp_path, begins=WEST + 15.3 * ARC), tmp_path)
+    for out, device in (("host.tif", None), ("device.tif", StandIn(3))):
+        report = run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
+    same(pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif"), quality=2)
+    assert report.device is not None and report.device["host_tiles"] == 0
+
+
+def holed(
+    folder: Path, crs: str, longitude: float, latitude: float, lights: np.ndarray, more: int = 0
+) -> SceneOptions:
     """Lights in metres around a place, and daytime bands of the whole Earth with many holes, two of them in files of
-    their own."""
+    their own. more: columns by which their ends overlap on either side, so that they do not go round."""
     (x,), (y,) = transform("EPSG:4326", crs, [longitude], [latitude])
     ntl = write_raster(folder / "lights.tif", lights, crs, Affine(500, 0, x, 0, -500, y), nodata=-999.0)
     files, rng = {}, np.random.default_rng(3)
     for slot, west in (("red", -180.0), ("nir", 0.0)):
         values = rng.integers(0, 240, (1, 400, 3600)).astype(np.uint8)
-        place = Affine(0.1, 0, west, 0, -0.1, latitude + 20.0)
+        values = np.pad(values, ((0, 0), (0, 0), (more, more)), "wrap")
+        place = Affine(0.1, 0, west - 0.1 * more, 0, -0.1, latitude + 20.0)
         path = write_raster(folder / f"{slot}.tif", values, transform=place, nodata=0, scales=[0.004])
         with rasterio.open(path, "r+") as file:
             values[values < 60] = 0
@@ -95,15 +109,18 @@ def holed(folder: Path, crs: str, longitude: float, latitude: float, lights: np.
     return SceneOptions(ntl=str(ntl), dmo_files=files)
 
 
-@pytest.mark.parametrize(("place", "host"), [("antimeridian", "some"), ("near the pole", "all")])
+@pytest.mark.parametrize(
+    ("place", "host"), [("antimeridian", "none"), ("overlapping ends", "some"), ("near the pole", "all")]
+)
 def test_masks_are_the_hosts_where_coordinates_jump_and_bend(
     place: str, host: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lights = np.random.default_rng(5).gamma(0.5, 8.0, (12, 90)).astype(np.float32)
-    if place == "antimeridian":  # 75 pixels east of the corner, in the second block of the mesh
-        scene = holed(tmp_path, "EPSG:32760", 180 - 75 * 500 / 106_000, -17.0, lights)
-    else:
+    if place == "near the pole":
         scene = holed(tmp_path, "EPSG:3413", 20.0, 89.7, lights[:, :18])
+    else:  # 75 pixels east of the corner, in the second block of the mesh
+        more = 1 if place == "overlapping ends" else 0
+        scene = holed(tmp_path, "EPSG:32760", 180 - 75 * 500 / 106_000, -17.0, lights, more)
     for out, device in (("host.tif", None), ("device.tif", StandIn(3))):
         report = run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
     got, want = pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif")
@@ -111,7 +128,7 @@ def test_masks_are_the_hosts_where_coordinates_jump_and_bend(
     assert len(np.unique(want[2])) > 1, "the scene has holes"
     assert report.device is not None
     assert (report.device["host_tiles"] == report.tiles["computed"]) == (host == "all")
-    assert report.device["host_tiles"] > 0
+    assert (report.device["host_tiles"] == 0) == (host == "none")
 
 
 def coarser(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -127,7 +144,7 @@ def test_seams_are_looked_at_where_the_device_has_made_them(
     monkeypatch.setattr(device_work, "PIECE", 4)
     lights = np.random.default_rng(5).gamma(0.5, 8.0, (12, 90)).astype(np.float32)
     lights[:6, 70:76] = -999.0
-    scene = holed(tmp_path, "EPSG:32760", 180 - 75 * 500 / 106_000, -17.0, lights)
+    scene = holed(tmp_path, "EPSG:32760", 180 - 75 * 500 / 106_000, -17.0, lights, more=1)
     out, how = (
         tmp_path / "seams.tif",
         {"bands": ("interval",), "dtype": dtype, "verify_seams": 3, "threads": 4},
@@ -146,7 +163,7 @@ def test_bad_numbers_beside_the_device_are_tried_again_in_one_piece(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_work, "PIECE", 4)
-    scene = brightened(round_the_earth(tmp_path, begins=WEST + 24.3 * ARC), tmp_path)
+    scene = brightened(round_the_earth(tmp_path, begins=WEST + 24.3 * ARC, more=1), tmp_path)
     widths: list[int] = []
 
     def bad_at_first(inputs: Sequence[Tensor]) -> list[Tensor]:

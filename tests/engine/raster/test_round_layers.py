@@ -15,7 +15,7 @@ from deeplight.engine.raster import accel
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.mesh import Meshes
 from deeplight.engine.raster.scene import Scene, SceneOptions
-from deeplight.engine.raster.warp import Warper, goes_round, with_neighbours
+from deeplight.engine.raster.warp import Warper, goes_round, opposite, with_neighbours
 from tests.scenes import write_raster
 
 WGS84, POLAR = CRS.from_epsg(4326), CRS.from_epsg(3413)
@@ -76,6 +76,35 @@ def test_blocks_kept_for_a_row_at_the_seam_are_not_those_of_a_whole_turn(tmp_pat
     assert 2 * 64 * 64 * 2 <= both <= 2 * 2 * 64 * 64 * 2 + 8 * 10 * 4
 
 
+@pytest.mark.parametrize("pixel", [0.05, 0.002], ids=["as it is", "averaged"])
+@pytest.mark.parametrize("native", [True, False], ids=["native", "numpy"])
+def test_it_matters_not_where_a_layer_of_the_whole_earth_begins(
+    pixel: float, native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns that start again in the middle of a scene, beside it and far from it: the same values and masks."""
+    if not native:
+        monkeypatch.setattr(accel, "NATIVE", None)
+    elif accel.NATIVE is None:
+        pytest.skip("the native module is not built")
+    place = at(WGS84, 180, 70, 0.008).transform @ Affine.scale(8)
+    ntl = write_raster(tmp_path / "n.tif", np.zeros((4, 5), np.float32), transform=place)
+    turn = round(360 / pixel)
+    metres = np.random.default_rng(2).integers(1, 3000, (round(1 / pixel), turn)).astype(np.int16)
+    metres[metres % 4 == 0] = -1
+    found = []
+    for first in (0, turn // 8, turn // 2):
+        around = Affine(pixel, 0, -180 + first * pixel, 0, -pixel, 70.5)
+        dem = np.roll(metres, -first, axis=1)
+        path = write_raster(tmp_path / f"{first}.tif", dem, transform=around, nodata=-1, compress="deflate")
+        with Scene.open(SceneOptions(str(ntl), dem=str(path))) as scene:
+            found.append(scene.read_inputs(Window(-1, -1, 6, 7)))
+    assert 0.5 < found[0]["dem_valid"].mean() and found[0]["dem"].std() > 100
+    for other in found[1:]:
+        np.testing.assert_array_equal(other["dem_valid"], found[0]["dem_valid"])
+        # coordinates from another corner: float32 fractions that differ in their last bits
+        np.testing.assert_allclose(other["dem"], found[0]["dem"], rtol=0, atol=0.05)
+
+
 def test_a_scene_around_the_pole_has_no_hole_and_no_seam(tmp_path: Path) -> None:
     """Every meridian meets in it. The layer is the distance from the pole, in seconds of arc."""
     place = Affine(2000, 0, -8000, 0, -2000, 8000)
@@ -106,6 +135,10 @@ def test_grids_that_go_round() -> None:
     assert not goes_round(grid(POLAR, 0.1, -180, 3600))
     padded = with_neighbours(grid(WGS84, 0.1, -180, 3600))
     assert padded.width == 3602 and padded.transform.c == pytest.approx(-180.1)
+    assert opposite(grid(WGS84, 0.1, -180, 3600), at(WGS84, 0, 70, 0.004)) == 0
+    assert opposite(grid(WGS84, 0.1, -180, 3600), at(POLAR, 90, 70, 500)) == pytest.approx(900, abs=1)
+    begins = opposite(grid(WGS84, -0.1, 180, 3600), at(POLAR, 180, 70, 500))
+    assert abs(begins) == pytest.approx(1800, abs=1)
 
 
 def test_nodes_are_the_mesh_s_or_none() -> None:
