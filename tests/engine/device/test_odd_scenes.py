@@ -131,6 +131,27 @@ def test_masks_are_the_hosts_where_coordinates_jump_and_bend(
     assert (report.device["host_tiles"] == 0) == (host == "none")
 
 
+@pytest.mark.parametrize(("latitude", "step"), [(89.7, 4), (89.8, 2)])
+def test_nodes_closer_to_each_other_where_coordinates_bend(
+    latitude: float, step: int, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lights within a single mesh near the pole, whose nodes lie as far apart as those that are sent."""
+    lights = np.full((40, 40), -999.0, np.float32)
+    lights[12:30, 12:30] = np.random.default_rng(5).gamma(0.5, 8.0, (18, 18))
+    scene = holed(tmp_path, "EPSG:3413", -100.0, latitude, lights)
+    made, capture = [], DevicePath._capture
+    monkeypatch.setattr(
+        DevicePath, "_capture", lambda path, shape: made.append(shape) or capture(path, shape)
+    )
+    for out, device in (("host.tif", None), ("device.tif", StandIn(3))):
+        report = run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
+    got, want = pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif")
+    same(got, want, quality=2)
+    assert len(np.unique(want[2][np.isfinite(want[2])])) > 1, "the scene has holes"
+    assert {form.step for shape in made for _, form in shape.forms} == {step}
+    assert report.device is not None and report.device["host_tiles"] == 0
+
+
 def coarser(inputs: Sequence[Tensor]) -> list[Tensor]:
     """The model as a device computes it in a reduced precision: other numbers than the host's."""
     return [x * (1 + 2.0**-9) for x in analytic(inputs)]
