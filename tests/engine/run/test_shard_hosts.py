@@ -29,8 +29,8 @@ def test_a_host_with_less_memory_takes_the_plan_of_the_first(
     planned = []
     original = preparation.plan_tiles
 
-    def plan(request: TileRequest, *rest: object) -> object:
-        found = original(request, *rest)  # type: ignore[arg-type]
+    def plan(request: TileRequest, *rest: object, **more: object) -> object:
+        found = original(request, *rest, **more)  # type: ignore[arg-type]
         planned.append(found.core)
         if len(planned) == 1:
             with monkeypatch.context() as m:

@@ -231,9 +231,9 @@ def test_workers_on_one_host_plan_with_their_share_of_its_memory(
 ) -> None:
     planned = []
 
-    def plan(*given: object) -> TilePlan:
-        planned.append(given[5])
-        return original(*given)  # type: ignore[arg-type]
+    def plan(*given: object, **more: object) -> TilePlan:
+        planned.append(more["memory"])
+        return original(*given, **more)  # type: ignore[arg-type]
 
     original = preparation.plan_tiles
     monkeypatch.setattr(preparation, "plan_tiles", plan)
