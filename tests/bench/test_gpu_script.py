@@ -94,7 +94,8 @@ def elsewhere(folder: Path) -> dict[str, str]:
     return own | {"PATH": f"{cmake.parent}:{os.environ['PATH']}"}
 
 
-@pytest.mark.parametrize("stage", ["facts", pytest.param("engine", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["facts", "engine"])
 def test_the_script_measures_where_the_project_is_not_installed(stage: str, tmp_path: Path) -> None:
     options = ["--device", "cpu", "--side", "8", "--strip", "16x24", "--presets", "tiny", "--only", stage]
     options += ["--max-autotune"]  # limits that a busy machine keeps

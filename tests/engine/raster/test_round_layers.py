@@ -76,7 +76,7 @@ def test_blocks_kept_for_a_row_at_the_seam_are_not_those_of_a_whole_turn(tmp_pat
     assert 2 * 64 * 64 * 2 <= both <= 2 * 2 * 64 * 64 * 2 + 8 * 10 * 4
 
 
-@pytest.mark.parametrize("pixel", [0.05, 0.002], ids=["as it is", "averaged"])
+@pytest.mark.parametrize("pixel", [0.05, 0.004], ids=["as it is", "averaged"])
 @pytest.mark.parametrize("native", [True, False], ids=["native", "numpy"])
 def test_it_matters_not_where_a_layer_of_the_whole_earth_begins(
     pixel: float, native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -95,7 +95,7 @@ def test_it_matters_not_where_a_layer_of_the_whole_earth_begins(
     for first in (0, turn // 8, turn // 2):
         around = Affine(pixel, 0, -180 + first * pixel, 0, -pixel, 70.5)
         dem = np.roll(metres, -first, axis=1)
-        path = write_raster(tmp_path / f"{first}.tif", dem, transform=around, nodata=-1, compress="deflate")
+        path = write_raster(tmp_path / f"{first}.tif", dem, transform=around, nodata=-1)
         with Scene.open(SceneOptions(str(ntl), dem=str(path))) as scene:
             found.append(scene.read_inputs(Window(-1, -1, 6, 7)))
     assert found[0]["dem_valid"].mean() > 0.5 and found[0]["dem"].std() > 100

@@ -110,6 +110,7 @@ def test_lights_alone_and_given_offsets() -> None:
         assert relative_l2(got["ntl_hr"], want["ntl_hr"]) <= TOLERANCE["fp32"]
 
 
+@pytest.mark.slow
 def test_two_parts_give_the_bits_of_the_whole() -> None:
     tiles = [tile(5, 3), tile(24, 20), tile(13, 9, batch=2)]
     with opened(threads=2) as backend:
