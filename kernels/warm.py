@@ -55,9 +55,8 @@ def compile_all(launches: Iterable[Launch], arch: int, jobs: int | None = None) 
     """Compile launches for compute capability arch / 10 into Triton's cache. Their tensors may be meta tensors.
 
     The memory of all arguments is assumed to start on 16-byte boundaries. jobs: number of processes, by default one for
-    each core that this process may use.
-    Returns a line for each program that does not compile. Where Triton is missing, or its interpreter is
-    switched on, nothing is done.
+    each core that this process may use. Returns a line for each program that does not compile. Where Triton is missing,
+    or its interpreter is switched on, nothing is done.
     """
     if launching.interpreting() or not launching.TRITON:
         return []

@@ -67,6 +67,19 @@ def pixel_options(options: RunOptions, scene: Scene, backend: Backend) -> dict[s
     return {k: _text(v) for k, v in chosen.items() if v is not None and v != ""}
 
 
+def _option_tag(name: str) -> str:
+    return f"DEEPLIGHT_OPTION_{name.upper()}"
+
+
+def _option_field(name: str) -> str:
+    return f"the option {name}"
+
+
+def said_blur(facts: Mapping[str, str]) -> str | None:
+    """The blur in the tags of a map or in the fields of a fingerprint, as `psf` spells it; None where there is none."""
+    return facts.get(_option_tag("psf")) or facts.get(_option_field("psf"))
+
+
 def _text(value: Any) -> str:
     """An option as the command line spells it."""
     if isinstance(value, Mapping):
@@ -90,7 +103,7 @@ def output_tags(options: RunOptions, scene: Scene, artifact: Artifact, backend: 
         "DEEPLIGHT_BACKEND": backend.name,
     }
     tags |= {f"DEEPLIGHT_INPUT_{_tag(k)}": v for k, v in described(options, Compared.ANYWHERE).items()}
-    tags |= {f"DEEPLIGHT_OPTION_{k.upper()}": v for k, v in pixel_options(options, scene, backend).items()}
+    tags |= {_option_tag(k): v for k, v in pixel_options(options, scene, backend).items()}
     tags |= time_tags(options.when or taken(scene.ntl_raster, scene.ntl_band))
     if "interval" in options.bands:
         tags["DEEPLIGHT_INTERVAL"] = f"{INTERVAL:g}"
@@ -118,7 +131,7 @@ def fingerprint(
     fields |= backend.origins()
     fields["`tiles`"] = "absent (`tiles=None`)" if options.tiles is None else str(options.tiles)
     fields["`threads`"] = str(threads)
-    fields |= {f"the option {k}": v for k, v in pixel_options(options, scene, backend).items()}
+    fields |= {_option_field(k): v for k, v in pixel_options(options, scene, backend).items()}
     return fields | {f"the version of {k}": v for k, v in versions(backend).items()}
 
 

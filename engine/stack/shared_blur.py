@@ -16,6 +16,7 @@ from deeplight.engine.core.wording import counted
 from deeplight.engine.output.dates_zarr import DatesZarr
 from deeplight.engine.output.parts import Mode, parts_folder, stored_record
 from deeplight.engine.raster.psf import Fwhm, parse_psf, shown_psf
+from deeplight.engine.run.provenance import said_blur
 from deeplight.engine.stack.options import StackOptions, is_group
 from deeplight.engine.stack.report import earlier_report
 from deeplight.engine.stack.zarr_group import STORE
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from deeplight.engine.stack.nights import Night
 
 AUTO = "auto"
-_TAG, _FIELD = "DEEPLIGHT_OPTION_PSF", "the option psf"
 _log = logging.getLogger(__name__)
 
 
@@ -34,25 +34,24 @@ def earlier_blur(options: StackOptions, nights: Sequence[Night]) -> Fwhm | str |
     of one, where its maps are to be replaced, and where nobody asks for a blur that is measured."""
     if options.run.scene.psf != AUTO or options.run.mode is Mode.OVERWRITE:
         return None
-    for said in _said(options, nights):
-        if said is not None:
-            _log.info('`psf="auto"`: the blur is %s LR pixels, as in the maps of %s', said, options.run.out)
-            return parse_psf(said)
-    return None
+    said = next(filter(None, map(said_blur, _facts(options, nights))), None)
+    if said is None:
+        return None
+    _log.info('`psf="auto"`: the blur is %s LR pixels, as in the maps of %s', said, options.run.out)
+    return parse_psf(said)
 
 
-def _said(options: StackOptions, nights: Sequence[Night]) -> Iterator[str | None]:
-    """The blurs of what is there of an earlier run, begun or finished."""
+def _facts(options: StackOptions, nights: Sequence[Night]) -> Iterator[Mapping[str, str]]:
+    """What is written beside or in the maps of an earlier run, begun or finished."""
     for night in nights:
         record = stored_record(options.of(night).out)
-        yield None if record is None else record.fields.get(_FIELD)
+        yield record.fields if record is not None else {}
     if is_group(options.run.out):
         begun = DatesZarr.open(parts_folder(options.run.out) / STORE)
         group = begun or DatesZarr.open(options.run.out)
-        for key in group.keys if group is not None else ():
-            yield (group.tags(key) or {}).get(_TAG) if group is not None else None
-    for path in _maps(options):
-        yield _tags(path).get(_TAG)
+        if group is not None:
+            yield from (group.tags(key) or {} for key in group.keys)
+    yield from map(_tags, _maps(options))
 
 
 def _maps(options: StackOptions) -> list[Path]:

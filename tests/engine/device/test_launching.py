@@ -89,8 +89,13 @@ def test_memory_is_let_go_of_when_nothing_is_done_with_it() -> None:
     path.launch(slot, shape, CORE, WINDOW)
     path.forget()
     del slot
-    # on another stream, in what may be the same memory
-    device.stream().copy(device.memory(8), device.pinned(8), 8)
+    # on another stream, in what may be the same memory: the stand-in raises where something there may still touch it
+    source, target, stream, end = device.pinned(8), device.memory(8), device.stream(), device.event()
+    source.array[:] = 7
+    stream.copy(target, source, 8)
+    stream.record(end)
+    end.wait()
+    assert target.bytes.tolist() == [7] * 8
 
 
 @pytest.mark.parametrize("seed", range(2))
