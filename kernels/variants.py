@@ -52,12 +52,15 @@ RASTERS = (
     (torch.int16, 8, 7),
     (torch.float32, 8, 7),
     (torch.uint8, 8, 7),
+    (torch.uint16, 4, 4),
+    (torch.float32, 4, 4),
     (torch.uint16, 1, 1),
     (torch.int16, 1, 1),
     (torch.uint8, 1, 1),
     (torch.float32, 1, 1),
 )
-"""Raw pixels for which `align` is compiled: element type, bands in memory (8 allow reads of 16 bytes), bands used."""
+"""Raw pixels for which `align` is compiled: element type, bands in memory (as core.forms.stride: a pixel is read at
+once), bands used."""
 
 NORMALISED = (8, 2)
 """Normalised channels for which `align` is compiled: DMO with its mask, and DEM."""

@@ -29,6 +29,7 @@ from deeplight.engine.raster.plausibility import (
 )
 from deeplight.engine.raster.remedies import copied
 from deeplight.engine.raster.sentinel import tagged_scale
+from deeplight.engine.raster.side_by_side import joined
 from deeplight.engine.raster.single import check_single, chosen_band
 from deeplight.engine.raster.source import Raster, open_raster
 
@@ -46,32 +47,32 @@ DEM_VOID = -32768.0
 class Daytime:
     """The daytime bands of a scene on the HR grid, from files that may lie on grids of their own.
 
-    slots: slot name to 1-based band of its file, in slot order. layers: the open files. share: part of the NTL grid
-    that the file covers which covers least.
+    slots: slot name to 1-based band of its file, in slot order. files: the places of their slots in DMO_SLOTS, and each
+    open one. read: the same of what is read, where files of one grid are one layer. share: part of the NTL grid that
+    the file covers which covers least.
     """
 
-    def __init__(self, files: Sequence[tuple[Mapping[str, int], AuxLayer]]) -> None:
+    def __init__(self, files: Sequence[tuple[Mapping[str, int], AuxLayer]], hr: Grid) -> None:
         bands = {slot: number for slots, _ in files for slot, number in slots.items()}
         self.slots = {slot: bands[slot] for slot in DMO_SLOTS if slot in bands}
-        self.layers = tuple(layer for _, layer in files)
-        self.share = min(layer.overlap.share for layer in self.layers)
-        self.channels = [[DMO_SLOTS.index(slot) for slot in slots] for slots, _ in files]
-        """The slots' places in DMO_SLOTS, by file."""
-        self.filled = sorted(channel for channels in self.channels for channel in channels)
+        self.files = [([DMO_SLOTS.index(slot) for slot in slots], layer) for slots, layer in files]
+        self.read = joined(self.files, hr)
+        self.share = min(layer.overlap.share for _, layer in files)
+        self.filled = sorted(channel for channels, _ in self.files for channel in channels)
 
     @property
-    def files(self) -> list[tuple[list[int], AuxLayer]]:
-        """The places of its slots in DMO_SLOTS, and each open file."""
-        return list(zip(self.channels, self.layers, strict=True))
+    def layers(self) -> tuple[AuxLayer, ...]:
+        """The open files."""
+        return tuple(layer for _, layer in self.files)
 
     def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
         """Reflectance (7, H, W) by slot and the mask (H, W) of pixels where every file is valid; 0 elsewhere and in
         slots without a band. The window may leave the files. Arrays of any content, see AuxLayer.read_into."""
-        if self.channels == [list(range(len(values)))]:
-            self.layers[0].read_into(hr_window, values, mask)
+        if [channels for channels, _ in self.read] == [list(range(len(values)))]:
+            self.read[0][1].read_into(hr_window, values, mask)
             return
         values[sorted(set(range(len(values))) - set(self.filled))], mask[:] = 0, 1
-        for channels, layer in self.files:
+        for channels, layer in self.read:
             first, end = channels[0], channels[0] + len(channels)
             if channels == list(range(first, end)):
                 valid = np.empty(hr_window.shape, np.uint8)
@@ -79,12 +80,12 @@ class Daytime:
             else:
                 values[channels], valid = layer.read(hr_window)
             mask *= valid
-        if len(self.layers) > 1:
+        if len(self.read) > 1:
             values *= mask != 0
 
     def describe(self) -> dict[str, Any]:
         """Facts for the run report: "slots", and those of the file (AuxLayer.describe), or of each under "files"."""
-        if len(self.layers) == 1:
+        if len(self.files) == 1:
             return {**self.layers[0].describe(), "slots": self.slots}
         files = {DMO_SLOTS[channels[0]]: layer.describe() for channels, layer in self.files}
         sizes = [file["bytes"] for file in files.values()]
@@ -113,9 +114,10 @@ class Beside:
 
     def rest(self) -> None:
         """Closes files until the next read; see Raster.rest."""
-        for layer in (*(() if self.dmo is None else self.dmo.layers), self.dem):
+        daytime = () if self.dmo is None else (layer for _, layer in self.dmo.read)
+        for layer in (*daytime, self.dem):
             if layer is not None:
-                layer.raster.rest()
+                layer.source.rest()
 
 
 def check_auxiliary_options(options: SceneOptions) -> None:
@@ -180,7 +182,7 @@ def open_daytime(options: SceneOptions, ntl: Grid, stack: ExitStack) -> Daytime 
     for layer in layers:
         check_reflectance(layer, [other for other in layers if other is not layer])
     check_offset(unsaid, layers)
-    daytime = Daytime(files)
+    daytime = Daytime(files, ntl.finer())
     missing = [slot for slot in DMO_SLOTS if slot not in daytime.slots]
     if missing:
         _log.info("DMO: no band for %s; the network is told so", ", ".join(missing))

@@ -17,6 +17,7 @@ from deeplight.engine.raster.convert import to_physical
 from deeplight.engine.raster.extents import Overlap
 from deeplight.engine.raster.georeference import PLACED
 from deeplight.engine.raster.grid import Grid
+from deeplight.engine.raster.pixel_source import PixelSource
 from deeplight.engine.raster.shared_blocks import shared_unit
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.warp import (
@@ -49,7 +50,7 @@ class Layer:
 
     bands: 1-based numbers. scale, offset: (C,) float64 in force, nodata: per band; `scaling` (factor, offset)
     and `nodata` replace what the file says, and scale_given, nodata_given say that they do. limits: physical values
-    outside are invalid. Thread-safe.
+    outside are invalid. source: what pixels are read from, the raster. Thread-safe.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Layer:
         self._scratch = Scratch()
         index = [band - 1 for band in bands]
         self.raster = raster
+        self.source: PixelSource = raster
         self.bands = tuple(bands)
         self.scale = raster.scales[index] if scaling is None else np.full(len(index), scaling[0])
         self.offset = raster.offsets[index] if scaling is None else np.full(len(index), scaling[1])
@@ -79,8 +81,8 @@ class Layer:
         self, window: Window, scratch: Scratch | None = None
     ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
         """Raw pixels (C, h, w) of the bands and the mask (h, w) beside nodata, None where there is none; see
-        Raster.read."""
-        return self.raster.read(window, self.bands, scratch)
+        PixelSource.read."""
+        return self.source.read(window, self.bands, scratch)
 
     def read_native(self, window: Window, scratch: Scratch | None = None) -> tuple[Floats, Mask]:
         """Physical values (C, h, w), 0 where invalid, and mask (h, w) of native pixels; `window` lies in the
@@ -100,16 +102,16 @@ class Layer:
 
     def cached_bytes(self, window: Window, *, shared: bool = False) -> int:
         """What the decoded blocks behind LR pixels take in GDAL's cache. shared: in one that threads share."""
-        high, wide = shared_unit(self.raster) if shared else self.raster.block_shape
+        high, wide = shared_unit(self.source) if shared else self.source.block_shape
         pixels = 0
         for w in self.native_windows(window):
             down = (w.row + w.height - 1) // high - w.row // high + 1
             across = (w.col + w.width - 1) // wide - w.col // wide + 1
             sides = down * high, across * wide
             if shared:  # which hold nothing beyond the raster
-                sides = min(sides[0], self.raster.grid.height), min(sides[1], self.raster.grid.width)
+                sides = min(sides[0], self.source.grid.height), min(sides[1], self.source.grid.width)
             pixels += sides[0] * sides[1]
-        return pixels * self.raster.pixel_bytes
+        return pixels * self.source.pixel_bytes
 
     def sample(self, region: Window) -> tuple[NDArray[Any], Floats, Mask]:
         """Raw (C, N) and physical (C, N) values and mask (N,) of some pixels inside `region`.
@@ -232,10 +234,10 @@ class AuxLayer(Layer):
 
     def read_pixels(self, source: Window, into: NDArray[Any]) -> NDArray[np.uint8] | None:
         """Raw pixels of one of `source_windows` into an array (h, w, n) with room for the bands, of a layer that is not
-        averaged. Returns the file's own mask (h, w), see Raster.read."""
+        averaged. Returns the file's own mask (h, w), see PixelSource.read."""
         mask: NDArray[np.uint8] | None = None
         for piece, cols in self._pieces(source):
-            known = self.raster.read_pixels(piece, self.bands, into[:, cols])
+            known = self.source.read_pixels(piece, self.bands, into[:, cols])
             if known is not None:
                 mask = np.empty(source.shape, np.uint8) if mask is None else mask
                 mask[:, cols] = known

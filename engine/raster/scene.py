@@ -184,7 +184,7 @@ class Scene:
     def cached_bytes(self, window: Window, *, shared: bool = False) -> int:
         """What the decoded blocks behind `window`, in LR pixels, take in GDAL's cache, over all layers. shared: in one
         that threads share."""
-        return sum(layer.cached_bytes(window, shared=shared) for layer in self._layers)
+        return sum(layer.cached_bytes(window, shared=shared) for layer in self._read)
 
     def prepare_reading(self, cache_mb: int, shared_mb: int = 0) -> None:
         """Give GDAL that much for decoded blocks, unless the environment's GDAL_CACHEMAX says otherwise, and
@@ -192,7 +192,8 @@ class Scene:
         store = BlockStore(shared_mb << 20) if shared_mb else None
         for layer in self._layers:
             layer.raster.cache_mb, layer.raster.bytes_read = cache_mb, 0
-            layer.raster.share(store, layer.bands)
+        for layer in self._read:
+            layer.source.share(store, layer.bands)
 
     @property
     def bytes_read(self) -> tuple[int, ...]:
@@ -248,6 +249,13 @@ class Scene:
     @property
     def _layers(self) -> list[Layer]:
         """One for each open file."""
-        daytime = () if self._dmo is None else self._dmo.layers
+        return self._with_daytime(() if self._dmo is None else self._dmo.layers)
+
+    @property
+    def _read(self) -> list[Layer]:
+        """One for each that is read: files on one grid are one."""
+        return self._with_daytime([] if self._dmo is None else [layer for _, layer in self._dmo.read])
+
+    def _with_daytime(self, daytime: Sequence[Layer]) -> list[Layer]:
         beside = (self._ntl.observed, *daytime, self._dem)
         return [self._ntl, *(layer for layer in beside if layer is not None)]

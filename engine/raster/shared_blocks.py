@@ -22,10 +22,10 @@ from deeplight.engine.core.forms import stride
 from deeplight.engine.core.windows import Window
 
 if TYPE_CHECKING:
-    from deeplight.engine.raster.source import Raster
+    from deeplight.engine.raster.pixel_source import PixelSource
 
-_FEW = 5
-"""Bands that are kept without room beside them."""
+_MUCH = 4 / 3
+"""Room for a pixel, over its bands, from which on they are kept without room beside them."""
 _BLOCKS = 8
 """A store must hold so many blocks to be of use."""
 _PATIENCE_S = 60.0
@@ -155,11 +155,11 @@ class SharedBlocks:
 
 
 def _stride(bands: int) -> int:
-    """Elements of a pixel: as on the device where that takes little more, so that whole rows are copied."""
-    return stride(bands) if bands > _FEW else bands
+    """Elements of a pixel: as on the device where that takes little more, so that whole pixels are copied."""
+    return stride(bands) if stride(bands) <= _MUCH * bands else bands
 
 
-def shared_blocks(raster: Raster, store: BlockStore, bands: Sequence[int]) -> SharedBlocks | None:
+def shared_blocks(raster: PixelSource, store: BlockStore, bands: Sequence[int]) -> SharedBlocks | None:
     """A raster's blocks in a store; None where bands are of several dtypes, and where the store holds only few blocks:
     each thread then decodes its own."""
     size, unit = (raster.grid.height, raster.grid.width), shared_unit(raster)
@@ -175,7 +175,7 @@ def shared_blocks(raster: Raster, store: BlockStore, bands: Sequence[int]) -> Sh
     )
 
 
-def shared_unit(raster: Raster) -> tuple[int, int]:
+def shared_unit(raster: PixelSource) -> tuple[int, int]:
     """Rows and columns of what is decoded of a raster at once."""
     # of a VRT nothing says how its sources are stored: more at once, so that less of them is decoded twice
     side = _VIRTUAL_SIDE if raster.driver == "VRT" else _LEAST_SIDE

@@ -20,13 +20,12 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.core.wording import mention, of_role
 from deeplight.engine.raster.band_facts import alpha_bands, band_name, wavelength
 from deeplight.engine.raster.blocks import check_blocks, pixel_interleaved
-from deeplight.engine.raster.buffers import Scratch
 from deeplight.engine.raster.dataset_names import Located, locate
 from deeplight.engine.raster.georeference import black_marble, checked_grid, is_black_marble
 from deeplight.engine.raster.mosaic import mosaic_vrt
 from deeplight.engine.raster.names import likeliest
+from deeplight.engine.raster.pixel_source import PixelSource
 from deeplight.engine.raster.placement import Placement
-from deeplight.engine.raster.shared_blocks import BlockStore, SharedBlocks, shared_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,17 +87,14 @@ def open_raster(name: str, role: str, allow_remote: bool = False, placement: Pla
     return Raster(located, name, role, placement, vrt)
 
 
-class Raster:
-    """One open raster. `read` may be called from any thread: each has its own dataset handle. A context
-    manager.
+class Raster(PixelSource):
+    """One open raster. Each thread that reads it has its own dataset handle. A context manager.
 
-    name, role: as given. what: both, for messages. driver: GDAL's short name. grid: CRS, transform and size.
+    name, role: as given. what: both, for messages. Others: see PixelSource.
     bands: 1-based numbers of the data bands (an alpha band is a mask, not data); count: how many they are.
     dtype: of `read` over all data bands. path: of the file, or the first piece. size_bytes: of all pieces together;
     both None for a remote one. pieces: names of the files that a pattern found. tags: metadata
-    items of the dataset. block_shape: (rows,
-    columns) decoded at once; masked: whether the file has a mask beyond nodata; pixel_bytes: of one pixel in
-    such a block, all bands that are decoded with it.
+    items of the dataset.
     cache_mb: GDAL's block cache while this raster is read. bytes_read: from the file by `read` so far, where
     the system counts them. Per file band, index
     = number − 1: dtypes, scales, offsets (float64), nodata (float or None), units, band_tags, band_names (common name
@@ -110,6 +106,7 @@ class Raster:
         self, located: Located, name: str, role: str, placement: Placement = _OWN, vrt: str | None = None
     ) -> None:
         """vrt: of the pieces, where a pattern names several."""
+        super().__init__()
         self.name = name
         self.role = role
         self.what = f"{role} raster {name}"
@@ -126,7 +123,6 @@ class Raster:
         self._closed = False
         self.cache_mb = CACHE_MB
         self.bytes_read = 0
-        self._shared: SharedBlocks | None = None
         try:
             with self._env():
                 if vrt is not None:
@@ -154,9 +150,10 @@ class Raster:
     def rest(self) -> None:
         """Closes the handles of all threads, and lets go of what GDAL has decoded, until the next read. No read may be
         running."""
+        super().rest()
         with self._handles_lock:
             handles, self._handles = self._handles, []
-            self._local, self._shared = threading.local(), None
+            self._local = threading.local()
         for handle in handles:
             handle.close()
 
@@ -188,43 +185,6 @@ class Raster:
 
         self._memory = MemoryFile(vrt.encode(), ext=".vrt")
         self._located = replace(self._located, dataset=self._memory.name)
-
-    def read(
-        self,
-        window: Window,
-        bands: Sequence[int],
-        scratch: Scratch | None = None,
-        into: NDArray[Any] | None = None,
-    ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-        """Raw pixels (C, h, w) of these 1-based bands in file dtype, and the file's own mask (h, w), nonzero
-        = valid. scratch: may hold the pixels, which are then gone with the thread's next read. into: takes them, of any
-        strides, where the bands have one dtype.
-
-        The mask is None where the file has none beyond nodata. `window` lies inside the raster (ValueError).
-        Raises DeepLightError, naming file and window, where the pixels cannot be decoded.
-        """
-        if window.clipped(self.grid.height, self.grid.width) != window:
-            raise ValueError(f"{window} is not inside {self.what}")
-        shape, dtype = (len(bands), *window.shape), self.dtypes[bands[0] - 1]
-        if into is None and scratch is not None and all(self.dtypes[band - 1] == dtype for band in bands):
-            into = scratch.take("raw", shape, dtype)
-        if self._shared is None or self._shared.bands != tuple(bands):
-            return self.decode(window, bands, into)
-        into = np.empty(shape, dtype) if into is None else into
-        return into, self._shared.read(window, into.transpose(1, 2, 0))
-
-    def read_pixels(
-        self, window: Window, bands: Sequence[int], into: NDArray[Any]
-    ) -> NDArray[np.uint8] | None:
-        """As `read`, of bands of one dtype, into an array (h, w, stride) with room for at least these. Returns the
-        mask."""
-        if self._shared is not None and self._shared.bands == tuple(bands):
-            return self._shared.read(window, into)
-        return self.read(window, bands, into=into[..., : len(bands)].transpose(2, 0, 1))[1]
-
-    def share(self, store: BlockStore | None, bands: Sequence[int]) -> None:
-        """Keep what is decoded of these bands in a store, for all threads; None: for none."""
-        self._shared = None if store is None else shared_blocks(self, store, bands)
 
     def decode(
         self, window: Window, bands: Sequence[int], into: NDArray[Any] | None = None
@@ -315,18 +275,18 @@ class Raster:
 
     def _describe(self, dataset: DatasetReader) -> None:
         """Reads the header once; refuses what cannot be used."""
-        self.driver: str = dataset.driver
+        self.driver = dataset.driver
         if self.driver in _SERIAL_DRIVERS and not self._located.serial:
             self._located = replace(self._located, serial=True)
         _check_bands(self, dataset)
-        self.dtypes: tuple[str, ...] = tuple(dataset.dtypes)
+        self.dtypes = tuple(dataset.dtypes)
         alpha = alpha_bands(dataset)
         self.bands = tuple(b for b in dataset.indexes if b not in alpha)
         self.count = len(self.bands)
         _check_dtypes(self)
         self.dtype = str(np.result_type(*(self.dtypes[b - 1] for b in self.bands)))
         self.grid = checked_grid(self.what, self.name, self.role, dataset, self._placement)
-        self.block_shape: tuple[int, int] = dataset.block_shapes[self.bands[0] - 1]
+        self.block_shape = dataset.block_shapes[self.bands[0] - 1]
         sizes = [np.dtype(dtype).itemsize for dtype in self.dtypes]
         whole = pixel_interleaved(dataset)
         self.pixel_bytes = sum(sizes) if whole else sum(sizes[b - 1] for b in self.bands)

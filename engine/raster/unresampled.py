@@ -36,7 +36,7 @@ def unresampled(
     """Every file of a scene's layers, by `forms.file_key`. windows: see Unresampled."""
     found = {}
     for name, layer in layers.items():
-        files = layer.files if isinstance(layer, Daytime) else [((0,), layer)]
+        files = layer.read if isinstance(layer, Daytime) else [((0,), layer)]
         for number, (channels, file) in enumerate(files):
             found[file_key(name, number)] = Unresampled(file, channels, windows)
     return found
@@ -162,7 +162,7 @@ def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window])
             heights.append(places[0].height)
             widths.append(places[0].width)
     shape = (roomy(max(heights)), roomy(max(widths)))
-    dtypes = {layer.raster.dtypes[band - 1] for band in layer.bands}
+    dtypes = {layer.source.dtypes[band - 1] for band in layer.bands}
     dtype = dtypes.pop()
     if dtypes or dtype not in RAW_TYPES or layer.factors != (1, 1):
         return LayerForm("own", channels, shape, step=nearest)
@@ -176,7 +176,7 @@ def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window])
         tuple(map(float, layer.offset)),
         tuple(None if math.isnan(value) else value for value in sentinels),
         layer.limits,
-        layer.raster.masked,
+        layer.source.masked,
         nearest,
     )
 
