@@ -47,17 +47,10 @@ class Widths(Protocol):
         """Channels of the layers that correct the offset."""
 
 
-RASTERS = (
-    (torch.uint16, 8, 7),
-    (torch.int16, 8, 7),
-    (torch.float32, 8, 7),
-    (torch.uint8, 8, 7),
-    (torch.uint16, 4, 4),
-    (torch.float32, 4, 4),
-    (torch.uint16, 1, 1),
-    (torch.int16, 1, 1),
-    (torch.uint8, 1, 1),
-    (torch.float32, 1, 1),
+RASTERS = tuple(
+    (dtype, *bands)
+    for bands in ((8, 7), (4, 4), (1, 1))
+    for dtype in (torch.uint16, torch.int16, torch.float32, torch.uint8)
 )
 """Raw pixels for which `align` is compiled: element type, bands in memory (as core.forms.stride: a pixel is read at
 once), bands used."""

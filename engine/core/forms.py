@@ -16,7 +16,8 @@ Kind = Literal["raw", "own"]
 
 
 def file_key(layer: str, number: int) -> str:
-    """The key of a layer's file among the forms of a tile, from 0: that of the first is the layer itself."""
+    """The key of a layer's file among the forms of a tile, from 0: that of the first is the layer itself. Files that
+    are read as one (raster.side_by_side) count as one."""
     return layer if number == 0 else f"{layer} {number + 1}"
 
 

@@ -47,9 +47,9 @@ DEM_VOID = -32768.0
 class Daytime:
     """The daytime bands of a scene on the HR grid, from files that may lie on grids of their own.
 
-    slots: slot name to 1-based band of its file, in slot order. files: the places of their slots in DMO_SLOTS, and each
-    open one. read: the same of what is read, where files of one grid are one layer. share: part of the NTL grid that
-    the file covers which covers least.
+    slots: slot name to 1-based band of its file, in slot order. files, read: channels (places in DMO_SLOTS) and the
+    layer, of each open file, and of each that is read, where files of one grid are one. share: part of the NTL grid
+    that the file covers which covers least.
     """
 
     def __init__(self, files: Sequence[tuple[Mapping[str, int], AuxLayer]], hr: Grid) -> None:

@@ -18,7 +18,7 @@ from deeplight.engine.raster.extents import Overlap
 from deeplight.engine.raster.georeference import PLACED
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.pixel_source import PixelSource
-from deeplight.engine.raster.shared_blocks import shared_unit
+from deeplight.engine.raster.shared_blocks import kept_bytes, shared_unit
 from deeplight.engine.raster.source import Raster
 from deeplight.engine.raster.warp import (
     Warper,
@@ -111,7 +111,7 @@ class Layer:
             if shared:  # which hold nothing beyond the raster
                 sides = min(sides[0], self.source.grid.height), min(sides[1], self.source.grid.width)
             pixels += sides[0] * sides[1]
-        return pixels * self.source.pixel_bytes
+        return pixels * (kept_bytes(self.source, self.bands) if shared else self.source.pixel_bytes)
 
     def sample(self, region: Window) -> tuple[NDArray[Any], Floats, Mask]:
         """Raw (C, N) and physical (C, N) values and mask (N,) of some pixels inside `region`.

@@ -142,6 +142,8 @@ class Scene:
 
     def close(self) -> None:
         """Closes all files. No read may be running."""
+        for layer in self._read:
+            layer.source.rest()  # also what several files share
         for layer in self._layers:
             layer.raster.close()
 

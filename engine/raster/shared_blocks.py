@@ -24,8 +24,6 @@ from deeplight.engine.core.windows import Window
 if TYPE_CHECKING:
     from deeplight.engine.raster.pixel_source import PixelSource
 
-_MUCH = 4 / 3
-"""Room for a pixel, over its bands, from which on they are kept without room beside them."""
 _BLOCKS = 8
 """A store must hold so many blocks to be of use."""
 _PATIENCE_S = 60.0
@@ -155,8 +153,13 @@ class SharedBlocks:
 
 
 def _stride(bands: int) -> int:
-    """Elements of a pixel: as on the device where that takes little more, so that whole pixels are copied."""
-    return stride(bands) if stride(bands) <= _MUCH * bands else bands
+    """Elements of a pixel: as on the device where that takes up to a third more, so that whole pixels are copied."""
+    return stride(bands) if 3 * stride(bands) <= 4 * bands else bands
+
+
+def kept_bytes(raster: PixelSource, bands: Sequence[int]) -> int:
+    """What a pixel of these bands, of one dtype, takes in a store: with room beside them, and the mask."""
+    return _stride(len(bands)) * np.dtype(raster.dtypes[bands[0] - 1]).itemsize + raster.masked
 
 
 def shared_blocks(raster: PixelSource, store: BlockStore, bands: Sequence[int]) -> SharedBlocks | None:

@@ -1,4 +1,4 @@
-"""Files of a few bands each that lie on one grid, read as the bands of one: Landsat and Sentinel-2 are delivered so."""
+"""Files of a band each that lie on one grid, read as the bands of one: Landsat and Sentinel-2 are delivered so."""
 
 from __future__ import annotations
 
@@ -17,26 +17,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Placed = tuple[list[int], AuxLayer]
-"""A layer, and the channels of the network that its bands are."""
+"""The channels of the network that a layer's bands are, and the layer."""
+
+_MOST_BLOCK_BYTES = 32 << 20
+"""Of a block of all files that are read as one: an eighth of GDAL's usual cache. Where a few of them do not fit, each
+strip of a window would decode them anew, which one file after the other does not: seven files of 5000² pixels, each
+stored in one piece, took four times as long together."""
 
 
 class SideBySide(PixelSource):
-    """Bands of open rasters of one grid, one dtype and one shape of blocks, numbered from 1 in the order given.
+    """Bands of open rasters of one grid and one dtype, numbered from 1 in the order given.
 
-    parts: each raster, and its bands. A pixel is outside the mask where it is so in one of them.
+    parts: each raster and its band. A pixel is outside the mask where it is so in one of them.
     """
 
-    def __init__(self, parts: Sequence[tuple[Raster, Sequence[int]]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Raster, int]]) -> None:
         super().__init__()
-        self._bands = [(raster, band) for raster, bands in parts for band in bands]
+        self._parts = list(parts)
         rasters = [raster for raster, _ in parts]
         first = rasters[0]
         self.what = f"{first.role} rasters {', '.join(raster.name for raster in rasters)}"
-        self.driver, self.grid, self.block_shape = first.driver, first.grid, first.block_shape
-        self.dtypes = tuple(raster.dtypes[band - 1] for raster, band in self._bands)
+        self.grid = first.grid
+        self.driver = next((r.driver for r in rasters if r.driver == "VRT"), first.driver)
+        self.block_shape = largest_block(rasters)
+        self.dtypes = tuple(raster.dtypes[band - 1] for raster, band in parts)
         self.masked = any(raster.masked for raster in rasters)
         self.pixel_bytes = sum(raster.pixel_bytes for raster in rasters)
-        self._rasters = rasters
 
     def decode(
         self, window: Window, bands: Sequence[int], into: NDArray[Any] | None = None
@@ -45,7 +51,7 @@ class SideBySide(PixelSource):
         raw = np.empty((len(bands), *window.shape), self.dtypes[0]) if into is None else into
         mask: NDArray[np.uint8] | None = None
         for at, number in enumerate(bands):
-            raster, band = self._bands[number - 1]
+            raster, band = self._parts[number - 1]
             _, known = raster.decode(window, (band,), raw[at : at + 1])
             if known is not None:
                 mask = known if mask is None else np.minimum(mask, known)
@@ -54,31 +60,32 @@ class SideBySide(PixelSource):
     def rest(self) -> None:
         """See Raster.rest."""
         super().rest()
-        for raster in self._rasters:
+        for raster, _ in self._parts:
             raster.rest()
 
 
 class JoinedLayer(AuxLayer):
-    """Layers of one grid, see SideBySide, resampled as the bands of one file: a pixel is valid where it is in all of
-    them, before it is resampled. raster: the first of them."""
+    """Layers of a band each, see SideBySide, resampled as the bands of one file: a pixel is valid where it is in all of
+    them, before it is resampled. raster: the first of them; each file describes itself."""
 
     def __init__(self, files: Sequence[AuxLayer], hr: Grid) -> None:
         first = files[0]
-        super().__init__(first.raster, first.bands, hr, first.overlap, limits=first.limits)
-        self.source = SideBySide([(file.raster, file.bands) for file in files])
+        scaling = float(first.scale[0]), float(first.offset[0])  # which the file's own may not be
+        super().__init__(first.raster, first.bands, hr, first.overlap, scaling, limits=first.limits)
+        self.source = SideBySide([(file.raster, file.bands[0]) for file in files])
         self.scale, self.offset = (
             np.concatenate([getattr(file, name) for file in files]) for name in ("scale", "offset")
         )
         self.nodata = tuple(value for file in files for value in file.nodata)
-        self.bands = tuple(range(1, len(self.nodata) + 1))
+        self.bands = tuple(range(1, len(files) + 1))
 
 
 def joined(files: Sequence[Placed], hr: Grid) -> list[Placed]:
-    """The layers that are read: those on one grid as one, with their channels in ascending order; others as they
-    are."""
+    """The layers that are read: files of a band each on one grid as one, with their channels in ascending order; others
+    as they are."""
     groups: list[list[Placed]] = []
     for file in files:
-        group = next((group for group in groups if _fit(group[0][1], file[1])), None)
+        group = next((group for group in groups if _fit([layer for _, layer in group], file[1])), None)
         if group is None:
             groups.append([file])
         else:
@@ -86,20 +93,23 @@ def joined(files: Sequence[Placed], hr: Grid) -> list[Placed]:
     return [group[0] if len(group) == 1 else _join(group, hr) for group in groups]
 
 
-def _join(group: Sequence[Placed], hr: Grid) -> Placed:
+def largest_block(rasters: Sequence[PixelSource]) -> tuple[int, int]:
+    """Rows and columns that hold a block of each."""
+    heights, widths = zip(*(raster.block_shape for raster in rasters), strict=True)
+    return max(heights), max(widths)
+
+
+def _join(group: list[Placed], hr: Grid) -> Placed:
     ordered = sorted(group, key=lambda file: file[0])
-    return [channel for channels, _ in ordered for channel in channels], JoinedLayer(
-        [layer for _, layer in ordered], hr
-    )
+    layers = [layer for _, layer in ordered]
+    return [channel for channels, _ in ordered for channel in channels], JoinedLayer(layers, hr)
 
 
-def _fit(a: AuxLayer, b: AuxLayer) -> bool:
-    """Whether the bands of both can be read as those of one file."""
-    one, other = a.raster, b.raster
-    types = {layer.raster.dtypes[band - 1] for layer in (a, b) for band in layer.bands}
-    return (
-        len(types) == 1
-        and one.grid == other.grid
-        and (one.driver, one.block_shape) == (other.driver, other.block_shape)
-        and (a.factors, a.limits) == (b.factors, b.limits)
-    )
+def _fit(group: Sequence[AuxLayer], file: AuxLayer) -> bool:
+    """Whether a file can be read with those of a group as one."""
+    rasters = [layer.raster for layer in (*group, file)]
+    types = {layer.raster.dtypes[layer.bands[0] - 1] for layer in (*group, file)}
+    high, wide = largest_block(rasters)
+    block = high * wide * sum(raster.pixel_bytes for raster in rasters)
+    alone = len(file.bands) == 1 and len(group[0].bands) == 1
+    return alone and len(types) == 1 and file.raster.grid == rasters[0].grid and block <= _MOST_BLOCK_BYTES

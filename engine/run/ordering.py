@@ -26,8 +26,6 @@ _MOST_CACHE_SHARE, _MOST_CACHE_BYTES = 0.05, 1 << 30
 limit between two reads is this share of all memory: what a larger one holds is lost there."""
 _SHARED_SHARE = 0.1
 """Of the available memory, for decoded blocks that readers share."""
-_KEPT = 1.25
-"""Bytes that are kept of a block over those in the file: there may be room for an eighth band, and a mask."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def _order_of_shared_blocks(scene: Scene, plan: TilePlan, readers: int, cache_mb
     across = -(-scene.grid.width // plan.pack)
     limit = max(cache_mb << 20, int(memory * _SHARED_SHARE))
     # of more packs than two it follows; to ask for a whole row would be to place all of its pixels
-    alone, two = (int(_KEPT * _row_bytes(scene, plan, packs, shared=True)) for packs in (1, 2))
+    alone, two = (_row_bytes(scene, plan, packs, shared=True) for packs in (1, 2))
     side = (plan.core or plan.pack) + 2 * plan.halo
     first = alone + int(readers * alone * (side / (plan.pack + 2 * plan.halo)) ** 2)
     more = max(1, two - alone)

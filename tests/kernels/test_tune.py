@@ -204,7 +204,7 @@ def test_the_command_measures_what_all_users_of_a_row_launch() -> None:
     assert len({(r.constants["CP"], r.constants["AP"], r.key) for r in fuse}) == 4
     align = rows["align", 90, 8, 0]
     # two types of features, four of raw pixels and the normalised bands with their mask
-    assert len(align) == 2 * 7, "both presets launch the same, which is measured once"
+    assert len(align) == 2 * 9, "both presets launch the same, which is measured once"
 
 
 def test_rows_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import pytest
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster import shared_blocks
-from deeplight.engine.raster.scene import Scene, SceneOptions
+from deeplight.engine.raster.layers import Layer
+from deeplight.engine.raster.scene import Scene
 from deeplight.engine.raster.shared_blocks import BlockStore, Decoded, unit_of
 from deeplight.engine.raster.source import open_raster
 from tests.engine.device.test_layers import CASES
@@ -105,18 +106,23 @@ def test_what_is_decoded_at_once(
     assert unit_of(block, size, pixel_bytes) == unit
 
 
+@pytest.mark.parametrize("bands", [1, 3, 5, 7])
 @pytest.mark.parametrize("kind", KINDS)
-def test_memory_is_counted_as_it_is_taken(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_counted_as_it_is_taken(
+    kind: str, bands: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Panels are as wide as blocks behind a row of packs fit."""
     monkeypatch.setattr(shared_blocks, "_LEAST_SIDE", 128)
-    with Scene.open(SceneOptions(written(tmp_path, kind, bands=1))) as scene:
-        store, layer = BlockStore(1 << 30), scene._layers[0]
+    with open_raster(written(tmp_path, kind, bands), "DMO") as raster:
+        store, layer = BlockStore(1 << 30), Layer(raster, range(1, bands + 1))
         layer.raster.share(store, layer.bands)
         window = Window(5, 7, 90, 140)
         layer.read_native(window)
-        taken = sum(held.result()[0].nbytes for held in store._held.values())
-        assert scene.cached_bytes(window, shared=True) == taken
-        assert scene.cached_bytes(window) != taken
+        taken = sum(
+            part.nbytes for held in store._held.values() for part in held.result() if part is not None
+        )
+        assert layer.cached_bytes(window, shared=True) == taken
+        assert layer.cached_bytes(window) != taken
 
 
 def one(value: int, size: int = 10) -> Decoded:

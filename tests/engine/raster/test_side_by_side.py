@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.windows import Window
+from deeplight.engine.raster import side_by_side
 from deeplight.engine.raster.auxiliary import Daytime
 from deeplight.engine.raster.scene import Scene, SceneOptions
 from deeplight.engine.raster.side_by_side import JoinedLayer
@@ -135,6 +137,49 @@ def test_what_is_decoded_is_let_go_of(tmp_path: Path) -> None:
             file.raster._handles for file in daytime(scene).layers
         )
         np.testing.assert_array_equal(scene.read_inputs(WINDOWS[0])["dmo"], want)
+        scene.prepare_reading(64, 64)
+    assert layer.source._shared is None, "closed"
+
+
+@pytest.mark.parametrize("declared", [0.0, float("nan")])
+def test_a_scale_that_is_given_stands_in_for_one_that_cannot_be(declared: float, tmp_path: Path) -> None:
+    _, single = both(tmp_path, replace(FORMS["30 m in UTM"], given=(("dmo_scale", (1e-4, 0.0)),)))
+    assert single.dmo_files is not None
+    with Scene.open(single) as scene:
+        want = scene.read_inputs(WINDOWS[1])["dmo"].copy()
+    for name in single.dmo_files.values():
+        with rasterio.open(name, "r+") as file:
+            file.scales = [declared]
+    with Scene.open(single) as scene:
+        assert len(daytime(scene).read) == 1
+        np.testing.assert_array_equal(scene.read_inputs(WINDOWS[1])["dmo"], want)
+
+
+@pytest.mark.parametrize("way", ["tiles", "alpha", "another driver"])
+def test_how_a_file_is_stored_changes_nothing(way: str, tmp_path: Path) -> None:
+    _, single = both(tmp_path, FORMS["30 m in UTM"])
+    assert single.dmo_files is not None
+    with Scene.open(single) as scene:
+        want = {name: values.copy() for name, values in scene.read_inputs(WINDOWS[1]).items()}
+    name = single.dmo_files["nir"]
+    with rasterio.open(name) as file:
+        values, profile, scales = file.read(), file.profile, file.scales
+    if way == "another driver":
+        name = str(tmp_path / "nir.img")
+        profile = {k: profile[k] for k in ("height", "width", "count", "dtype", "crs", "transform", "nodata")}
+        profile["driver"] = "HFA"
+    else:
+        profile |= {"tiled": True, "blockxsize": 64, "blockysize": 64, "interleave": "pixel"}
+    if way == "alpha":
+        profile |= {"count": 2, "alpha": "YES"}
+        values = np.concatenate([values, np.full_like(values, 65535)])
+    with rasterio.open(name, "w", **profile) as file:
+        file.write(values)
+        file.scales = scales * profile["count"]
+    with Scene.open(replace(single, dmo_files={**single.dmo_files, "nir": name})) as scene:
+        assert len(daytime(scene).read) == 1
+        for key, found in scene.read_inputs(WINDOWS[1]).items():
+            np.testing.assert_array_equal(found, want[key], err_msg=key)
 
 
 @pytest.mark.parametrize("shared_mb", [0, 64])
@@ -158,16 +203,25 @@ def test_damage_is_told_of_the_file_that_has_it(shared_mb: int, tmp_path: Path) 
         np.testing.assert_array_equal(scene.read_inputs(Window(0, 0, 3, 3))["dmo"], want)
 
 
+def test_blocks_too_large_to_be_held_together_are_not_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each strip of a window would decode all of them anew."""
+    _, single = both(tmp_path, FORMS["30 m in UTM"])  # blocks of 12 × 330
+    monkeypatch.setattr(side_by_side, "_MOST_BLOCK_BYTES", 3 * 12 * 330 * 2)
+    with Scene.open(single) as scene:
+        assert [layer.raster.block_shape for layer in daytime(scene).layers] == [(12, 330)] * 7
+        assert [channels for channels, _ in daytime(scene).read] == [[4, 5, 6], [1, 2, 3], [0]]
+
+
 def test_only_files_of_one_grid_and_type_are_joined(tmp_path: Path) -> None:
     rng, files = np.random.default_rng(0), {}
-    blocks = {"tiled": True, "blockxsize": 16, "blockysize": 16}
     shifted = north_up(ARC / 6) @ Affine.translation(0.1, 0)
     ways: dict[str, tuple[str, Affine, int, dict[str, Any]]] = {
         "red": ("uint16", north_up(ARC / 6), 100, {}),
         "coastal": ("uint16", shifted, 100, {}),
         "nir": ("int16", north_up(ARC / 6), 100, {}),
         "green": ("uint16", north_up(ARC / 6), 101, {}),
-        "swir1": ("uint16", north_up(ARC / 6), 100, blocks),
         "blue": ("uint16", north_up(ARC / 6), 100, {"nodata": 3}),
     }
     for slot, (dtype, place, side, more) in ways.items():
@@ -183,7 +237,6 @@ def test_only_files_of_one_grid_and_type_are_joined(tmp_path: Path) -> None:
             ["coastal"],
             ["nir"],
             ["green"],
-            ["swir1"],
         ]
         assert read[0][1].nodata == (3.0, None)
         alone = [scene.read_inputs(Window(1, 1, 5, 5))["dmo"]]
