@@ -1,6 +1,9 @@
-"""One export of a small network, shared by the tests of this folder."""
+"""Exports of a small network, shared by the tests of this folder: in float32, and, for slow tests, in every precision.
+An export takes half a minute of a CPU for each of them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +31,23 @@ def model() -> DeepLightSR:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory, model: DeepLightSR) -> Exported:
-    out = tmp_path_factory.mktemp("export") / "artifact"
-    request = Request(("onnx",), ("fp32", "fp16", "bf16"))
-    return export_artifact(model, {"step": 7, "data": {"kind": "test"}}, out, request)
+    return _exported(model, tmp_path_factory.mktemp("export"), ("fp32",))
+
+
+@pytest.fixture(scope="session")
+def exported_all(tmp_path_factory: pytest.TempPathFactory, model: DeepLightSR) -> Exported:
+    return _exported(model, tmp_path_factory.mktemp("all"), ("fp32", "fp16", "bf16"))
+
+
+def _exported(model: DeepLightSR, folder: Path, precisions: tuple[str, ...]) -> Exported:
+    """In a folder artifact/."""
+    training = {"step": 7, "data": {"kind": "test"}}
+    return export_artifact(model, training, folder / "artifact", Request(("onnx",), precisions))
+
+
+@pytest.fixture(params=["fp32", *(pytest.param(p, marks=pytest.mark.slow) for p in ("fp16", "bf16"))])
+def onnx_file(request: pytest.FixtureRequest) -> Path:
+    """The file of one precision."""
+    if request.param == "fp32":
+        return Path(request.getfixturevalue("exported").path) / "model.onnx"
+    return Path(request.getfixturevalue("exported_all").path) / f"model.{request.param}.onnx"

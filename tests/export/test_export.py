@@ -41,8 +41,9 @@ def test_other_shapes_and_batches_run_and_agree(exported: Exported, model: DeepL
                 assert error <= 2e-5 * max(1.0, float(value.abs().max()))
 
 
-def test_manifest_says_what_the_model_is(exported: Exported) -> None:
-    m = load_artifact(exported.path).manifest
+@pytest.mark.slow
+def test_manifest_says_what_the_model_is(exported_all: Exported) -> None:
+    m = load_artifact(exported_all.path).manifest
     assert m.halo_lr == halo(SMALL) and m.preset == SMALL.preset
     assert m.bytes_per_lr_px > 64 * 4, "a run needs at least its output"
     assert m.training["step"] == 7 and m.producer["torch"] == torch.__version__
@@ -52,8 +53,9 @@ def test_manifest_says_what_the_model_is(exported: Exported) -> None:
     )
 
 
-def test_the_bfloat16_file_is_for_openvino_alone(exported: Exported, tmp_path: Path) -> None:
-    artifact = load_artifact(exported.path)
+@pytest.mark.slow
+def test_the_bfloat16_file_is_for_openvino_alone(exported_all: Exported, tmp_path: Path) -> None:
+    artifact = load_artifact(exported_all.path)
     assert artifact.offered() == {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
     assert artifact.offered("openvino") == {"fp32": "model.onnx", "bf16": "model.bf16.onnx"}
     with pytest.raises(

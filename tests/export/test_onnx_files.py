@@ -19,7 +19,7 @@ from onnxscript import ir
 from deeplight.engine.core.errors import DeepLightError
 from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, OUTPUTS
 from deeplight.engine.network.receptive import halo
-from deeplight.engine.runtime.artifact import load_artifact
+from deeplight.engine.runtime.artifact import DEFAULT_MODEL, load_artifact
 from deeplight.engine.runtime.manifest import WEIGHTS
 from deeplight.engine.runtime.onnx_alone import lights_alone
 from deeplight.engine.runtime.onnx_suggested import in_parts
@@ -31,20 +31,17 @@ from deeplight.export.to_tensorrt import prepared
 from deeplight.export.trace import trace
 from tests.export.conftest import SMALL
 
-FILES = ["model.onnx", "model.fp16.onnx", "model.bf16.onnx"]
 
-
-def test_axes_are_dynamic_and_named_by_the_contract(exported: Exported) -> None:
-    for file in FILES:
-        proto = onnx.load(exported.path / file)
-        graph = proto.graph
-        assert [v.name for v in graph.input] == [s.name for s in INPUTS]
-        assert [v.name for v in graph.output] == [s.name for s in OUTPUTS]
-        assert {e.domain: e.version for e in proto.opset_import}[""] == (22 if "bf16" in file else 20)
-        for value, spec in zip([*graph.input, *graph.output], [*INPUTS, *OUTPUTS], strict=True):
-            dims = value.type.tensor_type.shape.dim
-            assert dims[1].dim_value == spec.channels
-            assert all(dims[axis].dim_param for axis in ([0] if spec.hr is None else [0, 2, 3]))
+def test_axes_are_dynamic_and_named_by_the_contract(onnx_file: Path) -> None:
+    proto = onnx.load(onnx_file)
+    graph = proto.graph
+    assert [v.name for v in graph.input] == [s.name for s in INPUTS]
+    assert [v.name for v in graph.output] == [s.name for s in OUTPUTS]
+    assert {e.domain: e.version for e in proto.opset_import}[""] == (22 if "bf16" in onnx_file.name else 20)
+    for value, spec in zip([*graph.input, *graph.output], [*INPUTS, *OUTPUTS], strict=True):
+        dims = value.type.tensor_type.shape.dim
+        assert dims[1].dim_value == spec.channels
+        assert all(dims[axis].dim_param for axis in ([0] if spec.hr is None else [0, 2, 3]))
 
 
 def test_custom_operators_are_nodes_with_bodies(exported: Exported) -> None:
@@ -57,22 +54,24 @@ def test_custom_operators_are_nodes_with_bodies(exported: Exported) -> None:
         assert [a.s for a in node.attribute if a.name == "plugin_namespace"] == [b"deeplight"]
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_what_scenes_without_layers_need_can_be_cut_out_of_it(exported: Exported, file: str) -> None:
+def test_what_scenes_without_layers_need_can_be_cut_out_of_it(onnx_file: Path) -> None:
     """Where the exporter began to write another graph, the engine would run the whole network and only be slower."""
-    left = lights_alone((exported.path / file).read_bytes(), ["ntl_hr", "isp", "interval"])
+    left = lights_alone(onnx_file.read_bytes(), ["ntl_hr", "isp", "interval"])
     assert left is not None
     proto = onnx.load_from_string(left)
     onnx.checker.check_model(proto, full_check=True)
     assert [v.name for v in proto.graph.input] == ["ntl", "ntl_valid", "psf", "limits"]
     assert not {"fuse", "align"} & {node.op_type for node in proto.graph.node}
-    assert lights_alone((exported.path / file).read_bytes(), ["ntl_hr", "offset"]) is None
+    assert lights_alone(onnx_file.read_bytes(), ["ntl_hr", "offset"]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_what_is_cut_out_of_a_reduced_file_rounds_as_the_whole(exported: Exported, precision: str) -> None:
+def test_what_is_cut_out_of_a_reduced_file_rounds_as_the_whole(
+    exported_all: Exported, precision: str
+) -> None:
     """1 + γ is float32 in both."""
-    whole = (exported.path / f"model.{precision}.onnx").read_bytes()
+    whole = (exported_all.path / f"model.{precision}.onnx").read_bytes()
     cut = lights_alone(whole, ["ntl_hr", "interval"])
     assert cut is not None
     inputs, _ = parity_cases()["very bright, NTL alone"]
@@ -84,10 +83,9 @@ def test_what_is_cut_out_of_a_reduced_file_rounds_as_the_whole(exported: Exporte
     assert all(np.array_equal(a, b) for a, b in zip(*maps, strict=True))
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_what_layers_suggest_can_be_cut_out_of_it(exported: Exported, file: str) -> None:
+def test_what_layers_suggest_can_be_cut_out_of_it(onnx_file: Path) -> None:
     """Where the exporter began to write another graph, stacks would compute it for every date and only be slower."""
-    parts = in_parts((exported.path / file).read_bytes(), ["ntl_hr"])
+    parts = in_parts(onnx_file.read_bytes(), ["ntl_hr"])
     assert parts is not None
     suggest, rest = (onnx.load_from_string(part) for part in parts)
     for proto in (suggest, rest):
@@ -107,10 +105,10 @@ def test_the_graph_has_no_grid_sample_and_no_resize(exported: Exported) -> None:
 
 
 def test_metadata_is_complete(exported: Exported) -> None:
-    proto = onnx.load(exported.path / "model.fp16.onnx")
+    proto = onnx.load(exported.path / "model.onnx")
     meta = {p.key.removeprefix("deeplight."): p.value for p in proto.metadata_props}
     weights = (exported.path / WEIGHTS).read_bytes()
-    assert meta["halo_lr"] == str(halo(SMALL)) and meta["scale"] == "8" and meta["precision"] == "fp16"
+    assert meta["halo_lr"] == str(halo(SMALL)) and meta["scale"] == "8" and meta["precision"] == "fp32"
     assert float(meta["receptive_field_lr"]) <= halo(SMALL)
     assert json.loads(meta["modalities"])["dmo"] == list(DMO_SLOTS)
     assert json.loads(meta["units"])["ntl_hr"] == "nW/cm²/sr" and json.loads(meta["units"])["dem"] == "m"
@@ -132,12 +130,19 @@ def element_types(proto: onnx.ModelProto) -> tuple[list[onnx.NodeProto], dict[st
     return list(flat.node), types
 
 
-@pytest.mark.parametrize(
-    ("precision", "half"), [("fp16", onnx.TensorProto.FLOAT16), ("bf16", onnx.TensorProto.BFLOAT16)]
+@pytest.fixture(
+    params=["bf16, shipped", *(pytest.param(p, marks=pytest.mark.slow) for p in ("fp16", "bf16"))]
 )
-def test_reduced_files_have_float32_islands(exported: Exported, precision: str, half: int) -> None:
+def reduced_file(request: pytest.FixtureRequest) -> Path:
+    precision, _, shipped = request.param.partition(", ")
+    folder = load_artifact(DEFAULT_MODEL).path if shipped else request.getfixturevalue("exported_all").path
+    return Path(folder) / f"model.{precision}.onnx"
+
+
+def test_reduced_files_have_float32_islands(reduced_file: Path) -> None:
     """Offsets, gathers, logarithms, exponentials, the blur, the first convolution of the NTL, the sums of levels."""
-    nodes, types = element_types(onnx.load(exported.path / f"model.{precision}.onnx"))
+    half = onnx.TensorProto.FLOAT16 if "fp16" in reduced_file.name else onnx.TensorProto.BFLOAT16
+    nodes, types = element_types(onnx.load(reduced_file))
     single = onnx.TensorProto.FLOAT
     for node in nodes:
         if node.op_type in ("Log", "Exp", "Tanh", "Softmax", "Floor", "Reciprocal"):
@@ -165,8 +170,9 @@ def test_reduced_files_have_float32_islands(exported: Exported, precision: str, 
     ],
 )
 def test_tensorrt_would_refuse_nothing_of_a_whole_export(
-    exported: Exported, file: str, plugins: bool
+    request: pytest.FixtureRequest, file: str, plugins: bool
 ) -> None:
+    exported = request.getfixturevalue("exported_all" if "fp16" in file else "exported")
     proto = onnx.load_from_string(prepared((exported.path / file).read_bytes(), plugins=plugins))
     ours = {n.op_type for n in proto.graph.node if n.domain == "deeplight"}
     assert ours <= {"fuse", "upsample", "refine"} and bool(ours) == plugins, "those that have a plugin alone"

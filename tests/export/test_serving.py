@@ -15,9 +15,10 @@ from deeplight.export.triton_repo import write_repository
 from tests.engine.analytic import write_analytic
 
 
-def test_triton_repository(exported: Exported, tmp_path: Path) -> None:
-    out = write_repository(exported.path, tmp_path / "repo")
-    model = load_artifact(exported.path)
+@pytest.mark.slow
+def test_triton_repository(exported_all: Exported, tmp_path: Path) -> None:
+    out = write_repository(exported_all.path, tmp_path / "repo")
+    model = load_artifact(exported_all.path)
     names = {model.manifest.name, f"{model.manifest.name}-fp16"}
     assert {p.name for p in out.iterdir()} == names
     for name, precision in ((model.manifest.name, "fp32"), (f"{model.manifest.name}-fp16", "fp16")):

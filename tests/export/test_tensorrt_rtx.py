@@ -31,9 +31,10 @@ trt: Any = pytest.importorskip(
 )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_parser_takes_an_export_without_a_warning(exported: Exported, precision: str) -> None:
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
+def test_the_parser_takes_an_export_without_a_warning(request: pytest.FixtureRequest, precision: str) -> None:
     """So no node's name is repeated, of which it would warn."""
+    exported = request.getfixturevalue("exported" if precision == "fp32" else "exported_all")
     graph = prepared(load_artifact(exported.path).read(precision), plugins=False)
     network = ParsedNetwork(trt, graph)
     assert network.log.warnings == [] and network.log.errors == []
@@ -132,7 +133,7 @@ def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_engines_of_a_whole_network(exported: Exported, precision: str) -> None:
-    graph = prepared(load_artifact(exported.path).read(precision), plugins=False)
+def test_engines_of_a_whole_network(exported_all: Exported, precision: str) -> None:
+    graph = prepared(load_artifact(exported_all.path).read(precision), plugins=False)
     for capabilities in TARGETS.values():
         assert to_tensorrt_rtx.build(trt, graph, capabilities).startswith(b"vtrt")

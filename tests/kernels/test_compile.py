@@ -100,6 +100,7 @@ def test_every_kernel_compiles_for_every_architecture(
     assert_no_local_memory(tiny_fp16)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_kernels_of_wide_networks_compile() -> None:
     rows = [row for kernel in sorted(WIDE) for row in reports((80, 90), "base", "fp16", kernel)]

@@ -174,8 +174,8 @@ def as_delivered(folder: Path) -> SceneOptions:
     """A file a band, on two grids in UTM, of which one is averaged, with holes in different places."""
     files = {}
     for k, (slot, step) in enumerate((("swir1", 30), ("red", 10), ("blue", 10), ("swir2", 30), ("nir", 10))):
-        side = 16_000 // step
-        place = Affine(step, 0, 284_900, 0, -step, 5_544_800)
+        side = 5_000 // step
+        place = Affine(step, 0, 286_400, 0, -step, 5_543_300)
         values = (1000 + 9000 * field_on(UTM, place, side, side, k)).astype(np.uint16)
         values[k * 40 : k * 40 + 300 // step, 60 : 60 + 900 // step] = 0
         files[slot] = str(write_raster(folder / f"{slot}.tif", values, UTM, place, nodata=0))
