@@ -264,6 +264,7 @@ def test_decoding_reads_every_tile_of_the_scene(tmp_path: Path, monkeypatch: pyt
     assert [window.shape for window in read] == [(12, 12)] * (3 + 6) + [(8, 8)] * 6
 
 
+@pytest.mark.slow
 def test_a_repeated_scene_is_what_gdal_would_write(tmp_path: Path) -> None:
     strip = 264, 72  # beyond the patch's 2048 HR pixels in one direction, less in the other
     scenes.make("incompressible", strip, tmp_path)

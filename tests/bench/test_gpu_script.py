@@ -48,6 +48,7 @@ def test_the_script_says_what_it_takes(tmp_path: Path, options: list[str], messa
     assert done.returncode == 2 and re.search(message, done.stderr) and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_folders_are_those_of_the_caller(tmp_path: Path) -> None:
     """A wheel of its own and a folder of results, from where the script is called."""
     (tmp_path / "wheels").mkdir()

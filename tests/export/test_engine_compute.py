@@ -131,7 +131,7 @@ def test_a_run_over_the_device_path(
     assert devices["device"] is not None and (devices["device"].replays > 0) == captured
 
 
-@pytest.mark.parametrize("on_device", [True, False])
+@pytest.mark.parametrize("on_device", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_no_tile_is_larger_than_the_profile(
     backend_module: Any, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_device: bool
 ) -> None:

@@ -166,7 +166,7 @@ def test_reduced_files_have_float32_islands(reduced_file: Path) -> None:
     [
         ("model.onnx", False),
         *(pytest.param("model.fp16.onnx", plugins, marks=pytest.mark.slow) for plugins in (False, True)),
-        ("model.onnx", True),
+        pytest.param("model.onnx", True, marks=pytest.mark.slow),
     ],
 )
 def test_tensorrt_would_refuse_nothing_of_a_whole_export(

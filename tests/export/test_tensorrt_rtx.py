@@ -92,6 +92,7 @@ def test_turing_needs_its_own_graph() -> None:
         network.built(config)
 
 
+@pytest.mark.slow
 def test_without_products_the_values_stay(exported: Exported) -> None:
     """Sums of at most 16 terms in another order: a few roundings, 2e-7 to 3e-7 measured in radiance."""
     model = prepared(load_artifact(exported.path).read("fp32"), plugins=False)

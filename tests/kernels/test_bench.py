@@ -39,6 +39,7 @@ def test_measured_cases_are_valid_calls(preset: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_it_compares_with_is_compiled_in_one_piece() -> None:
     for name, op, args, _ in ops.op_cases("tiny", torch.float32, 1, "cpu"):
         torch.compiler.reset()

@@ -229,7 +229,7 @@ def test_on_cuda_the_layers_lie_as_kernels_and_convolutions_read_them(
     assert read == {"suggest": [True], "align": [True, True], "conv2d": [True, True]}
 
 
-@pytest.mark.parametrize("layers", ["physical", "raw"])
+@pytest.mark.parametrize("layers", [pytest.param("physical", marks=pytest.mark.slow), "raw"])
 def test_on_cuda_each_part_of_the_network_is_traced_by_itself(
     layers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,7 +292,10 @@ def test_the_parts_give_the_bits_of_the_whole(
     assert not divided.fallbacks
 
 
-@pytest.mark.parametrize("with_kernels", [False, True], ids=["reference", "kernels"])
+@pytest.mark.parametrize(
+    "with_kernels",
+    [pytest.param(False, marks=pytest.mark.slow, id="reference"), pytest.param(True, id="kernels")],
+)
 def test_compile_takes_the_whole_network(with_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, values = make(wild=0.15), list(inputs(1, 2, 3).values())
     monkeypatch.setattr(dispatch, "use_kernel", lambda *_, **__: with_kernels)

@@ -131,7 +131,7 @@ def test_masks_are_the_hosts_where_coordinates_jump_and_bend(
     assert (report.device["host_tiles"] == 0) == (host == "none")
 
 
-@pytest.mark.parametrize(("latitude", "step"), [(89.7, 4), (89.8, 2)])
+@pytest.mark.parametrize(("latitude", "step"), [pytest.param(89.7, 4, marks=pytest.mark.slow), (89.8, 2)])
 def test_nodes_closer_to_each_other_where_coordinates_bend(
     latitude: float, step: int, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +157,7 @@ def coarser(inputs: Sequence[Tensor]) -> list[Tensor]:
     return [x * (1 + 2.0**-9) for x in analytic(inputs)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "uint16"])
 def test_seams_are_looked_at_where_the_device_has_made_them(
     dtype: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,7 +170,12 @@ def suggestions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "kept", ["all", "some", "none", "all, and there is no memory for the second program"]
+    "kept",
+    [
+        "all",
+        *(pytest.param(few, marks=pytest.mark.slow) for few in ("some", "none")),
+        "all, and there is no memory for the second program",
+    ],
 )
 def test_lights_are_suggested_once_for_all_dates(
     months: Months,

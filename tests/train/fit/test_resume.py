@@ -76,7 +76,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # 16 steps: 2 lights, 2 offset, 2 told, 2 simple, 2 early, 4 whole, 2 finish
-@pytest.mark.parametrize("stops", [(1,), (7,), (2, 5, 13)], ids=str)
+@pytest.mark.parametrize(
+    "stops", [*(pytest.param(one, marks=pytest.mark.slow) for one in ((1,), (7,))), (2, 5, 13)], ids=str
+)
 def test_stopped_and_resumed_equals_straight(straight: Path, tmp_path: Path, stops: tuple[int, ...]) -> None:
     settings, out, made = small_settings(localise_rate=0.1), tmp_path / "run", 0
     for stop in stops:
@@ -286,7 +288,7 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("resume", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_folder_that_a_training_writes_is_refused_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
