@@ -48,8 +48,17 @@ def _lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 def sample(x: Tensor, offset: Tensor) -> Tensor:
     """`x` (B, C, 8h, 8w) at p + 8·offset(p), with `offset` (B, 2, h, w) in LR pixels interpolated linearly."""
-    kernel = interpolation_kernel(SCALE, "linear").to(offset)
+    kernel = _linear_on_gpu(offset) if offset.is_cuda else interpolation_kernel(SCALE, "linear").to(offset)
     return resample_offset(x, resize_fixed(offset * float(SCALE), kernel, SCALE))
+
+
+def _linear_on_gpu(like: Tensor) -> Tensor:
+    """`interpolation_kernel(SCALE, "linear")` made where `like` is, since a CUDA graph cannot hold a copy from the host.
+    All numbers are multiples of 2⁻⁸, so that no order of operations rounds."""
+    along = torch.arange(SCALE, device=like.device) / SCALE + (0.5 / SCALE - 0.5)
+    taps = torch.arange(3, device=like.device) - 1
+    line = (1 - (along[:, None] - taps).abs()).clamp(min=0)
+    return (line[:, None, :, None] * line[:, None]).reshape(SCALE**2, 1, 3, 3).to(like.dtype)
 
 
 def interpolation_kernel(factor: int, kind: str) -> Tensor:

@@ -1,8 +1,4 @@
-"""The rates of the parts of the way to the device and back, each alone, in HR Mpix/s of the cores of tiles and in GB/s.
-
-The path is the shortest there is: raw pixels as they are stored → pinned memory → device → the network in a CUDA
-graph → the core as steps of uint16, and the first overview (`kernels.finish`) → pinned memory.
-"""
+"""The rates of the parts of the way to the device and back, each alone, in HR Mpix/s and in GB/s."""
 
 from __future__ import annotations
 
@@ -21,25 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.gpu.network import built
-from bench.gpu.stage import StageSettings
-from deeplight import kernels
+from bench.gpu.stage import HALO, StageSettings, milliseconds
 from deeplight.engine.core.machine import available_cpus
-from deeplight.engine.core.spec import INPUTS, SCALE
+from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window, split
-from deeplight.engine.network.compiled import compiled
+from deeplight.engine.network.compiled import Compiled, compiled
 from deeplight.kernels.dispatch import never_interpreted
 from deeplight.kernels.float32 import exact_float32
 
 BANDS = 7
-TILES = 60
 
 
 @dataclass(frozen=True)
 class TileCut:
-    """How tiles are cut from a scene, in LR pixels. The halo is that of `tiny`."""
+    """How tiles are cut from a scene, in LR pixels."""
 
     core: int
-    halo: int = 20
+    halo: int = HALO
 
     @property
     def side(self) -> int:
@@ -148,100 +142,13 @@ def _synchronise(settings: StageSettings) -> None:
         torch.cuda.synchronize()
 
 
-def device(settings: StageSettings, cut: TileCut, tiles: int = TILES) -> dict[str, float]:
-    """HR Mpix/s of the whole path without decoding, overlapped, and with the halo counted: `tiny` in the first
-    precision."""
-    network, inputs = built("tiny", settings.dtypes[0], replace(settings, side=cut.side))
-    fast = compiled(network, torch.device(settings.device))  # type: ignore[arg-type]
-    by_name = dict(zip((spec.name for spec in INPUTS), inputs, strict=True))
-    count = tiles if settings.device == "cuda" else 2
+def network(settings: StageSettings, cut: TileCut) -> dict[str, float]:
+    """HR Mpix/s, halo included, of `tiny` alone on tiles of this cut, in the first precision and a CUDA graph: the
+    whole network from inputs in float32 that lie on the device."""
+    model, inputs = built("tiny", settings.dtypes[0], replace(settings, side=cut.side))
+    fast = compiled(model, torch.device(settings.device))  # type: ignore[arg-type]
     with exact_float32(), torch.inference_mode(), never_interpreted():
-        way = _Overlapped(fast, by_name, cut) if settings.device == "cuda" else _InTurn(fast, by_name, cut)
-        way.run(4)
-        seconds = _seconds(lambda: way.run(count))
-    rate = count * (SCALE * cut.core) ** 2 / 1e6 / seconds
-    return {"hr_mpix_per_s": rate, "hr_mpix_per_s_with_halo": rate * cut.computed_share}
-
-
-class _InTurn:
-    """Computes tile after tile without streams: the stand-in, and the steps that the overlapped way is made of."""
-
-    def __init__(self, network: Callable[..., Any], inputs: dict[str, Tensor], cut: TileCut) -> None:
-        self.network, self.inputs = network, inputs
-        pixels = SCALE * cut.side
-        self.corner, self.core = cut.halo, SCALE * cut.core
-        self.valid = torch.ones(cut.side, cut.side, device=inputs["ntl"].device)
-        steps = np.random.default_rng(0).integers(300, 5000, (BANDS, pixels, pixels), dtype=np.int16)
-        self.host = torch.from_numpy(steps)
-        # steps of 2 bytes, and a quarter as many float32
-        self.result = torch.empty(self.core**2 * 3 // 2, dtype=torch.int16)
-
-    def convert(self, raw: Tensor) -> None:
-        self.inputs["dmo"][0].copy_(raw.to(torch.float32) * 1e-4)
-
-    def compute(self) -> Tensor:
-        radiance: Tensor = self.network(*self.inputs.values())[0]
-        return radiance
-
-    def finish(self, radiance: Tensor, result: Tensor) -> None:
-        """Make the pixels of the output from a tile."""
-        parts = result[: self.core * self.core], result[self.core * self.core :].view(torch.float32)
-        kernels.finish(
-            radiance[0].float(),
-            self.valid,
-            parts[0].view(torch.uint16).view(1, self.core, self.core),
-            parts[1].view(1, self.core // 2, self.core // 2),
-            corner=(self.corner, self.corner),
-            scale=0.1,
-            nodata=65535,
-        )
-
-    def run(self, tiles: int) -> None:
-        for _ in range(tiles):
-            self.convert(self.host)
-            self.finish(self.compute(), self.result)
-
-
-class _Overlapped(_InTurn):
-    """Four tiles in flight on three streams: up, compute, down. The network is a CUDA graph over fixed buffers."""
-
-    SLOTS = 4
-
-    def __init__(self, network: Callable[..., Any], inputs: dict[str, Tensor], cut: TileCut) -> None:
-        super().__init__(network, inputs, cut)
-        self.up, self.work, self.down = (torch.cuda.Stream() for _ in range(3))
-        self.hosts = [self.host.pin_memory() for _ in range(self.SLOTS)]
-        self.raws = [self.host.cuda() for _ in range(self.SLOTS)]
-        self.backs = [self.result.pin_memory() for _ in range(self.SLOTS)]
-        self.quants = [self.result.cuda() for _ in range(self.SLOTS)]
-        self.arrived, self.computed, self.left = (
-            [torch.cuda.Event() for _ in range(self.SLOTS)] for _ in range(3)
-        )
-        self.work.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.work):
-            for _ in range(3):
-                self.compute()
-        torch.cuda.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.work):
-            self.radiance = self.compute()
-
-    def run(self, tiles: int) -> None:
-        for tile in range(tiles):
-            k = tile % self.SLOTS
-            if tile >= self.SLOTS:
-                self.left[k].synchronize()
-            with torch.cuda.stream(self.up):
-                self.raws[k].copy_(self.hosts[k], non_blocking=True)
-                self.arrived[k].record(self.up)
-            with torch.cuda.stream(self.work):
-                self.work.wait_event(self.arrived[k])
-                self.convert(self.raws[k])
-                self.graph.replay()
-                self.finish(self.radiance, self.quants[k])
-                self.computed[k].record(self.work)
-            with torch.cuda.stream(self.down):
-                self.down.wait_event(self.computed[k])
-                self.backs[k].copy_(self.quants[k], non_blocking=True)
-                self.left[k].record(self.down)
-        torch.cuda.synchronize()
+        ms = milliseconds(lambda: fast(*inputs), settings.device)
+    if isinstance(fast, Compiled) and fast.failed is not None:
+        raise RuntimeError(fast.failed)
+    return {"ms": ms, "hr_mpix_per_s_with_halo": (SCALE * cut.side) ** 2 / ms * 1e-3}

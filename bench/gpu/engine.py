@@ -83,7 +83,7 @@ class EngineSteps:
             yield f"scene {name}", partial(self._make, name)
             yield f"{name} with filled caches", partial(self._run, name)
             yield f"decoding {name}", partial(self._decode, name)
-        yield "device", self._device
+        yield "device", partial(self._device, name)
         yield "link", partial(self._measure, "link", lambda: device_rates.link(self._settings, self._cut))
         yield "further date", partial(self._measure, "further date", lambda: self._further_date(name))
         yield "empty caches", self._empty
@@ -130,14 +130,21 @@ class EngineSteps:
         if self._ran and decoded:
             self._rows.add(what="ratio", scene=name, **ratios(self._ran, decoded))
 
-    def _device(self) -> None:
-        found = self._measure("device", lambda: device_rates.device(self._settings, self._cut))
-        if found and (alone := alone_rate(self._ran)):
-            self._rows.add(
-                what="ratio",
-                scene="device",
-                with_halo_over_alone=round(found["hr_mpix_per_s_with_halo"] / alone, 3),
-            )
+    def _device(self, name: str) -> None:
+        """The device path without decoding, over the network alone and over a tile alone, all with their halos."""
+        network = self._measure("network alone", lambda: device_rates.network(self._settings, self._cut))
+        if self._settings.device != "cuda":
+            return
+        from bench.gpu import real_path
+
+        path = self._measure(
+            "device path", lambda: real_path.stream(self._folder(name), self._settings, self._cut.core)
+        )
+        if path and network:
+            rate, tile = path["hr_mpix_per_s_with_halo"], path["hr_mpix_per_s_of_a_tile_alone"]
+            over = {"network": rate / network["hr_mpix_per_s_with_halo"], "a_tile_alone": rate / tile}
+            found = {f"device_path_over_{what}": round(ratio, 3) for what, ratio in over.items()}
+            self._rows.add(what="ratio", scene="device", **found)
 
     def _further_date(self, name: str) -> dict[str, Any]:
         return further_date(self._folder(name), self._settings)
@@ -185,6 +192,8 @@ def infer(
         found |= {key: said[key] for key in ("hr_mpix_per_s", "load", "bottleneck", "device")}
         found |= {key: said["tiles"][key] for key in ("core", "halo", "core_share")}
         found["seconds_by_part"] = said["seconds"]
+        if said["backend"]["uncompiled"]:  # else its rate would stand for what was to be measured
+            found["error"] = f"uncompiled: {said['backend']['uncompiled']}"
         told = (json.loads(line) for line in events.read_text().splitlines())
         first = next((datetime.fromisoformat(e["time"]) for e in told if e["event"] == "tile"), None)
         found["first_tile_s"] = None if first is None else round(first.timestamp() - begin, 2)
@@ -202,7 +211,7 @@ def further_date(folder: Path, settings: StageSettings) -> dict[str, Any]:
         dates = [date["run"] for date in json.loads((folder / "lights" / "run.json").read_text())["dates"]]
         found["date_s"] = [round(date["seconds"]["total"], 2) for date in dates]
         found["second_over_first"] = round(dates[1]["seconds"]["total"] / dates[0]["seconds"]["total"], 3)
-        found["compute_s"] = [date["seconds"].get("compute") for date in dates]
+        found["compute_s"] = [date["seconds"]["compute_busy"] for date in dates]
         found["bytes_read"] = [date["bytes_read"] for date in dates]
         found["bytes_up"] = [(date["device"] or {}).get("bytes_up") for date in dates]
     return found

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu.stage import Rows, StageSettings, attempt, milliseconds
+from bench.gpu.stage import Rows, StageSettings, attempt, first_line, milliseconds
 from bench.ops import op_cases
 from deeplight.engine.network.config import PRESETS
 from deeplight.kernels import expected, launch, tune
@@ -146,12 +146,20 @@ def _operations(rows: Rows, settings: StageSettings) -> bool:
     return True
 
 
-def _ways(op: Callable[..., Any], args: tuple[Any, ...], settings: StageSettings) -> dict[str, float]:
+def _ways(op: Callable[..., Any], args: tuple[Any, ...], settings: StageSettings) -> dict[str, Any]:
+    """Milliseconds of each way; error: of the last that failed."""
+
     def reference() -> Any:
         return op(*args, implementation="reference")
 
-    runs = {"reference_ms": reference, "kernel_ms": lambda: op(*args, implementation="triton")}
+    runs = {"kernel_ms": lambda: op(*args, implementation="triton"), "reference_ms": reference}
     if settings.max_autotune:
         torch.compiler.reset()
         runs["compiled_ms"] = torch.compile(reference, mode="max-autotune-no-cudagraphs", fullgraph=True)
-    return {name: milliseconds(run, settings.device) for name, run in runs.items()}
+    found: dict[str, Any] = {}
+    for name, run in runs.items():  # a reference that fails must not take the kernel's time with it
+        try:
+            found[name] = milliseconds(run, settings.device, cold=True)
+        except Exception as error:
+            found["error"] = f"{name}: {first_line(error)}"
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -78,7 +79,9 @@ def _measure(
     settings: StageSettings,
 ) -> None:
     if step == "capture":
-        attempt(rows, {"what": step, **what}, lambda: captured(network, inputs))
+        tile = replace(settings, side=settings.tile)  # the engine's stage finds what is compiled for it
+        what |= {"side": tile.side}
+        attempt(rows, {"what": step, **what}, lambda: captured(*built(what["preset"], what["dtype"], tile)))
     elif step == "profile":
         attempt(rows, {"what": step, **what}, lambda: profile(network, inputs, settings))
     else:
@@ -117,6 +120,8 @@ def captured(network: Network, inputs: Sequence[Tensor]) -> dict[str, float]:
         for target, result in zip(made, computed(known), strict=True):
             target.copy_(result)
 
+    if divided.fallbacks:
+        raise RuntimeError(f"uncompiled: {divided.fallbacks}")
     graphs: dict[str, Any] = {}
     for name, known in (("date", False), ("further_date", True)):
         begin = time.perf_counter()

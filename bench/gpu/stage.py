@@ -20,7 +20,11 @@ from deeplight.engine.core.files import write_file
 
 Run = Callable[[], Any]
 ROUNDS = 30
+HALO = 20
+"""LR pixels, of `tiny`."""
 SCRATCH = "scratch"
+CACHED = 256 << 20
+"""Bytes that are more than any L2 cache holds."""
 BEGINS = 0.75
 """Share of a stage's seconds after which it begins nothing more."""
 MARGIN = 2.0
@@ -45,6 +49,11 @@ class StageSettings:
     configs: bool = True
     max_autotune: bool = False
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def tile(self) -> int:
+        """LR pixels of a side of the engine's tiles whose core is `side`: with the halo of `tiny`."""
+        return self.side + 2 * HALO
 
     @property
     def scratch(self) -> Path:
@@ -109,10 +118,11 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}"
 
 
-def milliseconds(run: Run, device: str, rounds: int = ROUNDS) -> float:
+def milliseconds(run: Run, device: str, rounds: int = ROUNDS, *, cold: bool = False) -> float:
     """Median time of a run as replays of a CUDA graph, so that the launches from Python do not count.
 
-    On a CPU, which only stands in for a GPU, it is the time of one call, which means nothing.
+    cold: no replay finds anything in the L2 cache, so that a share of the memory's bandwidth is one. On a CPU, which
+    only stands in for a GPU, it is the time of one call, which means nothing.
     """
     if device == "cpu":
         return _wall(run)
@@ -126,8 +136,9 @@ def milliseconds(run: Run, device: str, rounds: int = ROUNDS) -> float:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    times = []
+    times, other = [], torch.empty(CACHED if cold else 0, dtype=torch.uint8, device=device)
     for _ in range(rounds):
+        other.zero_()
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record()
         graph.replay()

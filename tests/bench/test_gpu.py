@@ -9,6 +9,7 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -238,13 +239,17 @@ def test_a_stage_that_fails_is_named_and_the_next_one_runs(
 ) -> None:
     ran: list[str] = []
     problems = {"kernels": "ended after 55 s", "network": "exit status 1"}
+    clock = [0.0]
 
     def stage(command: list[str], seconds: float) -> str:
         name = command[command.index("--seconds") - 1]
         ran.append(name)
-        assert seconds == program.SECONDS[name] == program._limit(program.parse(command[3:]), name)
+        assert seconds == pytest.approx(program._limit(program.parse(command[3:]), name))
+        assert seconds == pytest.approx(program.SECONDS[name], abs=0.1), "those before took all of theirs"
+        clock[0] += seconds
         return problems.get(name, "")
 
+    monkeypatch.setattr(program, "time", SimpleNamespace(monotonic=lambda: clock[0], time=time.time))
     monkeypatch.setattr(program, "run_stage", stage)
     assert program.main(["--out", str(tmp_path), "--device", "cpu"]) == 1
     assert ran == list(program.SECONDS)
@@ -364,10 +369,32 @@ def test_a_package_that_lacks_another_is_named(tmp_path: Path, monkeypatch: pyte
     assert "no_such_module (No module named 'no_such_module')" in found(tmp_path, "engine")[0]["left_out"]
 
 
+def test_what_a_stage_leaves_over_goes_to_those_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(program, "run_stage", lambda _, seconds: given.append(seconds) or "")
+    options = [
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--only",
+        "facts,network,engine",
+        "--seconds",
+        "400",
+    ]
+    assert program.main(options) == 0
+    first, second, last = given
+    assert first == pytest.approx(400 * 12 / (12 + 73 + 115), abs=1)
+    assert second == pytest.approx(400 * 73 / (73 + 115), abs=1) and last == pytest.approx(400, abs=1)
+
+
 def test_a_stage_counts_from_the_start_of_its_process(tmp_path: Path) -> None:
-    options = ["--out", str(tmp_path), "--device", "cpu", "--here", str(time.time() - 50)]
+    limit = program.SECONDS["network"]
+    options = ["--out", str(tmp_path), "--device", "cpu", "--here", str(time.time() - limit + 5)]
     settings = program.settings_of(program.parse(options), "network")
-    assert settings.seconds == 55 and settings.late
+    assert settings.seconds == limit and settings.late
     assert 1 <= settings.left < 4
 
 

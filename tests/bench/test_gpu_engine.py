@@ -15,15 +15,18 @@ from affine import Affine
 
 from bench.cases import ARC, NORTH, WEST, Case, ntl_grid, write_raster
 from bench.gpu import __main__ as program
-from bench.gpu import device_rates, engine, scenes
+from bench.gpu import device_rates, engine, real_path, scenes
 from bench.gpu.device_rates import TileCut
-from bench.gpu.stage import StageSettings
+from bench.gpu.stage import Rows, StageSettings
 from bench.gpu.table import table
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.grid import Grid
+from deeplight.engine.run import paths
 from tests.bench.test_gpu import found, tiny
 from tests.conftest import ROOT
+from tests.engine.device.runs import OnDevice, analytic
+from tests.engine.device.standin import StandIn
 
 
 @pytest.mark.slow
@@ -40,10 +43,10 @@ def test_engine_over_both_scenes(tmp_path: Path) -> None:
     assert all(r["exit"] == 0 and r["hr_mpix_per_s"] > 0 for r in runs.values()), runs
     assert all(r["seconds_by_part"]["stream"] > 0 and r["load"] for r in runs.values())
     others = [r["what"] for r in rows if r["what"] not in ("scene", "deeplight-infer", "decode", "ratio")]
-    assert others == ["filling the caches", "device", "link", "further date"]
-    device, _, further = rows[-4:-1]
-    assert device["hr_mpix_per_s_with_halo"] > device["hr_mpix_per_s"] > 0
-    assert further["exit"] == 0 and len(further["date_s"]) == 2
+    assert others == ["filling the caches", "network alone", "link", "further date"]
+    network, _, further = rows[-4:-1]
+    assert network["hr_mpix_per_s_with_halo"] > 0
+    assert further["exit"] == 0 and len(further["date_s"]) == 2 and min(further["compute_s"]) > 0
     ratio = {r["scene"]: r["ratio"] for r in rows if r["what"] == "scene"}
     assert ratio["realistic"] > ratio["incompressible"]
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(tmp_path).splitlines()]
@@ -77,27 +80,83 @@ def test_the_stream_is_compared_with_decoding_and_with_the_device() -> None:
     assert list(without) == list(engine_ratios())[:2], "no device, no ratio to it"
 
 
-def test_a_run_has_the_rate_of_its_stream_beside_that_of_its_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = {
+def run_report(**backend: object) -> dict[str, Any]:
+    """What counts of a run.json."""
+    return {
         "hr_mpix_per_s": 15.0,
         "load": {},
         "bottleneck": "decode",
+        "backend": {"uncompiled": {}} | backend,
         "device": None,
         "tiles": {"core": 256, "halo": 20, "core_share": 0.7},
         "seconds": {"stream": 0.5, "total": 6.7},
     }
 
-    def run(command: list[str], seconds: float, environment: object) -> dict[str, Any]:
-        (tmp_path / "run.json").write_text(json.dumps(said))
-        (tmp_path / "events.jsonl").write_text("")
-        return {"seconds": 10.0, "exit": 0}
 
-    monkeypatch.setattr(engine, "run", run)
+def wrote(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """A process that left this report."""
+    (folder / "run.json").write_text(json.dumps(report))
+    (folder / "events.jsonl").write_text("")
+    return {"seconds": 10.0, "exit": 0}
+
+
+def test_a_run_has_the_rate_of_its_stream_beside_that_of_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "run", lambda *_: wrote(tmp_path, run_report()))
     ran = engine.infer(tmp_path, tiny(tmp_path, strip=(1000, 1250)), 60.0)
     assert ran["hr_mpix_per_s_of_process"] == 8.0 and ran["hr_mpix_per_s_of_stream"] == 160.0
     assert (ran["core"], ran["halo"], ran["core_share"]) == (256, 20, 0.7)
+
+
+def test_uncompiled_code_is_not_taken_for_the_engines_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = run_report(uncompiled={"network": "no ptxas"})
+    monkeypatch.setattr(engine, "run", lambda *_: wrote(tmp_path, said))
+    assert engine.infer(tmp_path, tiny(tmp_path), 60.0)["error"] == "uncompiled: {'network': 'no ptxas'}"
+
+
+def test_a_further_date_is_told_with_its_seconds_of_computing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dates = [
+        {"run": {"seconds": {"total": t, "compute_busy": t / 2}, "bytes_read": 1, "device": {"bytes_up": b}}}
+        for t, b in ((4.0, 9), (2.0, 3))
+    ]
+    (tmp_path / "ntl.tif").touch()
+    (tmp_path / "lights").mkdir()
+    (tmp_path / "lights" / "run.json").write_text(json.dumps({"dates": dates}))
+    monkeypatch.setattr(engine, "run", lambda *_: {"seconds": 10.0, "exit": 0})
+    told = engine.further_date(tmp_path, tiny(tmp_path))
+    assert told["compute_s"] == [2.0, 1.0] and told["second_over_first"] == 0.5
+    assert told["bytes_up"] == [9, 3]
+
+
+def test_the_device_path_is_compared_with_the_network_and_with_a_tile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_rates, "network", lambda *_: {"hr_mpix_per_s_with_halo": 500.0})
+    path = {"hr_mpix_per_s_with_halo": 450.0, "hr_mpix_per_s_of_a_tile_alone": 900.0}
+    monkeypatch.setattr(real_path, "stream", lambda *_: path)
+    settings = tiny(tmp_path, device="cuda")
+    engine.EngineSteps(Rows(settings, "engine"), settings)._device("realistic")
+    ratio = found(tmp_path, "engine")[-1]
+    assert (ratio["device_path_over_network"], ratio["device_path_over_a_tile_alone"]) == (0.9, 0.5)
+
+
+def test_the_device_path_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the stand-in, which checks the order of what is done; its results are those of a run."""
+    scenes.make("realistic", (30, 26), tmp_path)
+    stand_in = StandIn(3)
+    monkeypatch.setattr(paths, "open_model", lambda *_: OnDevice(analytic, stand_in))
+    got = real_path.stream(tmp_path, tiny(tmp_path), core=4, count=100)
+    assert got["tiles"] == 100 and 3 <= got["slots"] < 100, "slots are used again"
+    assert got["hr_mpix_per_s_with_halo"] > got["hr_mpix_per_s"] > 0 < got["hr_mpix_per_s_of_a_tile_alone"]
+    assert not (tmp_path / "never.tif").exists()
+    monkeypatch.setattr(paths, "open_model", lambda *_: OnDevice(analytic, None))
+    with pytest.raises(RuntimeError, match="has no device path"):
+        real_path.stream(tmp_path, tiny(tmp_path), core=4, count=1)
 
 
 def late(out: Path, after: int) -> StageSettings:
@@ -115,7 +174,7 @@ def late(out: Path, after: int) -> StageSettings:
 STEPS = [
     ["make", "infer"],
     *(["make"], ["infer"], ["decode"]) * 2,
-    *(["device"], ["link"], ["further"], ["infer"]),
+    *(["network"], ["link"], ["further"], ["infer"]),
 ]
 NAMES = [
     "filling the caches",
@@ -144,7 +203,7 @@ def test_the_engines_stage_begins_nothing_when_its_time_is_over(
     monkeypatch.setattr(scenes, "make", note("make", 1.0))
     monkeypatch.setattr(engine, "infer", note("infer", {}))
     monkeypatch.setattr(engine, "further_date", note("further", {}))
-    for name in ("decode", "link", "device"):
+    for name in ("decode", "link", "network"):
         monkeypatch.setattr(device_rates, name, note(name, {}))
     engine.measure(late(tmp_path, after))
     assert done == [name for step in STEPS[:after] for name in step]
@@ -171,7 +230,7 @@ def test_first_processes_leave_time_for_those_after_them(
     monkeypatch.setattr(engine, "further_date", lambda *_: {})
     decoded = {"hr_mpix_per_s_of_all_threads": 2.0, "hr_mpix_per_s_of_each_block_once": 4.0}
     monkeypatch.setattr(device_rates, "decode", lambda _, cut: cuts.append(cut) or decoded)
-    monkeypatch.setattr(device_rates, "device", lambda _, cut: cuts.append(cut) or {})
+    monkeypatch.setattr(device_rates, "network", lambda _, cut: cuts.append(cut) or {})
     monkeypatch.setattr(device_rates, "link", lambda *_: {})
     engine.measure(tiny(tmp_path))
     *first, (share, same) = given
