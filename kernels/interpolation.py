@@ -53,8 +53,8 @@ def sample(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def _linear_on_gpu(like: Tensor) -> Tensor:
-    """`interpolation_kernel(SCALE, "linear")` made where `like` is, since a CUDA graph cannot hold a copy from the host.
-    All numbers are multiples of 2⁻⁸, so that no order of operations rounds."""
+    """`interpolation_kernel(SCALE, "linear")` made where `like` is: a CUDA graph cannot hold a copy from the host. All
+    numbers are multiples of 2⁻⁸, so that no order of operations rounds."""
     along = torch.arange(SCALE, device=like.device) / SCALE + (0.5 / SCALE - 0.5)
     taps = torch.arange(3, device=like.device) - 1
     line = (1 - (along[:, None] - taps).abs()).clamp(min=0)
