@@ -211,7 +211,8 @@ def further_date(folder: Path, settings: StageSettings) -> dict[str, Any]:
         dates = [date["run"] for date in json.loads((folder / "lights" / "run.json").read_text())["dates"]]
         found["date_s"] = [round(date["seconds"]["total"], 2) for date in dates]
         found["second_over_first"] = round(dates[1]["seconds"]["total"] / dates[0]["seconds"]["total"], 3)
-        found["compute_s"] = [date["seconds"]["compute_busy"] for date in dates]
+        busy = "infer_busy" if dates[0]["device"] is None else "compute_busy"
+        found["compute_s"] = [date["seconds"][busy] for date in dates]
         found["bytes_read"] = [date["bytes_read"] for date in dates]
         found["bytes_up"] = [(date["device"] or {}).get("bytes_up") for date in dates]
     return found
