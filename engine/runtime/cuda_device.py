@@ -157,13 +157,14 @@ class CudaDevice:
             with torch.cuda.stream(stream.stream):
                 for _ in range(_WARM_UPS):
                     program()
-            torch.cuda.synchronize(self._device)
-            graph = torch.cuda.CUDAGraph()
-            # no tensor of a captured program outlives it, so another one may use its memory at another time
-            pool = None if beside is None else beside.pool()
-            # other threads may pin memory and wait for events meanwhile: only this one is being recorded
-            with torch.cuda.graph(graph, pool, stream.stream, capture_error_mode="thread_local"):
-                program()
+                torch.cuda.synchronize(self._device)
+                graph = torch.cuda.CUDAGraph()
+                # no tensor of a captured program outlives it, so another one may use its memory at another time
+                pool = None if beside is None else beside.pool()
+                # other threads may pin memory and wait for events meanwhile: only this one is being recorded. Inside
+                # the stream's context, since `torch.cuda.graph` leaves it current where a recording breaks off
+                with torch.cuda.graph(graph, pool, stream.stream, capture_error_mode="thread_local"):
+                    program()
         return graph
 
     def host_uses(self, memory: Memory, *, writes: bool = False) -> AbstractContextManager[None]:

@@ -79,6 +79,43 @@ def test_what_is_recorded_ran_before_in_the_same_thread(cuda: list[Any]) -> None
     assert len(graphs) == 2
 
 
+@pytest.mark.parametrize("breaks", ["beginning", "end"])
+def test_a_recording_that_breaks_off_leaves_the_current_stream_as_it_was(
+    cuda: list[Any], monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    """PyTorch makes the recording's stream the current one before it begins, and goes back only after it has ended."""
+    current: list[Any] = ["default"]
+
+    @contextmanager
+    def stream(given: Any) -> Iterator[None]:
+        before, current[0] = current[0], given
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    class Breaking(Recording):
+        def __init__(self, graph: Any, pool: Any, stream: Any, capture_error_mode: str) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            current[0] = self.stream
+            if breaks == "beginning":
+                raise RuntimeError("CUDA error: the recording cannot begin")
+
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "graph", Breaking)
+    device, during = CudaDevice(torch.device("cuda")), list[Any]()
+    made = device.stream()
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        device.capture(made, lambda: during.append(current[0]), [], [])
+    assert during and all(found is made.stream for found in during)
+    assert current == ["default"]
+
+
 @pytest.mark.parametrize(
     ("error", "full"),
     [
