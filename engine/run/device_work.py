@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,13 +23,12 @@ from deeplight.engine.core.windows import Window, split
 from deeplight.engine.output.pack_format import Encoded
 from deeplight.engine.raster.unresampled import NOWHERE, Placed, Unresampled, spread, unresampled
 from deeplight.engine.run.device_path import DevicePath, SentLayers, TileShape
-from deeplight.engine.run.device_tiles import FASTER, DeviceTiles, larger_cores, worth_trying
+from deeplight.engine.run.device_tiles import FASTER, DeviceTiles, host_bytes, larger_cores, worth_trying
 from deeplight.engine.run.largest import admits
-from deeplight.engine.run.slots import Lease, Ring, page_locked
+from deeplight.engine.run.slots import Lease, Ring
 from deeplight.engine.run.tiling import (
     Crew,
     TilePlan,
-    device_bytes,
     device_cores,
     fixed_window,
     pack_side,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from deeplight.engine.run.meter import Meter
 
 
+T = TypeVar("T")
 PIECE = 128
 """LR pixels a side of what the host's path computes at a time beside the device's."""
 
@@ -109,60 +109,75 @@ class DeviceWork(TileWork):
 
         Raises InputError, naming `tiles`, where none fits.
         """
-        reason, fits = "", None
+        reason = ""
         for core in (c for c in device_cores(plan) if self._admits(c)):
-            fits = self._try(core, plan)
-            if isinstance(fits, DeviceTiles):
-                break
-            reason = fits
-        if not isinstance(fits, DeviceTiles):
-            raise InputError(
-                f"tiles of {core} LR pixels do not fit into the memory of {self.path.device.name} ({reason}): use "
-                'smaller `tiles`, or `device="cpu"`'
-            )
-        if plan.chosen:
-            fits = self._fastest(fits, plan)
-        if self._dates is not None:
-            with self.path.failing(None):
-                self._dates.keep_layers(self.path.device)
-        return replace(plan, core=fits.core, pack=pack_side(fits.core), estimate=fits.need)
+            first = self._try(core, plan)
+            if isinstance(first, str):
+                reason = first
+                continue
+            # where another did not fit, none that is larger does
+            tried = self._compared(first, plan) if plan.chosen and not reason else [first]
+            for tiles in reversed(tried):
+                lacking = self._take(tiles, plan)
+                if lacking is None:
+                    if self._dates is not None:
+                        with self.path.failing(None):
+                            self._dates.keep_layers(self.path.device)
+                    return replace(plan, core=tiles.core, pack=pack_side(tiles.core), estimate=tiles.need)
+                reason = lacking
+        raise InputError(
+            f"tiles of {core} LR pixels do not fit into the memory of {self.path.device.name} ({reason}): use "
+            'smaller `tiles`, or `device="cpu"`'
+        )
 
     def _admits(self, core: int) -> bool:
         """Whether the backend takes such tiles."""
         return admits(self.backend.largest_tile, core, self.halo, self.manifest, self.scene.grid.shape)
 
     def _try(self, core: int, plan: TilePlan) -> DeviceTiles | str:
-        """Take the memory of such tiles, make their program and time it; or why that cannot be, with nothing kept."""
-        begin, grid, crew = time.perf_counter(), self.scene.grid, self.crew(self.threads)
-        shape, part = self._cut(core), self._first(core)
-        # tiles on their way are neighbours, and all of a pack come one after the other
-        lanes = min(crew.readers, -(-crew.tiles // (pack_side(core) // core) ** 2) + 1)
-        sent, returned = shape.sent.size, self.path.returned(*part.shape).size
-        slot = page_locked(sent) + page_locked(returned)
-        pixel, pack = self.path.wanted.pixel_bytes, pack_side(core)
-        need, usable = device_bytes(crew.tiles, slot, lanes, pack, *grid.shape, pixel), self._usable
+        """Make the program of such tiles and time one; or why that cannot be, with nothing kept."""
+        begin, shape, part = time.perf_counter(), self._cut(core), self._first(core)
+        room = shape.sent.size, self.path.returned(*part.shape).size
+        pixel, usable = self.path.wanted.pixel_bytes, self._usable
+        need = host_bytes(core, room, self.crew(self.threads), self.scene.grid.shape, pixel)
         if plan.chosen and need > usable:
             return f"{need / 1e9:.1f} GB of host memory are needed and {usable / 1e9:.1f} GB can be used"
-        alone = self._time(shape, part, sent, returned)
+        alone = self._attempt(lambda: self._time(shape, part, room))
         if isinstance(alone, str):
-            self._empty()  # here, where no error holds on to what was made before it
             return alone
         rate = part.height * part.width * SCALE**2 / max(alone, 1e-9)
         self.meter.tried[core] = round(rate / 1e6, 1)
-        return DeviceTiles(core, need, shape, rate, time.perf_counter() - begin)
+        return DeviceTiles(core, need, shape, room, rate, time.perf_counter() - begin)
 
-    def _time(self, shape: TileShape, part: Window, sent: int, returned: int) -> float | str:
-        """Seconds of a tile alone, once there is memory for all of them and its program; or why there is not enough."""
+    def _attempt(self, work: Callable[[], T]) -> T | str:
+        """What `work` gives; or why there is not enough memory for it, with nothing kept."""
         try:
             with self.path.failing(None):
-                self.ring.reserve(sent, returned)
-            lease = self.ring.take()
-            self._make_up(lease, shape, returned)
-            alone = self.path.prepare(shape, lease.slot, part, self.window(part))
-            lease.end()
-            return alone
+                return work()
         except OutOfDeviceMemory as error:
-            return str(error.__cause__ or error).partition("\n")[0]
+            reason = str(error.__cause__ or error).partition("\n")[0]
+        self._empty()  # here, where no error holds on to what was made before it
+        return reason
+
+    def _time(self, shape: TileShape, part: Window, room: tuple[int, int]) -> float:
+        """Seconds of a tile alone, in one slot: page-locking all of them takes long, and few sizes are kept. The device
+        holds what the other slots take there, so that no size seems to fit whose ring does not."""
+        others = [self.path.device.memory(size) for size in room for _ in range(1, self.ring.count)]
+        lease = self.ring.take()
+        self._make_up(lease, shape, room[1])
+        alone = self.path.prepare(shape, lease.slot, part, self.window(part))
+        lease.end()
+        del others
+        return alone
+
+    def _take(self, tiles: DeviceTiles, plan: TilePlan) -> str | None:
+        """Take the memory of all tiles on their way; or why there is not enough, with nothing kept."""
+        if self._core != tiles.core:
+            self._empty(keep=tiles.shape)
+            again = self._try(tiles.core, plan)  # whose program is gone where there was too little memory
+            if isinstance(again, str):
+                return again
+        return self._attempt(lambda: self.ring.reserve(*tiles.room))
 
     def _make_up(self, lease: Lease, shape: TileShape, returned: int) -> None:
         """Pixels for a tile of which only the time counts, that lies where all files reach if there is such a place:
@@ -178,28 +193,20 @@ class DeviceWork(TileWork):
             for name, layer in self._layers.items():
                 layer.make_up(arrays, name, places.get(name, NOWHERE))
 
-    def _fastest(self, first: DeviceTiles, plan: TilePlan) -> DeviceTiles:
-        """The fastest of `first` and larger ones, as far as it pays to make the programs of those."""
-        best = first
+    def _compared(self, first: DeviceTiles, plan: TilePlan) -> list[DeviceTiles]:
+        """`first` and larger ones, each faster than those before it, as far as it pays to make their programs."""
+        tried = [first]
         for core in larger_cores(first.core):
-            if not self._admits(core) or not worth_trying(
-                first, core, self.scene.grid.shape, self.ring.count
-            ):
+            size, slots = self.scene.grid.shape, self.ring.count
+            if not self._admits(core) or not worth_trying(tried, core, size, slots):
                 break
-            self._empty(keep=best.shape)
+            self._empty(keep=tried[-1].shape)
             found = self._try(core, plan)
-            if isinstance(found, str) or found.rate < best.rate * FASTER:
+            if isinstance(found, str) or found.rate < tried[-1].rate * FASTER:
                 break
-            best = found
-        if self._core != best.core:
-            self._empty(keep=best.shape)  # whose program is gone where there was too little memory
-            again = self._try(best.core, plan)
-            if isinstance(again, str):
-                raise InputError(
-                    f"the memory of {self.path.device.name} holds tiles of {best.core} LR pixels no longer ({again}): "
-                    "use smaller `tiles`"
-                )
-        return best
+            tried.append(found)
+            self.path.forget(keep=found.shape)
+        return tried
 
     def _empty(self, keep: TileShape | None = None) -> None:
         """Let go of all memory but that of one program."""
