@@ -36,14 +36,14 @@ from deeplight.kernels.variants import DTYPES
 SECONDS = {
     # the start of CUDA and two copies
     "facts": 12,
-    # 37 programs of about 2 s of a core each, on all of 16, for the operations and the launches that decide; then 238
-    # more, most of them configurations to choose from; as many checks and short measurements
+    # 41 programs of about 2 s of a core each, on all of 16, for the operations and the launches that decide; then 274
+    # more, most of them configurations to choose from, as far as there is time
     "kernels": 45,
     # four networks are compiled for what targets ask for, in order of importance; what there is no time for is left out
     "network": 73,
     # the first process: imports, Inductor, and 22 s of Triton on one core (H200) where the kernels stage has not run;
-    # then those that find all in the caches, with about 10 s of start and 537 HR Mpix each on 16 cores, of which the
-    # prototype streamed 121 a second; writing both scenes, 22 s on 2 virtual cores; what remains is left out and named
+    # then those that find all in the caches, with about 10 s of start and 537 HR Mpix each on 16 cores; writing both
+    # scenes, 22 s on 2 virtual cores; the device path, whose programs are in the caches, too; what remains is left out
     "engine": 115,
     # one command, which took 24 to 40 s on 2 CPUs without a GPU; on one it compares three precisions more, one compiled
     "export": 55,
@@ -172,7 +172,8 @@ def main(argv: list[str] | None = None) -> int:
             # an older run's must not stand for a failed one
             (given.out / f"{stage}.json").unlink(missing_ok=True)
             left = whole - (time.monotonic() - begin)
-            limit = round(left * SECONDS[stage] / sum(SECONDS[other] for other in given.only[number:]), 1)
+            share = SECONDS[stage] / sum(SECONDS[other] for other in given.only[number:])
+            limit = max(1.0, round(left * share, 1))
             own = ["--only", stage, "--seconds", str(limit), "--here", str(time.time())]
             problem = run_stage([sys.executable, "-m", "bench.gpu", *argv, *own], limit)
             problem = problem or failed_rows(given.out, stage)

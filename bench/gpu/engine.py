@@ -135,10 +135,10 @@ class EngineSteps:
         network = self._measure("network alone", lambda: device_rates.network(self._settings, self._cut))
         if self._settings.device != "cuda":
             return
-        from bench.gpu import real_path
+        from bench.gpu import device_path
 
         path = self._measure(
-            "device path", lambda: real_path.stream(self._folder(name), self._settings, self._cut.core)
+            "device path", lambda: device_path.stream(self._folder(name), self._settings, self._cut.core)
         )
         if path and network:
             rate, tile = path["hr_mpix_per_s_with_halo"], path["hr_mpix_per_s_of_a_tile_alone"]
@@ -186,14 +186,14 @@ def infer(
     found = run(command, seconds, environment)
     if found.get("exit") == 0:
         said = json.loads(report.read_text())
+        if uncompiled := said["backend"]["uncompiled"]:  # whose rates would stand for what was to be measured
+            return found | {"error": f"uncompiled: {uncompiled}"}
         pixels = 64 * settings.strip[0] * settings.strip[1] / 1e6
         found["hr_mpix_per_s_of_process"] = round(pixels / found["seconds"], 2)
         found["hr_mpix_per_s_of_stream"] = round(pixels / max(said["seconds"]["stream"], 1e-3), 2)
         found |= {key: said[key] for key in ("hr_mpix_per_s", "load", "bottleneck", "device")}
         found |= {key: said["tiles"][key] for key in ("core", "halo", "core_share")}
         found["seconds_by_part"] = said["seconds"]
-        if said["backend"]["uncompiled"]:  # else its rate would stand for what was to be measured
-            found["error"] = f"uncompiled: {said['backend']['uncompiled']}"
         told = (json.loads(line) for line in events.read_text().splitlines())
         first = next((datetime.fromisoformat(e["time"]) for e in told if e["event"] == "tile"), None)
         found["first_tile_s"] = None if first is None else round(first.timestamp() - begin, 2)
@@ -209,6 +209,8 @@ def further_date(folder: Path, settings: StageSettings) -> dict[str, Any]:
     found = run(command, settings.left)
     if found.get("exit") == 0:
         dates = [date["run"] for date in json.loads((folder / "lights" / "run.json").read_text())["dates"]]
+        if uncompiled := dates[0]["backend"]["uncompiled"]:
+            return found | {"error": f"uncompiled: {uncompiled}"}
         found["date_s"] = [round(date["seconds"]["total"], 2) for date in dates]
         found["second_over_first"] = round(dates[1]["seconds"]["total"] / dates[0]["seconds"]["total"], 3)
         busy = "infer_busy" if dates[0]["device"] is None else "compute_busy"
@@ -232,7 +234,7 @@ def _command(folder: Path, settings: StageSettings, out: Path, ntl: Path) -> lis
     for layer in ("dmo", "dem"):
         command += [f"--{layer}", str(folder / f"{layer}.tif")]
     command += ["--tiles", "auto", "--dtype", "uint16"]
-    on_gpu = ["--backend", "torch", "--device", "cuda", "--precision", "fp16"]
+    on_gpu = ["--backend", "torch", "--device", "cuda", "--precision", settings.dtypes[0]]
     return command + (on_gpu if settings.device == "cuda" else ["--device", "cpu"])
 
 

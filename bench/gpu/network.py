@@ -142,6 +142,25 @@ def captured(network: Network, inputs: Sequence[Tensor]) -> dict[str, float]:
     return found
 
 
+def in_parts(network: Network, inputs: Sequence[Tensor]) -> Callable[[], Sequence[Tensor]]:
+    """The network as the engine's device has it: in its parts, compiled, on layers that were made before from pixels as
+    they are sent. Running it raises RuntimeError where a part is not compiled."""
+    where = inputs[0].device
+    divided = Divided(network, lambda part: compiled(part, where))  # type: ignore[arg-type]
+    aux, lights = (
+        as_sent(divided, inputs[0])(),
+        inputs[0].clone(memory_format=torch.contiguous_format),
+    )
+
+    def run() -> Sequence[Tensor]:
+        made = divided(inputs, lights, known=False, aux=aux)
+        if divided.fallbacks:
+            raise RuntimeError(f"uncompiled: {divided.fallbacks}")
+        return made
+
+    return run
+
+
 def as_sent(divided: Divided, lights: Tensor) -> Callable[[], Auxiliary]:
     """What makes the layers of a tile beside `lights` (1,1,h,w): seven bands of uint16 and elevation of int16, as large
     as HR pixels and half a pixel beside them."""
@@ -153,7 +172,7 @@ def as_sent(divided: Divided, lights: Tensor) -> Callable[[], Auxiliary]:
     }
     layout = sent(forms, h, w)
     memory = torch.zeros(layout.size, dtype=torch.uint8, device=device)
-    parts, found = tensors(layout, memory), []
+    parts, found, usables = tensors(layout, memory), [], list[Any]()
     for name, form in forms.items():
         pixels = parts[f"{name}.pixels"].view(torch.int16)
         pixels.copy_(torch.randint(0, 3000, pixels.shape, device=device))
@@ -162,10 +181,18 @@ def as_sent(divided: Divided, lights: Tensor) -> Callable[[], Auxiliary]:
             along = torch.arange(parts[f"{name}.whole"].shape[1 + axis], device=device) * form.step
             parts[f"{name}.whole"][axis] = along[:, None] if axis == 0 else along
         parts[f"{name}.fraction"].fill_(0.5)
-        usable = compiled(Usable(form).to(device).eval(), device)
+        usables.append(usable := compiled(Usable(form).to(device).eval(), device))
         standard = Standard(divided.normalise.lines(), divided.dtype)
         found.append(TileFile(name, form, size, usable, device, "auto", standard))
-    return lambda: tuple(layer(parts) for layer in found)
+
+    def layers() -> Auxiliary:
+        made = tuple(layer(parts) for layer in found)
+        for part in usables:
+            if isinstance(part, Compiled) and part.failed is not None:
+                raise RuntimeError(part.failed)
+        return made
+
+    return layers
 
 
 def _raw(channels: tuple[int, ...], shape: tuple[int, int], dtype: str, gain: float) -> LayerForm:

@@ -27,8 +27,8 @@ def layer_of(key: str) -> str:
 
 
 def stride(bands: int) -> int:
-    """Elements of a pixel whose bands lie side by side: filled up to 4 or 8, so that a pixel is read at once: the seven
-    bands of Landsat in uint16 as 16 bytes, and so four averaged ones of Sentinel-2 in float32."""
+    """Elements of a pixel whose bands lie side by side: filled up to 4 or 8, so that a pixel is read at once: as
+    16 bytes, for example, of Landsat's seven bands in uint16 or of four bands in float32."""
     return next(room for room in (1, 4, 8) if bands <= room)
 
 

@@ -47,16 +47,16 @@ DEM_VOID = -32768.0
 class Daytime:
     """The daytime bands of a scene on the HR grid, from files that may lie on grids of their own.
 
-    slots: slot name to 1-based band of its file, in slot order. files, read: channels (places in DMO_SLOTS) and the
-    layer, of each open file, and of each that is read, where files of one grid are one. share: part of the NTL grid
-    that the file covers which covers least.
+    slots: slot name to 1-based band of its file, in slot order. files: each open file as (channels, layer), channels
+    being places in DMO_SLOTS. joined: the same of what is read, where files of one grid are one. share: part of the NTL
+    grid that the file covers which covers least.
     """
 
     def __init__(self, files: Sequence[tuple[Mapping[str, int], AuxLayer]], hr: Grid) -> None:
         bands = {slot: number for slots, _ in files for slot, number in slots.items()}
         self.slots = {slot: bands[slot] for slot in DMO_SLOTS if slot in bands}
         self.files = [([DMO_SLOTS.index(slot) for slot in slots], layer) for slots, layer in files]
-        self.read = joined(self.files, hr)
+        self.joined = joined(self.files, hr)
         self.share = min(layer.overlap.share for _, layer in files)
         self.filled = sorted(channel for channels, _ in self.files for channel in channels)
 
@@ -68,11 +68,11 @@ class Daytime:
     def read_into(self, hr_window: Window, values: Floats, mask: NDArray[Any]) -> None:
         """Reflectance (7, H, W) by slot and the mask (H, W) of pixels where every file is valid; 0 elsewhere and in
         slots without a band. The window may leave the files. Arrays of any content, see AuxLayer.read_into."""
-        if [channels for channels, _ in self.read] == [list(range(len(values)))]:
-            self.read[0][1].read_into(hr_window, values, mask)
+        if [channels for channels, _ in self.joined] == [list(range(len(values)))]:
+            self.joined[0][1].read_into(hr_window, values, mask)
             return
         values[sorted(set(range(len(values))) - set(self.filled))], mask[:] = 0, 1
-        for channels, layer in self.read:
+        for channels, layer in self.joined:
             first, end = channels[0], channels[0] + len(channels)
             if channels == list(range(first, end)):
                 valid = np.empty(hr_window.shape, np.uint8)
@@ -80,7 +80,7 @@ class Daytime:
             else:
                 values[channels], valid = layer.read(hr_window)
             mask *= valid
-        if len(self.read) > 1:
+        if len(self.joined) > 1:
             values *= mask != 0
 
     def describe(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Beside:
 
     def rest(self) -> None:
         """Closes files until the next read; see Raster.rest."""
-        daytime = () if self.dmo is None else (layer for _, layer in self.dmo.read)
+        daytime = () if self.dmo is None else (layer for _, layer in self.dmo.joined)
         for layer in (*daytime, self.dem):
             if layer is not None:
                 layer.source.rest()

@@ -142,7 +142,7 @@ class Scene:
 
     def close(self) -> None:
         """Closes all files. No read may be running."""
-        for layer in self._read:
+        for layer in self._sources:
             layer.source.rest()  # also what several files share
         for layer in self._layers:
             layer.raster.close()
@@ -186,7 +186,7 @@ class Scene:
     def cached_bytes(self, window: Window, *, shared: bool = False) -> int:
         """What the decoded blocks behind `window`, in LR pixels, take in GDAL's cache, over all layers. shared: in one
         that threads share."""
-        return sum(layer.cached_bytes(window, shared=shared) for layer in self._read)
+        return sum(layer.cached_bytes(window, shared=shared) for layer in self._sources)
 
     def prepare_reading(self, cache_mb: int, shared_mb: int = 0) -> None:
         """Give GDAL that much for decoded blocks, unless the environment's GDAL_CACHEMAX says otherwise, and
@@ -194,7 +194,7 @@ class Scene:
         store = BlockStore(shared_mb << 20) if shared_mb else None
         for layer in self._layers:
             layer.raster.cache_mb, layer.raster.bytes_read = cache_mb, 0
-        for layer in self._read:
+        for layer in self._sources:
             layer.source.share(store, layer.bands)
 
     @property
@@ -254,9 +254,9 @@ class Scene:
         return self._with_daytime(() if self._dmo is None else self._dmo.layers)
 
     @property
-    def _read(self) -> list[Layer]:
+    def _sources(self) -> list[Layer]:
         """One for each that is read: files on one grid are one."""
-        return self._with_daytime([] if self._dmo is None else [layer for _, layer in self._dmo.read])
+        return self._with_daytime([] if self._dmo is None else [layer for _, layer in self._dmo.joined])
 
     def _with_daytime(self, daytime: Sequence[Layer]) -> list[Layer]:
         beside = (self._ntl.observed, *daytime, self._dem)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 Placed = tuple[list[int], AuxLayer]
 """The channels of the network that a layer's bands are, and the layer."""
 
-_MOST_BLOCK_BYTES = 32 << 20
-"""Of a block of all files that are read as one: an eighth of GDAL's usual cache. Where a few of them do not fit, each
-strip of a window would decode them anew, which one file after the other does not: seven files of 5000² pixels, each
-stored in one piece, took four times as long together."""
+_MOST_ROW_BYTES = 64 << 20
+"""Of the blocks in a row across a tile, of all files that are read as one: a quarter of GDAL's usual cache. A tile is
+read in strips, each from all files. Where such rows do not fit into the cache, every strip decodes them anew, which one
+file after the other does not: seven files of 5000² pixels, each stored in one piece, took four times as long."""
+_TILE = 296
+"""LR pixels of a usual tile's side, with its halo."""
 
 
 class SideBySide(PixelSource):
@@ -110,6 +113,7 @@ def _fit(group: Sequence[AuxLayer], file: AuxLayer) -> bool:
     rasters = [layer.raster for layer in (*group, file)]
     types = {layer.raster.dtypes[layer.bands[0] - 1] for layer in (*group, file)}
     high, wide = largest_block(rasters)
-    block = high * wide * sum(raster.pixel_bytes for raster in rasters)
+    across = min(wide + _TILE * SCALE * (file.factors[1] + 1), file.raster.grid.width)
+    row = high * across * sum(raster.pixel_bytes for raster in rasters)
     alone = len(file.bands) == 1 and len(group[0].bands) == 1
-    return alone and len(types) == 1 and file.raster.grid == rasters[0].grid and block <= _MOST_BLOCK_BYTES
+    return alone and len(types) == 1 and file.raster.grid == rasters[0].grid and row <= _MOST_ROW_BYTES

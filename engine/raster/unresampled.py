@@ -36,7 +36,7 @@ def unresampled(
     """Every file of a scene's layers, by `forms.file_key`. windows: see Unresampled."""
     found = {}
     for name, layer in layers.items():
-        files = layer.read if isinstance(layer, Daytime) else [((0,), layer)]
+        files = layer.joined if isinstance(layer, Daytime) else [((0,), layer)]
         for number, (channels, file) in enumerate(files):
             found[file_key(name, number)] = Unresampled(file, channels, windows)
     return found

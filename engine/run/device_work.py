@@ -160,8 +160,8 @@ class DeviceWork(TileWork):
         return reason
 
     def _time(self, shape: TileShape, part: Window, room: tuple[int, int]) -> float:
-        """Seconds of a tile alone, in one slot: page-locking all of them takes long, and few sizes are kept. The device
-        holds what the other slots take there, so that no size seems to fit whose ring does not."""
+        """Seconds of a tile alone, in one slot: page-locking all of them takes long, and only one size is kept. The
+        device holds what the other slots take there, so that no size seems to fit whose ring does not."""
         others = [self.path.device.memory(size) for size in room for _ in range(1, self.ring.count)]
         lease = self.ring.take()
         self._make_up(lease, shape, room[1])

@@ -150,7 +150,7 @@ def base(
         "base", implementation, tensors, differentiable=False, limit=limit, exported=False
     ):
         return reference.base(sensor, cubic, linear, power)
-    scale = power if isinstance(power, Tensor) else sensor.y.new_tensor(power)
+    scale = power if isinstance(power, Tensor) else sensor.y.new_full((), power)
     result: Tensor = _base_op(*sensor, cubic, linear, scale)
     return result
 

@@ -60,7 +60,7 @@ def test_stored_gpus_follow(tmp_path: Path) -> None:
             {"what": "deeplight-infer", "scene": "b", "hr_mpix_per_s": 50.0},
             {"what": "deeplight-infer", "scene": "b", "caches": "empty caches", "hr_mpix_per_s": 5.0},
             {"what": "deeplight-infer", "scene": "c", "error": "killed"},
-            {"what": "device", "hr_mpix_per_s": 900.0},
+            {"what": "device path", "hr_mpix_per_s": 900.0},
         ],
     )
     rows = asked.table(load(runs.write(tmp_path)), stored).rows

@@ -15,7 +15,7 @@ from affine import Affine
 
 from bench.cases import ARC, NORTH, WEST, Case, ntl_grid, write_raster
 from bench.gpu import __main__ as program
-from bench.gpu import device_rates, engine, real_path, scenes
+from bench.gpu import device_path, device_rates, engine, scenes
 from bench.gpu.device_rates import TileCut
 from bench.gpu.stage import Rows, StageSettings
 from bench.gpu.table import table
@@ -114,14 +114,23 @@ def test_uncompiled_code_is_not_taken_for_the_engines_rate(
 ) -> None:
     said = run_report(uncompiled={"network": "no ptxas"})
     monkeypatch.setattr(engine, "run", lambda *_: wrote(tmp_path, said))
-    assert engine.infer(tmp_path, tiny(tmp_path), 60.0)["error"] == "uncompiled: {'network': 'no ptxas'}"
+    ran = engine.infer(tmp_path, tiny(tmp_path), 60.0)
+    assert ran["error"] == "uncompiled: {'network': 'no ptxas'}"
+    assert not any("mpix" in key for key in ran), "no rate that others would publish"
 
 
 def test_a_further_date_is_told_with_its_seconds_of_computing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dates = [
-        {"run": {"seconds": {"total": t, "compute_busy": t / 2}, "bytes_read": 1, "device": {"bytes_up": b}}}
+        {
+            "run": {
+                "seconds": {"total": t, "compute_busy": t / 2},
+                "bytes_read": 1,
+                "device": {"bytes_up": b},
+                "backend": {"uncompiled": {}},
+            }
+        }
         for t, b in ((4.0, 9), (2.0, 3))
     ]
     (tmp_path / "ntl.tif").touch()
@@ -138,7 +147,7 @@ def test_the_device_path_is_compared_with_the_network_and_with_a_tile(
 ) -> None:
     monkeypatch.setattr(device_rates, "network", lambda *_: {"hr_mpix_per_s_with_halo": 500.0})
     path = {"hr_mpix_per_s_with_halo": 450.0, "hr_mpix_per_s_of_a_tile_alone": 900.0}
-    monkeypatch.setattr(real_path, "stream", lambda *_: path)
+    monkeypatch.setattr(device_path, "stream", lambda *_: path)
     settings = tiny(tmp_path, device="cuda")
     engine.EngineSteps(Rows(settings, "engine"), settings)._device("realistic")
     ratio = found(tmp_path, "engine")[-1]
@@ -146,17 +155,17 @@ def test_the_device_path_is_compared_with_the_network_and_with_a_tile(
 
 
 def test_the_device_path_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the stand-in, which checks the order of what is done; its results are those of a run."""
+    """With the stand-in, which checks the order of what is done."""
     scenes.make("realistic", (30, 26), tmp_path)
-    stand_in = StandIn(3)
+    stand_in, there = StandIn(3), set(tmp_path.iterdir())
     monkeypatch.setattr(paths, "open_model", lambda *_: OnDevice(analytic, stand_in))
-    got = real_path.stream(tmp_path, tiny(tmp_path), core=4, count=100)
+    got = device_path.stream(tmp_path, tiny(tmp_path), core=4, count=100)
     assert got["tiles"] == 100 and 3 <= got["slots"] < 100, "slots are used again"
     assert got["hr_mpix_per_s_with_halo"] > got["hr_mpix_per_s"] > 0 < got["hr_mpix_per_s_of_a_tile_alone"]
-    assert not (tmp_path / "never.tif").exists()
+    assert set(tmp_path.iterdir()) == there, "nothing is written"
     monkeypatch.setattr(paths, "open_model", lambda *_: OnDevice(analytic, None))
     with pytest.raises(RuntimeError, match="has no device path"):
-        real_path.stream(tmp_path, tiny(tmp_path), core=4, count=1)
+        device_path.stream(tmp_path, tiny(tmp_path), core=4, count=1)
 
 
 def late(out: Path, after: int) -> StageSettings:

@@ -15,13 +15,16 @@ from deeplight.export.triton_repo import write_repository
 from tests.engine.analytic import write_analytic
 
 
-@pytest.mark.slow
-def test_triton_repository(exported_all: Exported, tmp_path: Path) -> None:
-    out = write_repository(exported_all.path, tmp_path / "repo")
-    model = load_artifact(exported_all.path)
-    names = {model.manifest.name, f"{model.manifest.name}-fp16"}
-    assert {p.name for p in out.iterdir()} == names
-    for name, precision in ((model.manifest.name, "fp32"), (f"{model.manifest.name}-fp16", "fp16")):
+@pytest.mark.parametrize("which", ["exported", pytest.param("exported_all", marks=pytest.mark.slow)])
+def test_triton_repository(request: pytest.FixtureRequest, which: str, tmp_path: Path) -> None:
+    exported: Exported = request.getfixturevalue(which)
+    out = write_repository(exported.path, tmp_path / "repo")
+    model = load_artifact(exported.path)
+    names = {model.manifest.name: "fp32"}
+    if which == "exported_all":
+        names[f"{model.manifest.name}-fp16"] = "fp16"
+    assert {p.name for p in out.iterdir()} == names.keys()
+    for name, precision in names.items():
         assert (out / name / "1" / "model.onnx").read_bytes() == model.read(precision)
         text = (out / name / "config.pbtxt").read_text()
         assert f'name: "{name}"' in text and 'backend: "onnxruntime"' in text and "max_batch_size: 0" in text

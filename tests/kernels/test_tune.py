@@ -203,7 +203,7 @@ def test_the_command_measures_what_all_users_of_a_row_launch() -> None:
     fuse = rows["fuse", 90, 32, 0]
     assert len({(r.constants["CP"], r.constants["AP"], r.key) for r in fuse}) == 4
     align = rows["align", 90, 8, 0]
-    # two types of features, four of raw pixels and the normalised bands with their mask
+    # two types of features, four of raw pixels in two strides, and the normalised bands with their mask
     assert len(align) == 2 * 9, "both presets launch the same, which is measured once"
 
 

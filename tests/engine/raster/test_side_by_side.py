@@ -102,7 +102,7 @@ def scenes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Sce
 @pytest.mark.parametrize("shared_mb", [0, 64])
 def test_bits_are_those_of_one_file(scenes: tuple[Scene, Scene], shared_mb: int) -> None:
     one, many = scenes
-    assert len(daytime(many).read) == 1 < len(daytime(many).files)
+    assert len(daytime(many).joined) == 1 < len(daytime(many).files)
     for scene in scenes:
         scene.prepare_reading(64, shared_mb)
     for window in WINDOWS:
@@ -129,7 +129,7 @@ def test_what_is_decoded_is_let_go_of(tmp_path: Path) -> None:
     with Scene.open(single) as scene:
         scene.prepare_reading(64, 64)
         want = scene.read_inputs(WINDOWS[0])["dmo"].copy()
-        layer = daytime(scene).read[0][1]
+        layer = daytime(scene).joined[0][1]
         assert isinstance(layer, JoinedLayer) and layer.source._shared is not None
         assert scene.cached_bytes(WINDOWS[1], shared=True) >= 7 * 2 * 280 * 330, "all files of a panel"
         layer.source.rest()
@@ -151,7 +151,7 @@ def test_a_scale_that_is_given_stands_in_for_one_that_cannot_be(declared: float,
         with rasterio.open(name, "r+") as file:
             file.scales = [declared]
     with Scene.open(single) as scene:
-        assert len(daytime(scene).read) == 1
+        assert len(daytime(scene).joined) == 1
         np.testing.assert_array_equal(scene.read_inputs(WINDOWS[1])["dmo"], want)
 
 
@@ -177,7 +177,7 @@ def test_how_a_file_is_stored_changes_nothing(way: str, tmp_path: Path) -> None:
         file.write(values)
         file.scales = scales * profile["count"]
     with Scene.open(replace(single, dmo_files={**single.dmo_files, "nir": name})) as scene:
-        assert len(daytime(scene).read) == 1
+        assert len(daytime(scene).joined) == 1
         for key, found in scene.read_inputs(WINDOWS[1]).items():
             np.testing.assert_array_equal(found, want[key], err_msg=key)
 
@@ -203,15 +203,15 @@ def test_damage_is_told_of_the_file_that_has_it(shared_mb: int, tmp_path: Path) 
         np.testing.assert_array_equal(scene.read_inputs(Window(0, 0, 3, 3))["dmo"], want)
 
 
-def test_blocks_too_large_to_be_held_together_are_not_joined(
+def test_blocks_too_large_to_be_kept_together_are_not_joined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each strip of a window would decode all of them anew."""
     _, single = both(tmp_path, FORMS["30 m in UTM"])  # blocks of 12 × 330
-    monkeypatch.setattr(side_by_side, "_MOST_BLOCK_BYTES", 3 * 12 * 330 * 2)
+    monkeypatch.setattr(side_by_side, "_MOST_ROW_BYTES", 3 * 12 * 330 * 2)
     with Scene.open(single) as scene:
         assert [layer.raster.block_shape for layer in daytime(scene).layers] == [(12, 330)] * 7
-        assert [channels for channels, _ in daytime(scene).read] == [[4, 5, 6], [1, 2, 3], [0]]
+        assert [channels for channels, _ in daytime(scene).joined] == [[4, 5, 6], [1, 2, 3], [0]]
 
 
 def test_only_files_of_one_grid_and_type_are_joined(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_only_files_of_one_grid_and_type_are_joined(tmp_path: Path) -> None:
         )
     ntl = str(write_raster(tmp_path / "ntl.tif", np.ones((13, 17), np.float32)))
     with Scene.open(SceneOptions(ntl, dmo_files=files)) as scene:
-        read = daytime(scene).read
+        read = daytime(scene).joined
         assert [[DMO_SLOTS[c] for c in channels] for channels, _ in read] == [
             ["blue", "red"],
             ["coastal"],

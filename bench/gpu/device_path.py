@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -58,18 +59,23 @@ def stream(folder: Path, settings: StageSettings, core: int, count: int = TILES)
         scene.prepare_reading(CACHE_MB)
         height, width = scene.grid.shape
         cores = split(Window(0, 0, height, width), planned.plan.core or core)
-        read = map(work.read, islice(cores, work.ring.count))
+        with ThreadPoolExecutor(threads) as pool:
+            read = list(pool.map(work.read, islice(cores, work.ring.count)))
         tiles_read = [tile for tile in read if isinstance(tile, DeviceTile) and tile.lease is not None]
+        if not tiles_read:
+            raise RuntimeError("no tile of the scene goes through the device")
         _through(work, tiles_read, len(tiles_read))  # a first time, which is not what a run is made of
-        begin = time.perf_counter()
+        slots, begin = len(tiles_read), time.perf_counter()
         computed, finished = _through(work, tiles_read, count)
         seconds = time.perf_counter() - begin
         if fallbacks := work.fallbacks():
             raise RuntimeError(f"uncompiled: {fallbacks}")
-        alone = work.meter.alone_px / work.meter.alone_s
+        alone, device = work.meter.alone_px / work.meter.alone_s, work.path.device
+    del work, planned, read, tiles_read  # and with them gigabytes that the processes after this may want
+    device.release()
     return {
         "tiles": count,
-        "slots": len(tiles_read),
+        "slots": slots,
         "hr_mpix_per_s": finished * SCALE**2 / 1e6 / seconds,
         "hr_mpix_per_s_with_halo": computed * SCALE**2 / 1e6 / seconds,
         "hr_mpix_per_s_of_a_tile_alone": alone / 1e6,
