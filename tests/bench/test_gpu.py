@@ -330,15 +330,6 @@ def test_what_a_stage_started_ends_with_it(
     assert gone(int(noted.read_text()))
 
 
-def test_seconds_are_divided_as_those_of_all_stages_are(tmp_path: Path) -> None:
-    options = ["--out", str(tmp_path), "--device", "cpu", "--here", str(time.time())]
-    given = program.parse([*options, "--seconds", "900"])
-    limits = [program.settings_of(given, stage).seconds for stage in program.SECONDS]
-    assert limits == [3 * seconds for seconds in program.SECONDS.values()]
-    given = program.parse([*options, "--seconds", "500", "--only", "engine", "--max-autotune"])
-    assert program.settings_of(given, "engine").seconds == 500
-
-
 def test_a_stage_without_its_packages_shows_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -367,35 +358,6 @@ def test_a_package_that_lacks_another_is_named(tmp_path: Path, monkeypatch: pyte
     assert not rows.lack({"click": "click", "needs_another": "needs-another"})
     assert rows.lack({"needs_another": "needs-another"}, own="needs_another")
     assert "no_such_module (No module named 'no_such_module')" in found(tmp_path, "engine")[0]["left_out"]
-
-
-def test_what_a_stage_leaves_over_goes_to_those_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[float] = []
-    monkeypatch.setattr(program, "run_stage", lambda _, seconds: given.append(seconds) or "")
-    options = [
-        "--out",
-        str(tmp_path),
-        "--device",
-        "cpu",
-        "--only",
-        "facts,network,engine",
-        "--seconds",
-        "400",
-    ]
-    assert program.main(options) == 0
-    first, second, last = given
-    assert first == pytest.approx(400 * 12 / (12 + 73 + 115), abs=1)
-    assert second == pytest.approx(400 * 73 / (73 + 115), abs=1) and last == pytest.approx(400, abs=1)
-
-
-def test_a_stage_counts_from_the_start_of_its_process(tmp_path: Path) -> None:
-    limit = program.SECONDS["network"]
-    options = ["--out", str(tmp_path), "--device", "cpu", "--here", str(time.time() - limit + 5)]
-    settings = program.settings_of(program.parse(options), "network")
-    assert settings.seconds == limit and settings.late
-    assert 1 <= settings.left < 4
 
 
 def test_the_page_names_the_comparison_nearest_to_its_limit(tmp_path: Path) -> None:
