@@ -16,6 +16,7 @@ from deeplight.engine.core.progress import Silent
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window, split
 from deeplight.engine.raster.scene import Scene, SceneOptions
+from deeplight.engine.raster.source import CACHE_MB
 from deeplight.engine.run import paths
 from deeplight.engine.run.device_path import DevicePath
 from deeplight.engine.run.device_work import DeviceTile, DeviceWork
@@ -27,7 +28,6 @@ from deeplight.engine.run.tiling import TileRequest
 from deeplight.engine.runtime.artifact import load_artifact
 
 TILES = 60
-CACHE_MB = 256
 
 
 def stream(folder: Path, settings: StageSettings, core: int, count: int = TILES) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.gpu.network import built, in_parts
-from bench.gpu.stage import HALO, StageSettings, milliseconds
+from bench.gpu.stage import StageSettings, TileCut, milliseconds
 from deeplight.engine.core.machine import available_cpus
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window, split
@@ -25,24 +25,6 @@ from deeplight.kernels.dispatch import never_interpreted
 from deeplight.kernels.float32 import exact_float32
 
 BANDS = 7
-
-
-@dataclass(frozen=True)
-class TileCut:
-    """How tiles are cut from a scene, in LR pixels."""
-
-    core: int
-    halo: int = HALO
-
-    @property
-    def side(self) -> int:
-        """Of what is read and computed."""
-        return self.core + 2 * self.halo
-
-    @property
-    def computed_share(self) -> float:
-        """How many pixels are computed for each of the output."""
-        return (self.side / self.core) ** 2
 
 
 def decode(folder: Path, cut: TileCut) -> dict[str, float]:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import device_rates
-from bench.gpu.device_rates import TileCut
 from bench.gpu.export import run
-from bench.gpu.stage import Rows, StageSettings, attempt
+from bench.gpu.stage import Rows, StageSettings, TileCut, attempt
 from deeplight.engine.network.compiled import CACHES
 
 NEEDED = {

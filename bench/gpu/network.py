@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.gpu.stage import Rows, StageSettings, attempt, channels_last, milliseconds
+from bench.gpu.stage import Rows, StageSettings, TileCut, attempt, channels_last, milliseconds
 from bench.network import random_model
 from deeplight.engine.core.forms import LayerForm, sent
 from deeplight.engine.core.spec import DMO_SLOTS, INPUTS, SCALE, input_shape
@@ -79,7 +79,9 @@ def _measure(
     settings: StageSettings,
 ) -> None:
     if step == "capture":
-        tile = replace(settings, side=settings.tile)  # the engine's stage finds what is compiled for it
+        tile = replace(
+            settings, side=TileCut(settings.side).side
+        )  # the engine's stage finds what is compiled for it
         what |= {"side": tile.side}
         attempt(rows, {"what": step, **what}, lambda: captured(*built(what["preset"], what["dtype"], tile)))
     elif step == "profile":

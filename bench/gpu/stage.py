@@ -52,11 +52,6 @@ class StageSettings:
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def tile(self) -> int:
-        """LR pixels of a side of the engine's tiles whose core is `side`: with the halo of `tiny`."""
-        return self.side + 2 * HALO
-
-    @property
     def scratch(self) -> Path:
         """A folder for gigabytes of files, which is removed when the stages have ended."""
         return self.out / SCRATCH
@@ -70,6 +65,24 @@ class StageSettings:
     def late(self) -> bool:
         """Whether nothing more may begin. Rows then say what was left out."""
         return time.monotonic() - self.started > BEGINS * self.seconds
+
+
+@dataclass(frozen=True)
+class TileCut:
+    """How tiles are cut from a scene, in LR pixels."""
+
+    core: int
+    halo: int = HALO
+
+    @property
+    def side(self) -> int:
+        """Of what is read and computed."""
+        return self.core + 2 * self.halo
+
+    @property
+    def computed_share(self) -> float:
+        """How many pixels are computed for each of the output."""
+        return (self.side / self.core) ** 2
 
 
 class Rows:

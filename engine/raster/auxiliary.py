@@ -117,7 +117,7 @@ class Beside:
         daytime = () if self.dmo is None else (layer for _, layer in self.dmo.joined)
         for layer in (*daytime, self.dem):
             if layer is not None:
-                layer.source.rest()
+                layer.pixels.rest()
 
 
 def check_auxiliary_options(options: SceneOptions) -> None:

@@ -50,7 +50,7 @@ class Layer:
 
     bands: 1-based numbers. scale, offset: (C,) float64 in force, nodata: per band; `scaling` (factor, offset)
     and `nodata` replace what the file says, and scale_given, nodata_given say that they do. limits: physical values
-    outside are invalid. source: what pixels are read from, the raster. Thread-safe.
+    outside are invalid. pixels: what they are read from, the raster. Thread-safe.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Layer:
         self._scratch = Scratch()
         index = [band - 1 for band in bands]
         self.raster = raster
-        self.source: PixelSource = raster
+        self.pixels: PixelSource = raster
         self.bands = tuple(bands)
         self.scale = raster.scales[index] if scaling is None else np.full(len(index), scaling[0])
         self.offset = raster.offsets[index] if scaling is None else np.full(len(index), scaling[1])
@@ -82,7 +82,7 @@ class Layer:
     ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
         """Raw pixels (C, h, w) of the bands and the mask (h, w) beside nodata, None where there is none; see
         PixelSource.read."""
-        return self.source.read(window, self.bands, scratch)
+        return self.pixels.read(window, self.bands, scratch)
 
     def read_native(self, window: Window, scratch: Scratch | None = None) -> tuple[Floats, Mask]:
         """Physical values (C, h, w), 0 where invalid, and mask (h, w) of native pixels; `window` lies in the
@@ -102,16 +102,16 @@ class Layer:
 
     def cached_bytes(self, window: Window, *, shared: bool = False) -> int:
         """What the decoded blocks behind LR pixels take in GDAL's cache. shared: in one that threads share."""
-        high, wide = shared_unit(self.source) if shared else self.source.block_shape
+        high, wide = shared_unit(self.pixels) if shared else self.pixels.block_shape
         pixels = 0
         for w in self.native_windows(window):
             down = (w.row + w.height - 1) // high - w.row // high + 1
             across = (w.col + w.width - 1) // wide - w.col // wide + 1
             sides = down * high, across * wide
             if shared:  # which hold nothing beyond the raster
-                sides = min(sides[0], self.source.grid.height), min(sides[1], self.source.grid.width)
+                sides = min(sides[0], self.pixels.grid.height), min(sides[1], self.pixels.grid.width)
             pixels += sides[0] * sides[1]
-        return pixels * (kept_bytes(self.source, self.bands) if shared else self.source.pixel_bytes)
+        return pixels * (kept_bytes(self.pixels, self.bands) if shared else self.pixels.pixel_bytes)
 
     def sample(self, region: Window) -> tuple[NDArray[Any], Floats, Mask]:
         """Raw (C, N) and physical (C, N) values and mask (N,) of some pixels inside `region`.
@@ -237,7 +237,7 @@ class AuxLayer(Layer):
         averaged. Returns the file's own mask (h, w), see PixelSource.read."""
         mask: NDArray[np.uint8] | None = None
         for piece, cols in self._pieces(source):
-            known = self.source.read_pixels(piece, self.bands, into[:, cols])
+            known = self.pixels.read_pixels(piece, self.bands, into[:, cols])
             if known is not None:
                 mask = np.empty(source.shape, np.uint8) if mask is None else mask
                 mask[:, cols] = known

@@ -143,7 +143,7 @@ class Scene:
     def close(self) -> None:
         """Closes all files. No read may be running."""
         for layer in self._sources:
-            layer.source.rest()  # also what several files share
+            layer.pixels.rest()  # also what several files share
         for layer in self._layers:
             layer.raster.close()
 
@@ -195,7 +195,7 @@ class Scene:
         for layer in self._layers:
             layer.raster.cache_mb, layer.raster.bytes_read = cache_mb, 0
         for layer in self._sources:
-            layer.source.share(store, layer.bands)
+            layer.pixels.share(store, layer.bands)
 
     @property
     def bytes_read(self) -> tuple[int, ...]:

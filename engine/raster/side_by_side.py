@@ -12,7 +12,7 @@ from deeplight.engine.core.windows import Window
 from deeplight.engine.raster.grid import Grid
 from deeplight.engine.raster.layers import AuxLayer
 from deeplight.engine.raster.pixel_source import PixelSource
-from deeplight.engine.raster.source import Raster
+from deeplight.engine.raster.source import CACHE_MB, Raster
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Placed = tuple[list[int], AuxLayer]
 """The channels of the network that a layer's bands are, and the layer."""
 
-_MOST_ROW_BYTES = 64 << 20
+_MOST_ROW_BYTES = (CACHE_MB << 20) // 4
 """Of the blocks in a row across a tile, of all files that are read as one: a quarter of GDAL's usual cache. A tile is
 read in strips, each from all files. Where such rows do not fit into the cache, every strip decodes them anew, which one
 file after the other does not: seven files of 5000² pixels, each stored in one piece, took four times as long."""
@@ -75,7 +75,7 @@ class JoinedLayer(AuxLayer):
         first = files[0]
         scaling = float(first.scale[0]), float(first.offset[0])  # which the file's own may not be
         super().__init__(first.raster, first.bands, hr, first.overlap, scaling, limits=first.limits)
-        self.source = SideBySide([(file.raster, file.bands[0]) for file in files])
+        self.pixels = SideBySide([(file.raster, file.bands[0]) for file in files])
         self.scale, self.offset = (
             np.concatenate([getattr(file, name) for file in files]) for name in ("scale", "offset")
         )
@@ -84,11 +84,11 @@ class JoinedLayer(AuxLayer):
 
 
 def joined(files: Sequence[Placed], hr: Grid) -> list[Placed]:
-    """The layers that are read: files of a band each on one grid as one, with their channels in ascending order; others
-    as they are."""
+    """The layers that are read: files on one grid as one, with their channels in ascending order; others as they are.
+    files: one, or several of a band each."""
     groups: list[list[Placed]] = []
     for file in files:
-        group = next((group for group in groups if _fit([layer for _, layer in group], file[1])), None)
+        group = next((one for one in groups if _fit([layer for _, layer in (*one, file)])), None)
         if group is None:
             groups.append([file])
         else:
@@ -108,12 +108,12 @@ def _join(group: list[Placed], hr: Grid) -> Placed:
     return [channel for channels, _ in ordered for channel in channels], JoinedLayer(layers, hr)
 
 
-def _fit(group: Sequence[AuxLayer], file: AuxLayer) -> bool:
-    """Whether a file can be read with those of a group as one."""
-    rasters = [layer.raster for layer in (*group, file)]
-    types = {layer.raster.dtypes[layer.bands[0] - 1] for layer in (*group, file)}
+def _fit(files: Sequence[AuxLayer]) -> bool:
+    """Whether files of a band each can be read as one."""
+    rasters, first = [file.raster for file in files], files[0]
+    types = {file.raster.dtypes[file.bands[0] - 1] for file in files}
     high, wide = largest_block(rasters)
-    across = min(wide + _TILE * SCALE * (file.factors[1] + 1), file.raster.grid.width)
+    across = min(wide + _TILE * SCALE * (first.factors[1] + 1), first.raster.grid.width)
     row = high * across * sum(raster.pixel_bytes for raster in rasters)
-    alone = len(file.bands) == 1 and len(group[0].bands) == 1
-    return alone and len(types) == 1 and file.raster.grid == rasters[0].grid and row <= _MOST_ROW_BYTES
+    alike = len(types) == 1 and all(raster.grid == rasters[0].grid for raster in rasters)
+    return alike and row <= _MOST_ROW_BYTES

@@ -52,6 +52,11 @@ class Placed(NamedTuple):
 NOWHERE = Placed(None, np.empty(0))
 
 
+def reached(places: Mapping[str, Placed] | None) -> bool:
+    """Whether a tile lies where all files reach. places: in each file; None where a device cannot find it."""
+    return places is not None and all(at.place is not None for at in places.values())
+
+
 class Unresampled:
     """A file of a scene's layer, for tiles of one shape. Methods may be called from several threads.
 
@@ -162,7 +167,7 @@ def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window])
             heights.append(places[0].height)
             widths.append(places[0].width)
     shape = (roomy(max(heights)), roomy(max(widths)))
-    dtypes = {layer.source.dtypes[band - 1] for band in layer.bands}
+    dtypes = {layer.pixels.dtypes[band - 1] for band in layer.bands}
     dtype = dtypes.pop()
     if dtypes or dtype not in RAW_TYPES or layer.factors != (1, 1):
         return LayerForm("own", channels, shape, step=nearest)
@@ -176,7 +181,7 @@ def _form(layer: AuxLayer, channels: tuple[int, ...], windows: Iterable[Window])
         tuple(map(float, layer.offset)),
         tuple(None if math.isnan(value) else value for value in sentinels),
         layer.limits,
-        layer.source.masked,
+        layer.pixels.masked,
         nearest,
     )
 

@@ -21,7 +21,7 @@ from deeplight.engine.core.machine import available_memory
 from deeplight.engine.core.spec import SCALE
 from deeplight.engine.core.windows import Window, split
 from deeplight.engine.output.pack_format import Encoded
-from deeplight.engine.raster.unresampled import NOWHERE, Placed, Unresampled, spread, unresampled
+from deeplight.engine.raster.unresampled import NOWHERE, Placed, Unresampled, reached, spread, unresampled
 from deeplight.engine.run.device_path import DevicePath, SentLayers, TileShape
 from deeplight.engine.run.device_tiles import FASTER, DeviceTiles, host_bytes, larger_cores, worth_trying
 from deeplight.engine.run.largest import admits
@@ -109,6 +109,14 @@ class DeviceWork(TileWork):
 
         Raises InputError, naming `tiles`, where none fits.
         """
+        tiles = self._taken(plan)
+        if self._dates is not None:
+            with self.path.failing(None):
+                self._dates.keep_layers(self.path.device)
+        return replace(plan, core=tiles.core, pack=pack_side(tiles.core), estimate=tiles.need)
+
+    def _taken(self, plan: TilePlan) -> DeviceTiles:
+        """The tiles that `fit` decides on, whose memory is taken. Raises InputError."""
         reason = ""
         for core in (c for c in device_cores(plan) if self._admits(c)):
             first = self._try(core, plan)
@@ -120,10 +128,7 @@ class DeviceWork(TileWork):
             for tiles in reversed(tried):
                 lacking = self._take(tiles, plan)
                 if lacking is None:
-                    if self._dates is not None:
-                        with self.path.failing(None):
-                            self._dates.keep_layers(self.path.device)
-                    return replace(plan, core=tiles.core, pack=pack_side(tiles.core), estimate=tiles.need)
+                    return tiles
                 reason = lacking
         raise InputError(
             f"tiles of {core} LR pixels do not fit into the memory of {self.path.device.name} ({reason}): use "
@@ -186,7 +191,7 @@ class DeviceWork(TileWork):
         inner = sorted(
             self._windows, key=lambda w: abs(2 * w.row + w.height - height) + abs(2 * w.col + w.width - width)
         )
-        places = next(filter(_reached, map(self._located, inner)), None) or {}
+        places = next(filter(reached, map(self._located, inner)), None) or {}
         with self._room(lease, shape, returned) as arrays:
             arrays["ntl"][:] = some.gamma(0.5, 8.0, arrays["ntl"].shape)
             arrays["valid"][:], arrays["own"][:] = 1, 1
@@ -392,8 +397,3 @@ class DeviceWork(TileWork):
             pixels = self.finish(tile)
             assert not isinstance(pixels, Encoded)
             return None if pixels is None else pixels.copy()
-
-
-def _reached(places: Mapping[str, Placed] | None) -> bool:
-    """Whether a tile lies where all files reach."""
-    return places is not None and all(at.place is not None for at in places.values())

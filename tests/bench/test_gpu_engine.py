@@ -16,8 +16,7 @@ from affine import Affine
 from bench.cases import ARC, NORTH, WEST, Case, ntl_grid, write_raster
 from bench.gpu import __main__ as program
 from bench.gpu import device_path, device_rates, engine, scenes
-from bench.gpu.device_rates import TileCut
-from bench.gpu.stage import Rows, StageSettings
+from bench.gpu.stage import Rows, StageSettings, TileCut
 from bench.gpu.table import table
 from deeplight.engine.core.spec import DMO_SLOTS
 from deeplight.engine.core.windows import Window

@@ -52,7 +52,8 @@ def brightened(scene: SceneOptions, folder: Path) -> SceneOptions:
 def test_odd_scenes(name: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = brightened(CASES[name][0](tmp_path), tmp_path)
     for out, device in (("host.tif", None), ("device.tif", StandIn(2))):
-        run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
+        report = run(monkeypatch, scene, model, tmp_path / out, device, bands=BANDS)
+    assert report.device is not None and report.device["host_tiles"] == 0 < report.tiles["computed"]
     same(pixels(tmp_path / "device.tif"), pixels(tmp_path / "host.tif"), quality=2)
 
 

@@ -130,15 +130,15 @@ def test_what_is_decoded_is_let_go_of(tmp_path: Path) -> None:
         scene.prepare_reading(64, 64)
         want = scene.read_inputs(WINDOWS[0])["dmo"].copy()
         layer = daytime(scene).joined[0][1]
-        assert isinstance(layer, JoinedLayer) and layer.source._shared is not None
+        assert isinstance(layer, JoinedLayer) and layer.pixels._shared is not None
         assert scene.cached_bytes(WINDOWS[1], shared=True) >= 7 * 2 * 280 * 330, "all files of a panel"
-        layer.source.rest()
-        assert layer.source._shared is None and not any(
+        layer.pixels.rest()
+        assert layer.pixels._shared is None and not any(
             file.raster._handles for file in daytime(scene).layers
         )
         np.testing.assert_array_equal(scene.read_inputs(WINDOWS[0])["dmo"], want)
         scene.prepare_reading(64, 64)
-    assert layer.source._shared is None, "closed"
+    assert layer.pixels._shared is None, "closed"
 
 
 @pytest.mark.parametrize("declared", [0.0, float("nan")])
